@@ -1,0 +1,90 @@
+//! Running a program to its end, within a time limit.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// Most of a program's output that is kept, in bytes.
+const MAX_OUTPUT: u64 = 16 * 1024 * 1024;
+
+/// A program that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Standard output of a program that succeeded.
+    ///
+    /// # Errors
+    /// The exit status and standard error of one that did not.
+    pub fn success(self) -> Result<String> {
+        if !self.status.success() {
+            bail!("{}\n{}{}", self.status, self.stdout, self.stderr);
+        }
+        Ok(self.stdout)
+    }
+}
+
+/// Runs `command` and waits for its end, for `limit` at most; then it is killed.
+///
+/// # Errors
+/// The program could not be started, or did not end in time.
+pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
+    // Files, not pipes: a pipe that a grandchild keeps open would have no end.
+    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(err.try_clone()?)
+        .spawn()
+        .with_context(|| format!("start {command:?}"))?;
+    let ended = wait(&mut child, limit)?;
+    let (stdout, stderr) = (read(&mut out)?, read(&mut err)?);
+    match ended {
+        Some(status) => Ok(Finished {
+            status,
+            stdout,
+            stderr,
+        }),
+        None => {
+            child.kill()?;
+            child.wait()?;
+            bail!("{command:?}: not ended within {limit:?}, killed\n{stdout}{stderr}");
+        }
+    }
+}
+
+/// Waits for the end of `child`, for `limit` at most. `None` is a child that still runs.
+///
+/// # Errors
+/// The kernel refuses the wait.
+pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let pid = Pid::from_child(child);
+    let fd = pidfd_open(pid, PidfdFlags::empty())?;
+    let timeout = Timespec {
+        tv_sec: limit.as_secs().try_into()?,
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(child.wait()?))
+}
+
+fn read(file: &mut File) -> Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,352 @@
+//! A private containerd.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+
+use crate::command::{self, Finished};
+use crate::leftovers::{Before, Leftovers};
+use crate::mark::Mark;
+use crate::{wait, workspace};
+
+/// The longest wait for containerd to answer, or to end.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// The longest that a `ctr` command may take.
+pub const CTR_LIMIT: Duration = Duration::from_secs(30);
+
+/// Plugins that these tests have no use for, by their names in all versions: the Kubernetes interface would look for
+/// network configuration, the others print warnings.
+const DISABLED: [&str; 8] = [
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.runtime",
+    "io.containerd.cri.v1.images",
+    "io.containerd.nri.v1.nri",
+    "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.zfs",
+];
+
+/// A version of containerd that the tests know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// 1.6, of Debian 12: speaks the second version of the task interface.
+    V1_6,
+    /// 1.7, of Debian 13: chooses the version by what the shim answers.
+    V1_7,
+    /// 2.1: prefers the third version.
+    V2_1,
+}
+
+impl Version {
+    /// All of them, oldest first.
+    pub const ALL: [Self; 3] = [Self::V1_6, Self::V1_7, Self::V2_1];
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::V1_6 => "containerd-1.6",
+            Self::V1_7 => "containerd-1.7",
+            Self::V2_1 => "containerd-2.1",
+        }
+    }
+}
+
+/// A running containerd with its own folders and sockets. All that belongs to it ends with it.
+#[derive(Debug)]
+pub struct Containerd {
+    version: Version,
+    mark: Mark,
+    before: Before,
+    programs: PathBuf,
+    snapshotter: &'static str,
+    daemon: Child,
+}
+
+impl Containerd {
+    /// Starts a containerd of `version` and waits until it answers.
+    ///
+    /// # Errors
+    /// Not root, something is not built or unpacked, or containerd does not come up: then the end of its log.
+    pub fn start(version: Version) -> Result<Self> {
+        if !geteuid().is_root() {
+            bail!("starting containers takes root: run the tests by `make test`, which asks sudo");
+        }
+        for mark in Mark::abandoned()? {
+            mark.clear()?;
+        }
+        let programs = workspace::tools(version.prefix())?.join("usr/bin");
+        let path = path(&programs)?;
+        let mark = Mark::new()?;
+        let before = Before::now();
+        fs::write(config_file(&mark), config(&mark))?;
+        let daemon = daemon(&mark, &programs, &path)?;
+        let mut containerd = Self {
+            version,
+            mark,
+            before,
+            programs,
+            snapshotter: "overlayfs",
+            daemon,
+        };
+        containerd.wait_until_up()?;
+        if !containerd.has_overlay()? {
+            containerd.snapshotter = "native";
+        }
+        Ok(containerd)
+    }
+
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// A folder of its own for files of a test; it ends with containerd.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.mark.folder()
+    }
+
+    /// The namespace of all its containers.
+    #[must_use]
+    pub fn namespace(&self) -> String {
+        self.mark.to_string()
+    }
+
+    /// The folder that containerd gives the task of the container `name`.
+    #[must_use]
+    pub fn bundle(&self, name: &str) -> PathBuf {
+        self.folder()
+            .join("state/io.containerd.runtime.v2.task")
+            .join(self.namespace())
+            .join(name)
+    }
+
+    /// What containerd and the shims have written to containerd's log.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(self.folder().join("log"))?).into_owned())
+    }
+
+    /// A `ctr` command line for this containerd, to be completed.
+    #[must_use]
+    pub fn ctr_command(&self) -> Command {
+        let mut command = Command::new(self.programs.join("ctr"));
+        command
+            .arg("--address")
+            .arg(socket(&self.mark))
+            .args(["--namespace", &self.namespace()]);
+        command
+    }
+
+    /// Runs `ctr` to its end, whatever that is.
+    ///
+    /// # Errors
+    /// It does not end within [`CTR_LIMIT`].
+    pub fn try_ctr(&self, arguments: &[&str]) -> Result<Finished> {
+        command::run(self.ctr_command().args(arguments), CTR_LIMIT)
+    }
+
+    /// Runs `ctr` and returns its standard output.
+    ///
+    /// # Errors
+    /// It fails: what it wrote.
+    pub fn ctr(&self, arguments: &[&str]) -> Result<String> {
+        self.try_ctr(arguments)?
+            .success()
+            .with_context(|| format!("ctr {}", arguments.join(" ")))
+    }
+
+    /// Imports the images of a tar file, for whatever platform they are.
+    ///
+    /// # Errors
+    /// The file is not there or no image.
+    pub fn import(&self, tar: &Path) -> Result<()> {
+        let tar = tar.to_str().context("a path that is not UTF-8")?;
+        self.ctr(&[
+            "image",
+            "import",
+            "--all-platforms",
+            "--snapshotter",
+            self.snapshotter,
+            tar,
+        ])
+        .map(drop)
+    }
+
+    /// The snapshotter that works on this machine's file system.
+    #[must_use]
+    pub fn snapshotter(&self) -> &'static str {
+        self.snapshotter
+    }
+
+    /// The shims' process numbers.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn shims(&self) -> Result<Vec<Pid>> {
+        let shims = self
+            .mark
+            .processes()?
+            .into_iter()
+            .filter(|(_, command)| command.contains("containerd-shim-"));
+        Ok(shims.map(|(pid, _)| pid).collect())
+    }
+
+    /// What its containers have left on this machine so far.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn leftovers(&self) -> Result<Leftovers> {
+        Leftovers::find(&self.mark, &self.before, |command| self.is_daemon(command))
+    }
+
+    /// Fails unless, within seconds, nothing is left of any container: to be called when all are deleted.
+    ///
+    /// # Errors
+    /// What is left.
+    pub fn expect_nothing_left(&self) -> Result<()> {
+        Leftovers::expect_none(&self.mark, &self.before, |command| self.is_daemon(command))
+    }
+
+    /// Ends containerd and starts it again on the same folders. Containers go on meanwhile.
+    ///
+    /// # Errors
+    /// It does not end or does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.daemon = daemon(&self.mark, &self.programs, &path(&self.programs)?)?;
+        self.wait_until_up()
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        kill_process(Pid::from_child(&self.daemon), Signal::TERM)?;
+        if command::wait(&mut self.daemon, START_LIMIT)?.is_none() {
+            self.daemon.kill()?;
+            self.daemon.wait()?;
+            bail!("containerd had to be killed");
+        }
+        Ok(())
+    }
+
+    fn wait_until_up(&mut self) -> Result<()> {
+        let up = wait::until("containerd up", START_LIMIT, || {
+            if let Some(status) = self.daemon.try_wait()? {
+                bail!("containerd ended: {status}");
+            }
+            Ok(self.try_ctr(&["version"])?.status.success().then_some(()))
+        });
+        up.with_context(|| tail(&self.log().unwrap_or_default()))
+    }
+
+    fn has_overlay(&self) -> Result<bool> {
+        let plugins = self.ctr(&["plugins", "ls"])?;
+        Ok(plugins
+            .lines()
+            .any(|line| line.contains(" overlayfs ") && line.trim_end().ends_with("ok")))
+    }
+
+    fn is_daemon(&self, command: &str) -> bool {
+        command.contains(&config_file(&self.mark).display().to_string())
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "the end of containerd's log:\n{}",
+                tail(&self.log().unwrap_or_default())
+            );
+        }
+        // In this order containerd has no chance to start something for a container that dies.
+        let stopped = self.stop();
+        if let Err(error) = stopped.and_then(|()| self.mark.clear()) {
+            eprintln!("clearing up after containerd: {error:#}");
+        }
+    }
+}
+
+fn socket(mark: &Mark) -> PathBuf {
+    mark.folder().join("c.sock")
+}
+
+fn config_file(mark: &Mark) -> PathBuf {
+    mark.folder().join("config.toml")
+}
+
+fn config(mark: &Mark) -> String {
+    let folder = mark.folder();
+    let (folder, socket) = (folder.display(), socket(mark));
+    let socket = socket.display();
+    let disabled = DISABLED.map(|name| format!("\"{name}\"")).join(", ");
+    format!(
+        r#"version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = [{disabled}]
+[grpc]
+address = "{socket}"
+[ttrpc]
+address = "{socket}.ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{folder}/opt"
+"#
+    )
+}
+
+/// The search path of containerd and its shims: our programs, the version's, the pinned runc, the system's.
+fn path(programs: &Path) -> Result<OsString> {
+    let runc = workspace::tools("runc")?.join("usr/sbin");
+    let ours = workspace::programs()?;
+    let system = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    .map(PathBuf::from);
+    Ok(std::env::join_paths(
+        [ours, programs.to_path_buf(), runc]
+            .into_iter()
+            .chain(system),
+    )?)
+}
+
+fn daemon(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(mark.folder().join("log"))?;
+    let mut command = Command::new(programs.join("containerd"));
+    command
+        .arg("--config")
+        .arg(config_file(mark))
+        .args(["--log-level", "debug"])
+        .env_clear()
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // An interrupt from the terminal is for the tests, not for containerd.
+        .process_group(0);
+    command.spawn().context("start containerd")
+}
+
+/// The last lines of a log.
+fn tail(log: &str) -> String {
+    const LINES: usize = 40;
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}

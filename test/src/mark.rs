@@ -1,0 +1,246 @@
+//! The mark of one private containerd, and all that carries it on this machine.
+//!
+//! The same word names its folder and its namespace, so it shows in the command line, the control group, the mount point or
+//! the path of everything that belongs to it. Whatever does not carry it belongs to somebody else and is never touched.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::wait;
+
+const PREFIX: &str = "wws-test";
+
+/// How deep paths below the control groups' and run folders are looked at.
+const MAX_DEPTH: usize = 8;
+
+/// The longest wait for killed processes to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Folders in which runtimes leave files by namespace.
+const RUN_FOLDERS: [&str; 3] = ["/run/containerd", "/run/runc", "/run/wws"];
+
+/// A word that nothing else on this machine contains.
+#[derive(Clone, Debug)]
+pub struct Mark(String);
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Mark {
+    /// A new mark, and its new folder.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn new() -> Result<Self> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let mark = Self(format!(
+            "{PREFIX}-{}-{}",
+            process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
+        // Left by a process that had this one's number.
+        mark.clear()?;
+        fs::create_dir(mark.folder())
+            .with_context(|| format!("make {}", mark.folder().display()))?;
+        Ok(mark)
+    }
+
+    /// The marks that processes left which ended before they could clear up.
+    ///
+    /// # Errors
+    /// The folder of temporary files cannot be read.
+    pub fn abandoned() -> Result<Vec<Self>> {
+        let mut marks = Vec::new();
+        for entry in fs::read_dir(std::env::temp_dir())? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let owner = name
+                .strip_prefix(PREFIX)
+                .and_then(|rest| rest.strip_prefix('-'))
+                .and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|pid| {
+                pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()
+            }) {
+                marks.push(Self(name));
+            }
+        }
+        Ok(marks)
+    }
+
+    /// The folder of that name. Short, because a socket's path has 107 bytes.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        std::env::temp_dir().join(&self.0)
+    }
+
+    /// Processes whose command line or control group carries the mark, with their command lines.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn processes(&self) -> Result<Vec<(Pid, String)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+                .and_then(Pid::from_raw)
+            else {
+                continue;
+            };
+            if let Some(command) = self.process(pid) {
+                found.push((pid, command));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The command line of `pid`, if that process carries the mark.
+    fn process(&self, pid: Pid) -> Option<String> {
+        let read = |file: &str| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok();
+        let command = String::from_utf8_lossy(&read("cmdline")?).replace('\0', " ");
+        let groups = String::from_utf8_lossy(&read("cgroup")?).into_owned();
+        let ours = self.is_in(&command) || self.is_in(&groups);
+        (ours && Pid::as_raw(Some(pid)) != Pid::as_raw(Some(rustix::process::getpid())))
+            .then(|| format!("{pid:?} {command}"))
+    }
+
+    /// Mount points that carry the mark, innermost last.
+    ///
+    /// # Errors
+    /// The table of mounts cannot be read.
+    pub fn mounts(&self) -> Result<Vec<PathBuf>> {
+        let table = fs::read_to_string("/proc/self/mountinfo")?;
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        Ok(points
+            .filter(|point| self.is_in(point))
+            .map(PathBuf::from)
+            .collect())
+    }
+
+    /// Control groups below the namespace's own, outermost first. The namespace's own is left by every runtime.
+    #[must_use]
+    pub fn groups(&self) -> Vec<PathBuf> {
+        self.named_below("/sys/fs/cgroup")
+            .into_iter()
+            .filter(|path| path.file_name() != Some(self.0.as_ref()))
+            .collect()
+    }
+
+    /// Files and folders that runtimes keep by namespace, and that are not the namespace's own empty folder.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut found: Vec<_> = RUN_FOLDERS
+            .iter()
+            .flat_map(|folder| self.named_below(folder))
+            .collect();
+        for kind in ["root", "state"] {
+            let tasks = self
+                .folder()
+                .join(kind)
+                .join("io.containerd.runtime.v2.task")
+                .join(&self.0);
+            found.extend(entries(&tasks));
+        }
+        found.retain(|path| path.file_name() != Some(self.0.as_ref()));
+        found
+    }
+
+    /// Ends, unmounts and removes everything that carries the mark.
+    ///
+    /// # Errors
+    /// Something resists. Files below a mount that cannot be undone are not removed.
+    pub fn clear(&self) -> Result<()> {
+        wait::until("all processes of a test killed", KILL_LIMIT, || {
+            let processes = self.processes()?;
+            for (pid, _) in &processes {
+                self.kill(*pid);
+            }
+            Ok(processes.is_empty().then_some(()))
+        })?;
+        for point in self.mounts()?.iter().rev() {
+            unmount(point.as_path(), UnmountFlags::DETACH)
+                .with_context(|| format!("unmount {}", point.display()))?;
+        }
+        if !self.mounts()?.is_empty() {
+            bail!("still mounted: {:?}", self.mounts()?);
+        }
+        for group in self.named_below("/sys/fs/cgroup").iter().rev() {
+            absent(fs::remove_dir(group)).with_context(|| format!("remove {}", group.display()))?;
+        }
+        for folder in RUN_FOLDERS
+            .iter()
+            .flat_map(|folder| self.named_below(folder))
+        {
+            absent(fs::remove_dir_all(&folder))
+                .with_context(|| format!("remove {}", folder.display()))?;
+        }
+        absent(fs::remove_dir_all(self.folder()))
+            .with_context(|| format!("remove {}", self.folder().display()))
+    }
+
+    fn kill(&self, pid: Pid) {
+        // The number may have gone to another process meanwhile: look again once the descriptor holds it.
+        if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
+            && self.process(pid).is_some()
+        {
+            // It may have ended by itself.
+            let _ = pidfd_send_signal(&fd, Signal::KILL);
+        }
+    }
+
+    /// Folders below `top` that have the mark in their path, outermost first.
+    fn named_below(&self, top: &str) -> Vec<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![(PathBuf::from(top), 0)];
+        while let Some((folder, depth)) = open.pop() {
+            if folder.to_str().is_some_and(|path| self.is_in(path)) {
+                found.insert(folder.clone());
+            }
+            if depth < MAX_DEPTH && folder.symlink_metadata().is_ok_and(|data| data.is_dir()) {
+                open.extend(entries(&folder).into_iter().map(|entry| (entry, depth + 1)));
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    /// Whether `text` has the mark as a whole: `wws-test-1-2` is not in `wws-test-1-20`.
+    fn is_in(&self, text: &str) -> bool {
+        text.match_indices(&self.0).any(|(at, found)| {
+            !text[at + found.len()..].starts_with(|next: char| next.is_ascii_digit())
+        })
+    }
+}
+
+/// The paths in `folder`; none, if it cannot be read: things vanish while they are looked at.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// That something to be removed is not there is as good.
+fn absent(result: std::io::Result<()>) -> std::io::Result<()> {
+    result.or_else(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
+}

@@ -1,0 +1,53 @@
+//! Where the things lie that the tests are about. Everything is built by `make` before; nothing is built here.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+/// The repository's root.
+#[must_use]
+pub fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+/// The folder of `containerd-shim-wws-v1` and `wws`.
+///
+/// # Errors
+/// They are not built.
+pub fn programs() -> Result<PathBuf> {
+    let folder = root().join("target/release");
+    for name in ["containerd-shim-wws-v1", "wws"] {
+        present(folder.join(name), "make build")?;
+    }
+    Ok(folder)
+}
+
+/// The prefix `name` under `target/tools`, where distribution packages are unpacked.
+///
+/// # Errors
+/// It is not there.
+pub fn tools(name: &str) -> Result<PathBuf> {
+    present(root().join("target/tools").join(name), "make tools")
+}
+
+/// The image `name` as a tar file that `ctr image import` reads.
+///
+/// # Errors
+/// It is not built.
+pub fn image(name: &str) -> Result<PathBuf> {
+    present(
+        root().join("target/images").join(format!("{name}.tar")),
+        "make images",
+    )
+}
+
+fn present(path: PathBuf, command: &str) -> Result<PathBuf> {
+    if !path.exists() {
+        bail!(
+            "{} is missing: run `{command}` first (`make test` does)",
+            path.display()
+        );
+    }
+    Ok(path)
+}
