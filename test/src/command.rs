@@ -70,6 +70,9 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
 /// # Errors
 /// The kernel refuses the wait.
 pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    if let Some(status) = child.try_wait()? {
+        return Ok(Some(status));
+    }
     let pid = Pid::from_child(child);
     let fd = pidfd_open(pid, PidfdFlags::empty())?;
     let timeout = Timespec {

@@ -166,6 +166,20 @@ impl<'c> Run<'c> {
         Ok(())
     }
 
+    /// The command that [`Run::start`] runs, as one would type it.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let command = self.command(&[]);
+        let words = command
+            .get_args()
+            .map(|word| word.to_string_lossy().into_owned());
+        let options = words
+            .collect::<Vec<_>>()
+            .join(" ")
+            .replace(" --", " \\\n    --");
+        format!("ctr {options}")
+    }
+
     fn command(&self, options: &[&str]) -> Command {
         let mut command = self.containerd.ctr_command();
         command.args([
@@ -206,6 +220,12 @@ impl Container<'_> {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The file that takes what the container writes.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.log
     }
 
     /// What the container has written so far, both streams (and errors of `ctr run` itself).

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::command::{self, Finished};
 use crate::leftovers::{Before, Leftovers};
-use crate::mark::Mark;
+use crate::mark::{CONFIG, Mark};
 use crate::{wait, workspace};
 
 /// The longest wait for containerd to answer, or to end.
@@ -148,6 +148,34 @@ impl Containerd {
         command
     }
 
+    /// The start of a `ctr` command line for this containerd, as one would type it.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let (program, socket) = (self.programs.join("ctr"), socket(&self.mark));
+        format!(
+            "{} --address {} --namespace {}",
+            program.display(),
+            socket.display(),
+            self.mark
+        )
+    }
+
+    /// The version that containerd itself answers.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn server_version(&self) -> Result<String> {
+        let answer = self.ctr(&["version"])?;
+        let server = answer.split("Server:").nth(1).unwrap_or_default();
+        let version = server
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Version:"));
+        Ok(version
+            .context("`ctr version` names no server")?
+            .trim()
+            .to_owned())
+    }
+
     /// Runs `ctr` to its end, whatever that is.
     ///
     /// # Errors
@@ -281,7 +309,7 @@ fn socket(mark: &Mark) -> PathBuf {
 }
 
 fn config_file(mark: &Mark) -> PathBuf {
-    mark.folder().join("config.toml")
+    mark.folder().join(CONFIG)
 }
 
 fn config(mark: &Mark) -> String {

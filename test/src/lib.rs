@@ -11,5 +11,6 @@ pub mod http;
 pub mod leftovers;
 pub mod mark;
 pub mod stand_in;
+pub mod user_generation;
 pub mod wait;
 pub mod workspace;

@@ -3,7 +3,6 @@
 //! The same word names its folder and its namespace, so it shows in the command line, the control group, the mount point or
 //! the path of everything that belongs to it. Whatever does not carry it belongs to somebody else and is never touched.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
@@ -19,6 +18,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::wait;
 
 const PREFIX: &str = "wws-test";
+
+/// The name of containerd's configuration in a mark's folder.
+pub const CONFIG: &str = "config.toml";
 
 /// How deep paths below the control groups' and run folders are looked at.
 const MAX_DEPTH: usize = 8;
@@ -85,36 +87,43 @@ impl Mark {
         std::env::temp_dir().join(&self.0)
     }
 
-    /// Processes whose command line or control group carries the mark, with their command lines.
+    /// Processes that belong to the mark, with their command lines.
     ///
     /// # Errors
     /// `/proc` cannot be read.
     pub fn processes(&self) -> Result<Vec<(Pid, String)>> {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")? {
-            let Some(pid) = entry?
-                .file_name()
+            let name = entry?.file_name();
+            let pid = name
                 .to_str()
                 .and_then(|name| name.parse().ok())
-                .and_then(Pid::from_raw)
-            else {
-                continue;
-            };
-            if let Some(command) = self.process(pid) {
+                .and_then(Pid::from_raw);
+            if let Some(pid) = pid
+                && let Some(command) = self.process(pid)
+            {
                 found.push((pid, command));
             }
         }
         Ok(found)
     }
 
-    /// The command line of `pid`, if that process carries the mark.
+    /// The command line of `pid`, if that process belongs to the mark: it is in a control group of
+    /// the namespace, or an argument names the namespace (as those of shims, clients and runtimes
+    /// do) or containerd's configuration. Somebody who only looks at a log is left alone.
     fn process(&self, pid: Pid) -> Option<String> {
-        let read = |file: &str| fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok();
-        let command = String::from_utf8_lossy(&read("cmdline")?).replace('\0', " ");
-        let groups = String::from_utf8_lossy(&read("cgroup")?).into_owned();
-        let ours = self.is_in(&command) || self.is_in(&groups);
-        (ours && Pid::as_raw(Some(pid)) != Pid::as_raw(Some(rustix::process::getpid())))
-            .then(|| format!("{pid:?} {command}"))
+        let read = |file: &str| {
+            let bytes = fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok()?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let command = read("cmdline")?;
+        let named = |argument: &str| {
+            let path = Path::new(argument);
+            path.file_name() == Some(self.0.as_ref()) || path == self.folder().join(CONFIG)
+        };
+        let ours = command.split('\0').any(named)
+            || read("cgroup").is_some_and(|groups| self.is_in(&groups));
+        ours.then(|| format!("{} {}", pid.as_raw_nonzero(), command.replace('\0', " ")))
     }
 
     /// Mount points that carry the mark, innermost last.
@@ -130,32 +139,45 @@ impl Mark {
             .collect())
     }
 
-    /// Control groups below the namespace's own, outermost first. The namespace's own is left by every runtime.
+    /// Control groups of containers. The namespace's own is left by every runtime.
     #[must_use]
     pub fn groups(&self) -> Vec<PathBuf> {
-        self.named_below("/sys/fs/cgroup")
-            .into_iter()
-            .filter(|path| path.file_name() != Some(self.0.as_ref()))
-            .collect()
+        let mut groups = self.contents(&self.named_below("/sys/fs/cgroup"));
+        groups.retain(|path| path.is_dir());
+        groups
     }
 
-    /// Files and folders that runtimes keep by namespace, and that are not the namespace's own empty folder.
+    /// Files and folders of containers, of those that runtimes keep by namespace. The namespace's
+    /// own folders are left by every runtime.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        let mut found: Vec<_> = RUN_FOLDERS
+        let mut folders: Vec<_> = RUN_FOLDERS
             .iter()
             .flat_map(|folder| self.named_below(folder))
             .collect();
         for kind in ["root", "state"] {
-            let tasks = self
-                .folder()
-                .join(kind)
-                .join("io.containerd.runtime.v2.task")
-                .join(&self.0);
-            found.extend(entries(&tasks));
+            folders.push(
+                self.folder()
+                    .join(kind)
+                    .join("io.containerd.runtime.v2.task")
+                    .join(&self.0),
+            );
         }
-        found.retain(|path| path.file_name() != Some(self.0.as_ref()));
-        found
+        self.contents(&folders)
+    }
+
+    /// What is in those of `folders` that are named after the namespace, and those of them that
+    /// are named otherwise.
+    fn contents(&self, folders: &[PathBuf]) -> Vec<PathBuf> {
+        let mut contents = Vec::new();
+        for folder in folders {
+            if folder.file_name() == Some(self.0.as_ref()) {
+                contents.extend(entries(folder));
+            } else {
+                contents.push(folder.clone());
+            }
+        }
+        contents
     }
 
     /// Ends, unmounts and removes everything that carries the mark.
@@ -177,8 +199,8 @@ impl Mark {
         if !self.mounts()?.is_empty() {
             bail!("still mounted: {:?}", self.mounts()?);
         }
-        for group in self.named_below("/sys/fs/cgroup").iter().rev() {
-            absent(fs::remove_dir(group)).with_context(|| format!("remove {}", group.display()))?;
+        for group in self.named_below("/sys/fs/cgroup") {
+            remove_group(&group, 0).with_context(|| format!("remove {}", group.display()))?;
         }
         for folder in RUN_FOLDERS
             .iter()
@@ -201,19 +223,24 @@ impl Mark {
         }
     }
 
-    /// Folders below `top` that have the mark in their path, outermost first.
+    /// Folders below `top` that have the mark in their name.
     fn named_below(&self, top: &str) -> Vec<PathBuf> {
-        let mut found = BTreeSet::new();
+        let mut found = Vec::new();
         let mut open = vec![(PathBuf::from(top), 0)];
         while let Some((folder, depth)) = open.pop() {
-            if folder.to_str().is_some_and(|path| self.is_in(path)) {
-                found.insert(folder.clone());
+            if !folder.symlink_metadata().is_ok_and(|data| data.is_dir()) {
+                continue;
             }
-            if depth < MAX_DEPTH && folder.symlink_metadata().is_ok_and(|data| data.is_dir()) {
+            if folder
+                .file_name()
+                .is_some_and(|name| self.is_in(&name.to_string_lossy()))
+            {
+                found.push(folder);
+            } else if depth < MAX_DEPTH {
                 open.extend(entries(&folder).into_iter().map(|entry| (entry, depth + 1)));
             }
         }
-        found.into_iter().collect()
+        found
     }
 
     /// Whether `text` has the mark as a whole: `wws-test-1-2` is not in `wws-test-1-20`.
@@ -222,6 +249,16 @@ impl Mark {
             !text[at + found.len()..].starts_with(|next: char| next.is_ascii_digit())
         })
     }
+}
+
+/// Removes a control group and those below it. Its files go with it.
+fn remove_group(group: &Path, depth: usize) -> std::io::Result<()> {
+    if depth < MAX_DEPTH {
+        for below in entries(group).iter().filter(|path| path.is_dir()) {
+            remove_group(below, depth + 1)?;
+        }
+    }
+    absent(fs::remove_dir(group))
 }
 
 /// The paths in `folder`; none, if it cannot be read: things vanish while they are looked at.

@@ -1,5 +1,6 @@
 //! Where the things lie that the tests are about. Everything is built by `make` before; nothing is built here.
 
+use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -11,12 +12,14 @@ pub fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
-/// The folder of `containerd-shim-wws-v1` and `wws`.
+/// The folder of the `containerd-shim-wws-v1` and `wws` under test: what `WWS_TEST_PROGRAMS` names (say, of an installed
+/// package), or else where `make build` puts them.
 ///
 /// # Errors
-/// They are not built.
+/// They are not there.
 pub fn programs() -> Result<PathBuf> {
-    let folder = root().join("target/release");
+    let folder = env::var_os("WWS_TEST_PROGRAMS")
+        .map_or_else(|| root().join("target/release"), PathBuf::from);
     for name in ["containerd-shim-wws-v1", "wws"] {
         present(folder.join(name), "make build")?;
     }

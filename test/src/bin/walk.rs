@@ -1,0 +1,115 @@
+//! The article's walk, on this machine: a private containerd runs the example image through our shim, curl asks it, and all of
+//! it is cleared up. `make run` builds what this needs, and calls it.
+//!
+//! * `walk`: the whole of it, three requests.
+//! * `walk keep`: the container goes on until this process gets SIGTERM or SIGINT.
+//! * `walk sweep`: clears up after a walk or test that was killed.
+
+use std::process::Command;
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use wws_test::container::{Container, LIMIT};
+use wws_test::containerd::{Containerd, Version};
+use wws_test::mark::Mark;
+use wws_test::user_generation::UserGeneration;
+use wws_test::{command, http};
+
+/// The example's worker.
+const ENDPOINT: &str = "/user-generation-rust";
+
+/// The container's name.
+const NAME: &str = "user-generation";
+
+fn main() -> Result<()> {
+    match env::args().nth(1).as_deref() {
+        None => walk(None),
+        // Before anything is started, so that no signal comes too early.
+        Some("keep") => walk(Some(Signals::new([SIGTERM, SIGINT])?)),
+        Some("sweep") => Mark::abandoned()?.iter().try_for_each(Mark::clear),
+        Some(other) => bail!("unknown `{other}`: walk [keep | sweep]"),
+    }
+}
+
+/// Walks, and waits for one of `signals`, if there are any, before it stops.
+fn walk(signals: Option<Signals>) -> Result<()> {
+    let containerd = Containerd::start(Version::V1_6)?;
+    let folder = containerd.folder();
+    println!(
+        "containerd {} runs in {}",
+        containerd.server_version()?,
+        folder.display()
+    );
+    let example = UserGeneration::new(&containerd)?;
+    let content = fs::read_to_string(example.folder().join("file.txt"))?;
+    println!("{}/file.txt holds {content:?}", example.folder().display());
+    println!(
+        "random-data-api.com is a stand-in on {}",
+        example.stand_in().address()
+    );
+
+    let run = example.run(NAME)?;
+    println!("\n$ {}", run.command_line());
+    let mut container = run.start()?;
+    container.wait_until_up()?;
+    for _ in 0..3 {
+        ask(container.port())?;
+    }
+    if let Some(mut signals) = signals {
+        println!();
+        println!(
+            "It goes on. Ask it:  curl -i 127.0.0.1:{}{ENDPOINT}",
+            container.port()
+        );
+        println!("Its log:             {}", container.log_file().display());
+        println!("Its containerd:      {}", containerd.command_line());
+        println!("Stop it:             make stop");
+        signals.forever().next();
+    }
+    stop(&mut container)?;
+    containerd.expect_nothing_left()?;
+    println!("nothing is left: no process, mount, control group, file or network device");
+    Ok(())
+}
+
+/// Asks by curl, as a user would, and prints question and answer.
+fn ask(port: u16) -> Result<()> {
+    let url = format!("127.0.0.1:{port}{ENDPOINT}");
+    println!("\n$ curl -i {url}");
+    let mut curl = Command::new("curl");
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--include",
+        "--noproxy",
+        "*",
+        "--max-time",
+    ]);
+    curl.args([&http::TIMEOUT.as_secs().to_string(), &url]);
+    let answer = command::run(&mut curl, http::TIMEOUT * 2)?.success()?;
+    println!("{}", answer.replace('\r', "").trim_end());
+    if !answer.starts_with("HTTP/1.1 200 ") {
+        bail!("the worker did not answer 200");
+    }
+    Ok(())
+}
+
+fn stop(container: &mut Container<'_>) -> Result<()> {
+    println!("\n$ ctr task kill --signal SIGTERM {NAME}");
+    container.signal("SIGTERM")?;
+    let code = container
+        .wait()
+        .with_context(|| format!("not ended within {LIMIT:?}"))?;
+    println!("ended with exit code {code}; the end of its log:");
+    let log = container.log()?;
+    let lines: Vec<_> = log.lines().collect();
+    for line in &lines[lines.len().saturating_sub(3)..] {
+        println!("  {line}");
+    }
+    if code != 0 {
+        bail!("exit code {code} instead of 0");
+    }
+    container.remove()
+}
