@@ -2,10 +2,10 @@
 //! it is cleared up. `make run` builds what this needs, and calls it.
 //!
 //! * `walk`: the whole of it, three requests.
-//! * `walk keep`: the container goes on until this process gets SIGTERM or SIGINT.
+//! * `walk keep FILE`: the container goes on until this process, whose number is in FILE, gets SIGTERM or SIGINT.
 //! * `walk sweep`: clears up after a walk or test that was killed.
 
-use std::process::Command;
+use std::process::{self, Command};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
@@ -24,12 +24,18 @@ const ENDPOINT: &str = "/user-generation-rust";
 const NAME: &str = "user-generation";
 
 fn main() -> Result<()> {
-    match env::args().nth(1).as_deref() {
-        None => walk(None),
-        // Before anything is started, so that no signal comes too early.
-        Some("keep") => walk(Some(Signals::new([SIGTERM, SIGINT])?)),
-        Some("sweep") => Mark::abandoned()?.iter().try_for_each(Mark::clear),
-        Some(other) => bail!("unknown `{other}`: walk [keep | sweep]"),
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] => walk(None),
+        ["keep", file] => {
+            // Before anything is started, so that no signal comes too early.
+            let signals = Signals::new([SIGTERM, SIGINT])?;
+            fs::write(file, process::id().to_string())?;
+            walk(Some(signals))
+        }
+        ["sweep"] => Mark::abandoned()?.iter().try_for_each(Mark::clear),
+        _ => bail!("usage: walk [keep FILE | sweep]"),
     }
 }
 

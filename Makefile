@@ -1,0 +1,73 @@
+# `make help` lists the targets. Everything that is installed or built lies below target/, but for the few distribution
+# packages that scripts/setup.sh names.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+CARGO_FLAGS ?= --locked
+HOST := x86_64-unknown-linux-gnu
+OUT := target/$(HOST)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what building needs from the distribution, and nothing that is there
+	@scripts/setup.sh
+
+.PHONY: tools
+tools: setup ## unpack the pinned containerd versions and runc below target/tools
+	@scripts/tools.sh
+
+.PHONY: build
+build: setup ## leave target/release/containerd-shim-wws-v1 and target/release/wws, both static
+	cargo build $(CARGO_FLAGS) --release -p wws
+	cargo build $(CARGO_FLAGS) --profile shim -p containerd-shim-wws-v1
+	mkdir -p target/release
+	ln -f $(OUT)/release/wws target/release/wws
+	ln -f $(OUT)/shim/containerd-shim-wws-v1 target/release/containerd-shim-wws-v1
+
+.PHONY: images
+images: setup ## build the example workers and their images, below target/images
+	@scripts/build-images.sh
+
+.PHONY: run
+run: tools build images ## see the example answer from a container (KEEP=1 leaves it running)
+	@scripts/run.sh
+
+.PHONY: stop
+stop: ## stop what `make run KEEP=1` left running
+	@scripts/run.sh stop
+
+.PHONY: test
+test: tools build images ## all tests: units, sockets, kits, and end to end under the real containerd
+	@scripts/test.sh
+
+.PHONY: lint
+lint: ## format, compiler's and clippy's warnings, licences of dependencies (after `make deny`)
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --release --workspace --all-targets -- -D warnings
+	@if [[ -x target/tools/cargo-deny/bin/cargo-deny ]]; then \
+		target/tools/cargo-deny/bin/cargo-deny check bans licenses sources; \
+	else echo "licences and sources of dependencies not checked: make deny"; fi
+
+.PHONY: deny
+deny: setup ## install the pinned cargo-deny below target/tools (minutes) and run it
+	CARGO_BUILD_TARGET=$(HOST) cargo install cargo-deny --version 0.20.2 --locked --quiet --root target/tools/cargo-deny
+	target/tools/cargo-deny/bin/cargo-deny check bans licenses sources
+
+.PHONY: doc
+doc: ## the crates' documentation, below target/$(HOST)/doc
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --release --workspace --no-deps
+
+.PHONY: bench
+bench: tools build images ## the figures of SPECIFICATION.md beside their peers
+	cargo run $(CARGO_FLAGS) --release -p wws-bench
+
+.PHONY: clean
+clean: ## end what was left running, and remove everything built and installed below target/
+	@scripts/run.sh stop
+	rm -rf target

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs the distribution packages that building and testing need, each only if the command it brings is not there:
+# a C compiler and make (build scripts of crates), curl and certificates. Everything else is unpacked below target/tools.
+set -euo pipefail
+
+missing=()
+need() { # COMMAND PACKAGE...
+    command -v "$1" > /dev/null || missing+=("${@:2}")
+}
+need cc build-essential
+need make make
+need curl curl ca-certificates
+need chroot coreutils
+need xz xz-utils
+
+if ! command -v cargo > /dev/null; then
+    echo "cargo is missing: install Rust 1.88 or newer (rustup, or the distribution's), then run this again" >&2
+    exit 1
+fi
+version=$(cargo --version | cut -d ' ' -f 2)
+if [[ $(printf '%s\n' 1.88.0 "$version" | sort -V | head -1) != 1.88.0 ]]; then
+    echo "cargo $version is too old: Rust 1.88 or newer is needed" >&2
+    exit 1
+fi
+((${#missing[@]})) || exit 0
+
+if ! command -v apt-get > /dev/null; then
+    echo "please install: ${missing[*]} (this is no Debian, so it is not done for you)" >&2
+    exit 1
+fi
+echo "installing ${missing[*]}"
+as_root=()
+((EUID == 0)) || as_root=(sudo)
+# A source that does not answer is no reason to stop while another has the package.
+"${as_root[@]}" apt-get update -qq || true
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# All tests, one line of sum at the end. `make test` builds what they need before.
+#
+#   scripts/test.sh [PART...]     PART is one of: unit kits end-to-end; default all
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+flags=(${CARGO_FLAGS---locked})
+log=$PWD/target/test.log
+: > "$log"
+failed=()
+started=$SECONDS
+
+part() { # NAME COMMAND...
+    echo
+    echo "== $1"
+    if ! "${@:2}" 2>&1 | tee -a "$log"; then
+        failed+=("$1")
+    fi
+}
+
+unit() {
+    cargo test "${flags[@]}" --release --workspace --exclude wws-test --no-fail-fast
+}
+
+kits() {
+    local manifest
+    for manifest in kits/*/Cargo.toml; do
+        [[ -e $manifest ]] || continue
+        CARGO_TARGET_DIR=target/kits cargo test --manifest-path "$manifest" || return 1
+    done
+}
+
+end_to_end() {
+    # Containers take root, building does not: only the test programs run as root. One at a time, since starting containers
+    # and watching clocks at once is how tests become unsteady.
+    ((EUID == 0)) || export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env=WWS_TEST_PROGRAMS,RUST_BACKTRACE"
+    RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test "${flags[@]}" --release -p wws-test --no-fail-fast -- --test-threads=1
+}
+
+parts=("$@")
+((${#parts[@]})) || parts=(unit kits end-to-end)
+for name in "${parts[@]}"; do
+    case $name in
+        unit | kits) part "$name" "$name" ;;
+        end-to-end) part "$name" end_to_end ;;
+        *)
+            echo "no part $name: unit, kits, end-to-end" >&2
+            exit 2
+            ;;
+    esac
+done
+
+awk -v seconds=$((SECONDS - started)) '
+    /^test result:/ { passed += $4; failed += $6; suites++ }
+    END { printf "\n%d tests passed, %d failed, in %d suites and %d s\n", passed, failed, suites, seconds }' "$log"
+if ((${#failed[@]})); then
+    grep -E '^test .* FAILED$|^error(\[|:)' "$log" | sort -u || true
+    echo "FAILED: ${failed[*]}"
+    exit 1
+fi
