@@ -1,0 +1,221 @@
+//! The Wasm engine of a process: its settings, compilation, and what all guests share.
+
+use std::sync::Arc;
+
+use wasmtime::{Config, InstancePre, Linker, OptLevel};
+
+use crate::{
+    EngineError, Guest, GuestSpec, LoadError,
+    budget::Budget,
+    host::Host,
+    http_import,
+    image_of::{self, WASM_PAGE},
+    lane::SlowLane,
+    memory::{Image, Pool},
+    stack::Stacks,
+    ticker::Ticker,
+    wasi,
+};
+
+/// Native stack of a guest, in bytes. Interpreters of deep recursion need most of it.
+const WASM_STACK: usize = 1 << 20;
+
+/// The same with room for functions of the host.
+const STACK: usize = WASM_STACK + (512 << 10);
+
+/// Written memory that a slot keeps resident between calls, in bytes.
+const KEEP: usize = 1 << 20;
+
+/// A module larger than this is refused, in bytes.
+const MAX_MODULE: usize = 512 << 20;
+
+/// What an [`Engine`] is made with.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Linear memory that all guests may use at once, in bytes.
+    pub memory: u64,
+    /// Guests that may run at once.
+    pub concurrency: u32,
+}
+
+/// The Wasm engine of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+struct Shared {
+    engine: wasmtime::Engine,
+    linker: Linker<Host>,
+    pool: Arc<Pool>,
+    budget: Budget,
+    ticker: Ticker,
+    slow: SlowLane,
+}
+
+/// A compiled module. Cheap to clone.
+#[derive(Clone)]
+pub struct Module {
+    module: wasmtime::Module,
+    pub(crate) image: Option<Arc<Image>>,
+    pub(crate) minimum_memory: u64,
+}
+
+impl Engine {
+    /// Makes the engine.
+    ///
+    /// # Errors
+    /// The system has no thread or address space left.
+    pub fn new(options: &EngineOptions) -> Result<Self, EngineError> {
+        let fail = |error: &dyn std::fmt::Display| EngineError(error.to_string());
+        let concurrency = options.concurrency.max(1) as usize;
+        // Waiting slots may keep a quarter of the guests' memory.
+        let share = options.memory / 4 / concurrency as u64;
+        let keep = usize::try_from(share).unwrap_or(KEEP).clamp(64 << 10, KEEP);
+        let pool = Arc::new(Pool::new(concurrency, keep));
+        let mut config = Config::new();
+        config
+            .cranelift_opt_level(OptLevel::Speed)
+            .parallel_compilation(true)
+            .epoch_interruption(true)
+            .max_wasm_stack(WASM_STACK)
+            .async_stack_size(STACK)
+            .with_host_memory(pool.clone())
+            .with_host_stack(Arc::new(Stacks::new(concurrency)))
+            // Slots do this, see `memory`.
+            .memory_init_cow(false)
+            .memory_may_move(false)
+            .guard_before_linear_memory(false)
+            // Without threads a guest cannot read its memory while the host writes to it.
+            .wasm_memory64(false)
+            .wasm_multi_memory(false);
+        let engine = wasmtime::Engine::new(&config).map_err(|e| fail(&e))?;
+        let mut linker = Linker::new(&engine);
+        wasi::add_to_linker(&mut linker).map_err(|e| fail(&e))?;
+        http_import::add_to_linker(&mut linker).map_err(|e| fail(&e))?;
+        let ticker = Ticker::start(engine.weak()).map_err(|e| fail(&e))?;
+        Ok(Self(Arc::new(Shared {
+            engine,
+            linker,
+            pool,
+            budget: Budget::new(options.memory),
+            ticker,
+            slow: SlowLane::default(),
+        })))
+    }
+
+    /// Compiles a module. Blocks the thread, and uses all processors.
+    ///
+    /// # Errors
+    /// It is not a module, or not one that can be a worker; the text says why.
+    pub fn compile(&self, wasm: &[u8]) -> Result<Module, LoadError> {
+        check_header(wasm)?;
+        let split = image_of::split(wasm);
+        let (code, image) = match &split {
+            Some(split) => {
+                let image = Image::new(&split.memory).map_err(|error| {
+                    LoadError(format!("no memory for the module's data: {error}"))
+                })?;
+                (split.wasm.as_slice(), Some(Arc::new(image)))
+            }
+            None => (wasm, None),
+        };
+        let module = wasmtime::Module::new(&self.0.engine, code)
+            .map_err(|error| LoadError(format!("not a valid WebAssembly module: {error:#}")))?;
+        let start = module
+            .get_export("_start")
+            .and_then(|ty| ty.func().cloned());
+        match start {
+            Some(ty) if ty.params().len() == 0 && ty.results().len() == 0 => {}
+            Some(_) => {
+                return Err(LoadError(
+                    "its function `_start` has parameters or results".into(),
+                ));
+            }
+            None => {
+                return Err(LoadError(
+                    "it exports no function `_start`: build it as a WASI command (a program with `main`), not as a library".into(),
+                ));
+            }
+        }
+        let Some(memory) = module
+            .get_export("memory")
+            .and_then(|ty| ty.memory().cloned())
+        else {
+            return Err(LoadError("it exports no memory named `memory`".into()));
+        };
+        if memory.is_shared() {
+            return Err(LoadError(
+                "its memory is shared: threads are not supported".into(),
+            ));
+        }
+        if let Some(image) = &image {
+            self.0.pool.register(image);
+        }
+        Ok(Module {
+            minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
+            module,
+            image,
+        })
+    }
+
+    /// Links a module with what it is given.
+    ///
+    /// # Errors
+    /// It imports what we don't have, or asks for more than it may.
+    pub fn guest(&self, module: &Module, spec: GuestSpec) -> Result<Guest, LoadError> {
+        Guest::new(self, module, spec)
+    }
+
+    /// Gives memory that waits for the next calls back to the system: for a server that became idle.
+    pub fn trim(&self) {
+        self.0.pool.trim();
+    }
+
+    pub(crate) fn link(&self, module: &Module) -> Result<InstancePre<Host>, LoadError> {
+        self.0
+            .linker
+            .instantiate_pre(&module.module)
+            .map_err(|error| {
+                LoadError(format!(
+                    "{error:#}; workers can import WASI preview 1 and `http.send-http-request`"
+                ))
+            })
+    }
+
+    pub(crate) fn memory(&self) -> u64 {
+        self.0.budget.total()
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+
+    pub(crate) fn ticker(&self) -> &Ticker {
+        &self.0.ticker
+    }
+
+    pub(crate) fn slow_lane(&self) -> &SlowLane {
+        &self.0.slow
+    }
+
+    pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.0.engine
+    }
+}
+
+/// Says what a file is that isn't a core module.
+fn check_header(wasm: &[u8]) -> Result<(), LoadError> {
+    if wasm.len() > MAX_MODULE {
+        return Err(LoadError(format!("larger than {MAX_MODULE} bytes")));
+    }
+    match wasm {
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(()),
+        [0, b'a', b's', b'm', _, 0, 1, 0, ..] => Err(LoadError(
+            "a WebAssembly component; workers are core modules (WASI preview 1 commands): build for wasm32-wasip1".into(),
+        )),
+        [] => Err(LoadError("an empty file, not WebAssembly".into())),
+        _ => Err(LoadError(format!(
+            "not WebAssembly: a module begins with 00 61 73 6d 01 00 00 00, this file with {:02x?}",
+            &wasm[..wasm.len().min(8)]
+        ))),
+    }
+}

@@ -1,0 +1,299 @@
+//! A module linked with what it was given, and calls of it: a fresh instance for each.
+
+use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use wasmtime::{InstancePre, Store, UpdateDeadline};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, filesystem::WasiFilesystemCtx};
+
+use crate::{
+    CallError, LoadError,
+    budget::{Quota, Refused},
+    engine::{Engine, Module},
+    error::Stop,
+    guest_log::GuestLog,
+    host::Host,
+    lane::{Laned, Usage},
+    memory::with_image,
+    protocol,
+};
+
+/// What a guest is given, beside its code.
+pub struct GuestSpec {
+    /// Name in logs.
+    pub name: String,
+    /// WASI environment.
+    pub env: Vec<(String, String)>,
+    /// WASI arguments; the first is the program's name.
+    pub args: Vec<String>,
+    /// Folders that the guest sees.
+    pub folders: Vec<PreopenedFolder>,
+    /// Key/value store and the namespace in it.
+    pub kv: Option<(Arc<dyn wws_kv::Store>, String)>,
+    /// Outgoing HTTP: the policy and the client, or none.
+    pub http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
+    /// Bounds of one call.
+    pub limits: GuestLimits,
+}
+
+/// A folder of the host that a guest sees.
+pub struct PreopenedFolder {
+    /// The opened folder.
+    pub dir: std::fs::File,
+    /// Where the guest sees it; absolute.
+    pub to: String,
+}
+
+/// Bounds of one call.
+#[derive(Clone, Debug)]
+pub struct GuestLimits {
+    /// Linear memory in bytes.
+    pub memory: u64,
+    /// Elements of a table.
+    pub table_elements: u32,
+    /// CPU time.
+    pub cpu_time: Duration,
+    /// Wall-clock time.
+    pub wall_time: Duration,
+    /// Bytes of standard output.
+    pub output: u64,
+    /// Bytes of standard error that reach the log.
+    pub log: u64,
+    /// Outgoing HTTP requests.
+    pub http_calls: u32,
+}
+
+/// One call of a guest.
+pub struct Call {
+    /// The request; its URI is the full URL.
+    pub request: http::Request<Bytes>,
+    /// Parameters of the route.
+    pub params: Vec<(String, String)>,
+    /// For logs.
+    pub request_id: String,
+}
+
+/// A module linked with what it was given: ready to be called. Cheap to clone.
+#[derive(Clone)]
+pub struct Guest {
+    engine: Engine,
+    inner: Arc<Inner>,
+    pre: Arc<InstancePre<Host>>,
+    module: Module,
+}
+
+/// What all calls of a guest share.
+pub(crate) struct Inner {
+    name: Arc<str>,
+    pub(crate) env: Vec<Box<[u8]>>,
+    pub(crate) args: Vec<Box<[u8]>>,
+    folder_names: Vec<String>,
+    pub(crate) files: WasiFilesystemCtx,
+    kv: Option<(Arc<dyn wws_kv::Store>, String)>,
+    pub(crate) http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
+    pub(crate) limits: GuestLimits,
+}
+
+impl Inner {
+    /// Where the guest sees the folder of a descriptor; they begin at 3.
+    pub(crate) fn folder_name(&self, fd: i32) -> Option<&str> {
+        let index = usize::try_from(fd).ok()?.checked_sub(3)?;
+        self.folder_names.get(index).map(String::as_str)
+    }
+}
+
+fn c_string(what: &str, text: String) -> Result<Box<[u8]>, LoadError> {
+    if text.contains('\0') {
+        return Err(LoadError(format!("{what} has a NUL character")));
+    }
+    let mut bytes = text.into_bytes();
+    bytes.push(0);
+    Ok(bytes.into())
+}
+
+impl Guest {
+    pub(crate) fn new(
+        engine: &Engine,
+        module: &Module,
+        spec: GuestSpec,
+    ) -> Result<Self, LoadError> {
+        if module.minimum_memory > spec.limits.memory {
+            return Err(LoadError(format!(
+                "the module starts with {} bytes of memory, `limits.memory` allows {}",
+                module.minimum_memory, spec.limits.memory
+            )));
+        }
+        if module.minimum_memory > engine.memory() {
+            return Err(LoadError(format!(
+                "the module starts with {} bytes of memory, all guests together may use {} (`server.memory`)",
+                module.minimum_memory,
+                engine.memory()
+            )));
+        }
+        let pre = engine.link(module)?;
+        let mut wasi = WasiCtxBuilder::new();
+        let mut folder_names = Vec::with_capacity(spec.folders.len());
+        for folder in spec.folders {
+            use std::os::fd::AsRawFd;
+            // wasmtime-wasi opens folders by path; the descriptor's own path names the very folder that was checked.
+            let path = format!("/proc/self/fd/{}", folder.dir.as_raw_fd());
+            wasi.preopened_dir(path, &folder.to, FsPerms::ReadWrite)
+                .map_err(|error| {
+                    LoadError(format!("cannot open the folder for {}: {error}", folder.to))
+                })?;
+            folder_names.push(folder.to);
+        }
+        let files = wasi.build().filesystem().clone();
+        Ok(Self {
+            engine: engine.clone(),
+            inner: Arc::new(Inner {
+                name: spec.name.into(),
+                env: spec
+                    .env
+                    .into_iter()
+                    .map(|(name, value)| c_string("a variable", format!("{name}={value}")))
+                    .collect::<Result<_, _>>()?,
+                args: spec
+                    .args
+                    .into_iter()
+                    .map(|arg| c_string("an argument", arg))
+                    .collect::<Result<_, _>>()?,
+                folder_names,
+                files,
+                kv: spec.kv,
+                http: spec.http,
+                limits: spec.limits,
+            }),
+            pre: Arc::new(pre),
+            module: module.clone(),
+        })
+    }
+
+    /// Calls the guest in a fresh instance. Dropping the future ends the call.
+    ///
+    /// # Errors
+    /// Whatever the guest did wrong, and each limit that it met; see [`CallError`].
+    pub async fn call(&self, call: Call) -> Result<http::Response<Bytes>, CallError> {
+        let usage = Arc::new(Usage::default());
+        let run = Box::pin(self.clone().run(call, usage.clone()));
+        let laned = Laned::new(run, &usage, self.engine.slow_lane());
+        let limit = self.inner.limits.wall_time;
+        match tokio::time::timeout(limit, laned).await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(CallError::Engine("the call panicked".into())),
+            Err(_) => Err(CallError::WallTime(limit)),
+        }
+    }
+
+    async fn run(self, call: Call, usage: Arc<Usage>) -> Result<http::Response<Bytes>, CallError> {
+        let before = match &self.inner.kv {
+            Some((store, namespace)) => Some(store.snapshot(namespace).await?),
+            None => None,
+        };
+        let empty = HashMap::new();
+        let stdin = protocol::input(&call, before.as_deref().unwrap_or(&empty))?;
+        let printed = self.execute(stdin, call.request_id, usage).await?;
+        let (response, after) = protocol::output(&printed)?;
+        if let (Some((store, namespace)), Some(before), Some(after)) =
+            (&self.inner.kv, before, after)
+        {
+            let changes = wws_kv::diff(&before, after);
+            // A snapshot that is still held would make the store copy itself.
+            drop(before);
+            if !changes.is_empty() {
+                store.apply(namespace, changes).await?;
+            }
+        }
+        Ok(response)
+    }
+
+    /// Runs `_start` of a fresh instance and returns what it printed.
+    async fn execute(
+        &self,
+        stdin: Vec<u8>,
+        request_id: String,
+        usage: Arc<Usage>,
+    ) -> Result<Vec<u8>, CallError> {
+        let limits = &self.inner.limits;
+        let share = self
+            .engine
+            .budget()
+            .reserve(self.module.minimum_memory)
+            .await
+            .ok_or(CallError::NoRoom {
+                needed: self.module.minimum_memory,
+                total: self.engine.memory(),
+            })?;
+        let quota = Quota {
+            share,
+            memory: limits.memory,
+            table_elements: limits.table_elements,
+            refused: None,
+        };
+        let log = GuestLog::new(self.inner.name.clone(), request_id, limits.log);
+        let host = Host::new(self.inner.clone(), stdin, log, quota);
+        let _running = self.engine.ticker().run();
+        let mut store = Store::new(self.engine.wasmtime(), host);
+        store.limiter(|host| &mut host.quota);
+        // The first tick may be about to come: a guest has at least one whole tick before it is looked at.
+        store.set_epoch_deadline(2);
+        let cpu_time = limits.cpu_time;
+        store.epoch_deadline_callback(move |_| {
+            if usage.tick() > cpu_time {
+                return Err(wasmtime::Error::new(Stop::CpuTime));
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        let result = self.start(&mut store).await;
+        let refused = store.data().quota.refused;
+        match result {
+            Ok(()) => Ok(std::mem::take(&mut store.data_mut().stdout)),
+            Err(error) => match error.downcast_ref::<Stop>() {
+                Some(Stop::Exit(0)) => Ok(std::mem::take(&mut store.data_mut().stdout)),
+                Some(Stop::Exit(code)) => Err(CallError::Exit(*code)),
+                Some(Stop::CpuTime) => Err(CallError::CpuTime(cpu_time)),
+                Some(Stop::Output) => Err(CallError::TooMuchOutput(limits.output)),
+                None => Err(CallError::Trap(format!(
+                    "{}{}",
+                    match refused {
+                        Some(Refused::Limit) => "out of memory (`limits.memory`): ",
+                        Some(Refused::Budget) => "out of memory (`server.memory`): ",
+                        Some(Refused::Table) => "table too large (`limits.table_elements`): ",
+                        None => "",
+                    },
+                    one_line(&error)
+                ))),
+            },
+        }
+    }
+
+    async fn start(&self, store: &mut Store<Host>) -> wasmtime::Result<()> {
+        let instance = {
+            let mut making = pin!(self.pre.instantiate_async(&mut *store));
+            match &self.module.image {
+                Some(image) => {
+                    std::future::poll_fn(|context| {
+                        with_image(image, || making.as_mut().poll(context))
+                    })
+                    .await?
+                }
+                None => making.await?,
+            }
+        };
+        let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+        start.call_async(store, ()).await
+    }
+}
+
+/// wasmtime's errors are a backtrace and a cause on lines of their own; a log line is one line.
+fn one_line(error: &wasmtime::Error) -> String {
+    let text = format!("{error:#}");
+    let mut line = String::with_capacity(text.len());
+    for part in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(part);
+    }
+    line
+}

@@ -1,0 +1,63 @@
+//! A guest's standard error, line by line, into the log.
+
+use std::sync::Arc;
+
+/// A longer line is cut into lines.
+const LINE: usize = 8 * 1024;
+
+/// Collects lines of one call.
+pub(crate) struct GuestLog {
+    worker: Arc<str>,
+    request_id: String,
+    line: Vec<u8>,
+    left: u64,
+    dropped: u64,
+}
+
+impl GuestLog {
+    /// A log that takes `limit` bytes.
+    pub(crate) fn new(worker: Arc<str>, request_id: String, limit: u64) -> Self {
+        Self {
+            worker,
+            request_id,
+            line: Vec::new(),
+            left: limit,
+            dropped: 0,
+        }
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        let take = bytes
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= take as u64;
+        self.dropped += (bytes.len() - take) as u64;
+        for part in bytes[..take].split_inclusive(|b| *b == b'\n') {
+            for part in part.chunks(LINE) {
+                self.line.extend_from_slice(part);
+                if self.line.ends_with(b"\n") || self.line.len() >= LINE {
+                    self.flush();
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let line = String::from_utf8_lossy(&self.line);
+        let line = line.trim_end_matches(['\n', '\r']);
+        if !line.is_empty() {
+            tracing::info!(target: "guest", worker = &*self.worker, request_id = self.request_id, "{line}");
+        }
+        self.line.clear();
+    }
+}
+
+impl Drop for GuestLog {
+    fn drop(&mut self) {
+        self.flush();
+        if self.dropped > 0 {
+            tracing::warn!(target: "guest", worker = &*self.worker, request_id = self.request_id,
+                "{} more bytes of log dropped (`limits.log`)", self.dropped);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Outgoing HTTP for core modules: the import `http.send-http-request` in the canonical ABI of wit-bindgen 0.2.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use wasmtime::{Caller, Linker, Memory, Result, TypedFunc};
+use wws_outbound::ErrorKind;
+
+use crate::host::Host;
+
+/// Headers or parameters of one request.
+const MAX_PAIRS: u32 = 1024;
+
+/// Methods in the order of the interface's enumeration.
+const METHODS: [Method; 7] = [
+    Method::GET,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::HEAD,
+];
+
+/// The import's flattened parameters: body (tag, pointer, length), headers, method, params, uri, return area.
+type Params = (i32, u32, u32, u32, u32, i32, u32, u32, u32, u32, u32);
+
+/// A failed request as the guest sees it.
+struct Failure {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl Failure {
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
+/// Defines the import.
+pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
+    linker.func_wrap_async(
+        "http",
+        "send-http-request",
+        |mut caller: Caller<'_, Host>, params: Params| {
+            Box::new(async move {
+                let return_area = params.10;
+                let memory = caller
+                    .get_export("memory")
+                    .and_then(wasmtime::Extern::into_memory)
+                    .ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))?;
+                let request = read_request(memory.data(&caller), &params);
+                let result = match request {
+                    Some(Ok(request)) => send(&mut caller, request).await,
+                    Some(Err(failure)) => Err(failure),
+                    None => {
+                        return Err(wasmtime::Error::msg(
+                            "send-http-request: a pointer lies outside of memory",
+                        ));
+                    }
+                };
+                match result {
+                    Ok(response) => {
+                        write_response(&mut caller, memory, return_area, response).await
+                    }
+                    Err(failure) => write_failure(&mut caller, memory, return_area, failure).await,
+                }
+            })
+        },
+    )?;
+    Ok(())
+}
+
+async fn send(
+    caller: &mut Caller<'_, Host>,
+    request: Request<Bytes>,
+) -> Result<Response<Bytes>, Failure> {
+    let host = caller.data_mut();
+    let guest = host.guest.clone();
+    let Some((policy, client)) = &guest.http else {
+        return Err(Failure::new(
+            ErrorKind::NotAllowed,
+            "this worker may not send HTTP requests: its TOML has no [features.http_requests]",
+        ));
+    };
+    let Some(left) = host.http_calls.checked_sub(1) else {
+        return Err(Failure::new(
+            ErrorKind::NotAllowed,
+            format!("more than {} requests in one call", guest.limits.http_calls),
+        ));
+    };
+    host.http_calls = left;
+    client
+        .send(policy, request)
+        .await
+        .map_err(|error| Failure::new(error.kind, error.message))
+}
+
+fn bytes(memory: &[u8], at: u32, len: u32) -> Option<&[u8]> {
+    let at = at as usize;
+    memory.get(at..at.checked_add(len as usize)?)
+}
+
+fn word(memory: &[u8], at: u32) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes(memory, at, 4)?.try_into().ok()?))
+}
+
+/// A `list<tuple<string, string>>`.
+fn pairs(memory: &[u8], at: u32, count: u32) -> Option<Vec<(&[u8], &[u8])>> {
+    (0..count.min(MAX_PAIRS))
+        .map(|index| {
+            let at = at.checked_add(index.checked_mul(16)?)?;
+            let field = |offset| word(memory, at.checked_add(offset)?);
+            Some((
+                bytes(memory, field(0)?, field(4)?)?,
+                bytes(memory, field(8)?, field(12)?)?,
+            ))
+        })
+        .collect()
+}
+
+/// `None`: a pointer lies outside of memory.
+fn read_request(memory: &[u8], params: &Params) -> Option<Result<Request<Bytes>, Failure>> {
+    let &(
+        has_body,
+        body,
+        body_len,
+        headers,
+        headers_len,
+        method,
+        query,
+        query_len,
+        uri,
+        uri_len,
+        _,
+    ) = params;
+    let body = match has_body {
+        0 => Bytes::new(),
+        _ => Bytes::copy_from_slice(bytes(memory, body, body_len)?),
+    };
+    let headers = pairs(memory, headers, headers_len)?;
+    let query = pairs(memory, query, query_len)?;
+    let uri = bytes(memory, uri, uri_len)?;
+    Some(build_request(
+        body,
+        headers_len,
+        &headers,
+        method,
+        &query,
+        uri,
+    ))
+}
+
+fn build_request(
+    body: Bytes,
+    headers_len: u32,
+    headers: &[(&[u8], &[u8])],
+    method: i32,
+    query: &[(&[u8], &[u8])],
+    uri: &[u8],
+) -> Result<Request<Bytes>, Failure> {
+    let invalid = |message: &str| Failure::new(ErrorKind::InvalidRequest, message);
+    if headers_len > MAX_PAIRS {
+        return Err(invalid("too many headers"));
+    }
+    let method = usize::try_from(method)
+        .ok()
+        .and_then(|method| METHODS.get(method))
+        .ok_or_else(|| invalid("unknown method"))?;
+    let mut target =
+        String::from_utf8(uri.to_vec()).map_err(|_| invalid("the URI is not UTF-8"))?;
+    for (name, value) in query {
+        target.push(if target.contains('?') { '&' } else { '?' });
+        encode(&mut target, name);
+        target.push('=');
+        encode(&mut target, value);
+    }
+    let uri: Uri = target
+        .parse()
+        .map_err(|_| invalid("the URI is not valid"))?;
+    let mut request = Request::new(body);
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri;
+    for (name, value) in headers {
+        let name =
+            HeaderName::from_bytes(name).map_err(|_| invalid("a header's name is not valid"))?;
+        let value =
+            HeaderValue::from_bytes(value).map_err(|_| invalid("a header's value is not valid"))?;
+        request.headers_mut().append(name, value);
+    }
+    Ok(request)
+}
+
+/// Percent-encodes a query's name or value (RFC 3986, 2.3: all but unreserved characters).
+fn encode(out: &mut String, bytes: &[u8]) {
+    const HEX: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
+    ];
+    for byte in bytes {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(*byte as char);
+            }
+            _ => {
+                out.push('%');
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+        }
+    }
+}
+
+/// Puts bytes where the guest's allocator wants them.
+struct Allocator {
+    realloc: TypedFunc<(u32, u32, u32, u32), u32>,
+    memory: Memory,
+}
+
+impl Allocator {
+    fn of(caller: &mut Caller<'_, Host>, memory: Memory) -> Result<Self> {
+        let realloc = caller
+            .get_export("canonical_abi_realloc")
+            .and_then(wasmtime::Extern::into_func)
+            .ok_or_else(|| {
+                wasmtime::Error::msg(
+                    "the module exports no canonical_abi_realloc, which send-http-request needs",
+                )
+            })?
+            .typed(&mut *caller)?;
+        Ok(Self { realloc, memory })
+    }
+
+    async fn put(
+        &self,
+        caller: &mut Caller<'_, Host>,
+        bytes: &[u8],
+        align: u32,
+    ) -> Result<(u32, u32)> {
+        let len = u32::try_from(bytes.len())?;
+        if len == 0 {
+            return Ok((align, 0));
+        }
+        let at = self
+            .realloc
+            .call_async(&mut *caller, (0, 0, align, len))
+            .await?;
+        self.memory.write(&mut *caller, at as usize, bytes)?;
+        Ok((at, len))
+    }
+}
+
+async fn write_response(
+    caller: &mut Caller<'_, Host>,
+    memory: Memory,
+    area: u32,
+    response: Response<Bytes>,
+) -> Result<()> {
+    let allocator = Allocator::of(caller, memory)?;
+    let body = allocator.put(caller, response.body(), 1).await?;
+    let mut list = Vec::with_capacity(response.headers().len() * 16);
+    for (name, value) in response.headers() {
+        // Strings of the interface are UTF-8; bytes beyond ASCII are Latin-1, as in the worker protocol.
+        let value: String = match std::str::from_utf8(value.as_bytes()) {
+            Ok(value) => value.to_owned(),
+            Err(_) => value.as_bytes().iter().map(|b| *b as char).collect(),
+        };
+        for text in [name.as_str(), &value] {
+            let (at, len) = allocator.put(caller, text.as_bytes(), 1).await?;
+            list.extend_from_slice(&at.to_le_bytes());
+            list.extend_from_slice(&len.to_le_bytes());
+        }
+    }
+    let count = u32::try_from(response.headers().len())?;
+    let (headers, _) = allocator.put(caller, &list, 4).await?;
+    let mut out = [0u8; 28];
+    out[4] = 1;
+    out[8..12].copy_from_slice(&body.0.to_le_bytes());
+    out[12..16].copy_from_slice(&body.1.to_le_bytes());
+    out[16..20].copy_from_slice(&headers.to_le_bytes());
+    out[20..24].copy_from_slice(&count.to_le_bytes());
+    out[24..26].copy_from_slice(&response.status().as_u16().to_le_bytes());
+    memory.write(&mut *caller, area as usize, &out)?;
+    Ok(())
+}
+
+async fn write_failure(
+    caller: &mut Caller<'_, Host>,
+    memory: Memory,
+    area: u32,
+    failure: Failure,
+) -> Result<()> {
+    let allocator = Allocator::of(caller, memory)?;
+    let (at, len) = allocator.put(caller, failure.message.as_bytes(), 1).await?;
+    let mut out = [0u8; 16];
+    out[0] = 1;
+    out[4] = failure.kind as u8;
+    out[8..12].copy_from_slice(&at.to_le_bytes());
+    out[12..16].copy_from_slice(&len.to_le_bytes());
+    memory.write(&mut *caller, area as usize, &out)?;
+    Ok(())
+}

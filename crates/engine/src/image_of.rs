@@ -1,0 +1,187 @@
+//! Takes a module's initial memory out of it: an image, and the module without those bytes.
+//!
+//! A fresh instance then costs no copying of data segments: its memory is the image, copy-on-write.
+
+use wasmparser::{DataKind, Operator, Parser, Payload};
+
+/// Linear memory is counted in such pages.
+pub(crate) const WASM_PAGE: u64 = 65_536;
+
+/// An image larger than this stays in its segments; it would be held twice, in the file and in the process.
+const MAX_IMAGE: u64 = 1 << 30;
+
+/// What a module's memory starts with.
+pub(crate) struct Split {
+    /// The module with its active data segments emptied.
+    pub(crate) wasm: Vec<u8>,
+    /// Linear memory from address 0 to the end of the last segment.
+    pub(crate) memory: Vec<u8>,
+}
+
+/// Splits a validated module. `None`: its memory cannot be known before it runs (several memories, an imported one, segments
+/// at addresses that are computed); such a module is instantiated segment by segment.
+pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
+    let mut minimum = None;
+    let mut memory = Vec::new();
+    // (index within the new data section's body, bytes) of the section, and the rest of the module as it is.
+    let mut out = Vec::with_capacity(wasm.len());
+    let mut copied = 0;
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload.ok()? {
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    if matches!(import.ok()?.ty, wasmparser::TypeRef::Memory(_)) {
+                        return None;
+                    }
+                }
+            }
+            Payload::MemorySection(memories) => {
+                if memories.count() != 1 {
+                    return None;
+                }
+                let ty = memories.into_iter().next()?.ok()?;
+                if ty.memory64 || ty.shared || ty.page_size_log2.is_some() {
+                    return None;
+                }
+                minimum = Some(ty.initial.checked_mul(WASM_PAGE)?);
+            }
+            Payload::DataSection(segments) => {
+                let limit = minimum?;
+                let range = segments.range();
+                let mut body = Vec::new();
+                leb128(&mut body, u64::from(segments.count()));
+                for segment in segments {
+                    let segment = segment.ok()?;
+                    match segment.kind {
+                        DataKind::Passive => {
+                            let from = usize::try_from(segment.range.start).ok()?;
+                            let to = usize::try_from(segment.range.end).ok()?;
+                            body.extend_from_slice(wasm.get(from..to)?);
+                        }
+                        DataKind::Active {
+                            memory_index: 0,
+                            offset_expr,
+                        } => {
+                            let mut ops = offset_expr.get_operators_reader();
+                            let Ok(Operator::I32Const { value }) = ops.read() else {
+                                return None;
+                            };
+                            if !matches!(ops.read(), Ok(Operator::End)) {
+                                return None;
+                            }
+                            let at = u64::from(value.cast_unsigned());
+                            let end = at.checked_add(segment.data.len() as u64)?;
+                            // Out of bounds: instantiation must trap, so leave it to wasmtime.
+                            if end > limit || end > MAX_IMAGE {
+                                return None;
+                            }
+                            let (at, end) = (usize::try_from(at).ok()?, usize::try_from(end).ok()?);
+                            if memory.len() < end {
+                                memory.resize(end, 0);
+                            }
+                            memory[at..end].copy_from_slice(segment.data);
+                            // Active, memory 0, `i32.const 0 end`, no bytes: indices of later segments stay.
+                            body.extend_from_slice(&[0x00, 0x41, 0x00, 0x0b, 0x00]);
+                        }
+                        DataKind::Active { .. } => return None,
+                    }
+                }
+                // Everything up to this section's size field goes as it is; the section is written anew.
+                let from = usize::try_from(range.start).ok()?;
+                let to = usize::try_from(range.end).ok()?;
+                let header = section_header_len(wasm, from, to)?;
+                out.extend_from_slice(wasm.get(copied..from - header)?);
+                out.push(11);
+                leb128(&mut out, body.len() as u64);
+                out.extend_from_slice(&body);
+                copied = to;
+            }
+            _ => {}
+        }
+    }
+    if memory.is_empty() {
+        return None;
+    }
+    out.extend_from_slice(wasm.get(copied..)?);
+    Some(Split { wasm: out, memory })
+}
+
+/// Bytes before a section's body: its id and its size as LEB128 of any allowed length.
+fn section_header_len(wasm: &[u8], from: usize, to: usize) -> Option<usize> {
+    let size = to.checked_sub(from)? as u64;
+    (2..=6).find(|len| {
+        let Some(header) = from.checked_sub(*len).and_then(|at| wasm.get(at..from)) else {
+            return false;
+        };
+        let mut value = 0u64;
+        for (i, byte) in header[1..].iter().enumerate() {
+            let last = i + 2 == *len;
+            if (byte & 0x80 == 0) != last {
+                return false;
+            }
+            value |= u64::from(byte & 0x7f) << (7 * i);
+        }
+        header[0] == 11 && value == size
+    })
+}
+
+fn leb128(out: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let byte = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            out.push(byte);
+            return;
+        }
+        out.push(byte | 0x80);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn wasm(text: &str) -> Vec<u8> {
+        wat::parse_str(text).unwrap()
+    }
+
+    #[test]
+    fn active_segments_become_the_image_and_the_module_stays_valid() {
+        let split = split(&wasm(
+            r#"(module (memory (export "memory") 2)
+                 (data (i32.const 10) "abc") (data $passive "keep me") (data (i32.const 70000) "end")
+                 (func (export "f") (memory.init $passive (i32.const 0) (i32.const 0) (i32.const 4))))"#,
+        ))
+        .unwrap();
+        assert_eq!(split.memory.len(), 70003);
+        assert_eq!(&split.memory[10..13], b"abc");
+        assert_eq!(&split.memory[70000..], b"end");
+        wasmparser::validate(&split.wasm).unwrap();
+        let text = String::from_utf8_lossy(&split.wasm).into_owned();
+        assert!(text.contains("keep me") && !text.contains("abc"));
+    }
+
+    #[test]
+    fn later_segments_win_where_they_overlap() {
+        let split = split(&wasm(
+            r#"(module (memory 1) (data (i32.const 0) "aaaa") (data (i32.const 2) "bb"))"#,
+        ))
+        .unwrap();
+        assert_eq!(split.memory, b"aabb");
+    }
+
+    #[test]
+    fn memory_that_cannot_be_known_is_left_alone() {
+        for text in [
+            r#"(module (import "a" "m" (memory 1)) (data (i32.const 0) "a"))"#,
+            r#"(module (memory 1) (memory 1) (data (i32.const 0) "a"))"#,
+            r#"(module (import "a" "g" (global $g i32)) (memory 1) (data (global.get $g) "a"))"#,
+            r#"(module (memory 1) (data (i32.const 65535) "abc"))"#,
+            "(module (memory 1))",
+            "(module)",
+        ] {
+            assert!(split(&wasm(text)).is_none(), "{text}");
+        }
+    }
+}

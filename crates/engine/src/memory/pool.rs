@@ -1,0 +1,178 @@
+//! Hands slots to wasmtime, and takes them back.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+use super::{Image, slot::Slot};
+
+thread_local! {
+    /// The image of the instance that this thread is making. wasmtime's interface has no other way to tell.
+    static NEXT: RefCell<Option<Arc<Image>>> = const { RefCell::new(None) };
+}
+
+/// Runs `make`, in which this thread instantiates a module whose memory starts as `image`.
+pub(crate) fn with_image<T>(image: &Arc<Image>, make: impl FnOnce() -> T) -> T {
+    struct Restore(Option<Arc<Image>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            NEXT.set(self.0.take());
+        }
+    }
+    let _restore = Restore(NEXT.replace(Some(image.clone())));
+    make()
+}
+
+/// The slots of a process.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Bytes of written memory that a waiting slot may keep resident.
+    keep: usize,
+    /// Slots that may wait for a call.
+    max_idle: usize,
+    idle: AtomicUsize,
+    /// Images that may hold waiting slots, for [`Pool::trim`].
+    images: Mutex<Vec<Weak<Image>>>,
+}
+
+impl Pool {
+    /// A pool whose waiting slots are `max_idle` at most and keep `keep` bytes each.
+    pub(crate) fn new(max_idle: usize, keep: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                keep,
+                max_idle,
+                idle: AtomicUsize::new(0),
+                images: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Makes the image known, so that [`Self::trim`] finds its slots.
+    pub(crate) fn register(&self, image: &Arc<Image>) {
+        let mut images = self
+            .shared
+            .images
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        images.retain(|image| image.strong_count() > 0);
+        images.push(Arc::downgrade(image));
+    }
+
+    /// Gives the memory of all waiting slots back to the system.
+    pub(crate) fn trim(&self) {
+        let images: Vec<_> = self
+            .shared
+            .images
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for image in images {
+            for mut slot in image.drain_idle() {
+                if slot.release().is_ok() {
+                    image.put_idle(slot);
+                } else {
+                    self.shared.idle.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+// SAFETY: a slot is `reserved` bytes that only this memory uses until it is dropped, followed by `guard` bytes that are never mapped
+// (`Slot::new` makes both, nothing is ever made accessible beyond `reserved`); its bytes are zeros, or the image's, which
+// takes the place of the module's data segments.
+unsafe impl MemoryCreator for Pool {
+    fn new_memory(
+        &self,
+        _ty: MemoryType,
+        minimum: usize,
+        _maximum: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        // A module has one memory with an image; another memory (a table of host objects, say) starts as zeros.
+        let image = NEXT.take().unwrap_or_else(|| Arc::new(Image::zero()));
+        let reserved = reserved.unwrap_or(minimum).max(minimum);
+        let slot = match image.take_idle() {
+            Some(slot) => {
+                self.shared.idle.fetch_sub(1, Ordering::Relaxed);
+                Some(slot).filter(|slot| slot.fits(reserved, guard))
+            }
+            None => None,
+        };
+        let slot = match slot {
+            Some(slot) => Ok(slot),
+            None => Slot::new(&image, reserved, guard),
+        };
+        let mut slot = slot.map_err(|error| format!("no address space for a guest: {error}"))?;
+        slot.grow(minimum)
+            .map_err(|error| format!("no memory for a guest: {error}"))?;
+        Ok(Box::new(Memory {
+            size: minimum,
+            slot: Some(slot),
+            image,
+            pool: self.shared.clone(),
+        }))
+    }
+}
+
+/// A slot in use.
+struct Memory {
+    size: usize,
+    /// There until the memory is dropped.
+    slot: Option<Slot>,
+    image: Arc<Image>,
+    pool: Arc<Shared>,
+}
+
+// SAFETY: the base never moves while the memory lives, and the first `byte_size` bytes are accessible (`Slot::grow` came before).
+unsafe impl LinearMemory for Memory {
+    fn byte_size(&self) -> usize {
+        self.size
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.slot.as_ref().map_or(0, Slot::reserved)
+    }
+
+    fn grow_to(&mut self, size: usize) -> wasmtime::Result<()> {
+        let slot = self
+            .slot
+            .as_mut()
+            .ok_or_else(|| wasmtime::Error::msg("the memory has no slot"))?;
+        slot.grow(size)?;
+        self.size = size;
+        Ok(())
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.slot.as_ref().map_or(std::ptr::null_mut(), Slot::base)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let Some(mut slot) = self.slot.take() else {
+            return;
+        };
+        // The limit may be passed by as many slots as there are threads: it bounds memory, not correctness.
+        if self.pool.idle.load(Ordering::Relaxed) < self.pool.max_idle
+            && slot.reset(&self.image, self.pool.keep).is_ok()
+        {
+            self.pool.idle.fetch_add(1, Ordering::Relaxed);
+            self.image.put_idle(slot);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The worker protocol of core modules: one JSON object in, one out. `docs/guest-protocol.md` has it for authors of kits.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use serde::{
+    Deserialize, Serialize, Serializer,
+    ser::{SerializeMap, SerializeSeq},
+};
+
+use crate::{Call, CallError};
+
+/// The request as a guest reads it.
+#[derive(Serialize)]
+struct Input<'a> {
+    url: String,
+    method: &'a str,
+    headers: Headers<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header_list: Option<HeaderList<'a>>,
+    body: Cow<'a, str>,
+    /// The body is base64, since it isn't UTF-8.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    body_base64: bool,
+    kv: &'a HashMap<String, String>,
+    params: Pairs<'a>,
+}
+
+/// A header's value as text: UTF-8, or else each byte as the character of its number (Latin-1).
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => text.into(),
+        Err(_) => value.as_bytes().iter().map(|b| *b as char).collect(),
+    }
+}
+
+/// One value a name; repeated headers are joined as RFC 9110, 5.3 (and RFC 6265 for cookies) allows.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.keys_len()))?;
+        for name in self.0.keys() {
+            let mut values = self.0.get_all(name).iter();
+            let first = values.next().map(text).unwrap_or_default();
+            let separator = if name == header::COOKIE { "; " } else { ", " };
+            let value = values.fold(first, |mut all, next| {
+                all.to_mut().push_str(separator);
+                all.to_mut().push_str(&text(next));
+                all
+            });
+            map.serialize_entry(name.as_str(), &value)?;
+        }
+        map.end()
+    }
+}
+
+/// Every header line in order.
+struct HeaderList<'a>(&'a HeaderMap);
+
+impl Serialize for HeaderList<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
+        for (name, value) in self.0 {
+            list.serialize_element(&(name.as_str(), text(value)))?;
+        }
+        list.end()
+    }
+}
+
+struct Pairs<'a>(&'a [(String, String)]);
+
+impl Serialize for Pairs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// Writes what a guest reads from its standard input.
+pub(crate) fn input(call: &Call, kv: &HashMap<String, String>) -> Result<Vec<u8>, CallError> {
+    let request = &call.request;
+    let headers = request.headers();
+    let body = request.body();
+    let utf8 = std::str::from_utf8(body);
+    let input = Input {
+        url: request.uri().to_string(),
+        method: request.method().as_str(),
+        headers: Headers(headers),
+        header_list: (headers.len() != headers.keys_len()).then_some(HeaderList(headers)),
+        body_base64: utf8.is_err(),
+        body: match utf8 {
+            Ok(text) => text.into(),
+            Err(_) => STANDARD.encode(body).into(),
+        },
+        kv,
+        params: Pairs(&call.params),
+    };
+    let mut out = Vec::with_capacity(512 + body.len() + body.len() / 8);
+    serde_json::to_writer(&mut out, &input).map_err(|e| CallError::Engine(e.to_string()))?;
+    Ok(out)
+}
+
+/// The response as a guest prints it.
+#[derive(Deserialize)]
+struct Output<'a> {
+    #[serde(borrow, default)]
+    data: Cow<'a, str>,
+    #[serde(borrow, default)]
+    headers: HashMap<Cow<'a, str>, OneOrMany<'a>>,
+    status: Option<i64>,
+    kv: Option<HashMap<String, String>>,
+    #[serde(default)]
+    base64: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany<'a> {
+    One(#[serde(borrow)] Cow<'a, str>),
+    Many(#[serde(borrow)] Vec<Cow<'a, str>>),
+}
+
+/// Headers that say how a message is sent: they are the server's, not a guest's.
+const OF_THE_CONNECTION: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Reads what a guest printed: the response, and the new state of its key/value namespace if it gave one.
+pub(crate) fn output(
+    printed: &[u8],
+) -> Result<(Response<Bytes>, Option<HashMap<String, String>>), CallError> {
+    let bad = CallError::BadResponse;
+    if printed.is_empty() {
+        return Err(bad("nothing was printed".into()));
+    }
+    let output: Output<'_> = serde_json::from_slice(printed).map_err(|error| {
+        let start: String = String::from_utf8_lossy(&printed[..printed.len().min(80)])
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect();
+        bad(format!("{error}; it begins with {start:?}"))
+    })?;
+    let status = output.status.unwrap_or(200);
+    let status = u16::try_from(status)
+        .ok()
+        .filter(|status| (200..=599).contains(status))
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .ok_or_else(|| bad(format!("status {status} is not from 200 to 599")))?;
+    let data = if output.base64 {
+        Bytes::from(
+            STANDARD
+                .decode(output.data.as_bytes())
+                .map_err(|error| bad(format!("`data` is not base64: {error}")))?,
+        )
+    } else {
+        Bytes::from(output.data.into_owned())
+    };
+    let mut response = Response::new(data);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, values) in &output.headers {
+        let header = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| bad(format!("{name:?} is not the name of a header")))?;
+        if OF_THE_CONNECTION.contains(&header) {
+            continue;
+        }
+        let values = match values {
+            OneOrMany::One(value) => std::slice::from_ref(value),
+            OneOrMany::Many(values) => values,
+        };
+        for value in values {
+            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+                bad(format!(
+                    "the value of header {header} has a line break or another control character"
+                ))
+            })?;
+            headers.append(&header, value);
+        }
+    }
+    headers
+        .entry(header::CONTENT_TYPE)
+        .or_insert(HeaderValue::from_static("text/html"));
+    Ok((response, output.kv))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn call(body: &'static [u8], headers: &[(&str, &[u8])]) -> serde_json::Value {
+        let mut request = http::Request::builder()
+            .uri("http://a.example/x?y=1")
+            .method("POST");
+        for (name, value) in headers {
+            request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let call = Call {
+            request: request.body(Bytes::from_static(body)).unwrap(),
+            params: vec![("id".into(), "7".into())],
+            request_id: String::new(),
+        };
+        let kv = HashMap::from([("k".to_owned(), "v".to_owned())]);
+        serde_json::from_slice(&input(&call, &kv).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_guest_reads_the_request_the_store_and_the_parameters() {
+        assert_eq!(
+            call(b"hi \xc3\xa9", &[("accept", b"*/*")]),
+            serde_json::json!({"url": "http://a.example/x?y=1", "method": "POST", "headers": {"accept": "*/*"}, "body": "hi é",
+                "kv": {"k": "v"}, "params": {"id": "7"}})
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_not_utf8_arrives_as_base64() {
+        let json = call(b"\xff\x00", &[]);
+        assert_eq!(json["body"], "/wA=");
+        assert_eq!(json["body_base64"], true);
+    }
+
+    #[test]
+    fn repeated_headers_are_joined_and_listed() {
+        let json = call(
+            b"",
+            &[
+                ("x-a", b"1"),
+                ("cookie", b"a=1"),
+                ("x-a", b"\xe9"),
+                ("cookie", b"b=2"),
+            ],
+        );
+        assert_eq!(json["headers"]["x-a"], "1, é");
+        assert_eq!(json["headers"]["cookie"], "a=1; b=2");
+        assert_eq!(json["header_list"].as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_response_has_what_the_guest_printed() {
+        let (response, kv) = output(
+            br#"{"data":"aGk=","base64":true,"status":201,"headers":{"x-a":"b","set-cookie":["a=1","b=2"],"Content-Length":"9"},"kv":{"n":"1"},"more":1}"#,
+        )
+        .unwrap();
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.body().as_ref(), b"hi");
+        assert_eq!(response.headers()["x-a"], "b");
+        assert_eq!(response.headers().get_all("set-cookie").iter().count(), 2);
+        assert!(!response.headers().contains_key("content-length"));
+        assert_eq!(response.headers()["content-type"], "text/html");
+        assert_eq!(kv.unwrap()["n"], "1");
+    }
+
+    #[test]
+    fn output_that_is_no_response_says_why() {
+        for (printed, why) in [
+            ("", "nothing was printed"),
+            ("hello", "begins with \"hello\""),
+            (r#"{"data":"","status":99999}"#, "status 99999"),
+            (r#"{"data":"","status":101}"#, "status 101"),
+            (r#"{"data":"","status":-1}"#, "status -1"),
+            (r#"{"data":"%","base64":true}"#, "not base64"),
+            ("{\"headers\":{\"a b\":\"c\"}}", "not the name of a header"),
+            (r#"{"headers":{"x-a":"b\r\nx-b: c"}}"#, "line break"),
+            (r#"{"headers":{"x-a":"b\u0000"}}"#, "control character"),
+            (r#"{"headers":{"x-a":3}}"#, "did not match"),
+        ] {
+            let error = output(printed.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(why), "{printed}: {error}");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! WASI preview 1 for guests.
+//!
+//! What every guest calls at start and end (its streams, environment, arguments, clocks, random numbers, names of folders) is
+//! answered here without asking the operating system; files are `wasmtime-wasi`'s, whose state is made when a guest first needs it.
+//!
+//! Source: `wasi_snapshot_preview1.witx`.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use wasmtime::{Caller, Linker, Memory, Result};
+use wasmtime_wasi::p1::wasi_snapshot_preview1 as files;
+use wiggle::GuestMemory;
+
+use crate::{error::Stop, host::Host};
+
+const MODULE: &str = "wasi_snapshot_preview1";
+
+const SUCCESS: i32 = 0;
+const BADF: i32 = 8;
+const FAULT: i32 = 21;
+const INVAL: i32 = 28;
+const NAMETOOLONG: i32 = 37;
+const NOTSUP: i32 = 58;
+
+/// Buffers of one read or write.
+const MAX_VECTORS: u32 = 1024;
+
+/// Fuel for copying into the host within one call of a file function, in bytes: `wasmtime-wasi`'s own default.
+const FUEL: usize = 128 << 20;
+
+/// `None`: the guest named memory that it does not have.
+fn range(memory: &mut [u8], at: u32, len: u32) -> Option<&mut [u8]> {
+    let at = at as usize;
+    memory.get_mut(at..at.checked_add(len as usize)?)
+}
+
+fn put(memory: &mut [u8], at: u32, bytes: &[u8]) -> Option<()> {
+    range(memory, at, u32::try_from(bytes.len()).ok()?)?.copy_from_slice(bytes);
+    Some(())
+}
+
+fn vector(memory: &mut [u8], vectors: u32, index: u32) -> Option<(u32, u32)> {
+    let at = vectors.checked_add(index.checked_mul(8)?)?;
+    let pair = range(memory, at, 8)?;
+    let (a, b) = pair.split_at(4);
+    Some((
+        u32::from_le_bytes(a.try_into().ok()?),
+        u32::from_le_bytes(b.try_into().ok()?),
+    ))
+}
+
+fn memory_of(caller: &mut Caller<'_, Host>) -> Result<Memory> {
+    if let Some(memory) = caller.data().memory {
+        return Ok(memory);
+    }
+    let memory = caller
+        .get_export("memory")
+        .and_then(wasmtime::Extern::into_memory)
+        .ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))?;
+    caller.data_mut().memory = Some(memory);
+    Ok(memory)
+}
+
+/// Runs `f` on the guest's memory; no memory where it points is `EFAULT`.
+fn with_memory(
+    caller: &mut Caller<'_, Host>,
+    f: impl FnOnce(&mut [u8], &mut Host) -> Option<i32>,
+) -> Result<i32> {
+    let memory = memory_of(caller)?;
+    let (bytes, host) = memory.data_and_store_mut(caller);
+    Ok(f(bytes, host).unwrap_or(FAULT))
+}
+
+/// A list of NUL-terminated strings as WASI hands it out: pointers, then the bytes.
+fn put_list(memory: &mut [u8], list: &[Box<[u8]>], pointers: u32, buffer: u32) -> Option<i32> {
+    let mut at = buffer;
+    for (index, item) in list.iter().enumerate() {
+        let pointer = pointers.checked_add(u32::try_from(index * 4).ok()?)?;
+        put(memory, pointer, &at.to_le_bytes())?;
+        put(memory, at, item)?;
+        at = at.checked_add(u32::try_from(item.len()).ok()?)?;
+    }
+    Some(SUCCESS)
+}
+
+fn put_sizes(memory: &mut [u8], list: &[Box<[u8]>], count: u32, size: u32) -> Option<i32> {
+    let bytes: usize = list.iter().map(|item| item.len()).sum();
+    put(
+        memory,
+        count,
+        &u32::try_from(list.len()).ok()?.to_le_bytes(),
+    )?;
+    put(memory, size, &u32::try_from(bytes).ok()?.to_le_bytes())?;
+    Some(SUCCESS)
+}
+
+fn read_stdin(caller: &mut Caller<'_, Host>, vectors: u32, count: u32, read: u32) -> Result<i32> {
+    if count > MAX_VECTORS {
+        return Ok(INVAL);
+    }
+    with_memory(caller, |memory, host| {
+        if host.closed[0] {
+            return Some(BADF);
+        }
+        let mut total = 0u32;
+        for index in 0..count {
+            let (at, len) = vector(memory, vectors, index)?;
+            let to = range(memory, at, len)?;
+            let from = &host.stdin[host.read..];
+            let n = from.len().min(to.len());
+            to[..n].copy_from_slice(&from[..n]);
+            host.read += n;
+            total += u32::try_from(n).ok()?;
+        }
+        put(memory, read, &total.to_le_bytes())?;
+        Some(SUCCESS)
+    })
+}
+
+fn write_stream(
+    caller: &mut Caller<'_, Host>,
+    fd: i32,
+    vectors: u32,
+    count: u32,
+    written: u32,
+) -> Result<i32> {
+    if count > MAX_VECTORS {
+        return Ok(INVAL);
+    }
+    let mut stop = None;
+    let code = with_memory(caller, |memory, host| {
+        if host.closed[fd as usize] {
+            return Some(BADF);
+        }
+        let mut total = 0u32;
+        for index in 0..count {
+            let (at, len) = vector(memory, vectors, index)?;
+            let bytes = range(memory, at, len)?;
+            if fd == 2 {
+                host.log.write(bytes);
+            } else {
+                let space = host
+                    .guest
+                    .limits
+                    .output
+                    .saturating_sub(host.stdout.len() as u64);
+                if len as u64 > space {
+                    stop = Some(Stop::Output);
+                    return Some(INVAL);
+                }
+                host.stdout.extend_from_slice(bytes);
+            }
+            total = total.checked_add(len)?;
+        }
+        put(memory, written, &total.to_le_bytes())?;
+        Some(SUCCESS)
+    })?;
+    match stop {
+        Some(stop) => Err(wasmtime::Error::new(stop)),
+        None => Ok(code),
+    }
+}
+
+/// `fdstat` of a standard stream: what it is, and the right to read or to write.
+fn stat_stream(caller: &mut Caller<'_, Host>, fd: i32, at: u32) -> Result<i32> {
+    const FD_READ: u64 = 1 << 1;
+    const FD_WRITE: u64 = 1 << 6;
+    with_memory(caller, |memory, host| {
+        if host.closed[fd as usize] {
+            return Some(BADF);
+        }
+        let rights = if fd == 0 { FD_READ } else { FD_WRITE };
+        let mut stat = [0u8; 24];
+        stat[8..16].copy_from_slice(&rights.to_le_bytes());
+        stat[16..24].copy_from_slice(&rights.to_le_bytes());
+        put(memory, at, &stat)?;
+        Some(SUCCESS)
+    })
+}
+
+fn is_stream(fd: i32) -> bool {
+    (0..3).contains(&fd)
+}
+
+/// Hands a call about another descriptor to `wasmtime-wasi`.
+macro_rules! files {
+    ($caller:ident, $name:ident, $($arg:expr),*) => {{
+        let memory = memory_of(&mut $caller)?;
+        let (bytes, host) = memory.data_and_store_mut(&mut $caller);
+        let wasi = host.wasi();
+        files::WasiSnapshotPreview1::set_hostcall_fuel(wasi, FUEL);
+        files::$name(wasi, &mut GuestMemory::Unshared(bytes), $($arg),*).await
+    }};
+}
+
+/// Everything of WASI preview 1.
+pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
+    wasmtime_wasi::p1::add_to_linker_async(linker, Host::wasi)?;
+    linker.allow_shadowing(true);
+    streams(linker)?;
+    surroundings(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn streams(linker: &mut Linker<Host>) -> Result<()> {
+    linker.func_wrap_async(
+        MODULE,
+        "fd_read",
+        |mut caller: Caller<'_, Host>, (fd, vectors, count, read): (i32, u32, u32, u32)| {
+            Box::new(async move {
+                if fd == 0 {
+                    return read_stdin(&mut caller, vectors, count, read);
+                }
+                files!(
+                    caller,
+                    fd_read,
+                    fd,
+                    vectors as i32,
+                    count as i32,
+                    read as i32
+                )
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_write",
+        |mut caller: Caller<'_, Host>, (fd, vectors, count, written): (i32, u32, u32, u32)| {
+            Box::new(async move {
+                if fd == 1 || fd == 2 {
+                    return write_stream(&mut caller, fd, vectors, count, written);
+                }
+                files!(
+                    caller,
+                    fd_write,
+                    fd,
+                    vectors as i32,
+                    count as i32,
+                    written as i32
+                )
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_fdstat_get",
+        |mut caller: Caller<'_, Host>, (fd, at): (i32, u32)| {
+            Box::new(async move {
+                if is_stream(fd) {
+                    return stat_stream(&mut caller, fd, at);
+                }
+                files!(caller, fd_fdstat_get, fd, at as i32)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_close",
+        |mut caller: Caller<'_, Host>, (fd,): (i32,)| {
+            Box::new(async move {
+                if is_stream(fd) {
+                    let closed = &mut caller.data_mut().closed[fd as usize];
+                    return Ok(if std::mem::replace(closed, true) {
+                        BADF
+                    } else {
+                        SUCCESS
+                    });
+                }
+                files!(caller, fd_close, fd)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_renumber",
+        |mut caller: Caller<'_, Host>, (from, to): (i32, i32)| {
+            Box::new(async move {
+                if is_stream(from) || is_stream(to) {
+                    return Ok(NOTSUP);
+                }
+                files!(caller, fd_renumber, from, to)
+            })
+        },
+    )?;
+    Ok(())
+}
+
+fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
+    linker.func_wrap(
+        MODULE,
+        "environ_sizes_get",
+        |mut caller: Caller<'_, Host>, count: u32, size: u32| {
+            with_memory(&mut caller, |memory, host| {
+                put_sizes(memory, &host.guest.env, count, size)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "environ_get",
+        |mut caller: Caller<'_, Host>, pointers: u32, buffer: u32| {
+            with_memory(&mut caller, |memory, host| {
+                put_list(memory, &host.guest.env, pointers, buffer)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "args_sizes_get",
+        |mut caller: Caller<'_, Host>, count: u32, size: u32| {
+            with_memory(&mut caller, |memory, host| {
+                put_sizes(memory, &host.guest.args, count, size)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "args_get",
+        |mut caller: Caller<'_, Host>, pointers: u32, buffer: u32| {
+            with_memory(&mut caller, |memory, host| {
+                put_list(memory, &host.guest.args, pointers, buffer)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_prestat_get",
+        |mut caller: Caller<'_, Host>, fd: i32, at: u32| {
+            with_memory(&mut caller, |memory, host| {
+                let Some(name) = host.guest.folder_name(fd) else {
+                    return Some(BADF);
+                };
+                let mut prestat = [0u8; 8];
+                prestat[4..].copy_from_slice(&u32::try_from(name.len()).ok()?.to_le_bytes());
+                put(memory, at, &prestat)?;
+                Some(SUCCESS)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_prestat_dir_name",
+        |mut caller: Caller<'_, Host>, fd: i32, at: u32, len: u32| {
+            with_memory(&mut caller, |memory, host| {
+                let Some(name) = host.guest.folder_name(fd) else {
+                    return Some(BADF);
+                };
+                if name.len() > len as usize {
+                    return Some(NAMETOOLONG);
+                }
+                put(memory, at, name.as_bytes())?;
+                Some(SUCCESS)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "clock_time_get",
+        |mut caller: Caller<'_, Host>, id: i32, _precision: i64, at: u32| {
+            let time = match id {
+                0 => SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default(),
+                // Monotonic, and the two of CPU time: all count from the call's start.
+                1..=3 => Instant::now().saturating_duration_since(caller.data().start),
+                _ => return Ok(INVAL),
+            };
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            with_memory(&mut caller, |memory, _| {
+                put(memory, at, &nanos.to_le_bytes())?;
+                Some(SUCCESS)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "random_get",
+        |mut caller: Caller<'_, Host>, at: u32, len: u32| {
+            with_memory(&mut caller, |memory, _| {
+                getrandom::fill(range(memory, at, len)?).ok()?;
+                Some(SUCCESS)
+            })
+        },
+    )?;
+    linker.func_wrap(MODULE, "proc_exit", |code: i32| -> Result<()> {
+        Err(wasmtime::Error::new(Stop::Exit(code)))
+    })?;
+    Ok(())
+}

@@ -1,0 +1,328 @@
+//! Guests are called, and kept within their bounds.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use wws_engine::{
+    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedFolder,
+};
+use wws_kv::Store;
+
+fn engine() -> Engine {
+    Engine::new(&EngineOptions {
+        memory: 256 << 20,
+        concurrency: 16,
+    })
+    .unwrap()
+}
+
+fn spec(name: &str) -> GuestSpec {
+    GuestSpec {
+        name: name.into(),
+        env: vec![],
+        args: vec![name.into()],
+        folders: vec![],
+        kv: None,
+        http: None,
+        limits: GuestLimits {
+            memory: 8 << 20,
+            table_elements: 1000,
+            cpu_time: Duration::from_millis(100),
+            wall_time: Duration::from_secs(2),
+            output: 64 << 10,
+            log: 16 << 10,
+            http_calls: 5,
+        },
+    }
+}
+
+fn guest_with(engine: &Engine, text: &str, spec: GuestSpec) -> Guest {
+    let module = engine.compile(&wat::parse_str(text).unwrap()).unwrap();
+    engine.guest(&module, spec).unwrap()
+}
+
+fn guest(text: &str) -> Guest {
+    guest_with(&engine(), text, spec("test"))
+}
+
+fn get() -> Call {
+    Call {
+        request: http::Request::get("http://localhost/x")
+            .body(Bytes::new())
+            .unwrap(),
+        params: vec![],
+        request_id: "r".into(),
+    }
+}
+
+/// A module which prints `json` after running `before`.
+fn prints(json: &str, before: &str) -> String {
+    let escaped = json.replace('\\', "\\5c").replace('"', "\\22");
+    format!(
+        r#"(module
+          (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+          (memory (export "memory") 2)
+          (data (i32.const 1024) "{escaped}")
+          (func $put (param $fd i32) (param $at i32) (param $len i32)
+            (i32.store (i32.const 0) (local.get $at)) (i32.store (i32.const 4) (local.get $len))
+            (drop (call $write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+          (func (export "_start") {before}
+            (call $put (i32.const 1) (i32.const 1024) (i32.const {}))))"#,
+        json.len()
+    )
+}
+
+const HELLO: &str = r#"{"data":"hello","status":200}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_answers_again_and_again() {
+    let guest = guest(&prints(HELLO, ""));
+    for _ in 0..100 {
+        let response = guest.call(get()).await.unwrap();
+        assert_eq!(response.body().as_ref(), b"hello");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_one_call_wrote_is_not_seen_by_the_next() {
+    // Fails (prints nothing) when any of the marks of an earlier call is still there: stack, data, grown memory.
+    let marks = r#"
+      (if (i32.ne (memory.grow (i32.const 20)) (i32.const 2)) (then (unreachable)))
+      (if (i32.load8_u (i32.const 512)) (then (unreachable)))
+      (if (i32.ne (i32.load8_u (i32.const 1024)) (i32.const 123)) (then (unreachable)))
+      (if (i32.load (i32.const 131072)) (then (unreachable)))
+      (if (i32.load (i32.const 1400000)) (then (unreachable)))
+      (i32.store8 (i32.const 512) (i32.const 7))
+      (i32.store (i32.const 131072) (i32.const 7))
+      (i32.store (i32.const 1400000) (i32.const 7))
+      (memory.fill (i32.const 600000) (i32.const 9) (i32.const 500000))"#;
+    let text = prints(HELLO, marks).replace(
+        "(call $put (i32.const 1)",
+        "(i32.store8 (i32.const 1024) (i32.const 123)) (call $put (i32.const 1)",
+    );
+    let guest = guest(&text);
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let guest = guest.clone();
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    guest.call(get()).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_loop_ends_at_its_cpu_time_while_others_are_served() {
+    let engine = engine();
+    let bad = guest_with(&engine, &prints(HELLO, "(loop (br 0))"), spec("loops"));
+    let good = guest_with(&engine, &prints(HELLO, ""), spec("good"));
+    let loops: Vec<_> = (0..4)
+        .map(|_| {
+            let bad = bad.clone();
+            tokio::spawn(async move { bad.call(get()).await })
+        })
+        .collect();
+    for _ in 0..50 {
+        good.call(get()).await.unwrap();
+    }
+    for result in loops {
+        let error = result.await.unwrap().unwrap_err();
+        assert!(matches!(error, CallError::CpuTime(_)), "{error}");
+        assert!(error.is_timeout());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_sleeps_ends_at_its_wall_time() {
+    let text = r#"(module
+      (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (func (export "_start")
+        (i32.store (i32.const 16) (i32.const 1)) (i64.store (i32.const 24) (i64.const 60000000000))
+        (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))"#;
+    let mut spec = spec("sleeps");
+    spec.limits.wall_time = Duration::from_millis(100);
+    let error = guest_with(&engine(), text, spec)
+        .call(get())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, CallError::WallTime(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_beyond_the_limit_is_refused_and_the_log_says_so() {
+    let grow =
+        "(loop (br_if 0 (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
+    let error = guest(&prints(HELLO, grow))
+        .call(get())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("limits.memory") && error.contains("unreachable"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_output_ends_the_call() {
+    let flood = "(loop (call $put (i32.const 1) (i32.const 0) (i32.const 65536)) (br 0))";
+    let error = guest(&prints(HELLO, flood)).call(get()).await.unwrap_err();
+    assert!(matches!(error, CallError::TooMuchOutput(65536)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_log_is_cut_and_the_guest_answers() {
+    let flood = "(local $i i32) (loop (call $put (i32.const 2) (i32.const 0) (i32.const 65536))
+        (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $i) (i32.const 1000))))";
+    let response = guest(&prints(HELLO, flood)).call(get()).await.unwrap();
+    assert_eq!(response.body().as_ref(), b"hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trap_an_exit_code_and_bad_pointers_are_told_apart() {
+    for (before, why) in [
+        ("(unreachable)", "unreachable"),
+        ("(call $exit (i32.const 3))", "code 3"),
+        ("(drop (i32.load (i32.const -1)))", "out of bounds"),
+        (
+            "(call $put (i32.const 1) (i32.const -8) (i32.const 100)) (unreachable)",
+            "unreachable",
+        ),
+        (
+            "(drop (call $read (i32.const 0) (i32.const -4) (i32.const 5) (i32.const 0))) (unreachable)",
+            "unreachable",
+        ),
+        (
+            "(drop (call $read (i32.const 0) (i32.const 0) (i32.const -1) (i32.const 0))) (unreachable)",
+            "unreachable",
+        ),
+    ] {
+        let error = guest(&prints(HELLO, before))
+            .call(get())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(why), "{before}: {error}");
+    }
+    let response = guest(&prints(HELLO, "")).call(get()).await.unwrap();
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_code_0_is_an_answer() {
+    let text = prints(HELLO, "").replace(
+        "(i32.const 29))))",
+        "(i32.const 29)) (call $exit (i32.const 0))))",
+    );
+    assert!(text.contains("(call $exit"));
+    assert_eq!(
+        guest(&text).call(get()).await.unwrap().body().as_ref(),
+        b"hello"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_changed_is_merged_into_its_namespace() {
+    let store = Arc::new(wws_kv::Memory::default());
+    store.set("n", "other".into(), "1".into()).await.unwrap();
+    let mut spec = spec("kv");
+    spec.kv = Some((store.clone(), "n".into()));
+    let json = r#"{"data":"","kv":{"other":"1","mine":"2"}}"#;
+    guest_with(&engine(), &prints(json, ""), spec)
+        .call(get())
+        .await
+        .unwrap();
+    assert_eq!(store.get("n", "mine").await.unwrap().unwrap(), "2");
+    assert_eq!(store.get("n", "other").await.unwrap().unwrap(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_reads_files_of_its_folder_and_cannot_leave_it() {
+    let folder = std::env::temp_dir().join(format!("wws-engine-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("in")).unwrap();
+    std::fs::write(folder.join("in/file.txt"), HELLO).unwrap();
+    std::fs::write(folder.join("secret.txt"), HELLO).unwrap();
+    std::os::unix::fs::symlink(folder.join("secret.txt"), folder.join("in/link")).ok();
+    let text = |path: &str| {
+        format!(
+            r#"(module
+          (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 1) (data (i32.const 100) "{path}")
+          (func (export "_start")
+            (if (call $open (i32.const 3) (i32.const 1) (i32.const 100) (i32.const {}) (i32.const 0) (i64.const 2) (i64.const 2) (i32.const 0) (i32.const 60))
+              (then (unreachable)))
+            (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 1000))
+            (if (call $read (i32.load (i32.const 60)) (i32.const 0) (i32.const 1) (i32.const 8)) (then (unreachable)))
+            (i32.store (i32.const 4) (i32.load (i32.const 8)))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
+            path.len()
+        )
+    };
+    let engine = engine();
+    for (path, allowed) in [
+        ("file.txt", true),
+        ("../secret.txt", false),
+        ("link", false),
+        ("/etc/passwd", false),
+    ] {
+        let mut spec = spec("files");
+        spec.folders.push(PreopenedFolder {
+            dir: std::fs::File::open(folder.join("in")).unwrap(),
+            to: "/tmp".into(),
+        });
+        let result = guest_with(&engine, &text(path), spec).call(get()).await;
+        assert_eq!(result.is_ok(), allowed, "{path}: {result:?}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn what_cannot_be_a_worker_is_named() {
+    let engine = engine();
+    let module = |text: &str| wat::parse_str(text).unwrap();
+    for (wasm, why) in [
+        (b"not wasm".to_vec(), "not WebAssembly"),
+        (vec![], "empty file"),
+        (b"\0asm\x0d\0\x01\0".to_vec(), "component"),
+        (
+            b"\0asm\x01\0\0\0\xff".to_vec(),
+            "not a valid WebAssembly module",
+        ),
+        (module(r#"(module (memory (export "memory") 1))"#), "_start"),
+        (module(r#"(module (func (export "_start")))"#), "no memory"),
+        (
+            module(r#"(module (memory (export "memory") 1) (func (export "_start") (param i32)))"#),
+            "parameters",
+        ),
+    ] {
+        let error = engine.compile(&wasm).err().expect(why).to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    let odd = module(
+        r#"(module (import "env" "fancy" (func)) (memory (export "memory") 1) (func (export "_start")))"#,
+    );
+    let error = engine
+        .guest(&engine.compile(&odd).unwrap(), spec("odd"))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("env") && error.contains("fancy"), "{error}");
+    let large = module(r#"(module (memory (export "memory") 1000) (func (export "_start")))"#);
+    let error = engine
+        .guest(&engine.compile(&large).unwrap(), spec("large"))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("limits.memory"), "{error}");
+}

@@ -1,0 +1,316 @@
+//! A store in memory: gone with the process.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use crate::{Change, Error, Map, Store};
+
+/// How large a store may become.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of a key.
+    pub key: usize,
+    /// Bytes of a value.
+    pub value: usize,
+    /// Keys of a namespace.
+    pub keys: usize,
+    /// Bytes of a namespace: its keys and values.
+    pub namespace: usize,
+    /// Namespaces.
+    pub namespaces: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            key: 4 << 10,
+            value: 1 << 20,
+            keys: 100_000,
+            namespace: 64 << 20,
+            namespaces: 1_000,
+        }
+    }
+}
+
+/// A store in memory.
+#[derive(Default)]
+pub struct Memory {
+    bounds: Bounds,
+    namespaces: Mutex<HashMap<String, Namespace>>,
+}
+
+#[derive(Default)]
+struct Namespace {
+    /// Shared with snapshots; copied when it changes while one is held.
+    map: Arc<Map>,
+    bytes: usize,
+}
+
+impl Memory {
+    /// A store within `bounds`.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            namespaces: Mutex::default(),
+        }
+    }
+
+    // Nothing below leaves a namespace half changed, so a poisoned lock guards good data.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Namespace>> {
+        self.namespaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(
+        &self,
+        name: &str,
+        f: impl FnOnce(&mut Namespace, &Bounds) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut namespaces = self.lock();
+        if !namespaces.contains_key(name) {
+            if namespaces.len() >= self.bounds.namespaces {
+                return Err(Error::Full {
+                    what: "namespaces",
+                    limit: self.bounds.namespaces,
+                });
+            }
+            namespaces.insert(name.to_owned(), Namespace::default());
+        }
+        match namespaces.get_mut(name) {
+            Some(namespace) => f(namespace, &self.bounds),
+            None => Err(Error::Backend("the namespace is gone".into())),
+        }
+    }
+}
+
+fn check(what: &'static str, size: usize, limit: usize) -> Result<(), Error> {
+    if size > limit {
+        return Err(Error::TooLarge { what, size, limit });
+    }
+    Ok(())
+}
+
+impl Namespace {
+    /// Checks first, changes then: all or nothing.
+    fn apply(&mut self, bounds: &Bounds, changes: Vec<Change>) -> Result<(), Error> {
+        // What each key will be; a key that is named twice counts once, as last named.
+        let mut last: HashMap<&str, Option<&str>> = HashMap::new();
+        for change in &changes {
+            match change {
+                Change::Set(key, value) => {
+                    check("a key", key.len(), bounds.key)?;
+                    check("a value", value.len(), bounds.value)?;
+                    last.insert(key, Some(value));
+                }
+                Change::Delete(key) => {
+                    last.insert(key, None);
+                }
+            }
+        }
+        let (mut keys, mut bytes) = (self.map.len(), self.bytes);
+        for (key, value) in last {
+            if let Some(old) = self.map.get(key) {
+                keys -= 1;
+                bytes -= key.len() + old.len();
+            }
+            if let Some(value) = value {
+                keys += 1;
+                bytes += key.len() + value.len();
+            }
+        }
+        if keys > bounds.keys && keys > self.map.len() {
+            return Err(Error::Full {
+                what: "keys of a namespace",
+                limit: bounds.keys,
+            });
+        }
+        if bytes > bounds.namespace && bytes > self.bytes {
+            return Err(Error::Full {
+                what: "bytes of a namespace",
+                limit: bounds.namespace,
+            });
+        }
+        let map = Arc::make_mut(&mut self.map);
+        for change in changes {
+            match change {
+                Change::Set(key, value) => {
+                    map.insert(key, value);
+                }
+                Change::Delete(key) => {
+                    map.remove(&key);
+                }
+            }
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    async fn snapshot(&self, namespace: &str) -> Result<Arc<Map>, Error> {
+        Ok(self
+            .lock()
+            .get(namespace)
+            .map(|namespace| namespace.map.clone())
+            .unwrap_or_default())
+    }
+
+    async fn apply(&self, namespace: &str, changes: Vec<Change>) -> Result<(), Error> {
+        self.with(namespace, |namespace, bounds| {
+            namespace.apply(bounds, changes)
+        })
+    }
+
+    async fn get(&self, namespace: &str, key: &str) -> Result<Option<String>, Error> {
+        Ok(self
+            .lock()
+            .get(namespace)
+            .and_then(|namespace| namespace.map.get(key).cloned()))
+    }
+
+    async fn increment(&self, namespace: &str, key: &str, delta: i64) -> Result<i64, Error> {
+        self.with(namespace, |namespace, bounds| {
+            let not_a_number = || Error::NotANumber {
+                key: key.to_owned(),
+            };
+            let now: i64 = match namespace.map.get(key) {
+                Some(value) => value.trim().parse().map_err(|_| not_a_number())?,
+                None => 0,
+            };
+            let sum = now.checked_add(delta).ok_or_else(not_a_number)?;
+            let change = Change::Set(key.to_owned(), sum.to_string());
+            namespace.apply(bounds, vec![change])?;
+            Ok(sum)
+        })
+    }
+
+    async fn compare_and_swap(
+        &self,
+        namespace: &str,
+        key: &str,
+        expected: Option<&str>,
+        value: &str,
+    ) -> Result<bool, Error> {
+        self.with(namespace, |namespace, bounds| {
+            if namespace.map.get(key).map(String::as_str) != expected {
+                return Ok(false);
+            }
+            let change = Change::Set(key.to_owned(), value.to_owned());
+            namespace.apply(bounds, vec![change])?;
+            Ok(true)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::diff;
+
+    fn set(key: &str, value: &str) -> Change {
+        Change::Set(key.into(), value.into())
+    }
+
+    #[tokio::test]
+    async fn two_workers_that_change_different_keys_at_once_both_win() {
+        let store = Memory::default();
+        store.apply("n", vec![set("old", "0")]).await.unwrap();
+        let first = store.snapshot("n").await.unwrap();
+        let second = store.snapshot("n").await.unwrap();
+        for (snapshot, key) in [(first, "a"), (second, "b")] {
+            let mut after = (*snapshot).clone();
+            after.insert(key.into(), "1".into());
+            store.apply("n", diff(&snapshot, after)).await.unwrap();
+        }
+        let now = store.snapshot("n").await.unwrap();
+        assert_eq!(now.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_stays_as_it_was() {
+        let store = Memory::default();
+        store.apply("n", vec![set("a", "1")]).await.unwrap();
+        let snapshot = store.snapshot("n").await.unwrap();
+        store.apply("n", vec![set("a", "2")]).await.unwrap();
+        assert_eq!(snapshot["a"], "1");
+        assert_eq!(store.get("n", "a").await.unwrap().unwrap(), "2");
+    }
+
+    #[tokio::test]
+    async fn namespaces_are_apart() {
+        let store = Memory::default();
+        store.set("a", "k".into(), "v".into()).await.unwrap();
+        assert_eq!(store.get("b", "k").await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_refused_change_changes_nothing() {
+        let store = Memory::new(Bounds {
+            value: 3,
+            keys: 2,
+            namespace: 20,
+            namespaces: 1,
+            key: 10,
+        });
+        store.apply("n", vec![set("a", "1")]).await.unwrap();
+        for changes in [
+            vec![set("b", "2"), set("c", "long")],
+            vec![set("b", "2"), set("c", "3")],
+            vec![Change::Delete("a".into()), set("k".repeat(11).as_str(), "")],
+            vec![set("aaaaaaaaaa", "111"), set("a", "12345678")],
+        ] {
+            store.apply("n", changes).await.unwrap_err();
+            assert_eq!(store.snapshot("n").await.unwrap().len(), 1);
+        }
+        assert!(matches!(
+            store.set("m", "a".into(), String::new()).await,
+            Err(Error::Full {
+                what: "namespaces",
+                ..
+            })
+        ));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn increments_from_many_threads_are_all_counted() {
+        let store = Arc::new(Memory::default());
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    for _ in 0..500 {
+                        store.increment("n", "count", 1).await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(store.increment("n", "count", 0).await.unwrap(), 4000);
+        store.set("n", "word".into(), "x".into()).await.unwrap();
+        assert!(store.increment("n", "word", 1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_swap_needs_the_expected_value() {
+        let store = Memory::default();
+        assert!(store.compare_and_swap("n", "k", None, "1").await.unwrap());
+        assert!(!store.compare_and_swap("n", "k", None, "2").await.unwrap());
+        assert!(
+            store
+                .compare_and_swap("n", "k", Some("1"), "2")
+                .await
+                .unwrap()
+        );
+        assert_eq!(store.get("n", "k").await.unwrap().unwrap(), "2");
+    }
+}
