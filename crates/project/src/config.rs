@@ -1,0 +1,261 @@
+//! `.wws.toml`: the project's settings, and the language runtimes that it lists.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Limits, ServerSettings,
+    beneath::Root,
+    reader::{Reader, Text},
+    setting::Kind,
+};
+
+/// Where a project's settings stand.
+pub(crate) const FILE: &str = ".wws.toml";
+
+/// A language runtime that `.wws.toml` lists.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// The repository that it is from.
+    pub repository: String,
+    /// As `python`.
+    pub name: String,
+    /// As `3.11.1+20230217-1`.
+    pub version: String,
+    /// Other names of the version, as `latest`.
+    pub tags: Vec<String>,
+    /// Extensions of the files that it runs, without the dot.
+    pub extensions: Vec<String>,
+    /// The whole argument vector of the interpreter.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub envs: BTreeMap<String, String>,
+    /// The interpreter.
+    pub binary: File,
+    /// A library that lies beside the source.
+    pub polyfill: Option<File>,
+    /// A text around the source, which stands for its `{source}`.
+    pub wrapper: Option<File>,
+    /// Why it cannot be used; `None` when it is installed.
+    pub unusable: Option<String>,
+}
+
+/// A file of a runtime.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Where it came from.
+    pub url: Option<String>,
+    /// Its name in [`Runtime::folder`].
+    pub filename: String,
+    /// SHA-256 of its content, in lower-case hex.
+    pub sha256: Option<String>,
+}
+
+impl Runtime {
+    /// Where its files lie, relative to the project's root.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        Path::new(".wws/runtimes")
+            .join(&self.repository)
+            .join(&self.name)
+            .join(&self.version)
+    }
+
+    /// Path of one of its files, relative to the project's root.
+    #[must_use]
+    pub fn file(&self, file: &File) -> PathBuf {
+        self.folder().join(&file.filename)
+    }
+
+    fn check(&self, root: &Root) -> Option<String> {
+        let files = std::iter::once(&self.binary)
+            .chain(&self.polyfill)
+            .chain(&self.wrapper);
+        files.into_iter().find_map(|file| {
+            let path = self.file(file);
+            let name = path.display();
+            match sha256(root, &path) {
+                Err(error) => Some(format!("{name}: {error}")),
+                Ok(found) => match &file.sha256 {
+                    Some(wanted) if *wanted != found => Some(format!(
+                        "{name} is damaged: its sha256 is {found}, expected {wanted}"
+                    )),
+                    _ => None,
+                },
+            }
+        })
+    }
+}
+
+fn sha256(root: &Root, path: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut root.file(path)?, &mut hash)?;
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// What `.wws.toml` says.
+#[derive(Default)]
+pub(crate) struct Config {
+    pub(crate) settings: ServerSettings,
+    pub(crate) limits: Limits,
+    pub(crate) runtimes: Vec<Runtime>,
+}
+
+impl Config {
+    pub(crate) fn read(reader: &Reader<'_>, root: &Root) -> Self {
+        let mut config = Self::default();
+        if let Some(text) = reader.scalar("version", &[Kind::Text, Kind::Integer], "1")
+            && text.value != "1"
+        {
+            reader.problem(
+                &text.at,
+                format!("`version` is {}, the only one is 1", text.value),
+            );
+        }
+        reader.table("server", |table| config.settings.read(table));
+        reader.table("limits", |table| config.limits.read(table));
+        let repositories = reader.tables("repositories", |table| {
+            let name = plain_name(table, "name", "the repository's name");
+            table.text("url");
+            table.tables("runtimes", |table| read_runtime(table, name.as_deref()))
+        });
+        for mut runtime in repositories.into_iter().flatten().flatten() {
+            runtime.unusable = runtime.check(root);
+            config.runtimes.push(runtime);
+        }
+        config
+    }
+}
+
+fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime> {
+    let name = plain_name(table, "name", "the runtime's name");
+    let version = plain_name(table, "version", "its version");
+    let words = |key| {
+        table
+            .texts(key)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|text| text.value)
+            .collect()
+    };
+    let tags = words("tags");
+    let args = words("args");
+    let status = table.text("status");
+    if let Some(text) = status
+        && !["active", "yanked", "deprecated", "unknown"].contains(&text.value.as_str())
+    {
+        table.problem(
+            &text.at,
+            format!(
+                "`status` is `{}`, expected active, yanked, deprecated or unknown",
+                text.value
+            ),
+        );
+    }
+    let extensions = table.texts("extensions").unwrap_or_default();
+    let extensions = extensions
+        .into_iter()
+        .filter_map(|text| extension(table, text))
+        .collect();
+    let envs = table
+        .map("envs")
+        .into_iter()
+        .map(|(name, value)| (name.value, value.value))
+        .collect();
+    let binary = table.table("binary", read_file);
+    if binary.is_none() {
+        table.missing(
+            "binary",
+            "a table [repositories.runtimes.binary] with `filename`",
+        );
+    }
+    let polyfill = table.table("polyfill", read_file).flatten();
+    let wrapper = table.table("wrapper", read_file).flatten();
+    table.table("template", read_file);
+    Some(Runtime {
+        repository: repository?.to_owned(),
+        name: name?,
+        version: version?,
+        tags,
+        extensions,
+        args,
+        envs,
+        binary: binary??,
+        polyfill,
+        wrapper,
+        unusable: None,
+    })
+}
+
+fn extension(table: &Reader<'_>, text: Text) -> Option<String> {
+    let name = text.value.trim_start_matches('.');
+    if name.is_empty() || name.contains(['.', '/']) || matches!(name, "wasm" | "js" | "toml") {
+        table.problem(
+            &text.at,
+            format!("`{}` is no extension that a runtime can have", text.value),
+        );
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn read_file(table: &Reader<'_>) -> Option<File> {
+    let url = table.text("url").map(|text| text.value);
+    let filename = plain_name(table, "filename", "the file's name");
+    let sha256 = table
+        .table("checksum", |table| {
+            if let Some(kind) = table.text("type")
+                && kind.value != "sha256"
+            {
+                table.problem(
+                    &kind.at,
+                    format!(
+                        "`checksum.type` is `{}`, the only one is sha256",
+                        kind.value
+                    ),
+                );
+            }
+            let value = table.text("value")?;
+            if value.value.len() != 64 || !value.value.bytes().all(|byte| byte.is_ascii_hexdigit())
+            {
+                table.problem(
+                    &value.at,
+                    "`checksum.value` is no sha256: expected 64 hexadecimal digits",
+                );
+                return None;
+            }
+            Some(value.value.to_ascii_lowercase())
+        })
+        .flatten();
+    Some(File {
+        url,
+        filename: filename?,
+        sha256,
+    })
+}
+
+/// A text that is one component of a path.
+fn plain_name(table: &Reader<'_>, key: &'static str, what: &str) -> Option<String> {
+    let Some(text) = table.text(key) else {
+        table.missing(key, &format!("{key} = {what} in quotes"));
+        return None;
+    };
+    let name = &text.value;
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0', '\\']) {
+        table.problem(
+            &text.at,
+            format!("`{name}` is no name of a file or folder: {what} becomes one"),
+        );
+        return None;
+    }
+    Some(text.value)
+}

@@ -1,0 +1,34 @@
+//! Limits of a worker: `[limits]` in `.wws.toml` for all, in a worker's TOML for one.
+
+use std::time::Duration;
+
+use crate::setting::settings;
+
+const DAY: u64 = 24 * 3600 * 1000;
+const GIB: u64 = 1 << 30;
+
+settings! {
+    /// Bounds of one call of a worker.
+    pub struct Limits in "limits" {
+        /// Linear memory.
+        memory: u64 = 128 << 20, 64 << 10 => 4 * GIB;
+        /// Elements of a table.
+        table_elements: u32 = 100_000, 1 => 100_000_000;
+        /// CPU time of a call.
+        cpu_time: Duration = Duration::from_secs(5), 1 => DAY;
+        /// Time of a call by the clock.
+        wall_time: Duration = Duration::from_secs(30), 1 => DAY;
+        /// What a worker may print: the response, before it is decoded.
+        output: u64 = 16 << 20, 1 << 10 => 4 * GIB;
+        /// What a call may write to the log.
+        log: u64 = 1 << 20, 0 => GIB;
+        /// Calls of the worker at once; 0 is no bound but the server's.
+        concurrency: u32 = 0, 0 => 100_000;
+        /// Outgoing requests of a call.
+        http_calls: u32 = 50, 0 => 100_000;
+        /// Size of the answer to an outgoing request.
+        http_response: u64 = 10 << 20, 0 => 4 * GIB;
+        /// Time of an outgoing request with its redirects.
+        http_timeout: Duration = Duration::from_secs(10), 1 => DAY;
+    }
+}

@@ -1,0 +1,350 @@
+//! Routes, compiled into a tree: finding one takes as many steps as the path has segments, however many routes there are.
+//!
+//! More specific wins, segment by segment from the left: static, then parameter, then catch-all. A branch that has no end
+//! for the rest of the path gives way to the next one.
+
+use std::collections::HashMap;
+
+use crate::Target;
+
+/// Segments of a path; a longer one has no route. It bounds the ways that a search can go.
+pub(crate) const MAX_SEGMENTS: usize = 64;
+
+/// Steps of one search, over all branches.
+const MAX_STEPS: usize = 10_000;
+
+/// A segment of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Segment {
+    Static(String),
+    Parameter(String),
+    CatchAll(String),
+}
+
+impl Segment {
+    /// Reads the name of a file or folder. `Err` says what is wrong with its brackets.
+    pub(crate) fn parse(name: &str) -> Result<Self, String> {
+        let Some(inner) = name
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        else {
+            if name.contains(['[', ']']) {
+                return Err(format!(
+                    "`{name}`: a parameter is a whole segment, as in `[id]`"
+                ));
+            }
+            return Ok(Self::Static(name.to_owned()));
+        };
+        let (catch_all, inner) = match inner.strip_prefix("...") {
+            Some(inner) => (true, inner),
+            None => (false, inner),
+        };
+        if inner.is_empty() || inner.contains(['[', ']', '.']) {
+            return Err(format!(
+                "`{name}`: a parameter needs a name, as in `[id]` or `[...path]`"
+            ));
+        }
+        Ok(if catch_all {
+            Self::CatchAll(inner.to_owned())
+        } else {
+            Self::Parameter(inner.to_owned())
+        })
+    }
+}
+
+/// A route's end.
+#[derive(Debug)]
+struct End {
+    target: Target,
+    /// Names of its parameters in order.
+    names: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    fixed: HashMap<String, Node>,
+    parameter: Option<Box<Node>>,
+    catch_all: Option<End>,
+    end: Option<End>,
+}
+
+/// The compiled routes.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    root: Node,
+    /// Routes without parameters, looked up whole.
+    fixed: HashMap<String, Target>,
+}
+
+/// A found route: what it leads to, and its parameters.
+pub(crate) type Match<'r> = (Target, Vec<(&'r str, String)>);
+
+impl Routes {
+    /// Adds a route. `Err` is what has the same route already; an asset gives way to a static worker and wins otherwise.
+    pub(crate) fn add(&mut self, segments: &[Segment], target: Target) -> Result<(), Target> {
+        let mut names = Vec::new();
+        let mut node = &mut self.root;
+        let mut path = String::new();
+        let mut fixed = true;
+        for segment in segments {
+            match segment {
+                Segment::Static(name) => {
+                    path.push('/');
+                    path.push_str(name);
+                    node = node.fixed.entry(name.clone()).or_default();
+                }
+                Segment::Parameter(name) => {
+                    fixed = false;
+                    names.push(name.clone());
+                    node = node.parameter.get_or_insert_default();
+                }
+                Segment::CatchAll(name) => {
+                    names.push(name.clone());
+                    return place(&mut node.catch_all, End { target, names });
+                }
+            }
+        }
+        if !fixed {
+            return place(&mut node.end, End { target, names });
+        }
+        match self.fixed.get_mut(&path) {
+            None => {
+                self.fixed.insert(path, target);
+                Ok(())
+            }
+            // A worker's own route wins over a file.
+            Some(there @ Target::Asset(_)) if matches!(target, Target::Worker(_)) => {
+                *there = target;
+                Ok(())
+            }
+            Some(Target::Worker(_)) if matches!(target, Target::Asset(_)) => Ok(()),
+            Some(there) => Err(*there),
+        }
+    }
+
+    /// Finds the route of a request's path, as it was sent.
+    pub(crate) fn find(&self, path: &str) -> Option<Match<'_>> {
+        let path = path.trim_end_matches('/');
+        if !path.contains('%') {
+            if let Some(target) = self.fixed.get(path) {
+                return Some((*target, Vec::new()));
+            }
+        } else if let Some(target) = self.fixed.get(&decode(path)) {
+            return Some((*target, Vec::new()));
+        }
+        let rest = path.strip_prefix('/').unwrap_or(path);
+        let mut segments = [""; MAX_SEGMENTS];
+        let mut count = 0;
+        if !rest.is_empty() {
+            for segment in rest.split('/') {
+                *segments.get_mut(count)? = segment;
+                count += 1;
+            }
+        }
+        let mut values = Vec::new();
+        let mut steps = MAX_STEPS;
+        let end = search(&self.root, &segments[..count], &mut values, &mut steps)?;
+        let params = end
+            .names
+            .iter()
+            .map(String::as_str)
+            .zip(values.iter().map(|value| decode(value)))
+            .collect();
+        Some((end.target, params))
+    }
+}
+
+fn place(at: &mut Option<End>, end: End) -> Result<(), Target> {
+    match at {
+        Some(there) => Err(there.target),
+        None => {
+            *at = Some(end);
+            Ok(())
+        }
+    }
+}
+
+/// Depth first, the more specific branch first.
+fn search<'n>(
+    node: &'n Node,
+    segments: &[&str],
+    values: &mut Vec<String>,
+    steps: &mut usize,
+) -> Option<&'n End> {
+    *steps = steps.checked_sub(1)?;
+    let Some((first, rest)) = segments.split_first() else {
+        return node.end.as_ref();
+    };
+    let child = if first.contains('%') {
+        node.fixed.get(&decode(first))
+    } else {
+        node.fixed.get(*first)
+    };
+    if let Some(end) = child.and_then(|child| search(child, rest, values, steps)) {
+        return Some(end);
+    }
+    if !first.is_empty()
+        && let Some(child) = &node.parameter
+    {
+        values.push((*first).to_owned());
+        if let Some(end) = search(child, rest, values, steps) {
+            return Some(end);
+        }
+        values.pop();
+    }
+    let end = node.catch_all.as_ref()?;
+    values.push(segments.join("/"));
+    Some(end)
+}
+
+/// Percent-decodes (RFC 3986, 2.1). What does not decode to UTF-8 stays as it was sent, so that nothing is lost.
+fn decode(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = (bytes[at] == b'%')
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match byte {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn routes(list: &[&str]) -> Routes {
+        let mut routes = Routes::default();
+        for (index, route) in list.iter().enumerate() {
+            routes.add(&parse(route), Target::Worker(index)).unwrap();
+        }
+        routes
+    }
+
+    fn parse(route: &str) -> Vec<Segment> {
+        route
+            .split('/')
+            .filter(|s| !s.is_empty())
+            .map(|s| Segment::parse(s).unwrap())
+            .collect()
+    }
+
+    fn find(routes: &Routes, path: &str) -> Option<(usize, Vec<String>)> {
+        routes.find(path).map(|(target, params)| {
+            let Target::Worker(index) = target else {
+                unreachable!("only workers were added")
+            };
+            (
+                index,
+                params
+                    .into_iter()
+                    .map(|(n, v)| format!("{n}={v}"))
+                    .collect(),
+            )
+        })
+    }
+
+    #[test]
+    fn static_wins_over_parameter_over_catch_all_from_the_left() {
+        let routes = routes(&[
+            "/a/b",
+            "/a/[id]",
+            "/a/[...rest]",
+            "/[x]/b",
+            "/[...all]",
+            "/",
+        ]);
+        for (path, index, params) in [
+            ("/a/b", 0, vec![]),
+            ("/a/c", 1, vec!["id=c"]),
+            ("/a/c/d", 2, vec!["rest=c/d"]),
+            ("/z/b", 3, vec!["x=z"]),
+            ("/z/y", 4, vec!["all=z/y"]),
+            ("/", 5, vec![]),
+            ("/a/b/", 0, vec![]),
+        ] {
+            assert_eq!(
+                find(&routes, path),
+                Some((index, params.into_iter().map(String::from).collect())),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_branch_without_an_end_gives_way() {
+        let routes = routes(&["/a/b/c", "/[x]/b/d", "/a/[...rest]"]);
+        assert_eq!(find(&routes, "/a/b/d").unwrap().0, 2);
+        assert_eq!(find(&routes, "/q/b/d").unwrap().0, 1);
+        assert_eq!(find(&routes, "/q/b/c"), None);
+    }
+
+    #[test]
+    fn a_catch_all_needs_at_least_one_segment() {
+        let routes = routes(&["/a/[...rest]"]);
+        assert_eq!(find(&routes, "/a"), None);
+        assert_eq!(find(&routes, "/a/x").unwrap().1, ["rest=x"]);
+    }
+
+    #[test]
+    fn parameters_are_percent_decoded() {
+        let routes = routes(&["/[id]", "/über"]);
+        assert_eq!(find(&routes, "/a%20b%2Fc").unwrap().1, ["id=a b/c"]);
+        assert_eq!(find(&routes, "/%C3%BCber").unwrap().0, 1);
+        assert_eq!(find(&routes, "/%ff%2").unwrap().1, ["id=%ff%2"]);
+    }
+
+    #[test]
+    fn two_workers_on_one_route_are_refused() {
+        let mut routes = routes(&["/a/[x]", "/b"]);
+        assert_eq!(
+            routes.add(&parse("/a/[y]"), Target::Worker(9)),
+            Err(Target::Worker(0))
+        );
+        assert_eq!(
+            routes.add(&parse("/b"), Target::Worker(9)),
+            Err(Target::Worker(1))
+        );
+    }
+
+    #[test]
+    fn an_asset_wins_over_a_dynamic_route_and_gives_way_to_a_static_one() {
+        let mut routes = routes(&["/[x]", "/b"]);
+        routes.add(&parse("/a"), Target::Asset(0)).unwrap();
+        routes.add(&parse("/b"), Target::Asset(1)).unwrap();
+        assert_eq!(routes.find("/a").unwrap().0, Target::Asset(0));
+        assert_eq!(routes.find("/b").unwrap().0, Target::Worker(1));
+    }
+
+    #[test]
+    fn a_search_is_bounded() {
+        let mut routes = Routes::default();
+        let long = "/[a]".repeat(20) + "/end";
+        routes.add(&parse(&long), Target::Worker(0)).unwrap();
+        assert_eq!(find(&routes, &"/x".repeat(1000)), None);
+        assert_eq!(find(&routes, &("/x".repeat(20) + "/end")).unwrap().0, 0);
+    }
+
+    #[test]
+    fn odd_brackets_are_named() {
+        for name in ["a[b]", "[", "[]", "[...]", "[a", "[a.b]"] {
+            assert!(Segment::parse(name).is_err(), "{name}");
+        }
+    }
+}

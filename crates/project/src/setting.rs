@@ -1,0 +1,221 @@
+//! What one setting can be: its type, how it is written, its bounds; and the macro that makes a struct and a table of them.
+
+use std::{net::IpAddr, time::Duration};
+
+use crate::units;
+
+/// How a value may be written in TOML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Text,
+    Integer,
+    Boolean,
+}
+
+/// A setting's value.
+pub(crate) trait Value: Sized {
+    /// For people.
+    const TYPE: &'static str;
+    const KINDS: &'static [Kind];
+    fn parse(text: &str) -> Option<Self>;
+    fn show(&self) -> String;
+    /// What bounds are compared with: bytes, milliseconds or a count.
+    fn number(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Value for Duration {
+    const TYPE: &'static str = "a duration such as \"10s\" or \"500ms\"";
+    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Integer];
+    fn parse(text: &str) -> Option<Self> {
+        units::duration(text)
+    }
+    fn show(&self) -> String {
+        match self.as_millis() {
+            ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+            ms => format!("{ms}ms"),
+        }
+    }
+    fn number(&self) -> Option<u64> {
+        u64::try_from(self.as_millis()).ok()
+    }
+}
+
+/// A size in bytes; counts are `u32`.
+impl Value for u64 {
+    const TYPE: &'static str = "a size such as \"64MiB\" or a number of bytes";
+    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Integer];
+    fn parse(text: &str) -> Option<Self> {
+        units::size(text)
+    }
+    fn show(&self) -> String {
+        for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+            if *self >= 1 << shift && self.is_multiple_of(1 << shift) {
+                return format!("{}{unit}", self >> shift);
+            }
+        }
+        self.to_string()
+    }
+    fn number(&self) -> Option<u64> {
+        Some(*self)
+    }
+}
+
+impl Value for u32 {
+    const TYPE: &'static str = "a whole number";
+    const KINDS: &'static [Kind] = &[Kind::Integer];
+    fn parse(text: &str) -> Option<Self> {
+        text.trim().parse().ok()
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+    fn number(&self) -> Option<u64> {
+        Some(u64::from(*self))
+    }
+}
+
+impl Value for u16 {
+    const TYPE: &'static str = "a port number (0 to 65535)";
+    const KINDS: &'static [Kind] = &[Kind::Integer];
+    fn parse(text: &str) -> Option<Self> {
+        text.trim().parse().ok()
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for bool {
+    const TYPE: &'static str = "true or false";
+    const KINDS: &'static [Kind] = &[Kind::Boolean];
+    fn parse(text: &str) -> Option<Self> {
+        match text.trim() {
+            "true" | "1" => Some(true),
+            "false" | "0" => Some(false),
+            _ => None,
+        }
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for IpAddr {
+    const TYPE: &'static str = "an IP address such as \"0.0.0.0\"";
+    const KINDS: &'static [Kind] = &[Kind::Text];
+    fn parse(text: &str) -> Option<Self> {
+        match text.trim() {
+            "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+            text => text
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .parse()
+                .ok(),
+        }
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    const TYPE: &'static str = T::TYPE;
+    const KINDS: &'static [Kind] = T::KINDS;
+    fn parse(text: &str) -> Option<Self> {
+        T::parse(text).map(Some)
+    }
+    fn show(&self) -> String {
+        self.as_ref().map_or_else(String::new, T::show)
+    }
+}
+
+/// Parses a value and checks its bounds. `Err` says what was expected.
+pub(crate) fn check<T: Value>(name: &str, text: &str, (min, max): (u64, u64)) -> Result<T, String> {
+    let value =
+        T::parse(text).ok_or_else(|| format!("`{name}` is `{text}`, expected {}", T::TYPE))?;
+    match value.number() {
+        Some(number) if number < min => Err(format!(
+            "`{name}` is `{text}`: the least is {}",
+            show_bound::<T>(min)
+        )),
+        Some(number) if number > max => Err(format!(
+            "`{name}` is `{text}`: the most is {}",
+            show_bound::<T>(max)
+        )),
+        _ => Ok(value),
+    }
+}
+
+fn show_bound<T: Value>(bound: u64) -> String {
+    if T::TYPE == Duration::TYPE {
+        Duration::from_millis(bound).show()
+    } else if T::TYPE == u64::TYPE {
+        bound.show()
+    } else {
+        bound.to_string()
+    }
+}
+
+/// Makes a struct of settings with its defaults, its table for the documentation, and its readers.
+macro_rules! settings {
+    (
+        $(#[$meta:meta])*
+        pub struct $struct:ident in $table:literal {
+            $( $(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr, $min:expr => $max:expr; )+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $struct {
+            $( $(#[doc = $doc])+ pub $name: $type, )+
+        }
+
+        impl Default for $struct {
+            fn default() -> Self {
+                Self { $( $name: $default, )+ }
+            }
+        }
+
+        impl $struct {
+            /// Every setting, for the documentation.
+            #[must_use]
+            pub fn table() -> Vec<$crate::settings::Setting> {
+                let default = Self::default();
+                vec![ $( $crate::settings::Setting {
+                    name: stringify!($name),
+                    kind: <$type as $crate::setting::Value>::TYPE,
+                    default: $crate::setting::Value::show(&default.$name),
+                    doc: concat!($($doc),+).trim(),
+                }, )+ ]
+            }
+
+            /// Takes over what a table of a file says.
+            pub(crate) fn read(&mut self, reader: &$crate::reader::Reader<'_>) {
+                $(
+                    let kinds = <$type as $crate::setting::Value>::KINDS;
+                    let kind = <$type as $crate::setting::Value>::TYPE;
+                    if let Some(text) = reader.scalar(stringify!($name), kinds, kind) {
+                        let name = concat!($table, ".", stringify!($name));
+                        match $crate::setting::check(name, &text.value, ($min, $max)) {
+                            Ok(value) => self.$name = value,
+                            Err(message) => reader.problem(&text.at, message),
+                        }
+                    }
+                )+
+            }
+
+            /// Takes over one setting. `None` where there is none of that name; the error says what was expected.
+            pub(crate) fn set(&mut self, name: &str, shown: &str, text: &str) -> Option<Result<(), String>> {
+                match name {
+                    $( stringify!($name) => Some(
+                        $crate::setting::check(shown, text, ($min, $max)).map(|value| self.$name = value)
+                    ), )+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+pub(crate) use settings;

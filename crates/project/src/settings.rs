@@ -1,0 +1,220 @@
+//! Settings of the server: `[server]` in `.wws.toml`, overridden by `WWS_*` of the environment.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+
+use crate::{
+    Limits,
+    problem::Problem,
+    reader::{Report, nearest},
+    setting::{Kind, Value, settings},
+};
+
+/// One setting, for the documentation.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// Key in its table.
+    pub name: &'static str,
+    /// What can be written.
+    pub kind: &'static str,
+    /// Empty where the default depends on the place.
+    pub default: String,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Value for LogFormat {
+    const TYPE: &'static str = "\"text\" or \"json\"";
+    const KINDS: &'static [Kind] = &[Kind::Text];
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "text" => Some(Self::Text),
+            "json" => Some(Self::Json),
+            _ => None,
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Text => "text".into(),
+            Self::Json => "json".into(),
+        }
+    }
+}
+
+const DAY: u64 = 24 * 3600 * 1000;
+const GIB: u64 = 1 << 30;
+
+settings! {
+    /// Settings of the server.
+    pub struct ServerSettings in "server" {
+        /// Address to listen on: 0.0.0.0 in a container, 127.0.0.1 for `wws`.
+        host: Option<IpAddr> = None, 0 => 0;
+        /// Port to listen on: 3000 in a container, 8080 for `wws`; 0 takes a free one.
+        port: Option<u16> = None, 0 => 0;
+        /// Time for a request's head to arrive.
+        header_timeout: Duration = Duration::from_secs(10), 1 => DAY;
+        /// Time for a request's body to arrive.
+        body_timeout: Duration = Duration::from_secs(30), 1 => DAY;
+        /// Time that a connection may wait for its next request.
+        idle_timeout: Duration = Duration::from_secs(75), 1 => DAY;
+        /// Time for requests in flight to end after SIGTERM.
+        grace_period: Duration = Duration::from_secs(8), 0 => DAY;
+        /// Size of a request's head.
+        max_header_bytes: u64 = 64 << 10, 8 << 10 => 16 << 20;
+        /// Headers of a request.
+        max_headers: u32 = 100, 1 => 10_000;
+        /// Size of a request's body.
+        max_body: u64 = 10 << 20, 0 => 4 * GIB;
+        /// Connections at once; further ones wait to be accepted.
+        max_connections: u32 = 10_000, 1 => 1_000_000;
+        /// Workers that run at once; 0 is 64 for each processor.
+        concurrency: u32 = 0, 0 => 100_000;
+        /// Requests that may wait for a worker; further ones get a 503.
+        queue: u32 = 1024, 0 => 1_000_000;
+        /// Time that a request may wait for a worker before it gets a 503.
+        queue_timeout: Duration = Duration::from_secs(5), 0 => DAY;
+        /// Format of the log.
+        log_format: LogFormat = LogFormat::Text, 0 => 0;
+        /// Whether each request is logged.
+        access_log: bool = true, 0 => 0;
+        /// Memory for all workers together; 0 takes three quarters of the container's or machine's.
+        memory: u64 = 0, 0 => u64::MAX;
+    }
+}
+
+/// Variables that begin with `WWS_` and are somebody else's.
+const OTHERS: [&str; 4] = ["WWS_RESOLVE", "WWS_REPO_NAME", "WWS_REPO_URL", "WWS_LOG"];
+
+impl ServerSettings {
+    /// Takes over the `WWS_*` variables of the environment. What has no meaning is a warning: it may be meant for another program.
+    ///
+    /// `WWS_LIMITS_*` are the project's limits.
+    pub(crate) fn override_from(
+        &mut self,
+        limits: &mut Limits,
+        env: &BTreeMap<String, String>,
+        report: &Report,
+        warnings: &mut Vec<Problem>,
+    ) {
+        for (variable, text) in env {
+            let Some(key) = variable.strip_prefix("WWS_") else {
+                continue;
+            };
+            let place = || PathBuf::from("environment");
+            // Kubernetes sets these for a service that is called `wws`.
+            if OTHERS.contains(&variable.as_str())
+                || key.starts_with("SERVICE_")
+                || key.starts_with("PORT_")
+                || (key == "PORT" && text.starts_with("tcp://"))
+            {
+                continue;
+            }
+            let key = key.to_ascii_lowercase();
+            let set = match key.strip_prefix("limits_") {
+                Some(key) => limits.set(key, variable, text),
+                None => self.set(&key, variable, text),
+            };
+            match set {
+                Some(Ok(())) => {}
+                Some(Err(message)) => report.add(Problem::new(place(), message)),
+                None => {
+                    let names: Vec<&str> =
+                        Self::table().iter().map(|setting| setting.name).collect();
+                    let warning = Problem::new(place(), format!("no setting is called {variable}"));
+                    warnings.push(match nearest(&key, &names) {
+                        Some(name) => {
+                            warning.help(format!("did you mean WWS_{}?", name.to_ascii_uppercase()))
+                        }
+                        None => warning,
+                    });
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn from_env(pairs: &[(&str, &str)]) -> (ServerSettings, Vec<Problem>, Vec<Problem>) {
+        let env = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let (report, mut warnings) = (Report::default(), Vec::new());
+        let mut settings = ServerSettings::default();
+        settings.override_from(&mut Limits::default(), &env, &report, &mut warnings);
+        (settings, report.into_problems(), warnings)
+    }
+
+    #[test]
+    fn the_environment_wins() {
+        let (settings, problems, warnings) = from_env(&[
+            ("WWS_PORT", "81"),
+            ("WWS_MAX_BODY", "1MiB"),
+            ("WWS_IDLE_TIMEOUT", "2m"),
+            ("PATH", "/bin"),
+        ]);
+        assert_eq!((settings.port, settings.max_body), (Some(81), 1 << 20));
+        assert_eq!(settings.idle_timeout, Duration::from_secs(120));
+        assert!(problems.is_empty() && warnings.is_empty());
+    }
+
+    #[test]
+    fn a_bad_value_names_variable_and_type() {
+        let (_, problems, _) = from_env(&[("WWS_PORT", "http"), ("WWS_MAX_HEADER_BYTES", "1")]);
+        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            all,
+            [
+                "environment: `WWS_MAX_HEADER_BYTES` is `1`: the least is 8KiB",
+                "environment: `WWS_PORT` is `http`, expected a port number (0 to 65535)",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_kubernetes_sets_for_a_service_named_wws_is_not_ours() {
+        let (settings, problems, warnings) = from_env(&[
+            ("WWS_PORT", "tcp://10.0.0.1:3000"),
+            ("WWS_PORT_3000_TCP_ADDR", "10.0.0.1"),
+            ("WWS_SERVICE_HOST", "10.0.0.1"),
+        ]);
+        assert_eq!(settings, ServerSettings::default());
+        assert!(problems.is_empty() && warnings.is_empty());
+    }
+
+    #[test]
+    fn a_variable_that_is_no_setting_is_a_warning() {
+        let (_, problems, warnings) = from_env(&[("WWS_PROT", "1")]);
+        assert!(problems.is_empty());
+        assert_eq!(
+            warnings[0].to_string(),
+            "environment: no setting is called WWS_PROT\n    did you mean WWS_PORT?"
+        );
+    }
+
+    #[test]
+    fn every_setting_shows_a_default_that_parses() {
+        for setting in ServerSettings::table() {
+            if !setting.default.is_empty() {
+                let mut settings = ServerSettings::default();
+                settings
+                    .set(setting.name, setting.name, &setting.default)
+                    .unwrap()
+                    .unwrap();
+                assert_eq!(settings, ServerSettings::default(), "{}", setting.name);
+            }
+        }
+    }
+}

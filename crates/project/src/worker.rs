@@ -1,0 +1,377 @@
+//! A worker: a file that answers requests, and its TOML.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
+
+use http::Method;
+
+use crate::{
+    Limits,
+    beneath::{self, Root},
+    problem::Problem,
+    reader::{Reader, Text},
+};
+
+/// Index of a worker in its project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkerId(pub(crate) usize);
+
+impl WorkerId {
+    /// Index into [`crate::Project::workers`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What kind of program a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerKind {
+    /// A module, a WASI preview 1 command.
+    Wasm,
+    /// JavaScript, which needs no runtime of the project.
+    JavaScript,
+    /// A source for a runtime: index into [`crate::Project::runtimes`].
+    Runtime(usize),
+}
+
+/// A file that answers requests.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Its index.
+    pub id: WorkerId,
+    /// For logs.
+    pub name: String,
+    /// The file, relative to the project's root.
+    pub path: PathBuf,
+    /// Its route with the prefix, as `/api/[id]`.
+    pub route: String,
+    /// What kind of program it is.
+    pub kind: WorkerKind,
+    /// `[vars]`, those from the environment filled in.
+    pub vars: BTreeMap<String, String>,
+    /// Namespace of its key/value store.
+    pub kv_namespace: Option<String>,
+    /// Folders that it sees.
+    pub folders: Vec<Folder>,
+    /// Outgoing HTTP.
+    pub http: HttpRequests,
+    /// Bounds of one call.
+    pub limits: Limits,
+}
+
+/// A folder that a worker sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folder {
+    /// Relative to the project's root, normalised; it exists.
+    pub from: PathBuf,
+    /// Where the guest sees it: absolute.
+    pub to: String,
+}
+
+/// Outgoing HTTP that a worker may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpRequests {
+    /// Hosts as `host` or `host:port`.
+    pub allowed_hosts: Vec<String>,
+    /// Methods.
+    pub allowed_methods: Vec<Method>,
+    /// Whether plain `http:` is allowed.
+    pub allow_http: bool,
+}
+
+impl Default for HttpRequests {
+    fn default() -> Self {
+        Self {
+            allowed_hosts: Vec::new(),
+            allowed_methods: vec![
+                Method::GET,
+                Method::POST,
+                Method::PUT,
+                Method::PATCH,
+                Method::DELETE,
+            ],
+            allow_http: false,
+        }
+    }
+}
+
+/// What a worker's TOML says.
+#[derive(Default)]
+pub(crate) struct Config {
+    pub(crate) name: Option<String>,
+    pub(crate) vars: BTreeMap<String, String>,
+    pub(crate) kv_namespace: Option<String>,
+    pub(crate) folders: Vec<Folder>,
+    pub(crate) http: HttpRequests,
+    pub(crate) limits: Limits,
+}
+
+/// What reading a worker's TOML takes.
+pub(crate) struct Context<'c> {
+    pub(crate) root: &'c Root,
+    /// Folder of the worker, relative to the root.
+    pub(crate) folder: &'c Path,
+    pub(crate) env: &'c BTreeMap<String, String>,
+    /// The project's.
+    pub(crate) limits: &'c Limits,
+}
+
+impl Config {
+    pub(crate) fn read(
+        reader: &Reader<'_>,
+        context: &Context<'_>,
+        warnings: &mut Vec<Problem>,
+    ) -> Self {
+        let mut config = Self {
+            limits: context.limits.clone(),
+            ..Self::default()
+        };
+        config.name = reader.text("name").map(|text| text.value);
+        if let Some(text) = reader.scalar(
+            "version",
+            &[crate::setting::Kind::Text, crate::setting::Kind::Integer],
+            "\"1\"",
+        ) && text.value != "1"
+        {
+            reader.problem(
+                &text.at,
+                format!("`version` is `{}`, the only one is \"1\"", text.value),
+            );
+        }
+        for (name, value) in reader.map("vars") {
+            config.variable(reader, context, warnings, name, value);
+        }
+        reader.table("data", |data| {
+            data.table("kv", |kv| match kv.text("namespace") {
+                Some(text) if text.value.is_empty() => {
+                    kv.problem(&text.at, "the namespace is empty")
+                }
+                Some(text) => config.kv_namespace = Some(text.value),
+                None => kv.missing("namespace", "namespace = \"NAME\""),
+            })
+        });
+        for folder in reader.tables("folders", |table| read_folder(table, context)) {
+            let Some((folder, at)) = folder else { continue };
+            if config.folders.iter().any(|other| other.to == folder.to) {
+                reader.problem(&at, format!("two folders are at `{}`", folder.to));
+            }
+            config.folders.push(folder);
+        }
+        reader.table("features", |features| {
+            features.table("http_requests", |table| config.http.read(table));
+            features.table("wasi_nn", |table| {
+                if table
+                    .texts("allowed_backends")
+                    .is_some_and(|backends| !backends.is_empty())
+                {
+                    warnings.push(table.located(
+                        table.at(),
+                        "wasi-nn is not available: a worker that imports it does not load",
+                    ));
+                }
+            });
+        });
+        reader.table("limits", |table| config.limits.read(table));
+        config
+    }
+
+    fn variable(
+        &mut self,
+        reader: &Reader<'_>,
+        context: &Context<'_>,
+        warnings: &mut Vec<Problem>,
+        name: Text,
+        value: Text,
+    ) {
+        if name.value.is_empty() || name.value.contains(['=', '\0']) {
+            reader.problem(&name.at, "the name of a variable is empty or has a `=`");
+            return;
+        }
+        if value.value.contains('\0') {
+            reader.problem(&value.at, "the value of a variable has a NUL character");
+            return;
+        }
+        let from_env = value
+            .value
+            .strip_prefix('$')
+            .filter(|name| !name.is_empty() && !name.contains(' '));
+        let text = match from_env {
+            None => value.value,
+            Some(wanted) => match context.env.get(wanted) {
+                Some(text) => text.clone(),
+                None => {
+                    warnings.push(
+                        reader
+                            .located(
+                                &value.at,
+                                format!(
+                                    "the environment has no `{wanted}`: `{}` is empty",
+                                    name.value
+                                ),
+                            )
+                            .help(format!(
+                                "set it: `docker run -e {wanted}=...`, or `{wanted}=... wws`"
+                            )),
+                    );
+                    String::new()
+                }
+            },
+        };
+        self.vars.insert(name.value, text);
+    }
+}
+
+impl HttpRequests {
+    fn read(&mut self, reader: &Reader<'_>) {
+        if let Some(hosts) = reader.texts("allowed_hosts") {
+            for host in hosts {
+                if let Some(message) = wrong_host(&host.value) {
+                    reader.problem_with_help(
+                        &host.at,
+                        format!("`{}` {message}", host.value),
+                        "write a host, as \"api.example.com\", or a host and a port, as \"api.example.com:8443\"",
+                    );
+                } else {
+                    self.allowed_hosts.push(host.value);
+                }
+            }
+        }
+        if let Some(methods) = reader.texts("allowed_methods") {
+            self.allowed_methods.clear();
+            for method in methods {
+                match Method::from_bytes(method.value.to_ascii_uppercase().as_bytes()) {
+                    Ok(known) if is_supported(&known) => self.allowed_methods.push(known),
+                    _ => reader.problem(
+                        &method.at,
+                        format!(
+                            "`{}` is no method: expected GET, POST, PUT, PATCH, DELETE, OPTIONS or HEAD",
+                            method.value
+                        ),
+                    ),
+                }
+            }
+        }
+        if let Some(allow) = reader.boolean("allow_http") {
+            self.allow_http = allow;
+        }
+    }
+}
+
+fn is_supported(method: &Method) -> bool {
+    matches!(
+        method.as_str(),
+        "GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "HEAD"
+    )
+}
+
+fn wrong_host(host: &str) -> Option<&'static str> {
+    if host.is_empty() {
+        Some("is empty")
+    } else if host.contains("://") {
+        Some("is a URL, not a host")
+    } else if host.contains(|c: char| c.is_whitespace() || c.is_control() || "/?#@\\,".contains(c))
+    {
+        Some("is no host")
+    } else {
+        None
+    }
+}
+
+type Located<T> = (T, std::ops::Range<usize>);
+
+fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Folder>> {
+    let from = table.text("from");
+    let to = table.text("to");
+    if from.is_none() {
+        table.missing("from", "from = \"./FOLDER\"");
+    }
+    if to.is_none() {
+        table.missing("to", "to = \"/mnt/FOLDER\"");
+    }
+    let (from, to) = (from?, to?);
+    let place = guest_path(&to.value);
+    if place.is_none() {
+        table.problem(
+            &to.at,
+            format!(
+                "`{}`: expected an absolute path of the guest, as \"/mnt/libs\"",
+                to.value
+            ),
+        );
+    }
+    let Some(path) = beneath(context.folder, Path::new(&from.value)) else {
+        table.problem_with_help(
+            &from.at,
+            format!("the folder `{}` is outside the project", from.value),
+            "a worker sees folders of its project only: put or mount it below the project's root",
+        );
+        return None;
+    };
+    if let Err(error) = context.root.folder(&path) {
+        let shown = path.display();
+        if beneath::leaves_root(&error) {
+            table.problem_with_help(
+                &from.at,
+                format!(
+                    "the folder `{shown}` is outside the project: a link on its way leads there"
+                ),
+                "put or mount the folder itself below the project's root",
+            );
+        } else {
+            table.problem_with_help(
+                &from.at,
+                format!("cannot open the folder `{shown}`: {error}"),
+                "`from` is relative to the worker's own folder; in a container, mount a volume there or copy it into the image",
+            );
+        }
+        return None;
+    }
+    Some((
+        Folder {
+            from: path,
+            to: place?,
+        },
+        to.at,
+    ))
+}
+
+/// Joins paths by their names alone; `None` where the result is above the root.
+fn beneath(folder: &Path, path: &Path) -> Option<PathBuf> {
+    let mut joined = folder.to_path_buf();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(name) => joined.push(name),
+            Component::ParentDir => {
+                if !joined.pop() {
+                    return None;
+                }
+            }
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(joined)
+}
+
+/// An absolute path without `.` and `..`.
+fn guest_path(text: &str) -> Option<String> {
+    let rest = text.strip_prefix('/')?;
+    if text.contains('\0') {
+        return None;
+    }
+    let mut path = String::new();
+    for segment in rest
+        .split('/')
+        .filter(|segment| !segment.is_empty() && *segment != ".")
+    {
+        if segment == ".." {
+            return None;
+        }
+        path.push('/');
+        path.push_str(segment);
+    }
+    Some(if path.is_empty() { "/".into() } else { path })
+}

@@ -1,0 +1,419 @@
+//! Folders as users have them, loaded.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+use wws_project::{Found, LoadOptions, Problems, Project, WorkerKind, load};
+
+/// A project of files and their texts.
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    for (path, text) in files {
+        write(dir.path(), path, text);
+    }
+    dir
+}
+
+fn write(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn open(dir: &TempDir) -> Result<Project, Problems> {
+    load(dir.path(), &LoadOptions::default())
+}
+
+fn problems(dir: &TempDir) -> Vec<String> {
+    open(dir)
+        .unwrap_err()
+        .all()
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn found(project: &Project, path: &str) -> String {
+    match project.find(path) {
+        Found::Asset(asset) => asset.path.display().to_string(),
+        Found::Worker { worker, params } => {
+            let params: String = params
+                .iter()
+                .map(|(name, value)| format!(" {name}={value}"))
+                .collect();
+            format!("{}{params}", worker.path.display())
+        }
+        Found::NotFound => "-".into(),
+    }
+}
+
+#[test]
+fn paths_are_routes() {
+    let dir = folder(&[
+        ("index.js", ""),
+        ("about.wasm", ""),
+        ("api/index.wasm", ""),
+        ("api/v2/ping.wasm", ""),
+        ("api/[id].js", ""),
+        ("api/[id]/edit.js", ""),
+        ("other/[...slug].js", ""),
+        ("_libs/hidden.js", ""),
+        (".wws/runtimes/hidden.js", ""),
+        ("node_modules/hidden.js", ""),
+        ("public/index.html", ""),
+        ("public/about.html", ""),
+        ("public/docs/index.html", ""),
+        ("public/api/logo.svg", ""),
+        ("public/404.html", ""),
+        ("public/worker.js", ""),
+    ]);
+    let project = open(&dir).unwrap();
+    for (path, expected) in [
+        ("/", "index.js"),
+        ("", "index.js"),
+        ("/about", "about.wasm"),
+        ("/about/", "about.wasm"),
+        ("/about.html", "public/about.html"),
+        ("/api", "api/index.wasm"),
+        ("/api/v2/ping", "api/v2/ping.wasm"),
+        ("/api/7", "api/[id].js id=7"),
+        ("/api/7/edit", "api/[id]/edit.js id=7"),
+        ("/api/logo.svg", "public/api/logo.svg"),
+        ("/other/a/b%20c", "other/[...slug].js slug=a/b c"),
+        ("/other", "-"),
+        ("/docs", "public/docs/index.html"),
+        ("/docs/index.html", "public/docs/index.html"),
+        ("/worker.js", "public/worker.js"),
+        ("/hidden", "-"),
+        ("/_libs/hidden", "-"),
+        ("/nothing", "-"),
+    ] {
+        assert_eq!(found(&project, path), expected, "{path}");
+    }
+    assert_eq!(
+        project.not_found().unwrap().path,
+        Path::new("public/404.html")
+    );
+}
+
+#[test]
+fn a_prefix_goes_before_workers_and_assets_and_globs_leave_out() {
+    let dir = folder(&[
+        ("index.js", ""),
+        ("a.js", ""),
+        ("draft/b.js", ""),
+        ("c.test.js", ""),
+        ("public/logo.svg", ""),
+        ("public/secret/key.txt", ""),
+    ]);
+    let options = LoadOptions {
+        prefix: Some("v1/api/".into()),
+        ignore: vec![
+            "draft/**".into(),
+            "**/*.test.js".into(),
+            "public/secret".into(),
+        ],
+        ..LoadOptions::default()
+    };
+    let project = load(dir.path(), &options).unwrap();
+    for (path, expected) in [
+        ("/v1/api", "index.js"),
+        ("/v1/api/a", "a.js"),
+        ("/v1/api/logo.svg", "public/logo.svg"),
+        ("/v1/api/draft/b", "-"),
+        ("/v1/api/c.test", "-"),
+        ("/v1/api/secret/key.txt", "-"),
+        ("/a", "-"),
+        ("/", "-"),
+    ] {
+        assert_eq!(found(&project, path), expected, "{path}");
+    }
+    assert_eq!(project.workers()[0].route, "/v1/api/a");
+}
+
+#[test]
+fn a_workers_toml_says_what_it_is_given() {
+    let dir = folder(&[
+        ("api/fetch.wasm", ""),
+        ("libs/x", ""),
+        (
+            "api/fetch.toml",
+            r#"
+name = "fetch"
+version = "1"
+[vars]
+MESSAGE = "hello"
+TOKEN = "$TOKEN"
+PRICE = "$ 5"
+[data.kv]
+namespace = "counter"
+[[folders]]
+from = "../libs"
+to = "/mnt//libs/"
+[features.http_requests]
+allowed_hosts = ["api.example.com", "127.0.0.1:81"]
+allowed_methods = ["get", "POST"]
+allow_http = true
+[limits]
+memory = "64MiB"
+cpu_time = "500ms"
+"#,
+        ),
+        (
+            ".wws.toml",
+            "version = 1\n[server]\nport = 8081\nmax_body = \"1MiB\"\n[limits]\nmemory = 1048576\nhttp_calls = 3\n",
+        ),
+    ]);
+    let options = LoadOptions {
+        env: BTreeMap::from([
+            ("TOKEN".into(), "secret".into()),
+            ("WWS_LIMITS_OUTPUT".into(), "2KiB".into()),
+        ]),
+        ..LoadOptions::default()
+    };
+    let project = load(dir.path(), &options).unwrap();
+    let worker = &project.workers()[0];
+    assert_eq!(
+        (worker.name.as_str(), worker.route.as_str(), worker.kind),
+        ("fetch", "/api/fetch", WorkerKind::Wasm)
+    );
+    let vars: Vec<_> = worker
+        .vars
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    assert_eq!(vars, ["MESSAGE=hello", "PRICE=$ 5", "TOKEN=secret"]);
+    assert_eq!(worker.kv_namespace.as_deref(), Some("counter"));
+    assert_eq!(
+        (
+            worker.folders[0].from.as_path(),
+            worker.folders[0].to.as_str()
+        ),
+        (Path::new("libs"), "/mnt/libs")
+    );
+    assert_eq!(
+        worker.http.allowed_hosts,
+        ["api.example.com", "127.0.0.1:81"]
+    );
+    assert_eq!(worker.http.allowed_methods, ["GET", "POST"]);
+    assert!(worker.http.allow_http);
+    assert_eq!(worker.limits.memory, 64 << 20);
+    assert_eq!(worker.limits.cpu_time, Duration::from_millis(500));
+    assert_eq!((worker.limits.http_calls, worker.limits.output), (3, 2048));
+    assert_eq!(
+        (project.settings().port, project.settings().max_body),
+        (Some(8081), 1 << 20)
+    );
+}
+
+#[test]
+fn all_problems_are_told_at_once_each_with_its_place() {
+    let dir = folder(&[
+        ("a.js", ""),
+        (
+            "a.toml",
+            "name = \"a\"\nversion = 2\n[data.kv]\nnamspace = \"x\"\n",
+        ),
+        ("b.js", ""),
+        (
+            "b.toml",
+            "[vars]\nCOUNT = 3\n[[folders]]\nfrom = \"../..\"\nto = \"mnt\"\n[[folders]]\nfrom = \"./none\"\nto = \"/x\"\n",
+        ),
+        ("c.js", ""),
+        (
+            "c.toml",
+            "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"https://x.org\"]\nallowed_methods = [\"FETCH\"]\nallow_http = \"no\"\n",
+        ),
+        ("d.js", ""),
+        ("d/index.js", ""),
+        ("[...all]/x.js", ""),
+        ("e.js", ""),
+        ("e.toml", "version = \n"),
+        ("[a]/[a].js", ""),
+        (
+            ".wws.toml",
+            "[server]\nport = 99999\nhost = \"nowhere\"\nqueue = -1\n[limits]\ncpu_time = \"5 weeks\"\n[serve]\n",
+        ),
+    ]);
+    assert_eq!(
+        problems(&dir),
+        [
+            ".wws.toml:2:8: `server.port` is `99999`, expected a port number (0 to 65535)",
+            ".wws.toml:3:8: `server.host` is `nowhere`, expected an IP address such as \"0.0.0.0\"",
+            ".wws.toml:4:9: `server.queue` is `-1`, expected a whole number",
+            ".wws.toml:6:12: `limits.cpu_time` is `5 weeks`, expected a duration such as \"10s\" or \"500ms\"",
+            ".wws.toml:7:2: unknown key `serve`\n    did you mean `server`?",
+            "[...all]/x.js: `[...all]` takes all that follows: it can only be the last of a route",
+            "[a]/[a].js: two parameters of its route are called `a`",
+            "a.toml:2:11: `version` is `2`, the only one is \"1\"",
+            "a.toml:3:1: `data.kv.namespace` is missing\n    write namespace = \"NAME\"",
+            "a.toml:4:1: unknown key `data.kv.namspace`\n    did you mean `namespace`?",
+            "b.toml:2:9: `vars.COUNT` is a number, expected a string\n    write the value in quotes",
+            "b.toml:4:8: the folder `../..` is outside the project\n    a worker sees folders of its project only: put or mount it below the project's root",
+            "b.toml:5:6: `mnt`: expected an absolute path of the guest, as \"/mnt/libs\"",
+            "b.toml:7:8: cannot open the folder `none`: No such file or directory (os error 2)\n    `from` is relative to the worker's own folder; in a container, mount a volume there or copy it into the image",
+            "c.toml:3:18: `https://x.org` is a URL, not a host\n    write a host, as \"api.example.com\", or a host and a port, as \"api.example.com:8443\"",
+            "c.toml:4:20: `FETCH` is no method: expected GET, POST, PUT, PATCH, DELETE, OPTIONS or HEAD",
+            "c.toml:5:14: `features.http_requests.allow_http` is a string, expected true or false",
+            "d.js: has the route /d, which d/index.js has too\n    rename one of them, or put it into a folder that begins with `_`",
+            "e.toml:1:11: no valid TOML: string values must be quoted, expected literal string",
+        ]
+    );
+}
+
+#[test]
+fn links_that_leave_the_project_are_refused_others_are_followed() {
+    let outside = folder(&[("w.js", ""), ("f/x", "")]);
+    let dir = folder(&[
+        ("real/in.js", ""),
+        ("g.js", ""),
+        ("g.toml", "[[folders]]\nfrom = \"out\"\nto = \"/f\"\n"),
+        ("shared/x", ""),
+    ]);
+    symlink(outside.path().join("w.js"), dir.path().join("bad.js")).unwrap();
+    symlink(outside.path().join("f"), dir.path().join("out")).unwrap();
+    symlink("real", dir.path().join("alias")).unwrap();
+    symlink("..", dir.path().join("real/circle")).unwrap();
+    assert_eq!(
+        problems(&dir),
+        [
+            "bad.js: a link that leads outside the project\n    replace it by the file or folder itself, or let --ignore leave it out",
+            "g.toml:2:8: the folder `out` is outside the project: a link on its way leads there\n    put or mount the folder itself below the project's root",
+        ]
+    );
+    fs::remove_file(dir.path().join("bad.js")).unwrap();
+    write(
+        dir.path(),
+        "g.toml",
+        "[[folders]]\nfrom = \"shared\"\nto = \"/f\"\n",
+    );
+    let project = open(&dir).unwrap();
+    assert_eq!(found(&project, "/alias/in"), "alias/in.js");
+    assert_eq!(found(&project, "/real/in"), "real/in.js");
+}
+
+#[test]
+fn a_missing_variable_is_a_warning_and_empty() {
+    let dir = folder(&[
+        ("a.js", ""),
+        ("a.toml", "version = \"1\"\n[vars]\nTOKEN = \"$TOKEN\"\n"),
+        ("b.py", ""),
+    ]);
+    let project = open(&dir).unwrap();
+    assert_eq!(project.workers()[0].vars["TOKEN"], "");
+    let warnings: Vec<_> = project.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "a.toml:3:9: the environment has no `TOKEN`: `TOKEN` is empty\n    set it: `docker run -e TOKEN=...`, or `TOKEN=... wws`",
+            "b.py: no worker: the project has no runtime for .py\n    `wws runtimes install python latest` makes it one",
+        ]
+    );
+}
+
+const RUNTIME: &str = r#"
+version = 1
+[[repositories]]
+name = "wasmlabs"
+url = "https://example.com/index.toml"
+[[repositories.runtimes]]
+name = "python"
+version = "3.11.1"
+tags = ["latest"]
+status = "active"
+extensions = ["py"]
+args = ["--", "/src/index.py"]
+envs = { HOME = "/" }
+[repositories.runtimes.binary]
+url = "https://example.com/python.wasm"
+filename = "python.wasm"
+[repositories.runtimes.binary.checksum]
+type = "sha256"
+value = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90"
+[repositories.runtimes.wrapper]
+filename = "wrapper.txt"
+"#;
+
+#[test]
+fn a_runtime_must_be_installed_and_whole() {
+    let dir = folder(&[("b.py", ""), (".wws.toml", RUNTIME)]);
+    let all = problems(&dir);
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(
+        all[0],
+        "b.py: needs the runtime python 3.11.1, which is not installed: .wws/runtimes/wasmlabs/python/3.11.1/python.wasm: No such file or directory (os error 2)\n    `wws runtimes install python 3.11.1`"
+    );
+    write(
+        dir.path(),
+        ".wws/runtimes/wasmlabs/python/3.11.1/python.wasm",
+        "damaged",
+    );
+    write(
+        dir.path(),
+        ".wws/runtimes/wasmlabs/python/3.11.1/wrapper.txt",
+        "{source}",
+    );
+    assert!(
+        problems(&dir)[0].contains("python.wasm is damaged: its sha256 is "),
+        "{:?}",
+        problems(&dir)
+    );
+    let whole = RUNTIME.replace(
+        "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90",
+        // printf damaged | sha256sum
+        "2b7c0ab94ae4e7c4a7aa4bd64fd2f0a0a6c0f1ff9fcdb6e1d5e30b17ad1ee0ad",
+    );
+    let sum = problems(&dir)[0].split("sha256 is ").nth(1).unwrap()[..64].to_owned();
+    write(
+        dir.path(),
+        ".wws.toml",
+        &whole.replace(
+            "2b7c0ab94ae4e7c4a7aa4bd64fd2f0a0a6c0f1ff9fcdb6e1d5e30b17ad1ee0ad",
+            &sum,
+        ),
+    );
+    let project = open(&dir).unwrap();
+    assert_eq!(project.workers()[0].kind, WorkerKind::Runtime(0));
+    assert_eq!(project.runtimes()[0].args, ["--", "/src/index.py"]);
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_a_problem() {
+    let Err(problems) = load(Path::new("/no/such/folder"), &LoadOptions::default()) else {
+        panic!("it loaded")
+    };
+    assert_eq!(
+        problems.to_string(),
+        "/no/such/folder: cannot open the project's folder: No such file or directory (os error 2)\n    expected a folder that holds workers"
+    );
+}
+
+/// The bound is wide, a linear search would be a thousand times slower; `make bench` measures the ratio.
+#[test]
+fn finding_a_route_does_not_depend_on_their_number() {
+    let time = |count: usize| {
+        let dir = TempDir::new().unwrap();
+        for index in 0..count {
+            write(dir.path(), &format!("r{index}/[id].js"), "");
+        }
+        let project = open(&dir).unwrap();
+        let path = format!("/r{}/7", count - 1);
+        let started = Instant::now();
+        for _ in 0..10_000 {
+            assert!(matches!(project.find(&path), Found::Worker { .. }));
+        }
+        started.elapsed()
+    };
+    let (few, many) = (time(10), time(5_000));
+    assert!(
+        many < few * 50,
+        "{few:?} with 10 routes, {many:?} with 5000"
+    );
+}
