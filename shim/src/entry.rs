@@ -1,0 +1,229 @@
+//! Is it a container of workers? Its entry point tells: a folder holds workers, a program runs as in any container.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::rootfs::{self, Kind};
+
+/// What an entry point means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// Serve the workers in this folder, an absolute path of the container.
+    Workers(PathBuf),
+    /// Run it as it stands: a program (`pause`, a side-car), or something of which the OCI runtime will say what is wrong.
+    Program,
+}
+
+/// A mount of the specification.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mount<'a> {
+    /// The path in the container.
+    pub(crate) to: &'a Path,
+    /// The path on the host, of bind mounts.
+    pub(crate) from: Option<&'a Path>,
+    /// Whether it is a bind mount.
+    pub(crate) bind: bool,
+}
+
+/// What a container's entry point depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Container<'a> {
+    /// The root file system on the host.
+    pub(crate) root: &'a Path,
+    /// The working directory in the container.
+    pub(crate) folder: &'a Path,
+    /// The first process's arguments.
+    pub(crate) arguments: &'a [&'a str],
+    /// Its environment.
+    pub(crate) environment: &'a [&'a str],
+    /// Mounts, in order.
+    pub(crate) mounts: &'a [Mount<'a>],
+}
+
+impl Container<'_> {
+    /// What the entry point means.
+    ///
+    /// # Errors
+    /// The root file system cannot be looked at.
+    pub(crate) fn entry(&self) -> Result<Entry> {
+        let word = match self.arguments.first() {
+            // No entry point: all of the image is the project.
+            None | Some(&"") => return Ok(Entry::Workers("/".into())),
+            Some(word) => *word,
+        };
+        if !word.contains('/') && word != "." && word != ".." && self.is_command(word)? {
+            return Ok(Entry::Program);
+        }
+        let path = rootfs::absolute(self.folder, Path::new(word));
+        Ok(match self.kind(&path)? {
+            Kind::Folder => Entry::Workers(path),
+            Kind::File | Kind::Missing => Entry::Program,
+        })
+    }
+
+    /// Whether a word without a slash is found on the container's PATH.
+    fn is_command(&self, word: &str) -> Result<bool> {
+        let path = self
+            .environment
+            .iter()
+            .rev()
+            .find_map(|variable| variable.strip_prefix("PATH="));
+        for folder in path.unwrap_or_default().split(':') {
+            let file = rootfs::absolute(self.folder, &Path::new(folder).join(word));
+            if self.kind(&file)? == Kind::File {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What a path of the container names, once it is mounted.
+    fn kind(&self, path: &Path) -> Result<Kind> {
+        let mount = self
+            .mounts
+            .iter()
+            .rev()
+            .find_map(|mount| Some((mount, path.strip_prefix(mount.to).ok()?)));
+        match mount {
+            None => rootfs::kind(self.root, path),
+            Some((
+                Mount {
+                    bind: true,
+                    from: Some(from),
+                    ..
+                },
+                below,
+            )) => {
+                if below.as_os_str().is_empty() || rootfs::host_kind(from) != Kind::Folder {
+                    return Ok(rootfs::host_kind(from));
+                }
+                rootfs::kind(from, below)
+            }
+            // A new file system: the mount point is all that is in it.
+            Some((_, below)) if below.as_os_str().is_empty() => Ok(Kind::Folder),
+            Some(_) => Ok(Kind::Missing),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    struct Image(tempfile::TempDir);
+
+    impl Image {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join("app/sub")).unwrap();
+            fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+            fs::write(root.path().join("usr/bin/app"), "\x7fELF").unwrap();
+            fs::write(root.path().join("pause"), "\x7fELF").unwrap();
+            fs::write(root.path().join("script"), "#!/bin/sh").unwrap();
+            Self(root)
+        }
+
+        fn entry(&self, folder: &str, arguments: &[&str], mounts: &[Mount<'_>]) -> Entry {
+            Container {
+                root: self.0.path(),
+                folder: Path::new(folder),
+                arguments,
+                environment: &["PATH=/bin:/usr/bin"],
+                mounts,
+            }
+            .entry()
+            .unwrap()
+        }
+
+        fn at_root(&self, word: &str) -> Entry {
+            self.entry("/", &[word], &[])
+        }
+    }
+
+    fn workers(folder: &str) -> Entry {
+        Entry::Workers(folder.into())
+    }
+
+    #[test]
+    fn a_folder_is_a_project() {
+        let image = Image::new();
+        assert_eq!(image.at_root("/"), workers("/"));
+        assert_eq!(image.at_root("."), workers("/"));
+        assert_eq!(image.at_root("/app"), workers("/app"));
+        assert_eq!(image.at_root("/app/"), workers("/app"));
+        assert_eq!(image.at_root("./app/sub"), workers("/app/sub"));
+        assert_eq!(image.at_root("/app/../app/sub/.."), workers("/app"));
+    }
+
+    #[test]
+    fn no_entry_point_is_the_root() {
+        let image = Image::new();
+        assert_eq!(image.entry("/app", &[], &[]), workers("/"));
+        assert_eq!(image.entry("/app", &[""], &[]), workers("/"));
+    }
+
+    #[test]
+    fn a_relative_folder_is_one_of_the_working_directory() {
+        let image = Image::new();
+        assert_eq!(image.entry("/app", &["."], &[]), workers("/app"));
+        assert_eq!(image.entry("/app", &["sub"], &[]), workers("/app/sub"));
+        assert_eq!(image.entry("/app/sub", &[".."], &[]), workers("/app"));
+    }
+
+    #[test]
+    fn programs_and_what_is_missing_run_unchanged() {
+        let image = Image::new();
+        for word in [
+            "/pause", "/script", "pause", "/nothing", "nothing", "/pause/x",
+        ] {
+            assert_eq!(image.at_root(word), Entry::Program, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_program_on_the_path_comes_before_a_folder_of_that_name() {
+        let image = Image::new();
+        assert_eq!(image.at_root("app"), Entry::Program);
+        assert_eq!(image.at_root("./app"), workers("/app"));
+    }
+
+    #[test]
+    fn links_are_followed_within_the_root() {
+        let image = Image::new();
+        symlink("/app", image.0.path().join("to-folder")).unwrap();
+        symlink("/pause", image.0.path().join("to-program")).unwrap();
+        // A folder on the host, nothing in the container.
+        symlink("/proc", image.0.path().join("out")).unwrap();
+        assert_eq!(image.at_root("/to-folder"), workers("/to-folder"));
+        assert_eq!(image.at_root("/to-program"), Entry::Program);
+        assert_eq!(image.at_root("/out"), Entry::Program);
+    }
+
+    #[test]
+    fn a_project_may_be_mounted() {
+        let image = Image::new();
+        let volume = tempfile::tempdir().unwrap();
+        fs::create_dir(volume.path().join("inner")).unwrap();
+        fs::write(volume.path().join("program"), "\x7fELF").unwrap();
+        let bind = Mount {
+            to: Path::new("/volume"),
+            from: Some(volume.path()),
+            bind: true,
+        };
+        let tmpfs = Mount {
+            to: Path::new("/memory"),
+            from: Some(Path::new("tmpfs")),
+            bind: false,
+        };
+        let entry = |word| image.entry("/", &[word], &[bind, tmpfs]);
+        assert_eq!(entry("/volume"), workers("/volume"));
+        assert_eq!(entry("/volume/inner"), workers("/volume/inner"));
+        assert_eq!(entry("/volume/program"), Entry::Program);
+        assert_eq!(entry("/volume/nothing"), Entry::Program);
+        assert_eq!(entry("/memory"), workers("/memory"));
+        assert_eq!(entry("/memory/x"), Entry::Program);
+    }
+}

@@ -1,0 +1,78 @@
+//! The shim's own log: lines as containerd writes them, into the FIFO `log` of the bundle, which containerd copies into its log.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::OFlags;
+
+use crate::time;
+
+static OUT: OnceLock<File> = OnceLock::new();
+static DEBUG: AtomicBool = AtomicBool::new(false);
+
+/// The longest line, in bytes: what a pipe takes whole.
+const MAX_LINE: usize = 4000;
+
+/// Opens the FIFO. Without one, lines go nowhere: a shim must not fail for its log.
+pub(crate) fn open(fifo: &Path, debug: bool) {
+    DEBUG.store(debug, Ordering::Relaxed);
+    // Open for reading too: then neither the opening nor a restart of containerd blocks or breaks the pipe. Lines that
+    // find it full are lost.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    if let Ok(file) = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(fifo)
+    {
+        drop(OUT.set(file));
+    }
+}
+
+/// Writes one line.
+pub(crate) fn line(level: &str, message: &str) {
+    if level == "debug" && !DEBUG.load(Ordering::Relaxed) {
+        return;
+    }
+    if let Some(mut out) = OUT.get() {
+        let line = format_line(&time::rfc3339(&time::now()), level, message);
+        // Full or gone: nothing better can be done.
+        drop(out.write_all(line.as_bytes()));
+    }
+}
+
+fn format_line(time: &str, level: &str, message: &str) -> String {
+    let mut line =
+        format!("time=\"{time}\" level={level} msg={message:?} runtime=io.containerd.wws.v1");
+    if line.len() > MAX_LINE {
+        let end = line.floor_char_boundary(MAX_LINE);
+        line.truncate(end);
+    }
+    line.push('\n');
+    line
+}
+
+/// Something is broken.
+macro_rules! error { ($($part:tt)*) => { $crate::log::line("error", &format!($($part)*)) } }
+/// Something is odd.
+macro_rules! warning { ($($part:tt)*) => { $crate::log::line("warning", &format!($($part)*)) } }
+/// For whoever looks for a fault.
+macro_rules! debug { ($($part:tt)*) => { $crate::log::line("debug", &format!($($part)*)) } }
+pub(crate) use {debug, error, warning};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_stays_on_one_line_of_bounded_length() {
+        let line = format_line("T", "error", &format!("a\nb \"c\" {}", "ü".repeat(5000)));
+        assert!(line.starts_with("time=\"T\" level=error msg=\"a\\nb \\\"c\\\" "));
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(line.len() <= MAX_LINE + 1);
+    }
+}

@@ -1,0 +1,405 @@
+//! The root file system: mounts that containerd asks for, made by the system calls.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use containerd_shim_protos::api::Mount;
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
+};
+use rustix::thread::UnshareFlags;
+
+use crate::error::{Error, Result};
+use crate::rootfs;
+
+/// What mount(2) takes as data: a page, with its final NUL.
+const MAX_DATA: usize = 4095;
+
+/// The most mounts on one root file system that are made or undone.
+const MAX_MOUNTS: usize = 64;
+
+/// Options as flags and data, as mount(8) divides them.
+#[derive(Debug, PartialEq, Eq)]
+struct Parsed {
+    flags: MountFlags,
+    propagation: MountPropagationFlags,
+    bind: Bind,
+    data: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bind {
+    No,
+    One,
+    Recursive,
+}
+
+/// Makes `mounts`, in order, on `root`. When one fails, those before it are undone.
+///
+/// # Errors
+/// An option that we cannot serve, or the kernel's refusal: with the mount's type and source.
+pub(crate) fn mount_all(mounts: &[Mount], root: &Path) -> Result<()> {
+    if mounts.len() > MAX_MOUNTS {
+        return Err(Error::InvalidArgument(format!(
+            "{} mounts for one root file system: at most {MAX_MOUNTS} are made",
+            mounts.len()
+        )));
+    }
+    for (made, one) in mounts.iter().enumerate() {
+        let context = || format!("mount {} {} on the root file system", one.type_, one.source);
+        let result = target(one, root).and_then(|(target, _open)| mount_one(one, &target));
+        if let Err(error) = result {
+            if made > 0 {
+                unmount_all(root)?;
+            }
+            return Err(error.context(context()));
+        }
+    }
+    Ok(())
+}
+
+/// Undoes all mounts on `root`. None is no error.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(crate) fn unmount_all(root: &Path) -> Result<()> {
+    for _ in 0..MAX_MOUNTS {
+        let mut result = unmount(root, UnmountFlags::NOFOLLOW);
+        if result == Err(Errno::BUSY) {
+            // Something is mounted below, or is held open. It goes with its last user.
+            result = unmount(root, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
+        }
+        match result {
+            Ok(()) => {}
+            // Not a mount point, or not there.
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(error) => {
+                return Err(Error::io(format_args!("unmount {}", root.display()), error));
+            }
+        }
+    }
+    Err(Error::Other(format!(
+        "unmount {}: more than {MAX_MOUNTS} mounts",
+        root.display()
+    )))
+}
+
+/// Where a mount goes: `root`, or a folder in it that containerd 2 names. The descriptor holds that folder, which an image may
+/// have made a symbolic link.
+fn target(one: &Mount, root: &Path) -> Result<(PathBuf, Option<OwnedFd>)> {
+    if one.target.is_empty() {
+        return Ok((root.to_path_buf(), None));
+    }
+    let folder = rootfs::open(root, Path::new(&one.target))?.ok_or_else(|| {
+        Error::InvalidArgument(format!("the root file system has no {}", one.target))
+    })?;
+    let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
+    Ok((path.into(), Some(folder)))
+}
+
+fn mount_one(one: &Mount, target: &Path) -> Result<()> {
+    let parsed = parse(&one.type_, &one.options)?;
+    let failed = |error: Errno| Error::Other(explain(error));
+    if parsed.bind == Bind::No {
+        let (folder, data) = shorten(&parsed.data);
+        let data = CString::new(data.join(",")).map_err(|_| failed(Errno::INVAL))?;
+        if data.count_bytes() > MAX_DATA {
+            return Err(Error::InvalidArgument(format!(
+                "its options take {} bytes, the kernel takes {MAX_DATA}: build the image with fewer layers",
+                data.count_bytes()
+            )));
+        }
+        in_folder(folder.as_deref(), || {
+            mount(
+                one.source.as_str(),
+                target,
+                one.type_.as_str(),
+                parsed.flags,
+                data.as_c_str(),
+            )
+        })?
+        .map_err(failed)?;
+    } else {
+        let mut flags = MountFlags::BIND;
+        if parsed.bind == Bind::Recursive {
+            flags |= MountFlags::REC;
+        }
+        mount(one.source.as_str(), target, "", flags, None).map_err(failed)?;
+        // The kernel looks at other flags of a bind mount only when it is mounted again.
+        if !parsed.flags.is_empty() {
+            mount_remount(target, MountFlags::BIND | parsed.flags, "").map_err(|error| {
+                // Undone here: the caller counts it as not made.
+                drop(unmount(target, UnmountFlags::DETACH));
+                failed(error)
+            })?;
+        }
+    }
+    if !parsed.propagation.is_empty() {
+        mount_change(target, parsed.propagation).map_err(|error| {
+            drop(unmount(target, UnmountFlags::DETACH));
+            failed(error)
+        })?;
+    }
+    Ok(())
+}
+
+fn explain(error: Errno) -> String {
+    let text = std::io::Error::from(error).to_string();
+    match error {
+        Errno::NODEV => format!("{text}: the kernel does not know this file system"),
+        _ => text,
+    }
+}
+
+fn parse(kind: &str, options: &[String]) -> Result<Parsed> {
+    let mut parsed = Parsed {
+        flags: MountFlags::empty(),
+        propagation: MountPropagationFlags::empty(),
+        bind: if kind == "bind" { Bind::One } else { Bind::No },
+        data: Vec::new(),
+    };
+    for option in options.iter().flat_map(|options| options.split(',')) {
+        if let Some((flag, on)) = flag(option) {
+            parsed.flags.set(flag, on);
+            continue;
+        }
+        if let Some(kind) = propagation(option) {
+            parsed.propagation |= kind;
+            continue;
+        }
+        match option {
+            "" | "defaults" | "rw" | "auto" | "noauto" | "user" | "nouser" | "_netdev" => {}
+            "bind" => parsed.bind = Bind::One,
+            "rbind" => parsed.bind = Bind::Recursive,
+            "loop" => return Err(unserved(option)),
+            _ if option.starts_with("uidmap=") || option.starts_with("gidmap=") => {
+                return Err(unserved(option));
+            }
+            // For programs, not for the kernel.
+            _ if option.starts_with("x-") || option.starts_with("X-") => {}
+            _ => parsed.data.push(option.to_owned()),
+        }
+    }
+    Ok(parsed)
+}
+
+fn unserved(option: &str) -> Error {
+    Error::Unimplemented(format!(
+        "the mount option {option} is not served: use another snapshotter, such as overlayfs"
+    ))
+}
+
+/// Options that are flags of the kernel's, and whether they set or clear it.
+fn flag(option: &str) -> Option<(MountFlags, bool)> {
+    Some(match option {
+        "ro" => (MountFlags::RDONLY, true),
+        "nosuid" => (MountFlags::NOSUID, true),
+        "suid" => (MountFlags::NOSUID, false),
+        "nodev" => (MountFlags::NODEV, true),
+        "dev" => (MountFlags::NODEV, false),
+        "noexec" => (MountFlags::NOEXEC, true),
+        "exec" => (MountFlags::NOEXEC, false),
+        "sync" => (MountFlags::SYNCHRONOUS, true),
+        "async" => (MountFlags::SYNCHRONOUS, false),
+        "dirsync" => (MountFlags::DIRSYNC, true),
+        "noatime" => (MountFlags::NOATIME, true),
+        "atime" => (MountFlags::NOATIME, false),
+        "nodiratime" => (MountFlags::NODIRATIME, true),
+        "diratime" => (MountFlags::NODIRATIME, false),
+        "relatime" => (MountFlags::RELATIME, true),
+        "norelatime" => (MountFlags::RELATIME, false),
+        "strictatime" => (MountFlags::STRICTATIME, true),
+        "nostrictatime" => (MountFlags::STRICTATIME, false),
+        "lazytime" => (MountFlags::LAZYTIME, true),
+        _ => return None,
+    })
+}
+
+fn propagation(option: &str) -> Option<MountPropagationFlags> {
+    let all = MountPropagationFlags::REC;
+    Some(match option {
+        "private" => MountPropagationFlags::PRIVATE,
+        "rprivate" => MountPropagationFlags::PRIVATE | all,
+        "shared" => MountPropagationFlags::SHARED,
+        "rshared" => MountPropagationFlags::SHARED | all,
+        "slave" => MountPropagationFlags::DOWNSTREAM,
+        "rslave" => MountPropagationFlags::DOWNSTREAM | all,
+        "unbindable" => MountPropagationFlags::UNBINDABLE,
+        "runbindable" => MountPropagationFlags::UNBINDABLE | all,
+        _ => return None,
+    })
+}
+
+/// Options that would be too long for the kernel, with the lower folders of an overlay made relative to the folder that all
+/// of them are in, and that folder. Shorter ones as they are.
+fn shorten(data: &[String]) -> (Option<PathBuf>, Vec<String>) {
+    let length: usize = data.iter().map(|option| option.len() + 1).sum();
+    if length <= MAX_DATA {
+        return (None, data.to_vec());
+    }
+    let lower = data
+        .iter()
+        .find_map(|option| option.strip_prefix("lowerdir="));
+    let Some(common) = lower.and_then(common_folder) else {
+        return (None, data.to_vec());
+    };
+    let prefix = format!("{}/", common.display());
+    let data = data.iter().map(|option| {
+        let Some(lower) = option.strip_prefix("lowerdir=") else {
+            return option.clone();
+        };
+        let folders = lower.split(':');
+        let short: Vec<_> = folders
+            .map(|folder| folder.strip_prefix(&prefix).unwrap_or(folder))
+            .collect();
+        format!("lowerdir={}", short.join(":"))
+    });
+    (Some(common), data.collect())
+}
+
+/// The innermost folder that all of the absolute paths in a list with colons lie in; none if that is the root.
+fn common_folder(list: &str) -> Option<PathBuf> {
+    let mut folders = list.split(':').map(Path::new);
+    let mut common = folders.next()?.parent()?.to_path_buf();
+    for folder in folders {
+        while !folder.starts_with(&common) || folder == common {
+            common = common.parent()?.to_path_buf();
+        }
+    }
+    // A colon or a backslash in a name is written with a backslash before it; such lists stay as they are.
+    let plain = !list.contains('\\');
+    (plain && common.is_absolute() && common.parent().is_some()).then_some(common)
+}
+
+/// Calls `mount` with `folder` as the working directory. That of all other threads stays.
+fn in_folder<T: Send>(folder: Option<&Path>, mount: impl FnOnce() -> T + Send) -> Result<T> {
+    let Some(folder) = folder else {
+        return Ok(mount());
+    };
+    let work = || -> Result<T> {
+        let failed = |error| Error::io(format_args!("change to {}", folder.display()), error);
+        // SAFETY: the thread ends with this closure and shares no descriptors' table or other state that CLONE_FS is not about.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(failed)?;
+        rustix::process::chdir(folder).map_err(failed)?;
+        Ok(mount())
+    };
+    thread::scope(|scope| scope.spawn(work).join())
+        .map_err(|_| Error::Other("the mounting thread ended".to_owned()))?
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn options(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn an_overlays_options_are_data() {
+        let parsed = parse(
+            "overlay",
+            &options("index=off workdir=/w upperdir=/u lowerdir=/a:/b ro"),
+        )
+        .unwrap();
+        assert_eq!(parsed.flags, MountFlags::RDONLY);
+        assert_eq!(parsed.bind, Bind::No);
+        assert_eq!(
+            parsed.data,
+            ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/a:/b"]
+        );
+    }
+
+    #[test]
+    fn a_bind_mounts_options_are_flags() {
+        let parsed = parse("bind", &options("rbind,ro nosuid rslave rw x-hint")).unwrap();
+        assert_eq!(parsed.bind, Bind::Recursive);
+        assert_eq!(parsed.flags, MountFlags::RDONLY | MountFlags::NOSUID);
+        assert_eq!(
+            parsed.propagation,
+            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC
+        );
+        assert!(parsed.data.is_empty());
+    }
+
+    #[test]
+    fn a_later_option_undoes_an_earlier_one() {
+        let parsed = parse("ext4", &options("noexec nosuid exec")).unwrap();
+        assert_eq!(parsed.flags, MountFlags::NOSUID);
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused_by_name() {
+        for option in ["loop", "uidmap=0:1000:1"] {
+            let error = parse("erofs", &options(option)).unwrap_err();
+            assert!(matches!(&error, Error::Unimplemented(text) if text.contains(option)));
+        }
+    }
+
+    #[test]
+    fn lower_folders_become_relative_only_when_they_are_too_long() {
+        let few = options("lowerdir=/s/1/fs:/s/2/fs");
+        assert_eq!(shorten(&few), (None, few.clone()));
+
+        let base = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots";
+        let lower = |prefix: &str| {
+            let folders: Vec<_> = (100..200).map(|n| format!("{prefix}{n}/fs")).collect();
+            format!("lowerdir={}", folders.join(":"))
+        };
+        let many = vec![format!("upperdir={base}/99/fs"), lower(&format!("{base}/"))];
+        let (folder, short) = shorten(&many);
+        assert_eq!(folder.unwrap(), Path::new(base));
+        assert_eq!(short, [many[0].clone(), lower("")]);
+    }
+
+    #[test]
+    fn a_target_that_is_a_link_stays_in_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("etc")).unwrap();
+        std::os::unix::fs::symlink("/etc", root.path().join("link")).unwrap();
+        let one = Mount {
+            target: "/link".to_owned(),
+            ..Mount::default()
+        };
+        let (path, _open) = target(&one, root.path()).unwrap();
+        assert_eq!(
+            std::fs::canonicalize(path).unwrap(),
+            root.path().canonicalize().unwrap().join("etc")
+        );
+    }
+
+    #[test]
+    fn an_overlay_with_more_layers_than_a_page_holds_is_mounted() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let long = folder.path().join("l".repeat(200));
+        let mut lower = Vec::new();
+        for number in 0..60 {
+            let layer = long.join(number.to_string());
+            std::fs::create_dir_all(&layer).unwrap();
+            std::fs::write(layer.join(format!("file{number}")), "").unwrap();
+            lower.push(layer.display().to_string());
+        }
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        let overlay = Mount {
+            type_: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            options: vec![format!("lowerdir={}", lower.join(":"))],
+            ..Mount::default()
+        };
+        let before = std::env::current_dir().unwrap();
+        mount_all(&[overlay], &root).unwrap();
+        let seen = std::fs::read_dir(&root).unwrap().count();
+        unmount_all(&root).unwrap();
+        assert_eq!(seen, 60);
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        assert_eq!(std::env::current_dir().unwrap(), before);
+    }
+}

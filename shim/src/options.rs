@@ -1,0 +1,279 @@
+//! Settings that containerd's client or configuration passes along with a container, told apart by their type's address.
+//!
+//! `containerd.runc.v1.Options` comes from `ctr` and from clients that think of runc. For a runtime it does not know, the CRI
+//! plugin and Docker send `runtimeoptions.v1.Options`: a text in TOML with the same names as in containerd's documentation of
+//! runc's options (`BinaryName`, `SystemdCgroup`, ...), or the path of a file with such a text.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{self, CodedInputStream, Message};
+use containerd_shim_protos::shim::oci;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, OnPath, Result};
+
+/// The largest file of options, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// How a container is to be run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields, default)]
+pub(crate) struct Options {
+    /// The OCI runtime's name on the PATH, or its path; empty for `runc`.
+    pub(crate) binary_name: String,
+    /// The folder for the OCI runtime's state; empty for our own. The namespace is added.
+    pub(crate) root: String,
+    /// Whether systemd makes the control groups.
+    pub(crate) systemd_cgroup: bool,
+    /// The control group for the shim itself; empty for containerd's own.
+    pub(crate) shim_cgroup: String,
+    /// Do not use pivot_root (for a root file system in memory).
+    pub(crate) no_pivot_root: bool,
+    /// Do not make a kernel key ring for the container.
+    pub(crate) no_new_keyring: bool,
+    /// The owner of the container's standard streams.
+    pub(crate) io_uid: u32,
+    /// Their group.
+    pub(crate) io_gid: u32,
+    /// For checkpoints, which we do not make.
+    pub(crate) criu_path: String,
+    /// The same.
+    pub(crate) criu_image_path: String,
+    /// The same.
+    pub(crate) criu_work_path: String,
+    /// Of the generic type itself; says what the options are, where a client cares to.
+    pub(crate) type_url: String,
+    /// A file with all of these.
+    pub(crate) config_path: String,
+}
+
+impl Options {
+    /// Reads what came with a request. Nothing is the default.
+    ///
+    /// # Errors
+    /// A type that is not known, a message or text that is broken, a setting that does not exist: named.
+    pub(crate) fn from_any(any: Option<&Any>) -> Result<Self> {
+        let Some(any) = any else {
+            return Ok(Self::default());
+        };
+        // The name is the part after the last slash; some put a host before it.
+        match any.type_url.rsplit('/').next().unwrap_or_default() {
+            "" => Ok(Self::default()),
+            "containerd.runc.v1.Options" | "containerd.linux.runc.Options" => {
+                let options = oci::Options::parse_from_bytes(&any.value)
+                    .map_err(|error| broken(&any.type_url, &error))?;
+                Ok(options.into())
+            }
+            "runtimeoptions.v1.Options" | "cri.runtimeoptions.v1.Options" => {
+                let generic =
+                    Generic::parse(&any.value).map_err(|error| broken(&any.type_url, &error))?;
+                generic.read()
+            }
+            _ => Err(Error::InvalidArgument(format!(
+                "runtime options of type {:?} are not known: expected containerd.runc.v1.Options or runtimeoptions.v1.Options",
+                any.type_url
+            ))),
+        }
+    }
+
+    fn from_toml(text: &str, source: &str) -> Result<Self> {
+        let options: Self = toml::from_str(text)
+            .map_err(|error| Error::InvalidArgument(format!("{source}: {error}")))?;
+        Ok(options)
+    }
+}
+
+impl From<oci::Options> for Options {
+    fn from(options: oci::Options) -> Self {
+        Self {
+            binary_name: options.binary_name,
+            root: options.root,
+            systemd_cgroup: options.systemd_cgroup,
+            shim_cgroup: options.shim_cgroup,
+            no_pivot_root: options.no_pivot_root,
+            no_new_keyring: options.no_new_keyring,
+            io_uid: options.io_uid,
+            io_gid: options.io_gid,
+            criu_image_path: options.criu_image_path,
+            criu_work_path: options.criu_work_path,
+            ..Self::default()
+        }
+    }
+}
+
+/// `runtimeoptions.v1.Options`: `type_url` = 1, `config_path` = 2, `config_body` = 3.
+#[derive(Debug, Default)]
+struct Generic {
+    path: String,
+    body: String,
+}
+
+impl Generic {
+    fn parse(bytes: &[u8]) -> protobuf::Result<Self> {
+        const PATH: u32 = 2;
+        const BODY: u32 = 3;
+        const BYTES: u32 = 2;
+        let mut generic = Self::default();
+        let mut input = CodedInputStream::from_bytes(bytes);
+        while let Some(tag) = input.read_raw_tag_or_eof()? {
+            match (tag >> 3, tag & 7) {
+                (PATH, BYTES) => generic.path = input.read_string()?,
+                (BODY, BYTES) => {
+                    generic.body = String::from_utf8_lossy(&input.read_bytes()?).into_owned();
+                }
+                (_, kind) => {
+                    let kind = protobuf::rt::WireType::new(kind)
+                        .ok_or_else(|| std::io::Error::other("not a protobuf message"))?;
+                    input.skip_field(kind)?;
+                }
+            }
+        }
+        Ok(generic)
+    }
+
+    fn read(&self) -> Result<Options> {
+        let options = Options::from_toml(&self.body, "the runtime's options")?;
+        let path = if self.path.is_empty() {
+            &options.config_path
+        } else {
+            &self.path
+        };
+        if path.is_empty() {
+            return Ok(options);
+        }
+        let path = Path::new(path);
+        let mut text = String::new();
+        let file = File::open(path).on("open the runtime's options", path)?;
+        file.take(MAX_FILE)
+            .read_to_string(&mut text)
+            .on("read the runtime's options", path)?;
+        Options::from_toml(&text, &path.display().to_string())
+    }
+}
+
+fn broken(kind: &str, error: &protobuf::Error) -> Error {
+    Error::InvalidArgument(format!("runtime options of type {kind}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write;
+
+    fn any(type_url: &str, value: Vec<u8>) -> Any {
+        Any {
+            type_url: type_url.to_owned(),
+            value,
+            ..Any::default()
+        }
+    }
+
+    /// Fields of a message, all of wire type 2.
+    fn message(fields: &[(u8, &str)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (number, text) in fields {
+            bytes.push(number << 3 | 2);
+            let mut length = text.len();
+            while length >= 0x80 {
+                bytes.push((length & 0x7f) as u8 | 0x80);
+                length >>= 7;
+            }
+            bytes.push(length as u8);
+            bytes.extend(text.bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn options_of_runc_are_taken_by_their_type() {
+        let options = oci::Options {
+            binary_name: "crun".to_owned(),
+            systemd_cgroup: true,
+            shim_cgroup: "/shims".to_owned(),
+            root: "/r".to_owned(),
+            io_uid: 7,
+            ..oci::Options::default()
+        };
+        let any = any(
+            "types.googleapis.com/containerd.runc.v1.Options",
+            options.write_to_bytes().unwrap(),
+        );
+        assert_eq!(
+            Options::from_any(Some(&any)).unwrap(),
+            Options {
+                binary_name: "crun".to_owned(),
+                systemd_cgroup: true,
+                shim_cgroup: "/shims".to_owned(),
+                root: "/r".to_owned(),
+                io_uid: 7,
+                ..Options::default()
+            }
+        );
+    }
+
+    #[test]
+    fn the_table_of_the_cri_plugins_configuration_is_taken() {
+        let toml = "  BinaryName = \"/usr/bin/crun\"\n  SystemdCgroup = true\n";
+        let any = any("runtimeoptions.v1.Options", message(&[(1, "x"), (3, toml)]));
+        let options = Options::from_any(Some(&any)).unwrap();
+        assert_eq!(options.binary_name, "/usr/bin/crun");
+        assert!(options.systemd_cgroup);
+    }
+
+    #[test]
+    fn a_file_of_options_is_read() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"Root = \"/elsewhere\"").unwrap();
+        let path = file.path().to_str().unwrap();
+        let by_field = any("cri.runtimeoptions.v1.Options", message(&[(2, path)]));
+        assert_eq!(
+            Options::from_any(Some(&by_field)).unwrap().root,
+            "/elsewhere"
+        );
+        let by_text = any(
+            "runtimeoptions.v1.Options",
+            message(&[(3, &format!("ConfigPath = {path:?}"))]),
+        );
+        assert_eq!(
+            Options::from_any(Some(&by_text)).unwrap().root,
+            "/elsewhere"
+        );
+    }
+
+    #[test]
+    fn nothing_is_the_default() {
+        assert_eq!(Options::from_any(None).unwrap(), Options::default());
+        let empty = any("", Vec::new());
+        assert_eq!(Options::from_any(Some(&empty)).unwrap(), Options::default());
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_named_with_its_line() {
+        let toml = "SystemdCgroup = true\nBinaryNane = \"crun\"";
+        let any = any("runtimeoptions.v1.Options", message(&[(3, toml)]));
+        let error = Options::from_any(Some(&any)).unwrap_err().to_string();
+        assert!(
+            error.contains("line 2") && error.contains("BinaryNane"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_type_and_a_broken_message_are_refused() {
+        for (kind, bytes) in [
+            ("windows.Options", vec![]),
+            ("containerd.runc.v1.Options", vec![0xff]),
+            ("runtimeoptions.v1.Options", vec![0x1a, 0x7f]),
+        ] {
+            let error = Options::from_any(Some(&any(kind, bytes))).unwrap_err();
+            assert!(
+                matches!(&error, Error::InvalidArgument(text) if text.contains(kind)),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The OCI specification of a container: what we read of it, and what we change for a container of workers. All else stays as
+//! it came, also what we know nothing of.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::entry::{self, Entry};
+use crate::error::{Error, OnPath, Result};
+use crate::rootfs;
+
+/// The largest specification, in bytes.
+const MAX_SIZE: u64 = 16 * 1024 * 1024;
+
+/// Where a container of workers finds our server: in the memory file system that containers have as `/dev`, so that neither the
+/// image nor its writable layer is touched.
+pub(crate) const SERVER: &str = "/dev/wws";
+
+/// The same where `/dev` is none of the container's own.
+pub(crate) const SERVER_IN_ROOT: &str = "/.wws/server";
+
+/// The server's command that serves a container.
+const SERVE: &str = "serve-container";
+
+/// The annotation by which CRI tells which pod a container is of.
+const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
+
+/// The annotation by which anybody else can put containers under one shim.
+const GROUP: &str = "io.containerd.runc.v2.group";
+
+/// A specification.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Spec(Value);
+
+impl Spec {
+    /// Reads `config.json` of a bundle.
+    ///
+    /// # Errors
+    /// It is not there, too large or no JSON object.
+    pub(crate) fn read(bundle: &Path) -> Result<Self> {
+        let path = bundle.join("config.json");
+        let mut text = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut text))
+            .on("read", &path)?;
+        if text.len() as u64 > MAX_SIZE {
+            return Err(Error::InvalidArgument(format!(
+                "{} has more than {MAX_SIZE} bytes",
+                path.display()
+            )));
+        }
+        let broken = |problem: &dyn std::fmt::Display| {
+            Error::InvalidArgument(format!("{}: {problem}", path.display()))
+        };
+        let value: Value = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
+        if !value.is_object() {
+            return Err(broken(&"not a JSON object"));
+        }
+        Ok(Self(value))
+    }
+
+    /// Writes `config.json` of a bundle, whole or not at all.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn write(&self, bundle: &Path) -> Result<()> {
+        let path = bundle.join("config.json");
+        let part = bundle.join("config.json.part");
+        let mode = fs::metadata(&path)
+            .map(|data| data.permissions().mode())
+            .on("look at", &path)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode & 0o777)
+            .open(&part)
+            .on("create", &part)?;
+        std::io::Write::write_all(&mut file, self.0.to_string().as_bytes()).on("write", &part)?;
+        fs::rename(&part, &path).on("rename", &part)
+    }
+
+    /// The group of containers that share a shim: the pod, where there is one.
+    pub(crate) fn group(&self) -> Option<&str> {
+        [SANDBOX, GROUP]
+            .iter()
+            .filter_map(|name| self.0["annotations"][name].as_str())
+            .find(|group| !group.is_empty())
+    }
+
+    /// The root file system's folder on the host.
+    pub(crate) fn root(&self, bundle: &Path) -> PathBuf {
+        bundle.join(self.0["root"]["path"].as_str().unwrap_or("rootfs"))
+    }
+
+    /// The path of the control group; empty if the OCI runtime chooses.
+    pub(crate) fn cgroups_path(&self) -> &str {
+        self.0["linux"]["cgroupsPath"].as_str().unwrap_or_default()
+    }
+
+    /// Whether the container's processes outlive its first one: it has no namespace of process numbers of its own, in which
+    /// the kernel would end them.
+    pub(crate) fn shares_pids(&self) -> bool {
+        let namespaces = self.0["linux"]["namespaces"].as_array();
+        !namespaces.into_iter().flatten().any(|namespace| {
+            namespace["type"] == "pid" && namespace["path"].as_str().unwrap_or_default().is_empty()
+        })
+    }
+
+    /// The entry point, and what it means.
+    ///
+    /// # Errors
+    /// The root file system cannot be looked at.
+    pub(crate) fn entry(&self, bundle: &Path) -> Result<Entry> {
+        let process = &self.0["process"];
+        let words = |name: &str| -> Vec<&str> {
+            let list = process[name].as_array();
+            list.into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect()
+        };
+        let mounts = self.0["mounts"].as_array();
+        let mounts = mounts.into_iter().flatten().filter_map(|mount| {
+            Some(entry::Mount {
+                to: Path::new(mount["destination"].as_str()?),
+                from: mount["source"].as_str().map(Path::new),
+                bind: is_bind(mount),
+            })
+        });
+        entry::Container {
+            root: &self.root(bundle),
+            folder: Path::new(process["cwd"].as_str().unwrap_or("/")),
+            arguments: &words("args"),
+            environment: &words("env"),
+            mounts: &mounts.collect::<Vec<_>>(),
+        }
+        .entry()
+    }
+
+    /// Makes our `server` (a file of the host) the container's first process, which serves `folder` (a path of the container).
+    /// Returns the server's path in the container.
+    ///
+    /// # Errors
+    /// The specification has no process.
+    pub(crate) fn serve(&mut self, server: &Path, folder: &Path) -> Result<&'static str> {
+        let path = self.server_path();
+        let utf8 = |path: &Path| {
+            path.to_str()
+                .map(str::to_owned)
+                .ok_or_else(|| Error::InvalidArgument(format!("{path:?} is not UTF-8")))
+        };
+        let (server, folder) = (utf8(server)?, utf8(folder)?);
+        let process = self.0["process"]
+            .as_object_mut()
+            .ok_or_else(|| Error::InvalidArgument("config.json has no process".to_owned()))?;
+        let mut arguments = vec![json!(path), json!(SERVE), json!(folder)];
+        // What follows the entry point is for the server, which knows what it understands.
+        if let Some(Value::Array(given)) = process.get("args") {
+            arguments.extend(given.iter().skip(1).cloned());
+        }
+        process.insert("args".to_owned(), Value::Array(arguments));
+        let mount = json!({
+            "destination": path,
+            "type": "bind",
+            "source": server,
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        });
+        match &mut self.0["mounts"] {
+            // The last one: whatever is mounted over it before, ours is on top.
+            Value::Array(mounts) => mounts.push(mount),
+            none => *none = json!([mount]),
+        }
+        Ok(path)
+    }
+
+    /// The path at which the server of a container already made can be run.
+    pub(crate) fn server_path(&self) -> &'static str {
+        let mounts = self.0["mounts"].as_array();
+        let dev = mounts.into_iter().flatten().rfind(|mount| {
+            let to = mount["destination"].as_str().unwrap_or_default();
+            rootfs::absolute(Path::new("/"), Path::new(to)) == Path::new("/dev")
+        });
+        match dev {
+            Some(dev) if dev["type"] == "tmpfs" => SERVER,
+            _ => SERVER_IN_ROOT,
+        }
+    }
+}
+
+fn is_bind(mount: &Value) -> bool {
+    let options = mount["options"].as_array();
+    mount["type"] == "bind"
+        || options
+            .into_iter()
+            .flatten()
+            .any(|option| option == "bind" || option == "rbind")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn spec() -> Value {
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "args": ["."], "cwd": "/app", "env": ["A=1"], "user": {"uid": 1000},
+                "rlimits": [{"type": "RLIMIT_NOFILE", "hard": u64::MAX, "soft": 1024}],
+            },
+            "root": {"path": "rootfs", "readonly": true},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
+            ],
+            "linux": {"namespaces": [{"type": "pid"}], "somethingNew": {"kept": -1.5}},
+        })
+    }
+
+    #[test]
+    fn the_server_becomes_the_first_process_and_all_else_stays() {
+        let mut changed = Spec(spec());
+        let path = changed
+            .serve(Path::new("/opt/wws"), Path::new("/app"))
+            .unwrap();
+        assert_eq!(path, "/dev/wws");
+        let mut expected = spec();
+        expected["process"]["args"] = json!(["/dev/wws", "serve-container", "/app"]);
+        expected["mounts"].as_array_mut().unwrap().push(json!({
+            "destination": "/dev/wws", "type": "bind", "source": "/opt/wws",
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        }));
+        assert_eq!(changed.0, expected);
+    }
+
+    #[test]
+    fn arguments_after_the_entry_point_reach_the_server() {
+        let mut value = spec();
+        value["process"]["args"] = json!(["/", "--prefix", "x"]);
+        let mut spec = Spec(value);
+        spec.serve(Path::new("/opt/wws"), Path::new("/")).unwrap();
+        assert_eq!(
+            spec.0["process"]["args"],
+            json!(["/dev/wws", "serve-container", "/", "--prefix", "x"])
+        );
+    }
+
+    #[test]
+    fn nothing_is_written_to_a_dev_that_is_the_hosts() {
+        let mut value = spec();
+        value["mounts"].as_array_mut().unwrap().push(
+            json!({"destination": "/dev/", "type": "bind", "source": "/dev", "options": ["rbind"]}),
+        );
+        let mut spec = Spec(value);
+        assert_eq!(
+            spec.serve(Path::new("/opt/wws"), Path::new("/")).unwrap(),
+            "/.wws/server"
+        );
+        let mut none = Spec(json!({"process": {}}));
+        assert_eq!(
+            none.serve(Path::new("/opt/wws"), Path::new("/")).unwrap(),
+            "/.wws/server"
+        );
+        assert_eq!(none.0["mounts"][0]["destination"], "/.wws/server");
+    }
+
+    #[test]
+    fn a_specification_survives_reading_and_writing() {
+        let bundle = tempfile::tempdir().unwrap();
+        let path = bundle.path().join("config.json");
+        fs::write(&path, spec().to_string()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        Spec::read(bundle.path())
+            .unwrap()
+            .write(bundle.path())
+            .unwrap();
+        assert_eq!(Spec::read(bundle.path()).unwrap().0, spec());
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    #[test]
+    fn a_broken_specification_is_named_with_line_and_column() {
+        let bundle = tempfile::tempdir().unwrap();
+        let path = bundle.path().join("config.json");
+        fs::write(&path, "{\n  \"process\": oops\n}").unwrap();
+        let error = Spec::read(bundle.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("config.json") && error.contains("line 2 column 14"),
+            "{error}"
+        );
+        fs::write(&path, "[]").unwrap();
+        let error = Spec::read(bundle.path()).unwrap_err().to_string();
+        assert!(error.ends_with("config.json: not a JSON object"), "{error}");
+    }
+
+    #[test]
+    fn containers_of_a_pod_share_a_group() {
+        let mut value = spec();
+        assert_eq!(Spec(value.clone()).group(), None);
+        value["annotations"] = json!({GROUP: "g", SANDBOX: "pod1"});
+        assert_eq!(Spec(value).group(), Some("pod1"));
+    }
+
+    #[test]
+    fn processes_survive_the_first_one_only_where_process_numbers_are_shared() {
+        let mut value = spec();
+        assert!(!Spec(value.clone()).shares_pids());
+        value["linux"]["namespaces"] = json!([{"type": "pid", "path": "/proc/1/ns/pid"}]);
+        assert!(Spec(value.clone()).shares_pids());
+        value["linux"]["namespaces"] = json!([{"type": "mount"}]);
+        assert!(Spec(value).shares_pids());
+    }
+}
