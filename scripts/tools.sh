@@ -1,6 +1,14 @@
 #!/usr/bin/env bash
 # Unpacks what the tests run against below target/tools: three versions of containerd, and runc. Nothing is installed.
+#
+#   target/tools/containerd-1.6/usr/bin/{containerd,ctr}    Debian 12
+#   target/tools/containerd-1.7/usr/bin/...                 Debian 13
+#   target/tools/containerd-2.1/usr/bin/...                 Debian 14
+#   target/tools/runc/usr/sbin/runc                         Debian 12's, since later ones need a newer glibc than that has
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/debs.sh bookworm containerd-1.6 containerd
+scripts/debs.sh trixie containerd-1.7 containerd
+scripts/debs.sh forky containerd-2.1 containerd
+scripts/debs.sh bookworm runc runc
