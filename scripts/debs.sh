@@ -52,6 +52,7 @@ END
 APT::Architecture "$arch";
 APT::Architectures { "$arch"; };
 APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::Retries "3";
 Dir::Cache "$folder/cache";
@@ -74,8 +75,8 @@ refresh() {
 
 # The newest `version sha256` of the package $2 in the suite $1; nothing if there is none.
 newest() {
-    apt "$1" apt-cache show --no-all-versions "$2" 2> /dev/null |
-        awk '/^Version:/ { version = $2 } /^SHA256:/ && version { print version, $2; exit }'
+    { apt "$1" apt-cache show --no-all-versions "$2" 2> /dev/null || true; } |
+        awk '/^Version:/ { version = $2 } /^SHA256:/ { sum = $2 } END { if (sum) print version, sum }'
 }
 
 # The `version sha256` that the package $2 of the suite $1 is pinned to.
@@ -87,7 +88,7 @@ pinned() {
 # Downloads the package $2 of the suite $1 in the version $3 into the current folder and checks it against the checksum $4.
 # Returns 1 if there is no such version.
 download() {
-    apt "$1" apt-cache show "$2=$3" > /dev/null 2>&1 || return 1
+    [[ $(apt "$1" apt-cache show "$2=$3" 2> /dev/null) ]] || return 1
     apt "$1" apt-get download "$2=$3" || return 1
     local file
     file=$(echo "$2"_*.deb)
