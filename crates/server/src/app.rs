@@ -1,0 +1,219 @@
+//! A request, from its head to its response.
+
+use std::{io, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts, uri::Authority};
+use hyper::body::{Body as _, Incoming};
+use wws_engine::{Call, CallError, Engine, Guest};
+use wws_project::{Found, Project, Worker, beneath::Root};
+
+use crate::{
+    access::Entry,
+    activity::Activity,
+    admission::Admission,
+    asset,
+    body::Body,
+    connection::Asked,
+    idle::Idle,
+    page::page,
+    request_id::{self, RequestIds},
+    target,
+    upload::{BadUpload, Uploads},
+};
+
+/// What answers requests.
+pub(crate) struct App {
+    pub(crate) project: Project,
+    pub(crate) root: Root,
+    pub(crate) engine: Engine,
+    /// One for each worker, in their order.
+    pub(crate) guests: Vec<Guest>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) uploads: Uploads,
+    pub(crate) ids: RequestIds,
+    pub(crate) access_log: bool,
+    pub(crate) idle: Idle,
+}
+
+/// The connection that a request comes from.
+pub(crate) struct Client {
+    pub(crate) activity: Arc<Activity>,
+    /// Our address.
+    pub(crate) local: Authority,
+}
+
+const SORRY: &str = "The request could not be answered.";
+
+impl App {
+    /// Answers a request. Dropping the future ends its call.
+    pub(crate) async fn handle(&self, client: &Client, request: Asked) -> Response<Body> {
+        let (busy, number) = client.activity.request();
+        let id = self.ids.of(request.headers());
+        let mut entry = Entry::new(self.access_log, request.method(), request.uri(), &id);
+        let answer = self.answer(client, number, request, &id, &mut entry);
+        let mut response = unless_panics(answer, &id).await;
+        entry.answered(response.status(), response.body().size());
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(request_id::HEADER, id);
+        }
+        response.map(|body| body.until_sent(busy))
+    }
+
+    async fn answer<'a>(
+        &'a self,
+        client: &Client,
+        number: u64,
+        request: Asked,
+        id: &str,
+        entry: &mut Entry<'a>,
+    ) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        if !body.is_end_stream() {
+            // Until it is read.
+            client.activity.set_abandoned(true);
+        }
+        if client.activity.conflicts(number) {
+            let text = "The request has both Content-Length and Transfer-Encoding.";
+            return closing(page(StatusCode::BAD_REQUEST, text, id));
+        }
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return closing(page(StatusCode::NOT_IMPLEMENTED, "The method is not supported.", id));
+        }
+        match target::url(&parts.uri, &parts.headers, parts.version, &client.local) {
+            Ok(url) => parts.uri = url,
+            Err(bad) => return closing(page(StatusCode::BAD_REQUEST, bad.text(), id)),
+        }
+        let path = parts.uri.clone();
+        match self.project.find(path.path()) {
+            Found::Asset(asset) => {
+                let served = asset::serve(&self.root, &asset.path, &parts.method, &parts.headers);
+                served.unwrap_or_else(|error| self.no_file(&asset.path, &error, id))
+            }
+            Found::Worker { worker, params } => {
+                entry.worker(&worker.name);
+                let params = params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                self.work(client, worker, parts, params, body, id).await
+            }
+            Found::NotFound => self.not_found(id),
+        }
+    }
+
+    async fn work(
+        &self,
+        client: &Client,
+        worker: &Worker,
+        parts: Parts,
+        params: Vec<(String, String)>,
+        body: Incoming,
+        id: &str,
+    ) -> Response<Body> {
+        // Before admission: a slow client takes no worker's place.
+        let (body, _room) = match self.uploads.read(body).await {
+            Ok(read) => read,
+            Err(bad) => return bad_upload(bad, id),
+        };
+        client.activity.set_abandoned(false);
+        let index = worker.id.index();
+        let _permit = match self.admission.enter(index).await {
+            Ok(permit) => permit,
+            Err(refused) => {
+                tracing::warn!(worker = worker.name, request_id = id, "not run: {refused}");
+                return page(StatusCode::SERVICE_UNAVAILABLE, "The server is busy. Try again.", id);
+            }
+        };
+        let request = Request::from_parts(parts, body);
+        match self.guests[index].call(Call { request, params, request_id: id.to_owned() }).await {
+            Ok(response) => response.map(Body::from),
+            Err(error) => failed(worker, &error, id),
+        }
+    }
+
+    fn not_found(&self, id: &str) -> Response<Body> {
+        let page_of_user = self.project.not_found().map(|asset| asset::not_found(&self.root, &asset.path));
+        match page_of_user {
+            Some(Ok(response)) => response,
+            Some(Err(error)) => {
+                tracing::error!(request_id = id, "public/404.html: {error}");
+                page(StatusCode::NOT_FOUND, "There is nothing here.", id)
+            }
+            None => page(StatusCode::NOT_FOUND, "There is nothing here.", id),
+        }
+    }
+
+    /// A file that was there at start cannot be opened.
+    fn no_file(&self, path: &std::path::Path, error: &io::Error, id: &str) -> Response<Body> {
+        if error.kind() == io::ErrorKind::NotFound {
+            return self.not_found(id);
+        }
+        tracing::error!(request_id = id, "{}: {error}", path.display());
+        page(StatusCode::INTERNAL_SERVER_ERROR, SORRY, id)
+    }
+}
+
+/// A panic ends its request alone.
+async fn unless_panics(answer: impl Future<Output = Response<Body>>, id: &str) -> Response<Body> {
+    match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(request_id = id, "a defect of the server: the request panicked");
+            page(StatusCode::INTERNAL_SERVER_ERROR, SORRY, id)
+        }
+    }
+}
+
+fn failed(worker: &Worker, error: &CallError, id: &str) -> Response<Body> {
+    tracing::error!(worker = worker.name, request_id = id, "{error}");
+    if error.is_timeout() {
+        page(StatusCode::GATEWAY_TIMEOUT, "The worker took too long.", id)
+    } else if error.is_overload() {
+        page(StatusCode::SERVICE_UNAVAILABLE, "The server is busy. Try again.", id)
+    } else {
+        page(StatusCode::INTERNAL_SERVER_ERROR, SORRY, id)
+    }
+}
+
+fn bad_upload(bad: BadUpload, id: &str) -> Response<Body> {
+    let (status, text) = match bad {
+        BadUpload::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large."),
+        BadUpload::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The request's body took too long."),
+        BadUpload::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "The server is busy. Try again."),
+        BadUpload::Broken => (StatusCode::BAD_REQUEST, "The request's body is broken."),
+    };
+    if bad == BadUpload::NoRoom {
+        tracing::warn!(request_id = id, "the bodies of all requests together are too large");
+    }
+    closing(page(status, text, id))
+}
+
+/// The rest of the request is not worth reading.
+fn closing(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// The address as a host, for clients that name none.
+pub(crate) fn authority(address: std::net::SocketAddr) -> Authority {
+    Authority::try_from(address.to_string()).unwrap_or_else(|_| Authority::from_static("localhost"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[allow(clippy::panic)]
+    async fn a_panic_is_an_answer_that_tells_nothing() {
+        let response = unless_panics(async { panic!("secret") }, "r1").await;
+        assert_eq!(response.status(), 500);
+        let html = http_body_util::BodyExt::collect(response.into_body()).await.map(|body| body.to_bytes());
+        let html = String::from_utf8_lossy(&html.unwrap_or_default()).into_owned();
+        assert!(html.contains("r1") && !html.contains("secret"), "{html}");
+    }
+
+    #[test]
+    fn an_address_is_a_host() {
+        assert_eq!(authority(([127, 0, 0, 1], 80).into()).as_str(), "127.0.0.1:80");
+        assert_eq!(authority("[::1]:80".parse().unwrap_or(([0, 0, 0, 0], 0).into())).as_str(), "[::1]:80");
+    }
+}

@@ -1,0 +1,131 @@
+//! Workers become guests: files are read beneath the project's root and compiled, each content once, all at the same time.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use sha2::{Digest, Sha256};
+use wws_engine::{Engine, Guest, GuestLimits, GuestSpec, Module, PreopenedFolder};
+use wws_project::{Limits, Problem, Project, Worker, WorkerKind, beneath::Root};
+
+use crate::outgoing::Outgoing;
+
+/// A larger module is not read, in bytes.
+const MAX_MODULE: u64 = 512 << 20;
+
+type Digests = [u8; 32];
+
+/// What guests are made with.
+pub(crate) struct Maker<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) engine: &'a Engine,
+    pub(crate) kv: Arc<dyn wws_kv::Store>,
+    pub(crate) outgoing: &'a Outgoing,
+}
+
+/// Something to compile, or why it can't be.
+type Source = Result<Digests, String>;
+
+impl Maker<'_> {
+    /// Makes all guests of a project, in the order of its workers; or says everything that is wrong.
+    pub(crate) fn guests(&self, project: &Project) -> Result<Vec<Guest>, Vec<Problem>> {
+        let workers = project.workers();
+        let mut contents = HashMap::new();
+        let sources: Vec<Source> = workers.iter().map(|worker| self.source(worker, &mut contents)).collect();
+        let modules = compile(self.engine, contents);
+        let mut guests = Vec::with_capacity(workers.len());
+        let mut problems = Vec::new();
+        for (worker, source) in workers.iter().zip(sources) {
+            let made = source.and_then(|digest| match modules.get(&digest) {
+                Some(Ok(module)) => self.guest_of(worker, module),
+                Some(Err(message)) => Err(message.clone()),
+                None => Err("it was not compiled".into()),
+            });
+            match made {
+                Ok(guest) => guests.push(guest),
+                Err(message) => problems.push(problem(&worker.path, message)),
+            }
+        }
+        if problems.is_empty() { Ok(guests) } else { Err(problems) }
+    }
+
+    /// The one place that says which kinds of workers there are, and what module each runs as.
+    fn source(&self, worker: &Worker, contents: &mut HashMap<Digests, Vec<u8>>) -> Source {
+        match worker.kind {
+            WorkerKind::Wasm => {
+                let wasm = self
+                    .root
+                    .read(&worker.path, MAX_MODULE)
+                    .map_err(|error| format!("cannot read it: {error}"))?;
+                let digest = Sha256::digest(&wasm).into();
+                contents.entry(digest).or_insert(wasm);
+                Ok(digest)
+            }
+            WorkerKind::JavaScript => Err("JavaScript workers: not in this build".into()),
+            WorkerKind::Runtime(_) => Err("workers of language runtimes: not in this build".into()),
+        }
+    }
+
+    /// Links a worker's module with what the worker was given.
+    fn guest_of(&self, worker: &Worker, module: &Module) -> Result<Guest, String> {
+        let mut folders = Vec::with_capacity(worker.folders.len());
+        for folder in &worker.folders {
+            let dir = self
+                .root
+                .folder(&folder.from)
+                .map_err(|error| format!("cannot open the folder `{}`: {error}", folder.from.display()))?;
+            folders.push(PreopenedFolder { dir, to: folder.to.clone() });
+        }
+        let spec = GuestSpec {
+            name: worker.name.clone(),
+            env: worker.vars.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            args: vec![worker.name.clone()],
+            folders,
+            kv: worker.kv_namespace.clone().map(|namespace| (self.kv.clone(), namespace)),
+            http: self.outgoing.of(worker)?,
+            limits: limits(&worker.limits),
+        };
+        self.engine.guest(module, spec).map_err(|error| error.to_string())
+    }
+}
+
+fn limits(limits: &Limits) -> GuestLimits {
+    GuestLimits {
+        memory: limits.memory,
+        table_elements: limits.table_elements,
+        cpu_time: limits.cpu_time,
+        wall_time: limits.wall_time,
+        output: limits.output,
+        log: limits.log,
+        http_calls: limits.http_calls,
+    }
+}
+
+/// A problem of a whole file.
+pub(crate) fn problem(file: &Path, message: String) -> Problem {
+    Problem { file: file.to_path_buf(), line: None, column: None, message, help: None }
+}
+
+/// Compiles on all processors. The compiler itself is parallel, but has stretches that are not.
+fn compile(engine: &Engine, contents: HashMap<Digests, Vec<u8>>) -> HashMap<Digests, Result<Module, String>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(contents.len());
+    let contents: Vec<(Digests, Vec<u8>)> = contents.into_iter().collect();
+    let next = AtomicUsize::new(0);
+    let compiled = Mutex::new(HashMap::with_capacity(contents.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((digest, wasm)) = contents.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let module = engine.compile(wasm).map_err(|error| error.to_string());
+                    compiled.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, module);
+                }
+            });
+        }
+    });
+    compiled.into_inner().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,70 @@
+//! A server that nobody calls gives its memory back. Nothing ticks meanwhile.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+/// So long without a request is idle.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Wakes the task that watches for idleness.
+#[derive(Default)]
+pub(crate) struct Idle {
+    asleep: AtomicBool,
+    wake: Notify,
+}
+
+impl Idle {
+    /// A request came.
+    pub(crate) fn touch(&self) {
+        if self.asleep.load(Relaxed) && self.asleep.swap(false, Relaxed) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Runs `trim` each time that `count` has not moved for a while after it has.
+    pub(crate) async fn watch(&self, count: impl Fn() -> u64, trim: impl Fn()) {
+        loop {
+            self.asleep.store(true, Relaxed);
+            self.wake.notified().await;
+            loop {
+                let before = count();
+                tokio::time::sleep(QUIET).await;
+                if count() == before {
+                    break;
+                }
+            }
+            trim();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::Cell, pin::pin};
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_given_back_once_after_each_rush() {
+        let (idle, count, trims) = (Idle::default(), Cell::new(0), Cell::new(0));
+        let mut watch = pin!(idle.watch(|| count.get(), || trims.set(trims.get() + 1)));
+        let mut pass = async |time: u64| {
+            let _ = tokio::time::timeout(Duration::from_secs(time), watch.as_mut()).await;
+        };
+        pass(10).await;
+        assert_eq!(trims.get(), 0);
+        for rush in 1..=2 {
+            for _ in 0..5 {
+                count.set(count.get() + 1);
+                idle.touch();
+                pass(1).await;
+            }
+            assert_eq!(trims.get(), rush - 1);
+            pass(100).await;
+            assert_eq!(trims.get(), rush);
+        }
+    }
+}

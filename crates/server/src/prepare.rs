@@ -1,0 +1,107 @@
+//! From a loaded project to a server that is ready to listen.
+
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+
+use wws_engine::{Engine, EngineOptions};
+use wws_project::{Problem, Project, beneath::Root};
+
+use crate::{
+    Server,
+    admission::{Admission, Bounds},
+    app::App,
+    guests::{Maker, problem},
+    idle::Idle,
+    memory,
+    outgoing::Outgoing,
+    request_id::RequestIds,
+    upload::Uploads,
+};
+
+/// Calls at once for each processor, where the settings don't say.
+const CALLS_PER_PROCESSOR: u32 = 64;
+
+/// What a server is made with, beside its project.
+#[derive(Clone, Debug, Default)]
+pub struct PrepareOptions {
+    /// Environment of the operator: `WWS_RESOLVE`.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Why a server cannot start: each problem on lines of its own, as those of a project.
+#[derive(Debug)]
+pub struct StartError(Vec<Problem>);
+
+impl StartError {
+    fn of(file: &Path, message: String) -> Self {
+        Self(vec![problem(file, message)])
+    }
+
+    /// The problems, sorted by file.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Opens, compiles and links everything that a project has. Blocks the thread, and uses all processors.
+///
+/// # Errors
+/// All problems of all workers at once.
+pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, StartError> {
+    let here = Path::new("");
+    let root = Root::open(project.root())
+        .map_err(|error| StartError::of(project.root(), format!("cannot open the project's folder: {error}")))?;
+    let settings = project.settings();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let processors = u32::try_from(processors).unwrap_or(u32::MAX);
+    let concurrency = match settings.concurrency {
+        0 => processors.saturating_mul(CALLS_PER_PROCESSOR),
+        calls => calls,
+    };
+    let available = memory::available();
+    let guests_memory = match settings.memory {
+        0 => available / 4 * 3,
+        bytes => bytes,
+    };
+    let engine = Engine::new(&EngineOptions { memory: guests_memory, concurrency })
+        .map_err(|error| StartError::of(here, error.to_string()))?;
+    let outgoing = Outgoing::new(&project, &options.env, project.root()).map_err(|message| StartError::of(here, message))?;
+    let maker = Maker { root: &root, engine: &engine, kv: Arc::new(wws_kv::Memory::default()), outgoing: &outgoing };
+    let guests = maker.guests(&project).map_err(|mut problems| {
+        problems.sort();
+        StartError(problems)
+    })?;
+    let admission = Admission::new(Bounds {
+        concurrency,
+        queue: settings.queue,
+        timeout: settings.queue_timeout,
+        workers: project.workers().iter().map(|worker| worker.limits.concurrency).collect(),
+    });
+    // Half of what is not the guests'.
+    let uploads = Uploads::new(settings.max_body, available / 8, settings.body_timeout);
+    Ok(Server::new(App {
+        access_log: settings.access_log,
+        root,
+        engine,
+        guests,
+        admission,
+        uploads,
+        ids: RequestIds::new(),
+        idle: Idle::default(),
+        project,
+    }))
+}

@@ -1,0 +1,148 @@
+//! Which part of an asset is asked for, and whether it is asked for at all: RFC 9110, 13 and 14.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, header};
+
+/// What a file is known by.
+#[derive(Clone, Debug)]
+pub(crate) struct Version {
+    /// With its quotes.
+    pub(crate) etag: String,
+    /// In whole seconds.
+    pub(crate) modified: SystemTime,
+}
+
+/// What of it is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    All,
+    /// From the first byte, so many.
+    Part(u64, u64),
+    /// Nothing: the client has it.
+    NotModified,
+    /// A part beyond the end.
+    Unsatisfiable,
+}
+
+/// What a `GET` or `HEAD` of a file of `size` bytes wants.
+pub(crate) fn wanted(headers: &HeaderMap, version: &Version, size: u64) -> Wanted {
+    if is_known(headers, version) {
+        return Wanted::NotModified;
+    }
+    let Some(range) = text(headers, &header::RANGE) else { return Wanted::All };
+    if let Some(condition) = text(headers, &header::IF_RANGE) {
+        let same = condition == version.etag
+            || httpdate::parse_http_date(condition).is_ok_and(|date| date == version.modified);
+        if !same {
+            return Wanted::All;
+        }
+    }
+    part(range, size)
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn is_known(headers: &HeaderMap, version: &Version) -> bool {
+    if headers.contains_key(header::IF_NONE_MATCH) {
+        return headers
+            .get_all(header::IF_NONE_MATCH)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+            .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == version.etag);
+    }
+    text(headers, &header::IF_MODIFIED_SINCE)
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .is_some_and(|date| version.modified <= date)
+}
+
+/// One range of bytes. Several, and what is no range, count as none.
+fn part(range: &str, size: u64) -> Wanted {
+    let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|set| set.split_once('-')) else {
+        return Wanted::All;
+    };
+    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let (first, last) = (first.trim(), last.trim());
+    match (first.is_empty(), last.is_empty()) {
+        (true, true) => Wanted::All,
+        // The last so many bytes.
+        (true, false) => match number(last) {
+            None => Wanted::All,
+            Some(_) if size == 0 => Wanted::Unsatisfiable,
+            Some(0) => Wanted::Unsatisfiable,
+            Some(count) => Wanted::Part(size - count.min(size), count.min(size)),
+        },
+        (false, open) => match (number(first), if open { Some(u64::MAX) } else { number(last) }) {
+            (Some(first), Some(last)) if first > last => Wanted::All,
+            (Some(first), Some(_)) if first >= size => Wanted::Unsatisfiable,
+            (Some(first), Some(last)) => Wanted::Part(first, last.min(size - 1) - first + 1),
+            _ => Wanted::All,
+        },
+    }
+}
+
+/// Without what `Last-Modified` cannot say: parts of seconds, and years before 1970 or after 9999.
+pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
+    const YEAR_9999: u64 = 253_402_300_799;
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs().min(YEAR_9999))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn of(pairs: &[(header::HeaderName, &str)]) -> Wanted {
+        let headers: HeaderMap = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+        let modified = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        wanted(&headers, &Version { etag: "\"v1\"".into(), modified }, 10)
+    }
+
+    #[test]
+    fn ranges() {
+        for (range, want) in [
+            ("bytes=0-3", Wanted::Part(0, 4)),
+            ("bytes=2-", Wanted::Part(2, 8)),
+            ("bytes=-3", Wanted::Part(7, 3)),
+            ("bytes=-30", Wanted::Part(0, 10)),
+            ("bytes=9-99", Wanted::Part(9, 1)),
+            ("bytes=10-", Wanted::Unsatisfiable),
+            ("bytes=-0", Wanted::Unsatisfiable),
+            ("bytes=3-2", Wanted::All),
+            ("bytes=0-1,4-5", Wanted::All),
+            ("bytes=+1-2", Wanted::All),
+            ("bytes=99999999999999999999-", Wanted::All),
+            ("bytes=-", Wanted::All),
+            ("lines=0-1", Wanted::All),
+        ] {
+            assert_eq!(of(&[(header::RANGE, range)]), want, "{range}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_has_is_not_sent() {
+        for tags in ["\"v1\"", "W/\"v1\"", "\"v0\", \"v1\"", "*"] {
+            assert_eq!(of(&[(header::IF_NONE_MATCH, tags)]), Wanted::NotModified, "{tags}");
+        }
+        assert_eq!(of(&[(header::IF_NONE_MATCH, "\"v2\"")]), Wanted::All);
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(of(&[(header::IF_MODIFIED_SINCE, date)]), Wanted::NotModified);
+        assert_eq!(of(&[(header::IF_MODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:36 GMT")]), Wanted::All);
+        // The tag is the better condition.
+        assert_eq!(of(&[(header::IF_NONE_MATCH, "\"v2\""), (header::IF_MODIFIED_SINCE, date)]), Wanted::All);
+    }
+
+    #[test]
+    fn a_range_of_another_version_is_the_whole() {
+        let range = (header::RANGE, "bytes=0-3");
+        assert_eq!(of(&[range.clone(), (header::IF_RANGE, "\"v1\"")]), Wanted::Part(0, 4));
+        assert_eq!(of(&[range.clone(), (header::IF_RANGE, "Sun, 06 Nov 1994 08:49:37 GMT")]), Wanted::Part(0, 4));
+        assert_eq!(of(&[range.clone(), (header::IF_RANGE, "W/\"v1\"")]), Wanted::All);
+        assert_eq!(of(&[range, (header::IF_RANGE, "\"v2\"")]), Wanted::All);
+    }
+}
