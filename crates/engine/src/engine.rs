@@ -7,6 +7,7 @@ use wasmtime::{Config, InstancePre, Linker, OptLevel};
 use crate::{
     EngineError, Guest, GuestSpec, LoadError,
     budget::Budget,
+    code_cache::{CodeCache, CodeKey, Found},
     host::Host,
     http_import,
     image_of::{self, WASM_PAGE},
@@ -59,6 +60,18 @@ pub struct Module {
     pub(crate) minimum_memory: u64,
 }
 
+/// Where a module's code came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// From the store.
+    Cached,
+    /// Compiled now.
+    Compiled {
+        /// Why the store's entry was of no use, if it had one.
+        damaged: Option<String>,
+    },
+}
+
 impl Engine {
     /// Makes the engine.
     ///
@@ -107,6 +120,56 @@ impl Engine {
     /// # Errors
     /// It is not a module, or not one that can be a worker; the text says why.
     pub fn compile(&self, wasm: &[u8]) -> Result<Module, LoadError> {
+        self.load(wasm, |code| {
+            wasmtime::Module::new(&self.0.engine, code)
+                .map_err(|error| LoadError(format!("not a valid WebAssembly module: {error:#}")))
+        })
+    }
+
+    /// Takes a module's code from a store, and compiles it where there is none or none that can be used.
+    ///
+    /// # Errors
+    /// As [`Self::compile`].
+    pub fn compile_cached(
+        &self,
+        wasm: &[u8],
+        cache: &CodeCache,
+    ) -> Result<(Module, Code), LoadError> {
+        check_header(wasm)?;
+        let damaged = match cache.load(&self.0.engine, &self.code_key(wasm)) {
+            Found::Code(module) => return Ok((self.load(wasm, |_| Ok(module))?, Code::Cached)),
+            Found::Nothing => None,
+            Found::Damaged(why) => Some(why),
+        };
+        Ok((self.compile(wasm)?, Code::Compiled { damaged }))
+    }
+
+    /// The name of a module's code in a [`CodeCache`].
+    #[must_use]
+    pub fn code_key(&self, wasm: &[u8]) -> CodeKey {
+        CodeKey::new(&self.0.engine, wasm)
+    }
+
+    /// Compiles a module for a [`CodeCache`]. Blocks the thread, and uses all processors.
+    ///
+    /// # Errors
+    /// It is not a module.
+    pub fn precompile(&self, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+        check_header(wasm)?;
+        let split = image_of::split(wasm);
+        let code = split.as_ref().map_or(wasm, |split| split.wasm.as_slice());
+        self.0
+            .engine
+            .precompile_module(code)
+            .map_err(|error| LoadError(format!("not a valid WebAssembly module: {error:#}")))
+    }
+
+    /// Makes a module of its bytes and what `code` makes of them without their data.
+    fn load(
+        &self,
+        wasm: &[u8],
+        code_of: impl FnOnce(&[u8]) -> Result<wasmtime::Module, LoadError>,
+    ) -> Result<Module, LoadError> {
         check_header(wasm)?;
         let split = image_of::split(wasm);
         let (code, image) = match &split {
@@ -118,8 +181,7 @@ impl Engine {
             }
             None => (wasm, None),
         };
-        let module = wasmtime::Module::new(&self.0.engine, code)
-            .map_err(|error| LoadError(format!("not a valid WebAssembly module: {error:#}")))?;
+        let module = code_of(code)?;
         let start = module
             .get_export("_start")
             .and_then(|ty| ty.func().cloned());

@@ -7,6 +7,7 @@
 //! `docs/design/engine.md` says how an instance costs so little, and why it is safe.
 
 mod budget;
+mod code_cache;
 mod engine;
 mod error;
 mod guest;
@@ -21,6 +22,7 @@ mod stack;
 mod ticker;
 mod wasi;
 
-pub use engine::{Engine, EngineOptions, Module};
+pub use code_cache::{CodeCache, CodeKey};
+pub use engine::{Code, Engine, EngineOptions, Module};
 pub use error::{CallError, EngineError, LoadError};
 pub use guest::{Call, Guest, GuestLimits, GuestSpec, PreopenedFolder};

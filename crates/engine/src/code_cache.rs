@@ -1,0 +1,271 @@
+//! Compiled code on disk: made once for a host and an engine, mapped by every process that runs it.
+//!
+//! Native code is trusted by whoever maps it, so a store is only ever written by us: by `wws` on behalf of the shim, outside of
+//! all containers, which see a read-only view of the entries that they need. An entry's name is the SHA-256 of what it was compiled from and
+//! of what compiled it; so a changed file, setting, processor or version of the engine finds no entry rather than a wrong one.
+//!
+//! An entry is a file of wasmtime's format, and a trailer against damage (not against an attacker, who could write no entry):
+//!
+//! ```text
+//! | code (ELF) | "wwscode1" | length of code, u64 LE | CRC-32 of code, u32 LE |
+//! ```
+//!
+//! It appears by a rename when it is complete, so a crash leaves no half of one, and two processes that store it at once both succeed.
+//! Removing one that is mapped is safe: its pages live on until they are unmapped.
+
+use std::{
+    fs::{self, File, Permissions},
+    hash::{Hash, Hasher},
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use sha2::{Digest, Sha256};
+use wasmtime::{Engine, Module};
+
+const MAGIC: &[u8; 8] = b"wwscode1";
+const TRAILER: u64 = 20;
+
+/// How modules are changed before they are compiled (see `image_of`): part of what an entry is made from.
+const TRANSFORMATION: u32 = 1;
+
+/// Ending of an entry's name.
+const ENDING: &str = ".code";
+
+/// Ending of a file that is being written.
+const UNFINISHED: &str = ".part";
+
+/// Files that a crash left unfinished are removed after this time.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// A store of compiled code.
+#[derive(Clone, Debug)]
+pub struct CodeCache {
+    folder: PathBuf,
+    /// Bytes of all entries; none for a store that is only read.
+    max: Option<u64>,
+}
+
+/// Name of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CodeKey(String);
+
+impl CodeKey {
+    /// The key of a module compiled by `engine`.
+    pub(crate) fn new(engine: &Engine, wasm: &[u8]) -> Self {
+        struct Into(Sha256);
+        impl Hasher for Into {
+            fn finish(&self) -> u64 {
+                0
+            }
+            fn write(&mut self, bytes: &[u8]) {
+                self.0.update((bytes.len() as u64).to_le_bytes());
+                self.0.update(bytes);
+            }
+        }
+        let mut hash = Into(Sha256::new());
+        hash.write(env!("CARGO_PKG_VERSION").as_bytes());
+        hash.write_u32(TRANSFORMATION);
+        engine.precompile_compatibility_hash().hash(&mut hash);
+        hash.write(wasm);
+        Self(
+            hash.0
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        )
+    }
+
+    /// The name of its file.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        format!("{}{ENDING}", self.0)
+    }
+}
+
+/// What a store had.
+pub(crate) enum Found {
+    Code(Module),
+    Nothing,
+    /// An entry that cannot be used, and why.
+    Damaged(String),
+}
+
+impl CodeCache {
+    /// A store that others fill.
+    #[must_use]
+    pub fn read_only(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            max: None,
+        }
+    }
+
+    /// A store of at most `max` bytes, made where it is missing. Nobody else may write into its folder.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or somebody else may write into it.
+    pub fn open(folder: &Path, max: u64) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let metadata = fs::metadata(folder)?;
+        let owner = rustix::process::geteuid().as_raw();
+        if metadata.uid() != owner {
+            return Err(io::Error::other(format!(
+                "{} belongs to user {}",
+                folder.display(),
+                metadata.uid()
+            )));
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            max: Some(max),
+        })
+    }
+
+    /// Path of an entry, which may be there or not.
+    #[must_use]
+    pub fn path(&self, key: &CodeKey) -> PathBuf {
+        self.folder.join(key.file_name())
+    }
+
+    /// Whether there is a whole entry.
+    #[must_use]
+    pub fn has(&self, key: &CodeKey) -> bool {
+        File::open(self.path(key)).is_ok_and(|file| check(&file).is_ok())
+    }
+
+    pub(crate) fn load(&self, engine: &Engine, key: &CodeKey) -> Found {
+        let file = match File::open(self.path(key)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+            Err(error) => return Found::Damaged(error.to_string()),
+        };
+        if let Err(error) = check(&file) {
+            return Found::Damaged(error.to_string());
+        }
+        if self.max.is_some() {
+            // Which entries are used decides which are kept.
+            let _ = file.set_modified(SystemTime::now());
+        }
+        // SAFETY: the store is written by us alone (see above), and the file is whole.
+        match unsafe { Module::deserialize_open_file(engine, file) } {
+            Ok(module) => Found::Code(module),
+            Err(error) => Found::Damaged(format!("{error:#}")),
+        }
+    }
+
+    /// Stores an entry, and removes those that were not used for longest where there is no room.
+    ///
+    /// # Errors
+    /// The store is read-only, the disk full, ...: nothing is stored then.
+    pub fn store(&self, key: &CodeKey, code: &[u8]) -> io::Result<()> {
+        let Some(max) = self.max else {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        };
+        let size = code.len() as u64 + TRAILER;
+        if size > max {
+            return Err(io::Error::other(format!(
+                "an entry of {size} bytes in a store of {max}"
+            )));
+        }
+        self.make_room(max - size)?;
+        let unfinished = self
+            .folder
+            .join(format!("{}.{}{UNFINISHED}", key.0, std::process::id()));
+        let written =
+            write(&unfinished, code).and_then(|()| fs::rename(&unfinished, self.path(key)));
+        if written.is_err() {
+            let _ = fs::remove_file(&unfinished);
+        }
+        written
+    }
+
+    /// Removes an entry.
+    ///
+    /// # Errors
+    /// It is there and cannot be removed.
+    pub fn remove(&self, key: &CodeKey) -> io::Result<()> {
+        match fs::remove_file(self.path(key)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn make_room(&self, for_entries: u64) -> io::Result<()> {
+        let mut entries = Vec::new();
+        let mut total = 0;
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let (path, metadata) = (entry.path(), entry.metadata()?);
+            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.ends_with(UNFINISHED) && used.elapsed().is_ok_and(|age| age > ABANDONED) {
+                let _ = fs::remove_file(&path);
+            } else if name.ends_with(ENDING) {
+                total += metadata.len();
+                entries.push((used, metadata.len(), path));
+            }
+        }
+        entries.sort();
+        for (_, size, path) in entries {
+            if total <= for_entries {
+                break;
+            }
+            // Another process may have been faster.
+            let _ = fs::remove_file(&path);
+            total -= size;
+        }
+        Ok(())
+    }
+}
+
+fn write(path: &Path, code: &[u8]) -> io::Result<()> {
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(0o444))?;
+    file.write_all(code)?;
+    file.write_all(MAGIC)?;
+    file.write_all(&(code.len() as u64).to_le_bytes())?;
+    file.write_all(&crc32fast::hash(code).to_le_bytes())?;
+    // A rename may reach the disk before the content.
+    file.sync_data()
+}
+
+/// Reads the whole file once, through the page cache from which it is mapped later.
+fn check(mut file: &File) -> io::Result<()> {
+    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let len = file
+        .metadata()?
+        .len()
+        .checked_sub(TRAILER)
+        .ok_or_else(|| damaged("too short"))?;
+    let mut sum = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut left = len;
+    while left > 0 {
+        let part = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        file.read_exact(&mut buffer[..part])?;
+        sum.update(&buffer[..part]);
+        left -= part as u64;
+    }
+    let mut trailer = [0; TRAILER as usize];
+    file.read_exact(&mut trailer)?;
+    let (magic, rest) = trailer.split_at(8);
+    let (length, crc) = rest.split_at(8);
+    if magic != MAGIC || length != len.to_le_bytes() || crc != sum.finalize().to_le_bytes() {
+        return Err(damaged("its checksum is wrong"));
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Compiled code on disk.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use wws_engine::{CodeCache, Engine, EngineOptions};
+
+const HELLO: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\08\00\00\00\02\00\00\00{}")
+    (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))"#;
+
+fn engine() -> Engine {
+    Engine::new(&EngineOptions {
+        memory: 64 << 20,
+        concurrency: 4,
+    })
+    .unwrap()
+}
+
+fn wasm(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap()
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn an_entry_is_made_once_and_used_by_another_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
+    let (engine, wasm) = (engine(), wasm(HELLO));
+    let key = engine.code_key(&wasm);
+    assert!(!cache.has(&key));
+    let code = engine.precompile(&wasm).unwrap();
+    cache.store(&key, &code).unwrap();
+    assert!(cache.has(&key));
+    let other = self::engine();
+    assert_eq!(other.code_key(&wasm), key);
+    let reader = CodeCache::read_only(dir.path());
+    let (_, from) = other.compile_cached(&wasm, &reader).unwrap();
+    assert_eq!(from, wws_engine::Code::Cached);
+    assert_eq!(entries(dir.path()), [key.file_name()]);
+}
+
+#[test]
+fn another_file_has_another_key() {
+    let engine = engine();
+    assert_ne!(
+        engine.code_key(&wasm(HELLO)),
+        engine.code_key(&wasm(&HELLO.replace("{}", "[]")))
+    );
+}
+
+#[test]
+fn a_damaged_entry_is_compiled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
+    let (engine, wasm) = (engine(), wasm(HELLO));
+    let key = engine.code_key(&wasm);
+    let code = engine.precompile(&wasm).unwrap();
+    let damages: [&dyn Fn(&mut Vec<u8>); 4] = [
+        &|bytes| bytes.truncate(10),
+        &|bytes| bytes.truncate(bytes.len() / 2),
+        &|bytes| bytes[1000] ^= 1,
+        &|bytes| bytes.clear(),
+    ];
+    for damage in damages {
+        cache.store(&key, &code).unwrap();
+        let path = cache.path(&key);
+        let mut bytes = fs::read(&path).unwrap();
+        damage(&mut bytes);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        assert!(!cache.has(&key));
+        let (_, from) = engine.compile_cached(&wasm, &cache).unwrap();
+        assert!(
+            matches!(from, wws_engine::Code::Compiled { damaged: Some(_) }),
+            "{from:?}"
+        );
+    }
+}
+
+#[test]
+fn the_store_is_bounded_and_keeps_what_was_used_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, wasm) = (engine(), wasm(HELLO));
+    let code = engine.precompile(&wasm).unwrap();
+    let keys: Vec<_> = (0..4)
+        .map(|i| engine.code_key(format!("{i}").as_bytes()))
+        .collect();
+    let cache = CodeCache::open(dir.path(), 3 * (code.len() as u64 + 20)).unwrap();
+    for (age, key) in keys[..3].iter().enumerate() {
+        cache.store(key, &code).unwrap();
+        let file = fs::File::open(cache.path(key)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(100 - age as u64))
+            .unwrap();
+    }
+    cache.store(&keys[3], &code).unwrap();
+    assert_eq!(
+        keys.iter().map(|key| cache.has(key)).collect::<Vec<_>>(),
+        [false, true, true, true]
+    );
+    assert!(
+        CodeCache::open(dir.path(), 10)
+            .unwrap()
+            .store(&keys[0], &code)
+            .is_err()
+    );
+}
+
+#[test]
+fn a_store_that_cannot_be_written_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = engine();
+    let key = engine.code_key(b"");
+    assert!(CodeCache::read_only(dir.path()).store(&key, b"x").is_err());
+    assert!(CodeCache::open(Path::new("/proc/wws"), 1).is_err());
+}
