@@ -62,7 +62,10 @@ impl Container<'_> {
     }
 
     /// Whether a word without a slash is found on the container's PATH.
-    fn is_command(&self, word: &str) -> Result<bool> {
+    ///
+    /// # Errors
+    /// As of [`Self::entry`].
+    pub(crate) fn is_command(&self, word: &str) -> Result<bool> {
         let path = self
             .environment
             .iter()

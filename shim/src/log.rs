@@ -49,8 +49,8 @@ fn format_line(time: &str, level: &str, message: &str) -> String {
     let mut line =
         format!("time=\"{time}\" level={level} msg={message:?} runtime=io.containerd.wws.v1");
     if line.len() > MAX_LINE {
-        let end = line.floor_char_boundary(MAX_LINE);
-        line.truncate(end);
+        let end = (0..=MAX_LINE).rev().find(|at| line.is_char_boundary(*at));
+        line.truncate(end.unwrap_or(0));
     }
     line.push('\n');
     line

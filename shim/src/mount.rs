@@ -132,14 +132,14 @@ fn mount_one(one: &Mount, target: &Path) -> Result<()> {
         if !parsed.flags.is_empty() {
             mount_remount(target, MountFlags::BIND | parsed.flags, "").map_err(|error| {
                 // Undone here: the caller counts it as not made.
-                drop(unmount(target, UnmountFlags::DETACH));
+                let _ = unmount(target, UnmountFlags::DETACH);
                 failed(error)
             })?;
         }
     }
     if !parsed.propagation.is_empty() {
         mount_change(target, parsed.propagation).map_err(|error| {
-            drop(unmount(target, UnmountFlags::DETACH));
+            let _ = unmount(target, UnmountFlags::DETACH);
             failed(error)
         })?;
     }

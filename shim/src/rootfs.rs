@@ -1,8 +1,6 @@
 //! Looking at a container's root file system from outside. Images are not trusted: no path leaves the root, whatever symbolic
 //! links the image holds.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -46,24 +44,6 @@ pub(crate) fn kind(root: &Path, path: &Path) -> Result<Kind> {
         FileType::Directory => Kind::Folder,
         _ => Kind::File,
     })
-}
-
-/// The first `limit` bytes of the file at `path`. `None` is nothing there.
-///
-/// # Errors
-/// As of [`open`], or it cannot be read.
-pub(crate) fn read(root: &Path, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    // Not blocked by a FIFO.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Some(file) = lookup(root, path, flags)? else {
-        return Ok(None);
-    };
-    let mut bytes = Vec::new();
-    File::from(file)
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .on("read", path)?;
-    Ok(Some(bytes))
 }
 
 fn lookup(root: &Path, path: &Path, flags: OFlags) -> Result<Option<OwnedFd>> {
@@ -173,7 +153,6 @@ mod tests {
         )
         .unwrap();
         assert_eq!(kind_in(&root, "/relative"), Kind::Missing);
-        assert_eq!(read(root.path(), Path::new("/absolute"), 10).unwrap(), None);
     }
 
     #[test]
@@ -185,24 +164,6 @@ mod tests {
         assert_eq!(kind_in(&root, "/absolute"), Kind::Folder);
         assert_eq!(kind_in(&root, "/app/relative"), Kind::File);
         assert_eq!(kind_in(&root, "/circle"), Kind::Missing);
-        assert_eq!(
-            read(root.path(), Path::new("/app/relative"), 4).unwrap(),
-            Some(b"\x7fELF".to_vec())
-        );
-    }
-
-    #[test]
-    fn a_fifo_in_an_image_holds_nobody_up() {
-        let root = root();
-        let status = std::process::Command::new("mkfifo")
-            .arg(root.path().join("fifo"))
-            .status()
-            .unwrap();
-        assert!(status.success());
-        assert_eq!(
-            read(root.path(), Path::new("/fifo"), 4).unwrap(),
-            Some(Vec::new())
-        );
     }
 
     #[test]

@@ -115,6 +115,22 @@ impl Spec {
     /// # Errors
     /// The root file system cannot be looked at.
     pub(crate) fn entry(&self, bundle: &Path) -> Result<Entry> {
+        self.look(bundle, |container| container.entry())
+    }
+
+    /// Whether the container has a program of this name on its PATH.
+    ///
+    /// # Errors
+    /// The root file system cannot be looked at.
+    pub(crate) fn has_command(&self, bundle: &Path, name: &str) -> Result<bool> {
+        self.look(bundle, |container| container.is_command(name))
+    }
+
+    fn look<T>(
+        &self,
+        bundle: &Path,
+        look: impl FnOnce(entry::Container<'_>) -> Result<T>,
+    ) -> Result<T> {
         let process = &self.0["process"];
         let words = |name: &str| -> Vec<&str> {
             let list = process[name].as_array();
@@ -131,14 +147,13 @@ impl Spec {
                 bind: is_bind(mount),
             })
         });
-        entry::Container {
+        look(entry::Container {
             root: &self.root(bundle),
             folder: Path::new(process["cwd"].as_str().unwrap_or("/")),
             arguments: &words("args"),
             environment: &words("env"),
             mounts: &mounts.collect::<Vec<_>>(),
-        }
-        .entry()
+        })
     }
 
     /// Makes our `server` (a file of the host) the container's first process, which serves `folder` (a path of the container).

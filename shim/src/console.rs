@@ -1,0 +1,264 @@
+//! Terminals: the OCI runtime sends the master of a new one to a socket of ours, and bytes are copied between it and the FIFOs of
+//! the client. A client that stops reading stops the copying; nothing is thrown away, and nothing else waits for it.
+
+use std::fs::File;
+use std::io::{IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, OnPath, Result};
+use crate::stdio::{self, Target};
+
+/// What is copied at once, in bytes.
+const CHUNK: usize = 4096;
+
+/// How long the OCI runtime's message may take once it has ended well: it is there already.
+const RECEIVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A socket that takes one terminal.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    listener: UnixListener,
+    /// Where it is.
+    pub(crate) path: PathBuf,
+}
+
+impl Socket {
+    /// Makes one in `folder`, which must have a short path.
+    ///
+    /// # Errors
+    /// The folder's file system's.
+    pub(crate) fn new(folder: &Path) -> Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("wws-pty-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(folder).on("create", folder)?;
+        // Left behind by a shim that had our number.
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).on("listen at", &path)?;
+        Ok(Self { listener, path })
+    }
+
+    /// Takes the terminal that the OCI runtime sent.
+    ///
+    /// # Errors
+    /// None came.
+    pub(crate) async fn receive(&self) -> Result<OwnedFd> {
+        let receive = async {
+            let (stream, _) = self.listener.accept().await?;
+            stream
+                .async_io(tokio::io::Interest::READABLE, || receive(&stream))
+                .await
+        };
+        tokio::time::timeout(RECEIVE_LIMIT, receive)
+            .await
+            .map_err(|_| Error::Other("the OCI runtime sent no terminal".to_owned()))?
+            .map_err(|error| Error::io("receive the terminal", error))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn receive(stream: impl AsFd) -> std::io::Result<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    // The message itself is the terminal's name.
+    let mut name = [0; CHUNK];
+    recvmsg(
+        stream,
+        &mut [IoSliceMut::new(&mut name)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let files = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    files
+        .flatten()
+        .next()
+        .ok_or_else(|| std::io::Error::other("a message without a descriptor"))
+}
+
+/// The terminal of a process.
+#[derive(Debug)]
+pub(crate) struct Console {
+    master: Arc<AsyncFd<OwnedFd>>,
+    output: Option<JoinHandle<()>>,
+    input: Option<JoinHandle<()>>,
+}
+
+/// Where a terminal's output goes.
+pub(crate) enum Sink {
+    /// Nowhere.
+    Null,
+    /// Into a FIFO.
+    Fifo(pipe::Sender),
+    /// Into a file, or a pipe whose reader is a log program.
+    File(File),
+}
+
+impl Sink {
+    /// Opens it. A log program is started elsewhere and its pipe passed as `program`.
+    ///
+    /// # Errors
+    /// The file is not there.
+    pub(crate) fn open(target: &Target, program: Option<OwnedFd>) -> Result<Self> {
+        Ok(match target {
+            Target::Null => Self::Null,
+            Target::File(path) => Self::File(stdio::open_file(path)?),
+            Target::Program(..) => match program {
+                Some(pipe) => Self::Fifo(
+                    pipe::Sender::from_owned_fd(pipe)
+                        .map_err(|error| Error::io("open the log program's pipe", error))?,
+                ),
+                None => Self::Null,
+            },
+            Target::Path(path) => {
+                let path = Path::new(path);
+                let kind = std::fs::metadata(path).on("open", path)?.file_type();
+                if kind.is_fifo() {
+                    // Reading too: neither waits for a reader nor fails without one.
+                    let sender = pipe::OpenOptions::new()
+                        .read_write(true)
+                        .open_sender(path)
+                        .on("open", path)?;
+                    Self::Fifo(sender)
+                } else {
+                    let file = File::options().append(true).open(path).on("open", path)?;
+                    Self::File(file)
+                }
+            }
+        })
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Fifo(fifo) => fifo.write_all(bytes).await,
+            Self::File(file) => file.write_all(bytes),
+        }
+    }
+}
+
+impl Console {
+    /// Starts copying.
+    ///
+    /// # Errors
+    /// The input is not there, the terminal is none.
+    pub(crate) fn start(
+        master: OwnedFd,
+        stdin: &str,
+        mut sink: Sink,
+    ) -> Result<(Self, stdio::Input)> {
+        let failed = |error: std::io::Error| Error::io("set up the terminal", error);
+        rustix::io::ioctl_fionbio(&master, true).map_err(|error| failed(error.into()))?;
+        // SAFETY: an owned descriptor is open as long as it lives, and the same.
+        let master = unsafe { AsyncFd::register(master) };
+        let master = Arc::new(master.map_err(|error| failed(error.into()))?);
+        let mut input = None;
+        let mut hold = stdio::Input::default();
+        if !stdin.is_empty() {
+            let (read, write) = stdio::open_input(stdin)?;
+            hold = stdio::Input::held(write);
+            let mut fifo = pipe::Receiver::from_owned_fd(read).map_err(failed)?;
+            let master = Arc::clone(&master);
+            input = Some(tokio::spawn(async move {
+                let mut buffer = vec![0; CHUNK];
+                while let Ok(count @ 1..) = fifo.read(&mut buffer).await {
+                    if write_all(&master, &buffer[..count]).await.is_err() {
+                        break;
+                    }
+                }
+            }));
+        }
+        let reader = Arc::clone(&master);
+        let output = tokio::spawn(async move {
+            let mut buffer = vec![0; CHUNK];
+            // The end is an error here: the last process has closed its side.
+            while let Ok(count @ 1..) = read(&reader, &mut buffer).await {
+                if sink.write(&buffer[..count]).await.is_err() {
+                    // Read on: the process must not wait for ever for a reader that failed.
+                    sink = Sink::Null;
+                }
+            }
+        });
+        let console = Self {
+            master,
+            output: Some(output),
+            input,
+        };
+        Ok((console, hold))
+    }
+
+    /// Changes the size, in characters.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub(crate) fn resize(&self, width: u16, height: u16) -> Result<()> {
+        let size = rustix::termios::Winsize {
+            ws_row: height,
+            ws_col: width,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(self.master.get_ref(), size)
+            .map_err(|error| Error::io("resize the terminal", error))
+    }
+
+    /// Waits until all output is copied, but no longer than `limit`: its reader may have stopped.
+    pub(crate) async fn finish(mut self, limit: Duration) {
+        if let Some(output) = self.output.take() {
+            let abort = output.abort_handle();
+            if tokio::time::timeout(limit, output).await.is_err() {
+                abort.abort();
+            }
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        for copying in [&self.output, &self.input].into_iter().flatten() {
+            copying.abort();
+        }
+    }
+}
+
+async fn read(master: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        let mut ready = master.readable().await?;
+        let result = ready.try_io(|fd| Ok(rustix::io::read(fd, &mut *buffer)?));
+        match result {
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(result) => return result,
+            Err(_not_ready) => {}
+        }
+    }
+}
+
+async fn write_all(master: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let mut ready = master.writable().await?;
+        if let Ok(written) = ready.try_io(|fd| Ok(rustix::io::write(fd, bytes)?)) {
+            bytes = &bytes[written?..];
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,634 @@
+//! A container: from a bundle to its removal.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use containerd_shim_protos::api::{CreateTaskRequest, Mount, ProcessInfo};
+use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use tokio::sync::Mutex as Gate;
+
+use crate::cgroup::Cgroup;
+use crate::console::{Console, Sink, Socket};
+use crate::entry::Entry;
+use crate::error::{Error, OnPath, Result};
+use crate::events::Events;
+use crate::exec;
+use crate::options::Options;
+use crate::process::{Phase, Process, Resources};
+use crate::reaper::{Birth, Exit, Reaper, Waiter};
+use crate::runc::{self, New, Runc};
+use crate::spec::Spec;
+use crate::stdio::{Logger, Target, Wanted};
+use crate::{bundle, log, mount, oom, stats, stdio};
+
+/// The folder of short paths for sockets.
+const SOCKETS: &str = "/run/containerd/s";
+
+/// What all containers of a shim share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// containerd's namespace.
+    pub(crate) namespace: String,
+    /// Our server, on the host.
+    pub(crate) server: PathBuf,
+    /// Ends of processes.
+    pub(crate) reaper: Arc<Reaper>,
+    /// News for containerd.
+    pub(crate) events: Arc<Events>,
+    /// Whether to log more.
+    pub(crate) debug: bool,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(crate) struct Container {
+    /// Its name.
+    pub(crate) id: String,
+    /// Its folder, of containerd's.
+    pub(crate) bundle: PathBuf,
+    /// Its first process.
+    pub(crate) init: Arc<Process>,
+    shared: Arc<Shared>,
+    options: Options,
+    runc: Runc,
+    cgroup: Option<Cgroup>,
+    workers: Option<Workers>,
+    shares_pids: bool,
+    paused: AtomicBool,
+    /// Held by whatever changes the container as a whole.
+    gate: Gate<()>,
+    execs: Mutex<HashMap<String, Arc<Exec>>>,
+}
+
+/// A process that was added, and what it is to be.
+#[derive(Debug)]
+struct Exec {
+    process: Arc<Process>,
+    spec: Vec<u8>,
+}
+
+/// What a container of workers serves, and by which program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Workers {
+    /// Our server's path in the container.
+    pub(crate) server: &'static str,
+    /// The project's folder in the container.
+    pub(crate) folder: PathBuf,
+    /// The container's own PATH has a program of our server's name.
+    pub(crate) has_own: bool,
+}
+
+/// What a specification says that matters later.
+struct Prepared {
+    options: Options,
+    workers: Option<Workers>,
+    shares_pids: bool,
+}
+
+impl Container {
+    /// Makes the container; its first process waits, and `made_as` is called with its number before anything of its end is
+    /// told. What was made is undone when something fails.
+    ///
+    /// # Errors
+    /// A mount, the specification, a stream, or what the OCI runtime says.
+    pub(crate) async fn create(
+        shared: Arc<Shared>,
+        request: CreateTaskRequest,
+        made_as: impl FnOnce(u32),
+    ) -> Result<Arc<Self>> {
+        if !request.checkpoint.is_empty() {
+            return Err(Error::Unimplemented(
+                "containers cannot be restored from checkpoints by this runtime".to_owned(),
+            ));
+        }
+        let bundle = PathBuf::from(&request.bundle);
+        let options = Options::from_any(request.options.as_ref())?;
+        let mounts = request.rootfs.clone();
+        let server = shared.server.clone();
+        let folder = bundle.clone();
+        let prepared = blocking(move || prepare(&folder, options, &mounts, &server)).await?;
+        let runc = Runc::new(
+            prepared.options.clone(),
+            &shared.namespace,
+            &bundle,
+            shared.debug,
+        );
+        let made = Self::make(&shared, &request, &bundle, &runc, prepared, made_as).await;
+        if made.is_err() {
+            // Whatever is there of it. The first error is the one to tell.
+            if let Err(error) = runc.delete(&shared.reaper, &request.id).await {
+                log::warning!("clear up after {}: {error}", request.id);
+            }
+            if let Err(error) = blocking(move || mount::unmount_all(&bundle.join("rootfs"))).await {
+                log::warning!("clear up after {}: {error}", request.id);
+            }
+        }
+        made
+    }
+
+    async fn make(
+        shared: &Arc<Shared>,
+        request: &CreateTaskRequest,
+        bundle: &Path,
+        runc: &Runc,
+        prepared: Prepared,
+        made_as: impl FnOnce(u32),
+    ) -> Result<Arc<Self>> {
+        let reaper = &shared.reaper;
+        let wanted = Wanted {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let init = Arc::new(Process::new(wanted));
+        let pid_file = bundle.join(bundle::INIT_PID);
+        let birth = reaper.birth();
+        let launch = Launch::new(&init.wanted, &prepared.options, shared, &request.id).await?;
+        let resources = launch
+            .run(&pid_file, async |new| {
+                runc.create(reaper, &request.id, new).await
+            })
+            .await?;
+        let pid = runc::read_pid(&pid_file)?;
+        init.keep(resources);
+        init.advance(Phase::Created(pid));
+        let cgroup = Cgroup::of(pid)
+            .inspect_err(|error| log::warning!("control groups of {}: {error}", request.id))
+            .ok();
+        let container = Arc::new(Self {
+            id: request.id.clone(),
+            bundle: bundle.to_path_buf(),
+            init,
+            shared: Arc::clone(shared),
+            options: prepared.options,
+            runc: runc.clone(),
+            cgroup,
+            workers: prepared.workers,
+            shares_pids: prepared.shares_pids,
+            paused: AtomicBool::new(false),
+            gate: Gate::new(()),
+            execs: Mutex::default(),
+        });
+        made_as(pid);
+        container.clone().follow_init(&birth, pid);
+        Ok(container)
+    }
+
+    /// Lets the first process go, and tells by `started` before anything of its end is told.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn start(&self, started: impl FnOnce(u32)) -> Result<u32> {
+        let _changing = self.gate.lock().await;
+        let _starting = self.init.gate.lock().await;
+        let Phase::Created(pid) = self.init.phase() else {
+            return Err(Error::FailedPrecondition(format!(
+                "container {} has been started before",
+                self.id
+            )));
+        };
+        self.runc.start(&self.shared.reaper, &self.id).await?;
+        self.init.advance(Phase::Running(pid));
+        started(pid);
+        Ok(pid)
+    }
+
+    /// Describes another process.
+    ///
+    /// # Errors
+    /// The name is taken, or the description broken; the container is paused or has ended.
+    pub(crate) fn add(&self, id: &str, wanted: Wanted, spec: &Any) -> Result<()> {
+        self.expect_running("exec in")?;
+        let spec = exec::rewrite(&spec.value, wanted.terminal, self.workers.as_ref())?;
+        let mut execs = self.execs();
+        if execs.contains_key(id) {
+            return Err(Error::AlreadyExists(format!(
+                "container {} has a process {id} already",
+                self.id
+            )));
+        }
+        let process = Arc::new(Process::new(wanted));
+        execs.insert(id.to_owned(), Arc::new(Exec { process, spec }));
+        Ok(())
+    }
+
+    /// Starts a process that was added, and tells by `started` before anything of its end is told.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn start_exec(
+        self: &Arc<Self>,
+        id: &str,
+        started: impl FnOnce(u32),
+    ) -> Result<u32> {
+        let exec = self.exec(id)?;
+        self.expect_running("exec in")?;
+        let process = &exec.process;
+        let _starting = process.gate.lock().await;
+        if process.phase() != Phase::Added {
+            return Err(Error::FailedPrecondition(format!(
+                "process {id} has been started before"
+            )));
+        }
+        let file = |kind: &str| self.bundle.join(format!("wws-exec-{id}.{kind}"));
+        let (spec, pid_file) = (file("json"), file("pid"));
+        fs::write(&spec, &exec.spec).on("write", &spec)?;
+        let reaper = &self.shared.reaper;
+        let birth = reaper.birth();
+        let result = async {
+            let launch =
+                Launch::new(&process.wanted, &self.options, &self.shared, &self.id).await?;
+            let run = async |new: New<'_>| self.runc.exec(reaper, &self.id, &spec, new).await;
+            let resources = launch.run(&pid_file, run).await?;
+            Ok((resources, runc::read_pid(&pid_file)?))
+        };
+        let result = result.await;
+        for file in [&spec, &pid_file] {
+            // Of no use any more; there may be none.
+            let _ = fs::remove_file(file);
+        }
+        let (resources, pid) = match result {
+            Ok(started) => started,
+            Err(error) => {
+                // It will never run: whoever waits for it must not wait for ever.
+                process.end(Exit {
+                    code: 255,
+                    ..Exit::unknown()
+                });
+                return Err(error);
+            }
+        };
+        process.keep(resources);
+        process.advance(Phase::Running(pid));
+        started(pid);
+        self.follow(id, Arc::clone(process), birth.claim(pid));
+        Ok(pid)
+    }
+
+    /// A process: the first one, or the one of `exec`.
+    ///
+    /// # Errors
+    /// There is no such.
+    pub(crate) fn process(&self, exec: &str) -> Result<Arc<Process>> {
+        if exec.is_empty() {
+            return Ok(Arc::clone(&self.init));
+        }
+        self.exec(exec).map(|exec| Arc::clone(&exec.process))
+    }
+
+    /// Sends a signal to a process, or to all of the container.
+    ///
+    /// # Errors
+    /// The process has ended, or as the OCI runtime says.
+    pub(crate) async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<()> {
+        let process = self.process(exec)?;
+        let frozen = self.paused() && signal == libc::SIGKILL.cast_unsigned();
+        if exec.is_empty() && (all || frozen) {
+            if process.exit().is_some() && !self.shares_pids {
+                return Err(Error::NotFound("process already finished".to_owned()));
+            }
+            // The OCI runtime finds all, and wakes those that are frozen to die.
+            return self
+                .runc
+                .kill(&self.shared.reaper, &self.id, signal, all)
+                .await;
+        }
+        process.kill(signal)
+    }
+
+    /// Stops all processes where they are.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn pause(&self) -> Result<()> {
+        let _changing = self.gate.lock().await;
+        self.expect_running("pause")?;
+        self.runc.pause(&self.shared.reaper, &self.id).await?;
+        self.paused.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn resume(&self) -> Result<()> {
+        let _changing = self.gate.lock().await;
+        self.runc.resume(&self.shared.reaper, &self.id).await?;
+        self.paused.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether it is paused.
+    pub(crate) fn paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Changes limits.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn update(&self, resources: &Any) -> Result<()> {
+        let _changing = self.gate.lock().await;
+        let file = self.bundle.join("wws-update.json");
+        fs::write(&file, &resources.value).on("write", &file)?;
+        let result = self.runc.update(&self.shared.reaper, &self.id, &file).await;
+        // Of no use any more.
+        let _ = fs::remove_file(&file);
+        result
+    }
+
+    /// What it uses.
+    ///
+    /// # Errors
+    /// Its control groups are not known.
+    pub(crate) fn stats(&self) -> Result<Any> {
+        stats::read(self.cgroup()?)
+    }
+
+    /// Its processes.
+    ///
+    /// # Errors
+    /// Its control groups are not known.
+    pub(crate) fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        let execs = self.execs();
+        let info = |pid: u32| {
+            let exec = execs.iter().find(|(_, exec)| exec.process.pid() == pid);
+            ProcessInfo {
+                pid,
+                info: exec.map(|(id, _)| exec::details(id)).into(),
+                ..ProcessInfo::default()
+            }
+        };
+        Ok(self.cgroup()?.processes().into_iter().map(info).collect())
+    }
+
+    /// Removes a process that was added and has ended, or never begun.
+    ///
+    /// # Errors
+    /// It runs, or there is no such.
+    pub(crate) async fn delete_exec(&self, id: &str) -> Result<(u32, Exit)> {
+        let exec = self.exec(id)?;
+        let process = &exec.process;
+        let exit = match process.phase() {
+            Phase::Ended(_, exit) => exit,
+            Phase::Added => Exit {
+                code: 0,
+                ..Exit::unknown()
+            },
+            Phase::Created(_) | Phase::Running(_) => {
+                return Err(Error::FailedPrecondition(format!("process {id} runs")));
+            }
+        };
+        process.release().await;
+        self.execs().remove(id);
+        Ok((process.pid(), exit))
+    }
+
+    /// Removes the container, which must not run.
+    ///
+    /// # Errors
+    /// It runs, or as the OCI runtime says.
+    pub(crate) async fn delete(&self) -> Result<(u32, Exit)> {
+        let _changing = self.gate.lock().await;
+        if matches!(self.init.phase(), Phase::Running(_)) {
+            return Err(Error::FailedPrecondition(format!(
+                "container {} runs",
+                self.id
+            )));
+        }
+        self.runc.delete(&self.shared.reaper, &self.id).await?;
+        // One that was never started ends only now.
+        let exit = self.init.wait().await;
+        self.init.release().await;
+        let execs: Vec<_> = self.execs().drain().collect();
+        for (_, exec) in execs {
+            exec.process.release().await;
+        }
+        let root = self.bundle.join("rootfs");
+        blocking(move || mount::unmount_all(&root)).await?;
+        Ok((self.init.pid(), exit))
+    }
+
+    fn follow_init(self: Arc<Self>, birth: &Birth, pid: u32) {
+        let exit = birth.claim(pid);
+        let mut watch = self.cgroup.as_ref().and_then(|cgroup| {
+            let failed = |error: &Error| log::debug!("memory of {}: {error}", self.id);
+            oom::Watch::new(cgroup).inspect_err(failed).ok()
+        });
+        tokio::spawn(async move {
+            let out_of_memory = || {
+                self.shared.events.send(&TaskOOM {
+                    container_id: self.id.clone(),
+                    ..TaskOOM::default()
+                });
+            };
+            let exit = exit.wait();
+            tokio::pin!(exit);
+            let exit = loop {
+                let next = async {
+                    match &mut watch {
+                        Some(watch) => watch.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    exit = &mut exit => break exit,
+                    happened = next => match happened {
+                        Some(()) => out_of_memory(),
+                        None => watch = None,
+                    },
+                }
+            };
+            if watch.is_some_and(|mut watch| watch.happened()) {
+                out_of_memory();
+            }
+            if self.shares_pids {
+                // No kernel ends its other processes for us.
+                let kill = self.runc.kill(&self.shared.reaper, &self.id, 9, true);
+                if let Err(error) = kill.await {
+                    log::debug!("end the processes of {}: {error}", self.id);
+                }
+            }
+            self.ended(&self.id, &self.init, exit).await;
+        });
+    }
+
+    fn follow(self: &Arc<Self>, id: &str, process: Arc<Process>, exit: Waiter) {
+        let (container, id) = (Arc::clone(self), id.to_owned());
+        tokio::spawn(async move {
+            let exit = exit.wait().await;
+            container.ended(&id, &process, exit).await;
+        });
+    }
+
+    async fn ended(&self, id: &str, process: &Process, exit: Exit) {
+        // Its start, under way, is told first.
+        let _started = process.gate.lock().await;
+        self.shared.events.send(&TaskExit {
+            container_id: self.id.clone(),
+            id: id.to_owned(),
+            pid: process.pid(),
+            exit_status: exit.code,
+            exited_at: MessageField::some(exit.at.clone()),
+            ..TaskExit::default()
+        });
+        process.end(exit);
+    }
+
+    fn expect_running(&self, verb: &str) -> Result<()> {
+        let state = match self.init.phase() {
+            Phase::Ended(..) => "has ended",
+            _ if self.paused() => "is paused",
+            _ => return Ok(()),
+        };
+        Err(Error::FailedPrecondition(format!(
+            "cannot {verb} container {}: it {state}",
+            self.id
+        )))
+    }
+
+    fn cgroup(&self) -> Result<&Cgroup> {
+        self.cgroup.as_ref().ok_or_else(|| {
+            Error::NotFound(format!("the control groups of {} are not known", self.id))
+        })
+    }
+
+    fn exec(&self, id: &str) -> Result<Arc<Exec>> {
+        let execs = self.execs();
+        execs
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Error::NotFound(format!("container {} has no process {id}", self.id)))
+    }
+
+    fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Exec>>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what may wait for a disk, beside everything else.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| Err(Error::Other(error.to_string())))
+}
+
+/// Mounts the root file system and rewrites the specification.
+fn prepare(
+    bundle: &Path,
+    mut options: Options,
+    mounts: &[Mount],
+    server: &Path,
+) -> Result<Prepared> {
+    let root = bundle.join("rootfs");
+    if !mounts.is_empty() {
+        fs::create_dir_all(&root).on("create", &root)?;
+    }
+    mount::mount_all(mounts, &root)?;
+    let prepared = (|| {
+        let mut spec = Spec::read(bundle)?;
+        options.systemd_cgroup |= runc::is_systemd_path(spec.cgroups_path());
+        bundle::save_options(bundle, &options)?;
+        let workers = match spec.entry(bundle)? {
+            Entry::Program => None,
+            Entry::Workers(folder) => {
+                if !server.is_file() {
+                    return Err(Error::Other(format!(
+                        "the server {} is missing: install `wws` beside containerd-shim-wws-v1",
+                        server.display()
+                    )));
+                }
+                let has_own = spec.has_command(bundle, exec::NAME)?;
+                let path = spec.serve(server, &folder)?;
+                spec.write(bundle)?;
+                Some(Workers {
+                    server: path,
+                    folder,
+                    has_own,
+                })
+            }
+        };
+        Ok(Prepared {
+            shares_pids: spec.shares_pids(),
+            options,
+            workers,
+        })
+    })();
+    if prepared.is_err() {
+        mount::unmount_all(&root)?;
+    }
+    prepared
+}
+
+/// A process about to be made: its streams are open, or the socket for its terminal is.
+struct Launch<'a> {
+    wanted: &'a Wanted,
+    opened: stdio::Opened,
+    console: Option<(Socket, Sink)>,
+}
+
+impl<'a> Launch<'a> {
+    async fn new(wanted: &'a Wanted, options: &Options, shared: &Shared, id: &str) -> Result<Self> {
+        let (reaper, namespace) = (&shared.reaper, &shared.namespace);
+        if !wanted.terminal {
+            let opened = stdio::open(wanted, options, reaper, id, namespace).await?;
+            return Ok(Self {
+                wanted,
+                opened,
+                console: None,
+            });
+        }
+        let mut opened = stdio::Opened::default();
+        let target = Target::parse(&wanted.stdout)?;
+        let mut pipe = None;
+        if let Target::Program(program, arguments) = &target {
+            let logger = Logger::start(program, arguments, reaper, id, namespace).await?;
+            opened.logger = Some(logger.child);
+            pipe = Some(logger.stdout);
+        }
+        let sink = Sink::open(&target, pipe)?;
+        let console = Some((Socket::new(Path::new(SOCKETS))?, sink));
+        Ok(Self {
+            wanted,
+            opened,
+            console,
+        })
+    }
+
+    /// Calls the OCI runtime by `run`, and takes what then belongs to the process.
+    async fn run(
+        self,
+        pid_file: &Path,
+        run: impl AsyncFnOnce(New<'_>) -> Result<()>,
+    ) -> Result<Resources> {
+        let new = New {
+            pid_file,
+            console: self
+                .console
+                .as_ref()
+                .map(|(socket, _)| socket.path.as_path()),
+            streams: self.opened.streams,
+        };
+        run(new).await?;
+        let mut resources = Resources {
+            input: self.opened.input,
+            logger: self.opened.logger,
+            console: None,
+        };
+        if let Some((socket, sink)) = self.console {
+            let master = socket.receive().await?;
+            let (console, input) = Console::start(master, &self.wanted.stdin, sink)?;
+            resources.console = Some(console);
+            resources.input = input;
+        }
+        Ok(resources)
+    }
+}

@@ -1,0 +1,272 @@
+//! A process that containerd knows of: a container's first one, or one that was added by exec.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use containerd_shim_protos::api::{StateResponse, Status};
+use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
+use tokio::sync::{Mutex as Gate, watch};
+
+use crate::console::Console;
+use crate::error::{Error, Result};
+use crate::reaper::{Child, Exit};
+use crate::stdio::{self, Input, Wanted};
+
+/// How long output of a process that has ended may take to be copied to a reader that has stopped.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Where a process is in its life.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Phase {
+    /// Described, not made.
+    Added,
+    /// Made; it waits to be let go.
+    Created(u32),
+    /// It runs.
+    Running(u32),
+    /// It is gone.
+    Ended(u32, Exit),
+}
+
+/// One process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// Its streams, as its client wants them.
+    pub(crate) wanted: Wanted,
+    /// Held while it is started, so that its end is told after its start.
+    pub(crate) gate: Gate<()>,
+    phase: watch::Sender<Phase>,
+    resources: Mutex<Resources>,
+}
+
+/// What belongs to a running process.
+#[derive(Debug, Default)]
+pub(crate) struct Resources {
+    /// What holds its input open.
+    pub(crate) input: Input,
+    /// The program that takes its output.
+    pub(crate) logger: Option<Child>,
+    /// Its terminal.
+    pub(crate) console: Option<Console>,
+}
+
+impl Process {
+    /// One that is only described so far.
+    pub(crate) fn new(wanted: Wanted) -> Self {
+        Self {
+            wanted,
+            gate: Gate::new(()),
+            phase: watch::Sender::new(Phase::Added),
+            resources: Mutex::new(Resources::default()),
+        }
+    }
+
+    /// Where it is in its life.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// Notes that it is made or runs.
+    pub(crate) fn advance(&self, phase: Phase) {
+        // An end is final.
+        self.phase.send_if_modified(|now| {
+            let alive = !matches!(now, Phase::Ended(..));
+            if alive {
+                *now = phase;
+            }
+            alive
+        });
+    }
+
+    /// Notes that it has ended.
+    pub(crate) fn end(&self, exit: Exit) {
+        let pid = self.pid();
+        self.phase.send_replace(Phase::Ended(pid, exit));
+        self.resources().input.close();
+    }
+
+    /// Its number; 0 before there is one.
+    pub(crate) fn pid(&self) -> u32 {
+        match *self.phase.borrow() {
+            Phase::Added => 0,
+            Phase::Created(pid) | Phase::Running(pid) | Phase::Ended(pid, _) => pid,
+        }
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        match &*self.phase.borrow() {
+            Phase::Ended(_, exit) => Some(exit.clone()),
+            _ => None,
+        }
+    }
+
+    /// Waits for its end. Any number may.
+    pub(crate) async fn wait(&self) -> Exit {
+        let mut phase = self.phase.subscribe();
+        let ended = phase
+            .wait_for(|phase| matches!(phase, Phase::Ended(..)))
+            .await;
+        match ended.as_deref() {
+            Ok(Phase::Ended(_, exit)) => exit.clone(),
+            _ => Exit::unknown(),
+        }
+    }
+
+    /// Takes over what belongs to it.
+    pub(crate) fn keep(&self, resources: Resources) {
+        *self.resources() = resources;
+    }
+
+    /// Closes its input.
+    pub(crate) fn close_input(&self) {
+        self.resources().input.close();
+    }
+
+    /// Changes its terminal's size.
+    ///
+    /// # Errors
+    /// It has none, or not that large.
+    pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let size = |number: u32| {
+            u16::try_from(number).map_err(|_| {
+                Error::InvalidArgument(format!("a terminal of {width} x {height} characters"))
+            })
+        };
+        match &self.resources().console {
+            Some(console) => console.resize(size(width)?, size(height)?),
+            // As of containerd's own shim: a size for a process without a terminal is no error.
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// It has not begun or has ended, or there is no such signal.
+    pub(crate) fn kill(&self, signal: u32) -> Result<()> {
+        let pid = match self.phase() {
+            Phase::Added => {
+                return Err(Error::FailedPrecondition(
+                    "process not created: it has not been started".to_owned(),
+                ));
+            }
+            Phase::Ended(..) => return Err(finished()),
+            Phase::Created(pid) | Phase::Running(pid) => pid.cast_signed(),
+        };
+        let signal = signal
+            .try_into()
+            .ok()
+            .filter(|signal| (0..=64).contains(signal))
+            .ok_or_else(|| Error::InvalidArgument(format!("there is no signal {signal}")))?;
+        // SAFETY: a plain system call. The number is still that of our child: we alone collect it, and then its phase is Ended.
+        if unsafe { libc::kill(pid, signal) } == 0 {
+            return Ok(());
+        }
+        let error = std::io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ESRCH) => Err(finished()),
+            _ => Err(Error::io(format_args!("send signal {signal}"), error)),
+        }
+    }
+
+    /// Lets go what belonged to it, once its output is where it was to go.
+    pub(crate) async fn release(&self) {
+        let resources = std::mem::take(&mut *self.resources());
+        if let Some(console) = resources.console {
+            console.finish(DRAIN_LIMIT).await;
+        }
+        if let Some(logger) = resources.logger {
+            stdio::dismiss(logger);
+        }
+    }
+
+    /// What containerd wants to know of it.
+    pub(crate) fn state(&self) -> StateResponse {
+        let phase = self.phase();
+        let mut state = StateResponse {
+            pid: self.pid(),
+            status: EnumOrUnknown::new(match phase {
+                Phase::Added | Phase::Created(_) => Status::CREATED,
+                Phase::Running(_) => Status::RUNNING,
+                Phase::Ended(..) => Status::STOPPED,
+            }),
+            stdin: self.wanted.stdin.clone(),
+            stdout: self.wanted.stdout.clone(),
+            stderr: self.wanted.stderr.clone(),
+            terminal: self.wanted.terminal,
+            ..StateResponse::default()
+        };
+        if let Phase::Ended(_, exit) = phase {
+            state.exit_status = exit.code;
+            state.exited_at = MessageField::some(exit.at);
+        }
+        state
+    }
+
+    fn resources(&self) -> std::sync::MutexGuard<'_, Resources> {
+        self.resources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn finished() -> Error {
+    Error::NotFound("process already finished".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::Arc;
+
+    fn exit(code: u32) -> Exit {
+        Exit {
+            code,
+            ..Exit::unknown()
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_learn_the_end() {
+        let process = Arc::new(Process::new(Wanted::default()));
+        let waiter = |process: &Arc<Process>| {
+            let process = Arc::clone(process);
+            tokio::spawn(async move { process.wait().await.code })
+        };
+        let early = [waiter(&process), waiter(&process), waiter(&process)];
+        process.advance(Phase::Running(7));
+        process.end(exit(3));
+        for waiter in early {
+            assert_eq!(waiter.await.unwrap(), 3);
+        }
+        assert_eq!(waiter(&process).await.unwrap(), 3);
+    }
+
+    #[test]
+    fn an_end_is_final() {
+        let process = Process::new(Wanted::default());
+        process.advance(Phase::Created(7));
+        process.end(exit(137));
+        process.advance(Phase::Running(7));
+        assert_eq!(process.phase(), Phase::Ended(7, process.exit().unwrap()));
+        let state = process.state();
+        assert_eq!(state.status.enum_value(), Ok(Status::STOPPED));
+        assert_eq!((state.pid, state.exit_status), (7, 137));
+        assert!(matches!(process.kill(15), Err(Error::NotFound(_))));
+    }
+
+    #[test]
+    fn a_signal_needs_a_process_and_a_number_that_there_is() {
+        let process = Process::new(Wanted::default());
+        assert!(matches!(process.kill(9), Err(Error::FailedPrecondition(_))));
+        process.advance(Phase::Running(std::process::id()));
+        assert!(matches!(process.kill(65), Err(Error::InvalidArgument(_))));
+        assert!(matches!(
+            process.kill(u32::MAX),
+            Err(Error::InvalidArgument(_))
+        ));
+        assert_eq!(process.kill(0), Ok(()));
+    }
+}

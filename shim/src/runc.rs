@@ -1,0 +1,468 @@
+//! Calls of the OCI runtime: `runc`, or what the options name.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::log;
+use crate::options::Options;
+use crate::reaper::Reaper;
+
+/// The folder of the OCI runtime's state, where no option names another. The namespace is added.
+const ROOT: &str = "/run/containerd/wws";
+
+/// The most that is read of the OCI runtime's log, in bytes.
+const MAX_LOG: usize = 64 * 1024;
+
+/// The standard streams of a process of the container. `None` is `/dev/null`.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    /// Standard input.
+    pub(crate) stdin: Option<OwnedFd>,
+    /// Standard output.
+    pub(crate) stdout: Option<OwnedFd>,
+    /// Standard error.
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+/// The OCI runtime as one container needs it.
+#[derive(Debug, Clone)]
+pub(crate) struct Runc {
+    options: Options,
+    root: PathBuf,
+    bundle: PathBuf,
+    debug: bool,
+}
+
+/// A new process of the container, for [`Runc::create`] and [`Runc::exec`].
+#[derive(Debug)]
+pub(crate) struct New<'a> {
+    /// Where the OCI runtime writes the process's number.
+    pub(crate) pid_file: &'a Path,
+    /// The socket that takes the terminal, where there is one.
+    pub(crate) console: Option<&'a Path>,
+    /// The streams, where there is none.
+    pub(crate) streams: Streams,
+}
+
+impl Runc {
+    /// The OCI runtime for a container of `namespace`.
+    pub(crate) fn new(options: Options, namespace: &str, bundle: &Path, debug: bool) -> Self {
+        let root = if options.root.is_empty() {
+            Path::new(ROOT)
+        } else {
+            Path::new(&options.root)
+        };
+        Self {
+            root: root.join(namespace),
+            options,
+            bundle: bundle.to_path_buf(),
+            debug,
+        }
+    }
+
+    /// Makes the container of the bundle; its first process waits.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn create(&self, reaper: &Arc<Reaper>, id: &str, new: New<'_>) -> Result<()> {
+        let mut call = self.call("create");
+        call.command.arg("--bundle").arg(&self.bundle);
+        if self.options.no_pivot_root {
+            call.command.arg("--no-pivot");
+        }
+        if self.options.no_new_keyring {
+            call.command.arg("--no-new-keyring");
+        }
+        call.process(new);
+        call.command.arg(id);
+        call.run(reaper).await
+    }
+
+    /// Lets the first process go.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn start(&self, reaper: &Arc<Reaper>, id: &str) -> Result<()> {
+        self.simple(reaper, "start", &[id]).await
+    }
+
+    /// Starts another process, which the file `process` describes.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn exec(
+        &self,
+        reaper: &Arc<Reaper>,
+        id: &str,
+        process: &Path,
+        new: New<'_>,
+    ) -> Result<()> {
+        let mut call = self.call("exec");
+        call.command.arg("--detach").arg("--process").arg(process);
+        call.process(new);
+        call.command.arg(id);
+        call.run(reaper).await
+    }
+
+    /// Sends a signal to the first process, or to all.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn kill(
+        &self,
+        reaper: &Arc<Reaper>,
+        id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<()> {
+        let signal = signal.to_string();
+        if all {
+            self.simple(reaper, "kill", &["--all", id, &signal]).await
+        } else {
+            self.simple(reaper, "kill", &[id, &signal]).await
+        }
+    }
+
+    /// Stops all processes where they are.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn pause(&self, reaper: &Arc<Reaper>, id: &str) -> Result<()> {
+        self.simple(reaper, "pause", &[id]).await
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn resume(&self, reaper: &Arc<Reaper>, id: &str) -> Result<()> {
+        self.simple(reaper, "resume", &[id]).await
+    }
+
+    /// Changes limits; `resources` is a file.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn update(
+        &self,
+        reaper: &Arc<Reaper>,
+        id: &str,
+        resources: &Path,
+    ) -> Result<()> {
+        let mut call = self.call("update");
+        call.command.arg("--resources").arg(resources).arg(id);
+        call.run(reaper).await
+    }
+
+    /// Removes the container, ending what runs in it. One that is not there is no error.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) async fn delete(&self, reaper: &Arc<Reaper>, id: &str) -> Result<()> {
+        self.simple(reaper, "delete", &["--force", id]).await
+    }
+
+    /// The same without a runtime and a collector of children.
+    ///
+    /// # Errors
+    /// As the OCI runtime says.
+    pub(crate) fn delete_now(&self, id: &str) -> Result<()> {
+        let mut call = self.call("delete");
+        call.command.args(["--force", id]);
+        call.run_now()
+    }
+
+    /// What the OCI runtime can do, in its own JSON; `None` if it cannot say.
+    pub(crate) fn features(&self) -> Option<Vec<u8>> {
+        let output = Command::new(self.program())
+            .arg("features")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
+        output.status.success().then_some(output.stdout)
+    }
+
+    async fn simple(&self, reaper: &Arc<Reaper>, verb: &str, arguments: &[&str]) -> Result<()> {
+        let mut call = self.call(verb);
+        call.command.args(arguments);
+        call.run(reaper).await
+    }
+
+    fn program(&self) -> &str {
+        match self.options.binary_name.as_str() {
+            "" => "runc",
+            name => name,
+        }
+    }
+
+    fn call(&self, verb: &str) -> Call {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let log = Log(self
+            .bundle
+            .join(format!("wws-{verb}-{}-{number}.log", std::process::id())));
+        let mut command = Command::new(self.program());
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .arg("--log")
+            .arg(&log.0)
+            .args(["--log-format", "json"]);
+        if self.options.systemd_cgroup {
+            command.arg("--systemd-cgroup");
+        }
+        if self.debug {
+            command.arg("--debug");
+        }
+        command
+            .arg(verb)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // That of containerd itself: runc would take it for the container's.
+            .env_remove("NOTIFY_SOCKET");
+        Call {
+            verb: verb.to_owned(),
+            program: self.program().to_owned(),
+            command,
+            log,
+        }
+    }
+}
+
+/// One call.
+#[derive(Debug)]
+struct Call {
+    verb: String,
+    program: String,
+    command: Command,
+    log: Log,
+}
+
+impl Call {
+    fn process(&mut self, new: New<'_>) {
+        self.command.arg("--pid-file").arg(new.pid_file);
+        if let Some(console) = new.console {
+            self.command.arg("--console-socket").arg(console);
+        }
+        let or_null = |stream: Option<OwnedFd>| stream.map_or_else(Stdio::null, Stdio::from);
+        self.command
+            .stdin(or_null(new.streams.stdin))
+            .stdout(or_null(new.streams.stdout))
+            .stderr(or_null(new.streams.stderr));
+    }
+
+    async fn run(mut self, reaper: &Arc<Reaper>) -> Result<()> {
+        // Not outlived by a call under way: containerd clears up after a shim that was killed, and this would come after it.
+        die_with_parent(&mut self.command);
+        let child = reaper
+            .spawn(&mut self.command)
+            .map_err(|error| self.missing(&error))?;
+        // Our copies of the container's streams end here, so that their readers see the container's end.
+        self.command = Command::new("");
+        let code = child.exit.wait().await.code;
+        self.result(code)
+    }
+
+    fn run_now(mut self) -> Result<()> {
+        let status = self
+            .command
+            .status()
+            .map_err(|error| self.missing(&error))?;
+        self.result(status.code().unwrap_or(-1).cast_unsigned())
+    }
+
+    fn result(&self, code: u32) -> Result<()> {
+        if code == 0 {
+            return Ok(());
+        }
+        let text = self.log.error();
+        log::debug!("{} {}: {code}: {text:?}", self.program, self.verb);
+        Err(match text {
+            Some(text) => classify(text),
+            None if code > 128 => Error::Other(format!(
+                "{} {} was ended by signal {}",
+                self.program,
+                self.verb,
+                code - 128
+            )),
+            None => Error::Other(format!(
+                "{} {} ended with {code} and no message; runc 1.0 or newer is needed",
+                self.program, self.verb
+            )),
+        })
+    }
+
+    fn missing(&self, error: &std::io::Error) -> Error {
+        let text = match error.kind() {
+            std::io::ErrorKind::NotFound => format!(
+                "the OCI runtime {} is not installed: it is not on the PATH of containerd",
+                self.program
+            ),
+            _ => format!("the OCI runtime {} does not start: {error}", self.program),
+        };
+        Error::Other(text)
+    }
+}
+
+fn die_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one system call without allocation or lock, in the child before it becomes another program.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+                .map_err(std::io::Error::from)
+        });
+    }
+}
+
+/// The OCI runtime's log of one call; the file ends with it.
+#[derive(Debug)]
+struct Log(PathBuf);
+
+impl Log {
+    /// The last error in it.
+    fn error(&self) -> Option<String> {
+        let text = fs::read(&self.0).ok()?;
+        let end = &text[text.len().saturating_sub(MAX_LOG)..];
+        last_error(&String::from_utf8_lossy(end))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // There is none unless something went wrong.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn last_error(log: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        level: String,
+        msg: String,
+    }
+    let lines = || log.lines().rev();
+    let parsed = lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let mut errors = parsed.filter(|line| line.level == "error" || line.level == "fatal");
+    let plain = || lines().find(|line| !line.trim().is_empty() && !line.starts_with('{'));
+    errors
+        .next()
+        .map(|line| line.msg)
+        .or_else(|| plain().map(str::to_owned))
+}
+
+/// The error that a text of runc's means.
+fn classify(text: String) -> Error {
+    const GONE: [&str; 4] = [
+        "does not exist",
+        "process already finished",
+        "container not running",
+        "container is not running",
+    ];
+    let container = text.contains("container");
+    if container && GONE.iter().any(|words| text.contains(words)) && !text.contains("exec") {
+        Error::NotFound(text)
+    } else if container && (text.contains("already exists") || text.contains("given ID exists")) {
+        Error::AlreadyExists(text)
+    } else {
+        Error::Other(text)
+    }
+}
+
+/// Reads the process number that the OCI runtime wrote.
+///
+/// # Errors
+/// The file is not there or holds no number.
+pub(crate) fn read_pid(file: &Path) -> Result<u32> {
+    let text = fs::read_to_string(file)
+        .map_err(|error| Error::io(format_args!("read {}", file.display()), error))?;
+    text.trim()
+        .parse()
+        .map_err(|error| Error::Other(format!("{}: {error}", file.display())))
+}
+
+/// Whether systemd makes the control group at this path.
+pub(crate) fn is_systemd_path(cgroups_path: &str) -> bool {
+    // `slice:prefix:name`, as Docker and CRI write it; anything else is a folder.
+    !cgroups_path.starts_with('/') && cgroups_path.split(':').count() == 3
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_the_log_is_the_message() {
+        let log = concat!(
+            r#"{"level":"warning","msg":"cgroup","time":"t"}"#,
+            "\n",
+            r#"{"level":"error","msg":"first","time":"t"}"#,
+            "\n",
+            r#"{"level":"error","msg":"runc create failed: no such file","time":"t"}"#,
+            "\n",
+            r#"{"level":"debug","msg":"bye","time":"t"}"#,
+            "\n",
+        );
+        assert_eq!(
+            last_error(log).as_deref(),
+            Some("runc create failed: no such file")
+        );
+        assert_eq!(last_error("panic: oh\n").as_deref(), Some("panic: oh"));
+        assert_eq!(last_error(""), None);
+    }
+
+    #[test]
+    fn containerd_is_told_what_is_gone_and_what_is_taken() {
+        let classify = |text: &str| classify(text.to_owned());
+        assert!(matches!(
+            classify("container does not exist"),
+            Error::NotFound(_)
+        ));
+        assert!(matches!(
+            classify("container with given ID already exists"),
+            Error::AlreadyExists(_)
+        ));
+        assert!(matches!(
+            classify("exec failed: container_linux.go: stat /x: no such file"),
+            Error::Other(_)
+        ));
+    }
+
+    #[test]
+    fn only_a_path_in_three_parts_is_systemds() {
+        assert!(is_systemd_path("system.slice:docker:abc"));
+        assert!(is_systemd_path(
+            "kubepods-besteffort.slice:cri-containerd:abc"
+        ));
+        assert!(!is_systemd_path("/default/a:b:c"));
+        assert!(!is_systemd_path("/default/abc"));
+        assert!(!is_systemd_path(""));
+    }
+
+    #[test]
+    fn a_missing_runtime_is_named() {
+        let folder = std::env::temp_dir();
+        let options = Options {
+            binary_name: "no-such-oci-runtime".to_owned(),
+            ..Options::default()
+        };
+        let error = Runc::new(options, "n", &folder, false)
+            .delete_now("c")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("no-such-oci-runtime is not installed"),
+            "{error}"
+        );
+    }
+}

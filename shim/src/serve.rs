@@ -1,0 +1,122 @@
+//! `serve`: the life of a shim, from its socket to the end of its last container.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::ttrpc::asynchronous::Server;
+use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
+
+use crate::args::Args;
+use crate::container::Shared;
+use crate::error::{Error, Result};
+use crate::events::{Destination, Events};
+use crate::log;
+use crate::reaper::Reaper;
+use crate::service::Service;
+
+/// The program that a container of workers runs, in our own folder.
+const SERVER: &str = "wws";
+
+/// How long containerd may take to take the last events.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+/// What the answer to the last request needs to leave.
+const LAST_WORD: Duration = Duration::from_millis(20);
+
+/// Threads for what may wait for a disk, and how long an idle one stays.
+const BLOCKING: (usize, Duration) = (4, Duration::from_secs(1));
+
+/// Serves until containerd has no more use for this shim.
+///
+/// # Errors
+/// The shim cannot start.
+pub(crate) fn serve(args: &Args) -> Result<()> {
+    log::open(Path::new("log"), args.debug);
+    let listener = take_listener()?;
+    // The bundle is containerd's to remove.
+    std::env::set_current_dir("/").map_err(|error| Error::io("change to /", error))?;
+    spare_memory();
+    let (threads, idle) = BLOCKING;
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(threads)
+        .thread_keep_alive(idle)
+        .thread_stack_size(256 * 1024)
+        .build()
+        .map_err(|error| Error::io("start the runtime", error))
+        .and_then(|runtime| runtime.block_on(run(args, listener)));
+    if let Err(error) = &result {
+        log::error!("{error}");
+    }
+    if !args.socket.is_empty() {
+        // containerd may have removed it.
+        let _ = fs::remove_file(&args.socket);
+    }
+    result
+}
+
+async fn run(args: &Args, listener: UnixListener) -> Result<()> {
+    let reaper = Reaper::start().map_err(|error| Error::io("watch child processes", error))?;
+    let destination = Destination {
+        ttrpc: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
+        address: args.address.clone(),
+        publisher: args.publisher.clone(),
+    };
+    let events = Events::start(&args.namespace, destination, Arc::clone(&reaper));
+    let own = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
+    let service = Service::new(Arc::new(Shared {
+        namespace: args.namespace.clone(),
+        server: own.with_file_name(SERVER),
+        reaper,
+        events: Arc::clone(&events),
+        debug: args.debug,
+    }));
+    let failed = |error: &dyn std::fmt::Display| Error::Other(format!("serve containerd: {error}"));
+    let listener = Listener::try_from(listener).map_err(|error| failed(&error))?;
+    let version_3 = create_task(Arc::new(service.clone()));
+    // The same methods and messages under an older name.
+    let version_2 = create_task(Arc::new(service.clone()))
+        .into_iter()
+        .map(|(name, methods)| (name.replace(".v3.", ".v2."), methods))
+        .collect();
+    let mut server = Server::new()
+        .add_listener(listener)
+        .register_service(version_3)
+        .register_service(version_2);
+    server.start().await.map_err(|error| failed(&error))?;
+    service.over().await;
+    events.flush(FLUSH_LIMIT).await;
+    tokio::time::sleep(LAST_WORD).await;
+    Ok(())
+}
+
+/// The socket that `start` passed as standard input, which becomes `/dev/null`.
+fn take_listener() -> Result<UnixListener> {
+    let failed = |error: std::io::Error| Error::io("take over the socket", error);
+    let stdin = std::io::stdin();
+    let listener: OwnedFd = stdin.as_fd().try_clone_to_owned().map_err(failed)?;
+    let null = fs::File::open("/dev/null").map_err(failed)?;
+    // SAFETY: standard input is nobody's but this function's, and stays open.
+    if unsafe { libc::dup2(null.as_raw_fd(), libc::STDIN_FILENO) } < 0 {
+        return Err(failed(std::io::Error::last_os_error()));
+    }
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// One heap for all threads, whose free end goes back to the system early.
+fn spare_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets numbers of the allocator, before there is a second thread.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 * 1024);
+        libc::mallopt(libc::M_TOP_PAD, 16 * 1024);
+    }
+}

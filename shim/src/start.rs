@@ -1,0 +1,209 @@
+//! `start`: a shim for a container, or the one that the containers of its pod share.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::args::Args;
+use crate::error::{Error, OnPath, Result};
+use crate::options::Options;
+use crate::spec::Spec;
+use crate::{bundle, cgroup};
+
+/// The folder of shims' sockets, which containerd makes too.
+const SOCKETS: &str = "/run/containerd/s";
+
+/// The most that containerd passes to standard input, in bytes.
+const MAX_INPUT: u64 = 1024 * 1024;
+
+/// The newest version of the task service that we answer.
+const NEWEST: u32 = 3;
+
+/// Starts a shim, or finds the one of the pod, and returns what containerd wants to read: its address.
+///
+/// # Errors
+/// The bundle is broken, or the machine's refusal. Then no shim is left.
+pub(crate) fn start(args: &Args) -> Result<String> {
+    let here = Path::new(".");
+    let spec = Spec::read(here)?;
+    let options = read_options(io::stdin())?;
+    let group = spec.group().unwrap_or(&args.id);
+    let path = socket_path(&args.address, &args.namespace, group);
+    let address = format!("unix://{}", path.display());
+    if let Some(listener) = listen(&path)? {
+        let started = launch(args, &path, listener, &options);
+        if started.is_err() {
+            // Nobody listens there.
+            let _ = fs::remove_file(&path);
+        }
+        started?;
+    }
+    bundle::save_address(here, &address)?;
+    let newest = std::env::var("MAX_SHIM_VERSION").ok();
+    Ok(answer(&address, newest.as_deref()))
+}
+
+/// The options that containerd passes along; none is the default.
+pub(crate) fn read_options(input: impl Read) -> Result<Options> {
+    let mut bytes = Vec::new();
+    input
+        .take(MAX_INPUT)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io("read the options from standard input", error))?;
+    // containerd 2.3 and newer pass more, in JSON; the options come again with the container.
+    if bytes.first() == Some(&b'{') {
+        return Ok(Options::default());
+    }
+    let any = Any::parse_from_bytes(&bytes)
+        .map_err(|error| Error::InvalidArgument(format!("the runtime's options: {error}")))?;
+    Options::from_any(Some(&any))
+}
+
+/// Our own name for a group's socket: a shim of another runtime never answers at it.
+fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {
+    let mut hash = Sha256::new();
+    for part in ["io.containerd.wws.v1", address, namespace, group] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let name: String = hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Path::new(SOCKETS).join(name)
+}
+
+/// A new socket, or `None` if a shim answers there.
+fn listen(path: &Path) -> Result<Option<UnixListener>> {
+    fs::create_dir_all(SOCKETS).on("create", Path::new(SOCKETS))?;
+    match UnixListener::bind(path) {
+        Ok(listener) => return Ok(Some(listener)),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        Err(error) => return Err(error).on("listen at", path),
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Ok(None);
+    }
+    // Of a shim that was killed.
+    fs::remove_file(path).on("remove", path)?;
+    UnixListener::bind(path).on("listen at", path).map(Some)
+}
+
+fn launch(args: &Args, path: &Path, listener: UnixListener, options: &Options) -> Result<()> {
+    let own = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
+    let mut command = Command::new(own);
+    command
+        .args(["-namespace", &args.namespace])
+        .args(["-id", &args.id])
+        .args(["-address", &args.address])
+        .args(["-publish-binary", &args.publisher])
+        .arg("-socket")
+        .arg(path);
+    if args.debug {
+        command.arg("-debug");
+    }
+    let mut child = command
+        .arg("serve")
+        .stdin(OwnedFd::from(listener))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // What ends containerd's group does not end us.
+        .process_group(0)
+        .spawn()
+        .map_err(|error| Error::io("start the shim", error))?;
+    let settled = settle(child.id(), options);
+    if settled.is_err() {
+        // Gone or going.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    settled
+}
+
+/// Puts the shim where it belongs.
+fn settle(pid: u32, options: &Options) -> Result<()> {
+    if !options.shim_cgroup.is_empty() {
+        cgroup::join(&options.shim_cgroup, pid)?;
+    }
+    // Out of memory, the kernel should end a shim rather than containerd. Not permitted is not needed.
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    if let Ok(score) = own.trim().parse::<i32>() {
+        let score = (score + 1).min(1000).to_string();
+        let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), score);
+    }
+    Ok(())
+}
+
+/// containerd 1.6 takes the bare address; since 1.7 it says which version it knows, and takes JSON.
+fn answer(address: &str, newest: Option<&str>) -> String {
+    match newest.and_then(|version| version.parse::<u32>().ok()) {
+        None => address.to_owned(),
+        Some(version) => {
+            let version = version.clamp(2, NEWEST);
+            json!({"version": version, "address": address, "protocol": "ttrpc"}).to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_containerd_gets_the_answer_it_knows() {
+        assert_eq!(answer("unix:///s", None), "unix:///s");
+        let version = |newest| -> serde_json::Value {
+            let value: serde_json::Value =
+                serde_json::from_str(&answer("unix:///s", Some(newest))).unwrap();
+            assert_eq!(value["address"], "unix:///s");
+            assert_eq!(value["protocol"], "ttrpc");
+            value["version"].clone()
+        };
+        assert_eq!(version("2"), 2);
+        assert_eq!(version("3"), 3);
+        assert_eq!(version("9"), 3);
+    }
+
+    #[test]
+    fn sockets_differ_by_all_that_makes_a_group() {
+        let path = socket_path("/a", "n", "g");
+        assert_eq!(path, socket_path("/a", "n", "g"));
+        for other in [
+            socket_path("/b", "n", "g"),
+            socket_path("/a", "m", "g"),
+            socket_path("/a", "n", "h"),
+            socket_path("/a", "ng", ""),
+        ] {
+            assert_ne!(path, other);
+        }
+        assert!(path.as_os_str().len() < 100, "a socket's path is bounded");
+    }
+
+    #[test]
+    fn options_may_come_or_not() {
+        assert_eq!(read_options(&b""[..]).unwrap(), Options::default());
+        assert_eq!(
+            read_options(&br#"{"instance_id":"x"}"#[..]).unwrap(),
+            Options::default()
+        );
+        let any = Any {
+            type_url: "runtimeoptions.v1.Options".to_owned(),
+            // `config_body` is the third field.
+            value: b"\x1a\x15ShimCgroup = \"/shims\"".to_vec(),
+            ..Any::default()
+        };
+        let bytes = any.write_to_bytes().unwrap();
+        assert_eq!(read_options(&bytes[..]).unwrap().shim_cgroup, "/shims");
+    }
+}
