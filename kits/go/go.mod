@@ -1,0 +1,3 @@
+module wws/worker
+
+go 1.24

@@ -1,0 +1,48 @@
+// What the parts of the kit share. `wws` is gone when a worker's own code runs.
+"use strict";
+wws.define = (names) => {
+  for (const [name, value] of Object.entries(names)) {
+    Object.defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: false });
+  }
+};
+
+// Things that the host does while the worker waits.
+{
+  const pending = new Map();
+  let last = 0;
+  wws.start = (name, ...args) => new Promise((resolve, reject) => {
+    const id = ++last;
+    wws.host.start(id, name, ...args);
+    pending.set(id, { resolve, reject });
+  });
+  // Called by the host. `failure` is [name, message].
+  wws.settle = (id, failure, head, body) => {
+    const { resolve, reject } = pending.get(id) ?? {};
+    pending.delete(id);
+    if (failure === undefined) resolve?.([head, body]);
+    else reject?.(wws.error(failure));
+  };
+}
+
+wws.error = (failure) => {
+  const at = failure.indexOf(":");
+  const [name, message] = [failure.slice(0, at), failure.slice(at + 1)];
+  if (name === "TypeError") return new TypeError(message);
+  if (name === "Error") return new Error(message);
+  return Object.assign(new Error(message), { code: name });
+};
+
+wws.bytes = (source, what) => {
+  if (source instanceof ArrayBuffer) return new Uint8Array(source);
+  if (ArrayBuffer.isView(source)) return new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
+  throw new TypeError(`${what} is neither an ArrayBuffer nor a view of one`);
+};
+
+wws.join = (parts) => {
+  let length = 0;
+  for (const part of parts) length += part.byteLength;
+  const whole = new Uint8Array(length);
+  let at = 0;
+  for (const part of parts) { whole.set(part, at); at += part.byteLength; }
+  return whole;
+};

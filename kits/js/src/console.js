@@ -1,0 +1,88 @@
+// console: lines of the worker's log.
+{
+  const { host } = wws;
+  const LEVELS = { error: 1, warn: 2, info: 3, log: 3, debug: 4, trace: 4 };
+  const MAX_DEPTH = 4, MAX_ITEMS = 100;
+
+  const show = (value, depth, seen) => {
+    switch (typeof value) {
+      case "string": return depth === 0 ? value : JSON.stringify(value);
+      case "bigint": return `${value}n`;
+      case "function": return `[Function ${value.name || "(anonymous)"}]`;
+      case "symbol": case "undefined": case "boolean": case "number": return String(value);
+    }
+    if (value === null) return "null";
+    if (seen.includes(value)) return "[Circular]";
+    if (value instanceof Error) {
+      const cause = value.cause === undefined ? "" : `\ncaused by ${show(value.cause, 1, [...seen, value])}`;
+      return wws_describe(value) + cause;
+    }
+    if (value instanceof Date) return Number.isNaN(value.getTime()) ? "Invalid Date" : value.toISOString();
+    if (value instanceof RegExp) return String(value);
+    if (depth >= MAX_DEPTH) return Array.isArray(value) ? "[Array]" : "[Object]";
+    const inner = (item) => show(item, depth + 1, [...seen, value]);
+    const list = (items) => {
+      const shown = items.slice(0, MAX_ITEMS);
+      if (items.length > MAX_ITEMS) shown.push(`... ${items.length - MAX_ITEMS} more`);
+      return shown.join(", ");
+    };
+    if (Array.isArray(value)) return `[${list(value.slice(0, MAX_ITEMS + 1).map(inner))}]`;
+    if (ArrayBuffer.isView(value) && !(value instanceof DataView)) return `${value.constructor.name}(${value.length}) [${list([...value.subarray(0, MAX_ITEMS)].map(String))}]`;
+    if (value instanceof Map) return `Map(${value.size}) {${list([...value].map(([k, v]) => `${inner(k)} => ${inner(v)}`))}}`;
+    if (value instanceof Set) return `Set(${value.size}) {${list([...value].map(inner))}}`;
+    if (value instanceof Headers || value instanceof FormData || value instanceof URLSearchParams) {
+      return `${value[Symbol.toStringTag]} {${list([...value].map(([k, v]) => `${k}: ${inner(v)}`))}}`;
+    }
+    if (value instanceof URL || value instanceof Request) return `${value[Symbol.toStringTag]} ${value.href ?? value.url}`;
+    if (value instanceof Response) return `Response ${value.status}`;
+    const name = value.constructor?.name;
+    return `${name && name !== "Object" ? name + " " : ""}{${list(Object.keys(value).map((key) => `${key}: ${inner(value[key])}`))}}`;
+  };
+
+  // An error as a text: its name and message, and where it came from, without the kit's own frames.
+  const wws_describe = (error) => {
+    if (!(error instanceof Error)) return show(error, 1, []);
+    const stack = String(error.stack ?? "").split("\n")
+      .filter((line) => line.trim() !== "" && !line.includes("(wws:") && !line.includes("(native)") && !line.includes("at wws:")).join("\n");
+    return `${error.name}: ${error.message}${stack ? "\n" + stack : ""}`;
+  };
+  wws.describe = wws_describe;
+  wws.show = (value) => show(value, 1, []);
+
+  const format = (args) => {
+    let rest = args;
+    let text = "";
+    if (typeof args[0] === "string" && args.length > 1 && args[0].includes("%")) {
+      rest = args.slice(1);
+      text = args[0].replace(/%[sdifoOjc%]/g, (mark) => {
+        if (mark === "%%") return "%";
+        if (rest.length === 0) return mark;
+        const value = rest.shift();
+        if (mark === "%c") return "";
+        if (mark === "%d" || mark === "%i") return String(mark === "%i" ? Math.trunc(Number(value)) : Number(value));
+        if (mark === "%f") return String(Number(value));
+        return mark === "%s" ? show(value, 0, []) : show(value, 1, []);
+      });
+      rest = rest.length ? ["", ...rest] : [];
+    }
+    return text + rest.map((value) => show(value, 0, [])).join(" ");
+  };
+
+  const counts = new Map(), times = new Map();
+  let indent = "";
+  const write = (level, args) => host.log(level, indent + format(args));
+  const console = {};
+  for (const [name, level] of Object.entries(LEVELS)) console[name] = (...args) => write(level, args);
+  console.dir = (value) => write(3, [value]);
+  console.table = console.dir;
+  console.assert = (condition, ...args) => { if (!condition) write(1, ["assertion failed:", ...args]); };
+  console.count = (label = "default") => { counts.set(label, (counts.get(label) ?? 0) + 1); write(3, [`${label}: ${counts.get(label)}`]); };
+  console.countReset = (label = "default") => { counts.delete(label); };
+  console.group = (...args) => { if (args.length) write(3, args); indent += "  "; };
+  console.groupCollapsed = console.group;
+  console.groupEnd = () => { indent = indent.slice(2); };
+  console.time = (label = "default") => { times.set(label, host.now()); };
+  console.timeLog = (label = "default", ...args) => write(3, [`${label}: ${(host.now() - (times.get(label) ?? 0)).toFixed(3)} ms`, ...args]);
+  console.timeEnd = (label = "default") => { console.timeLog(label); times.delete(label); };
+  wws.define({ console });
+}
