@@ -92,6 +92,9 @@ func readAnswer() (*httpAnswer, error) {
 			return nil, err
 		}
 	}
+	if result[5] > 1<<16 {
+		return nil, &HttpError{InternalError, "the answer has too many headers"}
+	}
 	list, err := taken(result[4], result[5]*16)
 	if err != nil {
 		return nil, err

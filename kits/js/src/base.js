@@ -12,9 +12,17 @@ wws.define = (names) => {
   let last = 0;
   wws.start = (name, ...args) => new Promise((resolve, reject) => {
     const id = ++last;
-    wws.host.start(id, name, ...args);
+    const why = wws.host.start(id, name, ...args);
+    if (why !== undefined) throw new Error(`${name}: ${why}`);
     pending.set(id, { resolve, reject });
   });
+
+  // Random numbers that were drawn while the worker is loaded would be the same in every request.
+  wws.random = (count) => {
+    const bytes = wws.host.random(count);
+    if (bytes === undefined) throw new Error("random values can be drawn only while a request is handled: not where the worker is loaded");
+    return bytes;
+  };
   // Called by the host. `failure` is [name, message].
   wws.settle = (id, failure, head, body) => {
     const { resolve, reject } = pending.get(id) ?? {};

@@ -73,7 +73,7 @@
 
   // RFC 7578.
   const to_multipart = (form) => {
-    const boundary = "----wws" + [...host.random(16)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    const boundary = "----wws" + [...wws.random(16)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
     const parts = [];
     for (const [name, value] of form) {
       let head = `--${boundary}\r\ncontent-disposition: form-data; name="${escape(name)}"`;

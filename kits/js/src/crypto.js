@@ -5,7 +5,7 @@
   const data = (source) => bytes(source, "the data");
   const hash_of = (algorithm) => {
     const name = String(typeof algorithm === "object" ? algorithm?.name : algorithm).toUpperCase();
-    if (!["SHA-1", "SHA-256", "SHA-384", "SHA-512", "MD5"].includes(name)) {
+    if (!["SHA-1", "SHA-256", "SHA-384", "SHA-512"].includes(name)) {
       throw new DOMException(`${name} is not one of SHA-1, SHA-256, SHA-384, SHA-512`, "NotSupportedError");
     }
     return name;
@@ -47,11 +47,11 @@
         throw new DOMException("only arrays of integers can be filled", "TypeMismatchError");
       }
       if (array.byteLength > 65536) throw new DOMException("more than 65536 bytes at once", "QuotaExceededError");
-      bytes(array, "the array").set(host.random(array.byteLength));
+      bytes(array, "the array").set(wws.random(array.byteLength));
       return array;
     },
     randomUUID() {
-      const b = host.random(16);
+      const b = wws.random(16);
       b[6] = (b[6] & 0x0f) | 0x40;
       b[8] = (b[8] & 0x3f) | 0x80;
       const hex = b.toHex();

@@ -53,5 +53,6 @@
     },
     async rename(from, to) { await fs("rename", path_of(from), path_of(to)); },
   };
-  wws.modules = { files };
+  // The module node:fs/promises takes it from here.
+  Object.defineProperty(globalThis, Symbol.for("wws.files"), { value: files });
 }

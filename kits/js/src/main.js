@@ -71,7 +71,7 @@
     try {
       const lines = head.split("\0");
       const request = new Request(incoming, { method: lines[0], url: lines[1], params: lines[2], lines });
-      let result;
+      let result, given, has = false;
       if (handler) {
         result = handler.call(self, request, wws_env, { waitUntil, passThroughOnException() {}, props: {} });
       } else {
@@ -80,16 +80,21 @@
         event.waitUntil = waitUntil;
         event.passThroughOnException = () => {};
         event.respondWith = (response) => {
-          if (result !== undefined) throw new TypeError("respondWith was called before");
-          result = response ?? null;
+          if (has) throw new TypeError("respondWith was called before");
+          has = true;
+          given = response;
         };
         for (const listener of listeners) {
           const returned = listener.call(globalThis, event);
           // An asynchronous listener may answer after it waited.
-          if (result === undefined && returned instanceof Promise) result = returned.then(() => result ?? returned);
-          if (result !== undefined) break;
+          if (!has && returned instanceof Promise) result = returned.then(() => answer_of());
+          if (has || result) break;
         }
-        if (result === undefined) throw new TypeError("the listener did not call event.respondWith");
+        const answer_of = () => {
+          if (!has) throw new TypeError("the listener did not call event.respondWith");
+          return given;
+        };
+        result ??= answer_of();
       }
       if (result instanceof Response) settled(result);
       else Promise.resolve(result).then(settled, fail);
