@@ -1,1 +1,54 @@
-fn main(){}
+//! `wws`: serves a folder of workers, on a developer's machine and as the first process of a container.
+
+mod args;
+mod check;
+mod environment;
+mod log;
+mod precompile;
+mod routes;
+mod serve;
+mod settings;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+use serve::Place;
+
+/// Memory that is freed goes back to the system soon, and threads don't keep arenas of their own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// `EX_CONFIG` of `sysexits.h`: the project does not load.
+const EXIT_CONFIG: u8 = 78;
+
+/// `EX_USAGE`.
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.command {
+        None => match args.old.message(&args.serve.folder.path) {
+            Some(message) => {
+                eprintln!("wws: {message}");
+                ExitCode::from(EXIT_USAGE)
+            }
+            None => serve::serve(&args.serve, Place::Machine),
+        },
+        Some(Command::Check(folder)) => check::check(&folder),
+        Some(Command::Routes(folder)) => check::routes(&folder),
+        Some(Command::Settings) => {
+            print!("{}", settings::markdown());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Precompile(args)) => precompile::precompile(&args),
+        Some(Command::Compile) => precompile::compile(),
+        Some(Command::ServeContainer(folder)) => serve::serve(&folder.into(), Place::Container),
+        Some(Command::Runtimes(_)) => {
+            eprintln!("wws: `wws runtimes` is not in this version: only Wasm workers run");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+/// Serves a folder of WebAssembly workers over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "wws", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: Serve,
+    #[command(flatten)]
+    pub(crate) old: Old,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Load and compile a project; print its routes, or everything that is wrong with it
+    Check(Folder),
+    /// Print the routes of a project
+    Routes(Folder),
+    /// Compile ahead what a project's containers will need
+    Precompile(Precompile),
+    /// Compile one module: from standard input to standard output, with nothing to lose
+    #[command(hide = true)]
+    Compile,
+    /// Print all settings as Markdown
+    Settings,
+    /// Serve as the first process of a container
+    #[command(hide = true)]
+    ServeContainer(Container),
+    /// Not in this version
+    #[command(hide = true)]
+    Runtimes(Anything),
+}
+
+/// A folder and how it is loaded.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Folder {
+    /// The project's folder
+    #[arg(default_value = ".")]
+    pub(crate) path: PathBuf,
+    /// Goes before every route and asset, as `/api`
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    /// Glob of files and folders to leave out; may be given several times
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    pub(crate) ignore: Vec<String>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Precompile {
+    /// The project's folder: of an image's root file system, or on this machine
+    pub(crate) path: PathBuf,
+    /// Where compiled code is kept; nobody else may write there
+    #[arg(long, default_value = "/var/lib/wws/code")]
+    pub(crate) store: PathBuf,
+    /// Bytes of the store; what was not used for longest goes first
+    #[arg(long, value_name = "BYTES", default_value_t = 2 << 30)]
+    pub(crate) max: u64,
+    /// Folder on the store's file system that gets a link to each entry that the project needs
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) links: Option<PathBuf>,
+    /// The folder is the root of a container
+    #[arg(long)]
+    pub(crate) container: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, value_parser = host)]
+    pub(crate) host: Option<IpAddr>,
+    /// Port to listen on; 0 takes a free one [default: 8080]
+    #[arg(short, long)]
+    pub(crate) port: Option<u16>,
+    /// Folder of compiled code, written by nobody but us
+    #[arg(long, hide = true)]
+    pub(crate) code: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Container {
+    /// The project's folder
+    #[arg(default_value = "/")]
+    path: PathBuf,
+    /// Folder of compiled code, written by nobody but us
+    #[arg(long)]
+    code: Option<PathBuf>,
+}
+
+impl From<Container> for Serve {
+    fn from(container: Container) -> Self {
+        let folder = Folder { path: container.path, prefix: None, ignore: Vec::new() };
+        Self { folder, host: None, port: None, code: container.code }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _rest: Vec<String>,
+}
+
+/// What Wasm Workers Server 1.x had, and this does not have yet.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Old {
+    #[arg(short, long, hide = true)]
+    install_runtimes: bool,
+    #[arg(long, hide = true)]
+    enable_panel: bool,
+    #[arg(long, hide = true)]
+    cors: Vec<String>,
+    #[arg(long, hide = true)]
+    git_commit: Option<String>,
+    #[arg(long, hide = true)]
+    git_tag: Option<String>,
+    #[arg(long, hide = true)]
+    git_branch: Option<String>,
+    #[arg(long, hide = true)]
+    git_folder: Option<String>,
+}
+
+impl Old {
+    /// What to say of an old way that does not work.
+    pub(crate) fn message(&self, path: &std::path::Path) -> Option<String> {
+        let git = [&self.git_commit, &self.git_tag, &self.git_branch, &self.git_folder];
+        let text = path.to_string_lossy();
+        if self.install_runtimes {
+            Some("`--install-runtimes` is not in this version: only Wasm workers run".into())
+        } else if self.enable_panel {
+            Some("`--enable-panel` is not in this version; `wws routes` prints the workers".into())
+        } else if !self.cors.is_empty() {
+            Some("`--cors` is not in this version: let workers answer OPTIONS and set the headers".into())
+        } else if git.iter().any(|flag| flag.is_some()) || ["https://", "http://", "git@", "ssh://"].iter().any(|start| text.starts_with(start)) {
+            Some("projects from git are not in this version: clone it, and give its folder".into())
+        } else {
+            None
+        }
+    }
+}
+
+fn host(text: &str) -> Result<IpAddr, String> {
+    match text {
+        "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
+        _ => text.trim_matches(['[', ']']).parse().map_err(|_| "expected an IP address, as 0.0.0.0".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::path::Path;
+
+    fn parse(args: &[&str]) -> Args {
+        Args::try_parse_from(std::iter::once("wws").chain(args.iter().copied())).unwrap()
+    }
+
+    #[test]
+    fn a_folder_is_served_without_a_command() {
+        let args = parse(&["-p", "81", "--host", "localhost", "--ignore", "a,b", "--ignore", "c", "site"]);
+        assert!(args.command.is_none());
+        assert_eq!(args.serve.folder.path, Path::new("site"));
+        assert_eq!(args.serve.folder.ignore, ["a", "b", "c"]);
+        assert_eq!((args.serve.port, args.serve.host), (Some(81), Some([127, 0, 0, 1].into())));
+        assert_eq!(parse(&[]).serve.folder.path, Path::new("."));
+    }
+
+    #[test]
+    fn commands_have_their_folder() {
+        let Some(Command::Check(folder)) = parse(&["check", "site", "--prefix", "/x"]).command else { unreachable!() };
+        assert_eq!((folder.path.as_path(), folder.prefix.as_deref()), (Path::new("site"), Some("/x")));
+        let Some(Command::ServeContainer(container)) = parse(&["serve-container"]).command else { unreachable!() };
+        assert_eq!(container.path, Path::new("/"));
+    }
+
+    #[test]
+    fn old_ways_are_explained() {
+        for (args, says) in [
+            (vec!["-i"], "install-runtimes"),
+            (vec!["--cors", "*", "."], "--cors"),
+            (vec!["--enable-panel"], "panel"),
+            (vec!["--git-branch", "main", "x"], "git"),
+            (vec!["https://git.example/x.git"], "git"),
+        ] {
+            let args = parse(&args);
+            assert!(args.old.message(&args.serve.folder.path).unwrap().contains(says), "{says}");
+        }
+        assert_eq!(parse(&["."]).old.message(Path::new(".")), None);
+    }
+}

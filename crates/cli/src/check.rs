@@ -1,0 +1,48 @@
+//! `wws check` and `wws routes`.
+
+use std::{fmt::Display, process::ExitCode};
+
+use wws_project::Project;
+use wws_server::PrepareOptions;
+
+use crate::{args::Folder, environment, routes};
+
+/// Loads and compiles a project; prints its routes, or all that is wrong with it.
+pub(crate) fn check(folder: &Folder) -> ExitCode {
+    let project = match environment::load(folder, false) {
+        Ok(project) => project,
+        Err(problems) => return failed(&problems),
+    };
+    warn(&project);
+    let options = PrepareOptions { env: environment::variables(), code: None };
+    match wws_server::prepare(project, &options) {
+        Ok(server) => {
+            print!("{}", routes::table(server.project()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// Prints the routes of a project.
+pub(crate) fn routes(folder: &Folder) -> ExitCode {
+    match environment::load(folder, false) {
+        Ok(project) => {
+            warn(&project);
+            print!("{}", routes::table(&project));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => failed(&problems),
+    }
+}
+
+fn warn(project: &Project) {
+    for warning in project.warnings() {
+        eprintln!("warning: {warning}");
+    }
+}
+
+fn failed(problems: &dyn Display) -> ExitCode {
+    eprintln!("{problems}");
+    ExitCode::FAILURE
+}

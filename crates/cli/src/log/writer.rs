@@ -1,0 +1,212 @@
+//! A thread that writes lines, so that a reader who stalls never stops a worker: lines that have no room are dropped and counted.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use tracing_subscriber::fmt::{MakeWriter, format, time::FormatTime};
+
+/// Bytes of lines that wait.
+const ROOM: usize = 1 << 20;
+
+/// Lines that come soon after one another are written together.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// Hands lines to the thread. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Writer(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: Vec<u8>,
+    dropped: u64,
+    asleep: bool,
+    writing: bool,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(json: bool) -> io::Result<Self> {
+        Self::to(io::stderr(), json)
+    }
+
+    fn to(out: impl AsFd + Send + 'static, json: bool) -> io::Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), done: Condvar::new() });
+        let writer = Self(shared.clone());
+        std::thread::Builder::new()
+            .name("wws-log".into())
+            .stack_size(128 * 1024)
+            .spawn(move || shared.write(&out, json))?;
+        Ok(writer)
+    }
+
+    fn append(&self, line: &[u8]) {
+        let mut state = self.0.lock();
+        if state.lines.len() + line.len() > ROOM {
+            state.dropped += 1;
+            return;
+        }
+        state.lines.extend_from_slice(line);
+        if std::mem::take(&mut state.asleep) {
+            self.0.wake.notify_one();
+        }
+    }
+
+    /// Waits until all lines are written, or for `limit`.
+    pub(crate) fn flush(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let mut state = self.0.lock();
+        while !state.lines.is_empty() || state.dropped > 0 || state.writing {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.0.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, out: &impl AsFd, json: bool) {
+        let mut lines = Vec::new();
+        loop {
+            let mut state = self.lock();
+            state.writing = false;
+            while state.lines.is_empty() && state.dropped == 0 {
+                self.done.notify_all();
+                state.asleep = true;
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.asleep = false;
+            state.writing = true;
+            if state.lines.len() < ROOM / 2 && state.dropped == 0 {
+                drop(state);
+                std::thread::sleep(GATHER);
+                state = self.lock();
+            }
+            std::mem::swap(&mut state.lines, &mut lines);
+            let dropped = std::mem::take(&mut state.dropped);
+            drop(state);
+            write_all(out, &lines);
+            lines.clear();
+            // After a burst.
+            lines.shrink_to(64 << 10);
+            if dropped > 0 {
+                write_all(out, dropped_line(dropped, json).as_bytes());
+            }
+        }
+    }
+}
+
+/// Lines that cannot be written are lost: there is nobody to tell.
+fn write_all(out: &impl AsFd, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match rustix::io::write(out, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                // Somebody made it non-blocking.
+                let mut fds = [PollFd::new(out, PollFlags::OUT)];
+                if poll(&mut fds, None).is_err() {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+fn dropped_line(count: u64, json: bool) -> String {
+    let mut time = String::new();
+    // Writing to a string does not fail.
+    let _ = tracing_subscriber::fmt::time::SystemTime.format_time(&mut format::Writer::new(&mut time));
+    if json {
+        format!("{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{count} lines dropped: the log's reader is too slow\",\"dropped\":{count},\"target\":\"wws\"}}\n")
+    } else {
+        format!("{time}  WARN wws: {count} lines dropped: the log's reader is too slow\n")
+    }
+}
+
+/// One event's line.
+pub(crate) struct Line<'w>(&'w Writer);
+
+impl io::Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.append(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'w> MakeWriter<'w> for Writer {
+    type Writer = Line<'w>;
+
+    fn make_writer(&'w self) -> Line<'w> {
+        Line(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::{BufRead, BufReader};
+
+    #[test]
+    fn a_reader_that_stalls_stops_nobody_and_is_told_what_it_missed() {
+        let (read, write) = io::pipe().unwrap();
+        let writer = Writer::to(write, false).unwrap();
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        let start = Instant::now();
+        for _ in 0..10_000 {
+            writer.append(&line);
+        }
+        assert!(start.elapsed() < Duration::from_secs(5));
+        writer.flush(Duration::from_millis(50));
+        let mut lines = 0;
+        for line in BufReader::new(read).lines() {
+            let line = line.unwrap();
+            if let Some((_, rest)) = line.split_once("WARN wws: ") {
+                let dropped: u64 = rest.split(' ').next().unwrap().parse().unwrap();
+                assert_eq!(lines + dropped, 10_000);
+                return;
+            }
+            assert_eq!(line.len(), 1023);
+            lines += 1;
+        }
+    }
+
+    #[test]
+    fn lines_are_written_when_flushed_and_without_a_reader_nothing_hangs() {
+        let (read, write) = io::pipe().unwrap();
+        let writer = Writer::to(write, true).unwrap();
+        writer.append(b"one\n");
+        writer.flush(Duration::from_secs(5));
+        let mut read = BufReader::new(read);
+        let mut line = String::new();
+        read.read_line(&mut line).unwrap();
+        assert_eq!(line, "one\n");
+        drop(read);
+        writer.append(b"two\n");
+        let start = Instant::now();
+        writer.flush(Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(4));
+    }
+}

@@ -1,0 +1,43 @@
+//! `wws settings`: every setting as Markdown, for `docs/settings.md`.
+
+use std::fmt::Write;
+
+use wws_project::{Limits, ServerSettings, settings::Setting};
+
+/// The whole page.
+pub(crate) fn markdown() -> String {
+    let mut text = String::from(
+        "# Settings\n\n\
+         Made by `wws settings`. Durations are written `\"500ms\"`, `\"10s\"`, `\"2m\"` or `\"1h\"`; sizes `\"64KiB\"`, `\"10MiB\"` or a number of bytes.\n\n\
+         ## `[server]`\n\n\
+         In `.wws.toml`. The environment wins over the file, flags of `wws` win over both.\n\n",
+    );
+    table(&mut text, &ServerSettings::table(), true);
+    text.push_str(
+        "\n## `[limits]`\n\n\
+         Bounds of one call of a worker: in `.wws.toml` for all workers, in a worker's TOML for that one.\n\n",
+    );
+    table(&mut text, &Limits::table(), false);
+    text
+}
+
+fn table(text: &mut String, settings: &[Setting], env: bool) {
+    let (head, line) = if env { ("| environment ", "| --- ") } else { ("", "") };
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "| setting | value | default {head}| what it does |\n| --- | --- | --- {line}| --- |");
+    for Setting { name, kind, default, doc } in settings {
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        let env = if env { format!("| `WWS_{}` ", name.to_ascii_uppercase()) } else { String::new() };
+        let _ = writeln!(text, "| `{name}` | {kind} | {default} {env}| {doc} |");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_setting_has_its_line() {
+        let text = super::markdown();
+        assert!(text.contains("| `port` | a port number (0 to 65535) |  | `WWS_PORT` |"), "{text}");
+        assert!(text.contains("| `cpu_time` | a duration such as \"10s\" or \"500ms\" | `5s` |"), "{text}");
+    }
+}
