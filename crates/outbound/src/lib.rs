@@ -1,8 +1,33 @@
-//! x
-use bytes::Bytes;
-#[derive(Clone)] pub struct Policy;
-#[derive(Clone)] pub struct Client;
-#[derive(Clone, Copy, Debug)]
-pub enum ErrorKind { InvalidRequest, InvalidRequestBody, InvalidResponseBody, NotAllowed, Internal, Timeout, RedirectLoop }
-pub struct Error { pub kind: ErrorKind, pub message: String }
-impl Client { pub async fn send(&self, _p: &Policy, _r: http::Request<Bytes>) -> Result<http::Response<Bytes>, Error> { Err(Error{kind: ErrorKind::Internal, message: String::new()}) } }
+//! HTTP that guests may send.
+//!
+//! One [`Client`] for a process, one [`Policy`] for a worker. Nothing leaves that the worker's allow list does not have;
+//! every redirect is checked as the first request was; a host's addresses are checked after its name was resolved, and the
+//! connection goes to an address that was checked, never to what a second look-up may say.
+//!
+//! What a request passes, in this order, and again at every redirect:
+//!
+//! 1. the URL is read as the URL standard says, so that there is one reading of it;
+//! 2. scheme, host and port, and method against the policy;
+//! 3. the host's addresses: the operator's word ([`Overrides`]), the address in the URL itself, or the DNS ([`Dns`]);
+//! 4. each address against the table of what is not the public internet, unless the operator or the allow list named it;
+//! 5. a pooled connection that was made for the same host and the same admitted addresses, else a new one to these.
+//!
+//! Proxies of the environment (`HTTP_PROXY`) are not used: through one, addresses could not be checked.
+
+mod address;
+mod client;
+mod connect;
+mod error;
+mod headers;
+mod host;
+mod overrides;
+mod policy;
+mod redirect;
+mod resolve;
+mod roots;
+
+pub use client::{AnsweredBy, Client, ClientOptions, Connections, KeepRedirects};
+pub use error::{Error, ErrorKind};
+pub use overrides::{OverrideError, Overrides};
+pub use policy::{Policy, PolicyError, PolicyLimits};
+pub use resolve::Dns;

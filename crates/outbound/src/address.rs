@@ -1,0 +1,248 @@
+//! Which addresses are the public internet's: everything else is somebody's inside.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// IPv4 ranges that no request reaches unless it is told to (IANA special-purpose registry, RFC 6890, and platforms'
+/// own services at addresses that look public).
+const V4: &[(Ipv4Addr, u32, &str)] = &[
+    (Ipv4Addr::new(0, 0, 0, 0), 8, "an unspecified address"),
+    (Ipv4Addr::new(10, 0, 0, 0), 8, "a private address"),
+    // 100.100.100.200 in it is a cloud's metadata service.
+    (
+        Ipv4Addr::new(100, 64, 0, 0),
+        10,
+        "a carrier's shared address",
+    ),
+    (Ipv4Addr::LOCALHOST, 8, "a loopback address"),
+    (
+        Ipv4Addr::new(169, 254, 169, 254),
+        32,
+        "the cloud's metadata service",
+    ),
+    (Ipv4Addr::new(169, 254, 0, 0), 16, "a link-local address"),
+    (Ipv4Addr::new(172, 16, 0, 0), 12, "a private address"),
+    // 192.0.0.192 in it is a cloud's metadata service.
+    (
+        Ipv4Addr::new(192, 0, 0, 0),
+        24,
+        "an address reserved for protocols",
+    ),
+    (Ipv4Addr::new(192, 0, 2, 0), 24, "a documentation address"),
+    (Ipv4Addr::new(192, 88, 99, 0), 24, "a 6to4 relay"),
+    (Ipv4Addr::new(192, 168, 0, 0), 16, "a private address"),
+    // Answers inside of Azure's machines only, and gives out their configuration.
+    (
+        Ipv4Addr::new(168, 63, 129, 16),
+        32,
+        "the cloud's platform service",
+    ),
+    (Ipv4Addr::new(198, 18, 0, 0), 15, "a benchmarking address"),
+    (
+        Ipv4Addr::new(198, 51, 100, 0),
+        24,
+        "a documentation address",
+    ),
+    (Ipv4Addr::new(203, 0, 113, 0), 24, "a documentation address"),
+    (Ipv4Addr::new(224, 0, 0, 0), 4, "a multicast address"),
+    (Ipv4Addr::BROADCAST, 32, "the broadcast address"),
+    (Ipv4Addr::new(240, 0, 0, 0), 4, "a reserved address"),
+];
+
+/// The same for IPv6. What lies outside of 2000::/3 is refused anyway: the ranges there are listed for their names.
+const V6: &[(Ipv6Addr, u32, &str)] = &[
+    (Ipv6Addr::UNSPECIFIED, 128, "an unspecified address"),
+    (Ipv6Addr::LOCALHOST, 128, "a loopback address"),
+    (
+        Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0),
+        96,
+        "an IPv4-mapped address",
+    ),
+    (Ipv6Addr::UNSPECIFIED, 96, "an IPv4-compatible address"),
+    (
+        Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0),
+        96,
+        "a NAT64 address",
+    ),
+    (
+        Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0),
+        48,
+        "a NAT64 address",
+    ),
+    (
+        Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0),
+        64,
+        "a discard address",
+    ),
+    // Teredo among them, which carries an IPv4 address.
+    (
+        Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0),
+        23,
+        "an address reserved for protocols",
+    ),
+    (
+        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0),
+        32,
+        "a documentation address",
+    ),
+    (
+        Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0),
+        16,
+        "a 6to4 address",
+    ),
+    (
+        Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0),
+        20,
+        "a documentation address",
+    ),
+    (
+        Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0),
+        7,
+        "a private address",
+    ),
+    (
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
+        10,
+        "a link-local address",
+    ),
+    (
+        Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0),
+        10,
+        "a site-local address",
+    ),
+    (
+        Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),
+        8,
+        "a multicast address",
+    ),
+];
+
+/// What an address is where it is not the public internet's; `None` where it is.
+pub(crate) fn not_public(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(address) => V4
+            .iter()
+            .find(|(net, prefix, _)| (address.to_bits() ^ net.to_bits()) >> (32 - prefix) == 0)
+            .map(|(_, _, name)| *name),
+        IpAddr::V6(address) => V6
+            .iter()
+            .find(|(net, prefix, _)| (address.to_bits() ^ net.to_bits()) >> (128 - prefix) == 0)
+            .map(|(_, _, name)| *name)
+            .or_else(|| (address.to_bits() >> 125 != 1).then_some("a reserved address")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Option<&'static str> {
+        not_public(text.parse().expect(text))
+    }
+
+    #[test]
+    fn edges_of_every_range() {
+        for inside in [
+            "0.0.0.0",
+            "0.255.255.255",
+            "10.0.0.0",
+            "10.255.255.255",
+            "100.64.0.0",
+            "100.127.255.255",
+            "100.100.100.200",
+            "127.0.0.1",
+            "127.255.255.255",
+            "168.63.129.16",
+            "169.254.0.0",
+            "169.254.169.254",
+            "169.254.255.255",
+            "172.16.0.0",
+            "172.31.255.255",
+            "192.0.0.0",
+            "192.0.0.192",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.0.0",
+            "192.168.255.255",
+            "198.18.0.0",
+            "198.19.255.255",
+            "198.51.100.255",
+            "203.0.113.0",
+            "224.0.0.0",
+            "239.255.255.255",
+            "240.0.0.0",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "100::1",
+            "1fff::1",
+            "2001::1",
+            "2001:1ff:ffff::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "3fff::1",
+            "3fff:fff::1",
+            "4000::1",
+            "5f00::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fdff::1",
+            "fe80::1",
+            "febf::1",
+            "fec0::1",
+            "ff02::1",
+            "ffff::1",
+        ] {
+            assert!(of(inside).is_some(), "{inside}");
+        }
+        for outside in [
+            "1.0.0.0",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "126.255.255.255",
+            "128.0.0.0",
+            "168.63.129.15",
+            "168.63.129.17",
+            "169.253.255.255",
+            "169.255.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.0",
+            "192.0.3.0",
+            "192.167.255.255",
+            "192.169.0.0",
+            "198.17.255.255",
+            "198.20.0.0",
+            "198.51.99.255",
+            "203.0.112.255",
+            "203.0.114.0",
+            "223.255.255.255",
+            "2000::1",
+            "2001:200::1",
+            "2001:db7::1",
+            "2001:db9::1",
+            "2003::1",
+            "2606:4700::1111",
+            "3ffe::1",
+            "3fff:1000::1",
+        ] {
+            assert_eq!(of(outside), None, "{outside}");
+        }
+    }
+
+    #[test]
+    fn names_say_what_it_is() {
+        assert_eq!(of("169.254.169.254"), Some("the cloud's metadata service"));
+        assert_eq!(of("169.254.169.253"), Some("a link-local address"));
+        assert_eq!(of("::1"), Some("a loopback address"));
+        assert_eq!(of("::ffff:10.0.0.1"), Some("an IPv4-mapped address"));
+        assert_eq!(of("::2"), Some("an IPv4-compatible address"));
+    }
+}

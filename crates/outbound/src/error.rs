@@ -1,0 +1,68 @@
+//! Why a request was not sent, or its answer not taken.
+
+/// What went wrong, for programs. The order is that of the guest interface's enumeration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ErrorKind {
+    /// The request itself is wrong: its URL, its method.
+    InvalidRequest = 0,
+    /// The body cannot be sent.
+    InvalidRequestBody = 1,
+    /// The answer's body is larger than allowed, or broke off.
+    InvalidResponseBody = 2,
+    /// The worker's policy refuses the request, or a redirect's next hop.
+    NotAllowed = 3,
+    /// No connection, no TLS session, no address, no answer that is HTTP.
+    Internal = 4,
+    /// The answer was not complete in time.
+    Timeout = 5,
+    /// More redirects than the policy follows.
+    RedirectLoop = 6,
+}
+
+/// A request that failed. The message is made for the guest's author: it names hosts, never addresses that only the
+/// machine's resolver knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// What went wrong, for programs.
+    pub kind: ErrorKind,
+    /// What went wrong, for people.
+    pub message: String,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidRequest, message)
+    }
+
+    pub(crate) fn not_allowed(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::NotAllowed, message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+}
+
+/// An error and its causes in one line; a cause that only repeats what was said is left out.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.ends_with(&next_text) {
+            text.push_str(": ");
+            text.push_str(&next_text);
+        }
+        cause = next.source();
+    }
+    text
+}
