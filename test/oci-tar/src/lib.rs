@@ -1,0 +1,155 @@
+//! Packs files as an image: an OCI archive of one layer, as `ctr image import` and `docker load` read it.
+//!
+//! What `docker buildx build` makes of `FROM scratch`, `COPY` and `ENTRYPOINT` needs no Docker: the same files give the same bytes
+//! here, on any machine. For the formats see the OCI image specification (image-layout, config, manifest).
+
+mod layer;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use layer::Layer;
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// The same for all images, so that the same files make the same image.
+const CREATED: &str = "1970-01-01T00:00:00Z";
+
+/// An image to be written.
+#[derive(Debug)]
+pub struct Image {
+    name: String,
+    os: String,
+    architecture: String,
+    entrypoint: Vec<String>,
+    env: Vec<String>,
+    layer: Layer,
+}
+
+impl Image {
+    /// An empty image of workers (`wasi/wasm`, entry point `/`), called `name`: a full name with its tag, as
+    /// `localhost/hello:latest`.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            os: "wasi".to_owned(),
+            architecture: "wasm".to_owned(),
+            entrypoint: vec!["/".to_owned()],
+            env: Vec::new(),
+            layer: Layer::default(),
+        }
+    }
+
+    /// Sets the platform, as `linux`, `amd64`.
+    #[must_use]
+    pub fn platform(mut self, os: &str, architecture: &str) -> Self {
+        (self.os, self.architecture) = (os.to_owned(), architecture.to_owned());
+        self
+    }
+
+    /// Sets the entry point.
+    #[must_use]
+    pub fn entrypoint(mut self, words: &[impl AsRef<str>]) -> Self {
+        self.entrypoint = words.iter().map(|word| word.as_ref().to_owned()).collect();
+        self
+    }
+
+    /// Adds a variable to the environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push(format!("{name}={value}"));
+        self
+    }
+
+    /// Adds a file with the mode's permission bits. The folders that it lies in come with it.
+    ///
+    /// # Errors
+    /// The path is none that lies in an image.
+    pub fn file(mut self, path: &str, content: impl Into<Vec<u8>>, mode: u32) -> io::Result<Self> {
+        self.layer.file(path, content.into(), mode)?;
+        Ok(self)
+    }
+
+    /// Adds an empty folder.
+    ///
+    /// # Errors
+    /// The path is none that lies in an image.
+    pub fn folder(mut self, path: &str) -> io::Result<Self> {
+        self.layer.folder(path)?;
+        Ok(self)
+    }
+
+    /// Adds what lies in the folder `from` of this machine, below `to` in the image. Symbolic links stay what they are.
+    ///
+    /// # Errors
+    /// Something there cannot be read, or is neither file, folder nor symbolic link.
+    pub fn copy(mut self, from: &Path, to: &str) -> io::Result<Self> {
+        self.layer.copy(from, to)?;
+        Ok(self)
+    }
+
+    /// Writes the archive.
+    ///
+    /// # Errors
+    /// `to` cannot be written.
+    pub fn write(self, to: impl Write) -> io::Result<()> {
+        let layer = self.layer.into_tar()?;
+        let diff = digest(&layer);
+        let config = json(&json!({
+            "created": CREATED,
+            "os": self.os,
+            "architecture": self.architecture,
+            "config": { "Entrypoint": self.entrypoint, "Env": self.env, "WorkingDir": "/" },
+            "rootfs": { "type": "layers", "diff_ids": [diff] },
+            "history": [{ "created": CREATED, "created_by": "wws-oci-tar" }],
+        }))?;
+        let manifest = json(&json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": descriptor(CONFIG, &config),
+            "layers": [descriptor(LAYER, &layer)],
+        }))?;
+        let mut image = descriptor(MANIFEST, &manifest);
+        let tag = self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+        image["platform"] = json!({ "os": self.os, "architecture": self.architecture });
+        // The name as containerd and Docker read it, and the tag as the specification has it.
+        image["annotations"] = json!({
+            "io.containerd.image.name": self.name,
+            "org.opencontainers.image.ref.name": tag,
+        });
+        let index = json(&json!({
+            "schemaVersion": 2,
+            "mediaType": INDEX,
+            "manifests": [image],
+        }))?;
+
+        let mut archive = tar::Builder::new(to);
+        let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
+        layer::append(&mut archive, "oci-layout", layout, 0o644)?;
+        layer::append(&mut archive, "index.json", &index, 0o644)?;
+        for blob in [&manifest, &config, &layer] {
+            let path = format!("blobs/{}", digest(blob).replace(':', "/"));
+            layer::append(&mut archive, &path, blob, 0o644)?;
+        }
+        archive.into_inner()?.flush()
+    }
+}
+
+fn json(value: &Value) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(value)?)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{:x}", Sha256::digest(bytes))
+}
+
+fn descriptor(media_type: &str, blob: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() })
+}

@@ -1,0 +1,42 @@
+//! Packs a folder as an image.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use wws_oci_tar::Image;
+
+/// Pack FOLDER as an image: an OCI archive for `ctr image import --all-platforms` or `docker load`.
+#[derive(Parser)]
+struct Arguments {
+    /// The archive to write.
+    output: PathBuf,
+    /// The image's name with its tag, as `localhost/hello:latest`.
+    name: String,
+    /// What becomes the image's root.
+    folder: PathBuf,
+    /// OS/ARCHITECTURE.
+    #[arg(long, default_value = "wasi/wasm")]
+    platform: String,
+    /// A word of the entry point; may be repeated.
+    #[arg(long, default_value = "/")]
+    entrypoint: Vec<String>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let platform = arguments.platform.split_once('/');
+    let (os, architecture) = platform.context("--platform is OS/ARCHITECTURE")?;
+    let image = Image::new(&arguments.name)
+        .platform(os, architecture)
+        .entrypoint(&arguments.entrypoint)
+        .copy(&arguments.folder, "/")?;
+    // Whole or not at all: what is there is used, even if this is interrupted.
+    let part = arguments.output.with_extension("part");
+    let file = File::create(&part).with_context(|| format!("write {}", part.display()))?;
+    image.write(BufWriter::new(file))?;
+    fs::rename(&part, &arguments.output)?;
+    Ok(())
+}
