@@ -67,7 +67,8 @@ fi
 script "$bin/wasm-component-ld" << END
 #!/usr/bin/env bash
 # Written by scripts/guest-rust.sh.
-exec "$component_ld" --wasm-ld-path "\$(dirname "\$(readlink -f "\$0")")/wasm-ld" "\$@"
+# Its first argument must stay the first.
+exec "$component_ld" "\$@" --wasm-ld-path "\$(dirname "\$(readlink -f "\$0")")/wasm-ld"
 END
 
 for target in wasip1:WASIP1:wasm-ld wasip2:WASIP2:wasm-component-ld; do
