@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Builds the workers and their images:
+#
+#   target/guests/NAME.wasm      every worker by itself: images/*, test/guests/*
+#   target/images/NAME/          what `docker buildx build` is given: Dockerfile and root/
+#   target/images/NAME.tar       the same image as an OCI archive, made without Docker; localhost/NAME:latest, wasi/wasm
+#
+# Only what has changed is built.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+repository=$PWD
+
+scripts/guest-rust.sh
+mkdir -p target/guests target/images
+export CARGO_TARGET_DIR=$repository/target/guests-build
+
+# Builds the crates of the folder $2 for wasm32-$1, from within it: cargo reads its configuration there.
+build() { # wasip1|wasip2 FOLDER ARGUMENT...
+    (cd "$2" && "$repository/target/tools/bin/cargo-$1" build ${CARGO_FLAGS---locked} --release --quiet "${@:3}")
+}
+
+# Puts the module of a crate to the others. Only a changed one is touched, so that nothing is done again for it.
+collect() { # wasip1|wasip2 CRATE
+    local built=$CARGO_TARGET_DIR/wasm32-$1/release/$2.wasm
+    [[ -e $built ]] || built=$CARGO_TARGET_DIR/wasm32-$1/release/${2//-/_}.wasm
+    cmp --quiet "$built" "target/guests/$2.wasm" || install -m 644 "$built" "target/guests/$2.wasm"
+}
+
+# Packs images/$1 with the workers $2..., each at the route of its name.
+image() { # NAME WORKER...
+    local folder=target/images/$1 worker
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    cp -R "images/$1/Dockerfile" "images/$1/root" "$folder"
+    for worker in "${@:2}"; do
+        cp "target/guests/$worker.wasm" "$folder/root"
+    done
+    "$pack" "target/images/$1.tar" "localhost/$1:latest" "$folder/root"
+}
+
+build wasip1 images/hello
+build wasip1 images/user-generation/rust
+build wasip1 test/guests -p probe -p bad
+build wasip2 test/guests -p wasi-http-hello
+for crate in hello user-generation-rust probe bad; do
+    collect wasip1 "$crate"
+done
+collect wasip2 wasi-http-hello
+
+# For this machine, in the target folder of the workspace.
+pack=$(env -u CARGO_TARGET_DIR cargo build ${CARGO_FLAGS---locked} --release --quiet -p wws-oci-tar --message-format json |
+    sed -n 's/.*"executable":"\([^"]*wws-oci-tar\)".*/\1/p')
+image hello hello
+image user-generation user-generation-rust
+ls -l target/guests/*.wasm target/images/*.tar | awk '{ print $5, $9 }'
