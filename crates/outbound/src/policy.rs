@@ -58,11 +58,6 @@ pub struct Policy {
     inner: Option<Arc<Inner>>,
 }
 
-/// Allows nothing: what `Policy::deny_all()` gives, for those who name it as a value.
-#[doc(hidden)]
-#[allow(non_upper_case_globals)]
-pub const Policy: Policy = Policy::deny_all();
-
 #[derive(Debug)]
 struct Inner {
     any_host: bool,

@@ -60,6 +60,20 @@ pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
     }
 }
 
+/// The Wasm files of a folder that may be workers, relative to it: what can be compiled ahead. Problems are for [`load`] to tell.
+///
+/// # Errors
+/// The folder cannot be opened.
+pub fn wasm_files(root: &Path, container: bool) -> io::Result<Vec<PathBuf>> {
+    let search = Search {
+        root: &Root::open(root)?,
+        report: &Report::default(),
+        ignore: &GlobSet::empty(),
+        container,
+    };
+    Ok(search.workers(|file| extension(file) == Some("wasm")))
+}
+
 struct Loading<'l> {
     report: &'l Report,
     warnings: Vec<Problem>,

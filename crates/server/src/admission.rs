@@ -86,7 +86,10 @@ impl Drop for Waiting {
         let Some(door) = &self.door else { return };
         let mut state = door.lock();
         let lane = &mut state.lanes[self.worker];
-        match lane.waiters.binary_search_by_key(&self.number, |(number, _)| *number) {
+        match lane
+            .waiters
+            .binary_search_by_key(&self.number, |(number, _)| *number)
+        {
             Ok(index) => {
                 lane.waiters.remove(index);
                 state.waiting -= 1;
@@ -102,7 +105,13 @@ impl Drop for Waiting {
 impl Admission {
     pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
         let lanes = bounds.workers.iter().map(|_| Lane::default()).collect();
-        Arc::new(Self { bounds, state: Mutex::new(State { lanes, ..State::default() }) })
+        Arc::new(Self {
+            bounds,
+            state: Mutex::new(State {
+                lanes,
+                ..State::default()
+            }),
+        })
     }
 
     /// Nothing panics while the lock is held.
@@ -123,7 +132,10 @@ impl Admission {
             if state.lanes[worker].waiters.is_empty() && self.may_run(&state, worker) {
                 state.running += 1;
                 state.lanes[worker].running += 1;
-                return Ok(Permit { door: self.clone(), worker });
+                return Ok(Permit {
+                    door: self.clone(),
+                    worker,
+                });
             }
             if !self.may_wait(&state, worker) {
                 return Err(Refused::Full);
@@ -136,7 +148,14 @@ impl Admission {
                 state.turns.push_back(worker);
             }
             state.lanes[worker].waiters.push_back((number, grant));
-            (Waiting { door: Some(self.clone()), worker, number }, granted)
+            (
+                Waiting {
+                    door: Some(self.clone()),
+                    worker,
+                    number,
+                },
+                granted,
+            )
         };
         match tokio::time::timeout(self.bounds.timeout, granted).await {
             Ok(Ok(())) => {
@@ -156,7 +175,9 @@ impl Admission {
         let own = self.bounds.workers[worker];
         let running = state.lanes[worker].running;
         let free = self.bounds.concurrency.saturating_sub(state.running);
-        free > 0 && (own == 0 || running < own) && (!self.shared() || running <= free.saturating_mul(SHARE))
+        free > 0
+            && (own == 0 || running < own)
+            && (!self.shared() || running <= free.saturating_mul(SHARE))
     }
 
     fn may_wait(&self, state: &State, worker: usize) -> bool {
@@ -179,8 +200,12 @@ impl Admission {
         let mut tries = state.turns.len();
         while tries > 0 && state.running < self.bounds.concurrency {
             tries -= 1;
-            let Some(worker) = state.turns.pop_front() else { return };
-            if self.may_run(state, worker) && let Some((_, grant)) = state.lanes[worker].waiters.pop_front() {
+            let Some(worker) = state.turns.pop_front() else {
+                return;
+            };
+            if self.may_run(state, worker)
+                && let Some((_, grant)) = state.lanes[worker].waiters.pop_front()
+            {
                 state.waiting -= 1;
                 state.running += 1;
                 state.lanes[worker].running += 1;
@@ -219,9 +244,15 @@ mod tests {
     async fn places_are_counted_and_handed_on_in_order() {
         let door = door(2, 2, &[0]);
         let (first, _second) = (door.enter(0).await.unwrap(), door.enter(0).await.unwrap());
-        let third = tokio::spawn({ let door = door.clone(); async move { door.enter(0).await } });
+        let third = tokio::spawn({
+            let door = door.clone();
+            async move { door.enter(0).await }
+        });
         settle().await;
-        let fourth = tokio::spawn({ let door = door.clone(); async move { door.enter(0).await } });
+        let fourth = tokio::spawn({
+            let door = door.clone();
+            async move { door.enter(0).await }
+        });
         settle().await;
         assert_eq!(door.enter(0).await.err(), Some(Refused::Full));
         drop(first);
@@ -231,7 +262,7 @@ mod tests {
         assert!(fourth.await.unwrap().is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_waits_too_long_is_sent_away_and_leaves_the_queue() {
         let door = door(1, 1, &[0]);
         let running = door.enter(0).await.unwrap();
@@ -246,13 +277,19 @@ mod tests {
     async fn a_call_that_is_dropped_while_it_waits_leaves_nothing() {
         let door = door(1, 8, &[0]);
         let running = door.enter(0).await.unwrap();
-        let waiting = tokio::spawn({ let door = door.clone(); async move { door.enter(0).await } });
+        let waiting = tokio::spawn({
+            let door = door.clone();
+            async move { door.enter(0).await }
+        });
         settle().await;
         waiting.abort();
         settle().await;
         assert_eq!(door.lock().waiting, 0);
         // Granted and dropped before it was looked at.
-        let waiting = tokio::spawn({ let door = door.clone(); async move { door.enter(0).await } });
+        let waiting = tokio::spawn({
+            let door = door.clone();
+            async move { door.enter(0).await }
+        });
         settle().await;
         drop(running);
         waiting.abort();

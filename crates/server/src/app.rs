@@ -3,7 +3,9 @@
 use std::{io, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts, uri::Authority};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode, header, request::Parts, uri::Authority,
+};
 use hyper::body::{Body as _, Incoming};
 use wws_engine::{Call, CallError, Engine, Guest};
 use wws_project::{Found, Project, Worker, beneath::Root};
@@ -78,7 +80,11 @@ impl App {
             return closing(page(StatusCode::BAD_REQUEST, text, id));
         }
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-            return closing(page(StatusCode::NOT_IMPLEMENTED, "The method is not supported.", id));
+            return closing(page(
+                StatusCode::NOT_IMPLEMENTED,
+                "The method is not supported.",
+                id,
+            ));
         }
         match target::url(&parts.uri, &parts.headers, parts.version, &client.local) {
             Ok(url) => parts.uri = url,
@@ -92,7 +98,10 @@ impl App {
             }
             Found::Worker { worker, params } => {
                 entry.worker(&worker.name);
-                let params = params.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+                let params = params
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .collect();
                 self.work(client, worker, parts, params, body, id).await
             }
             Found::NotFound => self.not_found(id),
@@ -119,18 +128,32 @@ impl App {
             Ok(permit) => permit,
             Err(refused) => {
                 tracing::warn!(worker = worker.name, request_id = id, "not run: {refused}");
-                return page(StatusCode::SERVICE_UNAVAILABLE, "The server is busy. Try again.", id);
+                return page(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "The server is busy. Try again.",
+                    id,
+                );
             }
         };
         let request = Request::from_parts(parts, body);
-        match self.guests[index].call(Call { request, params, request_id: id.to_owned() }).await {
+        match self.guests[index]
+            .call(Call {
+                request,
+                params,
+                request_id: id.to_owned(),
+            })
+            .await
+        {
             Ok(response) => response.map(Body::from),
             Err(error) => failed(worker, &error, id),
         }
     }
 
     fn not_found(&self, id: &str) -> Response<Body> {
-        let page_of_user = self.project.not_found().map(|asset| asset::not_found(&self.root, &asset.path));
+        let page_of_user = self
+            .project
+            .not_found()
+            .map(|asset| asset::not_found(&self.root, &asset.path));
         match page_of_user {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
@@ -156,7 +179,10 @@ async fn unless_panics(answer: impl Future<Output = Response<Body>>, id: &str) -
     match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(response) => response,
         Err(_) => {
-            tracing::error!(request_id = id, "a defect of the server: the request panicked");
+            tracing::error!(
+                request_id = id,
+                "a defect of the server: the request panicked"
+            );
             page(StatusCode::INTERNAL_SERVER_ERROR, SORRY, id)
         }
     }
@@ -167,7 +193,11 @@ fn failed(worker: &Worker, error: &CallError, id: &str) -> Response<Body> {
     if error.is_timeout() {
         page(StatusCode::GATEWAY_TIMEOUT, "The worker took too long.", id)
     } else if error.is_overload() {
-        page(StatusCode::SERVICE_UNAVAILABLE, "The server is busy. Try again.", id)
+        page(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The server is busy. Try again.",
+            id,
+        )
     } else {
         page(StatusCode::INTERNAL_SERVER_ERROR, SORRY, id)
     }
@@ -175,20 +205,34 @@ fn failed(worker: &Worker, error: &CallError, id: &str) -> Response<Body> {
 
 fn bad_upload(bad: BadUpload, id: &str) -> Response<Body> {
     let (status, text) = match bad {
-        BadUpload::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large."),
-        BadUpload::TooSlow => (StatusCode::REQUEST_TIMEOUT, "The request's body took too long."),
-        BadUpload::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "The server is busy. Try again."),
+        BadUpload::TooLarge => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The request's body is too large.",
+        ),
+        BadUpload::TooSlow => (
+            StatusCode::REQUEST_TIMEOUT,
+            "The request's body took too long.",
+        ),
+        BadUpload::NoRoom => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The server is busy. Try again.",
+        ),
         BadUpload::Broken => (StatusCode::BAD_REQUEST, "The request's body is broken."),
     };
     if bad == BadUpload::NoRoom {
-        tracing::warn!(request_id = id, "the bodies of all requests together are too large");
+        tracing::warn!(
+            request_id = id,
+            "the bodies of all requests together are too large"
+        );
     }
     closing(page(status, text, id))
 }
 
 /// The rest of the request is not worth reading.
 fn closing(mut response: Response<Body>) -> Response<Body> {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
@@ -206,14 +250,22 @@ mod tests {
     async fn a_panic_is_an_answer_that_tells_nothing() {
         let response = unless_panics(async { panic!("secret") }, "r1").await;
         assert_eq!(response.status(), 500);
-        let html = http_body_util::BodyExt::collect(response.into_body()).await.map(|body| body.to_bytes());
+        let html = http_body_util::BodyExt::collect(response.into_body())
+            .await
+            .map(|body| body.to_bytes());
         let html = String::from_utf8_lossy(&html.unwrap_or_default()).into_owned();
         assert!(html.contains("r1") && !html.contains("secret"), "{html}");
     }
 
     #[test]
     fn an_address_is_a_host() {
-        assert_eq!(authority(([127, 0, 0, 1], 80).into()).as_str(), "127.0.0.1:80");
-        assert_eq!(authority("[::1]:80".parse().unwrap_or(([0, 0, 0, 0], 0).into())).as_str(), "[::1]:80");
+        assert_eq!(
+            authority(([127, 0, 0, 1], 80).into()).as_str(),
+            "127.0.0.1:80"
+        );
+        assert_eq!(
+            authority("[::1]:80".parse().unwrap_or(([0, 0, 0, 0], 0).into())).as_str(),
+            "[::1]:80"
+        );
     }
 }

@@ -23,15 +23,23 @@ const SMALL: u64 = 64 << 10;
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 
 /// Answers a request for a file, relative to the root.
-pub(crate) fn serve(root: &Root, path: &Path, method: &Method, headers: &HeaderMap) -> io::Result<Response<Body>> {
+pub(crate) fn serve(
+    root: &Root,
+    path: &Path,
+    method: &Method,
+    headers: &HeaderMap,
+) -> io::Result<Response<Body>> {
     let head = match *method {
         Method::GET => false,
         Method::HEAD => true,
         _ => {
             let mut response = Response::new(Body::default());
             let options = *method == Method::OPTIONS;
-            *response.status_mut() =
-                if options { StatusCode::NO_CONTENT } else { StatusCode::METHOD_NOT_ALLOWED };
+            *response.status_mut() = if options {
+                StatusCode::NO_CONTENT
+            } else {
+                StatusCode::METHOD_NOT_ALLOWED
+            };
             response.headers_mut().insert(header::ALLOW, ALLOW);
             return Ok(response);
         }
@@ -51,7 +59,9 @@ pub(crate) fn serve(root: &Root, path: &Path, method: &Method, headers: &HeaderM
         Some((at, length)) if !head => Response::new(read(file, at, length)?),
         Some((_, length)) => {
             let mut response = Response::new(Body::default());
-            response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, length.into());
             response
         }
         None => Response::new(Body::default()),
@@ -62,11 +72,19 @@ pub(crate) fn serve(root: &Root, path: &Path, method: &Method, headers: &HeaderM
         headers.insert(header::CONTENT_TYPE, kind);
     }
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    insert(headers, header::LAST_MODIFIED, &httpdate::fmt_http_date(version.modified));
+    insert(
+        headers,
+        header::LAST_MODIFIED,
+        &httpdate::fmt_http_date(version.modified),
+    );
     insert(headers, header::ETAG, &version.etag);
     match wanted {
         Wanted::Part(at, length) => {
-            insert(headers, header::CONTENT_RANGE, &format!("bytes {at}-{}/{size}", at + length - 1));
+            insert(
+                headers,
+                header::CONTENT_RANGE,
+                &format!("bytes {at}-{}/{size}", at + length - 1),
+            );
         }
         Wanted::Unsatisfiable => insert(headers, header::CONTENT_RANGE, &format!("bytes */{size}")),
         _ => {}
@@ -102,7 +120,10 @@ fn version(metadata: &Metadata) -> io::Result<Version> {
         metadata.ctime(),
         metadata.ctime_nsec()
     );
-    Ok(Version { etag, modified: range::whole_seconds(metadata.modified()?) })
+    Ok(Version {
+        etag,
+        modified: range::whole_seconds(metadata.modified()?),
+    })
 }
 
 /// All of these are visible ASCII.
@@ -116,7 +137,14 @@ fn content_type(path: &Path) -> Option<HeaderValue> {
     let kind = mime_guess::from_path(path).first_or_octet_stream();
     let text = kind.essence_str();
     let is_text = kind.type_() == "text"
-        || matches!(text, "application/javascript" | "application/json" | "application/xml" | "image/svg+xml");
-    let value = if is_text { format!("{text}; charset=utf-8") } else { text.to_owned() };
+        || matches!(
+            text,
+            "application/javascript" | "application/json" | "application/xml" | "image/svg+xml"
+        );
+    let value = if is_text {
+        format!("{text}; charset=utf-8")
+    } else {
+        text.to_owned()
+    };
     HeaderValue::try_from(value).ok()
 }

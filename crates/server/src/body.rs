@@ -48,7 +48,12 @@ impl Body {
     pub(crate) fn file(file: File, at: u64, length: u64) -> Self {
         let kind = match length {
             0 => Kind::Empty,
-            _ => Kind::File(Stream { file: Arc::new(file), at, left: length, reading: None }),
+            _ => Kind::File(Stream {
+                file: Arc::new(file),
+                at,
+                left: length,
+                reading: None,
+            }),
         };
         Self { kind, busy: None }
     }
@@ -71,7 +76,11 @@ impl Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        let kind = if bytes.is_empty() { Kind::Empty } else { Kind::Bytes(bytes) };
+        let kind = if bytes.is_empty() {
+            Kind::Empty
+        } else {
+            Kind::Bytes(bytes)
+        };
         Self { kind, busy: None }
     }
 }
@@ -103,7 +112,10 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Bytes(bytes) => {

@@ -33,7 +33,8 @@ use crate::{activity::Activity, body::Body, socket::Socket};
 const LINGER: Duration = Duration::from_secs(5);
 
 /// The answer to a head that didn't arrive in time.
-const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const HEAD_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Times of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,14 @@ pub(crate) async fn serve<S>(
     let connection = http.serve_connection(TokioIo::new(socket), service);
     let mut driver = Driver {
         connection,
-        watch: Watch { activity: activity.clone(), times, phase: Phase::New, deadline: None, sleep: None, armed: None },
+        watch: Watch {
+            activity: activity.clone(),
+            times,
+            phase: Phase::New,
+            deadline: None,
+            sleep: None,
+            armed: None,
+        },
         drained: false,
     };
     let end = {
@@ -165,7 +173,9 @@ impl Watch {
             self.phase = phase;
             self.deadline = time.map(|time| Instant::now() + time);
         }
-        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
         loop {
             // A timer that ends too early is set again when it does.
             if self.armed.is_none_or(|armed| armed > deadline) {
@@ -175,7 +185,9 @@ impl Watch {
                 }
                 self.armed = Some(deadline);
             }
-            let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+            let Some(sleep) = &mut self.sleep else {
+                return Poll::Pending;
+            };
             if sleep.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }

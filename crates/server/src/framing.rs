@@ -67,7 +67,9 @@ impl Framing {
             match &mut self.state {
                 State::Lost => return,
                 State::Body(left) | State::Chunk(left) => {
-                    let take = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                    let take = usize::try_from(*left)
+                        .unwrap_or(usize::MAX)
+                        .min(bytes.len());
                     *left -= take as u64;
                     bytes = &bytes[take..];
                     if *left == 0 {
@@ -127,7 +129,10 @@ impl Framing {
     fn header(&mut self, line: &[u8], whole: bool) {
         if starts(line, b"content-length:") {
             let value = line[15..].trim_ascii();
-            match std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
+            match std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.parse().ok())
+            {
                 Some(length) if whole => self.content_length = Some(length),
                 _ => self.content_length = Some(u64::MAX),
             }
@@ -153,7 +158,8 @@ impl Framing {
 }
 
 fn starts(line: &[u8], name: &[u8]) -> bool {
-    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+    line.get(..name.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(name))
 }
 
 /// The size in the first line of a chunk; extensions follow a semicolon.
@@ -174,7 +180,10 @@ mod tests {
         for byte in bytes.as_bytes() {
             single.feed(std::slice::from_ref(byte));
         }
-        assert_eq!((whole.state, whole.heads, whole.conflict), (single.state, single.heads, single.conflict));
+        assert_eq!(
+            (whole.state, whole.heads, whole.conflict),
+            (single.state, single.heads, single.conflict)
+        );
         whole
     }
 
@@ -182,7 +191,10 @@ mod tests {
     fn heads_and_bodies_are_told_apart() {
         let body_like_a_head = "POST / HTTP/1.1\r\nContent-Length: 40\r\n\r\nContent-Length: 1\r\nTransfer-Encoding: \r\n";
         assert_eq!(feed(body_like_a_head).state, State::Between);
-        assert_eq!(feed(&format!("{body_like_a_head}GET / HTTP/1.1\r\n\r\n\r\n")).heads, 2);
+        assert_eq!(
+            feed(&format!("{body_like_a_head}GET / HTTP/1.1\r\n\r\n\r\n")).heads,
+            2
+        );
     }
 
     #[test]
@@ -203,7 +215,9 @@ mod tests {
     fn chunks_with_extensions_and_trailers_are_followed() {
         let chunked = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n2 \r\n\n\n\r\n0\r\nx: y\r\n\r\n";
         assert_eq!(feed(chunked).state, State::Between);
-        let next = format!("{chunked}POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n");
+        let next = format!(
+            "{chunked}POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
         assert_eq!(feed(&next).conflict, Some(1));
     }
 

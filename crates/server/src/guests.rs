@@ -10,7 +10,9 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use wws_engine::{Engine, Guest, GuestLimits, GuestSpec, Module, PreopenedFolder};
+use wws_engine::{
+    Code, CodeCache, Engine, Guest, GuestLimits, GuestSpec, LoadError, Module, PreopenedFolder,
+};
 use wws_project::{Limits, Problem, Project, Worker, WorkerKind, beneath::Root};
 
 use crate::outgoing::Outgoing;
@@ -26,6 +28,8 @@ pub(crate) struct Maker<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) kv: Arc<dyn wws_kv::Store>,
     pub(crate) outgoing: &'a Outgoing,
+    /// Where code may be that was compiled before.
+    pub(crate) code: Option<&'a CodeCache>,
 }
 
 /// Something to compile, or why it can't be.
@@ -36,8 +40,11 @@ impl Maker<'_> {
     pub(crate) fn guests(&self, project: &Project) -> Result<Vec<Guest>, Vec<Problem>> {
         let workers = project.workers();
         let mut contents = HashMap::new();
-        let sources: Vec<Source> = workers.iter().map(|worker| self.source(worker, &mut contents)).collect();
-        let modules = compile(self.engine, contents);
+        let sources: Vec<Source> = workers
+            .iter()
+            .map(|worker| self.source(worker, &mut contents))
+            .collect();
+        let modules = self.compile(contents);
         let mut guests = Vec::with_capacity(workers.len());
         let mut problems = Vec::new();
         for (worker, source) in workers.iter().zip(sources) {
@@ -51,7 +58,11 @@ impl Maker<'_> {
                 Err(message) => problems.push(problem(&worker.path, message)),
             }
         }
-        if problems.is_empty() { Ok(guests) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(guests)
+        } else {
+            Err(problems)
+        }
     }
 
     /// The one place that says which kinds of workers there are, and what module each runs as.
@@ -71,26 +82,83 @@ impl Maker<'_> {
         }
     }
 
+    /// Compiles on all processors. The compiler itself is parallel, but has stretches that are not.
+    fn compile(
+        &self,
+        contents: HashMap<Digests, Vec<u8>>,
+    ) -> HashMap<Digests, Result<Module, String>> {
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(contents.len());
+        let contents: Vec<(Digests, Vec<u8>)> = contents.into_iter().collect();
+        let next = AtomicUsize::new(0);
+        let compiled = Mutex::new(HashMap::with_capacity(contents.len()));
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some((digest, wasm)) =
+                        contents.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
+                        let module = self.module(wasm).map_err(|error| error.to_string());
+                        compiled
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .insert(*digest, module);
+                    }
+                });
+            }
+        });
+        compiled
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn module(&self, wasm: &[u8]) -> Result<Module, LoadError> {
+        let Some(cache) = self.code else {
+            return self.engine.compile(wasm);
+        };
+        let (module, code) = self.engine.compile_cached(wasm, cache)?;
+        if let Code::Compiled { damaged: Some(why) } = code {
+            let name = self.engine.code_key(wasm).file_name();
+            tracing::warn!("the compiled code {name} is damaged ({why}): compiled again");
+        }
+        Ok(module)
+    }
+
     /// Links a worker's module with what the worker was given.
     fn guest_of(&self, worker: &Worker, module: &Module) -> Result<Guest, String> {
         let mut folders = Vec::with_capacity(worker.folders.len());
         for folder in &worker.folders {
-            let dir = self
-                .root
-                .folder(&folder.from)
-                .map_err(|error| format!("cannot open the folder `{}`: {error}", folder.from.display()))?;
-            folders.push(PreopenedFolder { dir, to: folder.to.clone() });
+            let dir = self.root.folder(&folder.from).map_err(|error| {
+                format!(
+                    "cannot open the folder `{}`: {error}",
+                    folder.from.display()
+                )
+            })?;
+            folders.push(PreopenedFolder {
+                dir,
+                to: folder.to.clone(),
+            });
         }
         let spec = GuestSpec {
             name: worker.name.clone(),
-            env: worker.vars.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            env: worker
+                .vars
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
             args: vec![worker.name.clone()],
             folders,
-            kv: worker.kv_namespace.clone().map(|namespace| (self.kv.clone(), namespace)),
+            kv: worker
+                .kv_namespace
+                .clone()
+                .map(|namespace| (self.kv.clone(), namespace)),
             http: self.outgoing.of(worker)?,
             limits: limits(&worker.limits),
         };
-        self.engine.guest(module, spec).map_err(|error| error.to_string())
+        self.engine
+            .guest(module, spec)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -108,24 +176,11 @@ fn limits(limits: &Limits) -> GuestLimits {
 
 /// A problem of a whole file.
 pub(crate) fn problem(file: &Path, message: String) -> Problem {
-    Problem { file: file.to_path_buf(), line: None, column: None, message, help: None }
-}
-
-/// Compiles on all processors. The compiler itself is parallel, but has stretches that are not.
-fn compile(engine: &Engine, contents: HashMap<Digests, Vec<u8>>) -> HashMap<Digests, Result<Module, String>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(contents.len());
-    let contents: Vec<(Digests, Vec<u8>)> = contents.into_iter().collect();
-    let next = AtomicUsize::new(0);
-    let compiled = Mutex::new(HashMap::with_capacity(contents.len()));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some((digest, wasm)) = contents.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let module = engine.compile(wasm).map_err(|error| error.to_string());
-                    compiled.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, module);
-                }
-            });
-        }
-    });
-    compiled.into_inner().unwrap_or_else(PoisonError::into_inner)
+    Problem {
+        file: file.to_path_buf(),
+        line: None,
+        column: None,
+        message,
+        help: None,
+    }
 }

@@ -7,9 +7,6 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// So long without a request is idle.
-const QUIET: Duration = Duration::from_secs(2);
-
 /// Wakes the task that watches for idleness.
 #[derive(Default)]
 pub(crate) struct Idle {
@@ -25,14 +22,14 @@ impl Idle {
         }
     }
 
-    /// Runs `trim` each time that `count` has not moved for a while after it has.
-    pub(crate) async fn watch(&self, count: impl Fn() -> u64, trim: impl Fn()) {
+    /// Runs `trim` each time that `count` has not moved for `quiet` after it has.
+    pub(crate) async fn watch(&self, quiet: Duration, count: impl Fn() -> u64, trim: impl Fn()) {
         loop {
             self.asleep.store(true, Relaxed);
             self.wake.notified().await;
             loop {
                 let before = count();
-                tokio::time::sleep(QUIET).await;
+                tokio::time::sleep(quiet).await;
                 if count() == before {
                     break;
                 }
@@ -47,23 +44,27 @@ mod tests {
     use super::*;
     use std::{cell::Cell, pin::pin};
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn memory_is_given_back_once_after_each_rush() {
         let (idle, count, trims) = (Idle::default(), Cell::new(0), Cell::new(0));
-        let mut watch = pin!(idle.watch(|| count.get(), || trims.set(trims.get() + 1)));
+        let mut watch = pin!(idle.watch(
+            Duration::from_millis(60),
+            || count.get(),
+            || trims.set(trims.get() + 1)
+        ));
         let mut pass = async |time: u64| {
-            let _ = tokio::time::timeout(Duration::from_secs(time), watch.as_mut()).await;
+            let _ = tokio::time::timeout(Duration::from_millis(time), watch.as_mut()).await;
         };
-        pass(10).await;
+        pass(200).await;
         assert_eq!(trims.get(), 0);
         for rush in 1..=2 {
             for _ in 0..5 {
                 count.set(count.get() + 1);
                 idle.touch();
-                pass(1).await;
+                pass(10).await;
             }
             assert_eq!(trims.get(), rush - 1);
-            pass(100).await;
+            pass(500).await;
             assert_eq!(trims.get(), rush);
         }
     }

@@ -20,6 +20,7 @@ mod listen;
 mod memory;
 mod outgoing;
 mod page;
+mod precompile;
 mod prepare;
 mod range;
 mod request_id;
@@ -28,4 +29,8 @@ mod target;
 mod upload;
 
 pub use listen::{Bound, Drained, Server};
+pub use precompile::{Precompile, Precompiled, compile};
 pub use prepare::{PrepareOptions, StartError, prepare};
+
+/// Compiled code that was made before.
+pub use wws_engine::CodeCache;

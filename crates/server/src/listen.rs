@@ -27,6 +27,9 @@ const OTHER_FILES: u64 = 256;
 /// Wait after an error of accepting, most often too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// So long without a request is idle: then memory is given back.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// hyper's own count of headers, which it keeps on the stack.
 const USUAL_HEADERS: u32 = 100;
 
@@ -68,13 +71,21 @@ impl Server {
     /// # Errors
     /// The address is in use, or not ours.
     pub async fn bind(self, address: SocketAddr) -> io::Result<Bound> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
         // A server that was just stopped must not keep its successor from starting.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        Ok(Bound { app: self.app, listener, address })
+        Ok(Bound {
+            app: self.app,
+            listener,
+            address,
+        })
     }
 }
 
@@ -98,7 +109,11 @@ impl Bound {
         let draining = CancellationToken::new();
         let watch = tokio::spawn({
             let app = app.clone();
-            async move { app.idle.watch(|| app.ids.count(), || app.engine.trim()).await }
+            async move {
+                app.idle
+                    .watch(QUIET, || app.ids.count(), || app.engine.trim())
+                    .await
+            }
         });
         let mut connections = JoinSet::new();
         tokio::select! {
@@ -120,7 +135,8 @@ impl Bound {
 fn max_connections(settings: &ServerSettings) -> usize {
     let wanted = settings.max_connections as usize;
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let possible = usize::try_from(files.saturating_sub(OTHER_FILES).max(files / 2)).unwrap_or(usize::MAX);
+    let possible =
+        usize::try_from(files.saturating_sub(OTHER_FILES).max(files / 2)).unwrap_or(usize::MAX);
     if possible < wanted {
         tracing::warn!("only {possible} connections at once: the limit of open files is {files}");
     }
@@ -130,7 +146,9 @@ fn max_connections(settings: &ServerSettings) -> usize {
 fn builder(settings: &ServerSettings) -> Builder {
     let mut http = Builder::new();
     let head = usize::try_from(settings.max_header_bytes).unwrap_or(usize::MAX);
-    http.header_read_timeout(None).max_header_size(head).max_buf_size(head.max(BUFFER));
+    http.header_read_timeout(None)
+        .max_header_size(head)
+        .max_buf_size(head.max(BUFFER));
     if settings.max_headers != USUAL_HEADERS {
         http.max_headers(settings.max_headers as usize);
     }
@@ -145,7 +163,11 @@ async fn accept(
 ) -> Infallible {
     let settings = app.project.settings();
     let http = Arc::new(builder(settings));
-    let times = Times { header: settings.header_timeout, idle: settings.idle_timeout, write: settings.body_timeout };
+    let times = Times {
+        header: settings.header_timeout,
+        idle: settings.idle_timeout,
+        write: settings.body_timeout,
+    };
     let places = Arc::new(Semaphore::new(max_connections(settings)));
     let mut failed = false;
     loop {
@@ -177,15 +199,32 @@ async fn accept(
 /// The client went away before it was accepted.
 fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
 }
 
-async fn serve(app: Arc<App>, stream: TcpStream, http: &Builder, times: Times, draining: CancellationToken) {
-    let Ok(local) = stream.local_addr() else { return };
+async fn serve(
+    app: Arc<App>,
+    stream: TcpStream,
+    http: &Builder,
+    times: Times,
+    draining: CancellationToken,
+) {
+    let Ok(local) = stream.local_addr() else {
+        return;
+    };
     // Without it the end of a response may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let activity = Activity::new();
-    let client = Arc::new((app, Client { activity: activity.clone(), local: authority(local) }));
+    let client = Arc::new((
+        app,
+        Client {
+            activity: activity.clone(),
+            local: authority(local),
+        },
+    ));
     let service = service_fn(move |request| {
         let client = client.clone();
         async move {

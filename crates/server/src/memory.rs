@@ -8,13 +8,18 @@ use std::path::{Path, PathBuf};
 pub(crate) fn available() -> u64 {
     let machine = machine();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let limit = limit(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"), &|path| std::fs::read_to_string(path).ok());
+    let limit = limit(
+        &read("/proc/self/cgroup"),
+        &read("/proc/self/mountinfo"),
+        &|path| std::fs::read_to_string(path).ok(),
+    );
     limit.map_or(machine, |limit| limit.min(machine))
 }
 
 fn machine() -> u64 {
     let info = rustix::system::sysinfo();
-    info.totalram.saturating_mul(u64::from(info.mem_unit.max(1)))
+    info.totalram
+        .saturating_mul(u64::from(info.mem_unit.max(1)))
 }
 
 /// A file system of control groups.
@@ -29,10 +34,18 @@ struct Mount<'m> {
 fn limit(cgroup: &str, mountinfo: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
     let mut lowest = None;
     for mount in mountinfo.lines().filter_map(mount) {
-        let Some(group) = group(cgroup, mount.v2) else { continue };
-        let file = if mount.v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        let Some(group) = group(cgroup, mount.v2) else {
+            continue;
+        };
+        let file = if mount.v2 {
+            "memory.max"
+        } else {
+            "memory.limit_in_bytes"
+        };
         // With a namespace of its own a container's group is `/`, and so is the mount's root.
-        let below = group.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or("");
+        let below = group
+            .strip_prefix(mount.root.trim_end_matches('/'))
+            .unwrap_or("");
         let mut folder = mount.point.join(below.trim_start_matches('/'));
         loop {
             let limit = read(&folder.join(file)).and_then(|text| text.trim().parse::<u64>().ok());
@@ -68,7 +81,11 @@ fn group(cgroup: &str, v2: bool) -> Option<&str> {
     cgroup.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let ours = if v2 { number == "0" && controllers.is_empty() } else { controllers.split(',').any(|c| c == "memory") };
+        let ours = if v2 {
+            number == "0" && controllers.is_empty()
+        } else {
+            controllers.split(',').any(|c| c == "memory")
+        };
         ours.then_some(path)
     })
 }
@@ -79,7 +96,10 @@ mod tests {
 
     fn of(cgroup: &str, mountinfo: &str, files: &[(&str, &str)]) -> Option<u64> {
         limit(cgroup, mountinfo, &|path| {
-            files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, text)| (*text).to_owned())
+            files
+                .iter()
+                .find(|(name, _)| Path::new(name) == path)
+                .map(|(_, text)| (*text).to_owned())
         })
     }
 
@@ -98,7 +118,10 @@ mod tests {
 
     #[test]
     fn v2_in_a_namespace_of_its_own() {
-        assert_eq!(of("0::/\n", V2, &[("/sys/fs/cgroup/memory.max", "7")]), Some(7));
+        assert_eq!(
+            of("0::/\n", V2, &[("/sys/fs/cgroup/memory.max", "7")]),
+            Some(7)
+        );
     }
 
     #[test]
@@ -106,12 +129,22 @@ mod tests {
         let mounts = "1 2 0:3 /docker/abc /sys/fs/cgroup/memory ro,nosuid master:1 - cgroup cgroup rw,memory\n\
                       4 2 0:5 / /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu";
         let files = [("/sys/fs/cgroup/memory/memory.limit_in_bytes", "67108864\n")];
-        assert_eq!(of("5:cpu:/docker/abc\n4:memory:/docker/abc\n0::/\n", mounts, &files), Some(64 << 20));
+        assert_eq!(
+            of(
+                "5:cpu:/docker/abc\n4:memory:/docker/abc\n0::/\n",
+                mounts,
+                &files
+            ),
+            Some(64 << 20)
+        );
     }
 
     #[test]
     fn nothing_is_mounted() {
-        assert_eq!(of("0::/a\n", "1 2 0:3 / / rw - overlay overlay rw", &[]), None);
+        assert_eq!(
+            of("0::/a\n", "1 2 0:3 / / rw - overlay overlay rw", &[]),
+            None
+        );
     }
 
     #[test]

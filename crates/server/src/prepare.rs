@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
-use wws_engine::{Engine, EngineOptions};
+use wws_engine::{CodeCache, Engine, EngineOptions};
 use wws_project::{Problem, Project, beneath::Root};
 
 use crate::{
@@ -25,6 +25,8 @@ const CALLS_PER_PROCESSOR: u32 = 64;
 pub struct PrepareOptions {
     /// Environment of the operator: `WWS_RESOLVE`.
     pub env: BTreeMap<String, String>,
+    /// Where code may be that was compiled before; only ever written by us.
+    pub code: Option<CodeCache>,
 }
 
 /// Why a server cannot start: each problem on lines of its own, as those of a project.
@@ -63,8 +65,12 @@ impl std::error::Error for StartError {}
 /// All problems of all workers at once.
 pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, StartError> {
     let here = Path::new("");
-    let root = Root::open(project.root())
-        .map_err(|error| StartError::of(project.root(), format!("cannot open the project's folder: {error}")))?;
+    let root = Root::open(project.root()).map_err(|error| {
+        StartError::of(
+            project.root(),
+            format!("cannot open the project's folder: {error}"),
+        )
+    })?;
     let settings = project.settings();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let processors = u32::try_from(processors).unwrap_or(u32::MAX);
@@ -77,10 +83,20 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Sta
         0 => available / 4 * 3,
         bytes => bytes,
     };
-    let engine = Engine::new(&EngineOptions { memory: guests_memory, concurrency })
-        .map_err(|error| StartError::of(here, error.to_string()))?;
-    let outgoing = Outgoing::new(&project, &options.env, project.root()).map_err(|message| StartError::of(here, message))?;
-    let maker = Maker { root: &root, engine: &engine, kv: Arc::new(wws_kv::Memory::default()), outgoing: &outgoing };
+    let engine = Engine::new(&EngineOptions {
+        memory: guests_memory,
+        concurrency,
+    })
+    .map_err(|error| StartError::of(here, error.to_string()))?;
+    let outgoing =
+        Outgoing::new(&project, &options.env).map_err(|message| StartError::of(here, message))?;
+    let maker = Maker {
+        root: &root,
+        engine: &engine,
+        kv: Arc::new(wws_kv::Memory::default()),
+        outgoing: &outgoing,
+        code: options.code.as_ref(),
+    };
     let guests = maker.guests(&project).map_err(|mut problems| {
         problems.sort();
         StartError(problems)
@@ -89,7 +105,11 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Sta
         concurrency,
         queue: settings.queue,
         timeout: settings.queue_timeout,
-        workers: project.workers().iter().map(|worker| worker.limits.concurrency).collect(),
+        workers: project
+            .workers()
+            .iter()
+            .map(|worker| worker.limits.concurrency)
+            .collect(),
     });
     // Half of what is not the guests'.
     let uploads = Uploads::new(settings.max_body, available / 8, settings.body_timeout);

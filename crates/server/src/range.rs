@@ -30,7 +30,9 @@ pub(crate) fn wanted(headers: &HeaderMap, version: &Version, size: u64) -> Wante
     if is_known(headers, version) {
         return Wanted::NotModified;
     }
-    let Some(range) = text(headers, &header::RANGE) else { return Wanted::All };
+    let Some(range) = text(headers, &header::RANGE) else {
+        return Wanted::All;
+    };
     if let Some(condition) = text(headers, &header::IF_RANGE) {
         let same = condition == version.etag
             || httpdate::parse_http_date(condition).is_ok_and(|date| date == version.modified);
@@ -62,10 +64,19 @@ fn is_known(headers: &HeaderMap, version: &Version) -> bool {
 
 /// One range of bytes. Several, and what is no range, count as none.
 fn part(range: &str, size: u64) -> Wanted {
-    let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|set| set.split_once('-')) else {
+    let Some((first, last)) = range
+        .trim()
+        .strip_prefix("bytes=")
+        .and_then(|set| set.split_once('-'))
+    else {
         return Wanted::All;
     };
-    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let number = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_digit())
+            .then(|| text.parse::<u64>().ok())
+            .flatten()
+    };
     let (first, last) = (first.trim(), last.trim());
     match (first.is_empty(), last.is_empty()) {
         (true, true) => Wanted::All,
@@ -76,7 +87,10 @@ fn part(range: &str, size: u64) -> Wanted {
             Some(0) => Wanted::Unsatisfiable,
             Some(count) => Wanted::Part(size - count.min(size), count.min(size)),
         },
-        (false, open) => match (number(first), if open { Some(u64::MAX) } else { number(last) }) {
+        (false, open) => match (
+            number(first),
+            if open { Some(u64::MAX) } else { number(last) },
+        ) {
             (Some(first), Some(last)) if first > last => Wanted::All,
             (Some(first), Some(_)) if first >= size => Wanted::Unsatisfiable,
             (Some(first), Some(last)) => Wanted::Part(first, last.min(size - 1) - first + 1),
@@ -88,7 +102,9 @@ fn part(range: &str, size: u64) -> Wanted {
 /// Without what `Last-Modified` cannot say: parts of seconds, and years before 1970 or after 9999.
 pub(crate) fn whole_seconds(time: SystemTime) -> SystemTime {
     const YEAR_9999: u64 = 253_402_300_799;
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs().min(YEAR_9999))
 }
 
@@ -98,9 +114,19 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(header::HeaderName, &str)]) -> Wanted {
-        let headers: HeaderMap = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+        let headers: HeaderMap = pairs
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().unwrap()))
+            .collect();
         let modified = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        wanted(&headers, &Version { etag: "\"v1\"".into(), modified }, 10)
+        wanted(
+            &headers,
+            &Version {
+                etag: "\"v1\"".into(),
+                modified,
+            },
+            10,
+        )
     }
 
     #[test]
@@ -127,22 +153,50 @@ mod tests {
     #[test]
     fn what_the_client_has_is_not_sent() {
         for tags in ["\"v1\"", "W/\"v1\"", "\"v0\", \"v1\"", "*"] {
-            assert_eq!(of(&[(header::IF_NONE_MATCH, tags)]), Wanted::NotModified, "{tags}");
+            assert_eq!(
+                of(&[(header::IF_NONE_MATCH, tags)]),
+                Wanted::NotModified,
+                "{tags}"
+            );
         }
         assert_eq!(of(&[(header::IF_NONE_MATCH, "\"v2\"")]), Wanted::All);
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        assert_eq!(of(&[(header::IF_MODIFIED_SINCE, date)]), Wanted::NotModified);
-        assert_eq!(of(&[(header::IF_MODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:36 GMT")]), Wanted::All);
+        assert_eq!(
+            of(&[(header::IF_MODIFIED_SINCE, date)]),
+            Wanted::NotModified
+        );
+        assert_eq!(
+            of(&[(header::IF_MODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:36 GMT")]),
+            Wanted::All
+        );
         // The tag is the better condition.
-        assert_eq!(of(&[(header::IF_NONE_MATCH, "\"v2\""), (header::IF_MODIFIED_SINCE, date)]), Wanted::All);
+        assert_eq!(
+            of(&[
+                (header::IF_NONE_MATCH, "\"v2\""),
+                (header::IF_MODIFIED_SINCE, date)
+            ]),
+            Wanted::All
+        );
     }
 
     #[test]
     fn a_range_of_another_version_is_the_whole() {
         let range = (header::RANGE, "bytes=0-3");
-        assert_eq!(of(&[range.clone(), (header::IF_RANGE, "\"v1\"")]), Wanted::Part(0, 4));
-        assert_eq!(of(&[range.clone(), (header::IF_RANGE, "Sun, 06 Nov 1994 08:49:37 GMT")]), Wanted::Part(0, 4));
-        assert_eq!(of(&[range.clone(), (header::IF_RANGE, "W/\"v1\"")]), Wanted::All);
+        assert_eq!(
+            of(&[range.clone(), (header::IF_RANGE, "\"v1\"")]),
+            Wanted::Part(0, 4)
+        );
+        assert_eq!(
+            of(&[
+                range.clone(),
+                (header::IF_RANGE, "Sun, 06 Nov 1994 08:49:37 GMT")
+            ]),
+            Wanted::Part(0, 4)
+        );
+        assert_eq!(
+            of(&[range.clone(), (header::IF_RANGE, "W/\"v1\"")]),
+            Wanted::All
+        );
         assert_eq!(of(&[range, (header::IF_RANGE, "\"v2\"")]), Wanted::All);
     }
 }

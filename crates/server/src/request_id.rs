@@ -24,7 +24,10 @@ impl RequestIds {
             random[..4].copy_from_slice(&std::process::id().to_le_bytes());
         }
         let process = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { process, count: AtomicU64::new(0) }
+        Self {
+            process,
+            count: AtomicU64::new(0),
+        }
     }
 
     /// Requests so far.
@@ -50,7 +53,10 @@ impl RequestIds {
 }
 
 fn is_sane(id: &str) -> bool {
-    (1..=MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    (1..=MAX).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 #[cfg(test)]

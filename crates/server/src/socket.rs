@@ -22,7 +22,11 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { stream, framing: Framing::new(), activity }
+        Self {
+            stream,
+            framing: Framing::new(),
+            activity,
+        }
     }
 
     pub(crate) fn into_stream(self) -> TcpStream {
@@ -40,10 +44,16 @@ impl Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        let Self { framing, activity, .. } = &mut *self;
+        let Self {
+            framing, activity, ..
+        } = &mut *self;
         framing.feed(&buffer.filled()[before..]);
         activity.set_head(framing.in_head(), framing.conflict());
         Poll::Ready(Ok(()))
@@ -51,7 +61,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.wrote(result)
     }

@@ -29,7 +29,12 @@ impl BadTarget {
 }
 
 /// The URL of a request. `local` stands for the host of HTTP/1.0 requests, which need none.
-pub(crate) fn url(uri: &Uri, headers: &HeaderMap, version: Version, local: &Authority) -> Result<Uri, BadTarget> {
+pub(crate) fn url(
+    uri: &Uri,
+    headers: &HeaderMap,
+    version: Version,
+    local: &Authority,
+) -> Result<Uri, BadTarget> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(BadTarget::SeveralHosts),
@@ -44,7 +49,9 @@ pub(crate) fn url(uri: &Uri, headers: &HeaderMap, version: Version, local: &Auth
     };
     let path = match uri.path_and_query() {
         Some(path) if path.as_str().starts_with('/') => path.clone(),
-        Some(path) if path.as_str().starts_with('?') => PathAndQuery::try_from(format!("/{path}")).map_err(|_| BadTarget::NotAPath)?,
+        Some(path) if path.as_str().starts_with('?') => {
+            PathAndQuery::try_from(format!("/{path}")).map_err(|_| BadTarget::NotAPath)?
+        }
         _ => return Err(BadTarget::NotAPath),
     };
     let mut parts = http::uri::Parts::default();
@@ -59,7 +66,11 @@ fn authority(bytes: &[u8]) -> Result<Authority, BadTarget> {
     let is_host = !host.host().is_empty()
         && !host.as_str().contains(['@', '%'])
         && (host.as_str().len() == host.host().len() || host.port_u16().is_some());
-    if is_host { Ok(host) } else { Err(BadTarget::NotAHost) }
+    if is_host {
+        Ok(host)
+    } else {
+        Err(BadTarget::NotAHost)
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +90,10 @@ mod tests {
     #[test]
     fn the_url_is_whole() {
         let of = |target, host| of(target, &[host], Version::HTTP_11).unwrap();
-        assert_eq!(of("/a%20b?x=1&y", "a.example:81"), "http://a.example:81/a%20b?x=1&y");
+        assert_eq!(
+            of("/a%20b?x=1&y", "a.example:81"),
+            "http://a.example:81/a%20b?x=1&y"
+        );
         assert_eq!(of("/", "[::1]:80"), "http://[::1]:80/");
         assert_eq!(of("http://b.example/x", "a.example"), "http://b.example/x");
         assert_eq!(of("http://b.example?x", "a.example"), "http://b.example/?x");
@@ -87,16 +101,37 @@ mod tests {
 
     #[test]
     fn an_old_client_needs_no_host() {
-        assert_eq!(of("/x", &[], Version::HTTP_10).unwrap(), "http://127.0.0.1:3000/x");
+        assert_eq!(
+            of("/x", &[], Version::HTTP_10).unwrap(),
+            "http://127.0.0.1:3000/x"
+        );
         assert_eq!(of("/x", &[], Version::HTTP_11), Err(BadTarget::NoHost));
     }
 
     #[test]
     fn what_is_no_host_is_refused() {
-        for host in ["", "a b", "user@a.example", "a.example:", "a.example:x", "a.example:99999", "a/b", "a%41", "a.example, b.example", ":80"] {
-            assert_eq!(of("/", &[host], Version::HTTP_11), Err(BadTarget::NotAHost), "{host}");
+        for host in [
+            "",
+            "a b",
+            "user@a.example",
+            "a.example:",
+            "a.example:x",
+            "a.example:99999",
+            "a/b",
+            "a%41",
+            "a.example, b.example",
+            ":80",
+        ] {
+            assert_eq!(
+                of("/", &[host], Version::HTTP_11),
+                Err(BadTarget::NotAHost),
+                "{host}"
+            );
         }
-        assert_eq!(of("/", &["a", "a"], Version::HTTP_11), Err(BadTarget::SeveralHosts));
+        assert_eq!(
+            of("/", &["a", "a"], Version::HTTP_11),
+            Err(BadTarget::SeveralHosts)
+        );
         assert_eq!(of("*", &["a"], Version::HTTP_11), Err(BadTarget::NotAPath));
     }
 }

@@ -58,12 +58,19 @@ impl Room {
 impl Uploads {
     /// Bodies of at most `max` bytes each and `total` bytes together; one of the largest size always has room when it is alone.
     pub(crate) fn new(max: u64, total: u64, time: Duration) -> Self {
-        Self { max, time, left: Arc::new(AtomicU64::new(total.max(max))) }
+        Self {
+            max,
+            time,
+            left: Arc::new(AtomicU64::new(total.max(max))),
+        }
     }
 
     /// Reads a body.
     pub(crate) async fn read(&self, body: Incoming) -> Result<(Bytes, Room), BadUpload> {
-        let mut room = Room { left: self.left.clone(), taken: 0 };
+        let mut room = Room {
+            left: self.left.clone(),
+            taken: 0,
+        };
         if body.is_end_stream() {
             return Ok((Bytes::new(), room));
         }
@@ -83,7 +90,9 @@ impl Uploads {
         let mut rest = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| BadUpload::Broken)?;
-            let Ok(data) = frame.into_data() else { continue };
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
             let size = (first.len() + rest.len() + data.len()) as u64;
             if size > self.max {
                 return Err(BadUpload::TooLarge);
@@ -98,6 +107,10 @@ impl Uploads {
             }
             rest.extend_from_slice(&data);
         }
-        Ok(if rest.is_empty() { first } else { rest.freeze() })
+        Ok(if rest.is_empty() {
+            first
+        } else {
+            rest.freeze()
+        })
     }
 }

@@ -1,0 +1,148 @@
+//! Clients that are slow, silent or gone; others are served meanwhile.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{Running, Site, log, wat};
+use tokio::time::sleep;
+
+async fn server(settings: &str) -> Running {
+    let site = Site::new();
+    site.settings(settings)
+        .wasm("x.wasm", &wat::answers("x"))
+        .wasm("slow.wasm", &wat::sleeps(15_000))
+        .file("public/big.bin", vec![1; 64 << 20]);
+    site.start().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_now_and_then_does_not_keep_a_connection() {
+    let server = server("header_timeout = \"500ms\"").await;
+    let mut client = server.connect().await;
+    let start = Instant::now();
+    client.send("GET /x HTTP/1.1\r\nhost: a\r\n").await;
+    let mut sent = 0;
+    let ended = loop {
+        sent += 1;
+        if client
+            .stream
+            .try_write(format!("x-{sent}: y\r\n").as_bytes())
+            .is_err()
+            || sent > 50
+        {
+            break false;
+        }
+        assert_eq!(server.get("/x").await.status, 200, "others are served");
+        tokio::select! {
+            response = client.try_response() => {
+                assert_eq!(response.unwrap().status, 408);
+                break true;
+            }
+            () = sleep(Duration::from_millis(100)) => {}
+        }
+    };
+    assert!(ended, "after {sent} headers");
+    let took = start.elapsed();
+    assert!(
+        took > Duration::from_millis(400) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_has_its_time() {
+    let server = server("body_timeout = \"300ms\"").await;
+    let mut client = server.connect().await;
+    client
+        .send("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nhalf")
+        .await;
+    let response = client.response().await;
+    assert_eq!(response.status, 408);
+    assert!(response.text().contains("body took too long"));
+    assert!(client.is_ended().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_is_closed_but_not_before_its_time() {
+    let server = server("idle_timeout = \"1s\"\nheader_timeout = \"200ms\"").await;
+    let mut silent = server.connect().await;
+    let mut alive = server.connect().await;
+    let start = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(alive.get("/x").await.status, 200);
+        sleep(Duration::from_millis(400)).await;
+    }
+    assert!(silent.is_ended().await);
+    assert!(start.elapsed() < Duration::from_secs(4));
+    assert!(alive.is_ended().await, "after its last request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_midway_ends_its_call() {
+    let server = server("concurrency = 1\nqueue_timeout = \"5s\"").await;
+    let mut client = server.connect().await;
+    client
+        .send("GET /slow HTTP/1.1\r\nhost: a\r\nx-request-id: gone-1\r\n\r\n")
+        .await;
+    sleep(Duration::from_millis(200)).await;
+    drop(client);
+    let line = log::line("gone-1", "access").await;
+    assert!(line.contains("status=499"), "{line}");
+    // Its place is free.
+    assert_eq!(server.get("/x").await.status, 200);
+    // In the middle of a body, and of a head.
+    for bytes in [
+        "POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf",
+        "GET /x HT",
+    ] {
+        let mut client = server.connect().await;
+        client.send(bytes).await;
+        drop(client);
+    }
+    assert_eq!(server.get("/x").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_upload_is_refused_in_words_and_others_are_served() {
+    let server = server("").await;
+    let mut client = server.connect().await;
+    client
+        .send("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 104857600\r\n\r\n")
+        .await;
+    let part = vec![b'x'; 1 << 20];
+    for _ in 0..100 {
+        client.send(&part).await;
+        assert_eq!(server.get("/x").await.status, 200);
+    }
+    let response = client.response().await;
+    assert_eq!(response.status, 413, "the answer is not lost in a reset");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_left() {
+    let server = server("body_timeout = \"500ms\"\nmax_connections = 2").await;
+    let mut stuck = Vec::new();
+    for _ in 0..2 {
+        let mut client = server.connect().await;
+        client
+            .send("GET /big.bin HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await;
+        stuck.push(client);
+    }
+    // Waits for one of the two places.
+    assert_eq!(server.get("/x").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn further_connections_wait_until_one_ends() {
+    let server = server("max_connections = 1").await;
+    let mut first = server.connect().await;
+    assert_eq!(first.get("/x").await.status, 200);
+    let mut second = server.connect().await;
+    second.send("GET /x HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    tokio::select! {
+        _ = second.try_response() => panic!("two at once"),
+        () = sleep(Duration::from_millis(200)) => {}
+    }
+    drop(first);
+    assert_eq!(second.response().await.status, 200);
+}

@@ -1,0 +1,109 @@
+//! A project in a temporary folder, served on a free port; a client that can misbehave; and what was logged.
+#![allow(unreachable_pub)]
+
+pub mod client;
+pub mod log;
+pub mod wat;
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use tokio::{sync::oneshot, task::JoinHandle};
+use wws_project::LoadOptions;
+use wws_server::{Drained, PrepareOptions};
+
+use client::{Client, Response};
+
+/// No test waits longer for anything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A project that is being written.
+pub struct Site(tempfile::TempDir);
+
+impl Site {
+    pub fn new() -> Self {
+        log::start();
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn root(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a file.
+    pub fn file(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
+        let path = self.0.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+        self
+    }
+
+    /// Writes a module.
+    pub fn wasm(&self, path: &str, text: &str) -> &Self {
+        self.file(path, ::wat::parse_str(text).unwrap())
+    }
+
+    /// `[server]` of `.wws.toml`.
+    pub fn settings(&self, lines: &str) -> &Self {
+        self.file(".wws.toml", format!("version = 1\n[server]\n{lines}\n"))
+    }
+
+    fn prepare(&self) -> Result<wws_server::Server, String> {
+        let project =
+            wws_project::load(self.root(), &LoadOptions::default()).map_err(|e| e.to_string())?;
+        wws_server::prepare(project, &PrepareOptions::default()).map_err(|e| e.to_string())
+    }
+
+    /// What is said when it does not start.
+    pub fn problems(&self) -> String {
+        match self.prepare() {
+            Ok(_) => panic!("it starts"),
+            Err(problems) => problems,
+        }
+    }
+
+    pub async fn start(&self) -> Running {
+        let server = self.prepare().unwrap();
+        let bound = server.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = bound.local_addr();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(bound.run(async {
+            let _ = stopped.await;
+        }));
+        Running {
+            address,
+            stop: Some(stop),
+            task,
+        }
+    }
+}
+
+/// A server that runs.
+pub struct Running {
+    pub address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Drained>,
+}
+
+impl Running {
+    pub async fn connect(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    /// A GET on a connection of its own.
+    pub async fn get(&self, path: &str) -> Response {
+        self.connect().await.get(path).await
+    }
+
+    /// Asks it to stop, as a signal does.
+    pub fn stop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+    }
+
+    /// Waits until it has stopped.
+    pub async fn stopped(self) -> Drained {
+        tokio::time::timeout(PATIENCE, self.task)
+            .await
+            .expect("it stops")
+            .unwrap()
+    }
+}

@@ -1,0 +1,13 @@
+//! The server over real sockets, with guests that are compiled here. One program: each would link the compiler.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+mod admission;
+mod assets;
+mod clients;
+mod drain;
+mod guests;
+mod limits;
+mod routing;
+mod start;
