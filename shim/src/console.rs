@@ -162,21 +162,14 @@ impl Console {
     ///
     /// # Errors
     /// The input is not there, the terminal is none.
-    pub(crate) fn start(
-        master: OwnedFd,
-        stdin: &str,
-        mut sink: Sink,
-    ) -> Result<(Self, stdio::Input)> {
+    pub(crate) fn start(master: OwnedFd, stdin: Option<OwnedFd>, mut sink: Sink) -> Result<Self> {
         let failed = |error: std::io::Error| Error::io("set up the terminal", error);
         rustix::io::ioctl_fionbio(&master, true).map_err(|error| failed(error.into()))?;
         // SAFETY: an owned descriptor is open as long as it lives, and the same.
         let master = unsafe { AsyncFd::register(master) };
         let master = Arc::new(master.map_err(|error| failed(error.into()))?);
         let mut input = None;
-        let mut hold = stdio::Input::default();
-        if !stdin.is_empty() {
-            let (read, write) = stdio::open_input(stdin)?;
-            hold = stdio::Input::held(write);
+        if let Some(read) = stdin {
             let mut fifo = pipe::Receiver::from_owned_fd(read).map_err(failed)?;
             let master = Arc::clone(&master);
             input = Some(tokio::spawn(async move {
@@ -199,12 +192,11 @@ impl Console {
                 }
             }
         });
-        let console = Self {
+        Ok(Self {
             master,
             output: Some(output),
             input,
-        };
-        Ok((console, hold))
+        })
     }
 
     /// Changes the size, in characters.

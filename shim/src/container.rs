@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use crate::error::{Error, OnPath, Result};
 use crate::events::Events;
 use crate::exec;
 use crate::options::Options;
-use crate::process::{Phase, Process, Resources};
+use crate::process::{Phase, Process, Resources, Role};
 use crate::reaper::{Birth, Exit, Reaper, Waiter};
 use crate::runc::{self, New, Runc};
 use crate::spec::Spec;
@@ -146,10 +147,10 @@ impl Container {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        let init = Arc::new(Process::new(wanted));
+        let init = Arc::new(Process::new(Role::Init, wanted));
         let pid_file = bundle.join(bundle::INIT_PID);
         let birth = reaper.birth();
-        let launch = Launch::new(&init.wanted, &prepared.options, shared, &request.id).await?;
+        let launch = Launch::new(&init, &prepared.options, shared, &request.id).await?;
         let resources = launch
             .run(&pid_file, async |new| {
                 runc.create(reaper, &request.id, new).await
@@ -193,6 +194,7 @@ impl Container {
                 self.id
             )));
         };
+        self.init.input.hold();
         self.runc.start(&self.shared.reaper, &self.id).await?;
         self.init.advance(Phase::Running(pid));
         started(pid);
@@ -213,7 +215,7 @@ impl Container {
                 self.id
             )));
         }
-        let process = Arc::new(Process::new(wanted));
+        let process = Arc::new(Process::new(Role::Exec, wanted));
         execs.insert(id.to_owned(), Arc::new(Exec { process, spec }));
         Ok(())
     }
@@ -242,8 +244,7 @@ impl Container {
         let reaper = &self.shared.reaper;
         let birth = reaper.birth();
         let result = async {
-            let launch =
-                Launch::new(&process.wanted, &self.options, &self.shared, &self.id).await?;
+            let launch = Launch::new(process, &self.options, &self.shared, &self.id).await?;
             let run = async |new: New<'_>| self.runc.exec(reaper, &self.id, &spec, new).await;
             let resources = launch.run(&pid_file, run).await?;
             Ok((resources, runc::read_pid(&pid_file)?))
@@ -569,37 +570,55 @@ fn prepare(
 }
 
 /// A process about to be made: its streams are open, or the socket for its terminal is.
-struct Launch<'a> {
-    wanted: &'a Wanted,
+struct Launch {
     opened: stdio::Opened,
-    console: Option<(Socket, Sink)>,
+    console: Option<(Socket, Sink, Option<OwnedFd>)>,
 }
 
-impl<'a> Launch<'a> {
-    async fn new(wanted: &'a Wanted, options: &Options, shared: &Shared, id: &str) -> Result<Self> {
+impl Launch {
+    async fn new(
+        process: &Process,
+        options: &Options,
+        shared: &Shared,
+        container: &str,
+    ) -> Result<Self> {
         let (reaper, namespace) = (&shared.reaper, &shared.namespace);
-        if !wanted.terminal {
-            let opened = stdio::open(wanted, options, reaper, id, namespace).await?;
+        let Wanted {
+            stdin,
+            stdout,
+            terminal,
+            ..
+        } = &process.wanted;
+        let input = |open: &dyn Fn(&str) -> Result<OwnedFd>| {
+            let wanted = Some(stdin.as_str()).filter(|path| !path.is_empty());
+            wanted.map(open).transpose()
+        };
+        if !terminal {
+            let stdin = match process.role {
+                Role::Init => input(&|path| process.input.open_before_start(path))?,
+                Role::Exec => input(&|path| process.input.open(path))?,
+            };
+            let wanted = &process.wanted;
+            let opened = stdio::open(wanted, stdin, options, reaper, container, namespace).await?;
             return Ok(Self {
-                wanted,
                 opened,
                 console: None,
             });
         }
         let mut opened = stdio::Opened::default();
-        let target = Target::parse(&wanted.stdout)?;
+        let target = Target::parse(stdout)?;
         let mut pipe = None;
         if let Target::Program(program, arguments) = &target {
-            let logger = Logger::start(program, arguments, reaper, id, namespace).await?;
+            let logger = Logger::start(program, arguments, reaper, container, namespace).await?;
             opened.logger = Some(logger.child);
             pipe = Some(logger.stdout);
         }
         let sink = Sink::open(&target, pipe)?;
-        let console = Some((Socket::new(Path::new(SOCKETS))?, sink));
+        let stdin = input(&|path| process.input.open(path))?;
+        let socket = Socket::new(Path::new(SOCKETS))?;
         Ok(Self {
-            wanted,
             opened,
-            console,
+            console: Some((socket, sink, stdin)),
         })
     }
 
@@ -609,25 +628,20 @@ impl<'a> Launch<'a> {
         pid_file: &Path,
         run: impl AsyncFnOnce(New<'_>) -> Result<()>,
     ) -> Result<Resources> {
+        let console = self.console.as_ref();
         let new = New {
             pid_file,
-            console: self
-                .console
-                .as_ref()
-                .map(|(socket, _)| socket.path.as_path()),
+            console: console.map(|(socket, ..)| socket.path.as_path()),
             streams: self.opened.streams,
         };
         run(new).await?;
         let mut resources = Resources {
-            input: self.opened.input,
             logger: self.opened.logger,
             console: None,
         };
-        if let Some((socket, sink)) = self.console {
+        if let Some((socket, sink, stdin)) = self.console {
             let master = socket.receive().await?;
-            let (console, input) = Console::start(master, &self.wanted.stdin, sink)?;
-            resources.console = Some(console);
-            resources.input = input;
+            resources.console = Some(Console::start(master, stdin, sink)?);
         }
         Ok(resources)
     }

@@ -28,11 +28,24 @@ pub(crate) enum Phase {
     Ended(u32, Exit),
 }
 
+/// What a process is to its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Its first one, which is made and then started.
+    Init,
+    /// One that was added, and is made when it starts.
+    Exec,
+}
+
 /// One process.
 #[derive(Debug)]
 pub(crate) struct Process {
+    /// What it is to its container.
+    pub(crate) role: Role,
     /// Its streams, as its client wants them.
     pub(crate) wanted: Wanted,
+    /// What holds its input open.
+    pub(crate) input: Input,
     /// Held while it is started, so that its end is told after its start.
     pub(crate) gate: Gate<()>,
     phase: watch::Sender<Phase>,
@@ -42,8 +55,6 @@ pub(crate) struct Process {
 /// What belongs to a running process.
 #[derive(Debug, Default)]
 pub(crate) struct Resources {
-    /// What holds its input open.
-    pub(crate) input: Input,
     /// The program that takes its output.
     pub(crate) logger: Option<Child>,
     /// Its terminal.
@@ -52,9 +63,11 @@ pub(crate) struct Resources {
 
 impl Process {
     /// One that is only described so far.
-    pub(crate) fn new(wanted: Wanted) -> Self {
+    pub(crate) fn new(role: Role, wanted: Wanted) -> Self {
         Self {
+            role,
             wanted,
+            input: Input::default(),
             gate: Gate::new(()),
             phase: watch::Sender::new(Phase::Added),
             resources: Mutex::new(Resources::default()),
@@ -82,7 +95,7 @@ impl Process {
     pub(crate) fn end(&self, exit: Exit) {
         let pid = self.pid();
         self.phase.send_replace(Phase::Ended(pid, exit));
-        self.resources().input.close();
+        self.input.close();
     }
 
     /// Its number; 0 before there is one.
@@ -116,11 +129,6 @@ impl Process {
     /// Takes over what belongs to it.
     pub(crate) fn keep(&self, resources: Resources) {
         *self.resources() = resources;
-    }
-
-    /// Closes its input.
-    pub(crate) fn close_input(&self) {
-        self.resources().input.close();
     }
 
     /// Changes its terminal's size.
@@ -230,7 +238,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_who_wait_learn_the_end() {
-        let process = Arc::new(Process::new(Wanted::default()));
+        let process = Arc::new(Process::new(Role::Init, Wanted::default()));
         let waiter = |process: &Arc<Process>| {
             let process = Arc::clone(process);
             tokio::spawn(async move { process.wait().await.code })
@@ -246,7 +254,7 @@ mod tests {
 
     #[test]
     fn an_end_is_final() {
-        let process = Process::new(Wanted::default());
+        let process = Process::new(Role::Init, Wanted::default());
         process.advance(Phase::Created(7));
         process.end(exit(137));
         process.advance(Phase::Running(7));
@@ -259,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_signal_needs_a_process_and_a_number_that_there_is() {
-        let process = Process::new(Wanted::default());
+        let process = Process::new(Role::Init, Wanted::default());
         assert!(matches!(process.kill(9), Err(Error::FailedPrecondition(_))));
         process.advance(Phase::Running(std::process::id()));
         assert!(matches!(process.kill(65), Err(Error::InvalidArgument(_))));

@@ -237,7 +237,7 @@ impl Service {
     fn close_io(&self, request: &api::CloseIORequest) -> Result<()> {
         let process = self.container(&request.id)?.process(&request.exec_id)?;
         if request.stdin {
-            process.close_input();
+            process.input.close();
         }
         Ok(())
     }
