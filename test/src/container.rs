@@ -32,6 +32,7 @@ pub struct Run<'c> {
     platform: Option<&'static str>,
     options: Vec<String>,
     arguments: Vec<String>,
+    host_network: bool,
     port: u16,
 }
 
@@ -44,6 +45,14 @@ impl<'c> Run<'c> {
         let run = Self::new(containerd, image, name, Some("wasi/wasm"))?;
         let port = run.port;
         Ok(run.env("WWS_PORT", &port.to_string()))
+    }
+
+    /// A container of workers from `image`, called `name`, that is told no port.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub fn without_port(containerd: &'c Containerd, image: &str, name: &str) -> Result<Self> {
+        Self::new(containerd, image, name, Some("wasi/wasm"))
     }
 
     /// A container of a native program from `image`, called `name`. The program finds its port in `PORT`.
@@ -74,6 +83,7 @@ impl<'c> Run<'c> {
             platform,
             options: Vec::new(),
             arguments: Vec::new(),
+            host_network: true,
             port,
         })
     }
@@ -82,6 +92,13 @@ impl<'c> Run<'c> {
     #[must_use]
     pub fn runtime(mut self, runtime: &'static str) -> Self {
         self.runtime = runtime;
+        self
+    }
+
+    /// Gives it a network namespace of its own, in which there is loopback alone. [`Container::curl_inside`] asks there.
+    #[must_use]
+    pub fn own_network(mut self) -> Self {
+        self.host_network = false;
         self
     }
 
@@ -180,16 +197,24 @@ impl<'c> Run<'c> {
         format!("ctr {options}")
     }
 
+    /// The command that [`Run::start`] runs, for a caller with other ideas about its output.
+    #[must_use]
+    pub fn command_to_start(&self) -> Command {
+        self.command(&[])
+    }
+
     fn command(&self, options: &[&str]) -> Command {
         let mut command = self.containerd.ctr_command();
         command.args([
             "run",
             "--runtime",
             self.runtime,
-            "--net-host",
             "--snapshotter",
             self.containerd.snapshotter(),
         ]);
+        if self.host_network {
+            command.arg("--net-host");
+        }
         command
             .arg("--fifo-dir")
             .arg(self.containerd.folder().join("fifo"));
@@ -270,6 +295,47 @@ impl Container<'_> {
     pub fn get(&self, path: &str) -> Result<Answer> {
         http::get(self.port, path)
             .with_context(|| format!("GET {path}; the log:\n{}", self.log().unwrap_or_default()))
+    }
+
+    /// Gets `url` by curl from within the container's network namespace: the body of an answer that is no error.
+    ///
+    /// # Errors
+    /// No such answer within seconds: what curl said.
+    pub fn curl_inside(&self, url: &str) -> Result<String> {
+        let pid = wait::until("a task", LIMIT, || Ok(self.pid().ok()))?;
+        let network = format!("--net=/proc/{}/ns/net", pid.as_raw_nonzero());
+        let mut last = None;
+        let answer = wait::until("an answer inside", LIMIT, || {
+            let mut curl = Command::new("nsenter");
+            curl.args([&network, "curl", "--silent", "--show-error", "--fail"]);
+            curl.args(["--noproxy", "*", "--max-time", "5", url]);
+            let ended = command::run(&mut curl, LIMIT)?;
+            match ended.success() {
+                Ok(text) => Ok(Some(text)),
+                Err(error) => {
+                    last = Some(error);
+                    Ok(None)
+                }
+            }
+        });
+        answer.with_context(|| format!("{last:?}; the log:\n{}", self.log().unwrap_or_default()))
+    }
+
+    /// Waits until the container's server says in its log that it listens.
+    ///
+    /// # Errors
+    /// It ends, or does not within seconds: its log.
+    pub fn wait_until_listening(&mut self) -> Result<String> {
+        wait::until("the server listens", LIMIT, || {
+            let log = self.log()?;
+            if log.contains("listening on") {
+                return Ok(Some(log));
+            }
+            if let Some(status) = self.ctr.try_wait()? {
+                bail!("the container has ended: {status}; the log:\n{log}");
+            }
+            Ok(None)
+        })
     }
 
     /// The process number of its first process.

@@ -49,6 +49,9 @@ impl Version {
     /// All of them, oldest first.
     pub const ALL: [Self; 3] = [Self::V1_6, Self::V1_7, Self::V2_1];
 
+    /// The one that tests run under to which the version is the same.
+    pub const MAIN: Self = Self::V1_7;
+
     fn prefix(self) -> &'static str {
         match self {
             Self::V1_6 => "containerd-1.6",
@@ -361,7 +364,7 @@ fn daemon(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
     command
         .arg("--config")
         .arg(config_file(mark))
-        .args(["--log-level", "debug"])
+        .args(["--log-level", "info"])
         .env_clear()
         .env("PATH", path)
         .stdin(Stdio::null())

@@ -8,6 +8,7 @@ pub mod command;
 pub mod container;
 pub mod containerd;
 pub mod http;
+pub mod image;
 pub mod leftovers;
 pub mod mark;
 pub mod stand_in;

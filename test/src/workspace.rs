@@ -45,6 +45,17 @@ pub fn image(name: &str) -> Result<PathBuf> {
     )
 }
 
+/// The worker `name` of `test/guests`, as Wasm.
+///
+/// # Errors
+/// It is not built.
+pub fn guest(name: &str) -> Result<PathBuf> {
+    present(
+        root().join("target/guests").join(format!("{name}.wasm")),
+        "make images",
+    )
+}
+
 fn present(path: PathBuf, command: &str) -> Result<PathBuf> {
     if !path.exists() {
         bail!(

@@ -1,0 +1,117 @@
+//! Images made for one test.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use wws_oci_tar::Image as Archive;
+
+use crate::containerd::Containerd;
+use crate::workspace;
+
+/// The route of the probe worker in a [`Image::probe`] project.
+pub const PROBE: &str = "/probe";
+
+/// An image to be imported.
+#[derive(Debug)]
+pub struct Image {
+    name: String,
+    archive: Archive,
+}
+
+impl Image {
+    /// A project of workers, empty so far: `wasi/wasm`, entry point `/`.
+    #[must_use]
+    pub fn workers(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            archive: Archive::new(&reference(name)),
+        }
+    }
+
+    /// A project with the probe worker at [`PROBE`], configured by `toml` (after its `version`).
+    ///
+    /// # Errors
+    /// The worker is not built.
+    pub fn probe(name: &str, toml: &str) -> Result<Self> {
+        let toml = format!("name = \"probe\"\nversion = \"1\"\n{toml}");
+        Self::workers(name)
+            .guest("probe", "probe.wasm")?
+            .file("probe.toml", toml)
+    }
+
+    /// A native program, the file `program` of this machine, which must be static.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn native(name: &str, program: &str) -> Result<Self> {
+        let bytes = fs::read(program).with_context(|| format!("read {program}"))?;
+        let archive = Archive::new(&reference(name))
+            .platform("linux", "amd64")
+            .entrypoint(&["/program"])
+            .file("program", bytes, 0o755)?;
+        Ok(Self {
+            name: name.to_owned(),
+            archive,
+        })
+    }
+
+    /// Adds the worker `guest` of `test/guests`, by its path in the image.
+    ///
+    /// # Errors
+    /// It is not built.
+    pub fn guest(self, guest: &str, path: &str) -> Result<Self> {
+        self.file(path, fs::read(workspace::guest(guest)?)?)
+    }
+
+    /// Adds a file, by its path in the image.
+    ///
+    /// # Errors
+    /// There is no such path in an image.
+    pub fn file(mut self, path: &str, content: impl Into<Vec<u8>>) -> Result<Self> {
+        self.archive = self.archive.file(path, content, 0o644)?;
+        Ok(self)
+    }
+
+    /// Adds an empty folder.
+    ///
+    /// # Errors
+    /// There is no such path in an image.
+    pub fn folder(mut self, path: &str) -> Result<Self> {
+        self.archive = self.archive.folder(path)?;
+        Ok(self)
+    }
+
+    /// Adds what lies in the folder `from` of this machine, below `to`. Symbolic links stay what they are.
+    ///
+    /// # Errors
+    /// Something there cannot be read.
+    pub fn copy(mut self, from: &Path, to: &str) -> Result<Self> {
+        self.archive = self.archive.copy(from, to)?;
+        Ok(self)
+    }
+
+    /// Sets the entry point, instead of the kind's own.
+    #[must_use]
+    pub fn entrypoint(mut self, entrypoint: &[&str]) -> Self {
+        self.archive = self.archive.entrypoint(entrypoint);
+        self
+    }
+
+    /// Writes the image and imports it. The answer is the name to run it by.
+    ///
+    /// # Errors
+    /// containerd refuses it.
+    pub fn import(self, containerd: &Containerd) -> Result<String> {
+        let tar = containerd.folder().join(format!("{}.tar", self.name));
+        self.archive
+            .write(BufWriter::new(File::create_new(&tar)?))?;
+        containerd.import(&tar)?;
+        Ok(reference(&self.name))
+    }
+}
+
+fn reference(name: &str) -> String {
+    format!("localhost/{name}:latest")
+}

@@ -1,0 +1,116 @@
+//! A container of workers is what containerd was asked for: environment, user, capabilities, read-only root.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+use wws_test::container::Run;
+use wws_test::containerd::{Containerd, Version};
+use wws_test::image::{Image, PROBE};
+
+fn status(pid: Pid, field: &str) -> Result<String> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    Ok(line
+        .with_context(|| format!("no {field}"))?
+        .trim()
+        .to_owned())
+}
+
+#[test]
+fn variables_of_workers_come_from_the_containers_environment_and_nothing_else_does() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let toml = "[vars]\nTOKEN = \"$TOKEN\"\nFIXED = \"as written\"\n";
+    let image = Image::probe("vars", toml)?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "vars")?
+        .env("TOKEN", "from the container")
+        .env("SECRET", "of the container")
+        .start()?;
+    container.wait_until_up()?;
+    let var = |name: &str| container.get(&format!("{PROBE}?var={name}"));
+    assert_eq!(var("TOKEN")?.text(), "from the container");
+    assert_eq!(var("FIXED")?.text(), "as written");
+    let secret = var("SECRET")?;
+    assert_eq!(secret.status, 500, "a guest sees only its own variables");
+    assert!(secret.text().contains("not found"), "{}", secret.text());
+    Ok(())
+}
+
+#[test]
+fn a_user_a_read_only_root_and_no_capabilities_are_kept() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe(
+        "bounded",
+        "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n",
+    )?
+    .file("data/file", "in the image")?
+    .import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "bounded")?
+        .options(&["--read-only", "--user", "1000:1000"])
+        .start()?;
+    container.wait_until_up()?;
+    let pid = container.pid()?;
+    assert_eq!(status(pid, "Uid:")?, "1000\t1000\t1000\t1000");
+    assert_eq!(status(pid, "Gid:")?, "1000\t1000\t1000\t1000");
+    assert_eq!(status(pid, "CapEff:")?, "0000000000000000");
+    assert_eq!(status(pid, "NoNewPrivs:")?, "1");
+    let read = container.get(&format!("{PROBE}?read=/data/file"))?;
+    assert_eq!((read.status, read.text().as_str()), (200, "in the image"));
+    let write = container.get(&format!("{PROBE}?write=/data/file"))?;
+    assert_eq!(write.status, 500, "{}", write.text());
+    Ok(())
+}
+
+#[test]
+fn capabilities_are_those_that_containerd_gives_also_to_others() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("caps", "")?.import(&containerd)?;
+    let of = |name: &str, options: &[&str]| -> Result<String> {
+        let mut container = Run::workers(&containerd, &image, name)?
+            .options(options)
+            .start()?;
+        container.wait_until_up()?;
+        let all = status(container.pid()?, "CapBnd:")?;
+        container.signal("SIGTERM")?;
+        container.remove()?;
+        Ok(all)
+    };
+    let usual = of("usual", &[])?;
+    let less = of(
+        "less",
+        &["--cap-drop", "CAP_CHOWN", "--cap-drop", "CAP_KILL"],
+    )?;
+    let bits = |mask: &str| u64::from_str_radix(mask, 16);
+    // CAP_CHOWN is 0, CAP_KILL is 5.
+    assert_eq!(bits(&usual)? & 0b10_0001, 0b10_0001, "{usual}");
+    assert_eq!(bits(&less)?, bits(&usual)? & !0b10_0001, "{less}");
+    Ok(())
+}
+
+#[test]
+fn the_server_runs_in_the_containers_own_namespaces_and_control_group() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("inside", "")?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "inside")?
+        .options(&["--memory-limit", "268435456"])
+        .start()?;
+    container.wait_until_up()?;
+    let pid = container.pid()?.as_raw_nonzero();
+    for namespace in ["mnt", "pid", "ipc", "uts"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{namespace}"));
+        assert_ne!(of(&pid.to_string())?, of("self")?, "{namespace}");
+    }
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let path = format!("{}/inside", containerd.namespace());
+    assert!(groups.contains(&path), "{groups}");
+    let limit = ["memory/", ""].iter().find_map(|kind| {
+        let file = if kind.is_empty() {
+            "memory.max"
+        } else {
+            "memory.limit_in_bytes"
+        };
+        fs::read_to_string(format!("/sys/fs/cgroup/{kind}{path}/{file}")).ok()
+    });
+    assert_eq!(limit.context("no memory limit")?.trim(), "268435456");
+    Ok(())
+}

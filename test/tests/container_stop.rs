@@ -1,0 +1,101 @@
+//! How a container of workers ends.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use wws_test::container::Run;
+use wws_test::containerd::{Containerd, Version};
+use wws_test::http;
+use wws_test::image::{Image, PROBE};
+
+#[test]
+fn a_request_in_flight_is_answered_before_the_end() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("drain", "")?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "drain")?.start()?;
+    container.wait_until_up()?;
+    let port = container.port();
+    let slow = thread::spawn(move || http::get(port, &format!("{PROBE}?sleep=1500")));
+    container.wait_for_log("asleep")?;
+    let from = Instant::now();
+    container.signal("SIGTERM")?;
+    let answer = slow.join().ok().context("the client panicked")??;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "awake"));
+    assert_eq!(container.wait()?, 0);
+    assert!(
+        from.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        from.elapsed()
+    );
+    assert!(http::get(port, PROBE).is_err(), "nobody listens any more");
+    Ok(())
+}
+
+#[test]
+fn signals_end_it_with_their_codes() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("signals", "")?.import(&containerd)?;
+    for (signal, code) in [("SIGTERM", 0), ("SIGINT", 0), ("SIGKILL", 137)] {
+        let name = signal.to_lowercase();
+        let mut container = Run::workers(&containerd, &image, &name)?.start()?;
+        container.wait_until_up()?;
+        let from = Instant::now();
+        container.signal(signal)?;
+        assert_eq!(container.wait()?, code, "{signal}: {}", container.log()?);
+        assert!(
+            from.elapsed() < Duration::from_secs(2),
+            "{signal}: an idle server ends at once, not after {:?}",
+            from.elapsed()
+        );
+        container.remove()?;
+    }
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn a_request_longer_than_the_grace_period_does_not_hold_the_end() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("grace", "")?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "grace")?
+        .env("WWS_GRACE_PERIOD", "1s")
+        .start()?;
+    container.wait_until_up()?;
+    let port = container.port();
+    let slow = thread::spawn(move || http::get(port, &format!("{PROBE}?sleep=9000")));
+    container.wait_for_log("asleep")?;
+    let from = Instant::now();
+    container.signal("SIGTERM")?;
+    assert_eq!(container.wait()?, 0, "{}", container.log()?);
+    assert!(
+        from.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        from.elapsed()
+    );
+    drop(slow.join());
+    container.remove()?;
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("twice", "")?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "twice")?.start()?;
+    container.wait_until_up()?;
+    let port = container.port();
+    let slow = thread::spawn(move || http::get(port, &format!("{PROBE}?sleep=7000")));
+    container.wait_for_log("asleep")?;
+    container.signal("SIGTERM")?;
+    container.wait_for_log("finishing what is in flight")?;
+    let from = Instant::now();
+    container.signal("SIGTERM")?;
+    container.wait()?;
+    assert!(
+        from.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        from.elapsed()
+    );
+    drop(slow.join());
+    Ok(())
+}
