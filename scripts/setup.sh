@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the distribution packages that building and testing need, each only if the command it brings is not there:
-# a C compiler and make (build scripts of crates), curl and certificates. Everything else is unpacked below target/tools.
+# a C compiler and make (build scripts of crates), curl and certificates, the keys of Debian's archive (what scripts/debs.sh
+# unpacks below target/tools is checked with them). Everything else lies below target/.
 set -euo pipefail
 
 missing=()
@@ -12,6 +13,7 @@ need make make
 need curl curl ca-certificates
 need chroot coreutils
 need xz xz-utils
+[[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
 
 if ! command -v cargo > /dev/null; then
     echo "cargo is missing: install Rust 1.88 or newer (rustup, or the distribution's), then run this again" >&2
