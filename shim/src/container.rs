@@ -367,7 +367,12 @@ impl Container {
                 ..ProcessInfo::default()
             }
         };
-        Ok(self.cgroup()?.processes().into_iter().map(info).collect())
+        let mut processes = self.cgroup()?.processes();
+        if processes.is_empty() {
+            // containerd takes a shim without processes for one to be removed when it starts, and the exit code with it.
+            processes.push(self.init.pid());
+        }
+        Ok(processes.into_iter().map(info).collect())
     }
 
     /// Removes a process that was added and has ended, or never begun.

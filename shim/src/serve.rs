@@ -53,10 +53,6 @@ pub(crate) fn serve(args: &Args) -> Result<()> {
     if let Err(error) = &result {
         log::error!("{error}");
     }
-    if !args.socket.is_empty() {
-        // containerd may have removed it.
-        let _ = fs::remove_file(&args.socket);
-    }
     result
 }
 
@@ -90,6 +86,10 @@ async fn run(args: &Args, listener: UnixListener) -> Result<()> {
         .register_service(version_2);
     server.start().await.map_err(|error| failed(&error))?;
     service.over().await;
+    if !args.socket.is_empty() {
+        // From now on others start shims of their own. containerd may have removed it.
+        let _ = fs::remove_file(&args.socket);
+    }
     events.flush(FLUSH_LIMIT).await;
     tokio::time::sleep(LAST_WORD).await;
     Ok(())
