@@ -26,7 +26,9 @@ mirror() {
     local found
     found=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.{list,sources} 2> /dev/null |
         grep -E '^(URIs:|deb[[:space:]])' | tr -s '[:space:]' '\n' | grep -E '^[a-z+]+:.*/debian(\.list)?/?$' | head -1 || true)
-    echo "${WWS_DEBIAN_MIRROR-${found:-http://deb.debian.org/debian}}"
+    found=${WWS_DEBIAN_MIRROR-$found}
+    [[ -n $found ]] || fail "apt's sources name no Debian mirror: set WWS_DEBIAN_MIRROR to one"
+    echo "$found"
 }
 
 # Makes the configuration of an apt of our own for the suite $1.
