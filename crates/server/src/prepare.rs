@@ -88,8 +88,8 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Sta
         concurrency,
     })
     .map_err(|error| StartError::of(here, error.to_string()))?;
-    let outgoing =
-        Outgoing::new(&project, &options.env).map_err(|message| StartError::of(here, message))?;
+    let outgoing = Outgoing::new(&project, &options.env, project.root())
+        .map_err(|message| StartError::of(Path::new("environment"), message))?;
     let maker = Maker {
         root: &root,
         engine: &engine,
