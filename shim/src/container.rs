@@ -1,34 +1,33 @@
 //! A container: from a bundle to its removal.
 
+mod follow;
+mod launch;
+mod prepare;
+
 use std::collections::HashMap;
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use containerd_shim_protos::api::{CreateTaskRequest, Mount, ProcessInfo};
-use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
-use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::api::{CreateTaskRequest, ProcessInfo};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use tokio::sync::Mutex as Gate;
 
 use crate::cgroup::Cgroup;
-use crate::console::{Console, Sink, Socket};
-use crate::entry::Entry;
 use crate::error::{Error, OnPath, Result};
 use crate::events::Events;
 use crate::exec;
 use crate::options::Options;
-use crate::process::{Phase, Process, Resources, Role};
-use crate::reaper::{Birth, Exit, Reaper, Waiter};
+use crate::process::{Phase, Process, Role};
+use crate::reaper::{Exit, Reaper};
 use crate::runc::{self, New, Runc};
-use crate::spec::Spec;
-use crate::stdio::{Logger, Target, Wanted};
-use crate::{bundle, log, mount, oom, stats, stdio};
+use crate::stdio::Wanted;
+use crate::{bundle, log, mount, stats};
 
-/// The folder of short paths for sockets.
-const SOCKETS: &str = "/run/containerd/s";
+use launch::Launch;
+pub(crate) use prepare::Workers;
+use prepare::{Prepared, prepare};
 
 /// What all containers of a shim share.
 #[derive(Debug)]
@@ -73,24 +72,6 @@ struct Exec {
     spec: Vec<u8>,
 }
 
-/// What a container of workers serves, and by which program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Workers {
-    /// Our server's path in the container.
-    pub(crate) server: &'static str,
-    /// The project's folder in the container.
-    pub(crate) folder: PathBuf,
-    /// The container's own PATH has a program of our server's name.
-    pub(crate) has_own: bool,
-}
-
-/// What a specification says that matters later.
-struct Prepared {
-    options: Options,
-    workers: Option<Workers>,
-    shares_pids: bool,
-}
-
 impl Container {
     /// Makes the container; its first process waits, and `made_as` is called with its number before anything of its end is
     /// told. What was made is undone when something fails.
@@ -120,9 +101,11 @@ impl Container {
             shared.debug,
         );
         let made = Self::make(&shared, &request, &bundle, &runc, prepared, made_as).await;
-        if made.is_err() {
+        if let Err(error) = &made {
+            // Another's of this name stays.
+            let ours = !matches!(error, Error::AlreadyExists(_));
             // Whatever is there of it. The first error is the one to tell.
-            if let Err(error) = runc.delete(&shared.reaper, &request.id).await {
+            if ours && let Err(error) = runc.delete(&shared.reaper, &request.id).await {
                 log::warning!("clear up after {}: {error}", request.id);
             }
             if let Err(error) = blocking(move || mount::unmount_all(&bundle.join("rootfs"))).await {
@@ -422,72 +405,6 @@ impl Container {
         Ok((self.init.pid(), exit))
     }
 
-    fn follow_init(self: Arc<Self>, birth: &Birth, pid: u32) {
-        let exit = birth.claim(pid);
-        let mut watch = self.cgroup.as_ref().and_then(|cgroup| {
-            let failed = |error: &Error| log::debug!("memory of {}: {error}", self.id);
-            oom::Watch::new(cgroup).inspect_err(failed).ok()
-        });
-        tokio::spawn(async move {
-            let out_of_memory = || {
-                self.shared.events.send(&TaskOOM {
-                    container_id: self.id.clone(),
-                    ..TaskOOM::default()
-                });
-            };
-            let exit = exit.wait();
-            tokio::pin!(exit);
-            let exit = loop {
-                let next = async {
-                    match &mut watch {
-                        Some(watch) => watch.next().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    exit = &mut exit => break exit,
-                    happened = next => match happened {
-                        Some(()) => out_of_memory(),
-                        None => watch = None,
-                    },
-                }
-            };
-            if watch.is_some_and(|mut watch| watch.happened()) {
-                out_of_memory();
-            }
-            if self.shares_pids {
-                // No kernel ends its other processes for us.
-                let kill = self.runc.kill(&self.shared.reaper, &self.id, 9, true);
-                if let Err(error) = kill.await {
-                    log::debug!("end the processes of {}: {error}", self.id);
-                }
-            }
-            self.ended(&self.id, &self.init, exit).await;
-        });
-    }
-
-    fn follow(self: &Arc<Self>, id: &str, process: Arc<Process>, exit: Waiter) {
-        let (container, id) = (Arc::clone(self), id.to_owned());
-        tokio::spawn(async move {
-            let exit = exit.wait().await;
-            container.ended(&id, &process, exit).await;
-        });
-    }
-
-    async fn ended(&self, id: &str, process: &Process, exit: Exit) {
-        // Its start, under way, is told first.
-        let _started = process.gate.lock().await;
-        self.shared.events.send(&TaskExit {
-            container_id: self.id.clone(),
-            id: id.to_owned(),
-            pid: process.pid(),
-            exit_status: exit.code,
-            exited_at: MessageField::some(exit.at.clone()),
-            ..TaskExit::default()
-        });
-        process.end(exit);
-    }
-
     fn expect_running(&self, verb: &str) -> Result<()> {
         let state = match self.init.phase() {
             Phase::Ended(..) => "has ended",
@@ -525,129 +442,4 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let result = tokio::task::spawn_blocking(work).await;
     result.unwrap_or_else(|error| Err(Error::Other(error.to_string())))
-}
-
-/// Mounts the root file system and rewrites the specification.
-fn prepare(
-    bundle: &Path,
-    mut options: Options,
-    mounts: &[Mount],
-    server: &Path,
-) -> Result<Prepared> {
-    let root = bundle.join("rootfs");
-    if !mounts.is_empty() {
-        fs::create_dir_all(&root).on("create", &root)?;
-    }
-    mount::mount_all(mounts, &root)?;
-    let prepared = (|| {
-        let mut spec = Spec::read(bundle)?;
-        options.systemd_cgroup |= runc::is_systemd_path(spec.cgroups_path());
-        bundle::save_options(bundle, &options)?;
-        let workers = match spec.entry(bundle)? {
-            Entry::Program => None,
-            Entry::Workers(folder) => {
-                if !server.is_file() {
-                    return Err(Error::Other(format!(
-                        "the server {} is missing: install `wws` beside containerd-shim-wws-v1",
-                        server.display()
-                    )));
-                }
-                let has_own = spec.has_command(bundle, exec::NAME)?;
-                let path = spec.serve(server, &folder)?;
-                spec.write(bundle)?;
-                Some(Workers {
-                    server: path,
-                    folder,
-                    has_own,
-                })
-            }
-        };
-        Ok(Prepared {
-            shares_pids: spec.shares_pids(),
-            options,
-            workers,
-        })
-    })();
-    if prepared.is_err() {
-        mount::unmount_all(&root)?;
-    }
-    prepared
-}
-
-/// A process about to be made: its streams are open, or the socket for its terminal is.
-struct Launch {
-    opened: stdio::Opened,
-    console: Option<(Socket, Sink, Option<OwnedFd>)>,
-}
-
-impl Launch {
-    async fn new(
-        process: &Process,
-        options: &Options,
-        shared: &Shared,
-        container: &str,
-    ) -> Result<Self> {
-        let (reaper, namespace) = (&shared.reaper, &shared.namespace);
-        let Wanted {
-            stdin,
-            stdout,
-            terminal,
-            ..
-        } = &process.wanted;
-        let input = |open: &dyn Fn(&str) -> Result<OwnedFd>| {
-            let wanted = Some(stdin.as_str()).filter(|path| !path.is_empty());
-            wanted.map(open).transpose()
-        };
-        if !terminal {
-            let stdin = match process.role {
-                Role::Init => input(&|path| process.input.open_before_start(path))?,
-                Role::Exec => input(&|path| process.input.open(path))?,
-            };
-            let wanted = &process.wanted;
-            let opened = stdio::open(wanted, stdin, options, reaper, container, namespace).await?;
-            return Ok(Self {
-                opened,
-                console: None,
-            });
-        }
-        let mut opened = stdio::Opened::default();
-        let target = Target::parse(stdout)?;
-        let mut pipe = None;
-        if let Target::Program(program, arguments) = &target {
-            let logger = Logger::start(program, arguments, reaper, container, namespace).await?;
-            opened.logger = Some(logger.child);
-            pipe = Some(logger.stdout);
-        }
-        let sink = Sink::open(&target, pipe)?;
-        let stdin = input(&|path| process.input.open(path))?;
-        let socket = Socket::new(Path::new(SOCKETS))?;
-        Ok(Self {
-            opened,
-            console: Some((socket, sink, stdin)),
-        })
-    }
-
-    /// Calls the OCI runtime by `run`, and takes what then belongs to the process.
-    async fn run(
-        self,
-        pid_file: &Path,
-        run: impl AsyncFnOnce(New<'_>) -> Result<()>,
-    ) -> Result<Resources> {
-        let console = self.console.as_ref();
-        let new = New {
-            pid_file,
-            console: console.map(|(socket, ..)| socket.path.as_path()),
-            streams: self.opened.streams,
-        };
-        run(new).await?;
-        let mut resources = Resources {
-            logger: self.opened.logger,
-            console: None,
-        };
-        if let Some((socket, sink, stdin)) = self.console {
-            let master = socket.receive().await?;
-            resources.console = Some(Console::start(master, stdin, sink)?);
-        }
-        Ok(resources)
-    }
 }

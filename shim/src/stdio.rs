@@ -5,31 +5,24 @@
 //! ends the container; a reader sees the end of the stream when the container's last process closes it. The input stays open as
 //! long as we hold its writing end, whoever comes and goes, until [`Input::close`].
 
+mod input;
+mod logger;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Gid, OFlags, Uid, fcntl_getfl, fcntl_setfl};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::fs::{Gid, Uid};
 
+pub(crate) use self::input::Input;
+pub(crate) use self::logger::{Logger, dismiss};
 use crate::error::{Error, OnPath, Result};
-use crate::log;
 use crate::options::Options;
 use crate::reaper::{Child, Reaper};
 use crate::runc::Streams;
-
-/// How long a program that takes the log may take to be ready.
-const LOGGER_START: Duration = Duration::from_secs(10);
-
-/// How long it may go on after the container's end.
-const LOGGER_END: Duration = Duration::from_secs(12);
 
 /// What a client wants the streams to be: paths of FIFOs, or URIs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -94,73 +87,6 @@ fn decode(text: &str) -> String {
     percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }
 
-/// What holds an input open.
-#[derive(Debug, Default)]
-pub(crate) struct Input(Mutex<Hold>);
-
-#[derive(Debug, Default)]
-enum Hold {
-    /// There is no input, or not yet.
-    #[default]
-    None,
-    /// Open for reading; to be held when the process starts.
-    Later(OwnedFd, PathBuf),
-    /// Held by its writing end.
-    Now(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
-    /// To end with its clients.
-    Closed,
-}
-
-impl Input {
-    /// Opens the FIFO at `path` and holds it open from now on.
-    ///
-    /// # Errors
-    /// It is not there.
-    pub(crate) fn open(&self, path: &str) -> Result<OwnedFd> {
-        let read = open_input(Path::new(path))?;
-        let mut hold = self.state();
-        if !matches!(*hold, Hold::Closed) {
-            *hold = Hold::Now(open_writing(Path::new(path))?);
-        }
-        Ok(read)
-    }
-
-    /// Opens the FIFO at `path`, to be held open from [`Self::hold`] on.
-    ///
-    /// # Errors
-    /// It is not there.
-    pub(crate) fn open_before_start(&self, path: &str) -> Result<OwnedFd> {
-        let path = Path::new(path);
-        let read = open_input(path)?;
-        let copy = read.try_clone().on("open", path)?;
-        *self.state() = Hold::Later(copy, path.to_path_buf());
-        Ok(read)
-    }
-
-    /// Holds it open, unless its client has come and gone already: that one has said all there is to say, but cannot tell us,
-    /// as it learns only now that there is a process.
-    pub(crate) fn hold(&self) {
-        let mut hold = self.state();
-        let Hold::Later(read, path) = &*hold else {
-            return;
-        };
-        let mut ready = [PollFd::new(read, PollFlags::IN)];
-        let gone = poll(&mut ready, Some(&Timespec::default())).is_ok()
-            && ready[0].revents().contains(PollFlags::HUP);
-        let write = if gone { None } else { open_writing(path).ok() };
-        *hold = write.map_or(Hold::Closed, Hold::Now);
-    }
-
-    /// Lets the reader see the end, once its other writers are gone.
-    pub(crate) fn close(&self) {
-        *self.state() = Hold::Closed;
-    }
-
-    fn state(&self) -> MutexGuard<'_, Hold> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Opened streams.
 #[derive(Debug, Default)]
 pub(crate) struct Opened {
@@ -211,23 +137,6 @@ pub(crate) async fn open(
     Ok(opened)
 }
 
-fn open_input(path: &Path) -> Result<OwnedFd> {
-    // Without waiting for a writer, there or not.
-    let read = OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)
-        .on("open", path)?;
-    block(&read).on("set up", path)?;
-    Ok(read.into())
-}
-
-/// Does not wait: the reading end is open.
-fn open_writing(path: &Path) -> Result<OwnedFd> {
-    let file = OpenOptions::new().write(true).open(path).on("open", path)?;
-    Ok(file.into())
-}
-
 fn open_output(target: &Target) -> Result<Option<OwnedFd>> {
     let file = match target {
         Target::Null => return Ok(None),
@@ -265,116 +174,6 @@ pub(crate) fn open_file(path: &str) -> Result<File> {
         .mode(0o644)
         .open(path)
         .on("open", path)
-}
-
-fn block(file: impl AsFd) -> rustix::io::Result<()> {
-    let flags = fcntl_getfl(&file)?;
-    fcntl_setfl(&file, flags - OFlags::NONBLOCK)
-}
-
-/// A program that takes a container's output (nerdctl's log drivers, for one): the streams are its descriptors 3 and 4, and it
-/// closes 5 when it is ready.
-pub(crate) struct Logger {
-    /// The program.
-    pub(crate) child: Child,
-    /// For the container's output.
-    pub(crate) stdout: OwnedFd,
-    /// For its errors.
-    pub(crate) stderr: OwnedFd,
-}
-
-impl Logger {
-    /// Starts it and waits until it is ready.
-    ///
-    /// # Errors
-    /// It does not start or is not ready in time.
-    pub(crate) async fn start(
-        program: &str,
-        arguments: &[String],
-        reaper: &Arc<Reaper>,
-        id: &str,
-        namespace: &str,
-    ) -> Result<Self> {
-        let failed = |error: rustix::io::Errno| Error::io("make a pipe", error);
-        let (out_read, stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let (err_read, stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let (ready, readiness) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env_clear()
-            .envs([("CONTAINER_ID", id), ("CONTAINER_NAMESPACE", namespace)])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        hand_over(&mut command, [out_read, err_read, readiness]);
-        let child = reaper
-            .spawn(&mut command)
-            .map_err(|error| Error::io(format_args!("start the log program {program}"), error))?;
-        // Its ends of the pipes are its alone from now on.
-        drop(command);
-        let ready = tokio::task::spawn_blocking(move || File::from(ready).read(&mut [0]));
-        match tokio::time::timeout(LOGGER_START, ready).await {
-            Ok(Ok(Ok(_))) => Ok(Self {
-                child,
-                stdout,
-                stderr,
-            }),
-            Ok(_) => Err(Error::Other(format!("the log program {program} failed"))),
-            Err(_) => {
-                kill(child.pid);
-                Err(Error::Other(format!(
-                    "the log program {program} is not ready after {} s",
-                    LOGGER_START.as_secs()
-                )))
-            }
-        }
-    }
-}
-
-/// Makes descriptors 3, 4 and 5 of a program out of ours.
-fn hand_over(command: &mut Command, files: [OwnedFd; 3]) {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::process::CommandExt;
-    // SAFETY: system calls alone, without allocation or lock. All numbers are first moved out of the way of 3, 4 and 5.
-    unsafe {
-        command.pre_exec(move || {
-            let mut high = [0; 3];
-            for (to, file) in high.iter_mut().zip(&files) {
-                *to = libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
-                if *to < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            for (number, from) in (3..).zip(high) {
-                if libc::dup2(from, number) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            Ok(())
-        });
-    }
-}
-
-/// Sees a log program off: it has read all when the container is gone, and ends by itself or is ended.
-pub(crate) fn dismiss(logger: Child) {
-    tokio::spawn(async move {
-        let pid = logger.pid;
-        if tokio::time::timeout(LOGGER_END, logger.exit.wait())
-            .await
-            .is_err()
-        {
-            log::warning!("the log program {pid} does not end: killed");
-            kill(pid);
-        }
-    });
-}
-
-fn kill(pid: u32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
-        // It may be gone.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
 }
 
 #[cfg(test)]
@@ -417,63 +216,5 @@ mod tests {
         let (_folder, path) = fifo();
         let output = open_output(&Target::Path(path)).unwrap().unwrap();
         File::from(output).write_all(b"line\n").unwrap();
-    }
-
-    /// What a reader of the FIFO finds next, without waiting: `None` is nothing yet, 0 the end.
-    fn read_now(read: &OwnedFd) -> Option<usize> {
-        fcntl_setfl(read, OFlags::NONBLOCK).unwrap();
-        match rustix::io::read(read, &mut [0; 8]) {
-            Ok(count) => Some(count),
-            Err(rustix::io::Errno::AGAIN) => None,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn client(path: &str) -> File {
-        OpenOptions::new().write(true).open(path).unwrap()
-    }
-
-    #[test]
-    fn an_input_stays_open_until_it_is_closed() {
-        let (_folder, path) = fifo();
-        let input = Input::default();
-        let read = input.open(&path).unwrap();
-        client(&path).write_all(b"one").unwrap();
-        assert_eq!(read_now(&read), Some(3));
-        assert_eq!(read_now(&read), None);
-        input.close();
-        assert_eq!(read_now(&read), Some(0));
-    }
-
-    #[test]
-    fn an_input_whose_client_was_done_before_the_start_ends() {
-        let (_folder, path) = fifo();
-        let input = Input::default();
-        let read = input.open_before_start(&path).unwrap();
-        client(&path).write_all(b"one").unwrap();
-        input.hold();
-        assert_eq!(read_now(&read), Some(3));
-        assert_eq!(read_now(&read), Some(0));
-    }
-
-    #[test]
-    fn an_input_whose_client_is_to_come_stays_open() {
-        let (_folder, path) = fifo();
-        let input = Input::default();
-        let read = input.open_before_start(&path).unwrap();
-        input.hold();
-        assert_eq!(read_now(&read), None);
-        drop(client(&path));
-        assert_eq!(read_now(&read), None);
-    }
-
-    #[test]
-    fn an_input_that_is_closed_before_it_is_open_ends_with_its_client() {
-        let (_folder, path) = fifo();
-        let input = Input::default();
-        input.close();
-        let read = input.open(&path).unwrap();
-        drop(client(&path));
-        assert_eq!(read_now(&read), Some(0));
     }
 }

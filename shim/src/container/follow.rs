@@ -1,0 +1,82 @@
+//! Following the processes of a container to their ends.
+
+use std::sync::Arc;
+
+use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
+use containerd_shim_protos::protobuf::MessageField;
+
+use super::Container;
+use crate::error::Error;
+use crate::process::Process;
+use crate::reaper::{Birth, Exit, Waiter};
+use crate::{log, oom};
+
+impl Container {
+    /// Waits for the end of the first process, and until then for the container to run out of memory.
+    pub(super) fn follow_init(self: Arc<Self>, birth: &Birth, pid: u32) {
+        let exit = birth.claim(pid);
+        let mut watch = self.cgroup.as_ref().and_then(|cgroup| {
+            let failed = |error: &Error| log::debug!("memory of {}: {error}", self.id);
+            oom::Watch::new(cgroup).inspect_err(failed).ok()
+        });
+        tokio::spawn(async move {
+            let out_of_memory = || {
+                self.shared.events.send(&TaskOOM {
+                    container_id: self.id.clone(),
+                    ..TaskOOM::default()
+                });
+            };
+            let exit = exit.wait();
+            tokio::pin!(exit);
+            let exit = loop {
+                let next = async {
+                    match &mut watch {
+                        Some(watch) => watch.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    exit = &mut exit => break exit,
+                    happened = next => match happened {
+                        Some(()) => out_of_memory(),
+                        None => watch = None,
+                    },
+                }
+            };
+            if watch.is_some_and(|mut watch| watch.happened()) {
+                out_of_memory();
+            }
+            if self.shares_pids {
+                // No kernel ends its other processes for us.
+                let kill = self.runc.kill(&self.shared.reaper, &self.id, 9, true);
+                if let Err(error) = kill.await {
+                    log::debug!("end the processes of {}: {error}", self.id);
+                }
+            }
+            self.ended(&self.id, &self.init, exit).await;
+        });
+    }
+
+    /// Waits for the end of another process.
+    pub(super) fn follow(self: &Arc<Self>, id: &str, process: Arc<Process>, exit: Waiter) {
+        let (container, id) = (Arc::clone(self), id.to_owned());
+        tokio::spawn(async move {
+            let exit = exit.wait().await;
+            container.ended(&id, &process, exit).await;
+        });
+    }
+
+    async fn ended(&self, id: &str, process: &Process, exit: Exit) {
+        // Its start, under way, is told first.
+        let _started = process.gate.lock().await;
+        self.shared.events.send(&TaskExit {
+            container_id: self.id.clone(),
+            id: id.to_owned(),
+            pid: process.pid(),
+            exit_status: exit.code,
+            exited_at: MessageField::some(exit.at.clone()),
+            ..TaskExit::default()
+        });
+        process.end(exit);
+    }
+}

@@ -1,0 +1,100 @@
+//! The start of a process: its streams or its terminal, and the call of the OCI runtime that makes it.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use super::Shared;
+use crate::console::{Console, Sink, Socket};
+use crate::error::Result;
+use crate::options::Options;
+use crate::process::{Process, Resources, Role};
+use crate::runc::New;
+use crate::stdio::{self, Logger, Target, Wanted};
+
+/// The folder of short paths for sockets.
+const SOCKETS: &str = "/run/containerd/s";
+
+/// A process about to be made: its streams are open, or the socket for its terminal is.
+pub(super) struct Launch {
+    opened: stdio::Opened,
+    console: Option<(Socket, Sink, Option<OwnedFd>)>,
+}
+
+impl Launch {
+    /// Opens the streams of `process`, of the container named `container`.
+    ///
+    /// # Errors
+    /// A stream is not there.
+    pub(super) async fn new(
+        process: &Process,
+        options: &Options,
+        shared: &Shared,
+        container: &str,
+    ) -> Result<Self> {
+        let (reaper, namespace) = (&shared.reaper, &shared.namespace);
+        let Wanted {
+            stdin,
+            stdout,
+            terminal,
+            ..
+        } = &process.wanted;
+        let input = |open: &dyn Fn(&str) -> Result<OwnedFd>| {
+            let wanted = Some(stdin.as_str()).filter(|path| !path.is_empty());
+            wanted.map(open).transpose()
+        };
+        if !terminal {
+            let stdin = match process.role {
+                Role::Init => input(&|path| process.input.open_before_start(path))?,
+                Role::Exec => input(&|path| process.input.open(path))?,
+            };
+            let wanted = &process.wanted;
+            let opened = stdio::open(wanted, stdin, options, reaper, container, namespace).await?;
+            return Ok(Self {
+                opened,
+                console: None,
+            });
+        }
+        let mut opened = stdio::Opened::default();
+        let target = Target::parse(stdout)?;
+        let mut pipe = None;
+        if let Target::Program(program, arguments) = &target {
+            let logger = Logger::start(program, arguments, reaper, container, namespace).await?;
+            opened.logger = Some(logger.child);
+            pipe = Some(logger.stdout);
+        }
+        let sink = Sink::open(&target, pipe)?;
+        let stdin = input(&|path| process.input.open(path))?;
+        let socket = Socket::new(Path::new(SOCKETS))?;
+        Ok(Self {
+            opened,
+            console: Some((socket, sink, stdin)),
+        })
+    }
+
+    /// Calls the OCI runtime by `run`, and takes what then belongs to the process.
+    ///
+    /// # Errors
+    /// As of `run`, or no terminal came.
+    pub(super) async fn run(
+        self,
+        pid_file: &Path,
+        run: impl AsyncFnOnce(New<'_>) -> Result<()>,
+    ) -> Result<Resources> {
+        let console = self.console.as_ref();
+        let new = New {
+            pid_file,
+            console: console.map(|(socket, ..)| socket.path.as_path()),
+            streams: self.opened.streams,
+        };
+        run(new).await?;
+        let mut resources = Resources {
+            logger: self.opened.logger,
+            console: None,
+        };
+        if let Some((socket, sink, stdin)) = self.console {
+            let master = socket.receive().await?;
+            resources.console = Some(Console::start(master, stdin, sink)?);
+        }
+        Ok(resources)
+    }
+}

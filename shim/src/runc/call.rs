@@ -1,0 +1,212 @@
+//! One call of the OCI runtime, and the error that it means.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::New;
+use crate::error::{Error, Result};
+use crate::log;
+use crate::reaper::Reaper;
+
+/// The most that is read of the OCI runtime's log, in bytes.
+const MAX_LOG: usize = 64 * 1024;
+
+/// One call.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// What the OCI runtime is to do.
+    pub(super) verb: String,
+    /// The OCI runtime.
+    pub(super) program: String,
+    /// The command line.
+    pub(super) command: Command,
+    /// Where it logs.
+    pub(super) log: Log,
+}
+
+impl Call {
+    /// Adds what a new process needs.
+    pub(super) fn process(&mut self, new: New<'_>) {
+        self.command.arg("--pid-file").arg(new.pid_file);
+        if let Some(console) = new.console {
+            self.command.arg("--console-socket").arg(console);
+        }
+        let or_null = |stream: Option<OwnedFd>| stream.map_or_else(Stdio::null, Stdio::from);
+        self.command
+            .stdin(or_null(new.streams.stdin))
+            .stdout(or_null(new.streams.stdout))
+            .stderr(or_null(new.streams.stderr));
+    }
+
+    /// Makes the call.
+    ///
+    /// # Errors
+    /// The OCI runtime is missing, or as it says.
+    pub(super) async fn run(mut self, reaper: &Arc<Reaper>) -> Result<()> {
+        // Not outlived by a call under way: containerd clears up after a shim that was killed, and this would come after it.
+        die_with_parent(&mut self.command);
+        let child = reaper
+            .spawn(&mut self.command)
+            .map_err(|error| self.missing(&error))?;
+        // Our copies of the container's streams end here, so that their readers see the container's end.
+        self.command = Command::new("");
+        let code = child.exit.wait().await.code;
+        self.result(code)
+    }
+
+    /// Makes the call, with all else waiting.
+    ///
+    /// # Errors
+    /// As of [`Self::run`].
+    pub(super) fn run_now(mut self) -> Result<()> {
+        let status = self
+            .command
+            .status()
+            .map_err(|error| self.missing(&error))?;
+        self.result(status.code().unwrap_or(-1).cast_unsigned())
+    }
+
+    fn result(&self, code: u32) -> Result<()> {
+        if code == 0 {
+            return Ok(());
+        }
+        let text = self.log.error();
+        log::debug!("{} {}: {code}: {text:?}", self.program, self.verb);
+        Err(match text {
+            Some(text) => classify(text),
+            None if code > 128 => Error::Other(format!(
+                "{} {} was ended by signal {}",
+                self.program,
+                self.verb,
+                code - 128
+            )),
+            None => Error::Other(format!(
+                "{} {} ended with {code} and no message; runc 1.0 or newer is needed",
+                self.program, self.verb
+            )),
+        })
+    }
+
+    fn missing(&self, error: &std::io::Error) -> Error {
+        let text = match error.kind() {
+            std::io::ErrorKind::NotFound => format!(
+                "the OCI runtime {} is not installed: it is not on the PATH of containerd",
+                self.program
+            ),
+            _ => format!("the OCI runtime {} does not start: {error}", self.program),
+        };
+        Error::Other(text)
+    }
+}
+
+fn die_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one system call without allocation or lock, in the child before it becomes another program.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+                .map_err(std::io::Error::from)
+        });
+    }
+}
+
+/// The OCI runtime's log of one call; the file ends with it.
+#[derive(Debug)]
+pub(super) struct Log(pub(super) PathBuf);
+
+impl Log {
+    /// The last error in it.
+    fn error(&self) -> Option<String> {
+        let text = fs::read(&self.0).ok()?;
+        let end = &text[text.len().saturating_sub(MAX_LOG)..];
+        last_error(&String::from_utf8_lossy(end))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // There is none unless something went wrong.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn last_error(log: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        level: String,
+        msg: String,
+    }
+    let lines = || log.lines().rev();
+    let parsed = lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let mut errors = parsed.filter(|line| line.level == "error" || line.level == "fatal");
+    let plain = || lines().find(|line| !line.trim().is_empty() && !line.starts_with('{'));
+    errors
+        .next()
+        .map(|line| line.msg)
+        .or_else(|| plain().map(str::to_owned))
+}
+
+/// The error that a text of runc's means.
+fn classify(text: String) -> Error {
+    const GONE: [&str; 4] = [
+        "does not exist",
+        "process already finished",
+        "container not running",
+        "container is not running",
+    ];
+    let container = text.contains("container");
+    if container && GONE.iter().any(|words| text.contains(words)) && !text.contains("exec") {
+        Error::NotFound(text)
+    } else if container && (text.contains("already exists") || text.contains("given ID exists")) {
+        Error::AlreadyExists(text)
+    } else {
+        Error::Other(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_of_the_log_is_the_message() {
+        let log = concat!(
+            r#"{"level":"warning","msg":"cgroup","time":"t"}"#,
+            "\n",
+            r#"{"level":"error","msg":"first","time":"t"}"#,
+            "\n",
+            r#"{"level":"error","msg":"runc create failed: no such file","time":"t"}"#,
+            "\n",
+            r#"{"level":"debug","msg":"bye","time":"t"}"#,
+            "\n",
+        );
+        assert_eq!(
+            last_error(log).as_deref(),
+            Some("runc create failed: no such file")
+        );
+        assert_eq!(last_error("panic: oh\n").as_deref(), Some("panic: oh"));
+        assert_eq!(last_error(""), None);
+    }
+
+    #[test]
+    fn containerd_is_told_what_is_gone_and_what_is_taken() {
+        let classify = |text: &str| classify(text.to_owned());
+        assert!(matches!(
+            classify("container does not exist"),
+            Error::NotFound(_)
+        ));
+        assert!(matches!(
+            classify("container with given ID already exists"),
+            Error::AlreadyExists(_)
+        ));
+        assert!(matches!(
+            classify("exec failed: container_linux.go: stat /x: no such file"),
+            Error::Other(_)
+        ));
+    }
+}
