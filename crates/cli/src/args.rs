@@ -96,8 +96,17 @@ pub(crate) struct Container {
 
 impl From<Container> for Serve {
     fn from(container: Container) -> Self {
-        let folder = Folder { path: container.path, prefix: None, ignore: Vec::new() };
-        Self { folder, host: None, port: None, code: container.code }
+        let folder = Folder {
+            path: container.path,
+            prefix: None,
+            ignore: Vec::new(),
+        };
+        Self {
+            folder,
+            host: None,
+            port: None,
+            code: container.code,
+        }
     }
 }
 
@@ -129,15 +138,27 @@ pub(crate) struct Old {
 impl Old {
     /// What to say of an old way that does not work.
     pub(crate) fn message(&self, path: &std::path::Path) -> Option<String> {
-        let git = [&self.git_commit, &self.git_tag, &self.git_branch, &self.git_folder];
+        let git = [
+            &self.git_commit,
+            &self.git_tag,
+            &self.git_branch,
+            &self.git_folder,
+        ];
         let text = path.to_string_lossy();
         if self.install_runtimes {
             Some("`--install-runtimes` is not in this version: only Wasm workers run".into())
         } else if self.enable_panel {
             Some("`--enable-panel` is not in this version; `wws routes` prints the workers".into())
         } else if !self.cors.is_empty() {
-            Some("`--cors` is not in this version: let workers answer OPTIONS and set the headers".into())
-        } else if git.iter().any(|flag| flag.is_some()) || ["https://", "http://", "git@", "ssh://"].iter().any(|start| text.starts_with(start)) {
+            Some(
+                "`--cors` is not in this version: let workers answer OPTIONS and set the headers"
+                    .into(),
+            )
+        } else if git.iter().any(|flag| flag.is_some())
+            || ["https://", "http://", "git@", "ssh://"]
+                .iter()
+                .any(|start| text.starts_with(start))
+        {
             Some("projects from git are not in this version: clone it, and give its folder".into())
         } else {
             None
@@ -148,7 +169,10 @@ impl Old {
 fn host(text: &str) -> Result<IpAddr, String> {
     match text {
         "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
-        _ => text.trim_matches(['[', ']']).parse().map_err(|_| "expected an IP address, as 0.0.0.0".into()),
+        _ => text
+            .trim_matches(['[', ']'])
+            .parse()
+            .map_err(|_| "expected an IP address, as 0.0.0.0".into()),
     }
 }
 
@@ -164,19 +188,40 @@ mod tests {
 
     #[test]
     fn a_folder_is_served_without_a_command() {
-        let args = parse(&["-p", "81", "--host", "localhost", "--ignore", "a,b", "--ignore", "c", "site"]);
+        let args = parse(&[
+            "-p",
+            "81",
+            "--host",
+            "localhost",
+            "--ignore",
+            "a,b",
+            "--ignore",
+            "c",
+            "site",
+        ]);
         assert!(args.command.is_none());
         assert_eq!(args.serve.folder.path, Path::new("site"));
         assert_eq!(args.serve.folder.ignore, ["a", "b", "c"]);
-        assert_eq!((args.serve.port, args.serve.host), (Some(81), Some([127, 0, 0, 1].into())));
+        assert_eq!(
+            (args.serve.port, args.serve.host),
+            (Some(81), Some([127, 0, 0, 1].into()))
+        );
         assert_eq!(parse(&[]).serve.folder.path, Path::new("."));
     }
 
     #[test]
     fn commands_have_their_folder() {
-        let Some(Command::Check(folder)) = parse(&["check", "site", "--prefix", "/x"]).command else { unreachable!() };
-        assert_eq!((folder.path.as_path(), folder.prefix.as_deref()), (Path::new("site"), Some("/x")));
-        let Some(Command::ServeContainer(container)) = parse(&["serve-container"]).command else { unreachable!() };
+        let Some(Command::Check(folder)) = parse(&["check", "site", "--prefix", "/x"]).command
+        else {
+            unreachable!()
+        };
+        assert_eq!(
+            (folder.path.as_path(), folder.prefix.as_deref()),
+            (Path::new("site"), Some("/x"))
+        );
+        let Some(Command::ServeContainer(container)) = parse(&["serve-container"]).command else {
+            unreachable!()
+        };
         assert_eq!(container.path, Path::new("/"));
     }
 
@@ -190,7 +235,13 @@ mod tests {
             (vec!["https://git.example/x.git"], "git"),
         ] {
             let args = parse(&args);
-            assert!(args.old.message(&args.serve.folder.path).unwrap().contains(says), "{says}");
+            assert!(
+                args.old
+                    .message(&args.serve.folder.path)
+                    .unwrap()
+                    .contains(says),
+                "{says}"
+            );
         }
         assert_eq!(parse(&["."]).old.message(Path::new(".")), None);
     }

@@ -14,7 +14,10 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
         Err(problems) => return failed(&problems),
     };
     warn(&project);
-    let options = PrepareOptions { env: environment::variables(), code: None };
+    let options = PrepareOptions {
+        env: environment::variables(),
+        code: None,
+    };
     match wws_server::prepare(project, &options) {
         Ok(server) => {
             print!("{}", routes::table(server.project()));

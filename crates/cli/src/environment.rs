@@ -15,7 +15,11 @@ pub(crate) fn variables() -> BTreeMap<String, String> {
 
 /// Loads a folder.
 pub(crate) fn load(folder: &Folder, container: bool) -> Result<Project, Problems> {
-    let options =
-        LoadOptions { prefix: folder.prefix.clone(), ignore: folder.ignore.clone(), env: variables(), container };
+    let options = LoadOptions {
+        prefix: folder.prefix.clone(),
+        ignore: folder.ignore.clone(),
+        env: variables(),
+        container,
+    };
     wws_project::load(&folder.path, &options)
 }

@@ -31,13 +31,20 @@ const MAX_SIZE: u64 = 1 << 30;
 pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
     let run = || {
         let store = CodeCache::open(&args.store, args.max)?;
-        let precompile =
-            Precompile { store: &store, links: args.links.as_deref(), container: args.container, compile: &in_process };
+        let precompile = Precompile {
+            store: &store,
+            links: args.links.as_deref(),
+            container: args.container,
+            compile: &in_process,
+        };
         precompile.run(&args.path)
     };
     match run() {
         Ok(done) => {
-            println!("{} compiled, {} were in the store, {} left to the server", done.compiled, done.cached, done.left);
+            println!(
+                "{} compiled, {} were in the store, {} left to the server",
+                done.compiled, done.cached, done.left
+            );
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -74,7 +81,9 @@ fn in_process(wasm: &[u8]) -> io::Result<Vec<u8>> {
     });
     let status = child.wait()?;
     if !status.success() {
-        return Err(io::Error::other(format!("the compiler ended with {status}")));
+        return Err(io::Error::other(format!(
+            "the compiler ended with {status}"
+        )));
     }
     code
 }
@@ -100,7 +109,14 @@ pub(crate) fn compile() -> ExitCode {
 /// While this is the process' only thread: those of the compiler inherit it.
 fn give_up_rights() -> io::Result<()> {
     let bound = |resource, most: u64| {
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }).map_err(io::Error::from)
+        setrlimit(
+            resource,
+            Rlimit {
+                current: Some(most),
+                maximum: Some(most),
+            },
+        )
+        .map_err(io::Error::from)
     };
     bound(Resource::As, MAX_MEMORY)?;
     bound(Resource::Cpu, MAX_TIME)?;
@@ -109,7 +125,10 @@ fn give_up_rights() -> io::Result<()> {
     let _ = setpriority_process(None, 5);
     rustix::thread::set_no_new_privs(true)?;
     if geteuid().is_root() {
-        let (user, group) = (rustix::fs::Uid::from_raw(NOBODY), rustix::fs::Gid::from_raw(NOBODY));
+        let (user, group) = (
+            rustix::fs::Uid::from_raw(NOBODY),
+            rustix::fs::Gid::from_raw(NOBODY),
+        );
         rustix::thread::set_thread_groups(&[])?;
         rustix::thread::set_thread_res_gid(group, group, group)?;
         rustix::thread::set_thread_res_uid(user, user, user)?;

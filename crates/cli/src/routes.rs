@@ -11,19 +11,37 @@ pub(crate) fn table(project: &Project) -> String {
         .iter()
         .map(|worker| {
             let file = worker.path.display().to_string();
-            [worker.route.clone(), kind(project, worker), file, given(worker)]
+            [
+                worker.route.clone(),
+                kind(project, worker),
+                file,
+                given(worker),
+            ]
         })
         .chain(project.assets().iter().map(|asset| {
-            [asset.url.clone(), "asset".into(), asset.path.display().to_string(), String::new()]
+            [
+                asset.url.clone(),
+                "asset".into(),
+                asset.path.display().to_string(),
+                String::new(),
+            ]
         }))
         .collect();
     rows.sort();
     rows.insert(0, ["ROUTE", "KIND", "FILE", "GIVEN"].map(Into::into));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths = [width(0), width(1), width(2)];
     let mut text = String::new();
     for [route, kind, file, given] in &rows {
-        let line = format!("{route:0$}  {kind:1$}  {file:2$}  {given}", widths[0], widths[1], widths[2]);
+        let line = format!(
+            "{route:0$}  {kind:1$}  {file:2$}  {given}",
+            widths[0], widths[1], widths[2]
+        );
         // Writing to a string does not fail.
         let _ = writeln!(text, "{}", line.trim_end());
     }
@@ -34,9 +52,10 @@ fn kind(project: &Project, worker: &Worker) -> String {
     match worker.kind {
         WorkerKind::Wasm => "wasm".into(),
         WorkerKind::JavaScript => "javascript".into(),
-        WorkerKind::Runtime(index) => {
-            project.runtimes().get(index).map_or_else(|| "?".into(), |runtime| runtime.name.clone())
-        }
+        WorkerKind::Runtime(index) => project
+            .runtimes()
+            .get(index)
+            .map_or_else(|| "?".into(), |runtime| runtime.name.clone()),
     }
 }
 
@@ -46,7 +65,12 @@ fn given(worker: &Worker) -> String {
     if let Some(namespace) = &worker.kv_namespace {
         parts.push(format!("kv {namespace}"));
     }
-    parts.extend(worker.folders.iter().map(|folder| format!("{} at {}", folder.from.display(), folder.to)));
+    parts.extend(
+        worker
+            .folders
+            .iter()
+            .map(|folder| format!("{} at {}", folder.from.display(), folder.to)),
+    );
     if !worker.http.allowed_hosts.is_empty() {
         parts.push(format!("http {}", worker.http.allowed_hosts.join(" ")));
     }

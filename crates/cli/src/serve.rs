@@ -38,7 +38,11 @@ impl Place {
     }
 
     fn address(self, settings: &ServerSettings) -> SocketAddr {
-        (settings.host.unwrap_or(self.host()), settings.port.unwrap_or(self.port())).into()
+        (
+            settings.host.unwrap_or(self.host()),
+            settings.port.unwrap_or(self.port()),
+        )
+            .into()
     }
 }
 
@@ -55,14 +59,20 @@ pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
     let settings = project.settings_mut();
     settings.host = args.host.or(settings.host);
     settings.port = args.port.or(settings.port);
-    let log = match Log::start(settings.log_format, std::env::var("WWS_LOG").ok().as_deref()) {
+    let log = match Log::start(
+        settings.log_format,
+        std::env::var("WWS_LOG").ok().as_deref(),
+    ) {
         Ok(log) => log,
         Err(error) => return failure(&format!("cannot start the log: {error}")),
     };
     for warning in project.warnings() {
         tracing::warn!("{}", on_one_line(warning));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("wws").enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("wws")
+        .enable_all()
+        .build();
     let end = match runtime {
         Ok(runtime) => {
             let end = runtime.block_on(run(project, place, args));
@@ -93,7 +103,10 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
     };
     let address = place.address(project.settings());
     // Compiling takes long, and a signal must end it.
-    let options = PrepareOptions { env: environment::variables(), code: args.code.as_deref().map(CodeCache::read_only) };
+    let options = PrepareOptions {
+        env: environment::variables(),
+        code: args.code.as_deref().map(CodeCache::read_only),
+    };
     let preparing = tokio::task::spawn_blocking(move || wws_server::prepare(project, &options));
     let prepared = tokio::select! {
         prepared = preparing => prepared,
@@ -118,8 +131,14 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
     if place == Place::Machine {
         print!("{}", routes::table(bound.project()));
     }
-    let (workers, assets) = (bound.project().workers().len(), bound.project().assets().len());
-    tracing::info!("listening on http://{} ({workers} workers, {assets} assets)", bound.local_addr());
+    let (workers, assets) = (
+        bound.project().workers().len(),
+        bound.project().assets().len(),
+    );
+    tracing::info!(
+        "listening on http://{} ({workers} workers, {assets} assets)",
+        bound.local_addr()
+    );
     let drained = bound
         .run(async {
             let (signal, _) = signals.next().await;
@@ -129,7 +148,9 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
         .await;
     match drained.aborted {
         0 => tracing::info!("stopped"),
-        count => tracing::warn!("stopped; {count} connections did not end within `server.grace_period`"),
+        count => {
+            tracing::warn!("stopped; {count} connections did not end within `server.grace_period`")
+        }
     }
     End::Stopped
 }
@@ -146,7 +167,11 @@ fn failure(message: &str) -> ExitCode {
 }
 
 fn on_one_line(text: &dyn Display) -> String {
-    text.to_string().split('\n').map(str::trim).collect::<Vec<_>>().join(": ")
+    text.to_string()
+        .split('\n')
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// Each connection is an open file, and the usual soft limit is 1,024.

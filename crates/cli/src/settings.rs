@@ -22,12 +22,33 @@ pub(crate) fn markdown() -> String {
 }
 
 fn table(text: &mut String, settings: &[Setting], env: bool) {
-    let (head, line) = if env { ("| environment ", "| --- ") } else { ("", "") };
+    let (head, line) = if env {
+        ("| environment ", "| --- ")
+    } else {
+        ("", "")
+    };
     // Writing to a string does not fail.
-    let _ = writeln!(text, "| setting | value | default {head}| what it does |\n| --- | --- | --- {line}| --- |");
-    for Setting { name, kind, default, doc } in settings {
-        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
-        let env = if env { format!("| `WWS_{}` ", name.to_ascii_uppercase()) } else { String::new() };
+    let _ = writeln!(
+        text,
+        "| setting | value | default {head}| what it does |\n| --- | --- | --- {line}| --- |"
+    );
+    for Setting {
+        name,
+        kind,
+        default,
+        doc,
+    } in settings
+    {
+        let default = if default.is_empty() {
+            String::new()
+        } else {
+            format!("`{default}`")
+        };
+        let env = if env {
+            format!("| `WWS_{}` ", name.to_ascii_uppercase())
+        } else {
+            String::new()
+        };
         let _ = writeln!(text, "| `{name}` | {kind} | {default} {env}| {doc} |");
     }
 }
@@ -37,7 +58,13 @@ mod tests {
     #[test]
     fn every_setting_has_its_line() {
         let text = super::markdown();
-        assert!(text.contains("| `port` | a port number (0 to 65535) |  | `WWS_PORT` |"), "{text}");
-        assert!(text.contains("| `cpu_time` | a duration such as \"10s\" or \"500ms\" | `5s` |"), "{text}");
+        assert!(
+            text.contains("| `port` | a port number (0 to 65535) |  | `WWS_PORT` |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| `cpu_time` | a duration such as \"10s\" or \"500ms\" | `5s` |"),
+            "{text}"
+        );
     }
 }

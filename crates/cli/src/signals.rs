@@ -16,7 +16,10 @@ pub(crate) struct Signals {
 impl Signals {
     /// Installs the handlers. Within a runtime.
     pub(crate) fn install() -> io::Result<Self> {
-        let signals = Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? };
+        let signals = Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        };
         if getpid().is_init() {
             let children = signal(SignalKind::child())?;
             tokio::spawn(reap(children));

@@ -1,8 +1,9 @@
 //! Who may run now, who waits, who is sent away.
 //!
 //! A bounded number of calls runs at once, a bounded number waits for a bounded time. No worker takes all of it from the others: it may
-//! run [`SHARE`] times as many calls as there are free places, and the same holds for its part of the queue. However many
-//! workers are slow or flooded, some places stay free for the next one (the dynamic threshold of Choudhury and Hahne, 1998).
+//! run as many calls as places are free beside them, and the same holds for its part of the queue. The first of several slow
+//! workers gets half of the places, the next half of the rest: some stay free for one more (the dynamic threshold of Choudhury
+//! and Hahne, 1998). A worker that is alone in its project gets all.
 
 use std::{
     collections::VecDeque,
@@ -11,9 +12,6 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-
-/// See the module.
-const SHARE: u32 = 4;
 
 /// Bounds of admission.
 #[derive(Clone, Debug)]
@@ -175,15 +173,13 @@ impl Admission {
         let own = self.bounds.workers[worker];
         let running = state.lanes[worker].running;
         let free = self.bounds.concurrency.saturating_sub(state.running);
-        free > 0
-            && (own == 0 || running < own)
-            && (!self.shared() || running <= free.saturating_mul(SHARE))
+        free > 0 && (own == 0 || running < own) && (!self.shared() || running <= free)
     }
 
     fn may_wait(&self, state: &State, worker: usize) -> bool {
         let free = self.bounds.queue.saturating_sub(state.waiting);
         let waiting = u32::try_from(state.lanes[worker].waiters.len()).unwrap_or(u32::MAX);
-        free > 0 && (!self.shared() || waiting <= free.saturating_mul(SHARE))
+        free > 0 && (!self.shared() || waiting <= free)
     }
 
     fn leave(&self, worker: usize) {
@@ -315,7 +311,10 @@ mod tests {
             for _ in 0..2000 {
                 let door = door.clone();
                 let mut entering = Box::pin(async move { door.enter(worker).await });
-                match futures_util::poll!(&mut entering) {
+                let polled = std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(entering.as_mut().poll(context))
+                });
+                match polled.await {
                     std::task::Poll::Ready(Ok(permit)) => held.push(permit),
                     std::task::Poll::Ready(Err(refused)) => assert_eq!(refused, Refused::Full),
                     std::task::Poll::Pending => waiting.push(entering),

@@ -50,7 +50,8 @@ pub(crate) fn url(
     let path = match uri.path_and_query() {
         Some(path) if path.as_str().starts_with('/') => path.clone(),
         Some(path) if path.as_str().starts_with('?') => {
-            PathAndQuery::try_from(format!("/{path}")).map_err(|_| BadTarget::NotAPath)?
+            PathAndQuery::try_from(format!("/{}", path.as_str()))
+                .map_err(|_| BadTarget::NotAPath)?
         }
         _ => return Err(BadTarget::NotAPath),
     };

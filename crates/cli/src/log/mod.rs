@@ -5,7 +5,9 @@ mod writer;
 use std::{io, time::Duration};
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::{Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 use wws_project::LogFormat;
 
 use writer::Writer;
@@ -25,11 +27,17 @@ impl Log {
         let lines = fmt::layer().with_writer(writer.clone());
         let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
             LogFormat::Text => lines.boxed(),
-            LogFormat::Json => {
-                lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-            }
+            LogFormat::Json => lines
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false)
+                .boxed(),
         };
-        tracing_subscriber::registry().with(lines.with_filter(targets)).try_init().map_err(io::Error::other)?;
+        tracing_subscriber::registry()
+            .with(lines.with_filter(targets))
+            .try_init()
+            .map_err(io::Error::other)?;
         if let Some(error) = bad {
             tracing::warn!("WWS_LOG is not a filter, as `info` or `wws_server=debug`: {error}");
         }

@@ -41,7 +41,11 @@ impl Writer {
     }
 
     fn to(out: impl AsFd + Send + 'static, json: bool) -> io::Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), done: Condvar::new() });
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+        });
         let writer = Self(shared.clone());
         std::thread::Builder::new()
             .name("wws-log".into())
@@ -71,7 +75,12 @@ impl Writer {
             if left.is_zero() {
                 return;
             }
-            state = self.0.done.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .0
+                .done
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -89,7 +98,10 @@ impl Shared {
             while state.lines.is_empty() && state.dropped == 0 {
                 self.done.notify_all();
                 state.asleep = true;
-                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .wake
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             state.asleep = false;
             state.writing = true;
@@ -133,9 +145,12 @@ fn write_all(out: &impl AsFd, mut bytes: &[u8]) {
 fn dropped_line(count: u64, json: bool) -> String {
     let mut time = String::new();
     // Writing to a string does not fail.
-    let _ = tracing_subscriber::fmt::time::SystemTime.format_time(&mut format::Writer::new(&mut time));
+    let _ =
+        tracing_subscriber::fmt::time::SystemTime.format_time(&mut format::Writer::new(&mut time));
     if json {
-        format!("{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{count} lines dropped: the log's reader is too slow\",\"dropped\":{count},\"target\":\"wws\"}}\n")
+        format!(
+            "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{count} lines dropped: the log's reader is too slow\",\"dropped\":{count},\"target\":\"wws\"}}\n"
+        )
     } else {
         format!("{time}  WARN wws: {count} lines dropped: the log's reader is too slow\n")
     }

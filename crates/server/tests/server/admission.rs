@@ -42,7 +42,7 @@ async fn a_full_queue_sends_away_at_once() {
     assert!(
         log::line("full-3", "server.queue")
             .await
-            .contains("worker=\"slow\"")
+            .contains("worker=\"slow.wasm\"")
     );
     assert_eq!(running.await.unwrap().status, 200);
     assert_eq!(waiting.await.unwrap().status, 200);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Running, Site, log, wat};
 
-const LIMITS: &str = "version = \"1\"\n[limits]\ncpu_time = \"300ms\"\nwall_time = \"1s\"\nmemory = \"8MiB\"\noutput = \"64KiB\"\nlog = \"4KiB\"\n";
+const LIMITS: &str = "version = \"1\"\n[limits]\ncpu_time = \"300ms\"\nwall_time = \"5s\"\nmemory = \"8MiB\"\noutput = \"64KiB\"\nlog = \"4KiB\"\n";
 
 async fn server(guest: &str) -> Running {
     let site = Site::new();
@@ -22,7 +22,7 @@ async fn status(guest: &str, id: &str, cause: &str) -> u16 {
         .request("GET", "/bad", &format!("x-request-id: {id}\r\n"), b"")
         .await;
     let line = log::line(id, cause).await;
-    assert!(line.contains("worker=\"bad\""), "{line}");
+    assert!(line.contains("worker=\"bad.wasm\""), "{line}");
     if response.status >= 500 {
         let text = response.text();
         assert!(text.contains(id) && !text.contains(cause), "{text}");

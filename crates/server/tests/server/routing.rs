@@ -41,10 +41,7 @@ async fn workers_answer_on_their_routes() {
     ] {
         assert!(input.contains(part), "{part} in {input}");
     }
-    assert!(
-        input.contains("worker=\"api/[id]\"") || input.contains("[id]"),
-        "{input}"
-    );
+    assert!(input.contains("worker=\"api/[id].wasm\""), "{input}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +99,7 @@ async fn requests_have_names_on_answers_and_log_lines() {
         "method=\"GET\"",
         "path=\"/name\"",
         "status=200",
-        "worker=\"name\"",
+        "worker=\"name.wasm\"",
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -124,7 +121,7 @@ async fn requests_have_names_on_answers_and_log_lines() {
         failed.text()
     );
     let cause = log::line("fails-1", "printed no valid response").await;
-    assert!(cause.contains("worker=\"x\""), "{cause}");
+    assert!(cause.contains("worker=\"x.wasm\""), "{cause}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ pub mod client;
 pub mod log;
 pub mod wat;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinHandle};
 use wws_project::LoadOptions;
@@ -17,12 +17,13 @@ use client::{Client, Response};
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A project that is being written.
-pub struct Site(tempfile::TempDir);
+#[derive(Clone)]
+pub struct Site(Arc<tempfile::TempDir>);
 
 impl Site {
     pub fn new() -> Self {
         log::start();
-        Self(tempfile::tempdir().unwrap())
+        Self(Arc::new(tempfile::tempdir().unwrap()))
     }
 
     pub fn root(&self) -> &Path {
@@ -73,6 +74,7 @@ impl Site {
             address,
             stop: Some(stop),
             task,
+            _site: self.clone(),
         }
     }
 }
@@ -82,6 +84,8 @@ pub struct Running {
     pub address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Drained>,
+    /// Its files.
+    _site: Site,
 }
 
 impl Running {

@@ -36,9 +36,9 @@ pub fn logs_input() -> String {
 /// Answers after so many milliseconds.
 pub fn sleeps(milliseconds: u64) -> String {
     let before = format!(
-        "(i32.store (i32.const 116) (i32.const 1))
-         (i64.store (i32.const 124) (i64.const {}))
-         (drop (call $poll (i32.const 100) (i32.const 200) (i32.const 1) (i32.const 300)))",
+        "(i32.store (i32.const 112) (i32.const 1))
+         (i64.store (i32.const 120) (i64.const {}))
+         (drop (call $poll (i32.const 96) (i32.const 200) (i32.const 1) (i32.const 300)))",
         milliseconds * 1_000_000
     );
     prints(r#"{"data":"slept"}"#, &before)
