@@ -1,16 +1,15 @@
 //! The one client of a process.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
-use http_body::Body;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::Full;
 use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
@@ -19,8 +18,9 @@ use tokio::sync::Semaphore;
 use url::{Host, Position, Url};
 
 use crate::{
+    body::{self, Budget},
     connect::{self, Connector, Count},
-    error::{Error, ErrorKind, chain},
+    error::{Error, ErrorKind},
     headers,
     overrides::Overrides,
     policy::Policy,
@@ -31,8 +31,6 @@ use crate::{
 
 /// Bytes of an answer's head.
 const MAX_HEAD: usize = 128 << 10;
-/// Bytes of a redirect's body that are read so that its connection can be used again.
-const MAX_REDIRECT_BODY: u64 = 16 << 10;
 
 /// How a [`Client`] is made.
 #[derive(Clone, Debug)]
@@ -53,6 +51,8 @@ pub struct ClientOptions {
     pub max_kept: usize,
     /// Requests at a time; further ones wait, within their own time limits.
     pub max_requests: usize,
+    /// Bytes of answers, of all requests together, that are being read. Above it the answer that asks for more fails.
+    pub max_reading: u64,
 }
 
 impl Default for ClientOptions {
@@ -67,6 +67,7 @@ impl Default for ClientOptions {
             max_idle_per_host: 32,
             max_kept: 512,
             max_requests: 1024,
+            max_reading: 256 << 20,
         }
     }
 }
@@ -107,6 +108,7 @@ struct Inner {
     overrides: Overrides,
     requests: Semaphore,
     max_kept: usize,
+    budget: Budget,
     count: Arc<Count>,
 }
 
@@ -138,6 +140,7 @@ impl Client {
             overrides: options.resolve,
             requests: Semaphore::new(options.max_requests.min(Semaphore::MAX_PERMITS)),
             max_kept: options.max_kept,
+            budget: Budget::new(options.max_reading),
             count,
         })))
     }
@@ -182,7 +185,7 @@ impl Client {
         request: Request<Bytes>,
         waiting: &mut String,
     ) -> Result<Response<Bytes>, Error> {
-        let (parts, mut body) = request.into_parts();
+        let (parts, mut sent) = request.into_parts();
         let keep_redirects = parts.extensions.get::<KeepRedirects>().is_some();
         let mut method = parts.method;
         let mut url = first_url(&parts.uri, &method)?;
@@ -193,10 +196,10 @@ impl Client {
         let mut redirects = 0;
         loop {
             let addresses = self.addresses(policy, &host, port).await?;
-            let request = self.request(&url, &host, port, &addresses, &method, &headers, &body)?;
+            let request = self.request(&url, &host, port, &addresses, &method, &headers, &sent)?;
             let response = match self.0.http.request(request).await {
                 Ok(response) => response,
-                Err(error) => return Err(no_answer(&host, &error)),
+                Err(error) => return Err(Error::no_answer(&host, &error)),
             };
             let next = if keep_redirects {
                 None
@@ -204,7 +207,9 @@ impl Client {
                 redirect::next(response.status(), response.headers(), &url, &method)?
             };
             let Some(hop) = next else {
-                let mut response = collect(response, &host, policy.limits().response).await?;
+                let mut response =
+                    body::collect(response, &host, policy.limits().response, &self.0.budget)
+                        .await?;
                 headers::strip_connection(response.headers_mut());
                 response.extensions_mut().clear();
                 let url = url.into();
@@ -223,10 +228,10 @@ impl Client {
             let target = policy.check(&hop.url, &hop.method).map_err(|error| {
                 Error::not_allowed(format!("`{host}` redirects: {}", error.message))
             })?;
-            discard(response).await;
+            body::discard(response).await;
             redirect::strip(&mut headers, &url, &hop);
             if !hop.body {
-                body = Bytes::new();
+                sent = Bytes::new();
             }
             (host, port) = target;
             (url, method) = (hop.url, hop.method);
@@ -240,7 +245,7 @@ impl Client {
         policy: &Policy,
         host: &Host,
         port: u16,
-    ) -> Result<Vec<std::net::SocketAddr>, Error> {
+    ) -> Result<Vec<SocketAddr>, Error> {
         if let Some(address) = self.0.overrides.get(host, port) {
             return Ok(vec![address]);
         }
@@ -255,7 +260,7 @@ impl Client {
             match policy.check_address(address, port) {
                 Ok(()) => admitted.push((address, port).into()),
                 Err(what) => {
-                    tracing::debug!(target: "outbound", %host, %address, "address refused: {what}");
+                    tracing::debug!(%host, %address, "address refused: {what}");
                     refused = what;
                 }
             }
@@ -274,7 +279,7 @@ impl Client {
         url: &Url,
         host: &Host,
         port: u16,
-        addresses: &[std::net::SocketAddr],
+        addresses: &[SocketAddr],
         method: &Method,
         headers: &HeaderMap,
         body: &Bytes,
@@ -315,91 +320,4 @@ fn first_url(uri: &http::Uri, method: &Method) -> Result<Url, Error> {
         ));
     }
     Ok(url)
-}
-
-/// Reads a body to its end, or to the limit.
-async fn collect(
-    response: Response<Incoming>,
-    host: &Host,
-    limit: u64,
-) -> Result<Response<Bytes>, Error> {
-    let too_large = || {
-        Error::new(
-            ErrorKind::InvalidResponseBody,
-            format!("the answer of `{host}` is larger than {limit} bytes"),
-        )
-    };
-    let (parts, mut body) = response.into_parts();
-    if body.size_hint().lower() > limit {
-        return Err(too_large());
-    }
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Error::new(
-                ErrorKind::InvalidResponseBody,
-                format!("the answer of `{host}` broke off: {}", chain(&error)),
-            )
-        })?;
-        // Trailers are nothing that the guest's interface could carry.
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if (first.len() + all.len() + data.len()) as u64 > limit {
-            return Err(too_large());
-        }
-        if first.is_empty() && all.is_empty() {
-            // Most answers are one frame, which needs no copy.
-            first = data;
-        } else {
-            if all.is_empty() {
-                all.extend_from_slice(&std::mem::take(&mut first));
-            }
-            all.extend_from_slice(&data);
-        }
-    }
-    let all = if all.is_empty() { first } else { all.freeze() };
-    Ok(Response::from_parts(parts, all))
-}
-
-/// Reads the rest of a redirect where it is short: an unread body costs the connection.
-async fn discard(response: Response<Incoming>) {
-    let body = response.into_body();
-    if body
-        .size_hint()
-        .upper()
-        .is_none_or(|size| size > MAX_REDIRECT_BODY)
-    {
-        return;
-    }
-    // Whatever comes of it: the next hop matters.
-    let _ = tokio::time::timeout(Duration::from_millis(100), body.collect()).await;
-}
-
-fn no_answer(host: &Host, error: &legacy::Error) -> Error {
-    let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), chain);
-    if !error.is_connect() {
-        return Error::internal(format!("`{host}` gave no answer: {cause}"));
-    }
-    let kind = if timed_out(error) {
-        ErrorKind::Timeout
-    } else {
-        ErrorKind::Internal
-    };
-    Error::new(kind, format!("cannot connect to `{host}`: {cause}"))
-}
-
-fn timed_out(error: &legacy::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }

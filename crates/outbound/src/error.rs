@@ -1,5 +1,10 @@
 //! Why a request was not sent, or its answer not taken.
 
+use std::{error::Error as StdError, io};
+
+use hyper_util::client::legacy;
+use url::Host;
+
 /// What went wrong, for programs. The order is that of the guest interface's enumeration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -50,10 +55,24 @@ impl Error {
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
     }
+
+    /// The client came back without an answer.
+    pub(crate) fn no_answer(host: &Host, error: &legacy::Error) -> Self {
+        let cause = error.source().map_or_else(|| error.to_string(), chain);
+        if !error.is_connect() {
+            return Self::internal(format!("`{host}` gave no answer: {cause}"));
+        }
+        let kind = if timed_out(error) {
+            ErrorKind::Timeout
+        } else {
+            ErrorKind::Internal
+        };
+        Self::new(kind, format!("cannot connect to `{host}`: {cause}"))
+    }
 }
 
 /// An error and its causes in one line; a cause that only repeats what was said is left out.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -65,4 +84,18 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         cause = next.source();
     }
     text
+}
+
+fn timed_out(error: &legacy::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }

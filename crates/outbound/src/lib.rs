@@ -15,6 +15,7 @@
 //! Proxies of the environment (`HTTP_PROXY`) are not used: through one, addresses could not be checked.
 
 mod address;
+mod body;
 mod client;
 mod connect;
 mod error;
@@ -25,6 +26,7 @@ mod policy;
 mod redirect;
 mod resolve;
 mod roots;
+mod system;
 
 pub use client::{AnsweredBy, Client, ClientOptions, Connections, KeepRedirects};
 pub use error::{Error, ErrorKind};

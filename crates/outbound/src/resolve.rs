@@ -2,31 +2,36 @@
 //! static binary cannot trust.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
+use futures_util::future::{Either, select};
 use hickory_resolver::{
-    Hosts, TokioResolver,
+    Hosts, ResolveError, TokioResolver,
     config::{
-        LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-        ServerOrderingStrategy,
+        NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
     },
+    lookup::Lookup,
     name_server::TokioConnectionProvider,
-    proto::xfer::Protocol,
-    system_conf::parse_resolv_conf,
+    proto::{
+        op::Query,
+        rr::{Name, RecordType},
+        xfer::Protocol,
+    },
 };
 
-use crate::error::{Error, chain};
+use crate::{
+    error::{Error, chain},
+    system,
+};
 
 /// Addresses of a name that are looked at.
 const MAX_ADDRESSES: usize = 16;
-/// Bytes of `hosts` and `resolv.conf`: both can come from an image.
-const MAX_FILE: u64 = 1 << 20;
 /// Answers that are kept.
 const CACHE: usize = 1024;
 /// How long an answer is kept at most, whatever its time to live.
@@ -34,6 +39,8 @@ const MAX_TTL: Duration = Duration::from_secs(300);
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(10);
 /// How often the files are looked at for changes: container engines rewrite them when networks come and go.
 const RELOAD: Duration = Duration::from_secs(5);
+/// How long one family's answer waits for the other's (RFC 8305, 3): some servers never answer for IPv6.
+const OTHER_FAMILY: Duration = Duration::from_millis(50);
 
 /// Where names are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +64,23 @@ pub(crate) struct Resolver {
 
 struct State {
     checked: Instant,
-    stamps: [Stamp; 2],
-    resolver: Arc<TokioResolver>,
+    version: Option<system::Version>,
+    sources: Arc<Sources>,
+    /// Answers, for as long as the DNS says. The library keeps records, but not that a family has none where the server
+    /// does not say for how long.
+    answers: HashMap<String, Answer>,
 }
 
-/// What tells one version of a file from another; `None`: not there.
-type Stamp = Option<(Option<SystemTime>, u64)>;
+struct Sources {
+    hosts: Hosts,
+    dns: TokioResolver,
+}
+
+#[derive(Clone)]
+struct Answer {
+    addresses: Vec<IpAddr>,
+    until: Instant,
+}
 
 impl Resolver {
     pub(crate) fn new(dns: Dns) -> Self {
@@ -78,56 +96,83 @@ impl Resolver {
         if name == "localhost" || name.ends_with(".localhost") {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
-        let resolver = self
-            .resolver()
-            .map_err(|problem| Error::internal(format!("cannot resolve `{name}`: {problem}")))?;
-        let mut addresses: Vec<IpAddr> = match resolver.lookup_ip(name).await {
-            Ok(lookup) => lookup.iter().take(MAX_ADDRESSES).collect(),
-            Err(error) => {
-                tracing::debug!(target: "outbound", name, error = %chain(&error), "name not resolved");
-                return Err(Error::internal(if error.is_no_records_found() {
+        let sources = {
+            let mut state = self.lock();
+            let state = self.current(&mut state);
+            match state.answers.get(name) {
+                Some(answer) if answer.until > Instant::now() => {
+                    return Ok(answer.addresses.clone());
+                }
+                _ => state.sources.clone(),
+            }
+        };
+        let parsed = Name::from_utf8(name)
+            .map_err(|error| Error::internal(format!("`{name}` cannot be a name: {error}")))?;
+        let mut answer = match of_hosts(&sources.hosts, &parsed) {
+            Some(answer) => answer,
+            None => of_dns(&sources.dns, &parsed).await.map_err(|error| {
+                tracing::debug!(name, error = %chain(&error), "name not resolved");
+                Error::internal(if error.is_no_records_found() {
                     format!("cannot resolve `{name}`: no such name, or it has no address")
                 } else {
                     format!("cannot resolve `{name}`: no answer from the name servers")
-                }));
-            }
+                })
+            })?,
         };
         // Servers rotate their answers: in one order, equal sets share pooled connections.
-        addresses.sort_unstable();
-        addresses.dedup();
-        if addresses.is_empty() {
+        answer.addresses.sort_unstable();
+        answer.addresses.dedup();
+        answer.addresses.truncate(MAX_ADDRESSES);
+        if answer.addresses.is_empty() {
             return Err(Error::internal(format!("`{name}` has no address")));
         }
-        Ok(addresses)
+        self.keep(name, &sources, &answer);
+        Ok(answer.addresses)
     }
 
-    fn resolver(&self) -> Result<Arc<TokioResolver>, String> {
-        let mut state = self.lock();
-        if let Some(state) = state.as_ref()
-            && (matches!(self.dns, Dns::Servers(_)) || state.checked.elapsed() < RELOAD)
-        {
-            return Ok(state.resolver.clone());
-        }
-        let stamps = match &self.dns {
-            Dns::System(folder) => [
-                stamp(&folder.join("resolv.conf")),
-                stamp(&folder.join("hosts")),
-            ],
-            Dns::Servers(_) => [None, None],
+    /// The state of this moment: read again where the files changed.
+    fn current<'a>(&self, state: &'a mut Option<State>) -> &'a mut State {
+        let now = Instant::now();
+        let version = match (&self.dns, &state) {
+            (Dns::Servers(_), _) => None,
+            (Dns::System(_), Some(state)) if now - state.checked < RELOAD => state.version,
+            (Dns::System(folder), _) => Some(system::Version::of(folder)),
         };
-        if let Some(state) = state.as_mut()
-            && state.stamps == stamps
-        {
-            state.checked = Instant::now();
-            return Ok(state.resolver.clone());
+        let new = || State {
+            checked: now,
+            version,
+            sources: Arc::new(Sources::new(&self.dns)),
+            answers: HashMap::new(),
+        };
+        let state = state.get_or_insert_with(new);
+        if state.version != version {
+            *state = new();
+        } else if now - state.checked >= RELOAD {
+            state.checked = now;
         }
-        let resolver = Arc::new(build(&self.dns)?);
-        *state = Some(State {
-            checked: Instant::now(),
-            stamps,
-            resolver: resolver.clone(),
-        });
-        Ok(resolver)
+        state
+    }
+
+    fn keep(&self, name: &str, sources: &Arc<Sources>, answer: &Answer) {
+        let now = Instant::now();
+        if answer.until <= now {
+            return;
+        }
+        let mut state = self.lock();
+        let Some(state) = state.as_mut() else {
+            return;
+        };
+        // The files may have changed meanwhile.
+        if !Arc::ptr_eq(&state.sources, sources) {
+            return;
+        }
+        if state.answers.len() >= CACHE {
+            state.answers.retain(|_, answer| answer.until > now);
+        }
+        if state.answers.len() >= CACHE {
+            state.answers.clear();
+        }
+        state.answers.insert(name.to_owned(), answer.clone());
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<State>> {
@@ -136,76 +181,86 @@ impl Resolver {
     }
 }
 
-fn build(dns: &Dns) -> Result<TokioResolver, String> {
-    let (config, mut options, hosts) = match dns {
-        Dns::System(folder) => {
-            let (config, options) = system_servers(&folder.join("resolv.conf"))?;
-            (config, options, system_hosts(&folder.join("hosts")))
-        }
-        Dns::Servers(servers) => {
-            let mut config = ResolverConfig::new();
-            for server in servers {
-                for protocol in [Protocol::Udp, Protocol::Tcp] {
-                    config.add_name_server(NameServerConfig::new(*server, protocol));
-                }
+impl Sources {
+    fn new(dns: &Dns) -> Self {
+        let (config, mut options, hosts) = match dns {
+            Dns::System(folder) => {
+                let (config, options) = system::servers(folder);
+                (config, options, system::hosts(folder))
             }
-            (config, ResolverOpts::default(), Hosts::default())
-        }
-    };
-    options.cache_size = CACHE;
-    options.positive_max_ttl = Some(MAX_TTL);
-    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
-    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-    // As libc does: the first server is asked first, the others are for when it fails.
-    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    options.num_concurrent_reqs = 1;
-    // Else the builder reads the file of the machine, wherever ours lies.
-    options.use_hosts_file = ResolveHosts::Never;
-    let mut resolver =
-        TokioResolver::builder_with_config(config, TokioConnectionProvider::default())
-            .with_options(options)
-            .build();
-    resolver.set_hosts(Arc::new(hosts));
-    Ok(resolver)
-}
-
-/// A missing or broken `resolv.conf` leaves names of `hosts` usable: without servers every other lookup fails.
-fn system_servers(path: &Path) -> Result<(ResolverConfig, ResolverOpts), String> {
-    let text = match read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
-    };
-    match parse_resolv_conf(&text) {
-        Ok(parsed) => Ok(parsed),
-        Err(error) => {
-            tracing::warn!(target: "outbound", file = %path.display(), error = %chain(&error), "no name servers");
-            Ok((ResolverConfig::new(), ResolverOpts::default()))
+            Dns::Servers(servers) => {
+                let mut config = ResolverConfig::new();
+                for server in servers {
+                    for protocol in [Protocol::Udp, Protocol::Tcp] {
+                        config.add_name_server(NameServerConfig::new(*server, protocol));
+                    }
+                }
+                (config, ResolverOpts::default(), Hosts::default())
+            }
+        };
+        options.cache_size = CACHE;
+        options.positive_max_ttl = Some(MAX_TTL);
+        options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+        // As libc does: the first server is asked first, the others are for when it fails.
+        options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
+        options.num_concurrent_reqs = 1;
+        // `hosts` comes first, for both families at once: a name in it is never asked of a server.
+        options.use_hosts_file = ResolveHosts::Never;
+        Self {
+            hosts,
+            dns: TokioResolver::builder_with_config(config, TokioConnectionProvider::default())
+                .with_options(options)
+                .build(),
         }
     }
 }
 
-fn system_hosts(path: &Path) -> Hosts {
-    let mut hosts = Hosts::default();
-    let read = read(path).and_then(|text| hosts.read_hosts_conf(text.as_slice()));
-    if let Err(error) = read
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(target: "outbound", file = %path.display(), %error, "hosts not read");
-    }
-    hosts
+fn of_hosts(hosts: &Hosts, name: &Name) -> Option<Answer> {
+    let addresses: Vec<IpAddr> = [RecordType::A, RecordType::AAAA]
+        .into_iter()
+        .filter_map(|family| hosts.lookup_static_host(&Query::query(name.clone(), family)))
+        .flat_map(|lookup| addresses(&lookup))
+        .collect();
+    // Kept until the file changes.
+    (!addresses.is_empty()).then(|| Answer {
+        addresses,
+        until: Instant::now() + MAX_TTL,
+    })
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::other("not a file"));
+/// Asks for both families at once.
+async fn of_dns(dns: &TokioResolver, name: &Name) -> Result<Answer, ResolveError> {
+    let v4 = pin!(dns.lookup(name.clone(), RecordType::A));
+    let v6 = pin!(dns.lookup(name.clone(), RecordType::AAAA));
+    match select(v4, v6).await {
+        Either::Left((first, other)) => both(first, other).await,
+        Either::Right((first, other)) => both(first, other).await,
     }
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_FILE).read_to_end(&mut text)?;
-    Ok(text)
 }
 
-fn stamp(path: &Path) -> Stamp {
-    let metadata = path.metadata().ok()?;
-    Some((metadata.modified().ok(), metadata.len()))
+async fn both(
+    first: Result<Lookup, ResolveError>,
+    other: impl Future<Output = Result<Lookup, ResolveError>>,
+) -> Result<Answer, ResolveError> {
+    let Ok(first) = first else {
+        return Ok(answer(&other.await?));
+    };
+    let mut answered = answer(&first);
+    if let Ok(Ok(other)) = tokio::time::timeout(OTHER_FAMILY, other).await {
+        let other = answer(&other);
+        answered.addresses.extend(other.addresses);
+        answered.until = answered.until.min(other.until);
+    }
+    Ok(answered)
+}
+
+fn answer(lookup: &Lookup) -> Answer {
+    Answer {
+        addresses: addresses(lookup),
+        until: lookup.valid_until(),
+    }
+}
+
+fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
+    lookup.iter().filter_map(|data| data.ip_addr()).collect()
 }

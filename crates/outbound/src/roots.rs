@@ -24,12 +24,12 @@ pub(crate) fn load(folder: Option<&Path>) -> RootCertStore {
             match read(&file) {
                 Ok(text) => add(&mut roots, &mut seen, &file, &text),
                 Err(error) => {
-                    tracing::warn!(target: "outbound", file = %file.display(), %error, "certificates not read");
+                    tracing::warn!(file = %file.display(), %error, "certificates not read");
                 }
             }
         }
         if roots.is_empty() && !seen.is_empty() {
-            tracing::warn!(target: "outbound", folder = %folder.display(), "no certificate in it is usable");
+            tracing::warn!(folder = %folder.display(), "no certificate in it is usable");
         }
     }
     if roots.is_empty() {
@@ -46,7 +46,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
             Ok(entries) => entries,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(target: "outbound", folder = %folder.display(), %error, "certificates not read");
+                    tracing::warn!(folder = %folder.display(), %error, "certificates not read");
                 }
                 continue;
             }
@@ -87,7 +87,7 @@ fn add(roots: &mut RootCertStore, seen: &mut HashSet<Vec<u8>>, file: &Path, text
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = problem {
-            tracing::debug!(target: "outbound", file = %file.display(), problem, "certificate skipped");
+            tracing::debug!(file = %file.display(), problem, "certificate skipped");
         }
     }
 }

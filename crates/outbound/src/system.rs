@@ -1,0 +1,72 @@
+//! What the system says of names: `resolv.conf` and `hosts`, as an image or a container engine left them.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    time::SystemTime,
+};
+
+use hickory_resolver::{
+    Hosts,
+    config::{ResolverConfig, ResolverOpts},
+    system_conf::parse_resolv_conf,
+};
+
+use crate::error::chain;
+
+/// Bytes of a file that are read.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What tells one version of a file from another; `None`: not there.
+type Stamp = Option<(Option<SystemTime>, u64)>;
+
+/// The versions of both files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version([Stamp; 2]);
+
+impl Version {
+    pub(crate) fn of(folder: &Path) -> Self {
+        Self(["resolv.conf", "hosts"].map(|name| {
+            let metadata = folder.join(name).metadata().ok()?;
+            Some((metadata.modified().ok(), metadata.len()))
+        }))
+    }
+}
+
+/// The name servers. Without any, names of `hosts` can still be used: every other look-up fails.
+pub(crate) fn servers(folder: &Path) -> (ResolverConfig, ResolverOpts) {
+    let path = folder.join("resolv.conf");
+    let parsed = read(&path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| parse_resolv_conf(&text).map_err(|error| chain(&error)));
+    match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            tracing::warn!(file = %path.display(), error, "no name servers for outgoing requests");
+            (ResolverConfig::new(), ResolverOpts::default())
+        }
+    }
+}
+
+pub(crate) fn hosts(folder: &Path) -> Hosts {
+    let path = folder.join("hosts");
+    let mut hosts = Hosts::default();
+    let read = read(&path).and_then(|text| hosts.read_hosts_conf(text.as_slice()));
+    if let Err(error) = read
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(file = %path.display(), %error, "hosts not read");
+    }
+    hosts
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would never end.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let mut text = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut text)?;
+    Ok(text)
+}

@@ -1,0 +1,205 @@
+//! Redirects are requests: each is checked as the first was.
+
+use crate::common::{Server, client, get, ok, policy, redirect};
+use bytes::Bytes;
+use http::{Method, Request};
+use wws_outbound::{AnsweredBy, ErrorKind, KeepRedirects};
+
+/// `/to/STATUS/URL` redirects there, everything else answers.
+async fn server() -> Server {
+    Server::http(|seen| match seen.target.strip_prefix("/to/") {
+        Some(rest) => {
+            let (status, url) = rest.split_once('/').expect("a status");
+            redirect(status.parse().expect("status"), url)
+        }
+        None => ok("arrived"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn followed_where_allowed() {
+    let (a, b) = (server().await, server().await);
+    let client = client("");
+    let policy = policy(&["127.0.0.1"]);
+    let url = a.url(&format!("/to/302/{}", b.url("/end?x=1")));
+    let response = get(&client, &policy, &url).await.expect("answer");
+    assert_eq!(response.body(), "arrived");
+    assert_eq!(
+        response.extensions().get::<AnsweredBy>(),
+        Some(&AnsweredBy {
+            url: b.url("/end?x=1"),
+            redirects: 1
+        })
+    );
+    assert_eq!(b.seen()[0].target, "/end?x=1");
+    assert_eq!(b.seen()[0].headers["host"], b.address.to_string());
+}
+
+#[tokio::test]
+async fn refused_where_not_allowed() {
+    let (a, b) = (server().await, server().await);
+    let client = client(&format!("evil.example=127.0.0.1:{}", b.port()));
+    let allowed = format!("127.0.0.1:{}", a.port());
+    let policy = policy(&[&allowed]);
+    for (to, named) in [
+        (b.url("/"), format!("127.0.0.1:{}", b.port())),
+        ("http://evil.example/".into(), "evil.example:80".into()),
+        (
+            "http://169.254.169.254/latest/meta-data/".into(),
+            "169.254.169.254".into(),
+        ),
+        (format!("ftp://127.0.0.1:{}/", a.port()), "ftp".into()),
+        ("file:///etc/passwd".into(), "file".into()),
+    ] {
+        let url = a.url(&format!("/to/302/{to}"));
+        let error = get(&client, &policy, &url).await.expect_err(&to);
+        assert_eq!(error.kind, ErrorKind::NotAllowed, "{to}: {error}");
+        assert!(
+            error.message.contains(&named) && error.message.contains("127.0.0.1` redirects"),
+            "{error}"
+        );
+    }
+    assert_eq!(b.connections(), 0);
+}
+
+#[tokio::test]
+async fn refused_where_the_scheme_or_the_address_is() {
+    let a = server().await;
+    let client = client(&format!("a.example=127.0.0.1:{}", a.port()));
+    // The name is allowed and overridden; addresses that the DNS could give are not.
+    let policy = policy(&["a.example", "*"]);
+    for to in [
+        "http://127.0.0.1:1/",
+        "http://localhost:1/",
+        "http://[::1]:1/",
+        "http://2130706433/",
+        "http://0x7f.1/",
+    ] {
+        let error = get(&client, &policy, &format!("http://a.example/to/307/{to}"))
+            .await
+            .expect_err(to);
+        assert_eq!(error.kind, ErrorKind::NotAllowed, "{to}: {error}");
+        assert!(error.message.contains("a loopback address"), "{error}");
+    }
+    assert_eq!(a.seen().len(), 5);
+}
+
+#[tokio::test]
+async fn methods_are_checked_and_bodies_dropped() {
+    let a = server().await;
+    let client = client("");
+    let hosts = ["127.0.0.1".to_owned()];
+    let post_only =
+        wws_outbound::Policy::new(&hosts, &[Method::POST], true, crate::common::limits()).unwrap();
+    let request = |status: u16| {
+        Request::post(a.url(&format!("/to/{status}//end")))
+            .header("content-type", "text/plain")
+            .header("authorization", "secret")
+            .body(Bytes::from_static(b"body"))
+            .unwrap()
+    };
+    let error = client
+        .send(&post_only, request(303))
+        .await
+        .expect_err("GET is not allowed");
+    assert_eq!(error.kind, ErrorKind::NotAllowed);
+    assert!(error.message.contains("GET"), "{error}");
+
+    client
+        .send(&post_only, request(308))
+        .await
+        .expect("the same again");
+    client
+        .send(&policy(&["127.0.0.1"]), request(302))
+        .await
+        .expect("as GET");
+    let ends: Vec<_> = a
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.target == "/end")
+        .collect();
+    assert_eq!(
+        (&ends[0].method, &ends[0].body[..]),
+        (&Method::POST, &b"body"[..])
+    );
+    assert_eq!(
+        (&ends[1].method, &ends[1].body[..]),
+        (&Method::GET, &b""[..])
+    );
+    assert!(!ends[1].headers.contains_key("content-type"));
+    assert!(ends[0].headers.contains_key("authorization"), "same origin");
+    assert!(ends[1].headers.contains_key("authorization"), "same origin");
+}
+
+#[tokio::test]
+async fn credentials_do_not_travel() {
+    let (a, b) = (server().await, server().await);
+    let client = client("");
+    let back = a.url("/end");
+    let request = Request::get(a.url(&format!("/to/302/{}", b.url(&format!("/to/302/{back}")))))
+        .header("authorization", "Bearer x")
+        .header("cookie", "a=b")
+        .header("x-else", "kept")
+        .body(Bytes::new())
+        .unwrap();
+    client
+        .send(&policy(&["127.0.0.1"]), request)
+        .await
+        .expect("answer");
+    assert!(a.seen()[0].headers.contains_key("authorization"));
+    for seen in [&b.seen()[0], &a.seen()[1]] {
+        assert!(
+            !seen.headers.contains_key("authorization") && !seen.headers.contains_key("cookie")
+        );
+        assert_eq!(seen.headers["x-else"], "kept");
+    }
+}
+
+#[tokio::test]
+async fn loops_end() {
+    let a = Server::http(|_| redirect(302, "/again")).await;
+    let error = get(&client(""), &policy(&["127.0.0.1"]), &a.url("/"))
+        .await
+        .expect_err("a loop");
+    assert_eq!(error.kind, ErrorKind::RedirectLoop);
+    assert!(error.message.contains("more than 5 redirects"), "{error}");
+    assert_eq!(a.seen().len(), 6);
+    assert_eq!(
+        a.connections(),
+        1,
+        "redirects with short bodies keep the connection"
+    );
+}
+
+#[tokio::test]
+async fn kept_where_asked() {
+    let a = server().await;
+    let mut request = Request::get(a.url("/to/302//end"))
+        .body(Bytes::new())
+        .unwrap();
+    request.extensions_mut().insert(KeepRedirects);
+    let response = client("")
+        .send(&policy(&["127.0.0.1"]), request)
+        .await
+        .expect("answer");
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["location"]),
+        (302, &"/end".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn broken_locations_are_errors() {
+    let a = server().await;
+    for to in ["http://", "http://[::1", "https://me:secret@127.0.0.1/"] {
+        let error = get(
+            &client(""),
+            &policy(&["127.0.0.1"]),
+            &a.url(&format!("/to/302/{to}")),
+        )
+        .await
+        .expect_err(to);
+        assert_eq!(error.kind, ErrorKind::Internal, "{error}");
+    }
+}
