@@ -13,6 +13,9 @@ repository=$PWD
 scripts/guest-rust.sh
 mkdir -p target/guests target/images
 export CARGO_TARGET_DIR=$repository/target/guests-build
+# A panic's place is in the module: the same one wherever the repository lies.
+flags="--remap-path-prefix=$repository/= --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src/="
+export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS=$flags CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS=$flags
 
 # Builds the crates of the folder $2 for wasm32-$1, from within it: cargo reads its configuration there.
 build() { # wasip1|wasip2 FOLDER ARGUMENT...

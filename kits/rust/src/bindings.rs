@@ -42,13 +42,13 @@ pub struct HttpRequestError {
 impl fmt::Display for HttpRequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.error {
-            HttpError::InvalidRequest => "invalid request",
-            HttpError::InvalidRequestBody => "invalid request body",
-            HttpError::InvalidResponseBody => "invalid response body",
-            HttpError::NotAllowed => "not allowed",
-            HttpError::InternalError => "failed",
-            HttpError::Timeout => "timed out",
-            HttpError::RedirectLoop => "too many redirects",
+            HttpError::InvalidRequest => "invalid-request",
+            HttpError::InvalidRequestBody => "invalid-request-body",
+            HttpError::InvalidResponseBody => "invalid-response-body",
+            HttpError::NotAllowed => "not-allowed",
+            HttpError::InternalError => "internal-error",
+            HttpError::Timeout => "timeout",
+            HttpError::RedirectLoop => "redirect-loop",
         };
         write!(f, "{kind}: {}", self.message)
     }
@@ -351,7 +351,7 @@ mod tests {
             .read(memory)
             .unwrap_err();
         assert_eq!(error.error, HttpError::NotAllowed);
-        assert_eq!(error.to_string(), "not allowed: why");
+        assert_eq!(error.to_string(), "not-allowed: why");
     }
 
     #[test]
