@@ -65,8 +65,8 @@ impl Default for ClientOptions {
             // Servers commonly close after 60 s or more: we close first.
             idle_timeout: Duration::from_secs(30),
             max_idle_per_host: 32,
-            max_kept: 512,
-            max_requests: 1024,
+            max_kept: 128,
+            max_requests: 512,
             max_reading: 256 << 20,
         }
     }
@@ -189,7 +189,7 @@ impl Client {
         let keep_redirects = parts.extensions.get::<KeepRedirects>().is_some();
         let mut method = parts.method;
         let mut url = first_url(&parts.uri, &method)?;
-        let mut headers = headers::of_request(parts.headers);
+        let mut headers = headers::of_request(parts.headers)?;
         let (mut host, mut port) = policy.check(&url, &method)?;
         *waiting = host.to_string();
         let _permit = self.0.requests.acquire().await;

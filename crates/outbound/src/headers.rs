@@ -31,8 +31,20 @@ const OF_CLIENT: [HeaderName; 4] = [
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("wws/", env!("CARGO_PKG_VERSION")));
 
+/// Bytes of the fields that a guest may send: servers take a quarter of it at most.
+const MAX_FIELDS: usize = 64 << 10;
+
 /// A guest's fields without those that are not its own, and with defaults.
-pub(crate) fn of_request(mut headers: HeaderMap) -> HeaderMap {
+pub(crate) fn of_request(mut headers: HeaderMap) -> Result<HeaderMap, Error> {
+    let size: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if size > MAX_FIELDS {
+        return Err(Error::invalid(format!(
+            "the headers have {size} bytes: {MAX_FIELDS} may be sent"
+        )));
+    }
     strip_connection(&mut headers);
     for name in &OF_CLIENT {
         headers.remove(name);
@@ -41,7 +53,7 @@ pub(crate) fn of_request(mut headers: HeaderMap) -> HeaderMap {
     headers
         .entry(header::ACCEPT)
         .or_insert(HeaderValue::from_static("*/*"));
-    headers
+    Ok(headers)
 }
 
 /// Takes away what belongs to one connection, the fields that `Connection` names among it.
@@ -98,7 +110,7 @@ mod tests {
                 value.parse().expect(value),
             );
         }
-        let headers = of_request(headers);
+        let headers = of_request(headers).expect("small");
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["accept", "authorization", "user-agent", "x-kept"]);
@@ -109,6 +121,16 @@ mod tests {
     fn own_defaults_win() {
         let mut headers = HeaderMap::new();
         headers.insert("user-agent", "mine".parse().expect("value"));
-        assert_eq!(of_request(headers)["user-agent"], "mine");
+        assert_eq!(of_request(headers).expect("small")["user-agent"], "mine");
+    }
+
+    #[test]
+    fn too_much_is_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x", "y".repeat(MAX_FIELDS - 1).parse().expect("value"));
+        of_request(headers.clone()).expect("just fits");
+        headers.insert("z", HeaderValue::from_static(""));
+        let error = of_request(headers).expect_err("one too many");
+        assert!(error.message.contains("65537 bytes"), "{error}");
     }
 }

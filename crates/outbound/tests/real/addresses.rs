@@ -326,3 +326,28 @@ async fn files_that_change_are_read_again() {
     tokio::time::sleep(std::time::Duration::from_millis(5100)).await;
     get(&client, &policy, &url).await.expect("read again");
 }
+
+#[tokio::test]
+async fn a_connection_to_what_one_may_reach_is_not_for_another_who_may_not() {
+    let first = Server::http(|_| ok("first")).await;
+    let at = format!("127.0.0.2:{}", first.port());
+    let second = Server::start(&at, None, |_| ok("second")).await;
+    let (names, dns) = Names::start(60).await;
+    names.set("db.example", &["127.0.0.1", "127.0.0.2"]);
+    let client = client_with(ClientOptions { dns, ..options() });
+    let url = format!("http://db.example:{}/", first.port());
+    let both = policy(&["db.example", "127.0.0.1", "127.0.0.2"]);
+    let one = policy(&["db.example", "127.0.0.2"]);
+    for (policy, body) in [
+        (&both, "first"),
+        (&one, "second"),
+        (&both, "first"),
+        (&one, "second"),
+    ] {
+        assert_eq!(
+            get(&client, policy, &url).await.expect("answer").body(),
+            body
+        );
+    }
+    assert_eq!((first.connections(), second.connections()), (1, 1));
+}

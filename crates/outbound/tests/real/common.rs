@@ -315,3 +315,14 @@ pub async fn get(client: &Client, policy: &Policy, url: &str) -> Result<Response
     let request = Request::get(url).body(Bytes::new()).expect("request");
     client.send(policy, request).await
 }
+
+/// Waits until something is so; on a busy machine that may take its time.
+pub async fn eventually(what: &str, so: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never: {what}");
+}

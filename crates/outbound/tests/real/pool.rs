@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::common::{Server, client, client_with, full, get, ok, options, policy};
+use crate::common::{Server, client, client_with, eventually, full, get, ok, options, policy};
 use bytes::Bytes;
 use http::{Request, Response};
 use wws_outbound::ClientOptions;
@@ -41,11 +41,9 @@ async fn idle_connections_are_few_and_short_lived() {
     for task in tasks {
         task.await.expect("task");
     }
-    for (wait, most) in [(50, 2), (1000, 0)] {
-        tokio::time::sleep(Duration::from_millis(wait)).await;
-        let open = client.connections().open;
-        assert!(open <= most, "{open} connections open after {wait} ms");
-    }
+    let open = || client.connections().open;
+    eventually("no more than two wait", || open() <= 2).await;
+    eventually("none waits for ever", || open() == 0).await;
 }
 
 #[tokio::test]
@@ -60,8 +58,8 @@ async fn above_the_mark_connections_close() {
             .await
             .expect("answer");
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!((server.connections(), client.connections().open), (5, 0));
+    eventually("all closed", || client.connections().open == 0).await;
+    assert_eq!(server.connections(), 5);
 }
 
 #[tokio::test]
@@ -97,11 +95,8 @@ async fn a_call_that_is_dropped_leaves_nothing() {
             .await
             .is_err()
     );
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(
-        (client.connections().opened, client.connections().open),
-        (1, 0)
-    );
+    eventually("closed", || client.connections().open == 0).await;
+    assert_eq!(client.connections().opened, 1);
 }
 
 #[tokio::test]

@@ -64,25 +64,42 @@ async fn refused_where_not_allowed() {
 }
 
 #[tokio::test]
-async fn refused_where_the_scheme_or_the_address_is() {
-    let a = server().await;
+async fn refused_where_the_address_is() {
+    let a = Server::http(|seen| redirect(307, seen.headers["x-to"].to_str().expect("text"))).await;
     let client = client(&format!("a.example=127.0.0.1:{}", a.port()));
     // The name is allowed and overridden; addresses that the DNS could give are not.
     let policy = policy(&["a.example", "*"]);
-    for to in [
-        "http://127.0.0.1:1/",
-        "http://localhost:1/",
-        "http://[::1]:1/",
-        "http://2130706433/",
-        "http://0x7f.1/",
-    ] {
-        let error = get(&client, &policy, &format!("http://a.example/to/307/{to}"))
-            .await
-            .expect_err(to);
+    let ways = [
+        ("http://127.0.0.1:1/", "a loopback address"),
+        ("http://localhost:1/", "a loopback address"),
+        ("http://LocalHost.:1/", "a loopback address"),
+        ("http://x.localhost/", "a loopback address"),
+        ("//127.0.0.1:1/", "a loopback address"),
+        ("http://[::1]:1/", "a loopback address"),
+        ("http://2130706433/", "a loopback address"),
+        ("http://0x7f.1/", "a loopback address"),
+        ("http://127.1/", "a loopback address"),
+        ("http://0177.0.0.1/", "a loopback address"),
+        ("http://127.0.0.1./", "a loopback address"),
+        ("http://%31%32%37.0.0.1/", "a loopback address"),
+        ("http:\\\\127.0.0.1\\", "a loopback address"),
+        ("http://0/", "an unspecified address"),
+        ("http://[::]/", "an unspecified address"),
+        ("http://[::ffff:7f00:1]/", "an IPv4-mapped address"),
+        ("http://[64:ff9b::7f00:1]/", "a NAT64 address"),
+        ("http://169.254.169.254/", "the cloud's metadata service"),
+        ("http://[fd00:ec2::254]/", "a private address"),
+    ];
+    for (to, what) in ways {
+        let request = http::Request::get("http://a.example/")
+            .header("x-to", to)
+            .body(Bytes::new())
+            .unwrap();
+        let error = client.send(&policy, request).await.expect_err(to);
         assert_eq!(error.kind, ErrorKind::NotAllowed, "{to}: {error}");
-        assert!(error.message.contains("a loopback address"), "{error}");
+        assert!(error.message.contains(what), "{to}: {error}");
     }
-    assert_eq!(a.seen().len(), 5);
+    assert_eq!(a.seen().len(), ways.len());
 }
 
 #[tokio::test]
