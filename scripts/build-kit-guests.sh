@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Builds the examples of the compiled kits: target/guests/{go,c,cpp,zig}-{hello,features}.wasm. Only what has changed is built.
+#
+#   scripts/build-kit-guests.sh [go|c|cpp|zig]...      all of them where none is named
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+guests=target/guests
+mkdir -p "$guests"
+flags=(-O2 -s -Wall -Wextra -Wshadow -Wno-infinite-recursion -Wno-missing-field-initializers)
+flags+=(-Wl,--stack-first,-z,stack-size=262144)
+
+# Whether the kit $1 is to be built: a source, this script or the tool's is newer than what was built of it.
+stale() { # KIT TOOL FOLDER...
+    local example
+    for example in hello features; do
+        [[ -e $guests/$1-$example.wasm ]] || return 0
+        [[ -z $(find "${@:3}" "scripts/guest-$2.sh" scripts/build-kit-guests.sh -newer "$guests/$1-$example.wasm" -type f -print -quit) ]] ||
+            return 0
+    done
+    return 1
+}
+
+# Takes the place of the module at once: a server may be reading it.
+finish() { # KIT EXAMPLE
+    chmod 644 "$guests/$1-$2.wasm.new"
+    mv "$guests/$1-$2.wasm.new" "$guests/$1-$2.wasm"
+}
+
+build_go() { # EXAMPLE
+    (cd kits/go && ../../target/tools/bin/wasm-go build -trimpath -ldflags='-s -w' -o "../../$guests/go-$1.wasm.new" "./examples/$1")
+}
+
+build_c() {
+    target/tools/bin/wasm-clang -std=c11 "${flags[@]}" -Ikits/c "kits/c/examples/$1.c" kits/c/src/*.c -o "$guests/c-$1.wasm.new"
+}
+
+build_cpp() {
+    local objects file
+    objects=$(mktemp -d)
+    for file in kits/c/src/*.c; do
+        target/tools/bin/wasm-clang -std=c11 -O2 -c "$file" -o "$objects/$(basename "$file" .c).o"
+    done
+    target/tools/bin/wasm-clang++ -std=c++17 "${flags[@]}" -Ikits/cpp -Ikits/c "kits/cpp/examples/$1.cpp" "$objects"/*.o \
+        -o "$guests/cpp-$1.wasm.new"
+    rm -r "$objects"
+}
+
+build_zig() {
+    target/tools/bin/wasm-zig build-exe -target wasm32-wasi -OReleaseSmall -fstrip -rdynamic --dep worker \
+        "-Mroot=kits/zig/examples/$1.zig" -Mworker=kits/zig/src/worker.zig "-femit-bin=$guests/zig-$1.wasm.new"
+}
+
+kit() { # NAME TOOL FOLDER...
+    stale "$@" || return 0
+    echo "building the examples of kits/$1"
+    scripts/guest-"$2".sh > /dev/null
+    local example
+    for example in hello features; do
+        "build_$1" "$example"
+        finish "$1" "$example"
+    done
+}
+
+(($#)) || set -- c cpp zig go
+for name in "$@"; do
+    case $name in
+        go) kit go go kits/go ;;
+        c) kit c c kits/c/src kits/c/examples kits/c/worker.h ;;
+        cpp) kit cpp c kits/cpp kits/c/src kits/c/worker.h ;;
+        zig) kit zig zig kits/zig/src kits/zig/examples ;;
+        *)
+            echo "usage: scripts/build-kit-guests.sh [go|c|cpp|zig]..." >&2
+            exit 1
+            ;;
+    esac
+done
