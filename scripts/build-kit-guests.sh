@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the examples of the compiled kits: target/guests/{go,c,cpp,zig}-{hello,features}.wasm. Only what has changed is built.
+# Builds the examples of the compiled kits, target/guests/{go,c,cpp,zig}-{hello,features}.wasm, and with those of Go also
+# target/guests/user-generation-go.wasm. Only what has changed is built.
 #
 #   scripts/build-kit-guests.sh [go|c|cpp|zig]...      all of them where none is named
 set -euo pipefail
@@ -62,10 +63,24 @@ kit() { # NAME TOOL FOLDER...
     done
 }
 
+# The article's program, which is no example of the kit's but uses it.
+article() {
+    local built=$guests/user-generation-go.wasm folder=images/user-generation/go
+    [[ -e $built && -z $(find kits/go "$folder" -newer "$built" -type f -print -quit) ]] && return
+    echo "building $folder"
+    scripts/guest-go.sh > /dev/null
+    (cd "$folder" && ../../../target/tools/bin/wasm-go build -trimpath -ldflags='-s -w' -o "../../../$built.new" .)
+    chmod 644 "$built.new"
+    mv "$built.new" "$built"
+}
+
 (($#)) || set -- c cpp zig go
 for name in "$@"; do
     case $name in
-        go) kit go go kits/go ;;
+        go)
+            kit go go kits/go
+            article
+            ;;
         c) kit c c kits/c/src kits/c/examples kits/c/worker.h ;;
         cpp) kit cpp c kits/cpp kits/c/src kits/c/worker.h ;;
         zig) kit zig zig kits/zig/src kits/zig/examples ;;
