@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wasmtime::{Config, InstancePre, Linker, OptLevel};
 
 use crate::{
-    EngineError, Guest, GuestSpec, LoadError,
+    EngineError, Guest, GuestSpec, LoadError, PreopenedFolder,
     budget::Budget,
     code_cache::{CodeCache, CodeKey, Found},
     host::Host,
@@ -171,17 +171,7 @@ impl Engine {
         code_of: impl FnOnce(&[u8]) -> Result<wasmtime::Module, LoadError>,
     ) -> Result<Module, LoadError> {
         check_header(wasm)?;
-        let split = image_of::split(wasm);
-        let (code, image) = match &split {
-            Some(split) => {
-                let image = Image::new(&split.memory).map_err(|error| {
-                    LoadError(format!("no memory for the module's data: {error}"))
-                })?;
-                (split.wasm.as_slice(), Some(Arc::new(image)))
-            }
-            None => (wasm, None),
-        };
-        let module = code_of(code)?;
+        let (module, image) = self.parts(wasm, code_of)?;
         let start = module
             .get_export("_start")
             .and_then(|ty| ty.func().cloned());
@@ -209,9 +199,6 @@ impl Engine {
                 "its memory is shared: threads are not supported".into(),
             ));
         }
-        if let Some(image) = &image {
-            self.0.pool.register(image);
-        }
         Ok(Module {
             minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
             module,
@@ -219,12 +206,58 @@ impl Engine {
         })
     }
 
+    /// A module's code, and the image of its initial memory.
+    pub(crate) fn parts(
+        &self,
+        wasm: &[u8],
+        code_of: impl FnOnce(&[u8]) -> Result<wasmtime::Module, LoadError>,
+    ) -> Result<(wasmtime::Module, Option<Arc<Image>>), LoadError> {
+        let split = image_of::split(wasm);
+        let (code, image) = match &split {
+            Some(split) => {
+                let image = Image::new(&split.memory).map_err(|error| {
+                    LoadError(format!("no memory for the module's data: {error}"))
+                })?;
+                (split.wasm.as_slice(), Some(Arc::new(image)))
+            }
+            None => (wasm, None),
+        };
+        let module = code_of(code)?;
+        if let Some(image) = &image {
+            self.register(image);
+        }
+        Ok((module, image))
+    }
+
+    /// Makes the slots that wait with an image known.
+    pub(crate) fn register(&self, image: &Arc<Image>) {
+        self.0.pool.register(image);
+    }
+
+    /// What every guest can import.
+    pub(crate) fn linker(&self) -> Linker<Host> {
+        self.0.linker.clone()
+    }
+
     /// Links a module with what it is given.
     ///
     /// # Errors
     /// It imports what we don't have, or asks for more than it may.
     pub fn guest(&self, module: &Module, spec: GuestSpec) -> Result<Guest, LoadError> {
-        Guest::new(self, module, spec)
+        Guest::new(self, module, spec, Vec::new())
+    }
+
+    /// [`Self::guest`] with folders which the guest can read only, before those of `spec`.
+    ///
+    /// # Errors
+    /// As [`Self::guest`].
+    pub fn guest_with(
+        &self,
+        module: &Module,
+        spec: GuestSpec,
+        read_only: Vec<PreopenedFolder>,
+    ) -> Result<Guest, LoadError> {
+        Guest::new(self, module, spec, read_only)
     }
 
     /// Gives memory that waits for the next calls back to the system: for a server that became idle.

@@ -12,6 +12,14 @@ pub struct EngineError(pub(crate) String);
 #[error("{0}")]
 pub struct LoadError(pub(crate) String);
 
+impl LoadError {
+    /// An error with this text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
 /// A call failed. `Display` is the operator's text: it names causes that no caller should see.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
@@ -40,6 +48,9 @@ pub enum CallError {
     /// The guest ended with an exit code other than 0.
     #[error("exited with code {0}")]
     Exit(i32),
+    /// The user's program failed, in its own words.
+    #[error("{0}")]
+    Failed(String),
     /// What the guest printed is no response.
     #[error("printed no valid response: {0}")]
     BadResponse(String),
@@ -74,4 +85,17 @@ pub(crate) enum Stop {
     CpuTime,
     #[error("output")]
     Output,
+}
+
+/// wasmtime's errors are a backtrace and a cause on lines of their own; a log line is one line.
+pub(crate) fn one_line(error: &wasmtime::Error) -> String {
+    let text = format!("{error:#}");
+    let mut line = String::with_capacity(text.len());
+    for part in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(part);
+    }
+    line
 }

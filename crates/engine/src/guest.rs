@@ -10,12 +10,15 @@ use crate::{
     CallError, LoadError,
     budget::{Quota, Refused},
     engine::{Engine, Module},
-    error::Stop,
+    error::{Stop, one_line},
+    folders::Folders,
     guest_log::GuestLog,
     host::Host,
+    kv_view::KvView,
     lane::{Laned, Usage},
     memory::with_image,
     protocol,
+    snapshot::{ProgramError, Snapshot},
 };
 
 /// What a guest is given, beside its code.
@@ -78,8 +81,21 @@ pub struct Call {
 pub struct Guest {
     engine: Engine,
     inner: Arc<Inner>,
-    pre: Arc<InstancePre<Host>>,
-    module: Module,
+    code: Code,
+    /// Dropped with the last clone.
+    _kept: Option<Arc<dyn std::any::Any + Send + Sync>>,
+}
+
+/// How a call begins.
+#[derive(Clone)]
+enum Code {
+    /// A WASI command: `_start` of a new instance.
+    Command {
+        pre: Arc<InstancePre<Host>>,
+        module: Module,
+    },
+    /// A program that goes on where its snapshot ended.
+    Snapshot(Arc<Snapshot>),
 }
 
 /// What all calls of a guest share.
@@ -88,6 +104,7 @@ pub(crate) struct Inner {
     pub(crate) env: Vec<Box<[u8]>>,
     pub(crate) args: Vec<Box<[u8]>>,
     folder_names: Vec<String>,
+    pub(crate) folders: Folders,
     pub(crate) files: WasiFilesystemCtx,
     kv: Option<(Arc<dyn wws_kv::Store>, String)>,
     pub(crate) http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
@@ -95,6 +112,110 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    pub(crate) fn new(
+        spec: GuestSpec,
+        read_only: Vec<PreopenedFolder>,
+    ) -> Result<Self, LoadError> {
+        let mut wasi = WasiCtxBuilder::new();
+        let mut folder_names = Vec::with_capacity(spec.folders.len());
+        let mut folders = Vec::with_capacity(spec.folders.len());
+        let all = read_only
+            .into_iter()
+            .map(|folder| (folder, FsPerms::ReadOnly))
+            .chain(
+                spec.folders
+                    .into_iter()
+                    .map(|folder| (folder, FsPerms::ReadWrite)),
+            );
+        for (folder, permissions) in all {
+            use std::os::fd::AsRawFd;
+            // wasmtime-wasi opens folders by path; the descriptor's own path names the very folder that was checked.
+            let path = format!("/proc/self/fd/{}", folder.dir.as_raw_fd());
+            wasi.preopened_dir(path, &folder.to, permissions)
+                .map_err(|error| {
+                    LoadError(format!("cannot open the folder for {}: {error}", folder.to))
+                })?;
+            folder_names.push(folder.to.clone());
+            if permissions == FsPerms::ReadWrite {
+                folders.push((folder.dir.into(), folder.to));
+            }
+        }
+        Ok(Self {
+            name: spec.name.into(),
+            env: spec
+                .env
+                .into_iter()
+                .map(|(name, value)| c_string("a variable", format!("{name}={value}")))
+                .collect::<Result<_, _>>()?,
+            args: spec
+                .args
+                .into_iter()
+                .map(|arg| c_string("an argument", arg))
+                .collect::<Result<_, _>>()?,
+            folder_names,
+            folders: Folders::new(folders),
+            files: wasi.build().filesystem().clone(),
+            kv: spec.kv,
+            http: spec.http,
+            limits: spec.limits,
+        })
+    }
+
+    /// A store for one instance, which starts with `memory` bytes.
+    pub(crate) async fn store(
+        self: &Arc<Self>,
+        engine: &Engine,
+        memory: u64,
+        cpu_time: Duration,
+        usage: Arc<Usage>,
+        stdin: Vec<u8>,
+        request_id: String,
+    ) -> Result<Store<Host>, CallError> {
+        let limits = &self.limits;
+        let share = engine
+            .budget()
+            .reserve(memory)
+            .await
+            .ok_or(CallError::NoRoom {
+                needed: memory,
+                total: engine.memory(),
+            })?;
+        let quota = Quota {
+            share,
+            memory: limits.memory,
+            table_elements: limits.table_elements,
+            refused: None,
+        };
+        let log = GuestLog::new(self.name.clone(), request_id, limits.log);
+        let host = Host::new(self.clone(), stdin, log, quota);
+        let mut store = Store::new(engine.wasmtime(), host);
+        store.limiter(|host| &mut host.quota);
+        // The first tick may be about to come: a guest has at least one whole tick before it is looked at.
+        store.set_epoch_deadline(2);
+        store.epoch_deadline_callback(move |_| {
+            if usage.tick() > cpu_time {
+                return Err(wasmtime::Error::new(Stop::CpuTime));
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        Ok(store)
+    }
+
+    /// What ended an instance.
+    pub(crate) fn failure(
+        &self,
+        error: &wasmtime::Error,
+        refused: Option<Refused>,
+        cpu_time: Duration,
+    ) -> CallError {
+        match error.downcast_ref::<Stop>() {
+            Some(Stop::Exit(code)) => CallError::Exit(*code),
+            Some(Stop::CpuTime) => CallError::CpuTime(cpu_time),
+            Some(Stop::Output) => CallError::TooMuchOutput(self.limits.output),
+            None => CallError::Trap(format!("{}{}", refusal(refused), one_line(error))),
+        }
+    }
+
     /// Where the guest sees the folder of a descriptor; they begin at 3.
     pub(crate) fn folder_name(&self, fd: i32) -> Option<&str> {
         let index = usize::try_from(fd).ok()?.checked_sub(3)?;
@@ -111,11 +232,22 @@ fn c_string(what: &str, text: String) -> Result<Box<[u8]>, LoadError> {
     Ok(bytes.into())
 }
 
+/// Memory that was refused, as the start of a log line.
+fn refusal(refused: Option<Refused>) -> &'static str {
+    match refused {
+        Some(Refused::Limit) => "out of memory (`limits.memory`): ",
+        Some(Refused::Budget) => "out of memory (`server.memory`): ",
+        Some(Refused::Table) => "table too large (`limits.table_elements`): ",
+        None => "",
+    }
+}
+
 impl Guest {
     pub(crate) fn new(
         engine: &Engine,
         module: &Module,
         spec: GuestSpec,
+        read_only: Vec<PreopenedFolder>,
     ) -> Result<Self, LoadError> {
         if module.minimum_memory > spec.limits.memory {
             return Err(LoadError(format!(
@@ -131,42 +263,31 @@ impl Guest {
             )));
         }
         let pre = engine.link(module)?;
-        let mut wasi = WasiCtxBuilder::new();
-        let mut folder_names = Vec::with_capacity(spec.folders.len());
-        for folder in spec.folders {
-            use std::os::fd::AsRawFd;
-            // wasmtime-wasi opens folders by path; the descriptor's own path names the very folder that was checked.
-            let path = format!("/proc/self/fd/{}", folder.dir.as_raw_fd());
-            wasi.preopened_dir(path, &folder.to, FsPerms::ReadWrite)
-                .map_err(|error| {
-                    LoadError(format!("cannot open the folder for {}: {error}", folder.to))
-                })?;
-            folder_names.push(folder.to);
-        }
-        let files = wasi.build().filesystem().clone();
         Ok(Self {
             engine: engine.clone(),
-            inner: Arc::new(Inner {
-                name: spec.name.into(),
-                env: spec
-                    .env
-                    .into_iter()
-                    .map(|(name, value)| c_string("a variable", format!("{name}={value}")))
-                    .collect::<Result<_, _>>()?,
-                args: spec
-                    .args
-                    .into_iter()
-                    .map(|arg| c_string("an argument", arg))
-                    .collect::<Result<_, _>>()?,
-                folder_names,
-                files,
-                kv: spec.kv,
-                http: spec.http,
-                limits: spec.limits,
-            }),
-            pre: Arc::new(pre),
-            module: module.clone(),
+            inner: Arc::new(Inner::new(spec, read_only)?),
+            code: Code::Command {
+                pre: Arc::new(pre),
+                module: module.clone(),
+            },
+            _kept: None,
         })
+    }
+
+    /// Keeps something that is dropped with the last clone of the guest.
+    #[must_use]
+    pub fn keeping(mut self, kept: Arc<dyn std::any::Any + Send + Sync>) -> Self {
+        self._kept = Some(kept);
+        self
+    }
+
+    pub(crate) fn of_snapshot(engine: Engine, inner: Arc<Inner>, snapshot: Snapshot) -> Self {
+        Self {
+            engine,
+            inner,
+            code: Code::Snapshot(Arc::new(snapshot)),
+            _kept: None,
+        }
     }
 
     /// Calls the guest in a fresh instance. Dropping the future ends the call.
@@ -186,13 +307,28 @@ impl Guest {
     }
 
     async fn run(self, call: Call, usage: Arc<Usage>) -> Result<http::Response<Bytes>, CallError> {
+        match &self.code {
+            Code::Command { pre, module } => self.run_command(pre, module, call, usage).await,
+            Code::Snapshot(snapshot) => self.run_snapshot(snapshot, call, usage).await,
+        }
+    }
+
+    async fn run_command(
+        &self,
+        pre: &InstancePre<Host>,
+        module: &Module,
+        call: Call,
+        usage: Arc<Usage>,
+    ) -> Result<http::Response<Bytes>, CallError> {
         let before = match &self.inner.kv {
             Some((store, namespace)) => Some(store.snapshot(namespace).await?),
             None => None,
         };
         let empty = HashMap::new();
         let stdin = protocol::input(&call, before.as_deref().unwrap_or(&empty))?;
-        let printed = self.execute(stdin, call.request_id, usage).await?;
+        let printed = self
+            .print(pre, module, stdin, call.request_id, usage)
+            .await?;
         let (response, after) = protocol::output(&printed)?;
         if let (Some((store, namespace)), Some(before), Some(after)) =
             (&self.inner.kv, before, after)
@@ -208,92 +344,105 @@ impl Guest {
     }
 
     /// Runs `_start` of a fresh instance and returns what it printed.
-    async fn execute(
+    async fn print(
         &self,
+        pre: &InstancePre<Host>,
+        module: &Module,
         stdin: Vec<u8>,
         request_id: String,
         usage: Arc<Usage>,
     ) -> Result<Vec<u8>, CallError> {
-        let limits = &self.inner.limits;
-        let share = self
-            .engine
-            .budget()
-            .reserve(self.module.minimum_memory)
-            .await
-            .ok_or(CallError::NoRoom {
-                needed: self.module.minimum_memory,
-                total: self.engine.memory(),
-            })?;
-        let quota = Quota {
-            share,
-            memory: limits.memory,
-            table_elements: limits.table_elements,
-            refused: None,
-        };
-        let log = GuestLog::new(self.inner.name.clone(), request_id, limits.log);
-        let host = Host::new(self.inner.clone(), stdin, log, quota);
+        let cpu_time = self.inner.limits.cpu_time;
+        let mut store = self
+            .inner
+            .store(
+                &self.engine,
+                module.minimum_memory,
+                cpu_time,
+                usage,
+                stdin,
+                request_id,
+            )
+            .await?;
         let _running = self.engine.ticker().run();
-        let mut store = Store::new(self.engine.wasmtime(), host);
-        store.limiter(|host| &mut host.quota);
-        // The first tick may be about to come: a guest has at least one whole tick before it is looked at.
-        store.set_epoch_deadline(2);
-        let cpu_time = limits.cpu_time;
-        store.epoch_deadline_callback(move |_| {
-            if usage.tick() > cpu_time {
-                return Err(wasmtime::Error::new(Stop::CpuTime));
-            }
-            Ok(UpdateDeadline::Yield(1))
-        });
-        let result = self.start(&mut store).await;
+        let result = start(&mut store, pre, module).await;
         let refused = store.data().quota.refused;
         match result {
             Ok(()) => Ok(std::mem::take(&mut store.data_mut().stdout)),
             Err(error) => match error.downcast_ref::<Stop>() {
                 Some(Stop::Exit(0)) => Ok(std::mem::take(&mut store.data_mut().stdout)),
-                Some(Stop::Exit(code)) => Err(CallError::Exit(*code)),
-                Some(Stop::CpuTime) => Err(CallError::CpuTime(cpu_time)),
-                Some(Stop::Output) => Err(CallError::TooMuchOutput(limits.output)),
-                None => Err(CallError::Trap(format!(
-                    "{}{}",
-                    match refused {
-                        Some(Refused::Limit) => "out of memory (`limits.memory`): ",
-                        Some(Refused::Budget) => "out of memory (`server.memory`): ",
-                        Some(Refused::Table) => "table too large (`limits.table_elements`): ",
-                        None => "",
-                    },
-                    one_line(&error)
-                ))),
+                _ => Err(self.inner.failure(&error, refused, cpu_time)),
             },
         }
     }
 
-    async fn start(&self, store: &mut Store<Host>) -> wasmtime::Result<()> {
-        let instance = {
-            let mut making = pin!(self.pre.instantiate_async(&mut *store));
-            match &self.module.image {
-                Some(image) => {
-                    std::future::poll_fn(|context| {
-                        with_image(image, || making.as_mut().poll(context))
-                    })
-                    .await?
-                }
-                None => making.await?,
-            }
+    async fn run_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        call: Call,
+        usage: Arc<Usage>,
+    ) -> Result<http::Response<Bytes>, CallError> {
+        let limits = &self.inner.limits;
+        let kv = match &self.inner.kv {
+            Some((store, namespace)) => Some(KvView::new(store, namespace, limits.output).await?),
+            None => None,
         };
-        let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-        start.call_async(store, ()).await
+        let mut store = self
+            .inner
+            .store(
+                &self.engine,
+                snapshot.memory,
+                limits.cpu_time,
+                usage.clone(),
+                Vec::new(),
+                call.request_id.clone(),
+            )
+            .await?;
+        store.data_mut().start = snapshot.start;
+        store.data_mut().kv = kv;
+        let _running = self.engine.ticker().run();
+        let answered = match snapshot.restore(store, usage).await {
+            Ok(mut vm) => {
+                let result = snapshot.program.answer(&mut vm, call).await;
+                let host = vm.host();
+                result
+                    .map(|response| (response, host.kv.take()))
+                    .map_err(|error| (error, host.quota.refused))
+            }
+            Err(error) => Err((error.into(), None)),
+        };
+        match answered {
+            Ok((response, kv)) => {
+                if let Some(kv) = kv {
+                    kv.commit().await?;
+                }
+                Ok(response)
+            }
+            Err((ProgramError::Failed(text), refused)) => {
+                Err(CallError::Failed(format!("{}{text}", refusal(refused))))
+            }
+            Err((ProgramError::Wasm(error), refused)) => {
+                Err(self.inner.failure(&error, refused, limits.cpu_time))
+            }
+        }
     }
 }
 
-/// wasmtime's errors are a backtrace and a cause on lines of their own; a log line is one line.
-fn one_line(error: &wasmtime::Error) -> String {
-    let text = format!("{error:#}");
-    let mut line = String::with_capacity(text.len());
-    for part in text.split_whitespace() {
-        if !line.is_empty() {
-            line.push(' ');
+async fn start(
+    store: &mut Store<Host>,
+    pre: &InstancePre<Host>,
+    module: &Module,
+) -> wasmtime::Result<()> {
+    let instance = {
+        let mut making = pin!(pre.instantiate_async(&mut *store));
+        match &module.image {
+            Some(image) => {
+                std::future::poll_fn(|context| with_image(image, || making.as_mut().poll(context)))
+                    .await?
+            }
+            None => making.await?,
         }
-        line.push_str(part);
-    }
-    line
+    };
+    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+    start.call_async(store, ()).await
 }

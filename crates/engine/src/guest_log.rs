@@ -42,6 +42,35 @@ impl GuestLog {
         }
     }
 
+    /// Writes whole lines of a level.
+    pub(crate) fn write_at(&mut self, level: tracing::Level, text: &str) {
+        let take = text
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= take as u64;
+        self.dropped += (text.len() - take) as u64;
+        let bytes = &text.as_bytes()[..take];
+        for line in bytes.split(|b| *b == b'\n') {
+            for part in line.chunks(LINE) {
+                let part = String::from_utf8_lossy(part);
+                let part = part.trim_end_matches('\r');
+                macro_rules! event {
+                    ($level:ident) => {
+                        tracing::event!(target: "guest", tracing::Level::$level, worker = &*self.worker,
+                            request_id = self.request_id, "{part}")
+                    };
+                }
+                match level {
+                    tracing::Level::ERROR => event!(ERROR),
+                    tracing::Level::WARN => event!(WARN),
+                    tracing::Level::INFO => event!(INFO),
+                    tracing::Level::DEBUG => event!(DEBUG),
+                    tracing::Level::TRACE => event!(TRACE),
+                }
+            }
+        }
+    }
+
     fn flush(&mut self) {
         let line = String::from_utf8_lossy(&self.line);
         let line = line.trim_end_matches(['\n', '\r']);

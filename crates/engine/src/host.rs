@@ -1,14 +1,20 @@
 //! A call's side of the host: what the functions that a guest imports work on.
 
-use std::{sync::Arc, time::Instant};
+use std::{any::Any, future::Future, sync::Arc, time::Instant};
 
+use bytes::Bytes;
+use http::{Request, Response};
 use wasmtime::Memory;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView, p1::WasiP1Ctx};
+use wws_outbound::ErrorKind;
 
-use crate::{budget::Quota, guest::Inner, guest_log::GuestLog};
+use crate::{
+    GuestLimits, budget::Quota, folders::Folders, guest::Inner, guest_log::GuestLog,
+    kv_view::KvView,
+};
 
 /// State of one call.
-pub(crate) struct Host {
+pub struct Host {
     pub(crate) guest: Arc<Inner>,
     pub(crate) stdin: Vec<u8>,
     /// How much of `stdin` was read.
@@ -24,6 +30,26 @@ pub(crate) struct Host {
     pub(crate) http_calls: u32,
     pub(crate) start: Instant,
     wasi: Option<Box<WasiP1Ctx>>,
+    pub(crate) kv: Option<KvView>,
+    program: Option<Box<dyn Any + Send>>,
+}
+
+/// An outgoing request that failed, as a guest may see it.
+#[derive(Clone, Debug)]
+pub struct HttpFailure {
+    /// What went wrong, for programs.
+    pub kind: ErrorKind,
+    /// What went wrong, for people.
+    pub message: String,
+}
+
+impl HttpFailure {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
 }
 
 impl Host {
@@ -40,6 +66,8 @@ impl Host {
             quota,
             start: Instant::now(),
             wasi: None,
+            kv: None,
+            program: None,
         }
     }
 
@@ -50,6 +78,80 @@ impl Host {
             // The folders were opened once, at start.
             *WasiView::ctx(&mut wasi).ctx.filesystem() = self.guest.files.clone();
             Box::new(wasi)
+        })
+    }
+
+    /// What a [`Program`](crate::Program) keeps for this call: nothing but what [`Self::set_state`] was given.
+    pub fn state<T: 'static>(&mut self) -> Option<&mut T> {
+        self.program.as_mut()?.downcast_mut()
+    }
+
+    /// Keeps something of a program's for this call.
+    pub fn set_state<T: Send + 'static>(&mut self, state: T) {
+        self.program = Some(Box::new(state));
+    }
+
+    /// Bounds of the call.
+    #[must_use]
+    pub fn limits(&self) -> &GuestLimits {
+        &self.guest.limits
+    }
+
+    /// Time since the call began; what was snapshotted continues the snapshot's own time.
+    #[must_use]
+    pub fn elapsed(&self) -> std::time::Duration {
+        self.start.elapsed()
+    }
+
+    /// Writes to the guest's log, of which a call may write `limits.log` bytes.
+    pub fn log(&mut self, level: tracing::Level, text: &str) {
+        self.log.write_at(level, text);
+    }
+
+    /// The call's view of its key/value namespace; `None` where the worker has none.
+    pub fn kv(&mut self) -> Option<&mut KvView> {
+        self.kv.as_mut()
+    }
+
+    /// The folders that the guest sees.
+    #[must_use]
+    pub fn folders(&self) -> &Folders {
+        &self.guest.folders
+    }
+
+    /// Sends a request if the guest may. The future does not borrow the call: several can run at once.
+    ///
+    /// # Errors
+    /// It may not send any, or no more of them.
+    pub fn send_http(
+        &mut self,
+        request: Request<Bytes>,
+    ) -> Result<
+        impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<>,
+        HttpFailure,
+    > {
+        if self.guest.http.is_none() {
+            return Err(HttpFailure::new(
+                ErrorKind::NotAllowed,
+                "this worker may not send HTTP requests: its TOML has no [features.http_requests]",
+            ));
+        }
+        let Some(left) = self.http_calls.checked_sub(1) else {
+            return Err(HttpFailure::new(
+                ErrorKind::NotAllowed,
+                format!("more than {} requests in one call", self.limits().http_calls),
+            ));
+        };
+        self.http_calls = left;
+        let guest = self.guest.clone();
+        Ok(async move {
+            let Some((policy, client)) = &guest.http else {
+                return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
+            };
+            client
+                .send(policy, request)
+                .await
+                .map_err(|error| HttpFailure::new(error.kind, error.message))
         })
     }
 }

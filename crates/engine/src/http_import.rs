@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use wasmtime::{Caller, Linker, Memory, Result, TypedFunc};
 use wws_outbound::ErrorKind;
 
-use crate::host::Host;
+use crate::host::{Host, HttpFailure};
 
 /// Headers or parameters of one request.
 const MAX_PAIRS: u32 = 1024;
@@ -23,21 +23,6 @@ const METHODS: [Method; 7] = [
 
 /// The import's flattened parameters: body (tag, pointer, length), headers, method, params, uri, return area.
 type Params = (i32, u32, u32, u32, u32, i32, u32, u32, u32, u32, u32);
-
-/// A failed request as the guest sees it.
-struct Failure {
-    kind: ErrorKind,
-    message: String,
-}
-
-impl Failure {
-    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-        }
-    }
-}
 
 /// Defines the import.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
@@ -76,26 +61,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
 async fn send(
     caller: &mut Caller<'_, Host>,
     request: Request<Bytes>,
-) -> Result<Response<Bytes>, Failure> {
-    let host = caller.data_mut();
-    let guest = host.guest.clone();
-    let Some((policy, client)) = &guest.http else {
-        return Err(Failure::new(
-            ErrorKind::NotAllowed,
-            "this worker may not send HTTP requests: its TOML has no [features.http_requests]",
-        ));
-    };
-    let Some(left) = host.http_calls.checked_sub(1) else {
-        return Err(Failure::new(
-            ErrorKind::NotAllowed,
-            format!("more than {} requests in one call", guest.limits.http_calls),
-        ));
-    };
-    host.http_calls = left;
-    client
-        .send(policy, request)
-        .await
-        .map_err(|error| Failure::new(error.kind, error.message))
+) -> Result<Response<Bytes>, HttpFailure> {
+    let sending = caller.data_mut().send_http(request)?;
+    sending.await
 }
 
 fn bytes(memory: &[u8], at: u32, len: u32) -> Option<&[u8]> {
@@ -122,7 +90,7 @@ fn pairs(memory: &[u8], at: u32, count: u32) -> Option<Vec<(&[u8], &[u8])>> {
 }
 
 /// `None`: a pointer lies outside of memory.
-fn read_request(memory: &[u8], params: &Params) -> Option<Result<Request<Bytes>, Failure>> {
+fn read_request(memory: &[u8], params: &Params) -> Option<Result<Request<Bytes>, HttpFailure>> {
     let &(
         has_body,
         body,
@@ -160,8 +128,8 @@ fn build_request(
     method: i32,
     query: &[(&[u8], &[u8])],
     uri: &[u8],
-) -> Result<Request<Bytes>, Failure> {
-    let invalid = |message: &str| Failure::new(ErrorKind::InvalidRequest, message);
+) -> Result<Request<Bytes>, HttpFailure> {
+    let invalid = |message: &str| HttpFailure::new(ErrorKind::InvalidRequest, message);
     if headers_len > MAX_PAIRS {
         return Err(invalid("too many headers"));
     }
@@ -289,7 +257,7 @@ async fn write_failure(
     caller: &mut Caller<'_, Host>,
     memory: Memory,
     area: u32,
-    failure: Failure,
+    failure: HttpFailure,
 ) -> Result<()> {
     let allocator = Allocator::of(caller, memory)?;
     let (at, len) = allocator.put(caller, failure.message.as_bytes(), 1).await?;

@@ -89,7 +89,7 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
                 // Everything up to this section's size field goes as it is; the section is written anew.
                 let from = usize::try_from(range.start).ok()?;
                 let to = usize::try_from(range.end).ok()?;
-                let header = section_header_len(wasm, from, to)?;
+                let header = section_header_len(wasm, from, to, 11)?;
                 out.extend_from_slice(wasm.get(copied..from - header)?);
                 out.push(11);
                 leb128(&mut out, body.len() as u64);
@@ -107,7 +107,7 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
 }
 
 /// Bytes before a section's body: its id and its size as LEB128 of any allowed length.
-fn section_header_len(wasm: &[u8], from: usize, to: usize) -> Option<usize> {
+pub(crate) fn section_header_len(wasm: &[u8], from: usize, to: usize, id: u8) -> Option<usize> {
     let size = to.checked_sub(from)? as u64;
     (2..=6).find(|len| {
         let Some(header) = from.checked_sub(*len).and_then(|at| wasm.get(at..from)) else {
@@ -121,11 +121,11 @@ fn section_header_len(wasm: &[u8], from: usize, to: usize) -> Option<usize> {
             }
             value |= u64::from(byte & 0x7f) << (7 * i);
         }
-        header[0] == 11 && value == size
+        header[0] == id && value == size
     })
 }
 
-fn leb128(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn leb128(out: &mut Vec<u8>, mut value: u64) {
     loop {
         let byte = (value & 0x7f) as u8;
         value >>= 7;

@@ -30,6 +30,8 @@ pub(crate) struct Usage {
     cpu: AtomicU64,
     /// It gave way at the end of a tick.
     yielded: AtomicBool,
+    /// Ticks that found it running.
+    ticks: AtomicU64,
     slow: AtomicBool,
 }
 
@@ -37,8 +39,22 @@ impl Usage {
     /// A tick of the clock found the guest running. Returns its CPU time so far.
     pub(crate) fn tick(&self) -> Duration {
         self.yielded.store(true, Ordering::Relaxed);
+        self.ticks.fetch_add(1, Ordering::Relaxed);
         if !self.slow.load(Ordering::Relaxed) {
             self.add(TICK);
+        }
+        Duration::from_nanos(self.cpu.load(Ordering::Relaxed))
+    }
+
+    /// Ticks that found the guest running.
+    pub(crate) fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// The guest ran for `time` between two ticks. Returns its CPU time so far.
+    pub(crate) fn count(&self, time: Duration) -> Duration {
+        if !self.slow.load(Ordering::Relaxed) {
+            self.add(time);
         }
         Duration::from_nanos(self.cpu.load(Ordering::Relaxed))
     }

@@ -148,12 +148,6 @@ pub(crate) fn output(
             .collect();
         bad(format!("{error}; it begins with {start:?}"))
     })?;
-    let status = output.status.unwrap_or(200);
-    let status = u16::try_from(status)
-        .ok()
-        .filter(|status| (200..=599).contains(status))
-        .and_then(|status| StatusCode::from_u16(status).ok())
-        .ok_or_else(|| bad(format!("status {status} is not from 200 to 599")))?;
     let data = if output.base64 {
         Bytes::from(
             STANDARD
@@ -163,32 +157,47 @@ pub(crate) fn output(
     } else {
         Bytes::from(output.data.into_owned())
     };
-    let mut response = Response::new(data);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    for (name, values) in &output.headers {
-        let header = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| bad(format!("{name:?} is not the name of a header")))?;
-        if OF_THE_CONNECTION.contains(&header) {
-            continue;
-        }
+    let headers = output.headers.iter().flat_map(|(name, values)| {
         let values = match values {
             OneOrMany::One(value) => std::slice::from_ref(value),
             OneOrMany::Many(values) => values,
         };
-        for value in values {
-            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
-                bad(format!(
-                    "the value of header {header} has a line break or another control character"
-                ))
-            })?;
-            headers.append(&header, value);
-        }
-    }
-    headers
-        .entry(header::CONTENT_TYPE)
-        .or_insert(HeaderValue::from_static("text/html"));
+        values.iter().map(|value| (name.as_ref(), value.as_ref()))
+    });
+    let response = response(output.status.unwrap_or(200), headers, data).map_err(bad)?;
     Ok((response, output.kv))
+}
+
+/// A guest's response: of a status and headers that can be sent, without headers that are the server's, and with a content type.
+///
+/// # Errors
+/// What of it is not valid.
+pub fn response<'a>(
+    status: i64,
+    headers: impl Iterator<Item = (&'a str, &'a str)>,
+    body: Bytes,
+) -> Result<Response<Bytes>, String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = u16::try_from(status)
+        .ok()
+        .filter(|status| (200..=599).contains(status))
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .ok_or_else(|| format!("status {status} is not from 200 to 599"))?;
+    let all = response.headers_mut();
+    for (name, value) in headers {
+        let header = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("{name:?} is not the name of a header"))?;
+        if OF_THE_CONNECTION.contains(&header) {
+            continue;
+        }
+        let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+            format!("the value of header {header} has a line break or another control character")
+        })?;
+        all.append(header, value);
+    }
+    all.entry(header::CONTENT_TYPE)
+        .or_insert(HeaderValue::from_static("text/html"));
+    Ok(response)
 }
 
 #[cfg(test)]

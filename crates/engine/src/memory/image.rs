@@ -23,6 +23,8 @@ pub(crate) struct Image {
     file: Option<OwnedFd>,
     /// The file mapped for reading: the source of resets.
     bytes: *const u8,
+    /// Bytes of the memory that the image was taken of: an instance starts with as many, or with its module's minimum.
+    size: usize,
     /// Slots that hold this image and wait for a call; the one used last (its cache is warm) is taken first.
     idle: Mutex<Vec<Slot>>,
 }
@@ -42,7 +44,9 @@ impl Image {
         let first = memory.chunks(PAGE).position(is_set);
         let last = memory.chunks(PAGE).rposition(is_set);
         let (Some(first), Some(last)) = (first, last) else {
-            return Ok(Self::zero());
+            let mut image = Self::zero();
+            image.size = memory.len();
+            return Ok(image);
         };
         let start = first * PAGE;
         let bytes = &memory[start..memory.len().min((last + 1) * PAGE)];
@@ -77,6 +81,7 @@ impl Image {
             len,
             file: Some(file),
             bytes: mapped.cast_const().cast(),
+            size: memory.len(),
             idle: Mutex::default(),
         })
     }
@@ -88,6 +93,7 @@ impl Image {
             len: 0,
             file: None,
             bytes: std::ptr::null(),
+            size: 0,
             idle: Mutex::default(),
         }
     }
@@ -95,6 +101,11 @@ impl Image {
     /// The range of linear memory that comes from the file.
     pub(crate) fn range(&self) -> std::ops::Range<usize> {
         self.start..self.start + self.len
+    }
+
+    /// Bytes of the memory that the image was taken of.
+    pub(crate) fn size(&self) -> usize {
+        self.size
     }
 
     pub(crate) fn file(&self) -> Option<&OwnedFd> {

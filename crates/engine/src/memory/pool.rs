@@ -104,6 +104,8 @@ unsafe impl MemoryCreator for Pool {
     ) -> Result<Box<dyn LinearMemory>, String> {
         // A module has one memory with an image; another memory (a table of host objects, say) starts as zeros.
         let image = NEXT.take().unwrap_or_else(|| Arc::new(Image::zero()));
+        // A snapshot's memory may have grown since its module started.
+        let minimum = minimum.max(image.size().next_multiple_of(65_536));
         let reserved = reserved.unwrap_or(minimum).max(minimum);
         let slot = match image.take_idle() {
             Some(slot) => {

@@ -125,14 +125,26 @@ impl Slot {
         if self.accessible == 0 {
             return Ok(());
         }
-        let found = dirty::find(base, end, (keep / PAGE).max(1));
-        for run in found.runs() {
-            // The kernel reports whole pages within what was asked for.
-            let (from, to) = ((run.start - base) as usize, (run.end - base) as usize);
-            assert!(from <= to && to <= self.accessible);
-            self.restore(image, from, to);
+        let mut known = 0;
+        let mut left = (keep / PAGE).max(1);
+        // One look reports a bounded number of runs; what an interpreter wrote is scattered.
+        while known < self.accessible && left > 0 {
+            let found = dirty::find(base + known as u64, end, left);
+            let mut pages = 0;
+            for run in found.runs() {
+                // The kernel reports whole pages within what was asked for.
+                let (from, to) = ((run.start - base) as usize, (run.end - base) as usize);
+                assert!(from <= to && to <= self.accessible);
+                self.restore(image, from, to);
+                pages += (to - from) / PAGE;
+            }
+            let until = (found.known_until - base) as usize;
+            if until <= known {
+                break;
+            }
+            known = until;
+            left = left.saturating_sub(pages);
         }
-        let known = (found.known_until - base) as usize;
         if known < self.accessible {
             // SAFETY: our own private mapping: the next access finds the file's bytes, or zeros.
             unsafe {

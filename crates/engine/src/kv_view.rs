@@ -1,0 +1,109 @@
+//! A call's view of its key/value namespace: a snapshot, and what the call changed.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+};
+
+use wws_kv::{Change, Error, Map, Store};
+
+/// A namespace as one call sees it. Changes reach the store when the call has succeeded.
+pub struct KvView {
+    store: Arc<dyn Store>,
+    namespace: String,
+    before: Arc<Map>,
+    changes: HashMap<String, Option<String>>,
+    /// What the store said since the snapshot.
+    known: HashMap<String, Option<String>>,
+    /// Bytes that changes may still take: they are held by the host, outside of the guest's memory.
+    left: u64,
+}
+
+impl KvView {
+    pub(crate) async fn new(
+        store: &Arc<dyn Store>,
+        namespace: &str,
+        bytes: u64,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            before: store.snapshot(namespace).await?,
+            store: store.clone(),
+            namespace: namespace.to_owned(),
+            changes: HashMap::new(),
+            known: HashMap::new(),
+            left: bytes,
+        })
+    }
+
+    /// The value of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        match self.changes.get(key) {
+            Some(value) => value.as_deref(),
+            None => self.stored(key),
+        }
+    }
+
+    fn stored(&self, key: &str) -> Option<&str> {
+        match self.known.get(key) {
+            Some(value) => value.as_deref(),
+            None => self.before.get(key).map(String::as_str),
+        }
+    }
+
+    /// Sets the value of a key, or removes it. `false`: the call changed more than it may hold.
+    #[must_use]
+    pub fn set(&mut self, key: String, value: Option<String>) -> bool {
+        self.take(&key, value.as_deref()) && {
+            self.changes.insert(key, value);
+            true
+        }
+    }
+
+    /// Takes what the store says now of a key, which an atomic operation of this call changed. `false`: as [`Self::set`].
+    #[must_use]
+    pub fn learn(&mut self, key: String, now: Option<String>) -> bool {
+        self.take(&key, now.as_deref()) && {
+            self.changes.remove(&key);
+            self.known.insert(key, now);
+            true
+        }
+    }
+
+    fn take(&mut self, key: &str, value: Option<&str>) -> bool {
+        /// What a map's entry costs beside its strings.
+        const ENTRY: usize = 64;
+        let bytes = (key.len() + value.map_or(0, str::len) + ENTRY) as u64;
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The store and the namespace, for operations that are atomic among calls.
+    #[must_use]
+    pub fn store(&self) -> (Arc<dyn Store>, String) {
+        (self.store.clone(), self.namespace.clone())
+    }
+
+    /// Writes what was changed to the store.
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        let mut changes = Vec::new();
+        for (key, value) in &self.changes {
+            match value {
+                value if value.as_deref() == self.stored(key) => {}
+                Some(value) => changes.push(Change::Set(key.clone(), value.clone())),
+                None => changes.push(Change::Delete(key.clone())),
+            }
+        }
+        // A snapshot that is still held would make the store copy itself.
+        drop(self.before);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.apply(&self.namespace, changes).await
+    }
+}

@@ -1,0 +1,399 @@
+//! Guests that were initialised once: memory and globals are kept, and every call starts from a copy-on-write view of them.
+//!
+//! An [`Interpreter`] is a compiled module and the functions that it imports; all its guests share it. A [`Program`] knows how to
+//! talk to it: how to bring it to the point where requests can come, and how to hand it one. What lies between the two is the snapshot:
+//! an image of the memory, and the globals that differ from a new instance's. `docs/design/snapshots.md` says what that means for
+//! guests.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use wasmtime::{
+    AsContextMut, Instance, InstancePre, Linker, Memory, ModuleExport, Store, StoreContextMut,
+    TypedFunc, Val, WasmParams,
+    WasmResults,
+};
+
+use crate::{
+    Call, CallError, CodeCache, Guest, GuestSpec, LoadError,
+    code_cache::Found,
+    engine::Engine,
+    error::{Stop, one_line},
+    guest::Inner,
+    host::Host,
+    image_of::WASM_PAGE,
+    lane::Usage,
+    memory::{Image, with_image},
+    state_of,
+};
+
+/// Initialisation may use so much CPU, or a call's own limit if that is more.
+const INITIALISE: Duration = Duration::from_secs(10);
+
+/// A boxed future.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What talks to an interpreter.
+pub trait Program: Send + Sync + 'static {
+    /// Brings a new instance to the point where requests can come. What it did is in the snapshot.
+    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> Boxed<'a, Result<(), ProgramError>>;
+
+    /// Hands a request to an instance that starts from the snapshot.
+    fn answer<'a>(
+        &'a self,
+        vm: &'a mut Vm,
+        call: Call,
+    ) -> Boxed<'a, Result<http::Response<Bytes>, ProgramError>>;
+}
+
+/// Why a program failed.
+#[derive(Debug)]
+pub enum ProgramError {
+    /// The instance trapped, or a limit ended it.
+    Wasm(wasmtime::Error),
+    /// The user's program failed; the text is the operator's.
+    Failed(String),
+}
+
+impl From<wasmtime::Error> for ProgramError {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Wasm(error)
+    }
+}
+
+/// A compiled interpreter, linked with what it imports. Cheap to clone.
+#[derive(Clone)]
+pub struct Interpreter(Arc<Shared>);
+
+struct Shared {
+    engine: Engine,
+    pre: InstancePre<Host>,
+    /// The module's own data.
+    image: Option<Arc<Image>>,
+    minimum_memory: u64,
+    globals: Vec<ModuleExport>,
+}
+
+/// Where the calls of a guest start.
+pub(crate) struct Snapshot {
+    interpreter: Interpreter,
+    image: Arc<Image>,
+    /// Bytes of memory that an instance starts with.
+    pub(crate) memory: u64,
+    globals: Vec<(ModuleExport, Value)>,
+    /// Clocks that count from the start go on from here.
+    pub(crate) start: Instant,
+    pub(crate) program: Arc<dyn Program>,
+}
+
+/// A number in a global.
+#[derive(Clone, Copy, PartialEq)]
+enum Value {
+    I32(i32),
+    I64(i64),
+    F32(u32),
+    F64(u64),
+}
+
+impl Value {
+    fn of(value: &Val) -> Option<Self> {
+        match value {
+            Val::I32(x) => Some(Self::I32(*x)),
+            Val::I64(x) => Some(Self::I64(*x)),
+            Val::F32(x) => Some(Self::F32(*x)),
+            Val::F64(x) => Some(Self::F64(*x)),
+            _ => None,
+        }
+    }
+
+    fn into_val(self) -> Val {
+        match self {
+            Self::I32(x) => Val::I32(x),
+            Self::I64(x) => Val::I64(x),
+            Self::F32(x) => Val::F32(x),
+            Self::F64(x) => Val::F64(x),
+        }
+    }
+}
+
+/// An instance that a [`Program`] talks to.
+pub struct Vm {
+    pub(crate) store: Store<Host>,
+    pub(crate) instance: Instance,
+    pub(crate) usage: Arc<Usage>,
+}
+
+impl Vm {
+    /// The call's side of the host.
+    pub fn host(&mut self) -> &mut Host {
+        self.store.data_mut()
+    }
+
+    /// An exported function.
+    ///
+    /// # Errors
+    /// There is none of that name and type.
+    pub fn function<P: WasmParams, R: WasmResults>(
+        &mut self,
+        name: &str,
+    ) -> wasmtime::Result<TypedFunc<P, R>> {
+        self.instance.get_typed_func(&mut self.store, name)
+    }
+
+    /// Calls a function of the instance.
+    ///
+    /// # Errors
+    /// It trapped, or met a limit.
+    pub async fn call<P: WasmParams + Sync, R: WasmResults + Sync>(
+        &mut self,
+        function: &TypedFunc<P, R>,
+        arguments: P,
+    ) -> wasmtime::Result<R> {
+        function.call_async(&mut self.store, arguments).await
+    }
+
+    /// What functions of wasmtime take to work on the instance.
+    pub fn context(&mut self) -> StoreContextMut<'_, Host> {
+        self.store.as_context_mut()
+    }
+
+    /// The instance's memory.
+    ///
+    /// # Errors
+    /// It exports none.
+    pub fn memory(&mut self) -> wasmtime::Result<Memory> {
+        self.instance
+            .get_memory(&mut self.store, "memory")
+            .ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))
+    }
+
+    /// Waits for something outside of the instance. That time is no CPU time of the guest's.
+    pub async fn wait<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        // What is there already costs nothing.
+        let ready = poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context))).await;
+        if let std::task::Poll::Ready(output) = ready {
+            return output;
+        }
+        let output = future.await;
+        self.store.as_context_mut().set_epoch_deadline(2);
+        output
+    }
+
+    /// Runs what calls functions of the instance, and counts the CPU time that it used without being seen by the clock of
+    /// ticks.
+    ///
+    /// # Errors
+    /// Its own, or the guest used more CPU time than it may.
+    pub async fn counted<T>(
+        &mut self,
+        run: impl AsyncFnOnce(&mut Self) -> wasmtime::Result<T>,
+    ) -> wasmtime::Result<T> {
+        let (ticks, start) = (self.usage.ticks(), Instant::now());
+        let result = run(self).await;
+        if self.usage.ticks() == ticks {
+            let total = self.usage.count(start.elapsed());
+            if total > self.host().limits().cpu_time {
+                return Err(wasmtime::Error::new(Stop::CpuTime));
+            }
+        }
+        result
+    }
+}
+
+impl Engine {
+    /// Compiles an interpreter: a module whose exports are called by a [`Program`], and which imports WASI preview 1 and what
+    /// `imports` defines. Its code is taken from `code`, where that has it under the key of [`interpreter_module`]'s bytes; else it is
+    /// compiled, which blocks the thread and uses all processors.
+    ///
+    /// # Errors
+    /// It is not a module, it imports something else, or its state is more than memory and globals.
+    pub fn interpreter(
+        &self,
+        wasm: &[u8],
+        code: Option<&CodeCache>,
+        imports: impl FnOnce(&mut Linker<Host>) -> wasmtime::Result<()>,
+    ) -> Result<Interpreter, LoadError> {
+        let exposed = state_of::expose(wasm)?;
+        let found = code.map(|code| code.load(self.wasmtime(), &self.code_key(&exposed.wasm)));
+        let (module, image) = self.parts(&exposed.wasm, |wasm| match found {
+            Some(Found::Code(module)) => Ok(module),
+            _ => wasmtime::Module::new(self.wasmtime(), wasm)
+                .map_err(|error| LoadError(format!("not a valid WebAssembly module: {error:#}"))),
+        })?;
+        let mut linker = self.linker();
+        imports(&mut linker).map_err(|error| LoadError(one_line(&error)))?;
+        let pre = linker
+            .instantiate_pre(&module)
+            .map_err(|error| LoadError(one_line(&error)))?;
+        let memory = module
+            .get_export("memory")
+            .and_then(|ty| ty.memory().cloned())
+            .filter(|memory| !memory.is_shared())
+            .ok_or_else(|| LoadError("it exports no memory of its own named `memory`".into()))?;
+        Ok(Interpreter(Arc::new(Shared {
+            engine: self.clone(),
+            pre,
+            image,
+            minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
+            globals: exposed
+                .globals
+                .iter()
+                .filter_map(|name| module.get_export_index(name))
+                .collect(),
+        })))
+    }
+}
+
+/// An interpreter's module as it is compiled: what a [`CodeCache`] names and [`Engine::precompile`] takes.
+///
+/// # Errors
+/// Its state is more than memory and globals.
+pub fn interpreter_module(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+    Ok(state_of::expose(wasm)?.wasm)
+}
+
+impl Interpreter {
+    /// Runs a program's initialisation and keeps the state that it reached: every call of the guest starts there.
+    ///
+    /// # Errors
+    /// The initialisation failed; the text says how.
+    pub async fn snapshot(
+        &self,
+        spec: GuestSpec,
+        program: Arc<dyn Program>,
+    ) -> Result<Guest, LoadError> {
+        let engine = self.0.engine.clone();
+        let inner = Arc::new(Inner::new(spec, Vec::new())?);
+        let cpu_time = inner.limits.cpu_time.max(INITIALISE);
+        let usage = Arc::new(Usage::default());
+        let fail = |error: CallError| LoadError(format!("while it was loaded: {error}"));
+        let _running = engine.ticker().run();
+        let store = inner
+            .store(
+                &engine,
+                self.0.minimum_memory,
+                cpu_time,
+                usage.clone(),
+                Vec::new(),
+                String::new(),
+            )
+            .await
+            .map_err(fail)?;
+        let start = store.data().start;
+        let mut vm = self
+            .instance(store, self.0.image.as_ref(), usage)
+            .await
+            .map_err(|error| LoadError(one_line(&error)))?;
+        let new = self.values(&mut vm);
+        let initialised = tokio::time::timeout(
+            inner.limits.wall_time.max(INITIALISE),
+            program.initialise(&mut vm),
+        );
+        match initialised.await {
+            Err(_) => return Err(LoadError("did not end loading".into())),
+            Ok(Err(ProgramError::Failed(text))) => return Err(LoadError(text)),
+            Ok(Err(ProgramError::Wasm(error))) => {
+                let refused = vm.host().quota.refused;
+                return Err(fail(inner.failure(&error, refused, cpu_time)));
+            }
+            Ok(Ok(())) => {}
+        }
+        let globals = self
+            .values(&mut vm)
+            .into_iter()
+            .zip(new)
+            .filter(|((_, now), (_, new))| now != new)
+            .map(|(now, _)| now)
+            .collect();
+        let memory = vm.memory().map_err(|error| LoadError(one_line(&error)))?;
+        let memory = memory.data(&vm.store);
+        let bytes = memory.len() as u64;
+        if bytes > inner.limits.memory {
+            return Err(LoadError(format!(
+                "it has {bytes} bytes of memory once it is loaded, `limits.memory` allows {}",
+                inner.limits.memory
+            )));
+        }
+        let image = Image::new(memory)
+            .map_err(|error| LoadError(format!("no memory for its snapshot: {error}")))?;
+        let image = Arc::new(image);
+        engine.register(&image);
+        Ok(Guest::of_snapshot(
+            engine.clone(),
+            inner,
+            Snapshot {
+                interpreter: self.clone(),
+                image,
+                memory: bytes,
+                globals,
+                start,
+                program,
+            },
+        ))
+    }
+
+    async fn instance(
+        &self,
+        mut store: Store<Host>,
+        image: Option<&Arc<Image>>,
+        usage: Arc<Usage>,
+    ) -> wasmtime::Result<Vm> {
+        let instance = {
+            let mut making = pin!(self.0.pre.instantiate_async(&mut store));
+            match image {
+                Some(image) => {
+                    poll_fn(|context| with_image(image, || making.as_mut().poll(context))).await?
+                }
+                None => making.await?,
+            }
+        };
+        Ok(Vm {
+            store,
+            instance,
+            usage,
+        })
+    }
+
+    fn values(&self, vm: &mut Vm) -> Vec<(ModuleExport, Value)> {
+        self.0
+            .globals
+            .iter()
+            .filter_map(|export| {
+                let global = vm
+                    .instance
+                    .get_module_export(&mut vm.store, export)?
+                    .into_global()?;
+                Some((*export, Value::of(&global.get(&mut vm.store))?))
+            })
+            .collect()
+    }
+}
+
+impl Snapshot {
+    /// An instance in the state of the snapshot.
+    pub(crate) async fn restore(
+        &self,
+        store: Store<Host>,
+        usage: Arc<Usage>,
+    ) -> wasmtime::Result<Vm> {
+        let mut vm = self
+            .interpreter
+            .instance(store, Some(&self.image), usage)
+            .await?;
+        for (export, value) in &self.globals {
+            let global = vm
+                .instance
+                .get_module_export(&mut vm.store, export)
+                .and_then(wasmtime::Extern::into_global)
+                .ok_or_else(|| wasmtime::Error::msg("a global of the snapshot is gone"))?;
+            global.set(&mut vm.store, value.into_val())?;
+        }
+        Ok(vm)
+    }
+}
