@@ -1,0 +1,18 @@
+//! What goes into the binary: the interpreter, the kit and a polyfill.
+
+/// QuickJS-NG as Wasm.
+pub(super) const QUICKJS: &[u8] =
+    include_bytes!(concat!(env!("WWS_INTERPRETERS"), "/quickjs/quickjs.wasm"));
+
+/// The Streams Standard.
+pub(super) const STREAMS: &str =
+    include_str!(concat!(env!("WWS_INTERPRETERS"), "/web-streams/polyfill.js"));
+
+macro_rules! kit {
+    ($($file:literal)*) => {
+        concat!("(function (wws) {\n", $(include_str!(concat!("../../../../kits/js/src/", $file, ".js")), "\n",)* "})")
+    };
+}
+
+/// The kit: a function that takes the object which its parts share.
+pub(super) const KIT: &str = kit!("base" "events" "url" "encoding" "headers" "blob" "console" "body" "fetch" "crypto" "clone" "cache" "files" "main");

@@ -1,0 +1,73 @@
+//! JavaScript workers: QuickJS, the kit of `kits/js` and the user's files, from one snapshot.
+
+mod crypto;
+mod encoding;
+mod exports;
+mod files;
+mod host_calls;
+mod kit;
+mod modules;
+mod operations;
+mod place;
+mod program;
+mod state;
+mod urls;
+
+use std::{path::Path, sync::Arc};
+
+use wws_engine::{CodeCache, Engine, Folders, Guest, GuestSpec, Interpreter, LoadError};
+use wws_project::beneath::Root;
+
+use program::Worker;
+
+/// The compiled JavaScript engine: one for a process. Cheap to clone.
+#[derive(Clone)]
+pub struct JavaScript(Interpreter);
+
+impl JavaScript {
+    /// Takes the engine's code from `code`, or compiles it, which blocks the thread for a second of CPU time.
+    ///
+    /// # Errors
+    /// The Wasm engine refuses the interpreter.
+    pub fn new(engine: &Engine, code: Option<&CodeCache>) -> Result<Self, LoadError> {
+        let interpreter = engine.interpreter(kit::QUICKJS, code, host_calls::define)?;
+        Ok(Self(interpreter))
+    }
+
+    /// The module that [`Self::new`] looks for in a code cache.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn module() -> Result<Vec<u8>, LoadError> {
+        wws_engine::interpreter_module(kit::QUICKJS)
+    }
+
+    /// Loads a worker: `file` beneath `root`, and what it imports. Its variables are those of `spec.env`. Blocks the thread.
+    ///
+    /// # Errors
+    /// A file is not there, has a syntax error, throws, or makes no handler; the text names file and line.
+    pub fn guest(&self, root: &Root, file: &Path, spec: GuestSpec) -> Result<Guest, LoadError> {
+        let folder = root
+            .folder(Path::new(""))
+            .map_err(|error| LoadError::new(format!("cannot open the project: {error}")))?;
+        let worker = Worker::new(
+            file.to_string_lossy().into_owned(),
+            Folders::new(vec![(folder.into(), "/".into())]),
+            spec.env.clone(),
+        );
+        let interpreter = self.0.clone();
+        // The caller may be inside a runtime, which must not be blocked on from within.
+        std::thread::scope(|scope| {
+            scope
+                .spawn(move || {
+                    tokio::runtime::Builder::new_current_thread()
+                        .enable_time()
+                        .build()
+                        .map_err(|error| LoadError::new(error.to_string()))?
+                        .block_on(interpreter.snapshot(spec, Arc::new(worker)))
+                })
+                .join()
+                .unwrap_or_else(|_| Err(LoadError::new("loading panicked")))
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! URLs for the kit: <https://url.spec.whatwg.org>, by the `url` crate.
+
+use url::{Position, Url, quirks};
+
+/// The parts of a URL in the kit's order, with NUL characters between; `None`: not a URL.
+pub(super) fn parse(text: &str, base: Option<&str>) -> Option<String> {
+    let url = match base {
+        Some(base) => Url::parse(base).ok()?.join(text).ok()?,
+        None => Url::parse(text).ok()?,
+    };
+    Some(parts(&url))
+}
+
+/// Sets a part of a URL; one that cannot be set to that leaves it as it is.
+pub(super) fn set(href: &str, part: &str, value: &str) -> Option<String> {
+    let mut url = Url::parse(href).ok()?;
+    match part {
+        "protocol" => drop(quirks::set_protocol(&mut url, value)),
+        "username" => drop(quirks::set_username(&mut url, value)),
+        "password" => drop(quirks::set_password(&mut url, value)),
+        "host" => drop(quirks::set_host(&mut url, value)),
+        "hostname" => drop(quirks::set_hostname(&mut url, value)),
+        "port" => drop(quirks::set_port(&mut url, value)),
+        "pathname" => quirks::set_pathname(&mut url, value),
+        "search" => quirks::set_search(&mut url, value),
+        "hash" => quirks::set_hash(&mut url, value),
+        _ => return None,
+    }
+    Some(parts(&url))
+}
+
+fn parts(url: &Url) -> String {
+    [
+        quirks::href(url),
+        &quirks::origin(url),
+        quirks::protocol(url),
+        quirks::username(url),
+        quirks::password(url),
+        quirks::host(url),
+        quirks::hostname(url),
+        quirks::port(url),
+        &url[Position::BeforePath..Position::AfterPath],
+        quirks::search(url),
+        quirks::hash(url),
+    ]
+    .join("\0")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_url_is_taken_apart_and_changed() {
+        let parts = parse("../x?a=1#h", Some("https://u:p@a.example:8080/b/c")).unwrap();
+        assert_eq!(
+            parts.split('\0').collect::<Vec<_>>(),
+            [
+                "https://u:p@a.example:8080/x?a=1#h",
+                "https://a.example:8080",
+                "https:",
+                "u",
+                "p",
+                "a.example:8080",
+                "a.example",
+                "8080",
+                "/x",
+                "?a=1",
+                "#h"
+            ]
+        );
+        assert!(parse("nothing", None).is_none());
+        assert!(
+            set("http://a/", "search", "b c")
+                .unwrap()
+                .starts_with("http://a/?b%20c")
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! Workers of runtimes that a project brings along (`.wws/runtimes`): interpreters that are WASI commands and know nothing of us.
+//!
+//! Such an interpreter reads the worker's source from `/src` and the request from its standard input. It is started for each
+//! request: without its help, nobody knows where in its start a snapshot could be made.
+
+use std::{fs, path::Path, sync::Arc};
+
+use tempfile::TempDir;
+use wws_engine::{Engine, Guest, GuestSpec, LoadError, Module, PreopenedFolder};
+use wws_project::{File, Runtime, beneath::Root};
+
+/// Where the interpreter finds the source.
+const SOURCE: &str = "/src";
+
+/// Larger sources, wrappers and polyfills are not read, in bytes.
+const MAX_SOURCE: u64 = 16 << 20;
+
+/// Makes a guest of a worker's source and its runtime's interpreter.
+///
+/// # Errors
+/// A file is not there or cannot be read, or there is no room for the source.
+pub fn runtime_guest(
+    engine: &Engine,
+    interpreter: &Module,
+    root: &Root,
+    runtime: &Runtime,
+    worker: &Path,
+    mut spec: GuestSpec,
+) -> Result<Guest, LoadError> {
+    let source = read(root, worker)?;
+    let file_of = |file: &File| read(root, &runtime.file(file));
+    let program = match &runtime.wrapper {
+        Some(wrapper) => file_of(wrapper)?.replace("{source}", &source),
+        None => source,
+    };
+    let folder = folder()?;
+    let extension = worker.extension().unwrap_or_default().to_string_lossy();
+    let write = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text)
+            .map_err(|error| LoadError::new(format!("cannot lay the source out: {error}")))
+    };
+    write(&format!("index.{extension}"), &program)?;
+    if let Some(polyfill) = &runtime.polyfill {
+        let name = Path::new(&polyfill.filename)
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy();
+        write(&name, &file_of(polyfill)?)?;
+    }
+    let dir = fs::File::open(folder.path())
+        .map_err(|error| LoadError::new(format!("cannot open the source: {error}")))?;
+    spec.args.clone_from(&runtime.args);
+    for (name, value) in &runtime.envs {
+        // What the worker says is nearer.
+        if !spec.env.iter().any(|(set, _)| set == name) {
+            spec.env.push((name.clone(), value.clone()));
+        }
+    }
+    let source = PreopenedFolder {
+        dir,
+        to: SOURCE.into(),
+    };
+    Ok(engine
+        .guest_with(interpreter, spec, vec![source])?
+        .keeping(Arc::new(folder)))
+}
+
+fn read(root: &Root, path: &Path) -> Result<String, LoadError> {
+    let bytes = root
+        .read(path, MAX_SOURCE)
+        .map_err(|error| LoadError::new(format!("cannot read {}: {error}", path.display())))?;
+    String::from_utf8(bytes)
+        .map_err(|_| LoadError::new(format!("{} is not UTF-8", path.display())))
+}
+
+/// A folder that is gone when the last guest is. A container's own folders may be read-only, but it has memory.
+fn folder() -> Result<TempDir, LoadError> {
+    let mut make = tempfile::Builder::new();
+    make.prefix("wws-source-");
+    make.tempdir_in("/dev/shm")
+        .or_else(|_| make.tempdir())
+        .map_err(|error| {
+            LoadError::new(format!(
+                "no place for the source, neither /dev/shm nor a folder for temporary files: {error}"
+            ))
+        })
+}

