@@ -8,6 +8,7 @@ use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 
 use crate::args::Args;
+use crate::code::Code;
 use crate::error::{Error, Result};
 use crate::reaper::KILLED;
 use crate::runc::{self, Runc};
@@ -28,6 +29,9 @@ pub(crate) fn delete(args: &Args) -> Result<Vec<u8>> {
     ];
     for error in steps.into_iter().filter_map(Result::err) {
         eprintln!("clear up after container {}: {error}", args.id);
+    }
+    if let Some(code) = Code::of(&args.namespace, &args.id) {
+        code.remove();
     }
     if let Some(address) = bundle::load_address(&bundle) {
         remove_socket(&address);

@@ -1,10 +1,7 @@
-//! Compiled code of workers: made once for a host, shared by all containers.
-//!
-//! Our server's `precompile` fills a store that no container can write or name, and links the entries that one container needs
-//! into a folder of its own, which that container sees read-only. Compiling is the server's business; here are the folders, and the
-//! helper that runs while the OCI runtime makes the container. Without it a container starts all the same: its server compiles.
+//! Code compiled ahead. The host keeps one store for all containers; `wws precompile` fills it with what a project lacks, in a
+//! process without rights, while the OCI runtime makes the container. A container sees, read-only, a folder of its own with links
+//! to the entries of its project and no others. Without a store, or without room in it, the server compiles for itself.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -12,135 +9,128 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::error::{OnPath, Result};
 use crate::log;
 use crate::reaper::{Child, Reaper};
+use crate::runc::die_with_parent;
 
-/// Where the store is, unless containerd's environment says another place.
-const PLACE: &str = "/var/lib/wws";
+/// The folder of the store, unless [`VARIABLE`] names another.
+const FOLDER: &str = "/var/lib/wws";
 
-/// The variable of containerd's environment that says where; empty for nowhere.
+/// A variable of containerd's environment; empty for no store.
 const VARIABLE: &str = "WWS_STORE";
 
-/// The longest that a start waits for the helper. What is not compiled then is the server's work.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a container's start waits for its code: a little longer than `wws precompile` allows itself.
+const LIMIT: Duration = Duration::from_secs(70);
 
-/// The links of one container.
+/// The code of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Links {
+pub(crate) struct Code {
     store: PathBuf,
-    folder: PathBuf,
+    /// The folder with links, which the container sees.
+    pub(crate) links: PathBuf,
 }
 
-/// A helper at work.
+/// What is compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Project {
+    /// The project's folder, on the host.
+    pub(crate) folder: PathBuf,
+    /// Whether that is the container's root.
+    pub(crate) is_root: bool,
+}
+
+/// Code that is being compiled. Nobody wants it any more when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Filling(Child);
+pub(crate) struct Compiling(Option<Child>);
 
-impl Links {
-    /// Where the links of a container are, if there are any.
+impl Code {
+    /// Where the code of a container is; `None` without a store.
     pub(crate) fn of(namespace: &str, id: &str) -> Option<Self> {
-        let place = std::env::var_os(VARIABLE).unwrap_or_else(|| PLACE.into());
-        Self::at(&place, namespace, id)
+        let folder =
+            std::env::var_os(VARIABLE).map_or_else(|| PathBuf::from(FOLDER), PathBuf::from);
+        folder
+            .is_absolute()
+            .then(|| Self::below(&folder, namespace, id))
     }
 
-    fn at(place: &OsStr, namespace: &str, id: &str) -> Option<Self> {
-        // containerd allows no other names; they become one folder's.
-        let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-        let place = Path::new(place);
-        (place.is_absolute() && plain(namespace) && plain(id)).then(|| Self {
-            store: place.join("code"),
-            folder: place.join("containers").join(format!("{namespace}:{id}")),
-        })
+    fn below(folder: &Path, namespace: &str, id: &str) -> Self {
+        Self {
+            store: folder.join("code"),
+            links: folder.join("containers").join(namespace).join(id),
+        }
     }
 
-    /// The folder of the host that the container sees.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Makes the folder, empty.
+    /// Makes the folder of links, anew.
     ///
     /// # Errors
-    /// The place cannot be written.
+    /// The file system's.
     pub(crate) fn make(&self) -> Result<()> {
-        self.remove()?;
-        let make = |path: &Path, mode| {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(mode)
-                .create(path)
-                .on("create", path)
-        };
-        if let Some(parent) = self.folder.parent() {
-            make(parent, 0o700)?;
-        }
-        // Its user may be any.
-        make(&self.folder, 0o755)
+        self.remove();
+        let mut builder = DirBuilder::new();
+        // Readable by the container's user, whoever that is.
+        let builder = builder.recursive(true).mode(0o755);
+        builder.create(&self.links).on("create", &self.links)
     }
 
-    /// Removes the folder. What a process has mapped lives on.
-    ///
-    /// # Errors
-    /// It is there and cannot be removed.
-    pub(crate) fn remove(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).on("remove", &self.folder)
-            }
-            _ => Ok(()),
+    /// Removes it. None is no error.
+    pub(crate) fn remove(&self) {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        if let Err(error) = fs::remove_dir_all(&self.links)
+            && !matches!(error.kind(), NotFound | NotADirectory)
+        {
+            log::warning!("remove {}: {error}", self.links.display());
         }
     }
 
-    /// Starts the helper for the project in `folder`, a path of the host.
-    pub(crate) fn fill(
+    /// Starts compiling what the store lacks, by `server`.
+    pub(crate) fn compile(
         &self,
-        reaper: &Arc<Reaper>,
         server: &Path,
-        folder: &Path,
-        whole: bool,
-    ) -> Option<Filling> {
+        project: &Project,
+        reaper: &Arc<Reaper>,
+    ) -> Option<Compiling> {
         let mut command = Command::new(server);
-        command
-            .arg("precompile")
-            .arg("--store")
-            .arg(&self.store)
-            .arg("--links")
-            .arg(&self.folder);
-        if whole {
+        command.arg("precompile").arg("--store").arg(&self.store);
+        command.arg("--links").arg(&self.links);
+        if project.is_root {
             command.arg("--container");
         }
-        command.arg("--").arg(folder).env_clear();
         command
+            .arg("--")
+            .arg(&project.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let started = reaper.spawn(&mut command);
-        started
-            .inspect_err(|error| log::warning!("{}: {error}", server.display()))
+        die_with_parent(&mut command);
+        let child = reaper.spawn(&mut command);
+        child
+            .inspect_err(|error| log::warning!("compile ahead: {error}"))
             .ok()
-            .map(Filling)
+            .map(|child| Compiling(Some(child)))
     }
 }
 
-impl Filling {
-    /// Waits until the helper has done its work, or has taken too long.
-    pub(crate) async fn wait(self) {
-        let Child { pid, exit } = self.0;
-        match tokio::time::timeout(PATIENCE, exit.wait()).await {
-            Ok(exit) if exit.code == 0 => {}
-            Ok(exit) => log::warning!(
-                "compiling ahead ended with {}; the server compiles",
-                exit.code
-            ),
-            Err(_) => {
-                log::warning!("compiling ahead takes too long; the server compiles");
-                // Ours, and not collected: the number is still its own.
-                if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-                    let _ = kill_process(pid, Signal::KILL);
+impl Compiling {
+    /// Waits for it, but not for ever. What is missing then the server compiles for itself.
+    pub(crate) async fn finish(mut self, id: &str) {
+        let Some(child) = &mut self.0 else { return };
+        match tokio::time::timeout(LIMIT, child.exit.ended()).await {
+            Ok(exit) => {
+                self.0 = None;
+                if exit.code != 0 {
+                    log::warning!("compile {id} ahead: ended with {}", exit.code);
                 }
             }
+            Err(_) => log::warning!("compile {id} ahead: not done in {} s", LIMIT.as_secs()),
+        }
+    }
+}
+
+impl Drop for Compiling {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            child.kill();
         }
     }
 }
@@ -149,30 +139,31 @@ impl Filling {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn each_container_has_a_folder_of_its_own() {
-        let place = tempfile::tempdir().unwrap();
-        let links = Links::at(place.path().as_os_str(), "moby", "c1").unwrap();
-        links.make().unwrap();
-        fs::write(links.folder().join("x"), "").unwrap();
-        links.make().unwrap();
-        assert_eq!(fs::read_dir(links.folder()).unwrap().count(), 0);
-        links.remove().unwrap();
-        assert!(!links.folder().exists());
-        links.remove().unwrap();
+    fn the_folder_of_a_container_is_its_own_and_comes_and_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let code = Code::below(folder.path(), "default", "c1");
+        assert_ne!(
+            code.links,
+            Code::below(folder.path(), "default", "c2").links
+        );
+        code.remove();
+        code.make().unwrap();
+        fs::write(code.links.join("left"), "").unwrap();
+        // Of a container of this name before.
+        code.make().unwrap();
+        assert_eq!(fs::read_dir(&code.links).unwrap().count(), 0);
+        let mode = fs::metadata(&code.links).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0);
+        code.remove();
+        assert!(!code.links.exists());
     }
 
     #[test]
-    fn odd_names_and_places_have_none() {
-        for (place, namespace, id) in [
-            ("", "n", "i"),
-            ("here", "n", "i"),
-            ("/p", "..", "i"),
-            ("/p", "n", "a/b"),
-            ("/p", "n", ""),
-        ] {
-            assert_eq!(Links::at(OsStr::new(place), namespace, id), None);
-        }
+    fn a_store_that_cannot_be_is_an_error_to_be_told() {
+        let code = Code::below(Path::new("/proc/self/no"), "default", "c1");
+        assert!(code.make().is_err());
     }
 }

@@ -15,6 +15,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use tokio::sync::Mutex as Gate;
 
 use crate::cgroup::Cgroup;
+use crate::code::{Code, Compiling};
 use crate::error::{Error, OnPath, Result};
 use crate::events::Events;
 use crate::exec;
@@ -59,6 +60,8 @@ pub(crate) struct Container {
     cgroup: Option<Cgroup>,
     workers: Option<Workers>,
     shares_pids: bool,
+    code: Option<Code>,
+    compiling: Gate<Option<Compiling>>,
     paused: AtomicBool,
     /// Held by whatever changes the container as a whole.
     gate: Gate<()>,
@@ -93,7 +96,10 @@ impl Container {
         let mounts = request.rootfs.clone();
         let server = shared.server.clone();
         let folder = bundle.clone();
-        let prepared = blocking(move || prepare(&folder, options, &mounts, &server)).await?;
+        let code = Code::of(&shared.namespace, &request.id);
+        let planned = code.clone();
+        let prepare = move || prepare(&folder, options, &mounts, &server, planned);
+        let prepared = blocking(prepare).await?;
         let runc = Runc::new(
             prepared.options.clone(),
             &shared.namespace,
@@ -107,6 +113,9 @@ impl Container {
             // Whatever is there of it. The first error is the one to tell.
             if ours && let Err(error) = runc.delete(&shared.reaper, &request.id).await {
                 log::warning!("clear up after {}: {error}", request.id);
+            }
+            if let Some(code) = code {
+                code.remove();
             }
             if let Err(error) = blocking(move || mount::unmount_all(&bundle.join("rootfs"))).await {
                 log::warning!("clear up after {}: {error}", request.id);
@@ -131,6 +140,13 @@ impl Container {
             terminal: request.terminal,
         };
         let init = Arc::new(Process::new(Role::Init, wanted));
+        let (code, compiling) = match prepared.code {
+            Some((code, project)) => {
+                let compiling = code.compile(&shared.server, &project, reaper);
+                (Some(code), compiling)
+            }
+            None => (None, None),
+        };
         let pid_file = bundle.join(bundle::INIT_PID);
         let birth = reaper.birth();
         let launch = Launch::new(&init, &prepared.options, shared, &request.id).await?;
@@ -155,6 +171,8 @@ impl Container {
             cgroup,
             workers: prepared.workers,
             shares_pids: prepared.shares_pids,
+            code,
+            compiling: Gate::new(compiling),
             paused: AtomicBool::new(false),
             gate: Gate::new(()),
             execs: Mutex::default(),
@@ -177,6 +195,9 @@ impl Container {
                 self.id
             )));
         };
+        if let Some(compiling) = self.compiling.lock().await.take() {
+            compiling.finish(&self.id).await;
+        }
         self.init.input.hold();
         self.runc.start(&self.shared.reaper, &self.id).await?;
         self.init.advance(Phase::Running(pid));
@@ -392,6 +413,7 @@ impl Container {
                 self.id
             )));
         }
+        drop(self.compiling.lock().await.take());
         self.runc.delete(&self.shared.reaper, &self.id).await?;
         // One that was never started ends only now.
         let exit = self.init.wait().await;
@@ -399,6 +421,9 @@ impl Container {
         let execs: Vec<_> = self.execs().drain().collect();
         for (_, exec) in execs {
             exec.process.release().await;
+        }
+        if let Some(code) = &self.code {
+            code.remove();
         }
         let root = self.bundle.join("rootfs");
         blocking(move || mount::unmount_all(&root)).await?;

@@ -1,5 +1,6 @@
 //! Is it a container of workers? Its entry point tells: a folder holds workers, a program runs as in any container.
 
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
@@ -78,6 +79,29 @@ impl Container<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Where a folder of the container is on the host: of its root file system, or of a volume.
+    ///
+    /// # Errors
+    /// As of [`Self::entry`].
+    pub(crate) fn host_folder(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let mount = self
+            .mounts
+            .iter()
+            .rev()
+            .find_map(|mount| Some((mount, path.strip_prefix(mount.to).ok()?)));
+        let handle = match mount {
+            None => rootfs::open(self.root, path)?,
+            Some((mount, below)) => match mount.from.filter(|_| mount.bind) {
+                Some(from) => rootfs::open(from, &Path::new("/").join(below))?,
+                None => None,
+            },
+        };
+        // The kernel's own name of what was found, without links.
+        Ok(handle.and_then(|handle| {
+            std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()
+        }))
     }
 
     /// What a path of the container names, once it is mounted.
@@ -203,6 +227,32 @@ mod tests {
         assert_eq!(image.at_root("/to-folder"), workers("/to-folder"));
         assert_eq!(image.at_root("/to-program"), Entry::Program);
         assert_eq!(image.at_root("/out"), Entry::Program);
+    }
+
+    #[test]
+    fn a_folder_is_found_on_the_host() {
+        let image = Image::new();
+        symlink("/app", image.0.path().join("link")).unwrap();
+        let volume = tempfile::tempdir().unwrap();
+        fs::create_dir(volume.path().join("inner")).unwrap();
+        let mounts = [Mount {
+            to: Path::new("/volume"),
+            from: Some(volume.path()),
+            bind: true,
+        }];
+        let container = Container {
+            root: image.0.path(),
+            folder: Path::new("/"),
+            arguments: &[],
+            environment: &[],
+            mounts: &mounts,
+        };
+        let host = |path: &str| container.host_folder(Path::new(path)).unwrap();
+        let real = |path: &Path| Some(fs::canonicalize(path).unwrap());
+        assert_eq!(host("/"), real(image.0.path()));
+        assert_eq!(host("/link/sub"), real(&image.0.path().join("app/sub")));
+        assert_eq!(host("/volume/inner"), real(&volume.path().join("inner")));
+        assert_eq!(host("/nothing"), None);
     }
 
     #[test]

@@ -30,6 +30,10 @@ const MAX_REFUSALS: usize = 5;
 /// The pauses between tries, first and longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
+/// How long containerd is left alone when it is back: its clients come back to it within seconds, and an event that they are
+/// not there for never reaches them.
+const SETTLE: Duration = Duration::from_secs(4);
+
 /// A message that is published under a topic.
 pub(crate) trait Event: Message {
     /// The topic.
@@ -90,6 +94,7 @@ impl Events {
                 destination,
                 reaper,
                 client: None,
+                away: false,
             };
             while let Some(envelope) = envelopes.recv().await {
                 publisher.deliver(&envelope).await;
@@ -144,6 +149,8 @@ struct Publisher {
     destination: Destination,
     reaper: Arc<Reaper>,
     client: Option<EventsClient>,
+    /// containerd could not be reached last time.
+    away: bool,
 }
 
 impl Publisher {
@@ -183,9 +190,12 @@ impl Publisher {
             Some(client) => client,
             None => {
                 let path = self.destination.ttrpc.trim_start_matches("unix://");
-                let socket = Socket::connect_unix(path)
-                    .await
-                    .map_err(|error| ttrpc::Error::Socket(error.to_string()))?;
+                let socket = Socket::connect_unix(path).await;
+                let was_away = std::mem::replace(&mut self.away, socket.is_err());
+                let socket = socket.map_err(|error| ttrpc::Error::Socket(error.to_string()))?;
+                if was_away {
+                    tokio::time::sleep(SETTLE).await;
+                }
                 self.client.insert(EventsClient::new(Client::new(socket)))
             }
         };

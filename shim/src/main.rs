@@ -8,6 +8,7 @@ mod args;
 mod bundle;
 mod cgroup;
 mod cleanup;
+mod code;
 mod console;
 mod container;
 mod entry;

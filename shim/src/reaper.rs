@@ -7,9 +7,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
-use rustix::process::{WaitOptions, WaitStatus, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use crate::time;
 
@@ -69,14 +69,31 @@ pub(crate) struct Child {
     pub(crate) exit: Waiter,
 }
 
+impl Child {
+    /// Ends it, unless it has ended: its number may be another's by then.
+    pub(crate) fn kill(&mut self) {
+        // We alone collect it, in this very thread: a child whose end has not come is there.
+        let runs = matches!(self.exit.0.try_recv(), Err(TryRecvError::Empty));
+        if let Some(pid) = Pid::from_raw(self.pid.cast_signed()).filter(|_| runs) {
+            // Already dying.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
 /// The end of a process, to come.
 #[derive(Debug)]
 pub(crate) struct Waiter(oneshot::Receiver<Exit>);
 
 impl Waiter {
     /// Waits for it.
-    pub(crate) async fn wait(self) -> Exit {
-        self.0.await.unwrap_or_else(|_| Exit::unknown())
+    pub(crate) async fn wait(mut self) -> Exit {
+        self.ended().await
+    }
+
+    /// Waits for it, and can be given up. It is told once.
+    pub(crate) async fn ended(&mut self) -> Exit {
+        (&mut self.0).await.unwrap_or_else(|_| Exit::unknown())
     }
 }
 
@@ -206,6 +223,31 @@ mod tests {
         reaper.ended(7, exit(0));
         assert_eq!(waiter.wait().await, exit(0));
         assert!(reaper.state().waiting.is_empty());
+    }
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "waited for by its number")]
+    fn only_a_child_that_has_not_ended_is_killed() {
+        let reaper = Arc::new(Reaper::default());
+        let spawned = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&spawned);
+        let mut gone = Child {
+            pid: spawned.id(),
+            exit: reaper.birth().claim(spawned.id()),
+        };
+        reaper.ended(spawned.id(), exit(0));
+        // The number is another's now, as far as this child is concerned.
+        gone.kill();
+        let state = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+        assert!(state.unwrap().is_none());
+        let mut child = Child {
+            pid: spawned.id(),
+            exit: reaper.birth().claim(spawned.id()),
+        };
+        child.kill();
+        let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        let (_, status) = ended.unwrap().unwrap();
+        assert_eq!(Exit::of(status).code, KILLED);
     }
 
     #[tokio::test]

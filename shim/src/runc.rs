@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use self::call::die_with_parent;
 use self::call::{Call, Log};
 use crate::error::{Error, Result};
 use crate::options::Options;

@@ -22,6 +22,9 @@ pub(crate) const SERVER: &str = "/dev/wws";
 /// The same where `/dev` is none of the container's own.
 pub(crate) const SERVER_IN_ROOT: &str = "/.wws/server";
 
+/// Where it finds its compiled code, by where the server is.
+const CODE: [(&str, &str); 2] = [(SERVER, "/dev/wws-code"), (SERVER_IN_ROOT, "/.wws/code")];
+
 /// The server's command that serves a container.
 const SERVE: &str = "serve-container";
 
@@ -118,6 +121,14 @@ impl Spec {
         self.look(bundle, |container| container.entry())
     }
 
+    /// Where a folder of the container is on the host.
+    ///
+    /// # Errors
+    /// The root file system cannot be looked at.
+    pub(crate) fn host_folder(&self, bundle: &Path, folder: &Path) -> Result<Option<PathBuf>> {
+        self.look(bundle, |container| container.host_folder(folder))
+    }
+
     /// Whether the container has a program of this name on its PATH.
     ///
     /// # Errors
@@ -156,12 +167,17 @@ impl Spec {
         })
     }
 
-    /// Makes our `server` (a file of the host) the container's first process, which serves `folder` (a path of the container).
-    /// Returns the server's path in the container.
+    /// Makes our `server` (a file of the host) the container's first process, which serves `folder` (a path of the container)
+    /// with the compiled code in the folder `code` of the host. Returns the server's path in the container.
     ///
     /// # Errors
     /// The specification has no process.
-    pub(crate) fn serve(&mut self, server: &Path, folder: &Path) -> Result<&'static str> {
+    pub(crate) fn serve(
+        &mut self,
+        server: &Path,
+        folder: &Path,
+        code: Option<&Path>,
+    ) -> Result<&'static str> {
         let path = self.server_path();
         let utf8 = |path: &Path| {
             path.to_str()
@@ -173,21 +189,22 @@ impl Spec {
             .as_object_mut()
             .ok_or_else(|| Error::InvalidArgument("config.json has no process".to_owned()))?;
         let mut arguments = vec![json!(path), json!(SERVE), json!(folder)];
+        let mut mounts = vec![bind(path, &server)];
+        if let Some(code) = code {
+            let to = CODE.iter().find(|(at, _)| *at == path);
+            let to = to.map_or(CODE[1].1, |(_, to)| to);
+            arguments.extend([json!("--code"), json!(to)]);
+            mounts.push(bind(to, &utf8(code)?));
+        }
         // What follows the entry point is for the server, which knows what it understands.
         if let Some(Value::Array(given)) = process.get("args") {
             arguments.extend(given.iter().skip(1).cloned());
         }
         process.insert("args".to_owned(), Value::Array(arguments));
-        let mount = json!({
-            "destination": path,
-            "type": "bind",
-            "source": server,
-            "options": ["bind", "ro", "nosuid", "nodev"],
-        });
         match &mut self.0["mounts"] {
-            // The last one: whatever is mounted over it before, ours is on top.
-            Value::Array(mounts) => mounts.push(mount),
-            none => *none = json!([mount]),
+            // The last ones: whatever is mounted over them before, ours are on top.
+            Value::Array(given) => given.extend(mounts),
+            none => *none = Value::Array(mounts),
         }
         Ok(path)
     }
@@ -204,6 +221,16 @@ impl Spec {
             _ => SERVER_IN_ROOT,
         }
     }
+}
+
+/// A mount of a host's file or folder, to be run and read.
+fn bind(to: &str, from: &str) -> Value {
+    json!({
+        "destination": to,
+        "type": "bind",
+        "source": from,
+        "options": ["bind", "ro", "nosuid", "nodev"],
+    })
 }
 
 fn is_bind(mount: &Value) -> bool {
@@ -240,7 +267,7 @@ mod tests {
     fn the_server_becomes_the_first_process_and_all_else_stays() {
         let mut changed = Spec(spec());
         let path = changed
-            .serve(Path::new("/opt/wws"), Path::new("/app"))
+            .serve(Path::new("/opt/wws"), Path::new("/app"), None)
             .unwrap();
         assert_eq!(path, "/dev/wws");
         let mut expected = spec();
@@ -253,11 +280,39 @@ mod tests {
     }
 
     #[test]
+    fn compiled_code_is_mounted_beside_the_server() {
+        let mut changed = Spec(spec());
+        let code = Path::new("/var/lib/wws/containers/n/c");
+        changed
+            .serve(Path::new("/opt/wws"), Path::new("/app"), Some(code))
+            .unwrap();
+        assert_eq!(
+            changed.0["process"]["args"],
+            json!([
+                "/dev/wws",
+                "serve-container",
+                "/app",
+                "--code",
+                "/dev/wws-code"
+            ])
+        );
+        let last = changed.0["mounts"].as_array().unwrap().last().unwrap();
+        assert_eq!(
+            last,
+            &json!({
+                "destination": "/dev/wws-code", "type": "bind", "source": code,
+                "options": ["bind", "ro", "nosuid", "nodev"],
+            })
+        );
+    }
+
+    #[test]
     fn arguments_after_the_entry_point_reach_the_server() {
         let mut value = spec();
         value["process"]["args"] = json!(["/", "--prefix", "x"]);
         let mut spec = Spec(value);
-        spec.serve(Path::new("/opt/wws"), Path::new("/")).unwrap();
+        spec.serve(Path::new("/opt/wws"), Path::new("/"), None)
+            .unwrap();
         assert_eq!(
             spec.0["process"]["args"],
             json!(["/dev/wws", "serve-container", "/", "--prefix", "x"])
@@ -272,12 +327,14 @@ mod tests {
         );
         let mut spec = Spec(value);
         assert_eq!(
-            spec.serve(Path::new("/opt/wws"), Path::new("/")).unwrap(),
+            spec.serve(Path::new("/opt/wws"), Path::new("/"), None)
+                .unwrap(),
             "/.wws/server"
         );
         let mut none = Spec(json!({"process": {}}));
         assert_eq!(
-            none.serve(Path::new("/opt/wws"), Path::new("/")).unwrap(),
+            none.serve(Path::new("/opt/wws"), Path::new("/"), None)
+                .unwrap(),
             "/.wws/server"
         );
         assert_eq!(none.0["mounts"][0]["destination"], "/.wws/server");

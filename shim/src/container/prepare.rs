@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::api::Mount;
 
+use crate::code::{Code, Project};
 use crate::entry::Entry;
 use crate::error::{Error, OnPath, Result};
 use crate::options::Options;
 use crate::spec::Spec;
-use crate::{bundle, exec, mount, runc};
+use crate::{bundle, exec, log, mount, runc};
 
 /// What a container of workers serves, and by which program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(super) struct Prepared {
     pub(super) options: Options,
     /// What it serves, if it is a container of workers.
     pub(super) workers: Option<Workers>,
+    /// Its code, to be compiled ahead.
+    pub(super) code: Option<(Code, Project)>,
     /// Whether its processes outlive its first one.
     pub(super) shares_pids: bool,
 }
@@ -41,6 +44,7 @@ pub(super) fn prepare(
     mut options: Options,
     mounts: &[Mount],
     server: &Path,
+    code: Option<Code>,
 ) -> Result<Prepared> {
     let root = bundle.join("rootfs");
     if !mounts.is_empty() {
@@ -51,6 +55,7 @@ pub(super) fn prepare(
         let mut spec = Spec::read(bundle)?;
         options.systemd_cgroup |= runc::is_systemd_path(spec.cgroups_path());
         bundle::save_options(bundle, &options)?;
+        let mut ahead = None;
         let workers = match spec.entry(bundle)? {
             Entry::Program => None,
             Entry::Workers(folder) => {
@@ -61,7 +66,9 @@ pub(super) fn prepare(
                     )));
                 }
                 let has_own = spec.has_command(bundle, exec::NAME)?;
-                let path = spec.serve(server, &folder)?;
+                ahead = code.and_then(|code| plan(&spec, bundle, &folder, code));
+                let links = ahead.as_ref().map(|(code, _)| code.links.as_path());
+                let path = spec.serve(server, &folder, links)?;
                 spec.write(bundle)?;
                 Some(Workers {
                     server: path,
@@ -74,10 +81,27 @@ pub(super) fn prepare(
             shares_pids: spec.shares_pids(),
             options,
             workers,
+            code: ahead,
         })
     })();
     if prepared.is_err() {
         mount::unmount_all(&root)?;
     }
     prepared
+}
+
+/// What is compiled ahead. Nothing, where the machine does not let us: the server does without.
+fn plan(spec: &Spec, bundle: &Path, folder: &Path, code: Code) -> Option<(Code, Project)> {
+    let host = spec.host_folder(bundle, folder).ok().flatten()?;
+    let project = Project {
+        folder: host,
+        is_root: folder == Path::new("/"),
+    };
+    match code.make() {
+        Ok(()) => Some((code, project)),
+        Err(error) => {
+            log::debug!("compile ahead: {error}");
+            None
+        }
+    }
 }

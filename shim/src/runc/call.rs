@@ -86,7 +86,7 @@ impl Call {
                 code - 128
             )),
             None => Error::Other(format!(
-                "{} {} ended with {code} and no message; runc 1.0 or newer is needed",
+                "{} {} ended with {code} and no message: the host is out of processes or memory, or it is older than runc 1.0",
                 self.program, self.verb
             )),
         })
@@ -104,7 +104,8 @@ impl Call {
     }
 }
 
-fn die_with_parent(command: &mut Command) {
+/// Has the kernel end the program with this process.
+pub(crate) fn die_with_parent(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: one system call without allocation or lock, in the child before it becomes another program.
     unsafe {

@@ -55,7 +55,7 @@ impl Logger {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         hand_over(&mut command, [out_read, err_read, readiness]);
-        let child = reaper
+        let mut child = reaper
             .spawn(&mut command)
             .map_err(|error| Error::io(format_args!("start the log program {program}"), error))?;
         // Its ends of the pipes are its alone from now on.
@@ -69,7 +69,7 @@ impl Logger {
             }),
             Ok(_) => Err(Error::Other(format!("the log program {program} failed"))),
             Err(_) => {
-                kill(child.pid);
+                child.kill();
                 Err(Error::Other(format!(
                     "the log program {program} is not ready after {} s",
                     LOGGER_START.as_secs()
@@ -104,22 +104,12 @@ fn hand_over(command: &mut Command, files: [OwnedFd; 3]) {
 }
 
 /// Sees a log program off: it has read all when the container is gone, and ends by itself or is ended.
-pub(crate) fn dismiss(logger: Child) {
+pub(crate) fn dismiss(mut logger: Child) {
     tokio::spawn(async move {
-        let pid = logger.pid;
-        if tokio::time::timeout(LOGGER_END, logger.exit.wait())
-            .await
-            .is_err()
-        {
-            log::warning!("the log program {pid} does not end: killed");
-            kill(pid);
+        let ended = tokio::time::timeout(LOGGER_END, logger.exit.ended()).await;
+        if ended.is_err() {
+            log::warning!("the log program {} does not end: killed", logger.pid);
+            logger.kill();
         }
     });
-}
-
-fn kill(pid: u32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
-        // It may be gone.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
 }
