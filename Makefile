@@ -12,7 +12,7 @@ OUT := target/$(HOST)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install what building needs from the distribution, and nothing that is there
@@ -22,8 +22,12 @@ setup: ## install what building needs from the distribution, and nothing that is
 tools: setup ## unpack the pinned containerd versions and runc below target/tools
 	@scripts/tools.sh
 
+.PHONY: interpreters
+interpreters: setup ## fetch the pinned interpreters that go into `wws`, below target/interpreters
+	@scripts/interpreters.sh
+
 .PHONY: build
-build: setup ## leave target/release/containerd-shim-wws-v1 and target/release/wws, both static
+build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/release/wws, both static
 	cargo build $(CARGO_FLAGS) --release -p wws
 	cargo build $(CARGO_FLAGS) --profile shim -p containerd-shim-wws-v1
 	mkdir -p target/release
@@ -46,8 +50,16 @@ stop: ## stop what `make run KEEP=1` left running
 test: tools build images ## all tests: units, sockets, kits, and end to end under the real containerd
 	@scripts/test.sh
 
+.PHONY: demo-docker
+demo-docker: tools build images ## see the example on a private Docker Engine, as the article types it
+	@scripts/demo-docker.sh
+
+.PHONY: test-clients
+test-clients: tools build images ## what takes other clients than ctr: Docker 26.1 and 28.5 (minutes)
+	@scripts/test-clients.sh
+
 .PHONY: lint
-lint: ## format, compiler's and clippy's warnings, licences of dependencies (after `make deny`)
+lint: interpreters ## format, compiler's and clippy's warnings, licences of dependencies (after `make deny`)
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --release --workspace --all-targets -- -D warnings
 	@if [[ -x target/tools/cargo-deny/bin/cargo-deny ]]; then \
@@ -60,7 +72,7 @@ deny: setup ## install the pinned cargo-deny below target/tools (minutes) and ru
 	target/tools/cargo-deny/bin/cargo-deny check bans licenses sources
 
 .PHONY: doc
-doc: ## the crates' documentation, below target/$(HOST)/doc
+doc: interpreters ## the crates' documentation, below target/$(HOST)/doc
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --release --workspace --no-deps
 
 .PHONY: bench
