@@ -47,7 +47,7 @@ pub struct PolicyError {
 
 /// What one worker may send: to which hosts, by which methods, how much. Cheap to clone.
 ///
-/// An entry `host` allows every port of it, `host:port` that port only. Names match without regard to case; `b\u{fc}cher.example`
+/// An entry `host` allows every port of it, `host:port` that port only. Names match without regard to case; `bücher.example`
 /// is `xn--bcher-kva.example`. The entry `*` alone allows every host at a public address.
 ///
 /// An address that is not the public internet's (loopback, private, link-local, metadata services, ...) is refused even
