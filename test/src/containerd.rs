@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use crate::command::{self, Finished};
 use crate::leftovers::{Before, Leftovers};
 use crate::mark::{CONFIG, Mark};
-use crate::{wait, workspace};
+use crate::{docker, wait, workspace};
 
 /// The longest wait for containerd to answer, or to end.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -109,6 +109,20 @@ impl Containerd {
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.mark)
+    }
+
+    /// The search path that it and its shims have.
+    ///
+    /// # Errors
+    /// Something is not built or unpacked.
+    pub fn path(&self) -> Result<OsString> {
+        path(&self.programs)
     }
 
     /// A folder of its own for files of a test; it ends with containerd.
@@ -255,11 +269,26 @@ impl Containerd {
     /// It does not end or does not come up.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
+        self.start_again()
+    }
+
+    /// Starts it again after [`Containerd::stop`], on the same folders.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start_again(&mut self) -> Result<()> {
         self.daemon = daemon(&self.mark, &self.programs, &path(&self.programs)?)?;
         self.wait_until_up()
     }
 
-    fn stop(&mut self) -> Result<()> {
+    /// Ends it; containers go on.
+    ///
+    /// # Errors
+    /// It does not end by itself.
+    pub fn stop(&mut self) -> Result<()> {
+        if self.daemon.try_wait()?.is_some() {
+            return Ok(());
+        }
         kill_process(Pid::from_child(&self.daemon), Signal::TERM)?;
         if command::wait(&mut self.daemon, START_LIMIT)?.is_none() {
             self.daemon.kill()?;
@@ -287,7 +316,10 @@ impl Containerd {
     }
 
     fn is_daemon(&self, command: &str) -> bool {
-        command.contains(&config_file(&self.mark).display().to_string())
+        let folder = self.folder();
+        [CONFIG, docker::CONFIG]
+            .iter()
+            .any(|config| command.contains(&folder.join(config).display().to_string()))
     }
 }
 
@@ -367,6 +399,7 @@ fn daemon(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
         .args(["--log-level", "info"])
         .env_clear()
         .env("PATH", path)
+        .env("WWS_STORE", mark.folder().join("store"))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -376,7 +409,7 @@ fn daemon(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
 }
 
 /// The last lines of a log.
-fn tail(log: &str) -> String {
+pub(crate) fn tail(log: &str) -> String {
     const LINES: usize = 40;
     let lines: Vec<_> = log.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::BufWriter;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use wws_oci_tar::Image as Archive;
@@ -99,16 +99,25 @@ impl Image {
         self
     }
 
+    /// Writes the image into `folder`. The answer is the name to run it by, and the file.
+    ///
+    /// # Errors
+    /// There is such a file already.
+    pub fn write(self, folder: &Path) -> Result<(String, PathBuf)> {
+        let tar = folder.join(format!("{}.tar", self.name));
+        self.archive
+            .write(BufWriter::new(File::create_new(&tar)?))?;
+        Ok((reference(&self.name), tar))
+    }
+
     /// Writes the image and imports it. The answer is the name to run it by.
     ///
     /// # Errors
     /// containerd refuses it.
     pub fn import(self, containerd: &Containerd) -> Result<String> {
-        let tar = containerd.folder().join(format!("{}.tar", self.name));
-        self.archive
-            .write(BufWriter::new(File::create_new(&tar)?))?;
+        let (name, tar) = self.write(&containerd.folder())?;
         containerd.import(&tar)?;
-        Ok(reference(&self.name))
+        Ok(name)
     }
 }
 

@@ -4,9 +4,11 @@
 //! Nothing here touches a containerd, a Docker or a container that it did not start itself: everything that belongs to a test
 //! carries its [`mark`], and only that is ever looked for, ended or removed.
 
+pub mod bridge;
 pub mod command;
 pub mod container;
 pub mod containerd;
+pub mod docker;
 pub mod http;
 pub mod image;
 pub mod leftovers;

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::wait;
+use crate::{docker, wait};
 
 const PREFIX: &str = "wws-test";
 
@@ -119,7 +119,11 @@ impl Mark {
         let command = read("cmdline")?;
         let named = |argument: &str| {
             let path = Path::new(argument);
-            path.file_name() == Some(self.0.as_ref()) || path == self.folder().join(CONFIG)
+            path.file_name() == Some(self.0.as_ref())
+                || path.parent() == Some(&self.folder())
+                    && [CONFIG, docker::CONFIG]
+                        .iter()
+                        .any(|config| path.ends_with(config))
         };
         let ours = command.split('\0').any(named)
             || read("cgroup").is_some_and(|groups| self.is_in(&groups));

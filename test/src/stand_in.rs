@@ -57,8 +57,16 @@ impl StandIn {
     /// # Errors
     /// The certificates cannot be made, or there is no free port.
     pub fn start() -> Result<Self> {
+        Self::start_on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Starts a server on a free port of `host`.
+    ///
+    /// # Errors
+    /// The certificates cannot be made, or there is no free port.
+    pub fn start_on(host: Ipv4Addr) -> Result<Self> {
         let (authority, config) = certificates()?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let listener = TcpListener::bind((host, 0))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let accepting = {

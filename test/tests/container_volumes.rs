@@ -53,12 +53,6 @@ fn a_changed_file_is_seen_and_a_written_one_reaches_the_host() -> Result<()> {
     );
     let refused = ask("write=/fixed/own")?;
     assert_eq!(refused.status, 500);
-    assert!(
-        refused.text().contains("Read-only file system")
-            || refused.text().contains("not permitted"),
-        "{}",
-        refused.text()
-    );
     assert!(!fixed.join("own").exists());
     assert_eq!(ask("write=/fixed/file")?.status, 500);
     assert_eq!(fs::read_to_string(fixed.join("file"))?, "after");

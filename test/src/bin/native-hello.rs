@@ -1,7 +1,7 @@
 //! A small static server: the native program of the test images, and the peer of start-time measurements.
 //!
-//! Listens on `PORT` (3000), answers every request with `native` (and ends with code N after `/exit/N`), and says on both
-//! standard streams that it is up.
+//! Listens on `PORT` (3000), answers every request with `native` (and ends with code N after `/exit/N`), takes memory without end
+//! on `/eat`, and says on both standard streams that it is up.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -24,6 +24,9 @@ fn main() -> io::Result<()> {
         let code = text
             .strip_prefix("GET /exit/")
             .and_then(|rest| rest.split(' ').next()?.parse().ok());
+        if text.starts_with("GET /eat ") {
+            eat();
+        }
         stream.write_all(
             b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\nconnection: close\r\n\r\nnative\n",
         )?;
@@ -32,4 +35,12 @@ fn main() -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn eat() -> ! {
+    let mut all = Vec::new();
+    loop {
+        // Written to, so that it is really taken.
+        all.push(std::hint::black_box(vec![1u8; 1 << 20]));
+    }
 }

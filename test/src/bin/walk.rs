@@ -15,7 +15,7 @@ use wws_test::container::{Container, LIMIT};
 use wws_test::containerd::{Containerd, Version};
 use wws_test::mark::Mark;
 use wws_test::user_generation::UserGeneration;
-use wws_test::{command, http};
+use wws_test::{bridge, command, http};
 
 /// The example's worker.
 const ENDPOINT: &str = "/user-generation-rust";
@@ -34,14 +34,17 @@ fn main() -> Result<()> {
             fs::write(file, process::id().to_string())?;
             walk(Some(signals))
         }
-        ["sweep"] => Mark::abandoned()?.iter().try_for_each(Mark::clear),
+        ["sweep"] => {
+            Mark::abandoned()?.iter().try_for_each(Mark::clear)?;
+            bridge::sweep()
+        }
         _ => bail!("usage: walk [keep FILE | sweep]"),
     }
 }
 
 /// Walks, and waits for one of `signals`, if there are any, before it stops.
 fn walk(signals: Option<Signals>) -> Result<()> {
-    let containerd = Containerd::start(Version::V1_6)?;
+    let containerd = Containerd::start(Version::MAIN)?;
     let folder = containerd.folder();
     println!(
         "containerd {} runs in {}",

@@ -88,7 +88,9 @@ fn print(text: &str) {
 }
 
 fn with_headers(headers: &str) {
-    print(&format!(r#"{{"data":"","status":200,"headers":{{{headers}}}}}"#));
+    print(&format!(
+        r#"{{"data":"","status":200,"headers":{{{headers}}}}}"#
+    ));
 }
 
 fn spin() {

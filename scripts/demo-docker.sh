@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The article's walk on a private Docker Engine, printed as a transcript. `make demo-docker` builds what this needs before.
+#
+#   scripts/demo-docker.sh [26|28]     default 28
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/docker.sh
+demo=target/x86_64-unknown-linux-gnu/release/demo-docker
+as_root=()
+((EUID == 0)) || as_root=(sudo)
+cargo build ${CARGO_FLAGS---locked} --release --quiet -p wws-test --bins
+"${as_root[@]}" "${demo%/*}/walk" sweep
+trap '"${as_root[@]}" "${demo%/*}/walk" sweep' EXIT
+trap 'exit 130' INT TERM
+"${as_root[@]}" "$demo" "$@"

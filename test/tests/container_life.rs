@@ -1,0 +1,234 @@
+//! What containerd asks of a running container: exec, statistics, processes, pause, events; and many containers in a row.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+use wws_test::container::{self, LIMIT, Run};
+use wws_test::containerd::{Containerd, Version};
+use wws_test::image::{Image, PROBE};
+use wws_test::wait;
+
+fn exec_and_statistics(version: Version) -> Result<()> {
+    let containerd = Containerd::start(version)?;
+    let image = Image::probe("life", "")?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "life")?
+        .options(&["--memory-limit", "268435456"])
+        .start()?;
+    container.wait_until_up()?;
+
+    let exec = |id: &str, words: &[&str]| {
+        let mut all = vec!["task", "exec", "--exec-id", id, "life"];
+        all.extend(words);
+        containerd.try_ctr(&all)
+    };
+    let routes = exec("routes", &["wws", "routes"])?.success()?;
+    assert!(routes.contains(PROBE), "{routes}");
+    let version = exec("version", &["wws", "--version"])?.success()?;
+    assert!(version.starts_with("wws "), "{version}");
+    exec("check", &["wws", "check"])?.success()?;
+    let usage = exec("usage", &["wws", "--no-such-option"])?;
+    assert_eq!(
+        usage.status.code(),
+        Some(2),
+        "the process's own code: {usage:?}"
+    );
+    let shell = exec("shell", &["/bin/sh"])?;
+    assert!(
+        !shell.status.success() && shell.stderr.contains("/bin/sh"),
+        "{shell:?}"
+    );
+    // The name of a failed one is free again.
+    let again = exec("shell", &["wws", "--version"])?;
+    assert!(again.status.success(), "{again:?}");
+
+    let metrics = containerd.ctr(&["task", "metrics", "--format", "json", "life"])?;
+    let metrics: serde_json::Value = serde_json::from_str(&metrics)?;
+    let number = |paths: [&str; 2]| {
+        let value = paths.iter().find_map(|path| metrics.pointer(path));
+        value.and_then(serde_json::Value::as_u64)
+    };
+    let limit = number(["/memory/usage/limit", "/memory/usage_limit"]);
+    assert_eq!(limit, Some(268_435_456), "{metrics}");
+    let used = number(["/memory/usage/usage", "/memory/usage"]);
+    assert!(used.is_some_and(|bytes| bytes > 1 << 20), "{metrics}");
+    let cpu = number(["/cpu/usage/total", "/cpu/usage_usec"]);
+    assert!(cpu.is_some_and(|time| time > 0), "{metrics}");
+    let pids = number(["/pids/current", "/pids/current"]);
+    assert!(pids.is_some_and(|count| count > 1), "{metrics}");
+
+    let pid = container.pid()?.as_raw_nonzero().to_string();
+    let processes = containerd.ctr(&["task", "ps", "life"])?;
+    assert!(processes.contains(&pid), "{pid} in {processes}");
+
+    containerd.ctr(&["task", "pause", "life"])?;
+    assert_eq!(
+        container::status(&containerd, "life")?.as_deref(),
+        Some("PAUSED")
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", container.port()))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")?;
+    assert!(
+        stream.read(&mut [0]).is_err(),
+        "a paused server does not answer"
+    );
+    containerd.ctr(&["task", "resume", "life"])?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    assert_eq!(stream.read(&mut [0])?, 1, "and does afterwards");
+
+    let checkpoint = containerd.try_ctr(&["task", "checkpoint", "life"])?;
+    assert!(!checkpoint.status.success());
+    container.signal("SIGTERM")?;
+    assert_eq!(container.wait()?, 0);
+    container.remove()?;
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn exec_and_statistics_work_on_containerd_1_6() -> Result<()> {
+    exec_and_statistics(Version::V1_6)
+}
+
+#[test]
+fn exec_and_statistics_work_on_containerd_1_7() -> Result<()> {
+    exec_and_statistics(Version::V1_7)
+}
+
+#[test]
+fn exec_and_statistics_work_on_containerd_2_1() -> Result<()> {
+    exec_and_statistics(Version::V2_1)
+}
+
+#[test]
+fn events_tell_the_life_in_its_order() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::workers("events")
+        .file("public/index.html", "a page")?
+        .import(&containerd)?;
+    let path = containerd.folder().join("events");
+    let mut follow = containerd
+        .ctr_command()
+        .arg("events")
+        .stdin(Stdio::null())
+        .stdout(File::create(&path)?)
+        .stderr(Stdio::null())
+        .spawn()?;
+    // Events before it listens would be lost.
+    wait::until("events followed", LIMIT, || {
+        containerd.ctr(&["namespace", "label", &containerd.namespace(), "a=b"])?;
+        Ok((fs::metadata(&path)?.len() > 0).then_some(()))
+    })?;
+    let mut container = Run::workers(&containerd, &image, "events")?.start()?;
+    container.wait_until_up()?;
+    let exec = [
+        "task",
+        "exec",
+        "--exec-id",
+        "one",
+        "events",
+        "wws",
+        "--version",
+    ];
+    containerd.ctr(&exec)?;
+    container.signal("SIGTERM")?;
+    container.remove()?;
+    let text = wait::until("the last event", LIMIT, || {
+        Ok(Some(fs::read_to_string(&path)?).filter(|text| text.contains("/tasks/delete")))
+    })?;
+    follow.kill()?;
+    follow.wait()?;
+    let topics: Vec<_> = text
+        .split_whitespace()
+        .filter(|word| word.starts_with("/tasks/"))
+        .collect();
+    let expected = [
+        "/tasks/create",
+        "/tasks/start",
+        "/tasks/exec-added",
+        "/tasks/exec-started",
+        "/tasks/exit",
+        "/tasks/exit",
+        "/tasks/delete",
+    ];
+    // How containerd itself orders those of an exec's end and of its client's next call is its matter.
+    let without_exec_delete: Vec<_> = {
+        let mut seen = topics.clone();
+        if seen.len() > expected.len() {
+            let extra = seen.iter().position(|topic| *topic == "/tasks/delete");
+            seen.remove(extra.context("no delete")?);
+        }
+        seen
+    };
+    assert_eq!(without_exec_delete, expected, "{text}");
+    Ok(())
+}
+
+/// How many containers come and go: enough for a leak of one thing each to show.
+const CYCLES: usize = 100;
+
+fn descriptors(pid: Pid) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?.count())
+}
+
+fn resident_kib(pid: Pid) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.context("no VmRSS")?.split_whitespace().next();
+    Ok(number.context("no number")?.parse()?)
+}
+
+#[test]
+fn many_containers_in_a_row_leave_nothing_and_do_not_make_a_shim_grow() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::workers("page")
+        .file("public/index.html", "a page")?
+        .import(&containerd)?;
+    // All of one group: one shim lives through it, and every second container has its own besides.
+    let group = ["--annotation", "io.containerd.runc.v2.group=steady"];
+    Run::workers(&containerd, &image, "steady")?
+        .options(&group)
+        .start_detached()?;
+    let shims = containerd.shims()?;
+    assert_eq!(shims.len(), 1, "one shim");
+    let shim = shims[0];
+    let mut early = None;
+    let from = Instant::now();
+    for cycle in 0..CYCLES {
+        let name = format!("cycle-{cycle}");
+        let mut run = Run::workers(&containerd, &image, &name)?;
+        if cycle % 2 == 0 {
+            run = run.options(&group);
+        }
+        run.start_detached()?;
+        containerd.ctr(&["task", "kill", "--signal", "SIGKILL", &name])?;
+        wait::until("the task stopped", LIMIT, || {
+            Ok(container::status(&containerd, &name)?.filter(|status| status == "STOPPED"))
+        })?;
+        containerd.ctr(&["task", "delete", &name])?;
+        containerd.ctr(&["container", "rm", &name])?;
+        if cycle == 9 {
+            early = Some((descriptors(shim)?, resident_kib(shim)?));
+        }
+    }
+    let late = (descriptors(shim)?, resident_kib(shim)?);
+    let early = early.context("too few cycles")?;
+    println!(
+        "{CYCLES} containers in {:?}; the shim's descriptors and KiB after 10: {early:?}, in the end: {late:?}",
+        from.elapsed()
+    );
+    assert_eq!(containerd.shims()?, [shim], "the other shims are gone");
+    assert_eq!(late.0, early.0, "descriptors");
+    assert!(late.1 <= early.1 + 512, "KiB: {early:?}, {late:?}");
+    containerd.ctr(&["task", "kill", "--signal", "SIGKILL", "steady"])?;
+    wait::until("the task stopped", LIMIT, || {
+        Ok(container::status(&containerd, "steady")?.filter(|status| status == "STOPPED"))
+    })?;
+    containerd.ctr(&["task", "delete", "steady"])?;
+    containerd.ctr(&["container", "rm", "steady"])?;
+    containerd.expect_nothing_left()
+}
