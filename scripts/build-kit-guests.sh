@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the examples of the compiled kits, target/guests/{go,c,cpp,zig}-{hello,features}.wasm, and with those of Go also
-# target/guests/user-generation-go.wasm. Only what has changed is built.
+# Builds the examples of the compiled kits, target/guests/{go,c,cpp,zig}-{hello,features}.wasm and rust-features.wasm, and
+# with those of Go also target/guests/user-generation-go.wasm. Only what has changed is built.
 #
-#   scripts/build-kit-guests.sh [go|c|cpp|zig]...      all of them where none is named
+#   scripts/build-kit-guests.sh [rust|go|c|cpp|zig]...      all of them where none is named
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,10 +11,16 @@ mkdir -p "$guests"
 flags=(-O2 -s -Wall -Wextra -Wshadow -Wno-infinite-recursion -Wno-missing-field-initializers)
 flags+=(-Wl,--stack-first,-z,stack-size=262144)
 
+# The smallest worker in Rust is an image by itself, images/hello.
+examples() { # KIT
+    [[ $1 == rust ]] || echo hello
+    echo features
+}
+
 # Whether the kit $1 is to be built: a source, this script or the tool's is newer than what was built of it.
 stale() { # KIT TOOL FOLDER...
     local example
-    for example in hello features; do
+    for example in $(examples "$1"); do
         [[ -e $guests/$1-$example.wasm ]] || return 0
         [[ -z $(find "${@:3}" "scripts/guest-$2.sh" scripts/build-kit-guests.sh -newer "$guests/$1-$example.wasm" -type f -print -quit) ]] ||
             return 0
@@ -28,8 +34,15 @@ finish() { # KIT EXAMPLE
     mv "$guests/$1-$2.wasm.new" "$guests/$1-$2.wasm"
 }
 
+build_rust() {
+    local built=target/guests-build/wasm32-wasip1/release/examples/$1.wasm
+    CARGO_TARGET_DIR=target/guests-build target/tools/bin/cargo-wasip1 build ${CARGO_FLAGS---locked} --release --quiet \
+        --manifest-path kits/rust/Cargo.toml --example "$1"
+    cp "$built" "$guests/rust-$1.wasm.new"
+}
+
 build_go() { # EXAMPLE
-    (cd kits/go && ../../target/tools/bin/wasm-go build -trimpath -ldflags='-s -w' -o "../../$guests/go-$1.wasm.new" "./examples/$1")
+    (cd kits/go && ../../target/tools/bin/wasm-go build -buildvcs=false -trimpath -ldflags='-s -w' -o "../../$guests/go-$1.wasm.new" "./examples/$1")
 }
 
 build_c() {
@@ -57,7 +70,7 @@ kit() { # NAME TOOL FOLDER...
     echo "building the examples of kits/$1"
     scripts/guest-"$2".sh > /dev/null
     local example
-    for example in hello features; do
+    for example in $(examples "$1"); do
         "build_$1" "$example"
         finish "$1" "$example"
     done
@@ -69,14 +82,15 @@ article() {
     [[ -e $built && -z $(find kits/go "$folder" -newer "$built" -type f -print -quit) ]] && return
     echo "building $folder"
     scripts/guest-go.sh > /dev/null
-    (cd "$folder" && ../../../target/tools/bin/wasm-go build -trimpath -ldflags='-s -w' -o "../../../$built.new" .)
+    (cd "$folder" && ../../../target/tools/bin/wasm-go build -buildvcs=false -trimpath -ldflags='-s -w' -o "../../../$built.new" .)
     chmod 644 "$built.new"
     mv "$built.new" "$built"
 }
 
-(($#)) || set -- c cpp zig go
+(($#)) || set -- rust c cpp zig go
 for name in "$@"; do
     case $name in
+        rust) kit rust rust kits/rust ;;
         go)
             kit go go kits/go
             article
@@ -85,7 +99,7 @@ for name in "$@"; do
         cpp) kit cpp c kits/cpp kits/c/src kits/c/worker.h ;;
         zig) kit zig zig kits/zig/src kits/zig/examples ;;
         *)
-            echo "usage: scripts/build-kit-guests.sh [go|c|cpp|zig]..." >&2
+            echo "usage: scripts/build-kit-guests.sh [rust|go|c|cpp|zig]..." >&2
             exit 1
             ;;
     esac

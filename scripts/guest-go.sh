@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes target/tools/bin/wasm-go: `go` for workers, whatever the folder it is called in says. The user's own Go is taken if it is
-# 1.24 or newer; else Debian's is unpacked. WWS_GUEST_GO=debian chooses the latter.
+# 1.24 or newer; else Debian's is unpacked. WWS_GUEST_GO=debian chooses the latter. With WWS_GUEST_GOOS= and WWS_GUEST_GOARCH= it is
+# `go` for this machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +26,7 @@ fi
         echo 'export GOROOT=$(readlink -f "$(dirname "$(readlink -f "$0")")/../go/usr/lib/go-1.24")'
         echo 'go=$GOROOT/bin/go'
     fi
-    echo 'export GOOS=wasip1 GOARCH=wasm GOTOOLCHAIN=local GOFLAGS=${GOFLAGS-}'
+    echo 'export GOOS=${WWS_GUEST_GOOS-wasip1} GOARCH=${WWS_GUEST_GOARCH-wasm} GOTOOLCHAIN=local'
     echo 'exec "$go" "$@"'
 } > "$bin/wasm-go.new"
 chmod +x "$bin/wasm-go.new"
