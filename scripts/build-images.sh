@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the workers and their images:
 #
-#   target/guests/NAME.wasm      every worker by itself: images/*, test/guests/*
+#   target/guests/NAME.wasm      every worker by itself: images/*, test/guests/*, rust-features of kits/rust
 #   target/images/NAME/          what `docker buildx build` is given: Dockerfile and root/
 #   target/images/NAME.tar       the same image as an OCI archive, made without Docker; localhost/NAME:latest, wasi/wasm
 #
@@ -29,22 +29,28 @@ collect() { # wasip1|wasip2 CRATE
     cmp --quiet "$built" "target/guests/$2.wasm" || install -m 644 "$built" "target/guests/$2.wasm"
 }
 
-# Packs images/$1 with the workers $2..., each at the route of its name.
+# Packs images/$1 with the workers $2..., each at the route of its name. TOMLs of workers that are not among them stay behind:
+# that in Go is built by scripts/build-kit-guests.sh, and takes a container many seconds to compile.
 image() { # NAME WORKER...
-    local folder=target/images/$1 worker
+    local folder=target/images/$1 worker toml
     rm -rf "$folder"
     mkdir -p "$folder"
     cp -R "images/$1/Dockerfile" "images/$1/root" "$folder"
     for worker in "${@:2}"; do
         cp "target/guests/$worker.wasm" "$folder/root"
     done
+    for toml in "$folder"/root/*.toml; do
+        compgen -G "${toml%.toml}.[!t]*" > /dev/null || rm "$toml"
+    done
     "$pack" "target/images/$1.tar" "localhost/$1:latest" "$folder/root"
 }
 
 build wasip1 images/hello
+build wasip1 kits/rust --example features
 build wasip1 images/user-generation/rust
 build wasip1 test/guests -p probe -p bad
 build wasip2 test/guests -p wasi-http-hello
+cp -u "$CARGO_TARGET_DIR/wasm32-wasip1/release/examples/features.wasm" target/guests/rust-features.wasm
 for crate in hello user-generation-rust probe bad; do
     collect wasip1 "$crate"
 done
@@ -55,4 +61,4 @@ pack=$(env -u CARGO_TARGET_DIR cargo build ${CARGO_FLAGS---locked} --release --q
     sed -n 's/.*"executable":"\([^"]*wws-oci-tar\)".*/\1/p')
 image hello hello
 image user-generation user-generation-rust
-ls -l target/guests/*.wasm target/images/*.tar | awk '{ print $5, $9 }'
+ls -l target/images/*.tar | awk '{ print $5, $9 }'
