@@ -1,0 +1,22 @@
+//! One file a capability that has figures.
+
+mod noisy;
+mod routes;
+mod start;
+mod throughput;
+
+use anyhow::Result;
+
+use crate::report::Report;
+
+/// Measures and adds figures.
+type Measure = fn(&mut Report) -> Result<()>;
+
+/// All of them.
+pub(crate) const ALL: [(&str, Measure); 5] = [
+    ("routes", routes::measure),
+    ("throughput", throughput::beside_hyper),
+    ("wasmtime-serve", throughput::beside_wasmtime_serve),
+    ("noisy", noisy::measure),
+    ("start", start::measure),
+];

@@ -1,0 +1,78 @@
+//! From `ctr run` to the first answer, beside containerd's own runtime with a static server.
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use wws_test::{
+    container::{RUNC, Run},
+    containerd::{Containerd, Version},
+    http,
+    image::Image,
+    workspace,
+};
+
+use crate::report::{Measured, Report, Target, median};
+
+const ROUNDS: usize = 11;
+
+pub(crate) fn measure(report: &mut Report) -> Result<()> {
+    let containerd = Containerd::start(Version::V1_7)?;
+    let ours = {
+        let hello = std::fs::read(workspace::guest("hello")?)?;
+        Image::workers("bench-hello")
+            .file("hello.wasm", hello)
+            .import(&containerd)?
+    };
+    let program = std::env::current_exe()?.with_file_name("native-hello");
+    let native = Image::native("bench-native", &program.display().to_string())
+        .and_then(|image| image.import(&containerd))
+        .context(
+            "native-hello is a program of wws-test: cargo build --release -p wws-test --bins",
+        )?;
+    let (mut of_ours, mut of_peer) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        of_ours.push(time(
+            Run::workers(&containerd, &ours, &format!("ours-{round}"))?,
+            "/hello",
+        )?);
+        of_peer.push(time(
+            Run::native(&containerd, &native, &format!("peer-{round}"))?.runtime(RUNC),
+            "/",
+        )?);
+    }
+    eprintln!("ours: {of_ours:.0?}\npeer: {of_peer:.0?}");
+    report.add(&Measured {
+        name: "`ctr run` to the first answer, Rust worker : io.containerd.runc.v2 with a static server",
+        value: median(&mut of_ours),
+        unit: "ms",
+        peer: "io.containerd.runc.v2, a static server of the same answer",
+        peer_value: median(&mut of_peer),
+        target: Target::AtMost(2.0),
+        how: "containerd 1.7, `ctr run --net-host`, asked every millisecond until it answers 200; median of 11 in turns",
+    });
+    Ok(())
+}
+
+/// Milliseconds from the start of `ctr` to the first 200.
+fn time(run: Run<'_>, path: &str) -> Result<f64> {
+    let started = Instant::now();
+    let mut container = run.start()?;
+    loop {
+        if http::get(container.port(), path).is_ok_and(|answer| answer.status == 200) {
+            break;
+        }
+        anyhow::ensure!(
+            started.elapsed() < Duration::from_secs(20),
+            "no answer; the log:\n{}",
+            container.log().unwrap_or_default()
+        );
+        sleep(Duration::from_millis(1));
+    }
+    let elapsed = started.elapsed();
+    container.signal("SIGKILL")?;
+    container.remove()?;
+    Ok(elapsed.as_secs_f64() * 1000.0)
+}
