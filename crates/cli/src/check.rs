@@ -16,7 +16,7 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
     warn(&project);
     let options = PrepareOptions {
         env: environment::variables(),
-        code: None,
+        ..PrepareOptions::default()
     };
     match wws_server::prepare(project, &options) {
         Ok(server) => {

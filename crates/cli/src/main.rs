@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod environment;
 mod log;
+mod memory;
 mod precompile;
 mod routes;
 mod serve;
@@ -16,10 +17,6 @@ use clap::Parser;
 
 use args::{Args, Command};
 use serve::Place;
-
-/// Memory that is freed goes back to the system soon, and threads don't keep arenas of their own.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `EX_CONFIG` of `sysexits.h`: the project does not load.
 const EXIT_CONFIG: u8 = 78;

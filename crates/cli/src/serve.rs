@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use wws_project::{Project, ServerSettings};
 use wws_server::{CodeCache, PrepareOptions, Server};
 
-use crate::{EXIT_CONFIG, args::Serve, environment, log::Log, routes, signals::Signals};
+use crate::{EXIT_CONFIG, args::Serve, environment, log::Log, memory, routes, signals::Signals};
 
 /// Where a server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +106,13 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
     let options = PrepareOptions {
         env: environment::variables(),
         code: args.code.as_deref().map(CodeCache::read_only),
+        on_idle: Some(memory::collect),
     };
-    let preparing = tokio::task::spawn_blocking(move || wws_server::prepare(project, &options));
+    let preparing = tokio::task::spawn_blocking(move || {
+        let prepared = wws_server::prepare(project, &options);
+        memory::collect_after_compiling();
+        prepared
+    });
     let prepared = tokio::select! {
         prepared = preparing => prepared,
         (signal, _) = signals.next() => {

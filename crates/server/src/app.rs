@@ -36,6 +36,7 @@ pub(crate) struct App {
     pub(crate) ids: RequestIds,
     pub(crate) access_log: bool,
     pub(crate) idle: Idle,
+    pub(crate) on_idle: Option<fn()>,
 }
 
 /// The connection that a request comes from.
@@ -48,6 +49,14 @@ pub(crate) struct Client {
 const SORRY: &str = "The request could not be answered.";
 
 impl App {
+    /// Gives memory back to the system.
+    pub(crate) fn trim(&self) {
+        self.engine.trim();
+        if let Some(on_idle) = self.on_idle {
+            on_idle();
+        }
+    }
+
     /// Answers a request. Dropping the future ends its call.
     pub(crate) async fn handle(&self, client: &Client, request: Asked) -> Response<Body> {
         let (busy, number) = client.activity.request();

@@ -111,7 +111,7 @@ impl Bound {
             let app = app.clone();
             async move {
                 app.idle
-                    .watch(QUIET, || app.ids.count(), || app.engine.trim())
+                    .watch(QUIET, || app.ids.count(), || app.trim())
                     .await
             }
         });

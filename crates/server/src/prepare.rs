@@ -27,6 +27,8 @@ pub struct PrepareOptions {
     pub env: BTreeMap<String, String>,
     /// Where code may be that was compiled before; only ever written by us.
     pub code: Option<CodeCache>,
+    /// Called when the server has become idle, after it gave its own memory back.
+    pub on_idle: Option<fn()>,
 }
 
 /// Why a server cannot start: each problem on lines of its own, as those of a project.
@@ -122,6 +124,7 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Sta
         uploads,
         ids: RequestIds::new(),
         idle: Idle::default(),
+        on_idle: options.on_idle,
         project,
     }))
 }
