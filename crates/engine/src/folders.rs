@@ -230,9 +230,7 @@ mod tests {
         folders
             .write("/data/a/x", b"12", WriteMode::Replace)
             .unwrap();
-        folders
-            .write("/data/a/x", b"3", WriteMode::Append)
-            .unwrap();
+        folders.write("/data/a/x", b"3", WriteMode::Append).unwrap();
         assert_eq!(folders.read("/data/a/x", 3).unwrap(), b"123");
         assert_eq!(
             folders.read("/data/a/x", 2).unwrap_err().kind(),

@@ -112,10 +112,7 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    pub(crate) fn new(
-        spec: GuestSpec,
-        read_only: Vec<PreopenedFolder>,
-    ) -> Result<Self, LoadError> {
+    pub(crate) fn new(spec: GuestSpec, read_only: Vec<PreopenedFolder>) -> Result<Self, LoadError> {
         let mut wasi = WasiCtxBuilder::new();
         let mut folder_names = Vec::with_capacity(spec.folders.len());
         let mut folders = Vec::with_capacity(spec.folders.len());

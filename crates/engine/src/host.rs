@@ -139,7 +139,10 @@ impl Host {
         let Some(left) = self.http_calls.checked_sub(1) else {
             return Err(HttpFailure::new(
                 ErrorKind::NotAllowed,
-                format!("more than {} requests in one call", self.limits().http_calls),
+                format!(
+                    "more than {} requests in one call",
+                    self.limits().http_calls
+                ),
             ));
         };
         self.http_calls = left;

@@ -1,9 +1,6 @@
 //! A call's view of its key/value namespace: a snapshot, and what the call changed.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use wws_kv::{Change, Error, Map, Store};
 

@@ -74,6 +74,8 @@ impl SlowLane {
         self.0
             .get_or_init(|| {
                 tokio::runtime::Builder::new_multi_thread()
+                    // A call that moved here may still wait for time and sockets.
+                    .enable_all()
                     .thread_name("wws-slow")
                     .on_thread_start(|| {
                         // On Linux this is the thread's own value. Without it the lane is only less polite.

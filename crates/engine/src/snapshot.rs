@@ -15,8 +15,7 @@ use std::{
 use bytes::Bytes;
 use wasmtime::{
     AsContextMut, Instance, InstancePre, Linker, Memory, ModuleExport, Store, StoreContextMut,
-    TypedFunc, Val, WasmParams,
-    WasmResults,
+    TypedFunc, Val, WasmParams, WasmResults,
 };
 
 use crate::{
