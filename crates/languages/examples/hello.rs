@@ -44,7 +44,9 @@ fn main() {
             http_calls: 50,
         },
     };
-    let guest = javascript.guest(&root, Path::new("index.js"), spec).unwrap();
+    let guest = javascript
+        .guest(&root, Path::new("index.js"), spec)
+        .unwrap();
     println!("load: {:?}", start.elapsed());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -68,6 +70,11 @@ fn main() {
         }
         times.sort_unstable();
         let at = |part: f64| times[(times.len() as f64 * part) as usize];
-        println!("calls: p50 {:?}, p90 {:?}, p99 {:?}", at(0.5), at(0.9), at(0.99));
+        println!(
+            "calls: p50 {:?}, p90 {:?}, p99 {:?}",
+            at(0.5),
+            at(0.9),
+            at(0.99)
+        );
     });
 }

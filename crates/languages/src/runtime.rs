@@ -69,8 +69,7 @@ fn read(root: &Root, path: &Path) -> Result<String, LoadError> {
     let bytes = root
         .read(path, MAX_SOURCE)
         .map_err(|error| LoadError::new(format!("cannot read {}: {error}", path.display())))?;
-    String::from_utf8(bytes)
-        .map_err(|_| LoadError::new(format!("{} is not UTF-8", path.display())))
+    String::from_utf8(bytes).map_err(|_| LoadError::new(format!("{} is not UTF-8", path.display())))
 }
 
 /// A folder that is gone when the last guest is. A container's own folders may be read-only, but it has memory.

@@ -1,5 +1,10 @@
 //! Frameworks bundled with esbuild run as they are. Needs npm; where that is missing, the tests say so and pass.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
 
 mod common;
 
@@ -41,7 +46,11 @@ fn bundle(source: &str) -> Option<String> {
         .current_dir(folder)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Some(String::from_utf8(output.stdout).unwrap())
 }
 
@@ -69,14 +78,28 @@ async fn hono_runs() {
     let response = guest.call(get("/")).await.unwrap();
     assert_eq!(response.body(), "hello");
     assert_eq!(response.headers()["access-control-allow-origin"], "*");
-    assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
+    assert!(
+        response.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("text/plain")
+    );
     let response = guest.call(get("/users/7?q=x")).await.unwrap();
     assert_eq!(response.body(), r#"{"id":"7","q":"x"}"#);
-    let response = guest.call(post("/echo", br#"{"a":[1]}"#.to_vec())).await.unwrap();
-    assert_eq!((response.status().as_u16(), response.body().as_ref()), (201, br#"{"a":[1]}"#.as_ref()));
+    let response = guest
+        .call(post("/echo", br#"{"a":[1]}"#.to_vec()))
+        .await
+        .unwrap();
+    assert_eq!(
+        (response.status().as_u16(), response.body().as_ref()),
+        (201, br#"{"a":[1]}"#.as_ref())
+    );
     assert_eq!(guest.call(get("/stream")).await.unwrap().body(), "ab");
     let response = guest.call(get("/boom")).await.unwrap();
-    assert_eq!((response.status().as_u16(), response.body().as_ref()), (500, b"boom".as_ref()));
+    assert_eq!(
+        (response.status().as_u16(), response.body().as_ref()),
+        (500, b"boom".as_ref())
+    );
     assert_eq!(guest.call(get("/none")).await.unwrap().status(), 404);
 }
 
@@ -95,8 +118,18 @@ async fn itty_router_runs() {
     let project = Project::new(&[("index.js", &source)]);
     let guest = project.guest("index.js", spec());
     let body = guest.call(get("/hello/you")).await.unwrap().into_body();
-    assert_eq!(body, r#""Hello, you!""#.trim_matches('"').as_bytes().to_vec().as_slice());
+    assert_eq!(
+        body,
+        r#""Hello, you!""#.trim_matches('"').as_bytes().to_vec().as_slice()
+    );
     assert_eq!(guest.call(get("/json")).await.unwrap().body(), r#"{"a":1}"#);
-    assert_eq!(guest.call(post("/echo", b"x".to_vec())).await.unwrap().body(), "x");
+    assert_eq!(
+        guest
+            .call(post("/echo", b"x".to_vec()))
+            .await
+            .unwrap()
+            .body(),
+        "x"
+    );
     assert_eq!(guest.call(get("/none")).await.unwrap().status(), 404);
 }

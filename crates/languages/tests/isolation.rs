@@ -56,7 +56,10 @@ async fn what_a_request_changed_is_not_seen_by_the_next() {
             let guest = guest.clone();
             tokio::spawn(async move {
                 for _ in 0..50 {
-                    assert_eq!(guest.call(get("/")).await.unwrap().body(), "1,1,1,1,1,1048576");
+                    assert_eq!(
+                        guest.call(get("/")).await.unwrap().body(),
+                        "1,1,1,1,1,1048576"
+                    );
                 }
             })
         })
@@ -100,7 +103,11 @@ async fn an_endless_chain_of_promises_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_regular_expression_ends() {
-    ends_alone("const bad = () => /^(a+)+$/.test('a'.repeat(60) + 'b')", "limits.cpu_time").await;
+    ends_alone(
+        "const bad = () => /^(a+)+$/.test('a'.repeat(60) + 'b')",
+        "limits.cpu_time",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +122,11 @@ async fn a_memory_bomb_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deep_recursion_is_an_exception_that_can_be_caught() {
-    ends_alone("const bad = () => 1 + bad();", "RangeError: Maximum call stack size exceeded").await;
+    ends_alone(
+        "const bad = () => 1 + bad();",
+        "RangeError: Maximum call stack size exceeded",
+    )
+    .await;
     ends_alone("const bad = () => { let a = []; for (let i = 0; i < 1e6; i++) a = [a]; return JSON.stringify(a); }", "").await;
     let (_project, guest) = worker(
         "const deep = (n) => n === 0 ? 0 : 1 + deep(n - 1);
@@ -141,7 +152,11 @@ async fn a_flood_of_timers_or_output_ends() {
         "too many operations",
     )
     .await;
-    ends_alone("const bad = () => new Response(new Uint8Array(20 << 20))", "limits.output").await;
+    ends_alone(
+        "const bad = () => new Response(new Uint8Array(20 << 20))",
+        "limits.output",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,7 +168,11 @@ async fn a_wait_ends_at_the_wall_clock() {
     let mut spec = spec();
     spec.limits.wall_time = Duration::from_millis(200);
     let start = Instant::now();
-    let error = project.guest("w.js", spec).call(get("/")).await.unwrap_err();
+    let error = project
+        .guest("w.js", spec)
+        .call(get("/"))
+        .await
+        .unwrap_err();
     assert!(matches!(error, CallError::WallTime(_)), "{error}");
     assert!(start.elapsed() < Duration::from_secs(2));
 }

@@ -29,13 +29,34 @@ async fn a_listener_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shapes_of_workers_all_answer() {
     for (name, source) in [
-        ("object", "export default { fetch(request) { return new Response('ok'); } }"),
-        ("named", "class App { constructor() { this.x = 'ok' } async fetch(r) { return new Response(this.x) } }\nconst app = new App();\nexport { app as default };"),
-        ("function", "export default async (request) => new Response('ok')"),
-        ("top-level await", "const x = await Promise.resolve('ok'); export default () => new Response(x)"),
-        ("sloppy script", "x = 'ok'; addEventListener('fetch', e => e.respondWith(new Response(x)))"),
-        ("asynchronous listener", "addEventListener('fetch', async e => { await null; e.respondWith(new Response('ok')) })"),
-        ("module with a listener", "import './lib.js'; addEventListener('fetch', e => e.respondWith(new Response('ok')))"),
+        (
+            "object",
+            "export default { fetch(request) { return new Response('ok'); } }",
+        ),
+        (
+            "named",
+            "class App { constructor() { this.x = 'ok' } async fetch(r) { return new Response(this.x) } }\nconst app = new App();\nexport { app as default };",
+        ),
+        (
+            "function",
+            "export default async (request) => new Response('ok')",
+        ),
+        (
+            "top-level await",
+            "const x = await Promise.resolve('ok'); export default () => new Response(x)",
+        ),
+        (
+            "sloppy script",
+            "x = 'ok'; addEventListener('fetch', e => e.respondWith(new Response(x)))",
+        ),
+        (
+            "asynchronous listener",
+            "addEventListener('fetch', async e => { await null; e.respondWith(new Response('ok')) })",
+        ),
+        (
+            "module with a listener",
+            "import './lib.js'; addEventListener('fetch', e => e.respondWith(new Response('ok')))",
+        ),
     ] {
         let project = Project::new(&[("w.js", source), ("lib.js", "export const a = 1")]);
         let response = project.guest("w.js", spec()).call(get("/")).await;
@@ -46,9 +67,15 @@ async fn the_shapes_of_workers_all_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_the_project_are_imported() {
     let project = Project::new(&[
-        ("api/w.js", "import { a } from './lib.js'; import b from '../_libs/b'; import data from '../data.json' with { type: 'json' };\n\
-          export default async () => new Response([a, b, data.n, (await import('../late.mjs')).c].join())"),
-        ("api/lib.js", "import b from '/_libs/b.js'; export const a = 'a' + b"),
+        (
+            "api/w.js",
+            "import { a } from './lib.js'; import b from '../_libs/b'; import data from '../data.json' with { type: 'json' };\n\
+          export default async () => new Response([a, b, data.n, (await import('../late.mjs')).c].join())",
+        ),
+        (
+            "api/lib.js",
+            "import b from '/_libs/b.js'; export const a = 'a' + b",
+        ),
         ("_libs/b.js", "export default 'b'"),
         ("data.json", r#"{"n": 3}"#),
         ("late.mjs", "export const c = 'late'"),
@@ -61,20 +88,39 @@ async fn files_of_the_project_are_imported() {
 async fn what_cannot_be_loaded_is_named_with_its_place() {
     for (source, why) in [
         ("const a = ;", "w.js:1:11: SyntaxError"),
-        ("\nimport './no.js'", "w.js imports './no.js': there is no file no.js"),
+        (
+            "\nimport './no.js'",
+            "w.js imports './no.js': there is no file no.js",
+        ),
         ("import '../../etc/passwd'", "outside of the project"),
         ("import 'hono'", "bundle packages"),
-        ("function f() {\n  throw new Error('boom') }\nf()\nexport default 1", "w.js:2"),
+        (
+            "function f() {\n  throw new Error('boom') }\nf()\nexport default 1",
+            "w.js:2",
+        ),
         ("const a = 1", "w.js: it has no handler"),
         ("export default 7", "its default export is 7"),
-        ("export default { get() {} }", "it must be a function or have a function `fetch`"),
-        ("await new Promise(() => {}); export default () => {}", "waits for a promise"),
+        (
+            "export default { get() {} }",
+            "it must be a function or have a function `fetch`",
+        ),
+        (
+            "await new Promise(() => {}); export default () => {}",
+            "waits for a promise",
+        ),
         ("crypto.randomUUID()", "only while a request is handled"),
         ("import './bad.js'", "bad.js:2:"),
-        ("await fetch('http://a/'); export default () => {}", "only while a request is handled"),
+        (
+            "await fetch('http://a/'); export default () => {}",
+            "only while a request is handled",
+        ),
     ] {
         let project = Project::new(&[("w.js", source), ("bad.js", "\nlet 1")]);
-        let error = project.load("w.js", spec()).err().expect(source).to_string();
+        let error = project
+            .load("w.js", spec())
+            .err()
+            .expect(source)
+            .to_string();
         assert!(error.contains(why), "{source}: {error}");
     }
 }
@@ -83,14 +129,32 @@ async fn what_cannot_be_loaded_is_named_with_its_place() {
 async fn errors_are_the_calls_and_name_the_users_line() {
     for (source, why) in [
         ("export default () => {\n  null.x }", "w.js:2:"),
-        ("export default async () => {\n\n  await null; throw new TypeError('boom') }", "w.js:3:"),
+        (
+            "export default async () => {\n\n  await null; throw new TypeError('boom') }",
+            "w.js:3:",
+        ),
         ("export default () => 'text'", "it answered with \"text\""),
         ("export default () => {}", "it answered with undefined"),
-        ("addEventListener('fetch', () => {})", "did not call event.respondWith"),
-        ("export default () => new Promise(() => {})", "never fulfilled"),
-        ("export default () => new Response('', { status: 99 })", "not a status"),
-        ("export default () => new Response('', { headers: { 'a b': 'c' } })", "not the name of a header"),
-        ("export default () => new Response('', { headers: { a: 'b\\r\\nc: d' } })", "line break"),
+        (
+            "addEventListener('fetch', () => {})",
+            "did not call event.respondWith",
+        ),
+        (
+            "export default () => new Promise(() => {})",
+            "never fulfilled",
+        ),
+        (
+            "export default () => new Response('', { status: 99 })",
+            "not a status",
+        ),
+        (
+            "export default () => new Response('', { headers: { 'a b': 'c' } })",
+            "not the name of a header",
+        ),
+        (
+            "export default () => new Response('', { headers: { a: 'b\\r\\nc: d' } })",
+            "line break",
+        ),
         ("export default () => { throw 'text' }", "text"),
         ("export default () => JSON.parse('{')", "w.js:1:"),
     ] {
@@ -133,8 +197,12 @@ async fn bodies_and_repeated_headers_survive_both_ways() {
     let guest = project.guest("w.js", spec());
     let binary: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     let mut call = post("/", binary.clone());
-    call.request.headers_mut().append("x-a", "1".parse().unwrap());
-    call.request.headers_mut().append("x-a", "2".parse().unwrap());
+    call.request
+        .headers_mut()
+        .append("x-a", "1".parse().unwrap());
+    call.request
+        .headers_mut()
+        .append("x-a", "2".parse().unwrap());
     let response = guest.call(call).await.unwrap();
     let reversed: Vec<u8> = binary.iter().rev().copied().collect();
     assert_eq!(response.body(), &reversed);
@@ -148,7 +216,9 @@ async fn bodies_and_repeated_headers_survive_both_ways() {
             binary.clone()
         };
         let mut call = post("/", body.clone());
-        call.request.headers_mut().insert("x-kind", kind.parse().unwrap());
+        call.request
+            .headers_mut()
+            .insert("x-kind", kind.parse().unwrap());
         let response = guest.call(call).await.unwrap();
         assert_eq!(response.body(), &body, "{kind}");
     }
@@ -159,7 +229,10 @@ async fn globals_of_the_web_are_there() {
     let source = include_str!("globals.js");
     let project = Project::new(&[("w.js", source)]);
     let guest = project.guest("w.js", spec());
-    let response = guest.call(post("/x?q=1", "a=1&b=%C3%A9".into())).await.unwrap();
+    let response = guest
+        .call(post("/x?q=1", "a=1&b=%C3%A9".into()))
+        .await
+        .unwrap();
     assert_eq!(response.body(), "ok");
 }
 
@@ -190,7 +263,9 @@ async fn the_store_is_read_changed_and_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn folders_are_read_and_written_and_not_left() {
     let project = Project::new(&[
-        ("w.js", r#"import { readFile, writeFile, readdir, stat, rm, mkdir } from "node:fs/promises";
+        (
+            "w.js",
+            r#"import { readFile, writeFile, readdir, stat, rm, mkdir } from "node:fs/promises";
           export default async () => {
             const text = await readFile("/tmp/file.txt", "utf8");
             await mkdir("/tmp/a/b", { recursive: true });
@@ -204,7 +279,8 @@ async fn folders_are_read_and_written_and_not_left() {
               try { await readFile(path) } catch (error) { codes.push(error.code) }
             }
             return new Response([text, bytes[1], names, size, codes].join());
-          }"#),
+          }"#,
+        ),
         ("tmp/file.txt", "Some content"),
     ]);
     let mut spec = spec();
@@ -213,7 +289,10 @@ async fn folders_are_read_and_written_and_not_left() {
         to: "/tmp".into(),
     }];
     let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
-    assert_eq!(response.body(), "Some content,255,a,file.txt,2,ENOENT,EACCES,ENOENT");
+    assert_eq!(
+        response.body(),
+        "Some content,255,a,file.txt,2,ENOENT,EACCES,ENOENT"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,13 +311,22 @@ async fn timers_run_at_once_and_a_worker_without_leave_fetches_nothing() {
     )]);
     let response = project.guest("w.js", spec()).call(get("/")).await.unwrap();
     let body = String::from_utf8_lossy(response.body()).into_owned();
-    assert!(body.starts_with("true TypeError fetch failed: this worker may not send"), "{body}");
+    assert!(
+        body.starts_with("true TypeError fetch failed: this worker may not send"),
+        "{body}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_of_a_mebibyte_goes_through() {
-    let project = Project::new(&[("w.js", "export default async (r) => new Response(await r.text())")]);
+    let project = Project::new(&[(
+        "w.js",
+        "export default async (r) => new Response(await r.text())",
+    )]);
     let body = "é".repeat(1 << 19);
-    let response = project.guest("w.js", spec()).call(post("/", body.clone().into())).await;
+    let response = project
+        .guest("w.js", spec())
+        .call(post("/", body.clone().into()))
+        .await;
     assert_eq!(response.unwrap().body(), &Bytes::from(body));
 }

@@ -53,7 +53,10 @@ pub(super) fn run(folders: &Folders, call: &FileCall) -> Result<(String, Option<
 
 fn describe(error: &Error) -> (&'static str, String) {
     let (code, what) = match error.kind() {
-        ErrorKind::NotFound => ("ENOENT", "no such file or folder, or not in a folder of this worker"),
+        ErrorKind::NotFound => (
+            "ENOENT",
+            "no such file or folder, or not in a folder of this worker",
+        ),
         ErrorKind::PermissionDenied => ("EACCES", "permission denied"),
         ErrorKind::AlreadyExists => ("EEXIST", "it is there already"),
         ErrorKind::NotADirectory => ("ENOTDIR", "not a folder"),

@@ -239,9 +239,7 @@ impl Call<'_> {
                 let value = self.text(caller, 2).await?;
                 urls::set(&href, &part, &value).into()
             }
-            "percentDecode" => {
-                Answer::Text(encoding::percent_decode(&self.text(caller, 0).await?))
-            }
+            "percentDecode" => Answer::Text(encoding::percent_decode(&self.text(caller, 0).await?)),
             "encode" => Answer::Bytes(self.text(caller, 0).await?.into_bytes()),
             "decode" => {
                 let label = self.text(caller, 0).await?;
@@ -308,10 +306,9 @@ impl Call<'_> {
                     (milliseconds / 1000.0).clamp(0.0, 86_400.0),
                 ))
             }
-            "increment" => Operation::Increment(
-                self.text(caller, 2).await?,
-                self.number(caller, 3).await?,
-            ),
+            "increment" => {
+                Operation::Increment(self.text(caller, 2).await?, self.number(caller, 3).await?)
+            }
             _ => {
                 let name = self.text(caller, 2).await?;
                 let rename = name == "rename";

@@ -5,8 +5,10 @@ pub(super) const QUICKJS: &[u8] =
     include_bytes!(concat!(env!("WWS_INTERPRETERS"), "/quickjs/quickjs.wasm"));
 
 /// The Streams Standard.
-pub(super) const STREAMS: &str =
-    include_str!(concat!(env!("WWS_INTERPRETERS"), "/web-streams/polyfill.js"));
+pub(super) const STREAMS: &str = include_str!(concat!(
+    env!("WWS_INTERPRETERS"),
+    "/web-streams/polyfill.js"
+));
 
 macro_rules! kit {
     ($($file:literal)*) => {

@@ -70,7 +70,9 @@ fn resolve(state: &State, base: &str, name: &str) -> Result<String, String> {
             "" | "." => {}
             ".." => {
                 if parts.pop().is_none() {
-                    return Err(format!("{base} imports '{name}', which is outside of the project"));
+                    return Err(format!(
+                        "{base} imports '{name}', which is outside of the project"
+                    ));
                 }
             }
             part => parts.push(part),

@@ -49,11 +49,9 @@ pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<()
             .boxed(),
             Err(failure) => std::future::ready(Err(failure)).boxed(),
         },
-        Operation::Sleep(time) => {
-            tokio::time::sleep(time)
+        Operation::Sleep(time) => tokio::time::sleep(time)
             .map(|()| Ok(Ended::default()))
-            .boxed()
-        }
+            .boxed(),
         Operation::Increment(key, by) => match host.kv() {
             Some(kv) => {
                 let (store, namespace) = kv.store();
@@ -69,7 +67,10 @@ pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<()
                 }
                 .boxed()
             }
-            None => std::future::ready(Err("Error:this worker has no key/value store: its TOML has no [data.kv]".into())).boxed(),
+            None => std::future::ready(Err(
+                "Error:this worker has no key/value store: its TOML has no [data.kv]".into(),
+            ))
+            .boxed(),
         },
         Operation::File(call) => {
             let folders = host.folders().clone();
@@ -88,9 +89,15 @@ pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<()
         }
     };
     let state = State::of(host).map_err(|_| "no state")?;
-    state
-        .pending
-        .push(async move { Done { id, result: future.await } }.boxed());
+    state.pending.push(
+        async move {
+            Done {
+                id,
+                result: future.await,
+            }
+        }
+        .boxed(),
+    );
     Ok(())
 }
 
@@ -103,9 +110,7 @@ fn request(head: &str, body: Bytes) -> Result<(Request<Bytes>, String), String> 
     let mut parts = head.split('\0');
     let (method, url) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
     let mut request = Request::new(body);
-    *request.method_mut() = method
-        .parse()
-        .map_err(|_| bad("the method is not valid"))?;
+    *request.method_mut() = method.parse().map_err(|_| bad("the method is not valid"))?;
     // A fragment is not sent.
     let sent = url.split('#').next().unwrap_or(url);
     *request.uri_mut() = sent.parse().map_err(|_| bad("the URL is not valid"))?;

@@ -25,8 +25,14 @@ mod tests {
     #[test]
     fn the_first_frame_is_the_place() {
         for (text, with) in [
-            ("Error: x\n    at f (a/b.js:3:5)\n    at <eval> (b.js:1:1)", "a/b.js:3:5: Error: x"),
-            ("SyntaxError: x\n    at a.js:1:9", "a.js:1:9: SyntaxError: x"),
+            (
+                "Error: x\n    at f (a/b.js:3:5)\n    at <eval> (b.js:1:1)",
+                "a/b.js:3:5: Error: x",
+            ),
+            (
+                "SyntaxError: x\n    at a.js:1:9",
+                "a.js:1:9: SyntaxError: x",
+            ),
             ("thrown", "thrown"),
             ("Error: x\n    at f (native)", "Error: x"),
         ] {

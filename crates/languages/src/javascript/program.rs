@@ -12,8 +12,7 @@ use wws_engine::{
 use super::{
     exports::{Exports, SCRATCH},
     host_calls::NAMES,
-    kit,
-    modules,
+    kit, modules,
     place::with_place,
     state::{Done, State},
 };
@@ -309,11 +308,7 @@ impl Worker {
         }))
     }
 
-    async fn handle(
-        &self,
-        vm: &mut Vm,
-        call: Call,
-    ) -> Result<http::Response<Bytes>, ProgramError> {
+    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<http::Response<Bytes>, ProgramError> {
         let points = self.points()?;
         let exports = Exports::of(vm)?;
         let head = head(&call)?;
@@ -347,8 +342,9 @@ impl Worker {
                 None => {
                     let text = js.thrown(Some(points.describe)).await?;
                     let text = match text.as_str() {
-                        "" | "null" | "undefined" => {
-                            "its promise was never fulfilled, and nothing is under way that could".into()
+                        "" | "null" | "undefined" | "[uninitialized]" => {
+                            "its promise was never fulfilled, and nothing is under way that could"
+                                .into()
                         }
                         text => with_place(text),
                     };
@@ -400,7 +396,7 @@ impl Js<'_> {
             .function::<(u32, u32, u32), u32>("qjs_new_host_function")?;
         let set = self
             .vm
-            .function::<(u32, u32, u32), ()>("qjs_set_prop_string")?;
+            .function::<(u32, u32, u32), i32>("qjs_set_prop_string")?;
         let host = self.vm.call(&new_object, ()).await?;
         for name in NAMES {
             let at = self.c_string(name).await?;

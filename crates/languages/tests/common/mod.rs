@@ -1,5 +1,11 @@
 //! Projects in temporary folders.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    dead_code,
+    unreachable_pub
+)]
 
 use std::{path::Path, sync::LazyLock, time::Duration};
 
