@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
+use rustix::net::{Shutdown, shutdown};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -39,6 +40,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct StandIn {
     address: SocketAddr,
+    listener: TcpListener,
     authority: String,
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
@@ -70,11 +72,12 @@ impl StandIn {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let accepting = {
-            let shared = Arc::clone(&shared);
+            let (listener, shared) = (listener.try_clone()?, Arc::clone(&shared));
             thread::spawn(move || accept(&listener, &config, &shared))
         };
         Ok(Self {
             address,
+            listener,
             authority,
             shared,
             accepting: Some(accepting),
@@ -119,8 +122,8 @@ impl StandIn {
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        // The accept call returns on a connection.
-        drop(TcpStream::connect_timeout(&self.address, TIMEOUT));
+        // The accept call returns, whatever has become of the network.
+        let _ = shutdown(&self.listener, Shutdown::Both);
         if let Some(thread) = self.accepting.take() {
             drop(thread.join());
         }
