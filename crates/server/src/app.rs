@@ -80,10 +80,8 @@ impl App {
         entry: &mut Entry<'a>,
     ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        if !body.is_end_stream() {
-            // Until it is read.
-            client.activity.set_abandoned(true);
-        }
+        // Until it is read.
+        client.activity.set_abandoned(!body.is_end_stream());
         if client.activity.conflicts(number) {
             let text = "The request has both Content-Length and Transfer-Encoding.";
             return closing(page(StatusCode::BAD_REQUEST, text, id));
