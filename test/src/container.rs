@@ -20,7 +20,7 @@ pub const RUNTIME: &str = "io.containerd.wws.v1";
 pub const RUNC: &str = "io.containerd.runc.v2";
 
 /// The longest wait for a container to answer or to end.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// A container to be run: in the host's network, on a free port.
 #[derive(Debug)]
