@@ -13,38 +13,13 @@ use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
 use wws_test::wait;
 
-fn exec_and_statistics(version: Version) -> Result<()> {
+fn statistics_and_pause(version: Version) -> Result<()> {
     let containerd = Containerd::start(version)?;
     let image = Image::probe("life", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "life")?
         .options(&["--memory-limit", "268435456"])
         .start()?;
     container.wait_until_up()?;
-
-    let exec = |id: &str, words: &[&str]| {
-        let mut all = vec!["task", "exec", "--exec-id", id, "life"];
-        all.extend(words);
-        containerd.try_ctr(&all)
-    };
-    let routes = exec("routes", &["wws", "routes"])?.success()?;
-    assert!(routes.contains(PROBE), "{routes}");
-    let version = exec("version", &["wws", "--version"])?.success()?;
-    assert!(version.starts_with("wws "), "{version}");
-    exec("check", &["wws", "check"])?.success()?;
-    let usage = exec("usage", &["wws", "--no-such-option"])?;
-    assert_eq!(
-        usage.status.code(),
-        Some(2),
-        "the process's own code: {usage:?}"
-    );
-    let shell = exec("shell", &["/bin/sh"])?;
-    assert!(
-        !shell.status.success() && shell.stderr.contains("/bin/sh"),
-        "{shell:?}"
-    );
-    // The name of a failed one is free again.
-    let again = exec("shell", &["wws", "--version"])?;
-    assert!(again.status.success(), "{again:?}");
 
     let metrics = containerd.ctr(&["task", "metrics", "--format", "json", "life"])?;
     let metrics: serde_json::Value = serde_json::from_str(&metrics)?;
@@ -90,18 +65,68 @@ fn exec_and_statistics(version: Version) -> Result<()> {
 }
 
 #[test]
-fn exec_and_statistics_work_on_containerd_1_6() -> Result<()> {
-    exec_and_statistics(Version::V1_6)
+fn statistics_and_pause_work_on_containerd_1_6() -> Result<()> {
+    statistics_and_pause(Version::V1_6)
 }
 
 #[test]
-fn exec_and_statistics_work_on_containerd_1_7() -> Result<()> {
-    exec_and_statistics(Version::V1_7)
+fn statistics_and_pause_work_on_containerd_1_7() -> Result<()> {
+    statistics_and_pause(Version::V1_7)
 }
 
 #[test]
-fn exec_and_statistics_work_on_containerd_2_1() -> Result<()> {
-    exec_and_statistics(Version::V2_1)
+fn statistics_and_pause_work_on_containerd_2_1() -> Result<()> {
+    statistics_and_pause(Version::V2_1)
+}
+
+fn commands_inside(version: Version) -> Result<()> {
+    let containerd = Containerd::start(version)?;
+    let image = Image::probe("life", "")?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "life")?.start()?;
+    container.wait_until_up()?;
+    let exec = |id: &str, words: &[&str]| {
+        let mut all = vec!["task", "exec", "--exec-id", id, "life"];
+        all.extend(words);
+        containerd.try_ctr(&all)
+    };
+    let routes = exec("routes", &["wws", "routes"])?.success()?;
+    assert!(routes.contains(PROBE), "{routes}");
+    let version = exec("version", &["wws", "--version"])?.success()?;
+    assert!(version.starts_with("wws "), "{version}");
+    exec("check", &["wws", "check"])?.success()?;
+    let usage = exec("usage", &["wws", "--no-such-option"])?;
+    assert_eq!(
+        usage.status.code(),
+        Some(2),
+        "the process's own code: {usage:?}"
+    );
+    let shell = exec("shell", &["/bin/sh"])?;
+    assert!(
+        !shell.status.success() && shell.stderr.contains("/bin/sh"),
+        "{shell:?}"
+    );
+    // The name of a failed one is free again.
+    let again = exec("shell", &["wws", "--version"])?;
+    assert!(again.status.success(), "{again:?}");
+    container.signal("SIGTERM")?;
+    assert_eq!(container.wait()?, 0);
+    container.remove()?;
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn commands_are_run_inside_on_containerd_1_6() -> Result<()> {
+    commands_inside(Version::V1_6)
+}
+
+#[test]
+fn commands_are_run_inside_on_containerd_1_7() -> Result<()> {
+    commands_inside(Version::V1_7)
+}
+
+#[test]
+fn commands_are_run_inside_on_containerd_2_1() -> Result<()> {
+    commands_inside(Version::V2_1)
 }
 
 #[test]

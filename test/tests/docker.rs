@@ -38,6 +38,7 @@ macro_rules! on_each_docker {
 on_each_docker![
     an_image_is_built_and_run_with_a_published_port_and_a_volume,
     the_life_of_a_container,
+    commands_are_run_inside,
     limits_and_privileges_are_kept,
     the_kernel_ends_what_takes_too_much_memory,
     a_project_that_does_not_load_says_so,
@@ -157,16 +158,6 @@ fn the_life_of_a_container(docker: &mut Docker) -> Result<()> {
     let pids: u32 = stats.rsplit(' ').next().unwrap_or_default().parse()?;
     assert!(!stats.starts_with("0B /") && pids > 1, "{stats}");
 
-    let routes = docker.docker(&["exec", "life", "wws", "routes"])?;
-    assert!(routes.contains(PROBE), "{routes}");
-    let version = docker.docker(&["exec", "life", "wws", "--version"])?;
-    assert!(version.starts_with("wws "), "{version}");
-    docker.docker(&["exec", "--user", "1000", "life", "wws", "check"])?;
-    let shell = docker.try_docker(&["exec", "life", "/bin/sh"])?;
-    assert!(!shell.status.success());
-    let said = format!("{}{}", shell.stdout, shell.stderr);
-    assert!(said.contains("/bin/sh"), "{said}");
-
     docker.docker(&["pause", "life"])?;
     assert_eq!(docker.inspect("life", "{{.State.Status}}")?, "paused");
     assert!(silent(port), "a paused container does not answer");
@@ -213,6 +204,23 @@ fn the_life_of_a_container(docker: &mut Docker) -> Result<()> {
     })?;
     assert_eq!(exit(docker, "life")?, "exited 137 false");
     docker.docker(&["rm", "life"])?;
+    Ok(())
+}
+
+fn commands_are_run_inside(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    let port = run(docker, "life", &[], &image)?;
+    is_served(docker, "life", port)?;
+    let routes = docker.docker(&["exec", "life", "wws", "routes"])?;
+    assert!(routes.contains(PROBE), "{routes}");
+    let version = docker.docker(&["exec", "life", "wws", "--version"])?;
+    assert!(version.starts_with("wws "), "{version}");
+    docker.docker(&["exec", "--user", "1000", "life", "wws", "check"])?;
+    let shell = docker.try_docker(&["exec", "life", "/bin/sh"])?;
+    assert!(!shell.status.success());
+    let said = format!("{}{}", shell.stdout, shell.stderr);
+    assert!(said.contains("/bin/sh"), "{said}");
+    docker.docker(&["rm", "--force", "life"])?;
     Ok(())
 }
 
