@@ -330,3 +330,51 @@ async fn a_body_of_a_mebibyte_goes_through() {
         .await;
     assert_eq!(response.unwrap().body(), &Bytes::from(body));
 }
+
+/// A server on loopback that answers each request after a while with what it was sent.
+async fn slow_echo() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = vec![0; 64 << 10];
+                let n = stream.read(&mut request).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                let head = format!(
+                    "HTTP/1.1 201 Created\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: {n}\r\nconnection: close\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes()).await.unwrap();
+                stream.write_all(&request[..n]).await.unwrap();
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_to_others_run_side_by_side_within_the_allow_list() {
+    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
+    let address = slow_echo().await;
+    let project = Project::new(&[(
+        "w.js",
+        r#"export default async () => {
+            const start = performance.now();
+            const answers = await Promise.all([1, 2, 3, 4].map((n) => fetch(`${TARGET}/${n}?q=é#no`, { headers: { "x-n": n } })));
+            const took = performance.now() - start;
+            const text = await answers[2].text();
+            const refused = await fetch("http://10.0.0.1/").catch((error) => error.name);
+            return new Response([took < 700, answers[0].status, answers[0].headers.getSetCookie().length,
+                text.startsWith("GET /3?q=%C3%A9 HTTP/1.1"), text.includes("x-n: 3"), refused].join());
+        }"#,
+    )]);
+    let mut spec = spec();
+    spec.env = vec![("TARGET".into(), format!("http://{address}"))];
+    let hosts = [address.to_string()];
+    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
+    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
+    assert_eq!(response.body(), "true,201,2,true,true,TypeError");
+}

@@ -18,7 +18,7 @@ mod worker;
 
 pub use config::{File, Runtime};
 pub use limits::Limits;
-pub use load::{LoadOptions, load, wasm_files};
+pub use load::{LoadOptions, has_javascript, load, wasm_files};
 pub use problem::{Problem, Problems};
 pub use settings::{LogFormat, ServerSettings};
 pub use worker::{Folder, HttpRequests, Worker, WorkerId, WorkerKind};

@@ -65,13 +65,25 @@ pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
 /// # Errors
 /// The folder cannot be opened.
 pub fn wasm_files(root: &Path, container: bool) -> io::Result<Vec<PathBuf>> {
+    files_of(root, container, "wasm")
+}
+
+/// Whether a folder has JavaScript files that may be workers.
+///
+/// # Errors
+/// As [`wasm_files`].
+pub fn has_javascript(root: &Path, container: bool) -> io::Result<bool> {
+    Ok(!files_of(root, container, "js")?.is_empty())
+}
+
+fn files_of(root: &Path, container: bool, wanted: &str) -> io::Result<Vec<PathBuf>> {
     let search = Search {
         root: &Root::open(root)?,
         report: &Report::default(),
         ignore: &GlobSet::empty(),
         container,
     };
-    Ok(search.workers(|file| extension(file) == Some("wasm")))
+    Ok(search.workers(|file| extension(file) == Some(wanted)))
 }
 
 struct Loading<'l> {

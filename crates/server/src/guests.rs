@@ -1,6 +1,7 @@
 //! Workers become guests: files are read beneath the project's root and compiled, each content once, all at the same time.
 
 use std::{
+    cell::OnceCell,
     collections::HashMap,
     path::Path,
     sync::{
@@ -13,7 +14,8 @@ use sha2::{Digest, Sha256};
 use wws_engine::{
     Code, CodeCache, Engine, Guest, GuestLimits, GuestSpec, LoadError, Module, PreopenedFolder,
 };
-use wws_project::{Limits, Problem, Project, Worker, WorkerKind, beneath::Root};
+use wws_languages::{JavaScript, runtime_guest};
+use wws_project::{Limits, Problem, Project, Runtime, Worker, WorkerKind, beneath::Root};
 
 use crate::outgoing::Outgoing;
 
@@ -32,8 +34,17 @@ pub(crate) struct Maker<'a> {
     pub(crate) code: Option<&'a CodeCache>,
 }
 
-/// Something to compile, or why it can't be.
-type Source = Result<Digests, String>;
+/// What a worker runs as, or why it can't.
+type Source = Result<Runs, String>;
+
+#[derive(Clone, Copy)]
+enum Runs {
+    /// The module of this content.
+    Module(Digests),
+    JavaScript,
+    /// The interpreter of this content, that of the runtime of this index.
+    Runtime(Digests, usize),
+}
 
 impl Maker<'_> {
     /// Makes all guests of a project, in the order of its workers; or says everything that is wrong.
@@ -42,20 +53,43 @@ impl Maker<'_> {
         let mut contents = HashMap::new();
         let sources: Vec<Source> = workers
             .iter()
-            .map(|worker| self.source(worker, &mut contents))
+            .map(|worker| self.source(worker, project.runtimes(), &mut contents))
             .collect();
         let modules = self.compile(contents);
+        // Compiled only where a worker needs it.
+        let javascript = OnceCell::new();
         let mut guests = Vec::with_capacity(workers.len());
         let mut problems = Vec::new();
         for (worker, source) in workers.iter().zip(sources) {
-            let made = source.and_then(|digest| match modules.get(&digest) {
-                Some(Ok(module)) => self.guest_of(worker, module),
-                Some(Err(message)) => Err(message.clone()),
-                None => Err("it was not compiled".into()),
+            let made = source.and_then(|runs| {
+                let spec = self.spec(worker)?;
+                let module = |digest| match modules.get(&digest) {
+                    Some(Ok(module)) => Ok(module),
+                    Some(Err(message)) => Err(message.clone()),
+                    None => Err("it was not compiled".into()),
+                };
+                match runs {
+                    Runs::Module(digest) => self.engine.guest(module(digest)?, spec).map_err(text),
+                    Runs::Runtime(digest, index) => runtime_guest(
+                        self.engine,
+                        module(digest)?,
+                        self.root,
+                        &project.runtimes()[index],
+                        &worker.path,
+                        spec,
+                    )
+                    .map_err(text),
+                    Runs::JavaScript => javascript
+                        .get_or_init(|| JavaScript::new(self.engine, self.code).map_err(text))
+                        .as_ref()
+                        .map_err(Clone::clone)?
+                        .guest(self.root, &worker.path, spec)
+                        .map_err(text),
+                }
             });
             match made {
                 Ok(guest) => guests.push(guest),
-                Err(message) => problems.push(problem(&worker.path, message)),
+                Err(message) => problems.push(located(&worker.path, &message)),
             }
         }
         if problems.is_empty() {
@@ -66,20 +100,38 @@ impl Maker<'_> {
     }
 
     /// The one place that says which kinds of workers there are, and what module each runs as.
-    fn source(&self, worker: &Worker, contents: &mut HashMap<Digests, Vec<u8>>) -> Source {
+    fn source(
+        &self,
+        worker: &Worker,
+        runtimes: &[Runtime],
+        contents: &mut HashMap<Digests, Vec<u8>>,
+    ) -> Source {
         match worker.kind {
-            WorkerKind::Wasm => {
-                let wasm = self
-                    .root
-                    .read(&worker.path, MAX_MODULE)
-                    .map_err(|error| format!("cannot read it: {error}"))?;
-                let digest = Sha256::digest(&wasm).into();
-                contents.entry(digest).or_insert(wasm);
-                Ok(digest)
+            WorkerKind::Wasm => Ok(Runs::Module(self.read(&worker.path, contents)?)),
+            WorkerKind::JavaScript => Ok(Runs::JavaScript),
+            WorkerKind::Runtime(index) => {
+                let runtime = runtimes
+                    .get(index)
+                    .ok_or("its runtime is not listed in .wws.toml")?;
+                let path = runtime.file(&runtime.binary);
+                Ok(Runs::Runtime(self.read(&path, contents)?, index))
             }
-            WorkerKind::JavaScript => Err("JavaScript workers: not in this build".into()),
-            WorkerKind::Runtime(_) => Err("workers of language runtimes: not in this build".into()),
         }
+    }
+
+    /// Reads a module that is to be compiled.
+    fn read(
+        &self,
+        path: &Path,
+        contents: &mut HashMap<Digests, Vec<u8>>,
+    ) -> Result<Digests, String> {
+        let wasm = self
+            .root
+            .read(path, MAX_MODULE)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let digest = Sha256::digest(&wasm).into();
+        contents.entry(digest).or_insert(wasm);
+        Ok(digest)
     }
 
     /// Compiles on all processors. The compiler itself is parallel, but has stretches that are not.
@@ -125,8 +177,8 @@ impl Maker<'_> {
         Ok(module)
     }
 
-    /// Links a worker's module with what the worker was given.
-    fn guest_of(&self, worker: &Worker, module: &Module) -> Result<Guest, String> {
+    /// What a worker was given.
+    fn spec(&self, worker: &Worker) -> Result<GuestSpec, String> {
         let mut folders = Vec::with_capacity(worker.folders.len());
         for folder in &worker.folders {
             let dir = self.root.folder(&folder.from).map_err(|error| {
@@ -140,7 +192,7 @@ impl Maker<'_> {
                 to: folder.to.clone(),
             });
         }
-        let spec = GuestSpec {
+        Ok(GuestSpec {
             name: worker.name.clone(),
             env: worker
                 .vars
@@ -155,11 +207,12 @@ impl Maker<'_> {
                 .map(|namespace| (self.kv.clone(), namespace)),
             http: self.outgoing.of(worker)?,
             limits: limits(&worker.limits),
-        };
-        self.engine
-            .guest(module, spec)
-            .map_err(|error| error.to_string())
+        })
     }
+}
+
+fn text(error: LoadError) -> String {
+    error.to_string()
 }
 
 fn limits(limits: &Limits) -> GuestLimits {
@@ -172,6 +225,26 @@ fn limits(limits: &Limits) -> GuestLimits {
         log: limits.log,
         http_calls: limits.http_calls,
     }
+}
+
+/// A problem of a worker. A message that begins with a place (`file:line:column: `) is about that.
+fn located(worker: &Path, message: &str) -> Problem {
+    let at_place = || {
+        let (place, message) = message.split_once(": ")?;
+        let mut parts = place.rsplitn(3, ':');
+        let column = parts.next()?.parse().ok()?;
+        let line = parts.next()?.parse().ok()?;
+        Some(Problem {
+            line: Some(line),
+            column: Some(column),
+            ..problem(Path::new(parts.next()?), message.to_owned())
+        })
+    };
+    at_place().unwrap_or_else(|| {
+        let of_file = format!("{}: ", worker.display());
+        let message = message.strip_prefix(&of_file).unwrap_or(message);
+        problem(worker, message.to_owned())
+    })
 }
 
 /// A problem of a whole file.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use wws_engine::{CodeCache, CodeKey, Engine, EngineOptions, LoadError};
-use wws_project::{beneath::Root, wasm_files};
+use wws_languages::JavaScript;
+use wws_project::{beneath::Root, has_javascript, wasm_files};
 
 /// Beyond these a folder is left to its server, which compiles within its own limits.
 const MAX_FILES: usize = 1000;
@@ -75,18 +76,33 @@ impl Precompile<'_> {
                 continue;
             };
             bytes += wasm.len() as u64;
-            let key = engine.code_key(&wasm);
-            if self.store.has(&key) {
-                done.cached += 1;
-            } else if started.elapsed() < MAX_TIME && self.store(&key, &wasm) {
-                done.compiled += 1;
-            } else {
-                done.left += 1;
-                continue;
-            }
-            self.link(&key)?;
+            self.module(&engine, &wasm, started, &mut done)?;
+        }
+        if has_javascript(folder, self.container)?
+            && let Ok(interpreter) = JavaScript::module()
+        {
+            self.module(&engine, &interpreter, started, &mut done)?;
         }
         Ok(done)
+    }
+
+    fn module(
+        &self,
+        engine: &Engine,
+        wasm: &[u8],
+        started: Instant,
+        done: &mut Precompiled,
+    ) -> io::Result<()> {
+        let key = engine.code_key(wasm);
+        if self.store.has(&key) {
+            done.cached += 1;
+        } else if started.elapsed() < MAX_TIME && self.store(&key, wasm) {
+            done.compiled += 1;
+        } else {
+            done.left += 1;
+            return Ok(());
+        }
+        self.link(&key)
     }
 
     fn store(&self, key: &CodeKey, wasm: &[u8]) -> bool {
