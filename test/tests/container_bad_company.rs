@@ -12,7 +12,7 @@ use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
 use wws_test::{http, wait};
 
-const LIMITS: &str = "[limits]\ncpu_time = \"500ms\"\nwall_time = \"8s\"\n";
+const LIMITS: &str = "[limits]\ncpu_time = \"200ms\"\nwall_time = \"8s\"\n";
 
 fn start(containerd: &Containerd) -> Result<Container<'_>> {
     let toml = format!("name = \"bad\"\nversion = \"1\"\n{LIMITS}");
