@@ -144,6 +144,8 @@
     get url() { return this.#url; }
     get headers() { return this.#headers ??= flat.of(this.#lines, 3); }
     get params() { return this.#params = typeof this.#params === "string" ? JSON.parse(this.#params) : this.#params ?? {}; }
+    // Routers put their own there.
+    set params(params) { this.#params = params; }
     get signal() { return this.#signal ??= new AbortController().signal; }
     get redirect() { return this.#redirect; }
     get cf() { return undefined; }

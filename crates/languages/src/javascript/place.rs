@@ -10,7 +10,8 @@ pub(super) fn with_place(text: &str) -> String {
         };
         // A place ends with a line.
         let (rest, last) = place.rsplit_once(':')?;
-        (last.parse::<u32>().is_ok() && !rest.is_empty()).then_some(place)
+        // `<input>` is a text that was parsed, no file.
+        (last.parse::<u32>().is_ok() && !rest.is_empty() && !rest.starts_with('<')).then_some(place)
     });
     match place {
         Some(place) => format!("{place}: {text}"),
@@ -32,6 +33,10 @@ mod tests {
             (
                 "SyntaxError: x\n    at a.js:1:9",
                 "a.js:1:9: SyntaxError: x",
+            ),
+            (
+                "SyntaxError: x\n    at <input>:1:2\n    at f (b.js:4:1)",
+                "b.js:4:1: SyntaxError: x",
             ),
             ("thrown", "thrown"),
             ("Error: x\n    at f (native)", "Error: x"),
