@@ -64,6 +64,7 @@ struct Served {
 }
 
 impl Served {
+    #[allow(clippy::zombie_processes, reason = "`drop` waits")]
     fn start(mut command: Command) -> Self {
         let mut child = command
             .stdout(Stdio::null())
@@ -104,6 +105,14 @@ impl Served {
         let mut log = String::new();
         self.log.read_to_string(&mut log).unwrap();
         (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

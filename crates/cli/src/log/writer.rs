@@ -195,8 +195,7 @@ mod tests {
         }
         assert!(start.elapsed() < Duration::from_secs(5));
         writer.flush(Duration::from_millis(50));
-        let mut lines = 0;
-        for line in BufReader::new(read).lines() {
+        for (lines, line) in (0_u64..).zip(BufReader::new(read).lines()) {
             let line = line.unwrap();
             if let Some((_, rest)) = line.split_once("WARN wws: ") {
                 let dropped: u64 = rest.split(' ').next().unwrap().parse().unwrap();
@@ -204,7 +203,6 @@ mod tests {
                 return;
             }
             assert_eq!(line.len(), 1023);
-            lines += 1;
         }
     }
 
