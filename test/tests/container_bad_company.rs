@@ -77,8 +77,7 @@ fn bad_workers_fail_alone() -> Result<()> {
         ("loop", "limits.cpu_time"),
         ("sleep", "limits.wall_time"),
         ("memory", "limits.memory"),
-        // The backtrace of so deep a stack leaves no room for more.
-        ("stack", "trapped"),
+        ("stack", "stack exhausted"),
         ("stdout", "limits.output"),
         ("nothing", ""),
         ("text", ""),

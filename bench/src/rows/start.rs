@@ -23,7 +23,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     let ours = {
         let hello = std::fs::read(workspace::guest("hello")?)?;
         Image::workers("bench-hello")
-            .file("hello.wasm", hello)
+            .file("hello.wasm", hello)?
             .import(&containerd)?
     };
     let program = std::env::current_exe()?.with_file_name("native-hello");

@@ -89,7 +89,13 @@ pub(crate) enum Stop {
 
 /// wasmtime's errors are a backtrace and a cause on lines of their own; a log line is one line.
 pub(crate) fn one_line(error: &wasmtime::Error) -> String {
+    // The cause before the backtrace, which may be longer than a line of the log.
+    let cause = error.root_cause().to_string();
     let text = format!("{error:#}");
+    let text = match text.strip_suffix(cause.as_str()) {
+        Some(rest) if !rest.is_empty() => format!("{cause}: {}", rest.trim_end_matches([':', ' '])),
+        _ => text,
+    };
     let mut line = String::with_capacity(text.len());
     for part in text.split_whitespace() {
         if !line.is_empty() {
