@@ -1,6 +1,6 @@
 //! The process' environment, as projects and settings see it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use wws_project::{LoadOptions, Problems, Project};
 
@@ -13,13 +13,22 @@ pub(crate) fn variables() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Where the shim puts this program in a container.
+const IN_CONTAINER: [&str; 2] = ["/dev/wws", "/.wws/server"];
+
+/// Whether this is a command that was started inside a container.
+fn is_in_container() -> bool {
+    std::env::current_exe()
+        .is_ok_and(|program| IN_CONTAINER.iter().any(|path| program == Path::new(path)))
+}
+
 /// Loads a folder.
 pub(crate) fn load(folder: &Folder, container: bool) -> Result<Project, Problems> {
     let options = LoadOptions {
         prefix: folder.prefix.clone(),
         ignore: folder.ignore.clone(),
         env: variables(),
-        container,
+        container: container || is_in_container(),
     };
     wws_project::load(&folder.path, &options)
 }
