@@ -50,7 +50,8 @@ impl Routes {
         ensure!(project.workers().len() == count);
         // The same number of paths from both, so that the processor's caches are no part of the question.
         let paths = (0..FEW)
-            .map(|index| index * count / FEW)
+            // Spread over all, every other one with a parameter.
+            .map(|index| index * count / FEW + (index * count / FEW + index) % 2)
             .map(|index| {
                 if index % 2 == 0 {
                     format!("/api/r{index}/list")
