@@ -41,8 +41,63 @@ pub struct Runtime {
     pub polyfill: Option<File>,
     /// A text around the source, which stands for its `{source}`.
     pub wrapper: Option<File>,
+    /// An example of a worker; nothing runs it.
+    pub template: Option<File>,
+    /// The server's own way of driving the interpreter; `None` for one that is a command which reads `/src`.
+    pub kit: Option<Kit>,
+    /// What its repository says of it.
+    pub status: Status,
     /// Why it cannot be used; `None` when it is installed.
     pub unusable: Option<String>,
+}
+
+/// A kit of the server's: it drives an interpreter from a snapshot, and needs nothing else of the project than that interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kit {
+    /// `python`
+    Python,
+    /// `ruby`
+    Ruby,
+}
+
+impl Kit {
+    /// As `.wws.toml` names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Ruby => "ruby",
+        }
+    }
+}
+
+/// What a repository says of a runtime.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// To be used.
+    Active,
+    /// Not to be installed any more.
+    Yanked,
+    /// Better replaced.
+    Deprecated,
+    /// Nothing.
+    #[default]
+    Unknown,
+}
+
+impl Status {
+    const ALL: [Self; 4] = [Self::Active, Self::Yanked, Self::Deprecated, Self::Unknown];
+
+    /// As `.wws.toml` names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Yanked => "yanked",
+            Self::Deprecated => "deprecated",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// A file of a runtime.
@@ -139,7 +194,7 @@ impl Config {
 fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime> {
     let name = plain_name(table, "name", "the runtime's name");
     let version = plain_name(table, "version", "its version");
-    let words = |key| {
+    let words = |key| -> Vec<String> {
         table
             .texts(key)
             .unwrap_or_default()
@@ -149,20 +204,10 @@ fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime>
     };
     let tags = words("tags");
     let args = words("args");
-    let status = table.text("status");
-    if let Some(text) = status
-        && !["active", "yanked", "deprecated", "unknown"].contains(&text.value.as_str())
-    {
-        table.problem(
-            &text.at,
-            format!(
-                "`status` is `{}`, expected active, yanked, deprecated or unknown",
-                text.value
-            ),
-        );
-    }
+    let status = one_of(table, "status", &Status::ALL, Status::name).unwrap_or_default();
+    let kit = one_of(table, "kit", &[Kit::Python, Kit::Ruby], Kit::name);
     let extensions = table.texts("extensions").unwrap_or_default();
-    let extensions = extensions
+    let extensions: Vec<String> = extensions
         .into_iter()
         .filter_map(|text| extension(table, text))
         .collect();
@@ -180,7 +225,16 @@ fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime>
     }
     let polyfill = table.table("polyfill", read_file).flatten();
     let wrapper = table.table("wrapper", read_file).flatten();
-    table.table("template", read_file);
+    let template = table.table("template", read_file).flatten();
+    let of_kit = OfKit {
+        args: &args,
+        files: polyfill.is_some() || wrapper.is_some(),
+        extensions: &extensions,
+        binary: binary.as_ref().and_then(Option::as_ref),
+    };
+    if let Some(kit) = kit {
+        of_kit.check(table, kit);
+    }
     Some(Runtime {
         repository: repository?.to_owned(),
         name: name?,
@@ -192,8 +246,69 @@ fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime>
         binary: binary??,
         polyfill,
         wrapper,
+        template,
+        kit,
+        status,
         unusable: None,
     })
+}
+
+/// What matters of a runtime that a kit of the server's drives.
+struct OfKit<'a> {
+    args: &'a [String],
+    files: bool,
+    extensions: &'a [String],
+    binary: Option<&'a File>,
+}
+
+impl OfKit<'_> {
+    fn check(&self, table: &Reader<'_>, kit: Kit) {
+        let name = kit.name();
+        if !self.args.is_empty() || self.files {
+            table.problem_with_help(
+                table.at(),
+                format!("the kit `{name}` has no use for `args`, `polyfill` and `wrapper`"),
+                "remove them, or `kit`: with it the server drives the interpreter itself",
+            );
+        }
+        if self.extensions.is_empty() {
+            table.problem_with_help(
+                table.at(),
+                format!("the kit `{name}` needs the extensions of its files"),
+                "write extensions = [\"EXTENSION\"]",
+            );
+        }
+        if self.binary.is_some_and(|binary| binary.sha256.is_none()) {
+            table.problem_with_help(
+                table.at(),
+                format!("the kit `{name}` needs the checksum of its binary"),
+                "write a table [repositories.runtimes.binary.checksum] with `type = \"sha256\"` and `value`",
+            );
+        }
+    }
+}
+
+/// A text that is the name of one of some values.
+fn one_of<T: Copy>(
+    table: &Reader<'_>,
+    key: &'static str,
+    values: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Option<T> {
+    let text = table.text(key)?;
+    let found = values.iter().find(|value| name(**value) == text.value);
+    if found.is_none() {
+        let names: Vec<&str> = values.iter().map(|value| name(*value)).collect();
+        table.problem(
+            &text.at,
+            format!(
+                "`{key}` is `{}`, expected one of {}",
+                text.value,
+                names.join(", ")
+            ),
+        );
+    }
+    found.copied()
 }
 
 fn extension(table: &Reader<'_>, text: Text) -> Option<String> {

@@ -16,7 +16,7 @@ pub mod settings;
 mod units;
 mod worker;
 
-pub use config::{File, Runtime};
+pub use config::{File, Kit, Runtime, Status};
 pub use limits::Limits;
 pub use load::{LoadOptions, has_javascript, load, wasm_files};
 pub use problem::{Problem, Problems};

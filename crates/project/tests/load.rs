@@ -10,7 +10,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use wws_project::{Found, LoadOptions, Problems, Project, WorkerKind, load};
+use wws_project::{Found, Kit, LoadOptions, Problems, Project, WorkerKind, load};
 
 /// A project of files and their texts.
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -382,6 +382,45 @@ fn a_runtime_must_be_installed_and_whole() {
     let project = open(&dir).unwrap();
     assert_eq!(project.workers()[0].kind, WorkerKind::Runtime(0));
     assert_eq!(project.runtimes()[0].args, ["--", "/src/index.py"]);
+}
+
+const KIT: &str = r#"
+version = 1
+[[repositories]]
+name = "built-in"
+[[repositories.runtimes]]
+name = "ruby"
+version = "3.4.1"
+extensions = ["rb"]
+kit = "ruby"
+[repositories.runtimes.binary]
+filename = "ruby.wasm"
+checksum = { type = "sha256", value = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90" }
+"#;
+
+#[test]
+fn a_runtime_may_be_driven_by_a_kit() {
+    let dir = folder(&[("a.js", ""), (".wws.toml", KIT)]);
+    let project = open(&dir).unwrap();
+    assert_eq!(project.runtimes()[0].kit, Some(Kit::Ruby));
+    for (from, to, says) in [
+        (
+            "kit = \"ruby\"",
+            "kit = \"perl\"",
+            ".wws.toml:9:7: `kit` is `perl`, expected one of python, ruby",
+        ),
+        ("extensions = [\"rb\"]", "", "needs the extensions"),
+        ("checksum = ", "# ", "needs the checksum"),
+        (
+            "kit = \"ruby\"",
+            "kit = \"ruby\"\nargs = [\"ruby\"]",
+            "has no use for `args`",
+        ),
+    ] {
+        let dir = folder(&[("a.js", ""), (".wws.toml", &KIT.replace(from, to))]);
+        let all = problems(&dir);
+        assert!(all.len() == 1 && all[0].contains(says), "{says}: {all:?}");
+    }
 }
 
 #[test]
