@@ -28,8 +28,8 @@ use wasmtime::{Engine, Module};
 const MAGIC: &[u8; 8] = b"wwscode1";
 const TRAILER: u64 = 20;
 
-/// How modules are changed before they are compiled (see `image_of`): part of what an entry is made from.
-const TRANSFORMATION: u32 = 1;
+/// How modules are changed before they are compiled (see `image_of`, `state_of`): part of what an entry is made from.
+const TRANSFORMATION: u32 = 2;
 
 /// Ending of an entry's name.
 const ENDING: &str = ".code";
@@ -53,8 +53,8 @@ pub struct CodeCache {
 pub struct CodeKey(String);
 
 impl CodeKey {
-    /// The key of a module compiled by `engine`.
-    pub(crate) fn new(engine: &Engine, wasm: &[u8]) -> Self {
+    /// The key of a module compiled by `engine` as what `kind` says.
+    pub(crate) fn new(engine: &Engine, kind: &str, wasm: &[u8]) -> Self {
         struct Into(Sha256);
         impl Hasher for Into {
             fn finish(&self) -> u64 {
@@ -68,6 +68,7 @@ impl CodeKey {
         let mut hash = Into(Sha256::new());
         hash.write(env!("CARGO_PKG_VERSION").as_bytes());
         hash.write_u32(TRANSFORMATION);
+        hash.write(kind.as_bytes());
         engine.precompile_compatibility_hash().hash(&mut hash);
         hash.write(wasm);
         Self(

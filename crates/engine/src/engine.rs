@@ -147,7 +147,13 @@ impl Engine {
     /// The name of a module's code in a [`CodeCache`].
     #[must_use]
     pub fn code_key(&self, wasm: &[u8]) -> CodeKey {
-        CodeKey::new(&self.0.engine, wasm)
+        CodeKey::new(&self.0.engine, "module", wasm)
+    }
+
+    /// The name of an interpreter's code in a [`CodeCache`].
+    #[must_use]
+    pub fn interpreter_key(&self, wasm: &[u8]) -> CodeKey {
+        CodeKey::new(&self.0.engine, "interpreter", wasm)
     }
 
     /// Compiles a module for a [`CodeCache`]. Blocks the thread, and uses all processors.
@@ -298,7 +304,7 @@ impl Engine {
 }
 
 /// Says what a file is that isn't a core module.
-fn check_header(wasm: &[u8]) -> Result<(), LoadError> {
+pub(crate) fn check_header(wasm: &[u8]) -> Result<(), LoadError> {
     if wasm.len() > MAX_MODULE {
         return Err(LoadError(format!("larger than {MAX_MODULE} bytes")));
     }

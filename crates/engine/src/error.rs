@@ -85,6 +85,8 @@ pub(crate) enum Stop {
     CpuTime,
     #[error("output")]
     Output,
+    #[error("suspended")]
+    Suspended,
 }
 
 /// wasmtime's errors are a backtrace and a cause on lines of their own; a log line is one line.

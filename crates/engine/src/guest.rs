@@ -209,7 +209,10 @@ impl Inner {
             Some(Stop::Exit(code)) => CallError::Exit(*code),
             Some(Stop::CpuTime) => CallError::CpuTime(cpu_time),
             Some(Stop::Output) => CallError::TooMuchOutput(self.limits.output),
-            None => CallError::Trap(format!("{}{}", refusal(refused), one_line(error))),
+            // Only while a snapshot is made, by who asked for it.
+            Some(Stop::Suspended) | None => {
+                CallError::Trap(format!("{}{}", refusal(refused), one_line(error)))
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use wasmtime_wasi::{WasiCtxBuilder, WasiView, p1::WasiP1Ctx};
 use wws_outbound::ErrorKind;
 
 use crate::{
-    GuestLimits, budget::Quota, folders::Folders, guest::Inner, guest_log::GuestLog,
+    Channel, GuestLimits, budget::Quota, folders::Folders, guest::Inner, guest_log::GuestLog,
     kv_view::KvView,
 };
 
@@ -32,6 +32,9 @@ pub struct Host {
     wasi: Option<Box<WasiP1Ctx>>,
     pub(crate) kv: Option<KvView>,
     program: Option<Box<dyn Any + Send>>,
+    pub(crate) channel: Option<Arc<dyn Channel>>,
+    /// The next look at a clock ends the run.
+    pub(crate) suspended: bool,
 }
 
 /// An outgoing request that failed, as a guest may see it.
@@ -68,6 +71,8 @@ impl Host {
             wasi: None,
             kv: None,
             program: None,
+            channel: None,
+            suspended: false,
         }
     }
 

@@ -8,6 +8,7 @@
 //! `docs/design/engine.md` says how an instance costs so little, and why it is safe; `docs/design/snapshots.md` what a snapshot holds.
 
 mod budget;
+mod channel;
 mod code_cache;
 mod engine;
 mod error;
@@ -27,6 +28,7 @@ mod state_of;
 mod ticker;
 mod wasi;
 
+pub use channel::{Channel, is_suspended};
 pub use code_cache::{CodeCache, CodeKey};
 pub use engine::{Code, Engine, EngineOptions, Module};
 pub use error::{CallError, EngineError, LoadError};

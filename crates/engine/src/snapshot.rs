@@ -14,14 +14,14 @@ use std::{
 
 use bytes::Bytes;
 use wasmtime::{
-    AsContextMut, Instance, InstancePre, Linker, Memory, ModuleExport, Store, StoreContextMut,
+    AsContextMut, Instance, InstancePre, Linker, Memory, ModuleExport, Ref, Store, StoreContextMut,
     TypedFunc, Val, WasmParams, WasmResults,
 };
 
 use crate::{
     Call, CallError, CodeCache, Guest, GuestSpec, LoadError,
     code_cache::Found,
-    engine::Engine,
+    engine::{Engine, check_header},
     error::{Stop, one_line},
     guest::Inner,
     host::Host,
@@ -76,6 +76,7 @@ struct Shared {
     image: Option<Arc<Image>>,
     minimum_memory: u64,
     globals: Vec<ModuleExport>,
+    table: Option<ModuleExport>,
 }
 
 /// Where the calls of a guest start.
@@ -125,6 +126,7 @@ pub struct Vm {
     pub(crate) store: Store<Host>,
     pub(crate) instance: Instance,
     pub(crate) usage: Arc<Usage>,
+    table: Option<ModuleExport>,
 }
 
 impl Vm {
@@ -142,6 +144,27 @@ impl Vm {
         name: &str,
     ) -> wasmtime::Result<TypedFunc<P, R>> {
         self.instance.get_typed_func(&mut self.store, name)
+    }
+
+    /// The function that a pointer of the guest's leads to: its place in the module's table.
+    ///
+    /// # Errors
+    /// There is none of that type there.
+    pub fn function_at<P: WasmParams, R: WasmResults>(
+        &mut self,
+        pointer: u32,
+    ) -> wasmtime::Result<TypedFunc<P, R>> {
+        let no = || wasmtime::Error::msg(format!("no function at {pointer}"));
+        let table = self.table.ok_or_else(no)?;
+        let table = self
+            .instance
+            .get_module_export(&mut self.store, &table)
+            .and_then(wasmtime::Extern::into_table)
+            .ok_or_else(no)?;
+        match table.get(&mut self.store, u64::from(pointer)) {
+            Some(Ref::Func(Some(function))) => function.typed(&self.store),
+            _ => Err(no()),
+        }
     }
 
     /// Calls a function of the instance.
@@ -207,7 +230,7 @@ impl Vm {
 
 impl Engine {
     /// Compiles an interpreter: a module whose exports are called by a [`Program`], and which imports WASI preview 1 and what
-    /// `imports` defines. Its code is taken from `code`, where that has it under the key of [`interpreter_module`]'s bytes; else it is
+    /// `imports` defines. Its code is taken from `code`, where that has it under [`Self::interpreter_key`]; else it is
     /// compiled, which blocks the thread and uses all processors.
     ///
     /// # Errors
@@ -218,13 +241,27 @@ impl Engine {
         code: Option<&CodeCache>,
         imports: impl FnOnce(&mut Linker<Host>) -> wasmtime::Result<()>,
     ) -> Result<Interpreter, LoadError> {
-        let exposed = state_of::expose(wasm)?;
-        let found = code.map(|code| code.load(self.wasmtime(), &self.code_key(&exposed.wasm)));
-        let (module, image) = self.parts(&exposed.wasm, |wasm| match found {
-            Some(Found::Code(module)) => Ok(module),
-            _ => wasmtime::Module::new(self.wasmtime(), wasm)
-                .map_err(|error| LoadError(format!("not a valid WebAssembly module: {error:#}"))),
-        })?;
+        check_header(wasm)?;
+        let key = code.map(|code| (code, self.interpreter_key(wasm)));
+        let found = key
+            .as_ref()
+            .map(|(code, key)| code.load(self.wasmtime(), key));
+        let (module, image) = match (found, key) {
+            (Some(Found::Code(module)), _) => self.parts(wasm, |_| Ok(module)),
+            (found, key) => {
+                if let (Some(Found::Damaged(why)), Some((_, key))) = (found, key) {
+                    tracing::warn!(
+                        "the compiled code {} is damaged ({why}): compiled again",
+                        key.file_name()
+                    );
+                }
+                self.parts(&state_of::expose(wasm)?, |wasm| {
+                    wasmtime::Module::new(self.wasmtime(), wasm).map_err(|error| {
+                        LoadError(format!("not a valid WebAssembly module: {error:#}"))
+                    })
+                })
+            }
+        }?;
         let mut linker = self.linker();
         imports(&mut linker).map_err(|error| LoadError(one_line(&error)))?;
         let pre = linker
@@ -240,21 +277,23 @@ impl Engine {
             pre,
             image,
             minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
-            globals: exposed
-                .globals
-                .iter()
-                .filter_map(|name| module.get_export_index(name))
+            globals: module
+                .exports()
+                .filter(|export| export.name().starts_with(state_of::GLOBAL))
+                .filter_map(|export| module.get_export_index(export.name()))
                 .collect(),
+            table: module.get_export_index(state_of::TABLE),
         })))
     }
 }
 
-/// An interpreter's module as it is compiled: what a [`CodeCache`] names and [`Engine::precompile`] takes.
+/// An interpreter's module as it is compiled for a [`CodeCache`]: what [`Engine::precompile`] takes.
 ///
 /// # Errors
 /// Its state is more than memory and globals.
 pub fn interpreter_module(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
-    Ok(state_of::expose(wasm)?.wasm)
+    check_header(wasm)?;
+    state_of::expose(wasm)
 }
 
 impl Interpreter {
@@ -356,6 +395,7 @@ impl Interpreter {
             store,
             instance,
             usage,
+            table: self.0.table,
         })
     }
 

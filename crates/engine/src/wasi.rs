@@ -5,9 +5,12 @@
 //!
 //! Source: `wasi_snapshot_preview1.witx`.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    future::poll_fn,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
-use wasmtime::{Caller, Linker, Memory, Result};
+use wasmtime::{AsContextMut, Caller, Linker, Memory, Result};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as files;
 use wiggle::GuestMemory;
 
@@ -21,6 +24,7 @@ const FAULT: i32 = 21;
 const INVAL: i32 = 28;
 const NAMETOOLONG: i32 = 37;
 const NOTSUP: i32 = 58;
+const SPIPE: i32 = 70;
 
 /// Buffers of one read or write.
 const MAX_VECTORS: u32 = 1024;
@@ -161,6 +165,67 @@ fn write_stream(
     }
 }
 
+/// Gives the guest bytes of the channel's reply.
+fn read_channel(caller: &mut Caller<'_, Host>, vectors: u32, count: u32, read: u32) -> Result<i32> {
+    if count > MAX_VECTORS {
+        return Ok(INVAL);
+    }
+    with_memory(caller, |memory, host| {
+        let channel = host.channel.clone()?;
+        let mut total = 0u32;
+        for index in 0..count {
+            let (at, len) = vector(memory, vectors, index)?;
+            let n = channel.read(host, range(memory, at, len)?);
+            total += u32::try_from(n).ok()?;
+            if n < len as usize {
+                break;
+            }
+        }
+        put(memory, read, &total.to_le_bytes())?;
+        Some(SUCCESS)
+    })
+}
+
+/// Hands what the guest wrote to the channel.
+async fn write_channel(
+    caller: &mut Caller<'_, Host>,
+    vectors: u32,
+    count: u32,
+    written: u32,
+) -> Result<i32> {
+    if count > MAX_VECTORS {
+        return Ok(INVAL);
+    }
+    let mut bytes = Vec::new();
+    let code = with_memory(caller, |memory, _| {
+        for index in 0..count {
+            let (at, len) = vector(memory, vectors, index)?;
+            bytes.extend_from_slice(range(memory, at, len)?);
+        }
+        let total = u32::try_from(bytes.len()).ok()?;
+        put(memory, written, &total.to_le_bytes())?;
+        Some(SUCCESS)
+    })?;
+    let Some(channel) = caller.data().channel.clone().filter(|_| code == SUCCESS) else {
+        return Ok(code);
+    };
+    let mut waited = false;
+    {
+        let mut writing = channel.written(caller.data_mut(), bytes);
+        poll_fn(|context| {
+            let polled = writing.as_mut().poll(context);
+            waited |= polled.is_pending();
+            polled
+        })
+        .await?;
+    }
+    if waited {
+        // That time is no CPU time of the guest's.
+        caller.as_context_mut().set_epoch_deadline(2);
+    }
+    Ok(SUCCESS)
+}
+
 /// `fdstat` of a standard stream: what it is, and the right to read or to write.
 fn stat_stream(caller: &mut Caller<'_, Host>, fd: i32, at: u32) -> Result<i32> {
     const FD_READ: u64 = 1 << 1;
@@ -237,6 +302,54 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
                     fd,
                     vectors as i32,
                     count as i32,
+                    written as i32
+                )
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_pread",
+        |mut caller: Caller<'_, Host>,
+         (fd, vectors, count, offset, read): (i32, u32, u32, i64, u32)| {
+            Box::new(async move {
+                if fd == 0 && caller.data().channel.is_some() {
+                    return read_channel(&mut caller, vectors, count, read);
+                }
+                if is_stream(fd) {
+                    return Ok(SPIPE);
+                }
+                files!(
+                    caller,
+                    fd_pread,
+                    fd,
+                    vectors as i32,
+                    count as i32,
+                    offset,
+                    read as i32
+                )
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_pwrite",
+        |mut caller: Caller<'_, Host>,
+         (fd, vectors, count, offset, written): (i32, u32, u32, i64, u32)| {
+            Box::new(async move {
+                if fd == 1 && caller.data().channel.is_some() {
+                    return write_channel(&mut caller, vectors, count, written).await;
+                }
+                if is_stream(fd) {
+                    return Ok(SPIPE);
+                }
+                files!(
+                    caller,
+                    fd_pwrite,
+                    fd,
+                    vectors as i32,
+                    count as i32,
+                    offset,
                     written as i32
                 )
             })
@@ -358,6 +471,9 @@ fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
         MODULE,
         "clock_time_get",
         |mut caller: Caller<'_, Host>, id: i32, _precision: i64, at: u32| {
+            if caller.data().suspended {
+                return Err(wasmtime::Error::new(Stop::Suspended));
+            }
             let time = match id {
                 0 => SystemTime::now()
                     .duration_since(UNIX_EPOCH)

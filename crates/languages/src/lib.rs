@@ -4,8 +4,12 @@
 //! loaded, and every request starts from a copy-on-write view of that. `docs/design/snapshots.md` says how. Interpreters that a
 //! project brings along are started for each request.
 
+mod channel;
 mod javascript;
+mod load;
+mod python;
 mod runtime;
 
 pub use javascript::JavaScript;
+pub use python::Python;
 pub use runtime::runtime_guest;

@@ -25,6 +25,22 @@ pub enum ErrorKind {
     RedirectLoop = 6,
 }
 
+impl ErrorKind {
+    /// Its name in guest interfaces.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid-request",
+            Self::InvalidRequestBody => "invalid-request-body",
+            Self::InvalidResponseBody => "invalid-response-body",
+            Self::NotAllowed => "not-allowed",
+            Self::Internal => "internal-error",
+            Self::Timeout => "timeout",
+            Self::RedirectLoop => "redirect-loop",
+        }
+    }
+}
+
 /// A request that failed. The message is made for the guest's author: it names hosts, never addresses that only the
 /// machine's resolver knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

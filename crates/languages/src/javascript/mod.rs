@@ -18,6 +18,8 @@ use std::{path::Path, sync::Arc};
 use wws_engine::{CodeCache, Engine, Folders, Guest, GuestSpec, Interpreter, LoadError};
 use wws_project::beneath::Root;
 
+use crate::load::load;
+
 use program::Worker;
 
 /// The compiled JavaScript engine: one for a process. Cheap to clone.
@@ -55,19 +57,6 @@ impl JavaScript {
             Folders::new(vec![(folder.into(), "/".into())]),
             spec.env.clone(),
         );
-        let interpreter = self.0.clone();
-        // The caller may be inside a runtime, which must not be blocked on from within.
-        std::thread::scope(|scope| {
-            scope
-                .spawn(move || {
-                    tokio::runtime::Builder::new_current_thread()
-                        .enable_time()
-                        .build()
-                        .map_err(|error| LoadError::new(error.to_string()))?
-                        .block_on(interpreter.snapshot(spec, Arc::new(worker)))
-                })
-                .join()
-                .unwrap_or_else(|_| Err(LoadError::new("loading panicked")))
-        })
+        load(&self.0, spec, Arc::new(worker))
     }
 }

@@ -1,0 +1,185 @@
+//! The conversation of a kit that has nothing but WASI (Python's, Ruby's) with the host.
+//!
+//! A message is a line of JSON, and after it as many bytes as its `body` says; so is a reply. `message.rs` has the fields,
+//! `answer.rs` what the host does. How the bytes travel is [`wws_engine::Channel`]'s.
+
+mod answer;
+mod message;
+mod outgoing;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use http::Response;
+use wws_engine::{
+    Boxed, Call, Channel, Folders, Host, ProgramError,
+    wasmtime::{self, Error, Result},
+};
+use wws_project::beneath::Root;
+
+use message::{Message, Pairs};
+
+/// The line of a message is not longer, in bytes: it holds headers, keys and values, but no bodies.
+const LINE: u64 = 8 << 20;
+
+/// Answers kits. What is known of a call lies in its host.
+pub(crate) struct Kit;
+
+/// Where a worker's files are read, and which of them are sources.
+#[derive(Clone)]
+pub(crate) struct Sources {
+    /// The worker, relative to the project's root.
+    pub(crate) worker: String,
+    folders: Folders,
+    /// Files of other extensions are not given: they may hold secrets.
+    extension: &'static str,
+}
+
+impl Sources {
+    pub(crate) fn new(
+        root: &Root,
+        worker: &Path,
+        extension: &'static str,
+    ) -> Result<Self, wws_engine::LoadError> {
+        let folder = root.folder(Path::new("")).map_err(|error| {
+            wws_engine::LoadError::new(format!("cannot open the project: {error}"))
+        })?;
+        Ok(Self {
+            worker: worker.to_string_lossy().into_owned(),
+            folders: Folders::new(vec![(folder.into(), "/".into())]),
+            extension,
+        })
+    }
+}
+
+/// One call's side of the conversation, or that of loading a worker.
+pub(crate) struct Session {
+    sources: Sources,
+    /// The head of the request as a reply's line, and the body; none while the worker is loaded.
+    request: Option<(Vec<u8>, Bytes)>,
+    incoming: Vec<u8>,
+    reply: Vec<u8>,
+    read: usize,
+    outcome: Option<Outcome>,
+    /// What the kit said when it was ready: pointers to a function of the guest's and to its arguments.
+    ready: Option<(u32, u32)>,
+}
+
+/// What the kit gave in the end.
+enum Outcome {
+    Response(i64, Pairs, Bytes),
+    /// In one line, for the operator. The lines for the log were written.
+    Failed(String),
+}
+
+impl Session {
+    /// Begins to load a worker.
+    pub(crate) fn load(host: &mut Host, sources: Sources) {
+        Self::begin(host, sources, None);
+    }
+
+    /// Begins a call.
+    pub(crate) fn call(host: &mut Host, sources: Sources, call: Call) -> Result<()> {
+        let (head, body) = message::request(call)?;
+        Self::begin(host, sources, Some((head, body)));
+        Ok(())
+    }
+
+    fn begin(host: &mut Host, sources: Sources, request: Option<(Vec<u8>, Bytes)>) {
+        host.set_state(Self {
+            sources,
+            request,
+            incoming: Vec::new(),
+            reply: Vec::new(),
+            read: 0,
+            outcome: None,
+            ready: None,
+        });
+        host.set_channel(std::sync::Arc::new(Kit));
+    }
+
+    fn of(host: &mut Host) -> Result<&mut Self> {
+        host.state()
+            .ok_or_else(|| Error::msg("the interpreter has no state"))
+    }
+
+    fn is_loading(&self) -> bool {
+        self.request.is_none()
+    }
+
+    /// Pointers to a function of the guest's, and to its arguments; what kept the kit from getting ready.
+    pub(crate) fn ready(host: &mut Host) -> Result<(u32, u32), ProgramError> {
+        let session = Self::of(host)?;
+        match (session.outcome.take(), session.ready) {
+            (Some(Outcome::Failed(text)), _) => Err(ProgramError::Failed(text)),
+            (_, Some(ready)) => Ok(ready),
+            _ => Err(ProgramError::Failed(
+                "it ended while it was loaded: does it call exit?".into(),
+            )),
+        }
+    }
+
+    /// The response, or how the worker failed. `Ok(None)`: the kit gave neither.
+    pub(crate) fn outcome(host: &mut Host) -> Result<Option<Response<Bytes>>, ProgramError> {
+        match Self::of(host)?.outcome.take() {
+            None => Ok(None),
+            Some(Outcome::Failed(text)) => Err(ProgramError::Failed(text)),
+            Some(Outcome::Response(status, headers, body)) => {
+                let limit = host.limits().output;
+                if body.len() as u64 > limit {
+                    return Err(ProgramError::Failed(format!(
+                        "answered with more than {limit} bytes (`limits.output`)"
+                    )));
+                }
+                let headers = headers.iter().map(|(name, value)| (&**name, &**value));
+                wws_engine::response(status, headers, body)
+                    .map(Some)
+                    .map_err(ProgramError::Failed)
+            }
+        }
+    }
+}
+
+impl Channel for Kit {
+    fn written<'a>(&'a self, host: &'a mut Host, bytes: Vec<u8>) -> Boxed<'a, Result<()>> {
+        Box::pin(async move {
+            let limit = host.limits().output.saturating_add(LINE);
+            let session = Session::of(host)?;
+            let mut incoming = std::mem::take(&mut session.incoming);
+            if incoming.is_empty() {
+                incoming = bytes;
+            } else {
+                incoming.extend_from_slice(&bytes);
+            }
+            if incoming.len() as u64 > limit {
+                return Err(Host::too_much_output());
+            }
+            let mut rest = Bytes::from(incoming);
+            while let Some(message) = Message::take(&mut rest)? {
+                answer::answer(host, message).await?;
+            }
+            Session::of(host)?.incoming = rest.into();
+            Ok(())
+        })
+    }
+
+    fn read(&self, host: &mut Host, to: &mut [u8]) -> usize {
+        let Ok(session) = Session::of(host) else {
+            return 0;
+        };
+        let from = &session.reply[session.read..];
+        let n = from.len().min(to.len());
+        to[..n].copy_from_slice(&from[..n]);
+        session.read += n;
+        if session.read == session.reply.len() {
+            session.reply.clear();
+            session.read = 0;
+        }
+        n
+    }
+}
+
+/// A failure of the kit's own.
+fn broken(what: impl std::fmt::Display) -> wasmtime::Error {
+    Error::msg(format!("the kit's message cannot be read: {what}"))
+}

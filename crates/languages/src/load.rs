@@ -1,0 +1,26 @@
+//! Makes a snapshot from code that is not asynchronous.
+
+use std::sync::Arc;
+
+use wws_engine::{Guest, GuestSpec, Interpreter, LoadError, Program};
+
+/// Loads a program. Blocks the thread.
+pub(crate) fn load(
+    interpreter: &Interpreter,
+    spec: GuestSpec,
+    program: Arc<dyn Program>,
+) -> Result<Guest, LoadError> {
+    // The caller may be inside a runtime, which must not be blocked on from within.
+    std::thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_time()
+                    .build()
+                    .map_err(|error| LoadError::new(error.to_string()))?
+                    .block_on(interpreter.snapshot(spec, program))
+            })
+            .join()
+            .unwrap_or_else(|_| Err(LoadError::new("loading panicked")))
+    })
+}

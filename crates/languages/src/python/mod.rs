@@ -1,0 +1,151 @@
+//! Python workers: CPython, the kit of `kits/python` and the user's files, from one snapshot.
+//!
+//! CPython for WASI is a command that exports nothing but `_start`. The kit ends its loading by telling the host where its function
+//! `dispatch` lies and by looking at the clock, and there the host leaves the instance ([`Host::suspend`](wws_engine::Host::suspend)):
+//! within a C function that Python called, a point from which C may call Python again. That is what a request does: it calls the
+//! object through its type's `tp_call`, a function pointer that is read from the guest's memory. The frames below are never
+//! returned to.
+
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use wws_engine::{
+    Boxed, Call, CodeCache, Engine, Guest, GuestSpec, Interpreter, LoadError, Program,
+    ProgramError, Vm, is_suspended,
+    wasmtime::{Result, TypedFunc, error::Context as _},
+};
+use wws_project::beneath::Root;
+
+use crate::{
+    channel::{Session, Sources},
+    load::load,
+};
+
+/// The kit.
+const KIT: &str = include_str!("../../../../kits/python/wws.py");
+
+/// `ob_type` of an object, and `tp_call` of a type, in CPython on a 32-bit machine (`Include/cpython/object.h`).
+const OB_TYPE: u32 = 4;
+const TP_CALL: u32 = 64;
+
+/// A compiled Python. Cheap to clone.
+#[derive(Clone)]
+pub struct Python(Interpreter);
+
+/// A worker.
+struct Worker {
+    sources: Sources,
+    entry: OnceLock<Entry>,
+}
+
+/// How a request enters the snapshot: a C function, and the Python objects that it takes.
+#[derive(Clone, Copy)]
+struct Entry {
+    call: u32,
+    dispatch: u32,
+    arguments: u32,
+}
+
+/// `tp_call`: the object, a tuple, a dictionary or NULL.
+type TpCall = TypedFunc<(u32, u32, u32), u32>;
+
+impl Python {
+    /// Takes the interpreter's code from `code`, or compiles it, which blocks the thread for seconds of CPU time.
+    ///
+    /// # Errors
+    /// `wasm` is no interpreter that can be kept in a snapshot.
+    pub fn new(engine: &Engine, wasm: &[u8], code: Option<&CodeCache>) -> Result<Self, LoadError> {
+        Ok(Self(engine.interpreter(wasm, code, |_| Ok(()))?))
+    }
+
+    /// Loads a worker: `file` beneath `root`, and what it imports. Blocks the thread.
+    ///
+    /// # Errors
+    /// A file is not there, has a syntax error, raises, or defines no `worker`; the text names file and line.
+    pub fn guest(&self, root: &Root, file: &Path, mut spec: GuestSpec) -> Result<Guest, LoadError> {
+        // A JSON text is a Python text.
+        let kit = serde_json::to_string(KIT).map_err(|error| LoadError::new(error.to_string()))?;
+        let boot = format!(
+            "import sys\nwws = type(sys)('wws')\nsys.modules['wws'] = wws\n\
+             exec(compile({kit}, '<wws>', 'exec'), wws.__dict__)\nwws._main()"
+        );
+        // Without `site`, which looks for packages that are not there.
+        spec.args = ["python", "-B", "-S", "-X", "utf8", "-c", &boot]
+            .map(str::to_owned)
+            .into();
+        let worker = Worker {
+            sources: Sources::new(root, file, "py")?,
+            entry: OnceLock::new(),
+        };
+        load(&self.0, spec, Arc::new(worker))
+    }
+}
+
+impl Program for Worker {
+    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> Boxed<'a, Result<(), ProgramError>> {
+        Box::pin(self.load(vm))
+    }
+
+    fn answer<'a>(
+        &'a self,
+        vm: &'a mut Vm,
+        call: Call,
+    ) -> Boxed<'a, Result<http::Response<Bytes>, ProgramError>> {
+        Box::pin(self.handle(vm, call))
+    }
+}
+
+impl Worker {
+    async fn load(&self, vm: &mut Vm) -> Result<(), ProgramError> {
+        Session::load(vm.host(), self.sources.clone());
+        let start = vm.function::<(), ()>("_start")?;
+        match vm.call(&start, ()).await {
+            Err(error) if is_suspended(&error) => {}
+            Err(error) => {
+                // A kit that says what went wrong is nearer to it than an exit code.
+                Session::ready(vm.host())?;
+                return Err(error.into());
+            }
+            Ok(()) => {}
+        }
+        let (dispatch, arguments) = Session::ready(vm.host())?;
+        let kind = word(vm, dispatch, OB_TYPE)?;
+        let entry = Entry {
+            call: word(vm, kind, TP_CALL)?,
+            dispatch,
+            arguments,
+        };
+        let _: TpCall = vm
+            .function_at(entry.call)
+            .context("this Python's objects are laid out in another way")?;
+        let _ = self.entry.set(entry);
+        Ok(())
+    }
+
+    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<http::Response<Bytes>, ProgramError> {
+        let entry = self.entry.get().context("the worker was not loaded")?;
+        Session::call(vm.host(), self.sources.clone(), call)?;
+        let function: TpCall = vm.function_at(entry.call)?;
+        let result = vm
+            .call(&function, (entry.dispatch, entry.arguments, 0))
+            .await?;
+        match Session::outcome(vm.host())? {
+            Some(response) => Ok(response),
+            None => Err(ProgramError::Failed(format!(
+                "gave no answer{}",
+                if result == 0 { ": the kit failed" } else { "" }
+            ))),
+        }
+    }
+}
+
+/// A word of the guest's memory.
+fn word(vm: &mut Vm, object: u32, field: u32) -> Result<u32> {
+    let mut bytes = [0; 4];
+    let at = object.checked_add(field).context("no address")?;
+    vm.memory()?.read(vm.context(), at as usize, &mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}

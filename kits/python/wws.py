@@ -1,0 +1,560 @@
+"""What Python workers are written with: `import wws`, or use the names as they are, which every worker has.
+
+    def worker(request):
+        return Response("Hello, " + request.query.get("name", "you") + "!")
+
+A worker is loaded once, when the server starts: its imports and its module's body run then. Every request begins in a copy of the state
+that this left, and what it changes is gone when it has been answered.
+"""
+
+import gc
+import io
+import json as _json
+import logging
+import os
+import random
+import sys
+import time
+import traceback
+import types
+import urllib.parse
+import weakref
+from typing import Any, Iterable, Iterator, Mapping, Optional, Union
+
+__all__ = ["Request", "Response", "Headers", "Cache", "fetch", "FetchResponse", "FetchError", "StoreError", "log"]
+
+Body = Union[str, bytes, bytearray, memoryview, Iterable[Union[str, bytes]], None]
+
+
+# -- The conversation with the host: a line of JSON, and the bytes that its "body" says. ---------------------------------------
+
+_pread, _pwrite = os.pread, os.pwrite
+_encode = _json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _tell(message: dict, body: bytes = b"") -> None:
+    if body:
+        message["body"] = len(body)
+    # What is no Unicode (half of a surrogate pair) cannot be sent.
+    data = _encode(message).encode("utf-8", "replace") + b"\n" + body
+    done = _pwrite(1, data, 0)
+    while done < len(data):
+        data = memoryview(data)[done:]
+        done = _pwrite(1, data, 0)
+
+
+def _ask(message: dict, body: bytes = b"") -> "tuple[dict, bytes]":
+    _tell(message, body)
+    data = _pread(0, 4096, 0)
+    end = data.find(b"\n")
+    while end < 0:
+        more = _pread(0, 1 << 16, 0)
+        if not more:
+            raise RuntimeError("the host gave no answer")
+        data += more
+        end = data.find(b"\n")
+    line = _json.loads(data[:end])
+    missing = line.get("body", 0) - (len(data) - end - 1)
+    if missing <= 0:
+        return line, data[end + 1 :]
+    parts = [data[end + 1 :]]
+    while missing > 0:
+        more = _pread(0, missing, 0)
+        if not more:
+            raise RuntimeError("the host's answer broke off")
+        parts.append(more)
+        missing -= len(more)
+    return line, b"".join(parts)
+
+
+# -- Requests and responses ----------------------------------------------------------------------------------------------------
+
+
+class Headers(dict):
+    """Header values by name, where upper and lower case are the same. A name that came in several lines has one value, joined by `, `."""
+
+    def __init__(self, lines: Iterable["tuple[str, str]"] = ()) -> None:
+        super().__init__()
+        self._lines = [(name.lower(), value) for name, value in lines]
+        for name, value in self._lines:
+            if name in self:
+                value = self[name] + ("; " if name == "cookie" else ", ") + value
+            dict.__setitem__(self, name, value)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name.lower() if isinstance(name, str) else name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
+
+    def get_all(self, name: str) -> "list[str]":
+        """The values of all lines of that name."""
+        name = name.lower()
+        return [value for key, value in self._lines if key == name]
+
+
+def _text_or_bytes(data: bytes) -> Union[str, bytes]:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+class Request:
+    """A request that a worker answers."""
+
+    method: str
+    url: str
+    headers: Headers
+    params: "dict[str, str]"
+    """The parameters of the route: of `[id].py` the key `id`."""
+
+    def __init__(self, method: str, url: str, headers: Any = (), body: Union[str, bytes] = b"", params: Optional[dict] = None) -> None:
+        self.method = method
+        self.url = url
+        self.headers = Headers(headers.items() if isinstance(headers, Mapping) else headers)
+        self.params = params or {}
+        self._bytes = body.encode() if isinstance(body, str) else body
+
+    @property
+    def body(self) -> Union[str, bytes]:
+        """The body as text, or as bytes if it is not UTF-8."""
+        return _text_or_bytes(self._bytes)
+
+    @property
+    def bytes(self) -> bytes:
+        """The body, byte for byte."""
+        return self._bytes
+
+    def text(self) -> str:
+        """The body as text; bytes that are not UTF-8 become U+FFFD."""
+        return self._bytes.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ValueError if it is none."""
+        return _json.loads(self._bytes)
+
+    @property
+    def path(self) -> str:
+        """The path of the URL, as it was sent."""
+        return urllib.parse.urlsplit(self.url).path
+
+    @property
+    def query(self) -> "dict[str, str]":
+        """The URL's query, the last value of each name."""
+        return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url).query, keep_blank_values=True))
+
+    @property
+    def query_list(self) -> "list[tuple[str, str]]":
+        """The URL's query, in order."""
+        return urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url).query, keep_blank_values=True)
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.url}>"
+
+
+class Response:
+    """What a worker answers. `body` is text, bytes, or parts of either (a generator, say). A header's value may be a list: a line for each."""
+
+    def __init__(self, body: Body = "", status_code: int = 200, headers: Optional[Mapping] = None, *, status: Optional[int] = None) -> None:
+        self.body = body
+        self.status_code = status_code if status is None else status
+        self.headers = {} if headers is None else dict(headers)
+
+    @property
+    def status(self) -> int:
+        return self.status_code
+
+    @status.setter
+    def status(self, status: int) -> None:
+        self.status_code = status
+
+    @classmethod
+    def json(cls, value: Any, status: int = 200, headers: Optional[Mapping] = None) -> "Response":
+        """A response with the value as JSON."""
+        return cls(_json.dumps(value), status, {"content-type": "application/json", **(headers or {})})
+
+    @classmethod
+    def redirect(cls, url: str, status: int = 302) -> "Response":
+        """A response that leads elsewhere."""
+        return cls("", status, {"location": url})
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status_code}>"
+
+
+def _to_bytes(body: Body, what: str) -> bytes:
+    if isinstance(body, str):
+        return body.encode("utf-8", "replace")
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    if body is None:
+        return b""
+    if isinstance(body, Iterable) and not isinstance(body, Mapping):
+        return b"".join(_to_bytes(part, "a part of " + what) for part in body)
+    raise TypeError(f"{what} is text, bytes or parts of either, not {type(body).__name__}; for JSON there is Response.json(value)")
+
+
+def _header_lines(headers: Any) -> "list[tuple[str, str]]":
+    lines = []
+    for name, values in headers.items() if isinstance(headers, Mapping) else headers:
+        for value in values if isinstance(values, (list, tuple)) else [values]:
+            lines.append((str(name), value if isinstance(value, str) else str(value)))
+    return lines
+
+
+# -- The key/value store -------------------------------------------------------------------------------------------------------
+
+
+class StoreError(Exception):
+    """The key/value store did not do what it was asked."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def _store(message: dict) -> dict:
+    line, _ = _ask(message)
+    error = line.get("error")
+    if error:
+        raise StoreError(error["kind"], error["message"])
+    return line
+
+
+class Cache:
+    """The worker's key/value store: `[data.kv]` in its TOML. Keys and values are text. What a request sets is stored when it has been answered."""
+
+    @staticmethod
+    def get(key: str) -> Optional[str]:
+        """The value of a key, or None."""
+        try:
+            return _store({"op": "kv_get", "key": str(key)})["value"]
+        except StoreError as error:
+            # Without a store nothing is there, as it always was.
+            if error.kind == "no-store":
+                return None
+            raise
+
+    @staticmethod
+    def set(key: str, value: Any) -> None:
+        """Sets the value of a key. What is no text is stored as `str(value)`."""
+        if isinstance(value, (bytes, bytearray)):
+            value = value.decode()
+        _store({"op": "kv_set", "key": str(key), "value": str(value)})
+
+    @staticmethod
+    def delete(key: str) -> None:
+        """Removes a key. One that is not there is no error."""
+        _store({"op": "kv_delete", "key": str(key)})
+
+    @staticmethod
+    def increment(key: str, by: int = 1) -> int:
+        """Adds to a number at once, also among requests that run at the same time. Returns the sum."""
+        return _store({"op": "kv_increment", "key": str(key), "by": int(by)})["value"]
+
+
+# -- Outgoing requests -----------------------------------------------------------------------------------------------------------
+
+
+class FetchError(OSError):
+    """A request that was not sent or not answered. `kind` is `not-allowed`, `timeout`, `invalid-request`, `internal-error`, ..."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.message = message
+
+
+class FetchResponse:
+    """What another server answered."""
+
+    def __init__(self, status: int, url: str, headers: Headers, body: bytes) -> None:
+        self.status = self.status_code = status
+        self.url = url
+        self.headers = headers
+        self._bytes = body
+
+    @property
+    def ok(self) -> bool:
+        """The status is from 200 to 299."""
+        return 200 <= self.status < 300
+
+    @property
+    def body(self) -> Union[str, bytes]:
+        """The body as text, or as bytes if it is not UTF-8."""
+        return _text_or_bytes(self._bytes)
+
+    @property
+    def bytes(self) -> bytes:
+        """The body, byte for byte."""
+        return self._bytes
+
+    def text(self) -> str:
+        """The body as text; bytes that are not UTF-8 become U+FFFD."""
+        return self._bytes.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The body as JSON. Raises ValueError if it is none."""
+        return _json.loads(self._bytes)
+
+
+def fetch(url: str, method: str = "GET", headers: Optional[Any] = None, body: Body = None, json: Any = None) -> FetchResponse:
+    """Sends a request to another server: `[features.http_requests]` in the worker's TOML says which. Raises FetchError."""
+    lines = _header_lines(headers or {})
+    if json is not None:
+        body = _json.dumps(json)
+        if all(name.lower() != "content-type" for name, _ in lines):
+            lines.append(("content-type", "application/json"))
+    line, answer = _ask({"op": "http", "method": method.upper(), "url": url, "headers": lines}, _to_bytes(body, "the body"))
+    error = line.get("error")
+    if error:
+        raise FetchError(error["kind"], error["message"])
+    return FetchResponse(line["status"], url, Headers(line["headers"]), answer)
+
+
+# -- The log -----------------------------------------------------------------------------------------------------------------------
+
+
+def log(*values: Any, level: str = "info") -> None:
+    """Writes a line to the log; `level` is `error`, `warn`, `info` or `debug`."""
+    text = " ".join(map(str, values)).encode("utf-8", "replace")
+    _tell({"op": "log", "level": level}, text or b" ")
+
+
+class _Stream(io.TextIOBase):
+    """Standard output or error: its lines go to the log."""
+
+    encoding = "utf-8"
+    errors = "replace"
+
+    def __init__(self, level: str, descriptor: int) -> None:
+        self._level = level
+        self._descriptor = descriptor
+        self._rest = ""
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            log(line, level=self._level)
+        return len(text)
+
+    def end(self) -> None:
+        if self._rest:
+            rest, self._rest = self._rest, ""
+            log(rest, level=self._level)
+
+
+class _Handler(logging.Handler):
+    """Records of `logging`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            level = "error" if record.levelno >= 40 else "warn" if record.levelno >= 30 else "info" if record.levelno >= 20 else "debug"
+            log(self.format(record), level=level)
+        except Exception:
+            self.handleError(record)
+
+
+# -- Files of the project that a worker imports --------------------------------------------------------------------------------
+
+
+class _Finder:
+    """Finds modules beside the worker, and beneath the project's root."""
+
+    def __init__(self, folder: str) -> None:
+        self._folders = [folder, ""] if folder else [""]
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        import importlib.util
+
+        last = name.rpartition(".")[2]
+        folders = self._folders if path is None else [item[4:] for item in path if isinstance(item, str) and item.startswith("wws:")]
+        for folder in folders:
+            base = f"{folder}/{last}" if folder else last
+            for file, is_package in ((f"{base}/__init__.py", True), (f"{base}.py", False)):
+                line, source = _ask({"op": "source", "name": file})
+                if "error" not in line:
+                    loader = _Loader(file, source)
+                    spec = importlib.util.spec_from_loader(name, loader, origin=file, is_package=is_package)
+                    if spec and is_package:
+                        spec.submodule_search_locations = ["wws:" + base]
+                    return spec
+        return None
+
+
+class _Loader:
+    def __init__(self, file: str, source: bytes) -> None:
+        self._file = file
+        self._source = source
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: Any) -> None:
+        module.__file__ = self._file
+        exec(_compiled(self._source, self._file), module.__dict__)
+
+
+def _compiled(source: bytes, file: str) -> Any:
+    import linecache
+
+    code = compile(source, file, "exec", dont_inherit=True)
+    # Tracebacks show the lines.
+    text = source.decode("utf-8", "replace")
+    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+    return code
+
+
+# -- Failures ------------------------------------------------------------------------------------------------------------------
+
+
+def _own(filename: str) -> bool:
+    return filename == "<wws>" or filename.startswith("<frozen ") or filename == "<string>"
+
+
+def _described(error: BaseException) -> "tuple[str, str]":
+    """An error in a line that begins with its place, and with its traceback, without the kit's frames."""
+    trace = traceback.TracebackException.from_exception(error, compact=True)
+    seen = trace
+    while seen is not None:
+        seen.stack = traceback.StackSummary.from_list([frame for frame in seen.stack if not _own(frame.filename)])
+        seen = seen.__cause__ or seen.__context__
+    what = "".join(trace.format_exception_only()).strip().splitlines()[-1]
+    place = ""
+    if isinstance(error, SyntaxError) and error.filename and not _own(error.filename):
+        place = f"{error.filename}:{error.lineno or 1}:{error.offset or 1}: "
+    elif trace.stack:
+        frame = trace.stack[-1]
+        users = [frame for frame in trace.stack if not frame.filename.startswith("/usr/local/lib/python")]
+        frame = users[-1] if users else frame
+        place = f"{frame.filename}:{frame.lineno or 1}:{(frame.colno or 0) + 1}: "
+    return place + what, "".join(trace.format())
+
+
+def _fail(error: BaseException) -> None:
+    try:
+        message, text = _described(error)
+    except BaseException as second:
+        message = text = f"{type(error).__name__}, and describing it: {type(second).__name__}"
+    _tell({"op": "fail", "message": message}, text.encode("utf-8", "replace"))
+
+
+# -- Randomness: requests begin in the same state, so what that state draws would be the same in each ---------------------------
+
+_generators: "weakref.WeakSet" = weakref.WeakSet()
+_seed = random.Random.seed
+_urandom = os.urandom
+
+
+def _remember_seed(self: random.Random, a: Any = None, version: int = 2) -> None:
+    if a is None:
+        _generators.add(self)
+    else:
+        _generators.discard(self)
+    _seed(self, a, version)
+
+
+def _no_urandom(size: int) -> bytes:
+    raise RuntimeError("random bytes are drawn where the worker is loaded: every request would have the same; draw them in worker()")
+
+
+# -- Loading and answering -----------------------------------------------------------------------------------------------------------
+
+_worker: Any = None
+
+
+def _dispatch() -> None:
+    try:
+        line, body = _ask({"op": "request"})
+        for generator in _generators:
+            _seed(generator)
+        request = Request(line["method"], line["url"], line["headers"], body, line["params"])
+        answer = _worker(request)
+        if isinstance(answer, types.CoroutineType):
+            answer = _run(answer)
+        if isinstance(answer, (str, bytes)):
+            answer = Response(answer)
+        elif not (hasattr(answer, "body") and hasattr(answer, "status_code")):
+            raise TypeError(f"worker() returns a Response, not {'None' if answer is None else type(answer).__name__}")
+        message = {"op": "response", "status": int(answer.status_code), "headers": _header_lines(answer.headers or {})}
+        body = _to_bytes(answer.body, "the body")
+        _out.end()
+        _err.end()
+        _tell(message, body)
+    except BaseException as error:
+        _out.end()
+        _err.end()
+        _fail(error)
+
+
+def _run(coroutine: Any) -> Any:
+    """Runs an `async def worker`, whose awaits are of coroutines that end by themselves."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise RuntimeError("it awaits something that only an event loop could fulfil; requests are answered one by one, and fetch() waits by itself")
+
+
+def _main() -> None:
+    global _out, _err, _worker
+    _out, _err = sys.stdout, sys.stderr = _Stream("info", 1), _Stream("error", 2)
+    sys.stdin = io.StringIO()
+    module = types.ModuleType("worker")
+    try:
+        random.Random.seed = _remember_seed  # type: ignore[method-assign]
+        _generators.add(random._inst)
+        os.urandom = random._urandom = _no_urandom
+        logging.getLogger().addHandler(_Handler())
+        logging.getLogger().setLevel(logging.INFO)
+        line, source = _ask({"op": "worker"})
+        if "error" in line:
+            raise ImportError(line["error"]["message"])
+        file = line["name"]
+        sys.argv = [file]
+        sys.path = [item for item in sys.path if item]
+        # Before the search of folders, as a script's own folder comes first.
+        sys.meta_path.insert(2, _Finder(file.rpartition("/")[0]))
+        sys.modules["worker"] = module
+        sys.modules["poly"] = sys.modules["wws"]
+        module.__file__ = file
+        for name in __all__:
+            module.__dict__[name] = globals()[name]
+        exec(_compiled(source, file), module.__dict__)
+        _worker = module.__dict__.get("worker")
+        if not callable(_worker):
+            raise _Problem(f"{file}: it defines no function `worker`: def worker(request): return Response(\"hello\")")
+    except _Problem as problem:
+        _tell({"op": "fail", "message": str(problem)})
+        os._exit(1)
+    except BaseException as error:
+        _out.end()
+        _err.end()
+        _fail(error)
+        os._exit(1)
+    _out.end()
+    _err.end()
+    os.urandom = random._urandom = _urandom
+    # What is there now is never collected; a request that makes little garbage has no collection.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    arguments = ()
+    _tell({"op": "ready", "function": id(_dispatch), "arguments": id(arguments)})
+    # The host leaves here, and calls _dispatch.
+    time.time()
+
+
+class _Problem(Exception):
+    """A text for the operator."""
