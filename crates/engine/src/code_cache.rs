@@ -53,8 +53,8 @@ pub struct CodeCache {
 pub struct CodeKey(String);
 
 impl CodeKey {
-    /// The key of a module compiled by `engine` as what `kind` says.
-    pub(crate) fn new(engine: &Engine, kind: &str, wasm: &[u8]) -> Self {
+    /// The key of a module of this SHA-256, compiled by `engine` as what `kind` says.
+    pub(crate) fn new(engine: &Engine, kind: &str, wasm: &[u8; 32]) -> Self {
         struct Into(Sha256);
         impl Hasher for Into {
             fn finish(&self) -> u64 {

@@ -126,17 +126,18 @@ impl Engine {
         })
     }
 
-    /// Takes a module's code from a store, and compiles it where there is none or none that can be used.
+    /// Takes a module's code from a store, where it has the name `key` ([`Self::code_key`]), and compiles it where there is none or none that can be used.
     ///
     /// # Errors
     /// As [`Self::compile`].
     pub fn compile_cached(
         &self,
         wasm: &[u8],
+        key: &CodeKey,
         cache: &CodeCache,
     ) -> Result<(Module, Code), LoadError> {
         check_header(wasm)?;
-        let damaged = match cache.load(&self.0.engine, &self.code_key(wasm)) {
+        let damaged = match cache.load(&self.0.engine, key) {
             Found::Code(module) => return Ok((self.load(wasm, |_| Ok(module))?, Code::Cached)),
             Found::Nothing => None,
             Found::Damaged(why) => Some(why),
@@ -144,16 +145,16 @@ impl Engine {
         Ok((self.compile(wasm)?, Code::Compiled { damaged }))
     }
 
-    /// The name of a module's code in a [`CodeCache`].
+    /// The name of the code of a module in a [`CodeCache`], by the module's SHA-256.
     #[must_use]
-    pub fn code_key(&self, wasm: &[u8]) -> CodeKey {
-        CodeKey::new(&self.0.engine, "module", wasm)
+    pub fn code_key(&self, sha256: &[u8; 32]) -> CodeKey {
+        CodeKey::new(&self.0.engine, "module", sha256)
     }
 
-    /// The name of an interpreter's code in a [`CodeCache`].
+    /// The name of an interpreter's code in a [`CodeCache`], by its module's SHA-256.
     #[must_use]
-    pub fn interpreter_key(&self, wasm: &[u8]) -> CodeKey {
-        CodeKey::new(&self.0.engine, "interpreter", wasm)
+    pub fn interpreter_key(&self, sha256: &[u8; 32]) -> CodeKey {
+        CodeKey::new(&self.0.engine, "interpreter", sha256)
     }
 
     /// Compiles a module for a [`CodeCache`]. Blocks the thread, and uses all processors.

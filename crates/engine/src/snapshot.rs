@@ -19,7 +19,7 @@ use wasmtime::{
 };
 
 use crate::{
-    Call, CallError, CodeCache, Guest, GuestSpec, LoadError,
+    Call, CallError, CodeCache, CodeKey, Guest, GuestSpec, LoadError,
     code_cache::Found,
     engine::{Engine, check_header},
     error::{Stop, one_line},
@@ -230,26 +230,23 @@ impl Vm {
 
 impl Engine {
     /// Compiles an interpreter: a module whose exports are called by a [`Program`], and which imports WASI preview 1 and what
-    /// `imports` defines. Its code is taken from `code`, where that has it under [`Self::interpreter_key`]; else it is
-    /// compiled, which blocks the thread and uses all processors.
+    /// `imports` defines. Its code is taken from the store of `code`, where that has it under the name beside it
+    /// ([`Self::interpreter_key`]); else it is compiled, which blocks the thread and uses all processors.
     ///
     /// # Errors
     /// It is not a module, it imports something else, or its state is more than memory and globals.
     pub fn interpreter(
         &self,
         wasm: &[u8],
-        code: Option<&CodeCache>,
+        code: Option<(&CodeCache, &CodeKey)>,
         imports: impl FnOnce(&mut Linker<Host>) -> wasmtime::Result<()>,
     ) -> Result<Interpreter, LoadError> {
         check_header(wasm)?;
-        let key = code.map(|code| (code, self.interpreter_key(wasm)));
-        let found = key
-            .as_ref()
-            .map(|(code, key)| code.load(self.wasmtime(), key));
-        let (module, image) = match (found, key) {
-            (Some(Found::Code(module)), _) => self.parts(wasm, |_| Ok(module)),
-            (found, key) => {
-                if let (Some(Found::Damaged(why)), Some((_, key))) = (found, key) {
+        let found = code.map(|(code, key)| (code.load(self.wasmtime(), key), key));
+        let (module, image) = match found {
+            Some((Found::Code(module), _)) => self.parts(wasm, |_| Ok(module)),
+            found => {
+                if let Some((Found::Damaged(why), key)) = found {
                     tracing::warn!(
                         "the compiled code {} is damaged ({why}): compiled again",
                         key.file_name()

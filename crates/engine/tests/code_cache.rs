@@ -27,6 +27,11 @@ fn wasm(text: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
+fn digest(wasm: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(wasm).into()
+}
+
 fn entries(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(folder)
         .unwrap()
@@ -41,15 +46,15 @@ fn an_entry_is_made_once_and_used_by_another_engine() {
     let dir = tempfile::tempdir().unwrap();
     let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
     let (engine, wasm) = (engine(), wasm(HELLO));
-    let key = engine.code_key(&wasm);
+    let key = engine.code_key(&digest(&wasm));
     assert!(!cache.has(&key));
     let code = engine.precompile(&wasm).unwrap();
     cache.store(&key, &code).unwrap();
     assert!(cache.has(&key));
     let other = self::engine();
-    assert_eq!(other.code_key(&wasm), key);
+    assert_eq!(other.code_key(&digest(&wasm)), key);
     let reader = CodeCache::read_only(dir.path());
-    let (_, from) = other.compile_cached(&wasm, &reader).unwrap();
+    let (_, from) = other.compile_cached(&wasm, &key, &reader).unwrap();
     assert_eq!(from, wws_engine::Code::Cached);
     assert_eq!(entries(dir.path()), [key.file_name()]);
 }
@@ -58,8 +63,8 @@ fn an_entry_is_made_once_and_used_by_another_engine() {
 fn another_file_has_another_key() {
     let engine = engine();
     assert_ne!(
-        engine.code_key(&wasm(HELLO)),
-        engine.code_key(&wasm(&HELLO.replace("{}", "[]")))
+        engine.code_key(&digest(&wasm(HELLO))),
+        engine.code_key(&digest(&wasm(&HELLO.replace("{}", "[]"))))
     );
 }
 
@@ -68,7 +73,7 @@ fn a_damaged_entry_is_compiled_again() {
     let dir = tempfile::tempdir().unwrap();
     let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
     let (engine, wasm) = (engine(), wasm(HELLO));
-    let key = engine.code_key(&wasm);
+    let key = engine.code_key(&digest(&wasm));
     let code = engine.precompile(&wasm).unwrap();
     let damages: [&dyn Fn(&mut Vec<u8>); 4] = [
         &|bytes| bytes.truncate(10),
@@ -84,7 +89,7 @@ fn a_damaged_entry_is_compiled_again() {
         fs::remove_file(&path).unwrap();
         fs::write(&path, bytes).unwrap();
         assert!(!cache.has(&key));
-        let (_, from) = engine.compile_cached(&wasm, &cache).unwrap();
+        let (_, from) = engine.compile_cached(&wasm, &key, &cache).unwrap();
         assert!(
             matches!(from, wws_engine::Code::Compiled { damaged: Some(_) }),
             "{from:?}"
@@ -97,9 +102,7 @@ fn the_store_is_bounded_and_keeps_what_was_used_last() {
     let dir = tempfile::tempdir().unwrap();
     let (engine, wasm) = (engine(), wasm(HELLO));
     let code = engine.precompile(&wasm).unwrap();
-    let keys: Vec<_> = (0..4)
-        .map(|i| engine.code_key(format!("{i}").as_bytes()))
-        .collect();
+    let keys: Vec<_> = (0..4).map(|i| engine.code_key(&[i; 32])).collect();
     let cache = CodeCache::open(dir.path(), 3 * (code.len() as u64 + 20)).unwrap();
     for (age, key) in keys[..3].iter().enumerate() {
         cache.store(key, &code).unwrap();
@@ -124,7 +127,7 @@ fn the_store_is_bounded_and_keeps_what_was_used_last() {
 fn a_store_that_cannot_be_written_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let engine = engine();
-    let key = engine.code_key(b"");
+    let key = engine.code_key(&[0; 32]);
     assert!(CodeCache::read_only(dir.path()).store(&key, b"x").is_err());
     assert!(CodeCache::open(Path::new("/proc/wws"), 1).is_err());
 }

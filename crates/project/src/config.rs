@@ -111,6 +111,19 @@ pub struct File {
     pub sha256: Option<String>,
 }
 
+impl File {
+    /// The SHA-256 that its content should have.
+    #[must_use]
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        let hex = self.sha256.as_ref()?;
+        let mut digest = [0; 32];
+        for (index, byte) in digest.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
+        }
+        Some(digest)
+    }
+}
+
 impl Runtime {
     /// Where its files lie, relative to the project's root.
     #[must_use]
@@ -178,17 +191,22 @@ impl Config {
         }
         reader.table("server", |table| config.settings.read(table));
         reader.table("limits", |table| config.limits.read(table));
-        let repositories = reader.tables("repositories", |table| {
-            let name = plain_name(table, "name", "the repository's name");
-            table.text("url");
-            table.tables("runtimes", |table| read_runtime(table, name.as_deref()))
-        });
-        for mut runtime in repositories.into_iter().flatten().flatten() {
+        for mut runtime in runtimes(reader) {
             runtime.unusable = runtime.check(root);
             config.runtimes.push(runtime);
         }
         config
     }
+}
+
+/// The runtimes that are listed, whether they are installed or not.
+pub(crate) fn runtimes(reader: &Reader<'_>) -> Vec<Runtime> {
+    let repositories = reader.tables("repositories", |table| {
+        let name = plain_name(table, "name", "the repository's name");
+        table.text("url");
+        table.tables("runtimes", |table| read_runtime(table, name.as_deref()))
+    });
+    repositories.into_iter().flatten().flatten().collect()
 }
 
 fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime> {

@@ -1,7 +1,7 @@
 //! Loads a folder: finds its files, reads their TOML, gives each its route.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     io,
     path::{Component, Path, PathBuf},
 };
@@ -9,7 +9,7 @@ use std::{
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::{
-    Asset, Problems, Project, Target, Worker, WorkerId, WorkerKind,
+    Asset, Problems, Project, Runtime, Target, Worker, WorkerId, WorkerKind,
     beneath::{self, Root},
     config,
     files::{PUBLIC, Search},
@@ -60,30 +60,53 @@ pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
     }
 }
 
-/// The Wasm files of a folder that may be workers, relative to it: what can be compiled ahead. Problems are for [`load`] to tell.
+/// What of a folder can be compiled ahead. Problems are for [`load`] to tell.
+#[derive(Debug, Default)]
+pub struct Compilable {
+    /// Wasm files that may be workers, relative to the folder.
+    pub modules: Vec<PathBuf>,
+    /// Runtimes that files need.
+    pub runtimes: Vec<Runtime>,
+    /// There are JavaScript files.
+    pub javascript: bool,
+}
+
+/// Finds what of a folder can be compiled ahead.
 ///
 /// # Errors
 /// The folder cannot be opened.
-pub fn wasm_files(root: &Path, container: bool) -> io::Result<Vec<PathBuf>> {
-    files_of(root, container, "wasm")
-}
-
-/// Whether a folder has JavaScript files that may be workers.
-///
-/// # Errors
-/// As [`wasm_files`].
-pub fn has_javascript(root: &Path, container: bool) -> io::Result<bool> {
-    Ok(!files_of(root, container, "js")?.is_empty())
-}
-
-fn files_of(root: &Path, container: bool, wanted: &str) -> io::Result<Vec<PathBuf>> {
+pub fn compilable(root: &Path, container: bool) -> io::Result<Compilable> {
+    let (report, root) = (Report::default(), Root::open(root)?);
+    let mut runtimes = root
+        .read(Path::new(config::FILE), MAX_TOML)
+        .ok()
+        .and_then(|text| String::from_utf8(text).ok())
+        .map(|text| Document::new(Path::new(config::FILE), text, &report).read(config::runtimes))
+        .unwrap_or_default();
     let search = Search {
-        root: &Root::open(root)?,
-        report: &Report::default(),
+        root: &root,
+        report: &report,
         ignore: &GlobSet::empty(),
         container,
     };
-    Ok(search.workers(|file| extension(file) == Some(wanted)))
+    let of = |runtime: &Runtime, wanted: &str| runtime.extensions.iter().any(|ext| ext == wanted);
+    let files = search.workers(|file| {
+        extension(file).is_some_and(|ext| {
+            matches!(ext, "wasm" | "js") || runtimes.iter().any(|runtime| of(runtime, ext))
+        })
+    });
+    let extensions: HashSet<_> = files.iter().filter_map(|file| extension(file)).collect();
+    runtimes.retain(|runtime| extensions.iter().any(|ext| of(runtime, ext)));
+    let javascript = extensions.contains("js");
+    drop(extensions);
+    Ok(Compilable {
+        modules: files
+            .into_iter()
+            .filter(|file| extension(file) == Some("wasm"))
+            .collect(),
+        runtimes,
+        javascript,
+    })
 }
 
 struct Loading<'l> {

@@ -1,7 +1,7 @@
 //! Workers become guests: files are read beneath the project's root and compiled, each content once, all at the same time.
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     collections::HashMap,
     path::Path,
     sync::{
@@ -12,10 +12,11 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    Code, CodeCache, Engine, Guest, GuestLimits, GuestSpec, LoadError, Module, PreopenedFolder,
+    Code, CodeCache, CodeKey, Engine, Guest, GuestLimits, GuestSpec, LoadError, Module,
+    PreopenedFolder,
 };
-use wws_languages::{JavaScript, runtime_guest};
-use wws_project::{Limits, Problem, Project, Runtime, Worker, WorkerKind, beneath::Root};
+use wws_languages::{JavaScript, Python, runtime_guest};
+use wws_project::{Kit, Limits, Problem, Project, Runtime, Worker, WorkerKind, beneath::Root};
 
 use crate::outgoing::Outgoing;
 
@@ -44,6 +45,27 @@ enum Runs {
     JavaScript,
     /// The interpreter of this content, that of the runtime of this index.
     Runtime(Digests, usize),
+    /// The interpreter of the runtime of this index, driven by a kit of ours.
+    Kit(Kit, usize),
+}
+
+/// Interpreters of a language, each compiled when a worker first needs it: by the index of its runtime.
+struct Interpreters<T>(RefCell<HashMap<usize, Result<T, String>>>);
+
+impl<T> Default for Interpreters<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<T: Clone> Interpreters<T> {
+    fn get(&self, index: usize, make: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+        self.0
+            .borrow_mut()
+            .entry(index)
+            .or_insert_with(make)
+            .clone()
+    }
 }
 
 impl Maker<'_> {
@@ -58,6 +80,7 @@ impl Maker<'_> {
         let modules = self.compile(contents);
         // Compiled only where a worker needs it.
         let javascript = OnceCell::new();
+        let pythons = Interpreters::default();
         let mut guests = Vec::with_capacity(workers.len());
         let mut problems = Vec::new();
         for (worker, source) in workers.iter().zip(sources) {
@@ -79,6 +102,13 @@ impl Maker<'_> {
                         spec,
                     )
                     .map_err(text),
+                    Runs::Kit(Kit::Python, index) => pythons
+                        .get(index, || {
+                            self.interpreter(&project.runtimes()[index], Python::new)
+                        })?
+                        .guest(self.root, &worker.path, spec)
+                        .map_err(text),
+                    Runs::Kit(Kit::Ruby, _) => Err("Ruby has no kit yet".into()),
                     Runs::JavaScript => javascript
                         .get_or_init(|| JavaScript::new(self.engine, self.code).map_err(text))
                         .as_ref()
@@ -113,10 +143,37 @@ impl Maker<'_> {
                 let runtime = runtimes
                     .get(index)
                     .ok_or("its runtime is not listed in .wws.toml")?;
+                if let Some(kit) = runtime.kit {
+                    return Ok(Runs::Kit(kit, index));
+                }
                 let path = runtime.file(&runtime.binary);
                 Ok(Runs::Runtime(self.read(&path, contents)?, index))
             }
         }
+    }
+
+    /// Compiles the interpreter of a runtime that a kit drives.
+    fn interpreter<T>(
+        &self,
+        runtime: &Runtime,
+        new: impl FnOnce(&Engine, &[u8], Option<(&CodeCache, &CodeKey)>) -> Result<T, LoadError>,
+    ) -> Result<T, String> {
+        let path = runtime.file(&runtime.binary);
+        let wasm = self.file(&path)?;
+        // It was checked when the project was loaded.
+        let digest = runtime
+            .binary
+            .digest()
+            .unwrap_or_else(|| Sha256::digest(&wasm).into());
+        let key = self.engine.interpreter_key(&digest);
+        let made = new(self.engine, &wasm, self.code.map(|code| (code, &key)));
+        made.map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    fn file(&self, path: &Path) -> Result<Vec<u8>, String> {
+        self.root
+            .read(path, MAX_MODULE)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))
     }
 
     /// Reads a module that is to be compiled.
@@ -125,10 +182,7 @@ impl Maker<'_> {
         path: &Path,
         contents: &mut HashMap<Digests, Vec<u8>>,
     ) -> Result<Digests, String> {
-        let wasm = self
-            .root
-            .read(path, MAX_MODULE)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let wasm = self.file(path)?;
         let digest = Sha256::digest(&wasm).into();
         contents.entry(digest).or_insert(wasm);
         Ok(digest)
@@ -151,7 +205,7 @@ impl Maker<'_> {
                     while let Some((digest, wasm)) =
                         contents.get(next.fetch_add(1, Ordering::Relaxed))
                     {
-                        let module = self.module(wasm).map_err(|error| error.to_string());
+                        let module = self.module(wasm, digest).map_err(|error| error.to_string());
                         compiled
                             .lock()
                             .unwrap_or_else(PoisonError::into_inner)
@@ -165,13 +219,14 @@ impl Maker<'_> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn module(&self, wasm: &[u8]) -> Result<Module, LoadError> {
+    fn module(&self, wasm: &[u8], digest: &Digests) -> Result<Module, LoadError> {
         let Some(cache) = self.code else {
             return self.engine.compile(wasm);
         };
-        let (module, code) = self.engine.compile_cached(wasm, cache)?;
+        let key = self.engine.code_key(digest);
+        let (module, code) = self.engine.compile_cached(wasm, &key, cache)?;
         if let Code::Compiled { damaged: Some(why) } = code {
-            let name = self.engine.code_key(wasm).file_name();
+            let name = key.file_name();
             tracing::warn!("the compiled code {name} is damaged ({why}): compiled again");
         }
         Ok(module)

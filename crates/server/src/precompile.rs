@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use wws_engine::{CodeCache, CodeKey, Engine, EngineOptions, LoadError};
+use sha2::{Digest, Sha256};
+use wws_engine::{CodeCache, CodeKey, Engine, EngineOptions, LoadError, interpreter_module};
 use wws_languages::JavaScript;
-use wws_project::{beneath::Root, has_javascript, wasm_files};
+use wws_project::{Runtime, beneath::Root, compilable};
 
 /// Beyond these a folder is left to its server, which compiles within its own limits.
 const MAX_FILES: usize = 1000;
@@ -43,6 +44,14 @@ pub struct Precompiled {
     pub left: usize,
 }
 
+/// A file and its SHA-256, if it can be read and is not larger than what is left.
+fn read(root: &Root, file: &Path, left: &mut u64) -> Option<(Vec<u8>, [u8; 32])> {
+    let wasm = root.read(file, *left).ok()?;
+    *left = left.saturating_sub(wasm.len() as u64);
+    let digest = Sha256::digest(&wasm).into();
+    Some((wasm, digest))
+}
+
 /// How and where a folder is compiled.
 pub struct Precompile<'a> {
     /// Where code is kept for all folders.
@@ -64,45 +73,78 @@ impl Precompile<'_> {
         let started = Instant::now();
         let root = Root::open(folder)?;
         let engine = engine().map_err(io::Error::other)?;
-        let files = wasm_files(folder, self.container)?;
+        let found = compilable(folder, self.container)?;
         let mut done = Precompiled {
-            left: files.len().saturating_sub(MAX_FILES),
+            left: found.modules.len().saturating_sub(MAX_FILES),
             ..Precompiled::default()
         };
-        let mut bytes = 0;
-        for file in files.iter().take(MAX_FILES) {
-            let Ok(wasm) = root.read(file, MAX_BYTES - bytes) else {
+        let mut left = MAX_BYTES;
+        for file in found.modules.iter().take(MAX_FILES) {
+            let Some((wasm, digest)) = read(&root, file, &mut left) else {
                 done.left += 1;
                 continue;
             };
-            bytes += wasm.len() as u64;
-            self.module(&engine, &wasm, started, &mut done)?;
+            let key = engine.code_key(&digest);
+            self.module(&key, started, &mut done, || Some(wasm))?;
         }
-        if has_javascript(folder, self.container)?
-            && let Ok(interpreter) = JavaScript::module()
-        {
-            self.module(&engine, &interpreter, started, &mut done)?;
+        for runtime in &found.runtimes {
+            self.runtime(&engine, &root, runtime, (started, &mut left), &mut done)?;
+        }
+        if found.javascript {
+            let key = JavaScript::key(&engine);
+            self.module(&key, started, &mut done, || JavaScript::module().ok())?;
         }
         Ok(done)
     }
 
-    fn module(
+    fn runtime(
         &self,
         engine: &Engine,
-        wasm: &[u8],
-        started: Instant,
+        root: &Root,
+        runtime: &Runtime,
+        (started, left): (Instant, &mut u64),
         done: &mut Precompiled,
     ) -> io::Result<()> {
-        let key = engine.code_key(wasm);
-        if self.store.has(&key) {
+        let path = runtime.file(&runtime.binary);
+        let key_of = |digest: &[u8; 32]| match runtime.kit {
+            Some(_) => engine.interpreter_key(digest),
+            None => engine.code_key(digest),
+        };
+        // Code that is there is found by what the project says of the file, which is large. Who lies gets another file's code,
+        // that anybody may have, and its server refuses the file.
+        let said = runtime.binary.digest().map(|digest| key_of(&digest));
+        if let Some(key) = said.filter(|key| self.store.has(key)) {
             done.cached += 1;
-        } else if started.elapsed() < MAX_TIME && self.store(&key, wasm) {
+            return self.link(&key);
+        }
+        let Some((wasm, digest)) = read(root, &path, left) else {
+            done.left += 1;
+            return Ok(());
+        };
+        self.module(&key_of(&digest), started, done, || match runtime.kit {
+            Some(_) => interpreter_module(&wasm).ok(),
+            None => Some(wasm),
+        })
+    }
+
+    /// Sees to the code of one module; `wasm` is what is compiled where there is none.
+    fn module(
+        &self,
+        key: &CodeKey,
+        started: Instant,
+        done: &mut Precompiled,
+        wasm: impl FnOnce() -> Option<Vec<u8>>,
+    ) -> io::Result<()> {
+        if self.store.has(key) {
+            done.cached += 1;
+        } else if started.elapsed() < MAX_TIME && wasm().is_some_and(|wasm| self.store(key, &wasm))
+        {
             done.compiled += 1;
         } else {
             done.left += 1;
             return Ok(());
         }
-        self.link(&key)
+        self.link(key)
     }
 
     fn store(&self, key: &CodeKey, wasm: &[u8]) -> bool {

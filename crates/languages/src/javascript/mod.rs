@@ -15,7 +15,8 @@ mod urls;
 
 use std::{path::Path, sync::Arc};
 
-use wws_engine::{CodeCache, Engine, Folders, Guest, GuestSpec, Interpreter, LoadError};
+use sha2::{Digest, Sha256};
+use wws_engine::{CodeCache, CodeKey, Engine, Folders, Guest, GuestSpec, Interpreter, LoadError};
 use wws_project::beneath::Root;
 
 use crate::load::load;
@@ -32,11 +33,22 @@ impl JavaScript {
     /// # Errors
     /// The Wasm engine refuses the interpreter.
     pub fn new(engine: &Engine, code: Option<&CodeCache>) -> Result<Self, LoadError> {
-        let interpreter = engine.interpreter(kit::QUICKJS, code, host_calls::define)?;
-        Ok(Self(interpreter))
+        let key = Self::key(engine);
+        let code = code.map(|code| (code, &key));
+        Ok(Self(engine.interpreter(
+            kit::QUICKJS,
+            code,
+            host_calls::define,
+        )?))
     }
 
-    /// The module that [`Self::new`] looks for in a code cache.
+    /// The name of the code that [`Self::new`] looks for.
+    #[must_use]
+    pub fn key(engine: &Engine) -> CodeKey {
+        engine.interpreter_key(&Sha256::digest(kit::QUICKJS).into())
+    }
+
+    /// The module that is compiled for it.
     ///
     /// # Errors
     /// As for [`Self::new`].

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use wws_engine::{
-    Boxed, Call, CodeCache, Engine, Guest, GuestSpec, Interpreter, LoadError, Program,
+    Boxed, Call, CodeCache, CodeKey, Engine, Guest, GuestSpec, Interpreter, LoadError, Program,
     ProgramError, Vm, is_suspended,
     wasmtime::{Result, TypedFunc, error::Context as _},
 };
@@ -53,11 +53,16 @@ struct Entry {
 type TpCall = TypedFunc<(u32, u32, u32), u32>;
 
 impl Python {
-    /// Takes the interpreter's code from `code`, or compiles it, which blocks the thread for seconds of CPU time.
+    /// Takes the interpreter's code from the store of `code`, under the name beside it ([`Engine::interpreter_key`]), or compiles it,
+    /// which blocks the thread for seconds of CPU time.
     ///
     /// # Errors
     /// `wasm` is no interpreter that can be kept in a snapshot.
-    pub fn new(engine: &Engine, wasm: &[u8], code: Option<&CodeCache>) -> Result<Self, LoadError> {
+    pub fn new(
+        engine: &Engine,
+        wasm: &[u8],
+        code: Option<(&CodeCache, &CodeKey)>,
+    ) -> Result<Self, LoadError> {
         Ok(Self(engine.interpreter(wasm, code, |_| Ok(()))?))
     }
 
