@@ -10,5 +10,5 @@ if ! command -v ip > /dev/null; then
     echo "ip is missing: install iproute2" >&2
     exit 1
 fi
-scripts/debs.sh trixie docker-26 docker.io docker-cli docker-buildx
-scripts/debs.sh forky docker-28 docker.io docker-cli docker-buildx
+scripts/debs.sh trixie docker-26 docker.io docker-cli docker-buildx docker-compose
+scripts/debs.sh forky docker-28 docker.io docker-cli docker-buildx docker-compose

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 pub(crate) const NAME: &str = "wws";
 
 /// Its commands that take the project's folder, where none is named.
-const OF_A_PROJECT: [&str; 2] = ["routes", "check"];
+const OF_A_PROJECT: [&str; 3] = ["routes", "check", "health"];
 
 /// The process as the OCI runtime is to start it: a call of `wws` becomes one of our server's program, which no image holds.
 ///
@@ -96,6 +96,10 @@ mod tests {
         assert_eq!(call(&["wws", "routes"]), ["/dev/wws", "routes", "/app"]);
         assert_eq!(call(&["/dev/wws", "check"]), ["/dev/wws", "check", "/app"]);
         assert_eq!(call(&["wws", "check", "/b"]), ["/dev/wws", "check", "/b"]);
+        assert_eq!(
+            call(&["wws", "health", "--request=/a"]),
+            ["/dev/wws", "health", "--request=/a", "/app"]
+        );
     }
 
     #[test]

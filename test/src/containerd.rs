@@ -8,12 +8,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Pid, geteuid};
 
 use crate::command::{self, Finished};
 use crate::leftovers::{Before, Leftovers};
 use crate::mark::{CONFIG, Mark};
-use crate::{docker, wait, workspace};
+use crate::{daemon, docker, wait, workspace};
 
 /// The longest wait for containerd to answer, or to end.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -89,7 +89,7 @@ impl Containerd {
         let mark = Mark::new()?;
         let before = Before::now();
         fs::write(config_file(&mark), config(&mark))?;
-        let daemon = daemon(&mark, &programs, &path)?;
+        let daemon = spawn(&mark, &programs, &path)?;
         let mut containerd = Self {
             version,
             mark,
@@ -277,7 +277,7 @@ impl Containerd {
     /// # Errors
     /// It does not come up.
     pub fn start_again(&mut self) -> Result<()> {
-        self.daemon = daemon(&self.mark, &self.programs, &path(&self.programs)?)?;
+        self.daemon = spawn(&self.mark, &self.programs, &path(&self.programs)?)?;
         self.wait_until_up()
     }
 
@@ -286,16 +286,7 @@ impl Containerd {
     /// # Errors
     /// It does not end by itself.
     pub fn stop(&mut self) -> Result<()> {
-        if self.daemon.try_wait()?.is_some() {
-            return Ok(());
-        }
-        kill_process(Pid::from_child(&self.daemon), Signal::TERM)?;
-        if command::wait(&mut self.daemon, START_LIMIT)?.is_none() {
-            self.daemon.kill()?;
-            self.daemon.wait()?;
-            bail!("containerd had to be killed");
-        }
-        Ok(())
+        daemon::stop(&mut self.daemon, "containerd", START_LIMIT)
     }
 
     fn wait_until_up(&mut self) -> Result<()> {
@@ -387,7 +378,7 @@ fn path(programs: &Path) -> Result<OsString> {
     )?)
 }
 
-fn daemon(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
+fn spawn(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)

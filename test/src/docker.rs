@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use serde_json::json;
 
 use crate::bridge::Bridge;
@@ -17,7 +17,7 @@ use crate::command::{self, Finished};
 use crate::containerd::{self, Containerd, Version};
 use crate::http::{self, Answer};
 use crate::leftovers::Leftovers;
-use crate::{wait, workspace};
+use crate::{daemon, wait, workspace};
 
 /// The longest wait for the daemon to answer, or to end.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -76,15 +76,15 @@ impl Docker {
         let folder = containerd.folder().join("docker");
         let plugins = folder.join("client/cli-plugins");
         fs::create_dir_all(&plugins)?;
-        symlink(
-            programs.join("libexec/docker/cli-plugins/docker-buildx"),
-            plugins.join("docker-buildx"),
-        )?;
+        for plugin in ["docker-buildx", "docker-compose"] {
+            let packaged = programs.join("libexec/docker/cli-plugins").join(plugin);
+            symlink(packaged, plugins.join(plugin))?;
+        }
         fs::write(
             containerd.folder().join(CONFIG),
             config(&containerd, &bridge, &folder, &programs).to_string(),
         )?;
-        let daemon = daemon(&containerd, &programs)?;
+        let daemon = spawn(&containerd, &programs)?;
         let mut docker = Self {
             programs,
             daemon,
@@ -229,19 +229,6 @@ impl Docker {
         });
         up.with_context(|| self.log())
     }
-
-    fn stop(&mut self) -> Result<()> {
-        if self.daemon.try_wait()?.is_some() {
-            return Ok(());
-        }
-        kill_process(Pid::from_child(&self.daemon), Signal::TERM)?;
-        if command::wait(&mut self.daemon, START_LIMIT)?.is_none() {
-            self.daemon.kill()?;
-            self.daemon.wait()?;
-            bail!("dockerd had to be killed");
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Docker {
@@ -249,7 +236,7 @@ impl Drop for Docker {
         if std::thread::panicking() {
             eprintln!("the end of dockerd's log:\n{}", self.log());
         }
-        if let Err(error) = self.stop() {
+        if let Err(error) = daemon::stop(&mut self.daemon, "dockerd", START_LIMIT) {
             eprintln!("clearing up after dockerd: {error:#}");
         }
     }
@@ -283,6 +270,8 @@ fn config(
         "hosts": [format!("unix://{}/s", folder.display())],
         "group": "root",
         "bridge": bridge.name(),
+        // For the networks of Compose: below those of our bridges.
+        "default-address-pools": [{ "base": "172.31.0.0/17", "size": 24 }],
         // Published ports go through the proxy: the machine's packet filter is not ours to change.
         "iptables": false,
         "ip6tables": false,
@@ -292,7 +281,7 @@ fn config(
     })
 }
 
-fn daemon(containerd: &Containerd, programs: &Path) -> Result<Child> {
+fn spawn(containerd: &Containerd, programs: &Path) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)

@@ -57,6 +57,26 @@ impl Image {
         })
     }
 
+    /// A program for another processor: nothing but an ELF header of s390x, which this machine cannot run.
+    ///
+    /// # Errors
+    /// There is no such path in an image.
+    pub fn foreign(name: &str, path: &str) -> Result<Self> {
+        // Class 64, big-endian, version 1; an executable of machine 22.
+        let mut header = b"\x7fELF\x02\x02\x01".to_vec();
+        header.resize(16, 0);
+        header.extend([0, 2, 0, 22, 0, 0, 0, 1]);
+        header.resize(64, 0);
+        let archive = Archive::new(&reference(name))
+            .platform("linux", "s390x")
+            .entrypoint(&[path])
+            .file(path, header, 0o755)?;
+        Ok(Self {
+            name: name.to_owned(),
+            archive,
+        })
+    }
+
     /// Adds the worker `guest` of `test/guests`, by its path in the image.
     ///
     /// # Errors

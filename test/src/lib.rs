@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod command;
 pub mod container;
 pub mod containerd;
+mod daemon;
 pub mod docker;
 pub mod http;
 pub mod image;

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Check(Folder),
     /// Print the routes of a project
     Routes(Folder),
+    /// Ask the project's server that runs here; succeeds if it answers without an error of its own
+    Health(Health),
     /// Compile ahead what a project's containers will need
     Precompile(Precompile),
     /// Compile one module: from standard input to standard output, with nothing to lose
@@ -49,6 +51,18 @@ pub(crate) struct Folder {
     /// Glob of files and folders to leave out; may be given several times
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     pub(crate) ignore: Vec<String>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Health {
+    #[command(flatten)]
+    pub(crate) folder: Folder,
+    /// What is asked for; any status below 500 is a good answer
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub(crate) request: String,
+    /// Seconds that the answer may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Clone, Debug, clap::Args)]

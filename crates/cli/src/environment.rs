@@ -17,7 +17,7 @@ pub(crate) fn variables() -> BTreeMap<String, String> {
 const IN_CONTAINER: [&str; 2] = ["/dev/wws", "/.wws/server"];
 
 /// Whether this is a command that was started inside a container.
-fn is_in_container() -> bool {
+pub(crate) fn is_in_container() -> bool {
     std::env::current_exe()
         .is_ok_and(|program| IN_CONTAINER.iter().any(|path| program == Path::new(path)))
 }

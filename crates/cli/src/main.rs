@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod environment;
+mod health;
 mod log;
 mod memory;
 mod precompile;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         },
         Some(Command::Check(folder)) => check::check(&folder),
         Some(Command::Routes(folder)) => check::routes(&folder),
+        Some(Command::Health(args)) => health::health(&args),
         Some(Command::Settings) => {
             print!("{}", settings::markdown());
             ExitCode::SUCCESS

@@ -37,7 +37,8 @@ impl Place {
         }
     }
 
-    fn address(self, settings: &ServerSettings) -> SocketAddr {
+    /// Where a server with these settings listens.
+    pub(crate) fn address(self, settings: &ServerSettings) -> SocketAddr {
         (
             settings.host.unwrap_or(self.host()),
             settings.port.unwrap_or(self.port()),

@@ -242,3 +242,34 @@ fn a_port_in_use_is_said() {
         "{err}"
     );
 }
+
+#[test]
+fn the_health_of_a_server_is_told_by_the_exit_code() {
+    let folder = project(&[("w.wasm", &hello(0))]);
+    let served = Served::start(wws(&["--port", "0"], folder.path()));
+    let port = served.address.rsplit(':').next().unwrap().to_owned();
+    let ask = |args: &[&str], port: &str| {
+        let args = [&["health"], args].concat();
+        text(
+            &wws(&args, folder.path())
+                .env("WWS_PORT", port)
+                .output()
+                .unwrap(),
+        )
+    };
+    // Nothing is there: an answer all the same.
+    let (code, said, _) = ask(&[], &port);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.ends_with("/: 404\n"), "{said}");
+    assert_eq!(ask(&["--request=/w"], &port).0, Some(0));
+    let (code, _, said) = ask(&["--request=no path"], &port);
+    assert!(code == Some(1) && said.contains("must begin"), "{said}");
+    served.signal(Signal::STOP);
+    let (code, _, said) = ask(&["--timeout=1"], &port);
+    assert!(code == Some(1) && said.contains("within 1 s"), "{said}");
+    served.signal(Signal::CONT);
+    served.signal(Signal::TERM);
+    assert_eq!(served.end().0, Some(0));
+    let (code, _, said) = ask(&[], &port);
+    assert!(code == Some(1) && said.contains("refused"), "{said}");
+}

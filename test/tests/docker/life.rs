@@ -1,0 +1,218 @@
+//! From an image to the end of its container.
+
+use std::fs;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::Result;
+use wws_test::container::LIMIT;
+use wws_test::docker::{Docker, free_port};
+use wws_test::image::PROBE;
+use wws_test::{wait, workspace};
+
+use super::{PLATFORM, RUNTIME, exit, is_served, probe, run};
+
+pub(super) fn an_image_is_built_and_run_with_a_published_port_and_a_volume(
+    docker: &mut Docker,
+) -> Result<()> {
+    let folder = docker.containerd().folder().join("build");
+    fs::create_dir_all(folder.join("root/data"))?;
+    fs::copy(workspace::guest("probe")?, folder.join("root/probe.wasm"))?;
+    fs::write(
+        folder.join("root/probe.toml"),
+        concat!(
+            "name = \"probe\"\nversion = \"1\"\n[vars]\nNAME = \"$NAME\"\n",
+            "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n"
+        ),
+    )?;
+    fs::write(
+        folder.join("Dockerfile"),
+        "FROM scratch\nCOPY root /\nENTRYPOINT [\".\"]\n",
+    )?;
+    let context = folder.to_string_lossy().into_owned();
+    let mut build = vec!["buildx", "build", "--platform", "wasi/wasm"];
+    build.extend(["--provenance", "false", "-t", "wws-apps:latest", &context]);
+    docker.docker(&build)?;
+    let built = docker.inspect("wws-apps:latest", "{{.Os}}/{{.Architecture}}")?;
+    assert_eq!(built, "wasi/wasm");
+
+    let volume = docker.containerd().folder().join("volume");
+    fs::create_dir(&volume)?;
+    fs::write(volume.join("file"), "of the host")?;
+    let bind = format!("{}:/data", volume.display());
+    let options = ["--volume", &bind, "--env", "NAME=docker"];
+    let port = run(docker, "built", &options, "wws-apps:latest")?;
+    let ask = |query: &str| docker.get("built", port, &format!("{PROBE}?{query}"));
+    assert_eq!(ask("read=/data/file")?.text(), "of the host");
+    assert_eq!(ask("var=NAME")?.text(), "docker");
+    assert_eq!(ask("write=/data/own")?.status, 200);
+    assert_eq!(
+        fs::read_to_string(volume.join("own"))?,
+        "written by a worker"
+    );
+    // A bridge of its own, not the host's network.
+    assert_eq!(
+        docker.inspect("built", "{{.HostConfig.NetworkMode}}")?,
+        docker.inspect(
+            "built",
+            "{{range $k, $v := .NetworkSettings.Networks}}{{$k}}{{end}}"
+        )?
+    );
+    let address = docker.inspect(
+        "built",
+        "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+    )?;
+    assert!(address.starts_with("172.31."), "{address}");
+    docker.docker(&["rm", "--force", "built"])?;
+    assert!(
+        TcpStream::connect(("127.0.0.1", port)).is_err(),
+        "the port is free again"
+    );
+    Ok(())
+}
+
+pub(super) fn the_life_of_a_container(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    let port = run(docker, "life", &[], &image)?;
+    is_served(docker, "life", port)?;
+    assert!(docker.docker(&["ps"])?.contains("life"));
+
+    let top = docker.docker(&["top", "life"])?;
+    assert!(top.contains("serve-container"), "{top}");
+    let stats = [
+        "stats",
+        "--no-stream",
+        "--format",
+        "{{.MemUsage}} {{.PIDs}}",
+        "life",
+    ];
+    let stats = docker.docker(&stats)?;
+    let pids: u32 = stats.rsplit(' ').next().unwrap_or_default().parse()?;
+    assert!(!stats.starts_with("0B /") && pids > 1, "{stats}");
+
+    docker.docker(&["pause", "life"])?;
+    assert_eq!(docker.inspect("life", "{{.State.Status}}")?, "paused");
+    assert!(silent(port), "a paused container does not answer");
+    docker.docker(&["unpause", "life"])?;
+    is_served(docker, "life", port)?;
+
+    docker.docker(&[
+        "update",
+        "--memory",
+        "200m",
+        "--memory-swap",
+        "400m",
+        "--cpus",
+        "0.5",
+        "life",
+    ])?;
+    let group = format!(
+        "{}/{}",
+        docker.containerd().namespace(),
+        docker.inspect("life", "{{.Id}}")?
+    );
+    let limit = fs::read_to_string(format!(
+        "/sys/fs/cgroup/memory/{group}/memory.limit_in_bytes"
+    ))
+    .or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{group}/memory.max")))?;
+    assert_eq!(limit.trim(), (200 << 20).to_string());
+
+    docker.docker(&["stop", "--time", "5", "life"])?;
+    assert_eq!(exit(docker, "life")?, "exited 0 false");
+    docker.docker(&["start", "life"])?;
+    is_served(docker, "life", port)?;
+    docker.docker(&["restart", "--time", "5", "life"])?;
+    is_served(docker, "life", port)?;
+    docker.docker(&["kill", "life"])?;
+    wait::until("the end", LIMIT, || {
+        Ok(exit(docker, "life")?.starts_with("exited").then_some(()))
+    })?;
+    assert_eq!(exit(docker, "life")?, "exited 137 false");
+    docker.docker(&["rm", "life"])?;
+    Ok(())
+}
+
+/// Whether a request gets no answer for a second.
+fn silent(port: u16) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        return true;
+    };
+    let second = Some(Duration::from_secs(1));
+    let asked = stream
+        .set_read_timeout(second)
+        .and_then(|()| stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"));
+    asked.is_err() || stream.read(&mut [0; 16]).is_err()
+}
+
+pub(super) fn commands_are_run_inside(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    let port = run(docker, "life", &[], &image)?;
+    is_served(docker, "life", port)?;
+    let routes = docker.docker(&["exec", "life", "wws", "routes"])?;
+    assert!(routes.contains(PROBE), "{routes}");
+    let version = docker.docker(&["exec", "life", "wws", "--version"])?;
+    assert!(version.starts_with("wws "), "{version}");
+    docker.docker(&["exec", "--user", "1000", "life", "wws", "check"])?;
+    let shell = docker.try_docker(&["exec", "life", "/bin/sh"])?;
+    assert!(!shell.status.success());
+    let said = format!("{}{}", shell.stdout, shell.stderr);
+    assert!(said.contains("/bin/sh"), "{said}");
+    docker.docker(&["rm", "--force", "life"])?;
+    Ok(())
+}
+
+pub(super) fn the_hosts_network_and_a_terminal(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    let port = free_port()?;
+    let variable = format!("WWS_PORT={port}");
+    let mut words = vec![
+        "run", "--detach", "--tty", "--name", "host", RUNTIME, PLATFORM,
+    ];
+    words.extend(["--network", "host", "--env", &variable, &image]);
+    docker.docker(&words)?;
+    is_served(docker, "host", port)?;
+    let log = wait::until("the log", LIMIT, || {
+        Ok(Some(docker.logs("host")?).filter(|log| log.contains("listening on")))
+    })?;
+    assert!(log.contains(&port.to_string()), "{log}");
+    // An exec with a terminal: `script` gives the client one.
+    let client = docker.command();
+    let mut script = std::process::Command::new("script");
+    let line = format!(
+        "{} exec --interactive --tty host wws --version",
+        client.get_program().to_string_lossy()
+    );
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    for (name, value) in client.get_envs() {
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
+    }
+    let said = wws_test::command::run(&mut script, LIMIT)?.success()?;
+    assert!(said.contains("wws "), "{said}");
+    docker.docker(&["stop", "--time", "5", "host"])?;
+    assert_eq!(exit(docker, "host")?, "exited 0 false");
+    docker.docker(&["rm", "host"])?;
+    Ok(())
+}
+
+pub(super) fn nothing_of_ours_is_committed(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    let port = run(docker, "first", &[], &image)?;
+    is_served(docker, "first", port)?;
+    assert_eq!(
+        docker.docker(&["diff", "first"])?,
+        "",
+        "the server shows nowhere"
+    );
+    docker.docker(&["commit", "first", "committed:latest"])?;
+    let platform = docker.inspect("committed:latest", "{{.Os}}/{{.Architecture}}")?;
+    assert_eq!(platform, "wasi/wasm");
+    docker.docker(&["rm", "--force", "first"])?;
+    let port = run(docker, "second", &[], "committed:latest")?;
+    is_served(docker, "second", port)?;
+    docker.docker(&["rm", "--force", "second"])?;
+    Ok(())
+}

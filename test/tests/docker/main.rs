@@ -1,0 +1,94 @@
+//! What users of Docker type, on Docker 26.1 and 28.5. `make test-clients` runs these: they take minutes, and packages that other
+//! tests have no use for.
+
+mod bounds;
+mod compose;
+mod ends;
+mod life;
+
+use anyhow::Result;
+use wws_test::docker::{Docker, DockerVersion, free_port};
+use wws_test::image::{Image, PROBE};
+
+const RUNTIME: &str = "--runtime=io.containerd.wws.v1";
+const PLATFORM: &str = "--platform=wasi/wasm";
+
+/// Runs scenarios on each version, and looks that they leave nothing.
+macro_rules! on_each_docker {
+    ($($file:ident: $name:ident),* $(,)?) => {
+        mod docker_26 {
+            $(#[test]
+            #[ignore = "make test-clients"]
+            fn $name() -> anyhow::Result<()> {
+                super::on(super::DockerVersion::V26, super::$file::$name)
+            })*
+        }
+        mod docker_28 {
+            $(#[test]
+            #[ignore = "make test-clients"]
+            fn $name() -> anyhow::Result<()> {
+                super::on(super::DockerVersion::V28, super::$file::$name)
+            })*
+        }
+    };
+}
+
+on_each_docker![
+    life: an_image_is_built_and_run_with_a_published_port_and_a_volume,
+    life: the_life_of_a_container,
+    life: nothing_of_ours_is_committed,
+    life: commands_are_run_inside,
+    life: the_hosts_network_and_a_terminal,
+    bounds: limits_and_privileges_are_kept,
+    bounds: the_kernel_ends_what_takes_too_much_memory,
+    ends: a_project_that_does_not_load_says_so,
+    ends: an_entry_point_that_does_not_exist_is_named,
+    ends: an_image_of_another_platform_is_refused,
+    ends: a_container_is_started_again,
+    ends: a_container_that_fails_is_started_again_as_often_as_asked,
+    ends: a_killed_shim_is_cleared_up_after,
+    ends: containers_outlive_containerd,
+    compose: the_health_of_a_container_is_known,
+    compose: services_are_composed,
+];
+
+fn on(version: DockerVersion, scenario: fn(&mut Docker) -> Result<()>) -> Result<()> {
+    let mut docker = Docker::start(version)?;
+    scenario(&mut docker)?;
+    docker.expect_nothing_left()
+}
+
+fn load(docker: &Docker, image: Image) -> Result<String> {
+    let (name, tar) = image.write(&docker.containerd().folder())?;
+    docker.docker(&["load", "--input", &tar.to_string_lossy()])?;
+    Ok(name)
+}
+
+fn probe(docker: &Docker) -> Result<String> {
+    load(docker, Image::probe("probe", "")?)
+}
+
+/// `docker run --detach` of a container of workers, published on the port that is returned.
+fn run(docker: &Docker, name: &str, options: &[&str], image: &str) -> Result<u16> {
+    let port = free_port()?;
+    let publish = format!("127.0.0.1:{port}:3000");
+    let mut words = vec!["run", "--detach", "--name", name, RUNTIME, PLATFORM];
+    words.extend(["--publish", &publish]);
+    words.extend(options);
+    words.push(image);
+    docker.docker(&words)?;
+    Ok(port)
+}
+
+fn is_served(docker: &Docker, name: &str, port: u16) -> Result<()> {
+    let answer = docker.get(name, port, &format!("{PROBE}?log=served"))?;
+    assert_eq!(answer.status, 200, "{}", docker.logs(name)?);
+    Ok(())
+}
+
+fn exit(docker: &Docker, name: &str) -> Result<String> {
+    docker.inspect(
+        name,
+        "{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}}",
+    )
+}
