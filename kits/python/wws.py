@@ -8,8 +8,10 @@ that this left, and what it changes is gone when it has been answered.
 """
 
 import gc
+import importlib.util
 import io
 import json as _json
+import linecache
 import logging
 import os
 import random
@@ -375,8 +377,6 @@ class _Finder:
         self._folders = [folder, ""] if folder else [""]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        import importlib.util
-
         last = name.rpartition(".")[2]
         folders = self._folders if path is None else [item[4:] for item in path if isinstance(item, str) and item.startswith("wws:")]
         for folder in folders:
@@ -406,8 +406,6 @@ class _Loader:
 
 
 def _compiled(source: bytes, file: str) -> Any:
-    import linecache
-
     code = compile(source, file, "exec", dont_inherit=True)
     # Tracebacks show the lines.
     text = source.decode("utf-8", "replace")

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use ureq::http::Request;
 use wws_test::{http, workspace};
 
@@ -26,6 +27,12 @@ const KITS: [(&str, &str); 8] = [
     ("js", "kits/js/examples/features.js"),
     ("python", "kits/python/examples/features.py"),
     ("ruby", "kits/ruby/examples/features.rb"),
+];
+
+/// Interpreters that a project brings along: kit, version and file. `scripts/interpreters.sh all` fetches them.
+const RUNTIMES: [(&str, &str, &str); 2] = [
+    ("python", "3.12.0", "python.wasm"),
+    ("ruby", "3.4.1", "ruby+stdlib.wasm"),
 ];
 
 /// The longest time until the server listens: it compiles every worker.
@@ -242,6 +249,37 @@ fn check(
     }
 }
 
+/// Installs the interpreters of the kits that need one, as `wws runtimes install` does.
+fn install_runtimes(project: &Path) -> Result<()> {
+    let mut settings = "version = 1\n[[repositories]]\nname = \"wws\"\n".to_owned();
+    for (kit, version, file) in RUNTIMES {
+        if !project.join(kit).exists() {
+            continue;
+        }
+        let from = workspace::root()
+            .join("target/interpreters")
+            .join(kit)
+            .join(file);
+        let wasm = fs::read(&from)
+            .with_context(|| format!("{}: scripts/interpreters.sh all", from.display()))?;
+        let folder = project.join(".wws/runtimes/wws").join(kit).join(version);
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(file), &wasm)?;
+        let sum: String = Sha256::digest(&wasm)
+            .iter()
+            .fold(String::new(), |sum, byte| sum + &format!("{byte:02x}"));
+        let extension = if kit == "python" { "py" } else { "rb" };
+        writeln!(
+            settings,
+            "[[repositories.runtimes]]\nname = \"{kit}\"\nversion = \"{version}\"\nextensions = [\"{extension}\"]\nkit = \"{kit}\"\n\
+             [repositories.runtimes.binary]\nfilename = \"{file}\"\n\
+             [repositories.runtimes.binary.checksum]\ntype = \"sha256\"\nvalue = \"{sum}\""
+        )?;
+    }
+    fs::write(project.join(".wws.toml"), settings)?;
+    Ok(())
+}
+
 #[test]
 fn every_kit_answers_what_the_table_says() -> Result<()> {
     let root = workspace::root();
@@ -272,6 +310,7 @@ fn every_kit_answers_what_the_table_says() -> Result<()> {
             folder.join(format!("[feature].{extension}")),
         )?;
     }
+    install_runtimes(project.path())?;
     let log = tempfile::tempdir()?;
     let server = Server::start(project.path(), log.path().join("log"), outside()?)?;
 

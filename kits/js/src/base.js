@@ -35,7 +35,8 @@ wws.define = (names) => {
 wws.error = (failure) => {
   const at = failure.indexOf(":");
   const [name, message] = [failure.slice(0, at), failure.slice(at + 1)];
-  if (name === "TypeError") return new TypeError(message);
+  const [type, code] = name.split("/");
+  if (type === "TypeError") return Object.assign(new TypeError(message), code ? { code } : {});
   if (name === "Error") return new Error(message);
   return Object.assign(new Error(message), { code: name });
 };

@@ -109,13 +109,19 @@ impl Session {
 
     /// Pointers to a function of the guest's, and to its arguments; what kept the kit from getting ready.
     pub(crate) fn ready(host: &mut Host) -> Result<(u32, u32), ProgramError> {
-        let session = Self::of(host)?;
-        match (session.outcome.take(), session.ready) {
-            (Some(Outcome::Failed(text)), _) => Err(ProgramError::Failed(text)),
-            (_, Some(ready)) => Ok(ready),
-            _ => Err(ProgramError::Failed(
-                "it ended while it was loaded: does it call exit?".into(),
-            )),
+        if let Some(failure) = Self::failure(host) {
+            return Err(failure);
+        }
+        Self::of(host)?.ready.ok_or_else(|| {
+            ProgramError::Failed("it ended while it was loaded: does it call exit?".into())
+        })
+    }
+
+    /// What the kit said of a failure.
+    pub(crate) fn failure(host: &mut Host) -> Option<ProgramError> {
+        match Self::of(host).ok()?.outcome.take() {
+            Some(Outcome::Failed(text)) => Some(ProgramError::Failed(text)),
+            _ => None,
         }
     }
 

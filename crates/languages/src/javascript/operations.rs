@@ -102,7 +102,11 @@ pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<()
 }
 
 fn http_failure(failure: &HttpFailure) -> String {
-    format!("TypeError:fetch failed: {}", failure.message)
+    format!(
+        "TypeError/{}:fetch failed: {}",
+        failure.kind.name(),
+        failure.message
+    )
 }
 
 fn request(head: &str, body: Bytes) -> Result<(Request<Bytes>, String), String> {

@@ -111,8 +111,7 @@ impl Worker {
             Err(error) if is_suspended(&error) => {}
             Err(error) => {
                 // A kit that says what went wrong is nearer to it than an exit code.
-                Session::ready(vm.host())?;
-                return Err(error.into());
+                return Err(Session::failure(vm.host()).unwrap_or_else(|| error.into()));
             }
             Ok(()) => {}
         }

@@ -11,18 +11,31 @@ use std::{path::Path, sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 use wws_engine::{Call, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError};
-use wws_languages::JavaScript;
+use wws_languages::{JavaScript, Python};
 use wws_project::beneath::Root;
 
-/// Compiled once for all tests.
-pub static JAVASCRIPT: LazyLock<JavaScript> = LazyLock::new(|| {
-    let engine = Engine::new(&EngineOptions {
+pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
+    Engine::new(&EngineOptions {
         memory: 1 << 30,
         concurrency: 32,
     })
-    .unwrap();
-    JavaScript::new(&engine, None).unwrap()
+    .unwrap()
 });
+
+/// Compiled once for all tests.
+pub static JAVASCRIPT: LazyLock<JavaScript> =
+    LazyLock::new(|| JavaScript::new(&ENGINE, None).unwrap());
+
+/// Compiled once for all tests of a program.
+pub static PYTHON: LazyLock<Python> =
+    LazyLock::new(|| Python::new(&ENGINE, &interpreter("python/python.wasm"), None).unwrap());
+
+/// An interpreter that is not part of the server: `scripts/interpreters.sh all` fetches it.
+pub fn interpreter(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("WWS_INTERPRETERS")).join(name);
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; scripts/interpreters.sh all", path.display()))
+}
 
 pub struct Project(tempfile::TempDir);
 
@@ -43,7 +56,10 @@ impl Project {
 
     pub fn load(&self, file: &str, spec: GuestSpec) -> Result<Guest, LoadError> {
         let root = Root::open(self.0.path()).unwrap();
-        JAVASCRIPT.guest(&root, Path::new(file), spec)
+        match file.rsplit_once('.') {
+            Some((_, "py")) => PYTHON.guest(&root, Path::new(file), spec),
+            _ => JAVASCRIPT.guest(&root, Path::new(file), spec),
+        }
     }
 
     pub fn guest(&self, file: &str, spec: GuestSpec) -> Guest {
