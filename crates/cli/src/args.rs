@@ -34,9 +34,8 @@ pub(crate) enum Command {
     /// Serve as the first process of a container
     #[command(hide = true)]
     ServeContainer(Container),
-    /// Not in this version
-    #[command(hide = true)]
-    Runtimes(Anything),
+    /// List, install, check and uninstall language runtimes of a project
+    Runtimes(Runtimes),
 }
 
 /// A folder and how it is loaded.
@@ -93,6 +92,9 @@ pub(crate) struct Serve {
     /// Port to listen on; 0 takes a free one [default: 8080]
     #[arg(short, long)]
     pub(crate) port: Option<u16>,
+    /// First install the runtimes that `.wws.toml` lists and which are missing
+    #[arg(short, long)]
+    pub(crate) install_runtimes: bool,
     /// Folder of compiled code, written by nobody but us
     #[arg(long, hide = true)]
     pub(crate) code: Option<PathBuf>,
@@ -108,7 +110,7 @@ pub(crate) struct Container {
     code: Option<PathBuf>,
 }
 
-impl From<Container> for Serve {
+impl std::convert::From<Container> for Serve {
     fn from(container: Container) -> Self {
         let folder = Folder {
             path: container.path,
@@ -119,22 +121,72 @@ impl From<Container> for Serve {
             folder,
             host: None,
             port: None,
+            install_runtimes: false,
             code: container.code,
         }
     }
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Anything {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    _rest: Vec<String>,
+pub(crate) struct Runtimes {
+    #[command(subcommand)]
+    pub(crate) command: RuntimesCommand,
+    /// The project's folder
+    #[arg(long, value_name = "FOLDER", default_value = ".", global = true)]
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuntimesCommand {
+    /// Print the runtimes that a repository has, and which are here
+    List(From),
+    /// Install a runtime and list it in `.wws.toml`; without a name, install all that is listed there and missing
+    Install {
+        /// As `python`
+        name: Option<String>,
+        /// A version or a tag
+        #[arg(default_value = "latest")]
+        version: String,
+        #[command(flatten)]
+        from: From,
+    },
+    /// Say of each listed runtime whether it is installed; fails if one is not
+    Check,
+    /// Remove a runtime, and its entry in `.wws.toml`
+    Uninstall {
+        /// As `python`
+        name: String,
+        /// A version or a tag
+        version: String,
+    },
+}
+
+/// A repository of runtimes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct From {
+    /// Another repository than the built-in one: a folder with `index.toml`, or the URL of such a file
+    #[arg(long, value_name = "URL", env = "WWS_REPO_URL")]
+    repo_url: Option<String>,
+    /// What it is called in `.wws.toml` [default: as its host or folder]
+    #[arg(long, value_name = "NAME", env = "WWS_REPO_NAME")]
+    repo_name: Option<String>,
+}
+
+impl From {
+    /// Where it is; `None` for the built-in one.
+    pub(crate) fn location(&self) -> Option<&str> {
+        self.repo_url.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// What it is called.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.repo_name.as_deref().filter(|text| !text.is_empty())
+    }
 }
 
 /// What Wasm Workers Server 1.x had, and this does not have yet.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Old {
-    #[arg(short, long, hide = true)]
-    install_runtimes: bool,
     #[arg(long, hide = true)]
     enable_panel: bool,
     #[arg(long, hide = true)]
@@ -159,9 +211,7 @@ impl Old {
             &self.git_folder,
         ];
         let text = path.to_string_lossy();
-        if self.install_runtimes {
-            Some("`--install-runtimes` is not in this version: only Wasm workers run".into())
-        } else if self.enable_panel {
+        if self.enable_panel {
             Some("`--enable-panel` is not in this version; `wws routes` prints the workers".into())
         } else if !self.cors.is_empty() {
             Some(
@@ -240,9 +290,31 @@ mod tests {
     }
 
     #[test]
+    fn runtimes_have_their_place_and_their_repository() {
+        let runtimes = |args: &[&str]| match parse(args).command {
+            Some(Command::Runtimes(runtimes)) => runtimes,
+            _ => unreachable!(),
+        };
+        let args = runtimes(&["runtimes", "install", "python", "--path", "site"]);
+        assert_eq!(args.path, Path::new("site"));
+        let RuntimesCommand::Install { name, version, .. } = args.command else {
+            unreachable!()
+        };
+        assert_eq!(
+            (name.as_deref(), version.as_str()),
+            (Some("python"), "latest")
+        );
+        let args = runtimes(&["runtimes", "list", "--repo-url", "../r", "--repo-name", "r"]);
+        let RuntimesCommand::List(from) = args.command else {
+            unreachable!()
+        };
+        assert_eq!((from.location(), from.name()), (Some("../r"), Some("r")));
+        assert!(parse(&["-i", "site"]).serve.install_runtimes);
+    }
+
+    #[test]
     fn old_ways_are_explained() {
         for (args, says) in [
-            (vec!["-i"], "install-runtimes"),
             (vec!["--cors", "*", "."], "--cors"),
             (vec!["--enable-panel"], "panel"),
             (vec!["--git-branch", "main", "x"], "git"),

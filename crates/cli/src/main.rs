@@ -7,10 +7,13 @@ mod health;
 mod log;
 mod memory;
 mod precompile;
+mod progress;
 mod routes;
+mod runtimes;
 mod serve;
 mod settings;
 mod signals;
+mod table;
 
 use std::process::ExitCode;
 
@@ -45,9 +48,6 @@ fn main() -> ExitCode {
         Some(Command::Precompile(args)) => precompile::precompile(&args),
         Some(Command::Compile) => precompile::compile(),
         Some(Command::ServeContainer(folder)) => serve::serve(&folder.into(), Place::Container),
-        Some(Command::Runtimes(_)) => {
-            eprintln!("wws: `wws runtimes` is not in this version: only Wasm workers run");
-            ExitCode::from(EXIT_USAGE)
-        }
+        Some(Command::Runtimes(args)) => runtimes::runtimes(&args),
     }
 }

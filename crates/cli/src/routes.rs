@@ -1,8 +1,8 @@
 //! The routes of a project as a table.
 
-use std::fmt::Write;
-
 use wws_project::{Project, Worker, WorkerKind};
+
+use crate::table;
 
 /// Workers and assets, a line each, sorted by route.
 pub(crate) fn table(project: &Project) -> String {
@@ -29,23 +29,7 @@ pub(crate) fn table(project: &Project) -> String {
         .collect();
     rows.sort();
     rows.insert(0, ["ROUTE", "KIND", "FILE", "GIVEN"].map(Into::into));
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths = [width(0), width(1), width(2)];
-    let mut text = String::new();
-    for [route, kind, file, given] in &rows {
-        let line = format!(
-            "{route:0$}  {kind:1$}  {file:2$}  {given}",
-            widths[0], widths[1], widths[2]
-        );
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    text
+    table::aligned(&rows)
 }
 
 fn kind(project: &Project, worker: &Worker) -> String {

@@ -11,7 +11,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use wws_project::{Project, ServerSettings};
 use wws_server::{CodeCache, PrepareOptions, Server};
 
-use crate::{EXIT_CONFIG, args::Serve, environment, log::Log, memory, routes, signals::Signals};
+use crate::{
+    EXIT_CONFIG, args::Serve, environment, log::Log, memory, routes, runtimes, signals::Signals,
+};
 
 /// Where a server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,9 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// Serves, and says how the process ends.
 pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
     raise_open_files();
+    if args.install_runtimes && !runtimes::install_missing(&args.folder.path) {
+        return ExitCode::FAILURE;
+    }
     let mut project = match environment::load(&args.folder, place == Place::Container) {
         Ok(project) => project,
         Err(problems) => return config_error(&problems),

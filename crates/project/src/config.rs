@@ -148,6 +148,9 @@ impl Runtime {
             let path = self.file(file);
             let name = path.display();
             match sha256(root, &path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    Some(format!("{name} is missing"))
+                }
                 Err(error) => Some(format!("{name}: {error}")),
                 Ok(found) => match &file.sha256 {
                     Some(wanted) if *wanted != found => Some(format!(
@@ -181,14 +184,7 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn read(reader: &Reader<'_>, root: &Root) -> Self {
         let mut config = Self::default();
-        if let Some(text) = reader.scalar("version", &[Kind::Text, Kind::Integer], "1")
-            && text.value != "1"
-        {
-            reader.problem(
-                &text.at,
-                format!("`version` is {}, the only one is 1", text.value),
-            );
-        }
+        check_version(reader);
         reader.table("server", |table| config.settings.read(table));
         reader.table("limits", |table| config.limits.read(table));
         for mut runtime in runtimes(reader) {
@@ -207,6 +203,24 @@ pub(crate) fn runtimes(reader: &Reader<'_>) -> Vec<Runtime> {
         table.tables("runtimes", |table| read_runtime(table, name.as_deref()))
     });
     repositories.into_iter().flatten().flatten().collect()
+}
+
+/// Reads a repository's index.
+pub(crate) fn read_index(reader: &Reader<'_>, repository: &str) -> Vec<Runtime> {
+    check_version(reader);
+    let runtimes = reader.tables("runtimes", |table| read_runtime(table, Some(repository)));
+    runtimes.into_iter().flatten().collect()
+}
+
+fn check_version(reader: &Reader<'_>) {
+    if let Some(text) = reader.scalar("version", &[Kind::Text, Kind::Integer], "1")
+        && text.value != "1"
+    {
+        reader.problem(
+            &text.at,
+            format!("`version` is {}, the only one is 1", text.value),
+        );
+    }
 }
 
 fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime> {

@@ -18,7 +18,7 @@ mod worker;
 
 pub use config::{File, Kit, Runtime, Status};
 pub use limits::Limits;
-pub use load::{Compilable, LoadOptions, compilable, load};
+pub use load::{Compilable, LoadOptions, compilable, load, repository_index, runtimes};
 pub use problem::{Problem, Problems};
 pub use settings::{LogFormat, ServerSettings};
 pub use worker::{Folder, HttpRequests, Worker, WorkerId, WorkerKind};

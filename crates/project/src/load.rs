@@ -60,6 +60,45 @@ pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
     }
 }
 
+/// The language runtimes that a folder's `.wws.toml` lists; none where there is no such file.
+///
+/// # Errors
+/// The folder cannot be opened, or the file has problems: all of them.
+pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
+    let opened =
+        Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
+    let report = Report::default();
+    let mut loading = Loading {
+        report: &report,
+        warnings: Vec::new(),
+    };
+    let config = loading.toml(&opened, Path::new(config::FILE), |document| {
+        document.read(|reader| config::Config::read(reader, &opened))
+    });
+    match Problems::of(report.into_problems()) {
+        Some(problems) => Err(problems),
+        None => Ok(config.unwrap_or_default().runtimes),
+    }
+}
+
+/// The language runtimes of a repository's `index.toml`. `file` is its name in problems.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn repository_index(
+    repository: &str,
+    file: &Path,
+    text: String,
+) -> Result<Vec<Runtime>, Problems> {
+    let report = Report::default();
+    let runtimes =
+        Document::new(file, text, &report).read(|reader| config::read_index(reader, repository));
+    match Problems::of(report.into_problems()) {
+        Some(problems) => Err(problems),
+        None => Ok(runtimes),
+    }
+}
+
 /// What of a folder can be compiled ahead. Problems are for [`load`] to tell.
 #[derive(Debug, Default)]
 pub struct Compilable {
@@ -122,10 +161,7 @@ impl Loading<'_> {
         let (path, root) = match canonical {
             Ok(opened) => opened,
             Err(error) => {
-                self.report.add(
-                    Problem::new(path, format!("cannot open the project's folder: {error}"))
-                        .help("expected a folder that holds workers"),
-                );
+                self.report.add(Problem::no_folder(path, &error));
                 return None;
             }
         };

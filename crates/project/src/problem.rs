@@ -1,6 +1,9 @@
 //! What is wrong with a project, and where.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +29,11 @@ impl Problem {
             message: message.into(),
             help: None,
         }
+    }
+
+    pub(crate) fn no_folder(path: &Path, error: &io::Error) -> Self {
+        Self::new(path, format!("cannot open the project's folder: {error}"))
+            .help("expected a folder that holds workers")
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {

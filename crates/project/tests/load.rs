@@ -348,7 +348,7 @@ fn a_runtime_must_be_installed_and_whole() {
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(
         all[0],
-        "b.py: needs the runtime python 3.11.1, which is not installed: .wws/runtimes/wasmlabs/python/3.11.1/python.wasm: No such file or directory (os error 2)\n    `wws runtimes install python 3.11.1`"
+        "b.py: needs the runtime python 3.11.1, which is not installed: .wws/runtimes/wasmlabs/python/3.11.1/python.wasm is missing\n    `wws runtimes install python 3.11.1`"
     );
     write(
         dir.path(),

@@ -1,0 +1,252 @@
+//! `wws runtimes`: the language runtimes of a project.
+
+use std::{path::Path, process::ExitCode};
+
+use wws_project::{Runtime, Status};
+use wws_runtimes::{Error, Fetch, FetchOptions, Folder, Installed, Repository};
+
+use crate::{
+    args::{From, Runtimes, RuntimesCommand},
+    environment,
+    progress::Bar,
+    table,
+};
+
+/// Does what was asked.
+pub(crate) fn runtimes(args: &Runtimes) -> ExitCode {
+    let place = Place {
+        folder: &args.path,
+        bar: Bar::default(),
+    };
+    let done = match &args.command {
+        RuntimesCommand::List(from) => place.list(from),
+        RuntimesCommand::Install {
+            name: Some(name),
+            version,
+            from,
+        } => place.install(name, version, from),
+        RuntimesCommand::Install { name: None, .. } => place.install_missing(),
+        RuntimesCommand::Check => place.check(),
+        RuntimesCommand::Uninstall { name, version } => place.uninstall(name, version),
+    };
+    done.unwrap_or_else(|error| failed(&error))
+}
+
+/// Installs what a project lists and which is missing; says whether all of it is there then.
+pub(crate) fn install_missing(folder: &Path) -> bool {
+    let place = Place {
+        folder,
+        bar: Bar::default(),
+    };
+    place
+        .install_missing()
+        .unwrap_or_else(|error| failed(&error))
+        == ExitCode::SUCCESS
+}
+
+fn failed(error: &Error) -> ExitCode {
+    eprintln!("wws: {error}");
+    ExitCode::FAILURE
+}
+
+type Done = Result<ExitCode, Error>;
+
+struct Place<'a> {
+    folder: &'a Path,
+    bar: Bar,
+}
+
+impl Place<'_> {
+    fn fetch(&self) -> Result<Fetch<'_>, Error> {
+        let options = FetchOptions {
+            env: environment::variables(),
+            ..FetchOptions::default()
+        };
+        Fetch::new(self.folder, options, &self.bar)
+    }
+
+    fn list(&self, from: &From) -> Done {
+        let listed = wws_project::runtimes(self.folder)?;
+        let repository = match from.location() {
+            Some(_) => repository(from, &self.fetch()?)?,
+            None => Repository::built_in()?,
+        };
+        let is = |a: &Runtime, b: &Runtime| {
+            (&a.repository, &a.name, &a.version) == (&b.repository, &b.name, &b.version)
+        };
+        let others = listed
+            .iter()
+            .filter(|listed| !repository.runtimes.iter().any(|known| is(known, listed)));
+        let mut rows =
+            vec![["NAME", "VERSION", "TAGS", "FILES", "REPOSITORY", "HERE"].map(Into::into)];
+        for runtime in repository.runtimes.iter().chain(others) {
+            let here = match listed.iter().find(|listed| is(listed, runtime)) {
+                Some(listed) if listed.unusable.is_none() => "installed",
+                Some(_) => "listed, not installed",
+                None => "",
+            };
+            let status = match runtime.status {
+                Status::Yanked | Status::Deprecated => format!(" ({})", runtime.status.name()),
+                Status::Active | Status::Unknown => String::new(),
+            };
+            let extensions: Vec<String> = runtime
+                .extensions
+                .iter()
+                .map(|extension| format!(".{extension}"))
+                .collect();
+            rows.push([
+                runtime.name.clone(),
+                runtime.version.clone() + &status,
+                runtime.tags.join(", "),
+                extensions.join(", "),
+                runtime.repository.clone(),
+                here.into(),
+            ]);
+        }
+        print!("{}", table::aligned(&rows));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn install(&self, name: &str, version: &str, from: &From) -> Done {
+        let fetch = self.fetch()?;
+        let folder = Folder::open(self.folder)?;
+        if from.location().is_none() {
+            let listed = folder.runtimes()?;
+            let mut listed = listed
+                .iter()
+                .filter(|listed| is_called(listed, name, version));
+            if let Some(runtime) = listed.next() {
+                return self.install_listed(&folder, runtime, &fetch);
+            }
+        }
+        let repository = repository(from, &fetch)?;
+        let runtime = repository.find(name, version)?;
+        if runtime.status == Status::Deprecated {
+            eprintln!(
+                "warning: {} {} is deprecated",
+                runtime.name, runtime.version
+            );
+        }
+        let done = folder.add(&repository, runtime, &fetch)?;
+        said(runtime, done);
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn install_listed(&self, folder: &Folder, runtime: &Runtime, fetch: &Fetch<'_>) -> Done {
+        match folder.install(runtime, fetch) {
+            Ok(done) => {
+                said(runtime, done);
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) => {
+                let code = failed(&error);
+                let name = &runtime.name;
+                let built_in = Repository::built_in()?;
+                if runtime.repository != built_in.name && built_in.find(name, "latest").is_ok() {
+                    let command = self.command(&format!("install {name} latest"));
+                    eprintln!("    `{command}` installs the one of the built-in repository");
+                }
+                Ok(code)
+            }
+        }
+    }
+
+    fn install_missing(&self) -> Done {
+        let fetch = self.fetch()?;
+        let folder = Folder::open(self.folder)?;
+        let mut code = ExitCode::SUCCESS;
+        for runtime in folder.runtimes()? {
+            if runtime.unusable.is_some()
+                && self.install_listed(&folder, &runtime, &fetch)? != ExitCode::SUCCESS
+            {
+                code = ExitCode::FAILURE;
+            }
+        }
+        Ok(code)
+    }
+
+    fn check(&self) -> Done {
+        let listed = wws_project::runtimes(self.folder)?;
+        if listed.is_empty() {
+            println!("no runtime is listed in .wws.toml");
+        }
+        let mut code = ExitCode::SUCCESS;
+        for Runtime {
+            name,
+            version,
+            unusable,
+            ..
+        } in &listed
+        {
+            match unusable {
+                None => println!("{name} {version}: installed"),
+                Some(why) => {
+                    let command = self.command(&format!("install {name} {version}"));
+                    println!("{name} {version}: not installed: {why}\n    `{command}`");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        Ok(code)
+    }
+
+    fn uninstall(&self, name: &str, version: &str) -> Done {
+        let folder = Folder::open(self.folder)?;
+        let listed = folder.runtimes()?;
+        let is_tagged = |runtime: &&Runtime| {
+            runtime.name == name && runtime.tags.iter().any(|tag| tag == version)
+        };
+        let mut gone: Vec<&Runtime> = listed
+            .iter()
+            .filter(|runtime| is_called(runtime, name, version))
+            .collect();
+        if gone.is_empty() {
+            gone.extend(listed.iter().find(is_tagged));
+        }
+        if gone.is_empty() {
+            eprintln!(
+                "wws: {name} {version} is not listed in .wws.toml; `{}`",
+                self.command("check")
+            );
+            return Ok(ExitCode::FAILURE);
+        }
+        for runtime in gone {
+            folder.remove(runtime)?;
+            println!("{} {}: removed", runtime.name, runtime.version);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// A command for this project, to be typed.
+    fn command(&self, rest: &str) -> String {
+        if self.folder == Path::new(".") {
+            format!("wws runtimes {rest}")
+        } else {
+            format!("wws runtimes --path {} {rest}", self.folder.display())
+        }
+    }
+}
+
+fn repository(from: &From, fetch: &Fetch<'_>) -> Result<Repository, Error> {
+    match from.location() {
+        Some(location) => Repository::open(location, from.name(), fetch),
+        None => Repository::built_in(),
+    }
+}
+
+fn is_called(runtime: &Runtime, name: &str, version: &str) -> bool {
+    runtime.name == name && runtime.version == version
+}
+
+fn said(runtime: &Runtime, done: Installed) {
+    let what = match done {
+        Installed::Now => "installed",
+        Installed::Before => "is installed",
+    };
+    println!(
+        "{} {}: {what} in {}",
+        runtime.name,
+        runtime.version,
+        runtime.folder().display()
+    );
+}
