@@ -55,7 +55,7 @@ demo-docker: tools build images ## see the example on a private Docker Engine, a
 	@scripts/demo-docker.sh
 
 .PHONY: test-clients
-test-clients: tools build images ## what takes other clients than ctr: Docker 26.1 and 28.5 (minutes)
+test-clients: tools build images ## every client (ctr, Docker, Compose, crictl, nerdctl) with every scenario; makes docs/compatibility.md
 	@scripts/test-clients.sh
 
 .PHONY: lint

@@ -1,11 +1,33 @@
 #!/usr/bin/env bash
-# The tests that take other clients than `ctr`, and minutes: `make test-clients` builds what they need before.
+# The whole matrix of clients and scenarios: `make test-clients` builds what it needs before.
 #
-#   scripts/test-clients.sh [FILTER]     as of `cargo test`: docker_26, docker_28, a test's name
+#   scripts/test-clients.sh              all, and docs/compatibility.md is made from how it went
+#   scripts/test-clients.sh FILTER...    as of `cargo test`: docker_28, cri, nerdctl_1_7, a test's name
+#
+# WWS_TEST_CYCLES=N sets how many containers come and go in a row in the test of growth (1,000).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/docker.sh
-((EUID == 0)) || export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env=WWS_TEST_PROGRAMS,RUST_BACKTRACE"
-RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test ${CARGO_FLAGS---locked} --release -p wws-test --test docker --no-fail-fast -- \
-    --include-ignored --test-threads=1 "$@"
+scripts/clients.sh
+scripts/check-manifests.sh
+
+log=target/test-clients.log
+tests=(--test 'container_*' --test docker)
+if [[ -x target/tools/clients/bin/crictl && -x target/tools/clients/bin/nerdctl ]]; then
+    tests+=(--test cri --test nerdctl)
+else
+    echo '!!! crictl and nerdctl could not be built: THEIR TESTS ARE LEFT OUT' >&2
+fi
+((EUID == 0)) ||
+    export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env=WWS_TEST_PROGRAMS,WWS_TEST_CYCLES,RUST_BACKTRACE"
+status=0
+RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test ${CARGO_FLAGS---locked} --release -p wws-test "${tests[@]}" --no-fail-fast -- \
+    --include-ignored --test-threads=1 "$@" 2>&1 | tee "$log" || status=1
+if ((!$#)); then
+    scripts/compatibility.sh < "$log" > target/compatibility.md
+    mv target/compatibility.md docs/compatibility.md
+    echo "docs/compatibility.md says how it went"
+fi
+awk '/^test result:/ { passed += $4; failed += $6 } END { printf "\n%d passed, %d failed\n", passed, failed }' "$log"
+exit $status

@@ -55,6 +55,13 @@ impl Bridge {
         self.address
     }
 
+    /// The network of its containers.
+    #[must_use]
+    pub fn network(&self) -> String {
+        let [a, b, c, _] = self.address.octets();
+        format!("{a}.{b}.{c}.0/24")
+    }
+
     fn subnet(&self) -> String {
         format!("{}/24", self.address)
     }

@@ -12,7 +12,7 @@ use rustix::process::{Pid, geteuid};
 
 use crate::command::{self, Finished};
 use crate::leftovers::{Before, Leftovers};
-use crate::mark::{CONFIG, Mark};
+use crate::mark::{CONFIG, Mark, SOCKET};
 use crate::{daemon, docker, wait, workspace};
 
 /// The longest wait for containerd to answer, or to end.
@@ -21,12 +21,15 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// The longest that a `ctr` command may take.
 pub const CTR_LIMIT: Duration = Duration::from_secs(30);
 
-/// Plugins that these tests have no use for, by their names in all versions: the Kubernetes interface would look for
-/// network configuration, the others print warnings.
-const DISABLED: [&str; 8] = [
+/// The Kubernetes interface, by its names in all versions.
+const PODS: [&str; 3] = [
     "io.containerd.grpc.v1.cri",
     "io.containerd.cri.v1.runtime",
     "io.containerd.cri.v1.images",
+];
+
+/// Plugins that these tests have no use for: they print warnings.
+const DISABLED: [&str; 5] = [
     "io.containerd.nri.v1.nri",
     "io.containerd.snapshotter.v1.blockfile",
     "io.containerd.snapshotter.v1.devmapper",
@@ -66,6 +69,7 @@ impl Version {
 pub struct Containerd {
     version: Version,
     mark: Mark,
+    namespace: String,
     before: Before,
     programs: PathBuf,
     snapshotter: &'static str,
@@ -78,6 +82,27 @@ impl Containerd {
     /// # Errors
     /// Not root, something is not built or unpacked, or containerd does not come up: then the end of its log.
     pub fn start(version: Version) -> Result<Self> {
+        Self::launch(version, None, |_| Ok(String::new()))
+    }
+
+    /// The same, with its Kubernetes interface, whose containers are in `namespace`. `configure` gets the folder, and answers what the
+    /// configuration says of it.
+    ///
+    /// # Errors
+    /// As of [`Containerd::start`], and what `configure` fails with.
+    pub fn start_with(
+        version: Version,
+        namespace: &str,
+        configure: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<Self> {
+        Self::launch(version, Some(namespace), configure)
+    }
+
+    fn launch(
+        version: Version,
+        namespace: Option<&str>,
+        configure: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<Self> {
         if !geteuid().is_root() {
             bail!("starting containers takes root: run the tests by `make test`, which asks sudo");
         }
@@ -88,10 +113,15 @@ impl Containerd {
         let path = path(&programs)?;
         let mark = Mark::new()?;
         let before = Before::now();
-        fs::write(config_file(&mark), config(&mark))?;
+        let more = configure(&mark.folder())?;
+        fs::write(
+            config_file(&mark),
+            config(&mark, namespace.is_some(), &more),
+        )?;
         let daemon = spawn(&mark, &programs, &path)?;
         let mut containerd = Self {
             version,
+            namespace: namespace.map_or_else(|| mark.to_string(), str::to_owned),
             mark,
             before,
             programs,
@@ -134,7 +164,13 @@ impl Containerd {
     /// The namespace of all its containers.
     #[must_use]
     pub fn namespace(&self) -> String {
-        self.mark.to_string()
+        self.namespace.clone()
+    }
+
+    /// The word that all carries which belongs to it.
+    #[must_use]
+    pub fn mark(&self) -> &Mark {
+        &self.mark
     }
 
     /// The folder that containerd gives the task of the container `name`.
@@ -173,7 +209,7 @@ impl Containerd {
             "{} --address {} --namespace {}",
             program.display(),
             socket.display(),
-            self.mark
+            self.namespace
         )
     }
 
@@ -331,30 +367,31 @@ impl Drop for Containerd {
 }
 
 fn socket(mark: &Mark) -> PathBuf {
-    mark.folder().join("c.sock")
+    mark.folder().join(SOCKET)
 }
 
 fn config_file(mark: &Mark) -> PathBuf {
     mark.folder().join(CONFIG)
 }
 
-fn config(mark: &Mark) -> String {
+fn config(mark: &Mark, pods: bool, more: &str) -> String {
     let folder = mark.folder();
     let (folder, socket) = (folder.display(), socket(mark));
     let socket = socket.display();
-    let disabled = DISABLED.map(|name| format!("\"{name}\"")).join(", ");
+    let pods: &[&str] = if pods { &[] } else { &PODS };
+    let disabled: Vec<_> = DISABLED.iter().chain(pods).collect();
     format!(
         r#"version = 2
 root = "{folder}/root"
 state = "{folder}/state"
-disabled_plugins = [{disabled}]
+disabled_plugins = {disabled:?}
 [grpc]
 address = "{socket}"
 [ttrpc]
 address = "{socket}.ttrpc"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{folder}/opt"
-"#
+{more}"#
     )
 }
 

@@ -1,5 +1,6 @@
 //! A plain HTTP/1.1 client. Every call has a time limit and its own connection.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -50,7 +51,15 @@ impl Answer {
 /// # Errors
 /// No complete answer came within [`TIMEOUT`].
 pub fn get(port: u16, path: &str) -> Result<Answer> {
-    send(Request::get(format!("http://127.0.0.1:{port}{path}")).body(())?)
+    get_from(Ipv4Addr::LOCALHOST, port, path)
+}
+
+/// Gets `path` of the server on `address`:`port`. Every status is an answer.
+///
+/// # Errors
+/// No complete answer came within [`TIMEOUT`].
+pub fn get_from(address: Ipv4Addr, port: u16, path: &str) -> Result<Answer> {
+    send(Request::get(format!("http://{address}:{port}{path}")).body(())?)
 }
 
 /// Sends `request`. Every status is an answer, redirects are not followed.

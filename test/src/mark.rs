@@ -22,6 +22,12 @@ const PREFIX: &str = "wws-test";
 /// The name of containerd's configuration in a mark's folder.
 pub const CONFIG: &str = "config.toml";
 
+/// The name of containerd's socket in a mark's folder.
+pub const SOCKET: &str = "c.sock";
+
+/// The namespace of the Kubernetes interface, whatever the mark.
+const PODS: &str = "k8s.io";
+
 /// How deep paths below the control groups' and run folders are looked at.
 const MAX_DEPTH: usize = 8;
 
@@ -110,7 +116,7 @@ impl Mark {
 
     /// The command line of `pid`, if that process belongs to the mark: it is in a control group of
     /// the namespace, or an argument names the namespace (as those of shims, clients and runtimes
-    /// do) or containerd's configuration. Somebody who only looks at a log is left alone.
+    /// do), containerd's configuration or its socket. Somebody who only looks at a log is left alone.
     fn process(&self, pid: Pid) -> Option<String> {
         let read = |file: &str| {
             let bytes = fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok()?;
@@ -121,7 +127,7 @@ impl Mark {
             let path = Path::new(argument);
             path.file_name() == Some(self.0.as_ref())
                 || path.parent() == Some(&self.folder())
-                    && [CONFIG, docker::CONFIG]
+                    && [CONFIG, SOCKET, docker::CONFIG]
                         .iter()
                         .any(|config| path.ends_with(config))
         };
@@ -167,7 +173,15 @@ impl Mark {
                     .join(&self.0),
             );
         }
-        self.contents(&folders)
+        let mut files = self.contents(&folders);
+        for tasks in [
+            "root/io.containerd.runtime.v2.task",
+            "state/io.containerd.runtime.v2.task",
+            "runc",
+        ] {
+            files.extend(entries(&self.folder().join(tasks).join(PODS)));
+        }
+        files
     }
 
     /// What is in those of `folders` that are named after the namespace, and those of them that

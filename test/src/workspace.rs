@@ -34,6 +34,17 @@ pub fn tools(name: &str) -> Result<PathBuf> {
     present(root().join("target/tools").join(name), "make tools")
 }
 
+/// The client `name`, which is built from its Go module.
+///
+/// # Errors
+/// It is not built.
+pub fn client(name: &str) -> Result<PathBuf> {
+    present(
+        root().join("target/tools/clients/bin").join(name),
+        "scripts/clients.sh",
+    )
+}
+
 /// The image `name` as a tar file that `ctr image import` reads.
 ///
 /// # Errors

@@ -143,7 +143,7 @@ fn a_container_that_cannot_be_created_leaves_nothing_and_says_why() -> Result<()
 }
 
 #[test]
-fn containers_go_on_while_containerd_restarts() -> Result<()> {
+fn containers_go_on_while_containerd_restarts_on_containerd_1_6() -> Result<()> {
     let mut containerd = Containerd::start(Version::V1_6)?;
     let image = probe(&containerd)?;
     let run = Run::workers(&containerd, &image, "steady")?;

@@ -1,13 +1,18 @@
 //! A small static server: the native program of the test images, and the peer of start-time measurements.
 //!
 //! Listens on `PORT` (3000), answers every request with `native` (and ends with code N after `/exit/N`), takes memory without end
-//! on `/eat`, and says on both standard streams that it is up.
+//! on `/eat`, and says on both standard streams that it is up. With the argument `pause` it waits for ever: the first container of a pod.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::{env, io};
 
 fn main() -> io::Result<()> {
+    if env::args().nth(1).as_deref() == Some("pause") {
+        loop {
+            std::thread::park();
+        }
+    }
     let port = env::var("PORT")
         .ok()
         .and_then(|port| port.parse().ok())

@@ -1,0 +1,307 @@
+//! What a kubelet does to pods, by `crictl`, on containerd 1.6, 1.7 and 2.1. `make test-clients` runs these: `crictl` is built from its
+//! Go module.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+use wws_test::container::LIMIT;
+use wws_test::containerd::Version;
+use wws_test::image::{Image, PROBE};
+use wws_test::pods::{Pod, Pods};
+use wws_test::{command, http, wait};
+
+const NATIVE: &str = env!("CARGO_BIN_EXE_native-hello");
+
+/// Where a container of workers listens.
+const PORT: u16 = 3000;
+
+/// Runs scenarios on each version, and looks that they leave nothing.
+macro_rules! on_each_containerd {
+    ($($name:ident),* $(,)?) => {
+        on_each_containerd![@ cri_1_6 V1_6 $($name)*];
+        on_each_containerd![@ cri_1_7 V1_7 $($name)*];
+        on_each_containerd![@ cri_2_1 V2_1 $($name)*];
+    };
+    (@ $module:ident $version:ident $($name:ident)*) => {
+        mod $module {
+            $(#[test]
+            #[ignore = "make test-clients"]
+            fn $name() -> anyhow::Result<()> {
+                super::on(super::Version::$version, super::$name)
+            })*
+        }
+    };
+}
+
+on_each_containerd![
+    a_pod_has_one_shim_and_one_network,
+    logs_statistics_and_processes,
+    commands_and_probes_are_run_inside,
+    limits_are_kept_and_changed,
+    the_examples_security_context_is_kept,
+    a_request_in_flight_ends_within_the_grace_period,
+    ends_have_their_codes_and_reasons,
+    a_killed_shim_ends_its_pod,
+    pods_outlive_containerd,
+];
+
+fn on(version: Version, scenario: fn(&mut Pods) -> Result<()>) -> Result<()> {
+    let mut pods = Pods::start(version, NATIVE)?;
+    scenario(&mut pods)?;
+    pods.expect_nothing_left()
+}
+
+fn probe(pods: &Pods) -> Result<String> {
+    Image::probe("probe", "")?.import(pods.containerd())
+}
+
+/// Starts a container of workers in `pod`, and waits until it answers.
+fn workers(pods: &Pods, pod: &Pod, linux: Value) -> Result<String> {
+    let image = probe(pods)?;
+    let id = pods.create(pod, "workers", &image, &[("NAME", "pod")], linux)?;
+    pods.crictl(&["start", &id])?;
+    is_served(pods, pod)?;
+    Ok(id)
+}
+
+fn is_served(pods: &Pods, pod: &Pod) -> Result<()> {
+    let answer = pods.get(pod, PORT, &format!("{PROBE}?log=served"))?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    Ok(())
+}
+
+/// Waits until a container has ended, and returns its code and reason.
+fn ended(pods: &Pods, id: &str) -> Result<String> {
+    wait::until("the end", LIMIT, || {
+        let state = pods.state(id)?;
+        Ok(state
+            .strip_prefix("CONTAINER_EXITED ")
+            .map(ToOwned::to_owned))
+    })
+}
+
+fn a_pod_has_one_shim_and_one_network(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("both")?;
+    let ours = workers(pods, &pod, json!({}))?;
+    let native = Image::native("native", NATIVE)?.import(pods.containerd())?;
+    let side_car = pods.create(&pod, "side-car", &native, &[("PORT", "3001")], json!({}))?;
+    pods.crictl(&["start", &side_car])?;
+    assert_eq!(pods.get(&pod, 3001, "/")?.text(), "native\n");
+    assert_eq!(
+        pods.containerd().shims()?.len(),
+        1,
+        "one shim for the pause container, the workers and the side-car"
+    );
+
+    let (of_ours, of_side_car) = (pods.pid(&ours)?, pods.pid(&side_car)?);
+    let network = |pid: u64| fs::read_link(format!("/proc/{pid}/ns/net"));
+    assert_eq!(network(of_ours)?, network(of_side_car)?);
+    // The side-car reaches the workers on loopback.
+    let net = format!("--net=/proc/{of_side_car}/ns/net");
+    let mut curl = std::process::Command::new("nsenter");
+    curl.args([&net, "curl", "--silent", "--fail", "--noproxy", "*"]);
+    curl.arg(format!("http://127.0.0.1:{PORT}{PROBE}?log=inside"));
+    assert_eq!(command::run(&mut curl, LIMIT)?.success()?, "logged");
+
+    // A container that ends is replaced in its pod; the other goes on.
+    pods.crictl(&["stop", "--timeout", "5", &ours])?;
+    pods.crictl(&["rm", &ours])?;
+    assert_eq!(pods.get(&pod, 3001, "/")?.text(), "native\n");
+    let image = "localhost/probe:latest";
+    let again = pods.create(&pod, "again", image, &[], json!({}))?;
+    pods.crictl(&["start", &again])?;
+    is_served(pods, &pod)?;
+    pods.remove(&pod)
+}
+
+fn logs_statistics_and_processes(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("logs")?;
+    let id = workers(pods, &pod, json!({}))?;
+    let log = wait::until("the log", LIMIT, || {
+        Ok(Some(pods.log(&id)?).filter(|log| log.contains("served")))
+    })?;
+    assert!(log.contains("listening on"), "{log}");
+    let file = fs::read_to_string(pods.logs().join("workers.log"))?;
+    assert!(file.contains(" stderr F "), "CRI's own format: {file}");
+
+    let stats = pods.crictl(&["stats", "--output", "json", &id])?;
+    let stats: Value = serde_json::from_str(&stats)?;
+    let of = &stats["stats"][0];
+    let number = |path: &str| {
+        let text = of.pointer(path).and_then(Value::as_str);
+        text.and_then(|text| text.parse::<u64>().ok())
+            .with_context(|| format!("{path} in {stats}"))
+    };
+    assert!(number("/cpu/usageCoreNanoSeconds/value")? > 0, "{stats}");
+    assert!(
+        number("/memory/workingSetBytes/value")? > 1 << 20,
+        "{stats}"
+    );
+
+    let listed = pods.crictl(&["ps", "--output", "json"])?;
+    assert!(listed.contains(&id), "{listed}");
+    pods.remove(&pod)
+}
+
+fn commands_and_probes_are_run_inside(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("inside")?;
+    let id = workers(pods, &pod, json!({}))?;
+    // By the kubelet's way for probes, and by that of `kubectl exec`, which streams.
+    for way in [&["exec", "--sync"][..], &["exec"]] {
+        let exec = |words: &[&str]| pods.try_crictl(&[way, &[&id], words].concat());
+        let routes = exec(&["wws", "routes"])?.success()?;
+        assert!(routes.contains(PROBE), "{way:?}: {routes}");
+        let well = exec(&["wws", "health", "--request=/probe?log=asked"])?;
+        assert!(well.status.success(), "{way:?}: {well:?}");
+        let ill = exec(&["wws", "health", "--request=/probe?read=/nothing"])?;
+        assert!(!ill.status.success(), "{way:?}: {ill:?}");
+        let said = format!("{}{}", ill.stdout, ill.stderr);
+        assert!(said.contains("status 500"), "{way:?}: {ill:?}");
+        let shell = exec(&["/bin/sh"])?;
+        assert!(!shell.status.success(), "{way:?}: {shell:?}");
+        assert!(shell.stderr.contains("/bin/sh"), "{way:?}: {shell:?}");
+    }
+    // A probe that takes too long is ended.
+    let from = Instant::now();
+    let mut words = vec!["exec", "--sync", "--timeout", "1", &id, "wws", "health"];
+    words.extend(["--timeout=30", "--request=/probe?sleep=20000"]);
+    let slow = pods.try_crictl(&words)?;
+    assert!(!slow.status.success(), "{slow:?}");
+    assert!(from.elapsed() < Duration::from_secs(10), "{slow:?}");
+    is_served(pods, &pod)?;
+    pods.remove(&pod)
+}
+
+fn limits_are_kept_and_changed(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("limits")?;
+    let resources = json!({ "resources": {
+        "memory_limit_in_bytes": 64 << 20, "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512,
+    } });
+    let id = workers(pods, &pod, resources)?;
+    let group = format!("{}/{id}", pods.containerd().mark());
+    let read = |v1: &str, v2: &str| -> Result<String> {
+        let text = fs::read_to_string(format!("/sys/fs/cgroup/{v1}"))
+            .or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{v2}")))?;
+        Ok(text.trim().to_owned())
+    };
+    let memory = || {
+        read(
+            &format!("memory/{group}/memory.limit_in_bytes"),
+            &format!("{group}/memory.max"),
+        )
+    };
+    assert_eq!(memory()?, (64 << 20).to_string());
+    let quota = read(
+        &format!("cpu/{group}/cpu.cfs_quota_us"),
+        &format!("{group}/cpu.max"),
+    )?;
+    assert!(quota.starts_with("50000"), "{quota}");
+    pods.crictl(&["update", "--memory", &(128 << 20).to_string(), &id])?;
+    assert_eq!(memory()?, (128 << 20).to_string());
+    is_served(pods, &pod)?;
+    pods.remove(&pod)
+}
+
+fn the_examples_security_context_is_kept(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("strict")?;
+    let context = json!({ "security_context": {
+        "run_as_user": { "value": 65532 },
+        "run_as_group": { "value": 65532 },
+        "readonly_rootfs": true,
+        "no_new_privs": true,
+        "capabilities": { "drop_capabilities": ["ALL"] },
+        "seccomp": { "profile_type": 0 },
+    } });
+    let id = workers(pods, &pod, context)?;
+    let status = fs::read_to_string(format!("/proc/{}/status", pods.pid(&id)?))?;
+    for line in [
+        "Uid:\t65532\t65532\t65532\t65532",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        assert!(status.contains(line), "{line} in\n{status}");
+    }
+    pods.remove(&pod)
+}
+
+fn a_request_in_flight_ends_within_the_grace_period(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("grace")?;
+    let id = workers(pods, &pod, json!({}))?;
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| http::get_from(pod.address, PORT, "/probe?sleep=2000"));
+        wait::until("the request inside", LIMIT, || {
+            Ok(pods.log(&id)?.contains("asleep").then_some(()))
+        })?;
+        pods.crictl(&["stop", "--timeout", "10", &id])?;
+        let answer = asked.join().ok().context("the client panicked")??;
+        assert_eq!(answer.text(), "awake");
+        anyhow::Ok(())
+    })?;
+    assert_eq!(ended(pods, &id)?, "0 Completed");
+    pods.remove(&pod)
+}
+
+fn ends_have_their_codes_and_reasons(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("ends")?;
+    let image = Image::workers("broken").file("bad.wasm", "no Wasm")?;
+    let image = image.import(pods.containerd())?;
+    let broken = pods.create(&pod, "broken", &image, &[], json!({}))?;
+    pods.crictl(&["start", &broken])?;
+    assert_eq!(ended(pods, &broken)?, "78 Error");
+    let log = pods.log(&broken)?;
+    assert!(log.contains("bad.wasm"), "{log}");
+
+    let native = Image::native("native", NATIVE)?.import(pods.containerd())?;
+    let bounded = json!({ "resources": {
+        "memory_limit_in_bytes": 32 << 20, "memory_swap_limit_in_bytes": 32 << 20,
+    } });
+    let hungry = pods.create(&pod, "hungry", &native, &[("PORT", "3001")], bounded)?;
+    pods.crictl(&["start", &hungry])?;
+    pods.get(&pod, 3001, "/")?;
+    // The answer never comes.
+    drop(http::get_from(pod.address, 3001, "/eat"));
+    assert_eq!(ended(pods, &hungry)?, "137 OOMKilled");
+
+    let lost = Image::probe("lost", "")?.entrypoint(&["/nowhere"]);
+    let image = lost.import(pods.containerd())?;
+    let lost = pods.create(&pod, "lost", &image, &[], json!({}))?;
+    let started = pods.try_crictl(&["start", &lost])?;
+    assert!(!started.status.success(), "{started:?}");
+    assert!(started.stderr.contains("/nowhere"), "{started:?}");
+    assert_eq!(ended(pods, &lost)?, "128 StartError");
+    pods.remove(&pod)
+}
+
+fn a_killed_shim_ends_its_pod(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("orphan")?;
+    let id = workers(pods, &pod, json!({}))?;
+    for shim in pods.containerd().shims()? {
+        kill_process(shim, Signal::KILL)?;
+    }
+    ended(pods, &id)?;
+    let state = wait::until("the pod's end", LIMIT, || {
+        let inspected = pods.inspect("inspectp", &pod.id)?;
+        Ok(Some(inspected["status"]["state"].clone()).filter(|state| state == "SANDBOX_NOTREADY"))
+    });
+    state?;
+    pods.remove(&pod)
+}
+
+fn pods_outlive_containerd(pods: &mut Pods) -> Result<()> {
+    let pod = pods.run_pod("steady")?;
+    let id = workers(pods, &pod, json!({}))?;
+    let pid = pods.pid(&id)?;
+    pods.restart()?;
+    is_served(pods, &pod)?;
+    assert_eq!(pods.pid(&id)?, pid);
+    pods.crictl(&["exec", "--sync", &id, "wws", "--version"])?;
+    pods.crictl(&["stop", "--timeout", "5", &id])?;
+    assert_eq!(ended(pods, &id)?, "0 Completed");
+    pods.remove(&pod)
+}
