@@ -29,6 +29,11 @@ impl Budget {
         u64::from(self.total) * WASM_PAGE
     }
 
+    /// What nobody uses, in bytes.
+    pub(crate) fn free(&self) -> u64 {
+        self.pages.available_permits() as u64 * WASM_PAGE
+    }
+
     /// Waits until `bytes` are free; calls get their memory in the order in which they asked.
     pub(crate) async fn reserve(&self, bytes: u64) -> Option<Share> {
         let pages = u32::try_from(bytes.div_ceil(WASM_PAGE)).ok()?;

@@ -1,11 +1,12 @@
 //! The Wasm engine of a process: its settings, compilation, and what all guests share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use wasmtime::{Config, InstancePre, Linker, OptLevel};
 
 use crate::{
     EngineError, Guest, GuestSpec, LoadError, PreopenedFolder,
+    ahead::Ahead,
     budget::Budget,
     code_cache::{CodeCache, CodeKey, Found},
     host::Host,
@@ -50,6 +51,7 @@ struct Shared {
     budget: Budget,
     ticker: Ticker,
     slow: SlowLane,
+    ahead: Mutex<Vec<Weak<Ahead>>>,
 }
 
 /// A compiled module. Cheap to clone.
@@ -112,6 +114,7 @@ impl Engine {
             budget: Budget::new(options.memory),
             ticker,
             slow: SlowLane::default(),
+            ahead: Mutex::default(),
         })))
     }
 
@@ -269,7 +272,25 @@ impl Engine {
 
     /// Gives memory that waits for the next calls back to the system: for a server that became idle.
     pub fn trim(&self) {
+        let ahead: Vec<_> = self.ahead().iter().filter_map(Weak::upgrade).collect();
+        ahead.iter().for_each(|ahead| ahead.trim());
         self.0.pool.trim();
+    }
+
+    fn ahead(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Ahead>>> {
+        self.0.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes instances that are started ahead known.
+    pub(crate) fn keep_ahead(&self, new: &Arc<Ahead>) {
+        let mut all = self.ahead();
+        all.retain(|ahead| ahead.strong_count() > 0);
+        all.push(Arc::downgrade(new));
+    }
+
+    /// Whether an instance may be started that no request waits for: while most memory is free.
+    pub(crate) fn has_room_ahead(&self) -> bool {
+        self.0.budget.free() > self.0.budget.total() / 4 * 3
     }
 
     pub(crate) fn link(&self, module: &Module) -> Result<InstancePre<Host>, LoadError> {

@@ -8,6 +8,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder, filesystem::WasiFilesystemCtx};
 
 use crate::{
     CallError, LoadError,
+    ahead::{Ahead, Awaited, Input, Parked},
     budget::{Quota, Refused},
     engine::{Engine, Module},
     error::{Stop, one_line},
@@ -18,7 +19,7 @@ use crate::{
     lane::{Laned, Usage},
     memory::with_image,
     protocol,
-    snapshot::{ProgramError, Snapshot},
+    snapshot::{Boxed, ProgramError, Snapshot},
 };
 
 /// What a guest is given, beside its code.
@@ -82,6 +83,7 @@ pub struct Guest {
     engine: Engine,
     inner: Arc<Inner>,
     code: Code,
+    ahead: Option<Arc<Ahead>>,
     /// Dropped with the last clone.
     _kept: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
@@ -270,6 +272,7 @@ impl Guest {
                 pre: Arc::new(pre),
                 module: module.clone(),
             },
+            ahead: None,
             _kept: None,
         })
     }
@@ -281,11 +284,32 @@ impl Guest {
         self
     }
 
+    /// Starts instances before requests come, each for one request: for programs that do much before they read their standard input.
+    /// What they do until then is not seen by any other instance.
+    #[must_use]
+    pub fn started_ahead(mut self) -> Self {
+        let ahead = Arc::new(Ahead::default());
+        self.engine.keep_ahead(&ahead);
+        ahead.begin(&self);
+        self.ahead = Some(ahead);
+        self
+    }
+
+    pub(crate) fn without_ahead(mut self) -> Self {
+        self.ahead = None;
+        self
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     pub(crate) fn of_snapshot(engine: Engine, inner: Arc<Inner>, snapshot: Snapshot) -> Self {
         Self {
             engine,
             inner,
             code: Code::Snapshot(Arc::new(snapshot)),
+            ahead: None,
             _kept: None,
         }
     }
@@ -295,8 +319,12 @@ impl Guest {
     /// # Errors
     /// Whatever the guest did wrong, and each limit that it met; see [`CallError`].
     pub async fn call(&self, call: Call) -> Result<http::Response<Bytes>, CallError> {
-        let usage = Arc::new(Usage::default());
-        let run = Box::pin(self.clone().run(call, usage.clone()));
+        let parked = self.ahead.as_ref().and_then(|ahead| ahead.take(self));
+        let usage = match &parked {
+            Some(parked) => parked.usage.clone(),
+            None => Arc::default(),
+        };
+        let run = Box::pin(self.clone().run(call, parked, usage.clone()));
         let laned = Laned::new(run, &usage, self.engine.slow_lane());
         let limit = self.inner.limits.wall_time;
         match tokio::time::timeout(limit, laned).await {
@@ -306,9 +334,16 @@ impl Guest {
         }
     }
 
-    async fn run(self, call: Call, usage: Arc<Usage>) -> Result<http::Response<Bytes>, CallError> {
+    async fn run(
+        self,
+        call: Call,
+        parked: Option<Parked>,
+        usage: Arc<Usage>,
+    ) -> Result<http::Response<Bytes>, CallError> {
         match &self.code {
-            Code::Command { pre, module } => self.run_command(pre, module, call, usage).await,
+            Code::Command { pre, module } => {
+                self.run_command(pre, module, call, parked, usage).await
+            }
             Code::Snapshot(snapshot) => self.run_snapshot(snapshot, call, usage).await,
         }
     }
@@ -318,6 +353,7 @@ impl Guest {
         pre: &InstancePre<Host>,
         module: &Module,
         call: Call,
+        parked: Option<Parked>,
         usage: Arc<Usage>,
     ) -> Result<http::Response<Bytes>, CallError> {
         let before = match &self.inner.kv {
@@ -326,9 +362,21 @@ impl Guest {
         };
         let empty = HashMap::new();
         let stdin = protocol::input(&call, before.as_deref().unwrap_or(&empty))?;
-        let printed = self
-            .print(pre, module, stdin, call.request_id, usage)
-            .await?;
+        let _running = self.engine.ticker().run();
+        let printed = match parked {
+            Some(Parked { run, input, .. }) => {
+                // It waits for this, or has ended, which it says itself.
+                let _ = input.send(Input {
+                    stdin,
+                    request_id: call.request_id,
+                });
+                run.await?
+            }
+            None => {
+                let store = self.store_of(module, usage, stdin, call.request_id).await?;
+                self.print(pre, module, store).await?
+            }
+        };
         let (response, after) = protocol::output(&printed)?;
         if let (Some((store, namespace)), Some(before), Some(after)) =
             (&self.inner.kv, before, after)
@@ -343,35 +391,54 @@ impl Guest {
         Ok(response)
     }
 
+    async fn store_of(
+        &self,
+        module: &Module,
+        usage: Arc<Usage>,
+        stdin: Vec<u8>,
+        request_id: String,
+    ) -> Result<Store<Host>, CallError> {
+        let (memory, cpu_time) = (module.minimum_memory, self.inner.limits.cpu_time);
+        let inner = &self.inner;
+        inner
+            .store(&self.engine, memory, cpu_time, usage, stdin, request_id)
+            .await
+    }
+
+    /// Runs an instance that waits for its input.
+    pub(crate) fn print_ahead(
+        self,
+        awaited: Awaited,
+        usage: Arc<Usage>,
+    ) -> Boxed<'static, Result<Vec<u8>, CallError>> {
+        Box::pin(async move {
+            let Code::Command { pre, module } = &self.code else {
+                return Err(CallError::Engine("no command".into()));
+            };
+            let mut store = self
+                .store_of(module, usage, Vec::new(), String::new())
+                .await?;
+            store.data_mut().awaited = Some(awaited);
+            self.print(pre, module, store).await
+        })
+    }
+
     /// Runs `_start` of a fresh instance and returns what it printed.
     async fn print(
         &self,
         pre: &InstancePre<Host>,
         module: &Module,
-        stdin: Vec<u8>,
-        request_id: String,
-        usage: Arc<Usage>,
+        mut store: Store<Host>,
     ) -> Result<Vec<u8>, CallError> {
-        let cpu_time = self.inner.limits.cpu_time;
-        let mut store = self
-            .inner
-            .store(
-                &self.engine,
-                module.minimum_memory,
-                cpu_time,
-                usage,
-                stdin,
-                request_id,
-            )
-            .await?;
-        let _running = self.engine.ticker().run();
         let result = start(&mut store, pre, module).await;
         let refused = store.data().quota.refused;
         match result {
             Ok(()) => Ok(std::mem::take(&mut store.data_mut().stdout)),
             Err(error) => match error.downcast_ref::<Stop>() {
                 Some(Stop::Exit(0)) => Ok(std::mem::take(&mut store.data_mut().stdout)),
-                _ => Err(self.inner.failure(&error, refused, cpu_time)),
+                _ => Err(self
+                    .inner
+                    .failure(&error, refused, self.inner.limits.cpu_time)),
             },
         }
     }

@@ -26,6 +26,11 @@ impl GuestLog {
         }
     }
 
+    /// What is written from now on belongs to a request.
+    pub(crate) fn set_request(&mut self, request_id: String) {
+        self.request_id = request_id;
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         let take = bytes
             .len()

@@ -9,14 +9,16 @@ use wasmtime_wasi::{WasiCtxBuilder, WasiView, p1::WasiP1Ctx};
 use wws_outbound::ErrorKind;
 
 use crate::{
-    Channel, GuestLimits, budget::Quota, folders::Folders, guest::Inner, guest_log::GuestLog,
-    kv_view::KvView,
+    Channel, GuestLimits, ahead::Awaited, budget::Quota, folders::Folders, guest::Inner,
+    guest_log::GuestLog, kv_view::KvView,
 };
 
 /// State of one call.
 pub struct Host {
     pub(crate) guest: Arc<Inner>,
     pub(crate) stdin: Vec<u8>,
+    /// Standard input is yet to come.
+    pub(crate) awaited: Option<Awaited>,
     /// How much of `stdin` was read.
     pub(crate) read: usize,
     pub(crate) stdout: Vec<u8>,
@@ -61,6 +63,7 @@ impl Host {
             http_calls: guest.limits.http_calls,
             guest,
             stdin,
+            awaited: None,
             read: 0,
             stdout: Vec::new(),
             log,

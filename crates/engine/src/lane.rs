@@ -59,6 +59,12 @@ impl Usage {
         Duration::from_nanos(self.cpu.load(Ordering::Relaxed))
     }
 
+    /// What was used until now does not count.
+    pub(crate) fn reset(&self) {
+        self.cpu.store(0, Ordering::Relaxed);
+        self.yielded.store(false, Ordering::Relaxed);
+    }
+
     fn add(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.cpu.fetch_add(nanos, Ordering::Relaxed);
@@ -86,6 +92,13 @@ impl SlowLane {
                     .ok()
             })
             .as_ref()
+    }
+}
+
+impl SlowLane {
+    /// Runs something that nobody waits for. `false`: there are no threads.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.runtime().map(|runtime| runtime.spawn(task)).is_some()
     }
 }
 

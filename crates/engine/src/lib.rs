@@ -7,6 +7,7 @@
 //!
 //! `docs/design/engine.md` says how an instance costs so little, and why it is safe; `docs/design/snapshots.md` what a snapshot holds.
 
+mod ahead;
 mod budget;
 mod channel;
 mod code_cache;

@@ -7,6 +7,7 @@
 
 use std::{
     future::poll_fn,
+    sync::atomic::Ordering,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +15,7 @@ use wasmtime::{AsContextMut, Caller, Linker, Memory, Result};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as files;
 use wiggle::GuestMemory;
 
-use crate::{error::Stop, host::Host};
+use crate::{ahead::Awaited, error::Stop, host::Host};
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
@@ -119,6 +120,17 @@ fn read_stdin(caller: &mut Caller<'_, Host>, vectors: u32, count: u32, read: u32
         put(memory, read, &total.to_le_bytes())?;
         Some(SUCCESS)
     })
+}
+
+/// An instance that was started ahead waits here for its request.
+async fn wait_for_stdin(caller: &mut Caller<'_, Host>, awaited: Awaited) -> Result<()> {
+    awaited.waits.store(true, Ordering::Relaxed);
+    let input = awaited.input.await?;
+    let host = caller.data_mut();
+    host.stdin = input.stdin;
+    host.log.set_request(input.request_id);
+    caller.as_context_mut().set_epoch_deadline(2);
+    Ok(())
 }
 
 fn write_stream(
@@ -275,6 +287,9 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
         |mut caller: Caller<'_, Host>, (fd, vectors, count, read): (i32, u32, u32, u32)| {
             Box::new(async move {
                 if fd == 0 {
+                    if let Some(awaited) = caller.data_mut().awaited.take() {
+                        wait_for_stdin(&mut caller, awaited).await?;
+                    }
                     return read_stdin(&mut caller, vectors, count, read);
                 }
                 files!(

@@ -1,7 +1,8 @@
 //! Workers of runtimes that a project brings along (`.wws/runtimes`): interpreters that are WASI commands and know nothing of us.
 //!
-//! Such an interpreter reads the worker's source from `/src` and the request from its standard input. It is started for each
-//! request: without its help, nobody knows where in its start a snapshot could be made.
+//! Such an interpreter reads the worker's source from `/src` and the request from its standard input. Each request has an instance of its
+//! own, started before the request came where that was in time: without its help, nobody knows where in its start a snapshot could
+//! be made.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -62,7 +63,8 @@ pub fn runtime_guest(
     };
     Ok(engine
         .guest_with(interpreter, spec, vec![source])?
-        .keeping(Arc::new(folder)))
+        .keeping(Arc::new(folder))
+        .started_ahead())
 }
 
 fn read(root: &Root, path: &Path) -> Result<String, LoadError> {

@@ -1,0 +1,128 @@
+//! Runtimes that a project of Wasm Workers Server 1.x brings along, with a real interpreter: started ahead, each instance used once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+use common::{ENGINE, Project, get, interpreter, post, spec};
+use wws_engine::{Guest, Module};
+use wws_languages::runtime_guest;
+use wws_project::{LoadOptions, beneath::Root};
+
+/// Compiled once for all tests.
+static MODULE: LazyLock<Module> =
+    LazyLock::new(|| ENGINE.compile(&interpreter("python/python.wasm")).unwrap());
+
+/// What such a project's polyfill does, in short.
+const POLY: &str = r#"
+class Request:
+    def __init__(self, json): self.__dict__.update(json)
+class Response:
+    def __init__(self, body): self.body, self.status_code, self.headers = body, 200, {}
+class Cache:
+    kv = {}
+"#;
+
+const WRAPPER: &str = r#"
+from poly import *
+import sys, json
+{source}
+request = json.loads(sys.stdin.read())
+response = worker(Request(request))
+print(json.dumps({"data": response.body, "status": response.status_code, "headers": response.headers, "kv": Cache.kv}))
+"#;
+
+fn guest(source: &str) -> (Project, Guest) {
+    let folder = ".wws/runtimes/old/python/3.12.0";
+    let project = Project::new(&[
+        ("w.py", source),
+        (
+            ".wws.toml",
+            "version = 1\n[[repositories]]\nname = 'old'\n[[repositories.runtimes]]\nname = 'python'\nversion = '3.12.0'\n\
+             extensions = ['py']\nargs = ['--', '/src/index.py']\n[repositories.runtimes.binary]\nfilename = 'python.wasm'\n\
+             [repositories.runtimes.polyfill]\nfilename = 'poly.py'\n[repositories.runtimes.wrapper]\nfilename = 'wrapper.txt'\n",
+        ),
+        (&format!("{folder}/poly.py"), POLY),
+        (&format!("{folder}/wrapper.txt"), WRAPPER),
+    ]);
+    let wasm = interpreter("python/python.wasm");
+    std::fs::write(project.path().join(folder).join("python.wasm"), &wasm).unwrap();
+    let loaded = wws_project::load(project.path(), &LoadOptions::default()).unwrap();
+    let root = Root::open(project.path()).unwrap();
+    let mut spec = spec();
+    spec.limits.wall_time = Duration::from_secs(60);
+    let runtime = &loaded.runtimes()[0];
+    let guest = runtime_guest(&ENGINE, &MODULE, &root, runtime, Path::new("w.py"), spec).unwrap();
+    (project, guest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_has_an_instance_that_was_started_before_it() {
+    let (_project, guest) = guest(
+        r#"
+import random, os
+count = 0
+def worker(request):
+    global count
+    count += 1
+    if request.url.endswith("/loop"):
+        while True: pass
+    return Response(f"{count} {random.random()} {request.method} {request.body}")
+"#,
+    );
+    let mut seen = HashSet::new();
+    let mut fastest = Duration::MAX;
+    for round in 0..12 {
+        let start = Instant::now();
+        let response = guest.call(post("/", b"b".to_vec())).await.unwrap();
+        fastest = fastest.min(start.elapsed());
+        let text = String::from_utf8(response.into_body().into()).unwrap();
+        assert!(
+            text.starts_with("1 ") && text.ends_with(" POST b"),
+            "{text}"
+        );
+        assert!(seen.insert(text), "random numbers were drawn twice");
+        if round == 5 {
+            let error = guest.call(get("/loop")).await.unwrap_err();
+            assert!(error.to_string().contains("CPU time"), "{error}");
+        }
+        // Time to start the next.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The start alone takes 35 ms on the fastest machine: one of the requests at least found an instance that waited.
+    assert!(fastest < Duration::from_millis(30), "{fastest:?}");
+    // Waiting instances use no processor, and go when nobody asks.
+    ENGINE.trim();
+    assert!(guest.call(get("/")).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_come_all_at_once_are_all_answered() {
+    let (_project, guest) = guest("def worker(request): return Response(request.url)");
+    let calls: Vec<_> = (0..12)
+        .map(|i| {
+            let guest = guest.clone();
+            tokio::spawn(async move { guest.call(get(&format!("/{i}"))).await })
+        })
+        .collect();
+    for (i, call) in calls.into_iter().enumerate() {
+        let response = call.await.unwrap().unwrap();
+        assert_eq!(response.body(), format!("http://localhost/{i}").as_str());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_fails_before_it_reads_says_so_for_each_request() {
+    let (_project, guest) = guest("raise ValueError('at start')\ndef worker(request): pass");
+    for _ in 0..3 {
+        let error = guest.call(get("/")).await.unwrap_err().to_string();
+        assert!(error.contains("exited with code 1"), "{error}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
