@@ -416,6 +416,10 @@ def _compiled(source: bytes, file: str) -> Any:
 # -- Failures ------------------------------------------------------------------------------------------------------------------
 
 
+# Where the standard library was compiled.
+_LIBRARY = os.path.dirname(traceback.print_exc.__code__.co_filename) + "/"
+
+
 def _own(filename: str) -> bool:
     return filename == "<wws>" or filename.startswith("<frozen ") or filename == "<string>"
 
@@ -433,7 +437,7 @@ def _described(error: BaseException) -> "tuple[str, str]":
         place = f"{error.filename}:{error.lineno or 1}:{error.offset or 1}: "
     elif trace.stack:
         frame = trace.stack[-1]
-        users = [frame for frame in trace.stack if not frame.filename.startswith("/usr/local/lib/python")]
+        users = [frame for frame in trace.stack if not frame.filename.startswith(_LIBRARY)]
         frame = users[-1] if users else frame
         place = f"{frame.filename}:{frame.lineno or 1}:{(frame.colno or 0) + 1}: "
     return place + what, "".join(trace.format())
