@@ -9,7 +9,7 @@ use std::{
 };
 
 use ureq::{Agent, config::Config, tls::TlsConfig};
-use url::Url;
+use url::{Host, Url};
 
 use crate::{
     archive,
@@ -155,6 +155,10 @@ impl<'p> Fetch<'p> {
 
     fn read(&self, url: &Url, max: u64) -> Result<Answer, Error> {
         let mut request = self.agent.get(url.as_str());
+        if is_here(url) {
+            // No proxy has a way to it.
+            request = request.config().proxy(None).build();
+        }
         if let Some(authorization) = self.registries.authorization(url) {
             request = request.header("authorization", authorization);
         }
@@ -206,6 +210,13 @@ impl<'p> Fetch<'p> {
         }
     }
 
+    fn by_proxy(&self) -> &'static str {
+        match self.agent.config().proxy() {
+            Some(_) => " (the environment names a proxy)",
+            None => "",
+        }
+    }
+
     fn failed(&self, error: &ureq::Error) -> Error {
         Error::new(match error {
             ureq::Error::Timeout(_) => format!(
@@ -213,7 +224,8 @@ impl<'p> Fetch<'p> {
                 self.options.connect_timeout, self.options.stall_timeout, self.options.timeout
             ),
             ureq::Error::HostNotFound => "no host of this name is found".into(),
-            error => error.to_string(),
+            ureq::Error::Io(error) => format!("{error}{}", self.by_proxy()),
+            error => format!("{error}{}", self.by_proxy()),
         })
     }
 }
@@ -224,6 +236,16 @@ impl Answer {
             Self::Found(bytes) => Ok(bytes),
             Self::Missing(message) => Err(Error::new(message)),
         }
+    }
+}
+
+/// Whether a URL is one of this very machine.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
     }
 }
 
