@@ -208,6 +208,10 @@ impl Inner {
         cpu_time: Duration,
     ) -> CallError {
         match error.downcast_ref::<Stop>() {
+            // Some interpreters end like this where they get no memory.
+            Some(Stop::Exit(code)) if refused.is_some() => {
+                CallError::Failed(format!("{}exited with code {code}", refusal(refused)))
+            }
             Some(Stop::Exit(code)) => CallError::Exit(*code),
             Some(Stop::CpuTime) => CallError::CpuTime(cpu_time),
             Some(Stop::Output) => CallError::TooMuchOutput(self.limits.output),

@@ -239,7 +239,7 @@ impl Engine {
         &self,
         wasm: &[u8],
         code: Option<(&CodeCache, &CodeKey)>,
-        imports: impl FnOnce(&mut Linker<Host>) -> wasmtime::Result<()>,
+        imports: impl FnOnce(&mut Linker<Host>, &wasmtime::Module) -> wasmtime::Result<()>,
     ) -> Result<Interpreter, LoadError> {
         check_header(wasm)?;
         let found = code.map(|(code, key)| (code.load(self.wasmtime(), key), key));
@@ -260,7 +260,7 @@ impl Engine {
             }
         }?;
         let mut linker = self.linker();
-        imports(&mut linker).map_err(|error| LoadError(one_line(&error)))?;
+        imports(&mut linker, &module).map_err(|error| LoadError(one_line(&error)))?;
         let pre = linker
             .instantiate_pre(&module)
             .map_err(|error| LoadError(one_line(&error)))?;

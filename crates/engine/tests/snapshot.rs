@@ -109,7 +109,7 @@ async fn guest_of(export: &'static str, setup: i32, spec: GuestSpec) -> Result<G
     })
     .unwrap();
     let wasm = wat::parse_str(COUNTER).unwrap();
-    let interpreter = engine.interpreter(&wasm, None, |_| Ok(())).unwrap();
+    let interpreter = engine.interpreter(&wasm, None, |_, _| Ok(())).unwrap();
     interpreter
         .snapshot(spec, Arc::new(Counter { setup, export }))
         .await
@@ -156,7 +156,7 @@ async fn guests_of_one_interpreter_have_snapshots_of_their_own() {
     })
     .unwrap();
     let wasm = wat::parse_str(COUNTER).unwrap();
-    let interpreter = engine.interpreter(&wasm, None, |_| Ok(())).unwrap();
+    let interpreter = engine.interpreter(&wasm, None, |_, _| Ok(())).unwrap();
     let mut guests = Vec::new();
     for setup in 1..=3 {
         let program = Counter {

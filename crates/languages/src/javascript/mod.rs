@@ -38,7 +38,7 @@ impl JavaScript {
         Ok(Self(engine.interpreter(
             kit::QUICKJS,
             code,
-            host_calls::define,
+            |linker, _| host_calls::define(linker),
         )?))
     }
 

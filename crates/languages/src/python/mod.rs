@@ -63,7 +63,7 @@ impl Python {
         wasm: &[u8],
         code: Option<(&CodeCache, &CodeKey)>,
     ) -> Result<Self, LoadError> {
-        Ok(Self(engine.interpreter(wasm, code, |_| Ok(()))?))
+        Ok(Self(engine.interpreter(wasm, code, |_, _| Ok(()))?))
     }
 
     /// Loads a worker: `file` beneath `root`, and what it imports. Blocks the thread.
