@@ -1,4 +1,4 @@
-//! Measures the engine's time for a JavaScript worker: `cargo run --release -p wws-languages --example hello`.
+//! Measures the engine's time for a worker: `hello [js|py|rb [SOURCE]]`. Python and Ruby: after `scripts/interpreters.sh all`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
@@ -8,24 +8,32 @@ use std::{
 
 use bytes::Bytes;
 use wws_engine::{Call, Engine, EngineOptions, GuestLimits, GuestSpec};
-use wws_languages::JavaScript;
+use wws_languages::{JavaScript, Python, Ruby};
 use wws_project::beneath::Root;
 
 fn main() {
-    let source = std::env::args().nth(1).unwrap_or_else(|| {
-        "export default { fetch(request) { return new Response('hello ' + request.url) } }".into()
+    let mut args = std::env::args().skip(1);
+    let extension = args.next().unwrap_or_else(|| "js".into());
+    let source = args.next().unwrap_or_else(|| {
+        match &*extension {
+            "js" => {
+                "export default { fetch(request) { return new Response('hello ' + request.url) } }"
+            }
+            "py" => "def worker(request): return Response('hello ' + request.url)",
+            _ => "def worker(request) = Response.new(\"hello #{request.url}\")",
+        }
+        .into()
     });
+    let file = format!("index.{extension}");
+    let file = Path::new(&file);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("index.js"), source).unwrap();
+    std::fs::write(folder.path().join(file), source).unwrap();
+    let interpreter = |name| std::fs::read(Path::new(env!("WWS_INTERPRETERS")).join(name)).unwrap();
     let engine = Engine::new(&EngineOptions {
         memory: 1 << 30,
         concurrency: 64,
     })
     .unwrap();
-    let start = Instant::now();
-    let javascript = JavaScript::new(&engine, None).unwrap();
-    println!("compile: {:?}", start.elapsed());
-    let start = Instant::now();
     let root = Root::open(folder.path()).unwrap();
     let spec = GuestSpec {
         name: "hello".into(),
@@ -44,16 +52,30 @@ fn main() {
             http_calls: 50,
         },
     };
-    let guest = javascript
-        .guest(&root, Path::new("index.js"), spec)
-        .unwrap();
-    println!("load: {:?}", start.elapsed());
+    let start = Instant::now();
+    let (compiled, guest) = match &*extension {
+        "js" => {
+            let javascript = JavaScript::new(&engine, None).unwrap();
+            (Instant::now(), javascript.guest(&root, file, spec))
+        }
+        "py" => {
+            let python = Python::new(&engine, &interpreter("python/python.wasm"), None).unwrap();
+            (Instant::now(), python.guest(&root, file, spec))
+        }
+        _ => {
+            let ruby = Ruby::new(&engine, &interpreter("ruby/ruby+stdlib.wasm"), None).unwrap();
+            (Instant::now(), ruby.guest(&root, file, spec))
+        }
+    };
+    let guest = guest.unwrap();
+    println!("compile: {:?}", compiled - start);
+    println!("load: {:?}", compiled.elapsed());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut times = Vec::with_capacity(20_000);
+        let mut times = Vec::with_capacity(10_000);
         for _ in 0..times.capacity() {
             let call = Call {
                 request: http::Request::get("http://localhost/x")

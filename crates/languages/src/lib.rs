@@ -8,8 +8,10 @@ mod channel;
 mod javascript;
 mod load;
 mod python;
+mod ruby;
 mod runtime;
 
 pub use javascript::JavaScript;
 pub use python::Python;
+pub use ruby::Ruby;
 pub use runtime::runtime_guest;

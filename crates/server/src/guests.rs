@@ -15,7 +15,7 @@ use wws_engine::{
     Code, CodeCache, CodeKey, Engine, Guest, GuestLimits, GuestSpec, LoadError, Module,
     PreopenedFolder,
 };
-use wws_languages::{JavaScript, Python, runtime_guest};
+use wws_languages::{JavaScript, Python, Ruby, runtime_guest};
 use wws_project::{Kit, Limits, Problem, Project, Runtime, Worker, WorkerKind, beneath::Root};
 
 use crate::outgoing::Outgoing;
@@ -81,6 +81,7 @@ impl Maker<'_> {
         // Compiled only where a worker needs it.
         let javascript = OnceCell::new();
         let pythons = Interpreters::default();
+        let rubies = Interpreters::default();
         let mut guests = Vec::with_capacity(workers.len());
         let mut problems = Vec::new();
         for (worker, source) in workers.iter().zip(sources) {
@@ -108,7 +109,12 @@ impl Maker<'_> {
                         })?
                         .guest(self.root, &worker.path, spec)
                         .map_err(text),
-                    Runs::Kit(Kit::Ruby, _) => Err("Ruby has no kit yet".into()),
+                    Runs::Kit(Kit::Ruby, index) => rubies
+                        .get(index, || {
+                            self.interpreter(&project.runtimes()[index], Ruby::new)
+                        })?
+                        .guest(self.root, &worker.path, spec)
+                        .map_err(text),
                     Runs::JavaScript => javascript
                         .get_or_init(|| JavaScript::new(self.engine, self.code).map_err(text))
                         .as_ref()
@@ -282,17 +288,22 @@ fn limits(limits: &Limits) -> GuestLimits {
     }
 }
 
-/// A problem of a worker. A message that begins with a place (`file:line:column: `) is about that.
+/// A problem of a worker. A message that begins with a place (`file:line:column: ` or `file:line: `) is about that.
 fn located(worker: &Path, message: &str) -> Problem {
     let at_place = || {
         let (place, message) = message.split_once(": ")?;
-        let mut parts = place.rsplitn(3, ':');
-        let column = parts.next()?.parse().ok()?;
-        let line = parts.next()?.parse().ok()?;
+        let (file, last) = place.rsplit_once(':')?;
+        let last = last.parse().ok()?;
+        let (file, line, column) = match file.rsplit_once(':') {
+            Some((file, line)) if line.parse::<u32>().is_ok() => {
+                (file, line.parse().ok()?, Some(last))
+            }
+            _ => (file, last, None),
+        };
         Some(Problem {
             line: Some(line),
-            column: Some(column),
-            ..problem(Path::new(parts.next()?), message.to_owned())
+            column,
+            ..problem(Path::new(file), message.to_owned())
         })
     };
     at_place().unwrap_or_else(|| {

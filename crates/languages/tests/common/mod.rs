@@ -10,8 +10,12 @@
 use std::{path::Path, sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
-use wws_engine::{Call, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError};
-use wws_languages::{JavaScript, Python};
+use sha2::{Digest, Sha256};
+use wws_engine::{
+    Call, CodeCache, CodeKey, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
+    interpreter_module,
+};
+use wws_languages::{JavaScript, Python, Ruby};
 use wws_project::beneath::Root;
 
 pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
@@ -26,15 +30,30 @@ pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
 pub static JAVASCRIPT: LazyLock<JavaScript> =
     LazyLock::new(|| JavaScript::new(&ENGINE, None).unwrap());
 
-/// Compiled once for all tests of a program.
 pub static PYTHON: LazyLock<Python> =
-    LazyLock::new(|| Python::new(&ENGINE, &interpreter("python/python.wasm"), None).unwrap());
+    LazyLock::new(|| interpreter("python/python.wasm", Python::new));
 
-/// An interpreter that is not part of the server: `scripts/interpreters.sh all` fetches it.
-pub fn interpreter(name: &str) -> Vec<u8> {
+pub static RUBY: LazyLock<Ruby> = LazyLock::new(|| interpreter("ruby/ruby+stdlib.wasm", Ruby::new));
+
+/// An interpreter that is not part of the server: `scripts/interpreters.sh all` fetches it. Its code is kept for the next run, in the
+/// folder that cargo has for tests.
+fn interpreter<T>(
+    name: &str,
+    make: fn(&Engine, &[u8], Option<(&CodeCache, &CodeKey)>) -> Result<T, LoadError>,
+) -> T {
     let path = Path::new(env!("WWS_INTERPRETERS")).join(name);
-    std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; scripts/interpreters.sh all", path.display()))
+    let wasm = std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; scripts/interpreters.sh all", path.display()));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("code");
+    let cache = CodeCache::open(&folder, 1 << 30).unwrap();
+    let key = ENGINE.interpreter_key(&Sha256::digest(&wasm).into());
+    if !cache.has(&key) {
+        let module = interpreter_module(&wasm).unwrap();
+        cache
+            .store(&key, &ENGINE.precompile(&module).unwrap())
+            .unwrap();
+    }
+    make(&ENGINE, &wasm, Some((&cache, &key))).unwrap()
 }
 
 pub struct Project(tempfile::TempDir);
@@ -58,6 +77,7 @@ impl Project {
         let root = Root::open(self.0.path()).unwrap();
         match file.rsplit_once('.') {
             Some((_, "py")) => PYTHON.guest(&root, Path::new(file), spec),
+            Some((_, "rb")) => RUBY.guest(&root, Path::new(file), spec),
             _ => JAVASCRIPT.guest(&root, Path::new(file), spec),
         }
     }

@@ -1,0 +1,60 @@
+# HTTP requests that a worker sends: to the hosts of `[features.http_requests]` in its TOML.
+
+module Wws
+  # The request was not sent, or had no answer. +kind+: "not-allowed", "timeout", ...
+  class FetchError < Error; end
+
+  # The answer to an HTTP request.
+  class FetchResponse
+    attr_reader :status
+    # The address that answered, after redirects.
+    attr_reader :url
+    # Each header line, in order: [[name, value], ...].
+    attr_reader :header_list
+    # The body: text where it is UTF-8, else in ASCII-8BIT.
+    attr_reader :body
+
+    def initialize(status, url, header_list, body)
+      @status = status
+      @url = url
+      @header_list = header_list
+      @body = body
+    end
+
+    alias status_code status
+
+    def ok? = status.between?(200, 299)
+
+    # Headers, asked in any case. Lines of one name are joined by ", ".
+    def headers
+      @headers ||= Keys.headers(header_list)
+    end
+
+    # All lines of one name.
+    def header_values(name)
+      name = name.downcase
+      header_list.filter_map { |line, value| value if line == name }
+    end
+
+    # The body's JSON.
+    def json = JSON.parse(body)
+  end
+
+  # Sends an HTTP request and waits for the answer. A header's value may be an Array: several lines.
+  def self.fetch(url, method: "GET", headers: {}, body: nil)
+    message = { op: "http", method: method.to_s.upcase, url: url.to_s, headers: Wire.headers(headers) }
+    reply, bytes = Channel.ask(message, Wire.body(body))
+    FetchResponse.new(reply["status"], reply["url"], reply["headers"], text(bytes))
+  rescue FetchError
+    raise
+  rescue Error => e
+    raise FetchError.new("#{url}: #{e.message}", e.kind)
+  end
+end
+
+module Kernel
+  private
+
+  # See Wws.fetch.
+  def fetch(url, **options) = Wws.fetch(url, **options)
+end

@@ -1,0 +1,130 @@
+# How a worker is loaded, and how it answers.
+
+module Wws
+  # The worker's lines of a backtrace, at most.
+  FRAMES = 50
+  # Lines of files, but not of this kit's.
+  LINE = /\A(?!wws:|<internal:).*?:\d+/
+  QUESTION = %({"op":"request"}\n)
+  private_constant :FRAMES, :LINE, :QUESTION
+
+  # Runs the worker's file. What is wrong with it is told to the server. +settings+ are variables that are not the worker's.
+  def self.load(file, settings)
+    settings.each { |name| ENV.delete(name) }
+    STDOUT.sync = true
+    @file = file
+    $0 = $PROGRAM_NAME = file
+    source = Files.read(file)
+    return fail_with("#{file}: there is no such file") unless source
+
+    main = TOPLEVEL_BINDING.receiver
+    Files.run(source, file)
+    unless main.respond_to?(:worker, true)
+      return fail_with("#{file}: it defines no method `worker`: def worker(req) ... end")
+    end
+
+    @worker = main.method(:worker)
+    unless @worker.arity == 1 || @worker.arity.between?(-2, -1)
+      return fail_with("#{file}:#{@worker.source_location&.last}: `worker` must take one argument, the request; it takes #{@worker.arity.abs}")
+    end
+
+    Randomness.loaded
+    warm(file)
+    nil
+  rescue Exception => e # rubocop:disable Lint/RescueException
+    failed(e)
+  end
+
+  # Walks the way of a request, so that what Ruby keeps beside the code (where methods and constants are) is in the snapshot and not
+  # written by each request. Leaves no garbage to any. The server does not take these answers.
+  def self.warm(file)
+    worker = @worker
+    @worker = ->(req) { Response.new(req.body, 200, { "content-type" => "text/plain" }) }
+    @question = "#{JSON.generate({ op: "source", name: file })}\n"
+    3.times { answer }
+    @question = QUESTION
+    @worker = worker
+    3.times { GC.start }
+  end
+  private_class_method :warm
+
+  # Handles one request. Whatever it raises is this request's failure.
+  def self.answer
+    Randomness.renew
+    head, body = Channel.ask_line(@question)
+    request = Request.new(head["url"], head["method"], head["headers"], text(body), head["params"])
+    response = @worker.call(request)
+    unless response.is_a?(Response)
+      return fail_with("#{@file}: `worker` returned #{show(response)} instead of a Response: Response.new(body, status, headers)")
+    end
+
+    send(response)
+  rescue Exception => e # rubocop:disable Lint/RescueException
+    failed(e)
+  end
+
+  def self.send(response)
+    body = Wire.body(response.body)
+    status = Integer(response.status_code)
+    headers = Wire.headers(response.headers)
+    lines = headers.empty? ? "[]" : JSON.generate(headers)
+    Channel.tell_line(%({"op":"response","status":#{status},"headers":#{lines},"body":#{body.bytesize}}\n), body)
+  end
+  private_class_method :send
+
+  # Tells the server that loading or the request failed: a line that says why and where, and lines for the log.
+  def self.fail_with(message, detail = "")
+    Channel.tell({ op: "fail", message: Wire.text(message) }, Wire.text(detail))
+  end
+  private_class_method :fail_with
+
+  def self.failed(error)
+    frames = frames(error)
+    message = error.is_a?(SyntaxError) ? syntax(error) : "#{place(frames)}: #{reason(error)}"
+    fail_with(message, describe(error, frames))
+  rescue SystemStackError, NoMemoryError => e
+    fail_with("#{@file}: #{e.message} (#{e.class})")
+  end
+  private_class_method :failed
+
+  # Where the worker's author has to look: the first line of the project's own.
+  def self.place(frames)
+    frame = frames.find { |line| !line.start_with?("/") } || frames.first
+    frame ? frame[LINE] : @file
+  end
+  private_class_method :place
+
+  def self.frames(error)
+    (error.backtrace || []).lazy.grep(LINE).first(FRAMES)
+  end
+  private_class_method :frames
+
+  def self.reason(error)
+    case error
+    when SystemExit then "it called `exit`, which a worker cannot"
+    else "#{error.message.lines.first&.chomp} (#{error.class})"
+    end
+  end
+  private_class_method :reason
+
+  # "FILE:LINE: SyntaxError: what the parser says". Its message has lines of the source, with the reason behind "^".
+  def self.syntax(error)
+    first, *rest = error.message.lines.map(&:chomp)
+    place = first[/\A.*?:\d+/] || @file
+    why = rest.filter_map { |line| line[/\^+~* +(.+)/, 1] }.first || first.delete_prefix(place).delete_prefix(":").strip
+    "#{place}: #{why} (SyntaxError)"
+  end
+  private_class_method :syntax
+
+  def self.describe(error, frames)
+    lines = [error.is_a?(SystemExit) ? reason(error) : error.detailed_message(highlight: false)]
+    lines.concat(frames.map { |line| "    #{line}" })
+    causes = 0
+    while (error = error.cause) && (causes += 1) < 5
+      lines << "caused by: #{error.detailed_message(highlight: false)}"
+      lines.concat(frames(error).map { |line| "    #{line}" })
+    end
+    lines.join("\n")
+  end
+  private_class_method :describe
+end
