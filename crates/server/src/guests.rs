@@ -1,11 +1,10 @@
 //! Workers become guests: files are read beneath the project's root and compiled, each content once, all at the same time.
 
 use std::{
-    cell::{OnceCell, RefCell},
     collections::HashMap,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -38,7 +37,7 @@ pub(crate) struct Maker<'a> {
 /// What a worker runs as, or why it can't.
 type Source = Result<Runs, String>;
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Runs {
     /// The module of this content.
     Module(Digests),
@@ -49,23 +48,61 @@ enum Runs {
     Kit(Kit, usize),
 }
 
-/// Interpreters of a language, each compiled when a worker first needs it: by the index of its runtime.
-struct Interpreters<T>(RefCell<HashMap<usize, Result<T, String>>>);
+/// Compiled interpreters, each made when a worker first needs it.
+#[derive(Default)]
+struct Languages {
+    javascript: OnceLock<Result<JavaScript, String>>,
+    python: Interpreters<Python>,
+    ruby: Interpreters<Ruby>,
+}
+
+/// Interpreters of a language, by the index of their runtime.
+struct Interpreters<T>(Mutex<HashMap<usize, Arc<OnceLock<Result<T, String>>>>>);
 
 impl<T> Default for Interpreters<T> {
     fn default() -> Self {
-        Self(RefCell::default())
+        Self(Mutex::default())
     }
 }
 
 impl<T: Clone> Interpreters<T> {
     fn get(&self, index: usize, make: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-        self.0
-            .borrow_mut()
-            .entry(index)
-            .or_insert_with(make)
-            .clone()
+        let place = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(index).or_default().clone()
+        };
+        place.get_or_init(make).clone()
     }
+}
+
+/// Does `work` for 0 to `count` on all processors. Gives what came of it, in order.
+fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(count);
+    let next = AtomicUsize::new(0);
+    let mut done: Vec<_> = std::thread::scope(|scope| {
+        let take = || {
+            let mut done = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= count {
+                    return done;
+                }
+                done.push((index, work(index)));
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| match thread.join() {
+                Ok(done) => done,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    });
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 impl Maker<'_> {
@@ -78,51 +115,52 @@ impl Maker<'_> {
             .map(|worker| self.source(worker, project.runtimes(), &mut contents))
             .collect();
         let modules = self.compile(contents);
-        // Compiled only where a worker needs it.
-        let javascript = OnceCell::new();
-        let pythons = Interpreters::default();
-        let rubies = Interpreters::default();
+        let languages = Languages::default();
+        let made = in_parallel(sources.len(), |index| {
+            let worker = &workers[index];
+            let spec = self.spec(worker)?;
+            let module = |digest| match modules.get(&digest) {
+                Some(Ok(module)) => Ok(module),
+                Some(Err(message)) => Err(message.clone()),
+                None => Err("it was not compiled".into()),
+            };
+            match sources[index].clone()? {
+                Runs::Module(digest) => self.engine.guest(module(digest)?, spec).map_err(text),
+                Runs::Runtime(digest, index) => runtime_guest(
+                    self.engine,
+                    module(digest)?,
+                    self.root,
+                    &project.runtimes()[index],
+                    &worker.path,
+                    spec,
+                )
+                .map_err(text),
+                Runs::Kit(Kit::Python, index) => languages
+                    .python
+                    .get(index, || {
+                        self.interpreter(&project.runtimes()[index], Python::new)
+                    })?
+                    .guest(self.root, &worker.path, spec)
+                    .map_err(text),
+                Runs::Kit(Kit::Ruby, index) => languages
+                    .ruby
+                    .get(index, || {
+                        self.interpreter(&project.runtimes()[index], Ruby::new)
+                    })?
+                    .guest(self.root, &worker.path, spec)
+                    .map_err(text),
+                Runs::JavaScript => languages
+                    .javascript
+                    .get_or_init(|| JavaScript::new(self.engine, self.code).map_err(text))
+                    .as_ref()
+                    .map_err(Clone::clone)?
+                    .guest(self.root, &worker.path, spec)
+                    .map_err(text),
+            }
+        });
         let mut guests = Vec::with_capacity(workers.len());
         let mut problems = Vec::new();
-        for (worker, source) in workers.iter().zip(sources) {
-            let made = source.and_then(|runs| {
-                let spec = self.spec(worker)?;
-                let module = |digest| match modules.get(&digest) {
-                    Some(Ok(module)) => Ok(module),
-                    Some(Err(message)) => Err(message.clone()),
-                    None => Err("it was not compiled".into()),
-                };
-                match runs {
-                    Runs::Module(digest) => self.engine.guest(module(digest)?, spec).map_err(text),
-                    Runs::Runtime(digest, index) => runtime_guest(
-                        self.engine,
-                        module(digest)?,
-                        self.root,
-                        &project.runtimes()[index],
-                        &worker.path,
-                        spec,
-                    )
-                    .map_err(text),
-                    Runs::Kit(Kit::Python, index) => pythons
-                        .get(index, || {
-                            self.interpreter(&project.runtimes()[index], Python::new)
-                        })?
-                        .guest(self.root, &worker.path, spec)
-                        .map_err(text),
-                    Runs::Kit(Kit::Ruby, index) => rubies
-                        .get(index, || {
-                            self.interpreter(&project.runtimes()[index], Ruby::new)
-                        })?
-                        .guest(self.root, &worker.path, spec)
-                        .map_err(text),
-                    Runs::JavaScript => javascript
-                        .get_or_init(|| JavaScript::new(self.engine, self.code).map_err(text))
-                        .as_ref()
-                        .map_err(Clone::clone)?
-                        .guest(self.root, &worker.path, spec)
-                        .map_err(text),
-                }
-            });
+        for (worker, made) in workers.iter().zip(made) {
             match made {
                 Ok(guest) => guests.push(guest),
                 Err(message) => problems.push(located(&worker.path, &message)),
@@ -194,35 +232,18 @@ impl Maker<'_> {
         Ok(digest)
     }
 
-    /// Compiles on all processors. The compiler itself is parallel, but has stretches that are not.
+    /// The compiler itself is parallel, but has stretches that are not.
     fn compile(
         &self,
         contents: HashMap<Digests, Vec<u8>>,
     ) -> HashMap<Digests, Result<Module, String>> {
-        let threads = std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(contents.len());
         let contents: Vec<(Digests, Vec<u8>)> = contents.into_iter().collect();
-        let next = AtomicUsize::new(0);
-        let compiled = Mutex::new(HashMap::with_capacity(contents.len()));
-        std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while let Some((digest, wasm)) =
-                        contents.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let module = self.module(wasm, digest).map_err(|error| error.to_string());
-                        compiled
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .insert(*digest, module);
-                    }
-                });
-            }
+        let modules = in_parallel(contents.len(), |index| {
+            let (digest, wasm) = &contents[index];
+            self.module(wasm, digest).map_err(text)
         });
-        compiled
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
+        let digests = contents.iter().map(|(digest, _)| *digest);
+        digests.zip(modules).collect()
     }
 
     fn module(&self, wasm: &[u8], digest: &Digests) -> Result<Module, LoadError> {
@@ -288,22 +309,17 @@ fn limits(limits: &Limits) -> GuestLimits {
     }
 }
 
-/// A problem of a worker. A message that begins with a place (`file:line:column: ` or `file:line: `) is about that.
+/// A problem of a worker. A message that begins with a place (`file:line:column: `) is about that.
 fn located(worker: &Path, message: &str) -> Problem {
     let at_place = || {
         let (place, message) = message.split_once(": ")?;
-        let (file, last) = place.rsplit_once(':')?;
-        let last = last.parse().ok()?;
-        let (file, line, column) = match file.rsplit_once(':') {
-            Some((file, line)) if line.parse::<u32>().is_ok() => {
-                (file, line.parse().ok()?, Some(last))
-            }
-            _ => (file, last, None),
-        };
+        let mut parts = place.rsplitn(3, ':');
+        let column = parts.next()?.parse().ok()?;
+        let line = parts.next()?.parse().ok()?;
         Some(Problem {
             line: Some(line),
-            column,
-            ..problem(Path::new(file), message.to_owned())
+            column: Some(column),
+            ..problem(Path::new(parts.next()?), message.to_owned())
         })
     };
     at_place().unwrap_or_else(|| {
