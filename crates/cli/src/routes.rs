@@ -6,7 +6,7 @@ use crate::table;
 
 /// Workers and assets, a line each, sorted by route.
 pub(crate) fn table(project: &Project) -> String {
-    let mut rows: Vec<[String; 4]> = project
+    let mut rows: Vec<[String; 5]> = project
         .workers()
         .iter()
         .map(|worker| {
@@ -15,6 +15,7 @@ pub(crate) fn table(project: &Project) -> String {
                 worker.route.clone(),
                 kind(project, worker),
                 file,
+                begins(project, worker).into(),
                 given(worker),
             ]
         })
@@ -24,11 +25,15 @@ pub(crate) fn table(project: &Project) -> String {
                 "asset".into(),
                 asset.path.display().to_string(),
                 String::new(),
+                String::new(),
             ]
         }))
         .collect();
     rows.sort();
-    rows.insert(0, ["ROUTE", "KIND", "FILE", "GIVEN"].map(Into::into));
+    rows.insert(
+        0,
+        ["ROUTE", "KIND", "FILE", "BEGINS", "GIVEN"].map(Into::into),
+    );
     table::aligned(&rows)
 }
 
@@ -40,6 +45,18 @@ fn kind(project: &Project, worker: &Worker) -> String {
             .runtimes()
             .get(index)
             .map_or_else(|| "?".into(), |runtime| runtime.name.clone()),
+    }
+}
+
+/// Where a request finds the worker: docs/project.md explains the words.
+fn begins(project: &Project, worker: &Worker) -> &'static str {
+    match worker.kind {
+        WorkerKind::Wasm => "new",
+        WorkerKind::JavaScript => "snapshot",
+        WorkerKind::Runtime(index) => match project.runtimes().get(index) {
+            Some(runtime) if runtime.kit.is_some() => "snapshot",
+            _ => "ahead",
+        },
     }
 }
 
