@@ -120,13 +120,12 @@ impl Inner {
         let mut folders = Vec::with_capacity(spec.folders.len());
         let all = read_only
             .into_iter()
-            .map(|folder| (folder, FsPerms::ReadOnly))
-            .chain(
-                spec.folders
-                    .into_iter()
-                    .map(|folder| (folder, FsPerms::ReadWrite)),
-            );
-        for (folder, permissions) in all {
+            .map(|folder| (folder, FsPerms::ReadOnly, false))
+            .chain(spec.folders.into_iter().map(|folder| {
+                let permissions = permissions(&folder.dir);
+                (folder, permissions, true)
+            }));
+        for (folder, permissions, is_given) in all {
             use std::os::fd::AsRawFd;
             // wasmtime-wasi opens folders by path; the descriptor's own path names the very folder that was checked.
             let path = format!("/proc/self/fd/{}", folder.dir.as_raw_fd());
@@ -135,7 +134,7 @@ impl Inner {
                     LoadError(format!("cannot open the folder for {}: {error}", folder.to))
                 })?;
             folder_names.push(folder.to.clone());
-            if permissions == FsPerms::ReadWrite {
+            if is_given {
                 folders.push((folder.dir.into(), folder.to));
             }
         }
@@ -226,6 +225,21 @@ impl Inner {
     pub(crate) fn folder_name(&self, fd: i32) -> Option<&str> {
         let index = usize::try_from(fd).ok()?.checked_sub(3)?;
         self.folder_names.get(index).map(String::as_str)
+    }
+}
+
+/// What a guest may do in a folder: on a file system that is mounted read-only, wasmtime-wasi says so better than the kernel's error,
+/// for which WASI's table has no place.
+fn permissions(dir: &std::fs::File) -> FsPerms {
+    match rustix::fs::fstatvfs(dir) {
+        Ok(status)
+            if status
+                .f_flag
+                .contains(rustix::fs::StatVfsMountFlags::RDONLY) =>
+        {
+            FsPerms::ReadOnly
+        }
+        _ => FsPerms::ReadWrite,
     }
 }
 

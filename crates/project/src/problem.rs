@@ -74,14 +74,17 @@ impl fmt::Display for Problem {
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// `None` where there is no problem.
-    pub(crate) fn of(mut problems: Vec<Problem>) -> Option<Self> {
+    /// Sorts them. `None` where there is no problem.
+    #[must_use]
+    pub fn of(mut problems: Vec<Problem>) -> Option<Self> {
         problems.sort();
         problems.dedup();
         (!problems.is_empty()).then_some(Self(problems))
     }
 
-    pub(crate) fn one(problem: Problem) -> Self {
+    /// A single one.
+    #[must_use]
+    pub fn one(problem: Problem) -> Self {
         Self(vec![problem])
     }
 

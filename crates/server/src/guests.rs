@@ -15,7 +15,9 @@ use wws_engine::{
     PreopenedFolder,
 };
 use wws_languages::{JavaScript, Python, Ruby, runtime_guest};
-use wws_project::{Kit, Limits, Problem, Project, Runtime, Worker, WorkerKind, beneath::Root};
+use wws_project::{
+    Kit, Limits, Problem, Problems, Project, Runtime, Worker, WorkerKind, beneath::Root,
+};
 
 use crate::outgoing::Outgoing;
 
@@ -107,7 +109,7 @@ fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T
 
 impl Maker<'_> {
     /// Makes all guests of a project, in the order of its workers; or says everything that is wrong.
-    pub(crate) fn guests(&self, project: &Project) -> Result<Vec<Guest>, Vec<Problem>> {
+    pub(crate) fn guests(&self, project: &Project) -> Result<Vec<Guest>, Problems> {
         let workers = project.workers();
         let mut contents = HashMap::new();
         let sources: Vec<Source> = workers
@@ -166,10 +168,9 @@ impl Maker<'_> {
                 Err(message) => problems.push(located(&worker.path, &message)),
             }
         }
-        if problems.is_empty() {
-            Ok(guests)
-        } else {
-            Err(problems)
+        match Problems::of(problems) {
+            None => Ok(guests),
+            Some(problems) => Err(problems),
         }
     }
 

@@ -30,7 +30,7 @@ mod upload;
 
 pub use listen::{Bound, Drained, Server};
 pub use precompile::{Precompile, Precompiled, compile};
-pub use prepare::{PrepareOptions, StartError, prepare};
+pub use prepare::{PrepareOptions, prepare};
 
 /// Compiled code that was made before.
 pub use wws_engine::CodeCache;

@@ -1,9 +1,9 @@
 //! From a loaded project to a server that is ready to listen.
 
-use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use wws_engine::{CodeCache, Engine, EngineOptions};
-use wws_project::{Problem, Project, beneath::Root};
+use wws_project::{Problems, Project, beneath::Root};
 
 use crate::{
     Server,
@@ -31,44 +31,19 @@ pub struct PrepareOptions {
     pub on_idle: Option<fn()>,
 }
 
-/// Why a server cannot start: each problem on lines of its own, as those of a project.
-#[derive(Debug)]
-pub struct StartError(Vec<Problem>);
-
-impl StartError {
-    fn of(file: &Path, message: String) -> Self {
-        Self(vec![problem(file, message)])
-    }
-
-    /// The problems, sorted by file.
-    #[must_use]
-    pub fn problems(&self) -> &[Problem] {
-        &self.0
-    }
+/// A problem that has no file of the project.
+fn one(file: &Path, message: String) -> Problems {
+    Problems::one(problem(file, message))
 }
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for StartError {}
 
 /// Opens, compiles and links everything that a project has. Blocks the thread, and uses all processors.
 ///
 /// # Errors
 /// All problems of all workers at once.
-pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, StartError> {
+pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Problems> {
     let here = Path::new("");
     let root = Root::open(project.root()).map_err(|error| {
-        StartError::of(
+        one(
             project.root(),
             format!("cannot open the project's folder: {error}"),
         )
@@ -89,9 +64,9 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Sta
         memory: guests_memory,
         concurrency,
     })
-    .map_err(|error| StartError::of(here, error.to_string()))?;
+    .map_err(|error| one(here, error.to_string()))?;
     let outgoing = Outgoing::new(&project, &options.env, project.root())
-        .map_err(|message| StartError::of(Path::new("environment"), message))?;
+        .map_err(|message| one(Path::new("environment"), message))?;
     let maker = Maker {
         root: &root,
         engine: &engine,
@@ -99,10 +74,7 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Sta
         outgoing: &outgoing,
         code: options.code.as_ref(),
     };
-    let guests = maker.guests(&project).map_err(|mut problems| {
-        problems.sort();
-        StartError(problems)
-    })?;
+    let guests = maker.guests(&project)?;
     let admission = Admission::new(Bounds {
         concurrency,
         queue: settings.queue,

@@ -31,26 +31,8 @@ pub(super) fn is_malformed(label: &str, bytes: &[u8]) -> bool {
 
 /// Undoes percent-encoding; bytes that are not UTF-8 become U+FFFD.
 pub(super) fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3))
-            .flatten()
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match hex {
-            Some(byte) => {
-                out.push(byte);
-                at += 3;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    let decoded = percent_encoding::percent_decode_str(text);
+    decoded.decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -66,6 +48,6 @@ mod tests {
             Some("a\u{fffd}")
         );
         assert!(is_malformed("utf-8", b"\xff") && !is_malformed("utf-8", b"a"));
-        assert_eq!(percent_decode("a%20%ff%zz"), "a \u{fffd}%zz");
+        assert_eq!(percent_decode("a%20%ff%zz%+a"), "a \u{fffd}%zz%+a");
     }
 }
