@@ -6,10 +6,12 @@ mod exports;
 mod files;
 mod host_calls;
 mod kit;
+mod mappings;
 mod modules;
 mod operations;
 mod place;
 mod program;
+mod source_map;
 mod state;
 mod urls;
 

@@ -14,6 +14,7 @@ use super::{
     host_calls::NAMES,
     kit, modules,
     place::with_place,
+    source_map::SourceMaps,
     state::{Done, State},
 };
 
@@ -36,6 +37,7 @@ pub(super) struct Worker {
     file: String,
     modules: Folders,
     variables: Vec<(String, String)>,
+    maps: SourceMaps,
     points: OnceLock<Points>,
 }
 
@@ -58,6 +60,7 @@ impl Worker {
     pub(super) fn new(file: String, modules: Folders, variables: Vec<(String, String)>) -> Self {
         Self {
             file,
+            maps: SourceMaps::new(modules.clone()),
             modules,
             variables,
             points: OnceLock::new(),
@@ -300,9 +303,10 @@ impl Worker {
             Some(value) => js.described(value, Some(describe)).await?,
             None => js.thrown(Some(describe)).await?,
         };
-        let text = with_place(&text);
-        Ok(failed(if text.starts_with(&self.file) {
-            text
+        let text = self.maps.apply(&text);
+        let placed = with_place(&text);
+        Ok(failed(if placed != text || text.starts_with(&self.file) {
+            placed
         } else {
             format!("{}: {text}", self.file)
         }))
@@ -346,7 +350,7 @@ impl Worker {
                             "its promise was never fulfilled, and nothing is under way that could"
                                 .into()
                         }
-                        text => with_place(text),
+                        text => with_place(&self.maps.apply(text)),
                     };
                     return Err(failed(format!("gave no answer: {text}")));
                 }
@@ -362,6 +366,7 @@ impl Worker {
         let (head, body) = match outcome {
             Ok(given) => given,
             Err(text) => {
+                let text = self.maps.apply(&text);
                 // The frames are lines of the log, the error itself is the call's.
                 js.vm.host().log(tracing::Level::ERROR, &text);
                 let with_place = with_place(&text);

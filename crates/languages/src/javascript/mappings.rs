@@ -1,0 +1,178 @@
+//! Reads source maps (ECMA-426): which place of which source each place of a generated file comes from.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::Deserialize;
+
+/// A source map, decoded.
+pub(super) struct Mappings {
+    /// For each line of the generated file its segments, by column.
+    lines: Vec<Vec<Segment>>,
+    sources: Vec<String>,
+}
+
+/// From this column of a generated line on.
+#[derive(Clone, Copy)]
+struct Segment {
+    column: u32,
+    source: u32,
+    source_line: u32,
+    source_column: u32,
+}
+
+/// A map as it is written. Maps of sections (`sections`) are not read.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    #[serde(default)]
+    source_root: Option<String>,
+    sources: Vec<Option<String>>,
+    mappings: String,
+}
+
+impl Mappings {
+    /// A map in a `data:` URL.
+    pub(super) fn from_url(url: &str) -> Option<Self> {
+        let (kind, data) = url.strip_prefix("data:")?.split_once(',')?;
+        if kind.ends_with(";base64") {
+            Self::read(&STANDARD.decode(data).ok()?)
+        } else {
+            let bytes: Vec<u8> = percent_encoding::percent_decode_str(data).collect();
+            Self::read(&bytes)
+        }
+    }
+
+    /// A map in JSON.
+    pub(super) fn read(json: &[u8]) -> Option<Self> {
+        let written: Written = serde_json::from_slice(json).ok()?;
+        let root = written.source_root.unwrap_or_default();
+        let sources = written
+            .sources
+            .into_iter()
+            .map(|source| format!("{root}{}", source.unwrap_or_default()))
+            .collect();
+        Some(Self {
+            lines: lines(&written.mappings)?,
+            sources,
+        })
+    }
+
+    /// The source, line and column of a place in the generated file. Lines and columns count from 0.
+    pub(super) fn find(&self, line: u32, column: u32) -> Option<(&str, u32, u32)> {
+        let segments = self.lines.get(usize::try_from(line).ok()?)?;
+        let after = segments.partition_point(|segment| segment.column <= column);
+        // Before the first segment it is still that one's statement.
+        let segment = segments.get(after.saturating_sub(1))?;
+        let source = self.sources.get(usize::try_from(segment.source).ok()?)?;
+        Some((source, segment.source_line, segment.source_column))
+    }
+}
+
+/// Lines are divided by `;`, segments by `,`; numbers are differences from the ones before.
+fn lines(mappings: &str) -> Option<Vec<Vec<Segment>>> {
+    let (mut source, mut line, mut source_column) = (0i64, 0i64, 0i64);
+    let mut lines = Vec::new();
+    for written in mappings.split(';') {
+        let mut column = 0i64;
+        let mut segments = Vec::new();
+        for segment in written.split(',').filter(|segment| !segment.is_empty()) {
+            let mut numbers = Numbers(segment.bytes());
+            column = column.checked_add(numbers.next()??)?;
+            // A segment of one number has no source.
+            let Some(first) = numbers.next() else {
+                continue;
+            };
+            source = source.checked_add(first?)?;
+            line = line.checked_add(numbers.next()??)?;
+            source_column = source_column.checked_add(numbers.next()??)?;
+            segments.push(Segment {
+                column: u32::try_from(column).ok()?,
+                source: u32::try_from(source).ok()?,
+                source_line: u32::try_from(line).ok()?,
+                source_column: u32::try_from(source_column).ok()?,
+            });
+        }
+        segments.sort_by_key(|segment| segment.column);
+        lines.push(segments);
+    }
+    Some(lines)
+}
+
+/// Numbers in base-64 digits of five bits, lowest first, the sixth bit for "more follows"; the lowest bit of all is the sign.
+struct Numbers<'a>(std::str::Bytes<'a>);
+
+impl Iterator for Numbers<'_> {
+    /// `None`: not a number.
+    type Item = Option<i64>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (mut value, mut shift) = (0i64, 0);
+        let mut byte = self.0.next()?;
+        loop {
+            let digit = match byte {
+                b'A'..=b'Z' => byte - b'A',
+                b'a'..=b'z' => byte - b'a' + 26,
+                b'0'..=b'9' => byte - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return Some(None),
+            };
+            value |= i64::from(digit & 31) << shift;
+            if digit & 32 == 0 {
+                let magnitude = value >> 1;
+                return Some(Some(if value & 1 == 0 {
+                    magnitude
+                } else {
+                    -magnitude
+                }));
+            }
+            shift += 5;
+            if shift > 30 {
+                return Some(None);
+            }
+            match self.0.next() {
+                Some(next) => byte = next,
+                None => return Some(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn places_are_found() {
+        // Line 1: column 0 is a.ts 0:0, column 4 is a.ts 9:4. Line 3: column 2 is b.ts 8:0, of a long line -1 is written as D.
+        let map = Mappings::read(
+            br#"{"version":3,"sourceRoot":"src/","sources":["a.ts","b.ts"],"mappings":"AAAA,IASI;;ECDJ"}"#,
+        )
+        .unwrap();
+        assert_eq!(map.find(0, 0), Some(("src/a.ts", 0, 0)));
+        assert_eq!(map.find(0, 3), Some(("src/a.ts", 0, 0)));
+        assert_eq!(map.find(0, 99), Some(("src/a.ts", 9, 4)));
+        assert_eq!(map.find(1, 0), None);
+        assert_eq!(map.find(2, 2), Some(("src/b.ts", 8, 0)));
+        assert_eq!(map.find(9, 0), None);
+    }
+
+    #[test]
+    fn what_is_no_map_is_none() {
+        for json in [
+            "",
+            "{}",
+            r#"{"sources":[],"mappings":"!"}"#,
+            r#"{"sources":[],"mappings":"AA"}"#,
+            r#"{"sources":[],"mappings":"gggggggggA"}"#,
+            r#"{"sources":["a"],"mappings":"AADA"}"#,
+        ] {
+            assert!(Mappings::read(json.as_bytes()).is_none(), "{json}");
+        }
+        assert!(Mappings::from_url("data:application/json,%7B%7D").is_none());
+        assert!(
+            Mappings::from_url("data:application/json,{\"sources\":[],\"mappings\":\"\"}")
+                .is_some()
+        );
+    }
+}
