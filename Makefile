@@ -35,7 +35,7 @@ build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/re
 	ln -f $(OUT)/shim/containerd-shim-wws-v1 target/release/containerd-shim-wws-v1
 
 .PHONY: images
-images: setup ## build the example workers and their images, below target/images
+images: setup build ## build the example workers and their images, below target/images
 	@scripts/build-images.sh
 
 .PHONY: run

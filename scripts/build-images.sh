@@ -29,19 +29,22 @@ collect() { # wasip1|wasip2 CRATE
     cmp --quiet "$built" "target/guests/$2.wasm" || install -m 644 "$built" "target/guests/$2.wasm"
 }
 
-# Packs images/$1 with the workers $2..., each at the route of its name. TOMLs of workers that are not among them stay behind:
-# that in Go is built by scripts/build-kit-guests.sh, and takes a container many seconds to compile.
+# Packs images/$1 with the workers $2..., each at the route of its name, and the runtimes that its .wws.toml lists.
 image() { # NAME WORKER...
-    local folder=target/images/$1 worker toml
+    local folder=target/images/$1 worker runtimes=target/images/.$1.runtimes
+    # They are large, and pinned: what is installed stays.
+    rm -rf "$runtimes"
+    [[ ! -d $folder/root/.wws ]] || mv "$folder/root/.wws" "$runtimes"
     rm -rf "$folder"
     mkdir -p "$folder"
     cp -R "images/$1/Dockerfile" "images/$1/root" "$folder"
     for worker in "${@:2}"; do
         cp "target/guests/$worker.wasm" "$folder/root"
     done
-    for toml in "$folder"/root/*.toml; do
-        compgen -G "${toml%.toml}.[!t]*" > /dev/null || rm "$toml"
-    done
+    [[ ! -d $runtimes ]] || mv "$runtimes" "$folder/root/.wws"
+    if [[ -e $folder/root/.wws.toml ]]; then
+        (cd "$folder/root" && "$repository/target/release/wws" runtimes install)
+    fi
     "$pack" "target/images/$1.tar" "localhost/$1:latest" "$folder/root"
 }
 
@@ -56,9 +59,11 @@ for crate in hello user-generation-rust probe bad; do
 done
 collect wasip2 wasi-http-hello
 
+scripts/build-kit-guests.sh go
+
 # For this machine, in the target folder of the workspace.
 pack=$(env -u CARGO_TARGET_DIR cargo build ${CARGO_FLAGS---locked} --release --quiet -p wws-oci-tar --message-format json |
     sed -n 's/.*"executable":"\([^"]*wws-oci-tar\)".*/\1/p')
 image hello hello
-image user-generation user-generation-rust
+image user-generation user-generation-rust user-generation-go
 ls -l target/images/*.tar | awk '{ print $5, $9 }'

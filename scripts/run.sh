@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows the example: a private containerd in a temporary folder runs the image through our shim, curl asks it three times, all
+# Shows the example: a private containerd in a temporary folder runs the image through our shim, curl asks each worker twice, all
 # is stopped and cleared up. `make run` builds what this needs before.
 #
 #   scripts/run.sh              the whole of it
@@ -8,6 +8,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Interpreters are compiled once. Only where root may clear it up again.
+((EUID != 0)) || export WWS_TEST_STORE=$PWD/target/store
 walk=target/x86_64-unknown-linux-gnu/release/walk
 state=target/run
 as_root=()

@@ -30,6 +30,9 @@ unit() {
 
 kits() {
     local manifest
+    # Their examples are workers of test/tests/kits.rs.
+    scripts/build-kit-guests.sh || return 1
+    scripts/test-kits.sh || return 1
     for manifest in kits/*/Cargo.toml; do
         [[ -e $manifest ]] || continue
         CARGO_TARGET_DIR=target/kits cargo test --manifest-path "$manifest" || return 1
@@ -40,9 +43,14 @@ end_to_end() {
     # Containers take root, building does not: only the test programs run as root. One at a time, since starting containers
     # and watching clocks at once is how tests become unsteady.
     ((EUID == 0)) || export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env=WWS_TEST_PROGRAMS,RUST_BACKTRACE"
+    # The code of the example's interpreters is compiled once for all tests; those about the store have one of their own.
+    # Root's, so that only root can clear it up.
+    ((EUID != 0)) || export WWS_TEST_STORE=$PWD/target/store
     RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test "${flags[@]}" --release -p wws-test --no-fail-fast -- --test-threads=1
 }
 
+# Interpreters that projects bring along.
+scripts/interpreters.sh all
 parts=("$@")
 ((${#parts[@]})) || parts=(unit kits end-to-end)
 for name in "${parts[@]}"; do

@@ -427,13 +427,18 @@ fn spawn(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
         .args(["--log-level", "info"])
         .env_clear()
         .env("PATH", path)
-        .env("WWS_STORE", mark.folder().join("store"))
+        .env("WWS_STORE", store(mark))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         // An interrupt from the terminal is for the tests, not for containerd.
         .process_group(0);
     command.spawn().context("start containerd")
+}
+
+/// Where shims keep compiled code: in the folder of this containerd, or where all tests share it.
+fn store(mark: &Mark) -> PathBuf {
+    std::env::var_os("WWS_TEST_STORE").map_or_else(|| mark.folder().join("store"), PathBuf::from)
 }
 
 /// The last lines of a log.

@@ -16,6 +16,9 @@ use crate::workspace;
 /// The image's name.
 pub const IMAGE: &str = "localhost/user-generation:latest";
 
+/// What its workers are written in.
+pub const LANGUAGES: [&str; 5] = ["rust", "go", "js", "python", "ruby"];
+
 /// Where programs look for trusted certificates.
 pub const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 

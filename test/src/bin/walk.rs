@@ -1,7 +1,7 @@
 //! The article's walk, on this machine: a private containerd runs the example image through our shim, curl asks it, and all of
 //! it is cleared up. `make run` builds what this needs, and calls it.
 //!
-//! * `walk`: the whole of it, three requests.
+//! * `walk`: the whole of it, two requests of each worker.
 //! * `walk keep FILE`: the container goes on until this process, whose number is in FILE, gets SIGTERM or SIGINT.
 //! * `walk sweep`: clears up after a walk or test that was killed.
 
@@ -14,11 +14,8 @@ use signal_hook::iterator::Signals;
 use wws_test::container::{Container, LIMIT};
 use wws_test::containerd::{Containerd, Version};
 use wws_test::mark::Mark;
-use wws_test::user_generation::UserGeneration;
+use wws_test::user_generation::{self, UserGeneration};
 use wws_test::{bridge, command, http};
-
-/// The example's worker.
-const ENDPOINT: &str = "/user-generation-rust";
 
 /// The container's name.
 const NAME: &str = "user-generation";
@@ -63,13 +60,18 @@ fn walk(signals: Option<Signals>) -> Result<()> {
     println!("\n$ {}", run.command_line());
     let mut container = run.start()?;
     container.wait_until_up()?;
-    for _ in 0..3 {
-        ask(container.port())?;
+    for language in user_generation::LANGUAGES {
+        for count in 1..=2 {
+            let answer = ask(container.port(), language)?;
+            if !answer.contains(&format!("\"generated_users\":{count}")) {
+                bail!("the worker did not count to {count}");
+            }
+        }
     }
     if let Some(mut signals) = signals {
         println!();
         println!(
-            "It goes on. Ask it:  curl -i 127.0.0.1:{}{ENDPOINT}",
+            "It goes on. Ask it:  curl -i 127.0.0.1:{}/user-generation-rust",
             container.port()
         );
         println!("Its log:             {}", container.log_file().display());
@@ -84,8 +86,8 @@ fn walk(signals: Option<Signals>) -> Result<()> {
 }
 
 /// Asks by curl, as a user would, and prints question and answer.
-fn ask(port: u16) -> Result<()> {
-    let url = format!("127.0.0.1:{port}{ENDPOINT}");
+fn ask(port: u16, language: &str) -> Result<String> {
+    let url = format!("127.0.0.1:{port}/user-generation-{language}");
     println!("\n$ curl -i {url}");
     let mut curl = Command::new("curl");
     curl.args([
@@ -102,7 +104,7 @@ fn ask(port: u16) -> Result<()> {
     if !answer.starts_with("HTTP/1.1 200 ") {
         bail!("the worker did not answer 200");
     }
-    Ok(())
+    Ok(answer)
 }
 
 fn stop(container: &mut Container<'_>) -> Result<()> {
