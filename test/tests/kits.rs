@@ -61,6 +61,8 @@ impl Server {
             .env("GREETING", "grüße \"aus\" 🦀")
             .env("WWS_RESOLVE", format!("allowed.test={outside}"))
             .env("WWS_LIMITS_CPU_TIME", "2s")
+            // Interpreters are compiled once for all runs.
+            .env("WWS_STORE", workspace::root().join("target/code"))
             .stdin(Stdio::null())
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?)

@@ -30,7 +30,9 @@ pub(crate) fn hello() -> Result<(TempDir, Server)> {
 /// Our server on a folder.
 pub(crate) fn wws(folder: &Path) -> Result<Server> {
     let mut wws = Command::new(workspace::programs()?.join("wws"));
-    wws.arg(folder).env("WWS_ACCESS_LOG", "false");
+    wws.arg(folder)
+        .env("WWS_ACCESS_LOG", "false")
+        .env("WWS_STORE", workspace::root().join("target/code"));
     Server::start(wws, |port| vec!["--port".into(), port.to_string()])
 }
 

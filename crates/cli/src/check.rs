@@ -5,7 +5,7 @@ use std::{fmt::Display, process::ExitCode};
 use wws_project::Project;
 use wws_server::PrepareOptions;
 
-use crate::{args::Folder, environment, routes};
+use crate::{args::Folder, code, environment, routes};
 
 /// Loads and compiles a project; prints its routes, or all that is wrong with it.
 pub(crate) fn check(folder: &Folder) -> ExitCode {
@@ -16,6 +16,7 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
     warn(&project);
     let options = PrepareOptions {
         env: environment::variables(),
+        code: code::of_user(project.root()),
         ..PrepareOptions::default()
     };
     match wws_server::prepare(project, &options) {

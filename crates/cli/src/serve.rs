@@ -12,7 +12,8 @@ use wws_project::{Project, ServerSettings};
 use wws_server::{CodeCache, PrepareOptions, Server};
 
 use crate::{
-    EXIT_CONFIG, args::Serve, environment, log::Log, memory, routes, runtimes, signals::Signals,
+    EXIT_CONFIG, args::Serve, code, environment, log::Log, memory, routes, runtimes,
+    signals::Signals,
 };
 
 /// Where a server runs.
@@ -109,12 +110,16 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
     };
     let address = place.address(project.settings());
     // Compiling takes long, and a signal must end it.
-    let options = PrepareOptions {
-        env: environment::variables(),
-        code: args.code.as_deref().map(CodeCache::read_only),
-        on_idle: Some(memory::collect),
-    };
+    let given = args.code.as_deref().map(CodeCache::read_only);
     let preparing = tokio::task::spawn_blocking(move || {
+        let options = PrepareOptions {
+            env: environment::variables(),
+            code: match place {
+                Place::Machine => given.or_else(|| code::of_user(project.root())),
+                Place::Container => given,
+            },
+            on_idle: Some(memory::collect),
+        };
         let prepared = wws_server::prepare(project, &options);
         memory::collect_after_compiling();
         prepared

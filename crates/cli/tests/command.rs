@@ -44,6 +44,7 @@ fn wws(args: &[&str], folder: &Path) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WWS_")) {
         command.env_remove(name);
     }
+    command.env("WWS_STORE", "");
     command
 }
 
