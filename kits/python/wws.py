@@ -7,12 +7,14 @@ A worker is loaded once, when the server starts: its imports and its module's bo
 that this left, and what it changes is gone when it has been answered.
 """
 
+from __future__ import annotations
+
 import gc
+import importlib.machinery
 import importlib.util
 import io
 import json as _json
 import linecache
-import logging
 import os
 import random
 import sys
@@ -21,11 +23,16 @@ import traceback
 import types
 import urllib.parse
 import weakref
-from typing import Any, Iterable, Iterator, Mapping, Optional, Union
+from collections.abc import Iterable, Mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # For editors: `typing` takes longer to load than all the rest.
+    import logging
+    from typing import Any, Optional, Union
+
+    Body = Union[str, bytes, bytearray, memoryview, Iterable[Union[str, bytes]], None]
 
 __all__ = ["Request", "Response", "Headers", "Cache", "fetch", "FetchResponse", "FetchError", "StoreError", "log"]
-
-Body = Union[str, bytes, bytearray, memoryview, Iterable[Union[str, bytes]], None]
 
 
 # -- The conversation with the host: a line of JSON, and the bytes that its "body" says. ---------------------------------------
@@ -45,7 +52,7 @@ def _tell(message: dict, body: bytes = b"") -> None:
         done = _pwrite(1, data, 0)
 
 
-def _ask(message: dict, body: bytes = b"") -> "tuple[dict, bytes]":
+def _ask(message: dict, body: bytes = b"") -> tuple[dict, bytes]:
     _tell(message, body)
     data = _pread(0, 4096, 0)
     end = data.find(b"\n")
@@ -75,7 +82,7 @@ def _ask(message: dict, body: bytes = b"") -> "tuple[dict, bytes]":
 class Headers(dict):
     """Header values by name, where upper and lower case are the same. A name that came in several lines has one value, joined by `, `."""
 
-    def __init__(self, lines: Iterable["tuple[str, str]"] = ()) -> None:
+    def __init__(self, lines: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__()
         self._lines = [(name.lower(), value) for name, value in lines]
         for name, value in self._lines:
@@ -92,7 +99,7 @@ class Headers(dict):
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name.lower(), default)
 
-    def get_all(self, name: str) -> "list[str]":
+    def get_all(self, name: str) -> list[str]:
         """The values of all lines of that name."""
         name = name.lower()
         return [value for key, value in self._lines if key == name]
@@ -111,7 +118,7 @@ class Request:
     method: str
     url: str
     headers: Headers
-    params: "dict[str, str]"
+    params: dict[str, str]
     """The parameters of the route: of `[id].py` the key `id`."""
 
     def __init__(self, method: str, url: str, headers: Any = (), body: Union[str, bytes] = b"", params: Optional[dict] = None) -> None:
@@ -145,12 +152,12 @@ class Request:
         return urllib.parse.urlsplit(self.url).path
 
     @property
-    def query(self) -> "dict[str, str]":
+    def query(self) -> dict[str, str]:
         """The URL's query, the last value of each name."""
         return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url).query, keep_blank_values=True))
 
     @property
-    def query_list(self) -> "list[tuple[str, str]]":
+    def query_list(self) -> list[tuple[str, str]]:
         """The URL's query, in order."""
         return urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url).query, keep_blank_values=True)
 
@@ -175,12 +182,12 @@ class Response:
         self.status_code = status
 
     @classmethod
-    def json(cls, value: Any, status: int = 200, headers: Optional[Mapping] = None) -> "Response":
+    def json(cls, value: Any, status: int = 200, headers: Optional[Mapping] = None) -> Response:
         """A response with the value as JSON."""
         return cls(_json.dumps(value), status, {"content-type": "application/json", **(headers or {})})
 
     @classmethod
-    def redirect(cls, url: str, status: int = 302) -> "Response":
+    def redirect(cls, url: str, status: int = 302) -> Response:
         """A response that leads elsewhere."""
         return cls("", status, {"location": url})
 
@@ -200,7 +207,7 @@ def _to_bytes(body: Body, what: str) -> bytes:
     raise TypeError(f"{what} is text, bytes or parts of either, not {type(body).__name__}; for JSON there is Response.json(value)")
 
 
-def _header_lines(headers: Any) -> "list[tuple[str, str]]":
+def _header_lines(headers: Any) -> list[tuple[str, str]]:
     lines = []
     for name, values in headers.items() if isinstance(headers, Mapping) else headers:
         for value in values if isinstance(values, (list, tuple)) else [values]:
@@ -356,15 +363,28 @@ class _Stream(io.TextIOBase):
             log(rest, level=self._level)
 
 
-class _Handler(logging.Handler):
-    """Records of `logging`."""
+class _LoggingLoader:
+    """Loads `logging`, whose records go to the log with their levels."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            level = "error" if record.levelno >= 40 else "warn" if record.levelno >= 30 else "info" if record.levelno >= 20 else "debug"
-            log(self.format(record), level=level)
-        except Exception:
-            self.handleError(record)
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: Any) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        self._loader.exec_module(module)
+
+        class Handler(module.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                try:
+                    number = record.levelno
+                    log(self.format(record), level="error" if number >= 40 else "warn" if number >= 30 else "info" if number >= 20 else "debug")
+                except Exception:
+                    self.handleError(record)
+
+        module.getLogger().addHandler(Handler())
+        module.getLogger().setLevel(module.INFO)
 
 
 # -- Files of the project that a worker imports --------------------------------------------------------------------------------
@@ -377,6 +397,11 @@ class _Finder:
         self._folders = [folder, ""] if folder else [""]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name == "logging":
+            spec = importlib.machinery.PathFinder.find_spec(name, path)
+            if spec:
+                spec.loader = _LoggingLoader(spec.loader)
+            return spec
         last = name.rpartition(".")[2]
         folders = self._folders if path is None else [item[4:] for item in path if isinstance(item, str) and item.startswith("wws:")]
         for folder in folders:
@@ -424,7 +449,7 @@ def _own(filename: str) -> bool:
     return filename == "<wws>" or filename.startswith("<frozen ") or filename == "<string>"
 
 
-def _described(error: BaseException) -> "tuple[str, str]":
+def _described(error: BaseException) -> tuple[str, str]:
     """An error in a line that begins with its place, and with its traceback, without the kit's frames."""
     trace = traceback.TracebackException.from_exception(error, compact=True)
     seen = trace
@@ -453,7 +478,7 @@ def _fail(error: BaseException) -> None:
 
 # -- Randomness: requests begin in the same state, so what that state draws would be the same in each ---------------------------
 
-_generators: "weakref.WeakSet" = weakref.WeakSet()
+_generators: weakref.WeakSet = weakref.WeakSet()
 _seed = random.Random.seed
 _urandom = os.urandom
 
@@ -518,8 +543,6 @@ def _main() -> None:
         random.Random.seed = _remember_seed  # type: ignore[method-assign]
         _generators.add(random._inst)
         os.urandom = random._urandom = _no_urandom
-        logging.getLogger().addHandler(_Handler())
-        logging.getLogger().setLevel(logging.INFO)
         line, source = _ask({"op": "worker"})
         if "error" in line:
             raise ImportError(line["error"]["message"])

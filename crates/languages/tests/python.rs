@@ -341,6 +341,22 @@ def worker(request):
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn logging_is_there_with_its_handler() {
+    let (_project, guest) = worker(
+        r#"
+import logging
+logging.info("at load")
+def worker(request):
+    import logging.handlers
+    logging.getLogger("a.b").warning("in %s", "request")
+    root = logging.getLogger()
+    return Response(f"{len(root.handlers)} {root.level}")
+"#,
+    );
+    assert_eq!(text(&guest, "/").await, "1 20");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_asynchronous_worker_answers() {
     let (_project, guest) = worker(
         "async def part(): return 'ok'\nasync def worker(request): return Response(await part())",
