@@ -135,8 +135,8 @@ fn check_prints_the_routes() {
     assert_eq!(
         lines[1..],
         [
-            vec!["/[id]", "wasm", "[id].wasm"],
-            vec!["/w", "wasm", "w.wasm"]
+            vec!["/[id]", "wasm", "[id].wasm", "new"],
+            vec!["/w", "wasm", "w.wasm", "new"]
         ]
     );
 }
