@@ -91,7 +91,13 @@ settings! {
 }
 
 /// Variables that begin with `WWS_` and are somebody else's.
-const OTHERS: [&str; 4] = ["WWS_RESOLVE", "WWS_REPO_NAME", "WWS_REPO_URL", "WWS_LOG"];
+const OTHERS: [&str; 5] = [
+    "WWS_RESOLVE",
+    "WWS_REPO_NAME",
+    "WWS_REPO_URL",
+    "WWS_LOG",
+    "WWS_STORE",
+];
 
 impl ServerSettings {
     /// Takes over the `WWS_*` variables of the environment. What has no meaning is a warning: it may be meant for another program.
