@@ -51,7 +51,7 @@ async fn ends_alone(source: &str, why: &str) {
             }
         })
     };
-    let error = guest.call(get("/bad")).await.err().expect(source);
+    let error = guest.call(get("/bad")).await.expect_err(source);
     let error = error.to_string();
     assert!(
         why.split('|').any(|why| error.contains(why)),

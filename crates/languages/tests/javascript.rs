@@ -160,7 +160,7 @@ async fn errors_are_the_calls_and_name_the_users_line() {
     ] {
         let project = Project::new(&[("w.js", source)]);
         let guest = project.guest("w.js", spec());
-        let error = guest.call(get("/")).await.err().expect(source).to_string();
+        let error = guest.call(get("/")).await.expect_err(source).to_string();
         assert!(error.contains(why), "{source}: {error}");
     }
 }

@@ -10,14 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{ENGINE, Project, get, interpreter, post, spec};
+use common::{ENGINE, Project, get, post, spec, wasm};
 use wws_engine::{Guest, Module};
 use wws_languages::runtime_guest;
 use wws_project::{LoadOptions, beneath::Root};
 
 /// Compiled once for all tests.
 static MODULE: LazyLock<Module> =
-    LazyLock::new(|| ENGINE.compile(&interpreter("python/python.wasm")).unwrap());
+    LazyLock::new(|| ENGINE.compile(&wasm("python/python.wasm")).unwrap());
 
 /// What such a project's polyfill does, in short.
 const POLY: &str = r#"
@@ -51,7 +51,7 @@ fn guest(source: &str) -> (Project, Guest) {
         (&format!("{folder}/poly.py"), POLY),
         (&format!("{folder}/wrapper.txt"), WRAPPER),
     ]);
-    let wasm = interpreter("python/python.wasm");
+    let wasm = wasm("python/python.wasm");
     std::fs::write(project.path().join(folder).join("python.wasm"), &wasm).unwrap();
     let loaded = wws_project::load(project.path(), &LoadOptions::default()).unwrap();
     let root = Root::open(project.path()).unwrap();

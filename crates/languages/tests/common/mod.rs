@@ -35,15 +35,19 @@ pub static PYTHON: LazyLock<Python> =
 
 pub static RUBY: LazyLock<Ruby> = LazyLock::new(|| interpreter("ruby/ruby+stdlib.wasm", Ruby::new));
 
-/// An interpreter that is not part of the server: `scripts/interpreters.sh all` fetches it. Its code is kept for the next run, in the
-/// folder that cargo has for tests.
+/// The file of an interpreter that is not part of the server: `scripts/interpreters.sh all` fetches it.
+pub fn wasm(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("WWS_INTERPRETERS")).join(name);
+    std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; scripts/interpreters.sh all", path.display()))
+}
+
+/// An interpreter. Its code is kept for the next run, in the folder that cargo has for tests.
 fn interpreter<T>(
     name: &str,
     make: fn(&Engine, &[u8], Option<(&CodeCache, &CodeKey)>) -> Result<T, LoadError>,
 ) -> T {
-    let path = Path::new(env!("WWS_INTERPRETERS")).join(name);
-    let wasm = std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; scripts/interpreters.sh all", path.display()));
+    let wasm = wasm(name);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("code");
     let cache = CodeCache::open(&folder, 1 << 30).unwrap();
     let key = ENGINE.interpreter_key(&Sha256::digest(&wasm).into());
