@@ -102,6 +102,7 @@ async fn bodies_are_bytes_texts_and_parts() {
             b"read",
         ),
         ("Response.new(nil)", b""),
+        ("'text'", b"text"),
         ("Response.new('é'.encode('UTF-16LE'))", b"\xe9\x00"),
     ] {
         let (_project, guest) = worker(&format!("def worker(req)\n{answer}\nend"));
@@ -281,8 +282,8 @@ async fn errors_are_the_calls_and_name_the_users_line() {
             "w.rb:3: ",
         ),
         (
-            "def worker(req) = 'text'",
-            "`worker` returned \"text\" (String) instead of a Response",
+            "def worker(req) = 7",
+            "`worker` returned 7 (Integer) instead of a Response",
         ),
         (
             "def worker(req) = nil",
@@ -330,7 +331,7 @@ async fn errors_are_the_calls_and_name_the_users_line() {
             "def worker(req)\n  Wws::Channel.tell({ op: 'nothing' })\nend",
             "no operation",
         ),
-        ("def worker(req)\n  eval('1 +')\nend", "(SyntaxError)"),
+        ("def worker(req)\n  eval('1 +')\nend", "w.rb:2: unexpected"),
         (
             "def worker(req)\n  STDOUT.close\n  puts 'x'\nend",
             "closed stream",

@@ -54,6 +54,7 @@ module Wws
     head, body = Channel.ask_line(@question)
     request = Request.new(head["url"], head["method"], head["headers"], text(body), head["params"])
     response = @worker.call(request)
+    response = Response.new(response) if response.is_a?(String)
     unless response.is_a?(Response)
       return fail_with("#{@file}: `worker` returned #{show(response)} instead of a Response: Response.new(body, status, headers)")
     end
@@ -80,7 +81,7 @@ module Wws
 
   def self.failed(error)
     frames = frames(error)
-    message = error.is_a?(SyntaxError) ? syntax(error) : "#{place(frames)}: #{reason(error)}"
+    message = error.is_a?(SyntaxError) ? syntax(error, frames) : "#{place(frames)}: #{reason(error)}"
     fail_with(message, describe(error, frames))
   rescue SystemStackError, NoMemoryError => e
     fail_with("#{@file}: #{e.message} (#{e.class})")
@@ -108,9 +109,9 @@ module Wws
   private_class_method :reason
 
   # "FILE:LINE: SyntaxError: what the parser says". Its message has lines of the source, with the reason behind "^".
-  def self.syntax(error)
+  def self.syntax(error, frames)
     first, *rest = error.message.lines.map(&:chomp)
-    place = first[/\A.*?:\d+/] || @file
+    place = (first[/\A.*?:\d+/] unless first.start_with?("(eval")) || place(frames)
     why = rest.filter_map { |line| line[/\^+~* +(.+)/, 1] }.first || first.delete_prefix(place).delete_prefix(":").strip
     "#{place}: #{why} (SyntaxError)"
   end
