@@ -378,3 +378,68 @@ async fn requests_to_others_run_side_by_side_within_the_allow_list() {
     let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
     assert_eq!(response.body(), "true,201,2,true,true,TypeError");
 }
+
+/// A server on loopback that redirects `/a` to `/b`.
+async fn redirecting() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let n = stream.read(&mut request).await.unwrap();
+            let answer = if request[..n].starts_with(b"GET /a ") {
+                "HTTP/1.1 302 Found\r\nlocation: /b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            } else {
+                "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\nb"
+            };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_are_followed_given_or_refused() {
+    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
+    let address = redirecting().await;
+    let project = Project::new(&[(
+        "w.js",
+        r#"export default async () => {
+            const followed = await fetch(`${TARGET}/a`);
+            const manual = await fetch(`${TARGET}/a`, { redirect: "manual" });
+            const refused = await fetch(`${TARGET}/a`, { redirect: "error" }).catch((error) => error.name);
+            return new Response([followed.status, await followed.text(), manual.status, manual.headers.get("location"), refused].join());
+        }"#,
+    )]);
+    let mut spec = spec();
+    spec.env = vec![("TARGET".into(), format!("http://{address}"))];
+    let hosts = [address.to_string()];
+    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
+    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
+    assert_eq!(response.body(), "200,b,302,/b,TypeError");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_those_of_the_sources_of_a_bundle() {
+    // What esbuild writes of the two lines of TypeScript below.
+    let source = "export default (request: Request) => {\n  throw new Error('on line 2');\n};\n";
+    let map = r#"{"version":3,"sources":["../src/w.ts"],"mappings":"AAAA,eAAe,CAAC,YAAqB;AACnC,QAAM,IAAI,MAAM,WAAW;AAC7B"}"#;
+    let project = Project::new(&[
+        (
+            "w.js",
+            "export default (request) => {\n  throw new Error('on line 2');\n};\n//# sourceMappingURL=maps/w.js.map\n",
+        ),
+        ("maps/w.js.map", map),
+        ("src/w.ts", source),
+    ]);
+    let error = project
+        .guest("w.js", spec())
+        .call(get("/"))
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("src/w.ts:2:"), "{text}");
+}

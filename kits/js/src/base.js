@@ -10,12 +10,13 @@ wws.define = (names) => {
 {
   const pending = new Map();
   let last = 0;
-  wws.start = (name, ...args) => new Promise((resolve, reject) => {
+  // What cannot be started throws: a rejected promise for each would fill the memory where thousands are asked for.
+  wws.start = (name, ...args) => {
     const id = ++last;
     const why = wws.host.start(id, name, ...args);
     if (why !== undefined) throw new Error(`${name}: ${why}`);
-    pending.set(id, { resolve, reject });
-  });
+    return new Promise((resolve, reject) => { pending.set(id, { resolve, reject }); });
+  };
 
   // Random numbers that were drawn while the worker is loaded would be the same in every request.
   wws.random = (count) => {

@@ -137,6 +137,7 @@
       this.#headers = new Headers(init.headers ?? from?.headers);
       this.#signal = init.signal ?? from?.signal;
       this.#redirect = init.redirect ?? from?.redirect ?? "follow";
+      if (!["follow", "manual", "error"].includes(this.#redirect)) throw new TypeError(`redirect is ${this.#redirect}, not follow, manual or error`);
       this.#params = from?.params;
       if (body.type && !this.#headers.has("content-type")) this.#headers.set("content-type", body.type);
     }

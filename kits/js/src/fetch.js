@@ -2,16 +2,20 @@
 {
   const { start, body: { take, with: with_ }, headers: flat } = wws;
 
+  const REDIRECTS = [301, 302, 303, 307, 308];
+
   const fetch = async (input, init) => {
     const request = new Request(input, init);
     const { signal } = request;
     signal.throwIfAborted();
     const body = await take(request);
-    const head = [request.method, request.url, ...flat.flat(request.headers)].join("\0");
+    const follow = request.redirect === "follow";
+    const head = [follow ? request.method : `${request.method} manual`, request.url, ...flat.flat(request.headers)].join("\0");
     const sent = start("fetch", head, body ?? undefined);
     const [lines, bytes] = await (request.signal.aborted ? sent : Promise.race([sent, aborted(signal)]));
     const list = lines.split("\0");
     const status = Number(list[0]);
+    if (request.redirect === "error" && REDIRECTS.includes(status)) throw new TypeError(`fetch failed: ${request.url} redirects`);
     const empty = status === 204 || status === 205 || status === 304;
     const response = new Response(null, { status: status < 200 || status > 599 ? 502 : status, headers: flat.of(list, 2) });
     return with_(response, empty ? null : bytes, list[1]);
@@ -23,8 +27,9 @@
   const timers = new Map();
   let last = 0;
   const arm = (id, delay, run) => {
+    const slept = start("sleep", Math.max(0, Number(delay) || 0));
     timers.set(id, run);
-    start("sleep", Math.max(0, Number(delay) || 0)).then(() => {
+    slept.then(() => {
       if (timers.get(id) === run) run();
     });
   };

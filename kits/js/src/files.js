@@ -1,7 +1,7 @@
 // The part of node:fs/promises that works on a worker's [[folders]].
 {
   const { host, start, bytes } = wws;
-  const fs = (name, ...args) => start("file", name, ...args);
+  const fs = async (name, ...args) => start("file", name, ...args);
   const encoding_of = (options) => (typeof options === "string" ? options : options?.encoding);
   const content = (data) => (typeof data === "string" ? data : bytes(data, "the content"));
   const path_of = (path) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderName, HeaderValue, Request, Response};
-use wws_engine::{Host, HttpFailure};
+use wws_engine::{Host, HttpFailure, KeepRedirects};
 
 use super::{
     files::{self, FileCall},
@@ -114,6 +114,13 @@ fn request(head: &str, body: Bytes) -> Result<(Request<Bytes>, String), String> 
     let mut parts = head.split('\0');
     let (method, url) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
     let mut request = Request::new(body);
+    let method = match method.strip_suffix(" manual") {
+        Some(method) => {
+            request.extensions_mut().insert(KeepRedirects);
+            method
+        }
+        None => method,
+    };
     *request.method_mut() = method.parse().map_err(|_| bad("the method is not valid"))?;
     // A fragment is not sent.
     let sent = url.split('#').next().unwrap_or(url);

@@ -21,7 +21,13 @@ const FILES: usize = 64;
 /// The maps of a worker's files: read when a place in one is first asked for.
 pub(super) struct SourceMaps {
     files: Folders,
-    known: Mutex<HashMap<String, Option<Arc<Mappings>>>>,
+    known: Mutex<HashMap<String, Option<Arc<Map>>>>,
+}
+
+/// A map, and the file that it stands in: sources are named from there.
+struct Map {
+    file: String,
+    mappings: Mappings,
 }
 
 impl SourceMaps {
@@ -58,13 +64,14 @@ impl SourceMaps {
         let (file, row) = rest.rsplit_once(':')?;
         let (row, column): (u32, u32) = (row.parse().ok()?, column.parse().ok()?);
         let map = self.map(file)?;
-        let (source, row, column) = map.find(row.checked_sub(1)?, column.saturating_sub(1))?;
-        let source = beside(file, source);
+        let (row, column) = (row.checked_sub(1)?, column.saturating_sub(1));
+        let (source, row, column) = map.mappings.find(row, column)?;
+        let source = beside(&map.file, source);
         let (row, column) = (row + 1, column + 1);
         Some(format!("    at {before}{source}:{row}:{column}{after}"))
     }
 
-    fn map(&self, file: &str) -> Option<Arc<Mappings>> {
+    fn map(&self, file: &str) -> Option<Arc<Map>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(map) = known.get(file) {
             return map.clone();
@@ -76,7 +83,7 @@ impl SourceMaps {
         map
     }
 
-    fn read(&self, file: &str) -> Option<Mappings> {
+    fn read(&self, file: &str) -> Option<Map> {
         let text = self.files.read(&format!("/{file}"), MAX).ok()?;
         let text = String::from_utf8(text).ok()?;
         let address = text
@@ -84,10 +91,17 @@ impl SourceMaps {
             .rev()
             .find_map(|line| line.trim().strip_prefix(MARK))?;
         if address.starts_with("data:") {
-            return Mappings::from_url(address);
+            return Some(Map {
+                file: file.to_owned(),
+                mappings: Mappings::from_url(address)?,
+            });
         }
-        let map = self.files.read(&format!("/{}", beside(file, address)), MAX);
-        Mappings::read(&map.ok()?)
+        let file = beside(file, address);
+        let map = self.files.read(&format!("/{file}"), MAX).ok()?;
+        Some(Map {
+            file,
+            mappings: Mappings::read(&map)?,
+        })
     }
 }
 
