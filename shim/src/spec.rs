@@ -185,6 +185,9 @@ impl Spec {
                 .ok_or_else(|| Error::InvalidArgument(format!("{path:?} is not UTF-8")))
         };
         let (server, folder) = (utf8(server)?, utf8(folder)?);
+        let memory = self.0["linux"]["resources"]["memory"]["limit"]
+            .as_u64()
+            .filter(|limit| *limit > 0);
         let process = self.0["process"]
             .as_object_mut()
             .ok_or_else(|| Error::InvalidArgument("config.json has no process".to_owned()))?;
@@ -195,6 +198,10 @@ impl Spec {
             let to = to.map_or(CODE[1].1, |(_, to)| to);
             arguments.extend([json!("--code"), json!(to)]);
             mounts.push(bind(to, &utf8(code)?));
+        }
+        if let Some(limit) = memory {
+            // The container need not see its own control group.
+            arguments.extend([json!("--memory"), json!(limit.to_string())]);
         }
         // What follows the entry point is for the server, which knows what it understands.
         if let Some(Value::Array(given)) = process.get("args") {
@@ -316,6 +323,30 @@ mod tests {
         assert_eq!(
             spec.0["process"]["args"],
             json!(["/dev/wws", "serve-container", "/", "--prefix", "x"])
+        );
+    }
+
+    #[test]
+    fn the_server_is_told_how_much_memory_there_is() {
+        let mut value = spec();
+        value["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}});
+        let mut limited = Spec(value.clone());
+        limited
+            .serve(Path::new("/opt/wws"), Path::new("/"), None)
+            .unwrap();
+        assert_eq!(
+            limited.0["process"]["args"],
+            json!(["/dev/wws", "serve-container", "/", "--memory", "67108864"])
+        );
+        // No limit.
+        value["linux"]["resources"]["memory"]["limit"] = json!(-1);
+        let mut unlimited = Spec(value);
+        unlimited
+            .serve(Path::new("/opt/wws"), Path::new("/"), None)
+            .unwrap();
+        assert_eq!(
+            unlimited.0["process"]["args"],
+            json!(["/dev/wws", "serve-container", "/"])
         );
     }
 

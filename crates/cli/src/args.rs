@@ -98,6 +98,9 @@ pub(crate) struct Serve {
     /// Folder of compiled code, written by nobody but us
     #[arg(long, hide = true)]
     pub(crate) code: Option<PathBuf>,
+    /// Bytes of memory that the container may use
+    #[arg(long, hide = true)]
+    pub(crate) memory: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -108,6 +111,9 @@ pub(crate) struct Container {
     /// Folder of compiled code, written by nobody but us
     #[arg(long)]
     code: Option<PathBuf>,
+    /// Bytes of memory that the container may use
+    #[arg(long)]
+    memory: Option<u64>,
 }
 
 impl std::convert::From<Container> for Serve {
@@ -123,6 +129,7 @@ impl std::convert::From<Container> for Serve {
             port: None,
             install_runtimes: false,
             code: container.code,
+            memory: container.memory,
         }
     }
 }

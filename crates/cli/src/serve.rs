@@ -111,6 +111,7 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
     let address = place.address(project.settings());
     // Compiling takes long, and a signal must end it.
     let given = args.code.as_deref().map(CodeCache::read_only);
+    let limit = args.memory;
     let preparing = tokio::task::spawn_blocking(move || {
         let options = PrepareOptions {
             env: environment::variables(),
@@ -118,6 +119,7 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
                 Place::Machine => given.or_else(|| code::of_user(project.root())),
                 Place::Container => given,
             },
+            memory: limit,
             on_idle: Some(memory::collect),
         };
         let prepared = wws_server::prepare(project, &options);

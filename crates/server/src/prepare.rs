@@ -27,6 +27,8 @@ pub struct PrepareOptions {
     pub env: BTreeMap<String, String>,
     /// Where code may be that was compiled before; only ever written by us.
     pub code: Option<CodeCache>,
+    /// Bytes that this process may use, where that is known from outside: a container need not see its own control group.
+    pub memory: Option<u64>,
     /// Called when the server has become idle, after it gave its own memory back.
     pub on_idle: Option<fn()>,
 }
@@ -55,7 +57,7 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
         0 => processors.saturating_mul(CALLS_PER_PROCESSOR),
         calls => calls,
     };
-    let available = memory::available();
+    let available = options.memory.unwrap_or(u64::MAX).min(memory::available());
     let guests_memory = match settings.memory {
         0 => available / 4 * 3,
         bytes => bytes,
