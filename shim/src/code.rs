@@ -2,7 +2,9 @@
 //! process without rights, while the OCI runtime makes the container. A container sees, read-only, a folder of its own with links
 //! to the entries of its project and no others. Without a store, or without room in it, the server compiles for itself.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
+use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +25,10 @@ const VARIABLE: &str = "WWS_STORE";
 /// How long a container's start waits for its code: a little longer than `wws precompile` allows itself.
 const LIMIT: Duration = Duration::from_secs(70);
 
+/// How much of what the compiler says is told: bytes and lines.
+const MAX_SAID: u64 = 4096;
+const MAX_LINES: usize = 8;
+
 /// The code of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Code {
@@ -42,7 +48,11 @@ pub(crate) struct Project {
 
 /// Code that is being compiled. Nobody wants it any more when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Compiling(Option<Child>);
+pub(crate) struct Compiling {
+    child: Option<Child>,
+    /// What it says.
+    said: Option<File>,
+}
 
 impl Code {
     /// Where the code of a container is; `None` without a store.
@@ -100,26 +110,36 @@ impl Code {
             .arg("--")
             .arg(&project.folder)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stdout(Stdio::null());
+        let said = notes();
+        command.stderr(match &said {
+            Some((_, writer)) => Stdio::from(writer.try_clone().ok()?),
+            None => Stdio::null(),
+        });
         die_with_parent(&mut command);
         let child = reaper.spawn(&mut command);
         child
             .inspect_err(|error| log::warning!("compile ahead: {error}"))
             .ok()
-            .map(|child| Compiling(Some(child)))
+            .map(|child| Compiling {
+                child: Some(child),
+                said: said.map(|(reader, _)| reader),
+            })
     }
 }
 
 impl Compiling {
     /// Waits for it, but not for ever. What is missing then the server compiles for itself.
     pub(crate) async fn finish(mut self, id: &str) {
-        let Some(child) = &mut self.0 else { return };
+        let Some(child) = &mut self.child else { return };
         match tokio::time::timeout(LIMIT, child.exit.ended()).await {
             Ok(exit) => {
-                self.0 = None;
+                self.child = None;
                 if exit.code != 0 {
                     log::warning!("compile {id} ahead: ended with {}", exit.code);
+                }
+                for line in self.lines() {
+                    log::warning!("compile {id} ahead: {line}");
                 }
             }
             Err(_) => log::warning!("compile {id} ahead: not done in {} s", LIMIT.as_secs()),
@@ -127,12 +147,32 @@ impl Compiling {
     }
 }
 
+impl Compiling {
+    /// What it said, a few lines of it.
+    fn lines(&mut self) -> Vec<String> {
+        let mut text = String::new();
+        if let Some(said) = &mut self.said {
+            // What cannot be read is not told.
+            let _ = said.take(MAX_SAID).read_to_string(&mut text);
+        }
+        text.lines().take(MAX_LINES).map(str::to_owned).collect()
+    }
+}
+
 impl Drop for Compiling {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
+        if let Some(child) = &mut self.child {
             child.kill();
         }
     }
+}
+
+/// A file in memory: two ends, whose places in it are their own.
+fn notes() -> Option<(File, File)> {
+    let writer = rustix::fs::memfd_create("wws-precompile", rustix::fs::MemfdFlags::CLOEXEC);
+    let writer = File::from(writer.ok()?);
+    let reader = File::open(format!("/proc/self/fd/{}", writer.as_raw_fd())).ok()?;
+    Some((reader, writer))
 }
 
 #[cfg(test)]

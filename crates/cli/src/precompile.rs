@@ -41,6 +41,13 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
     };
     match run() {
         Ok(done) => {
+            if done.damaged > 0 {
+                eprintln!(
+                    "{}: {} entries were damaged and are compiled again",
+                    args.store.display(),
+                    done.damaged
+                );
+            }
             println!(
                 "{} compiled, {} were in the store, {} left to the server",
                 done.compiled, done.cached, done.left

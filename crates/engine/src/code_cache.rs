@@ -48,6 +48,17 @@ pub struct CodeCache {
     max: Option<u64>,
 }
 
+/// How it stands with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryState {
+    /// It can be used.
+    Whole,
+    /// There is none.
+    Missing,
+    /// It is not what was written, or cannot be read.
+    Damaged,
+}
+
 /// Name of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CodeKey(String);
@@ -138,7 +149,17 @@ impl CodeCache {
     /// Whether there is a whole entry.
     #[must_use]
     pub fn has(&self, key: &CodeKey) -> bool {
-        File::open(self.path(key)).is_ok_and(|file| check(&file).is_ok())
+        self.state(key) == EntryState::Whole
+    }
+
+    /// How it stands with an entry.
+    #[must_use]
+    pub fn state(&self, key: &CodeKey) -> EntryState {
+        match File::open(self.path(key)).and_then(|file| check(&file)) {
+            Ok(()) => EntryState::Whole,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => EntryState::Missing,
+            Err(_) => EntryState::Damaged,
+        }
     }
 
     pub(crate) fn load(&self, engine: &Engine, key: &CodeKey) -> Found {

@@ -7,7 +7,9 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use wws_engine::{CodeCache, CodeKey, Engine, EngineOptions, LoadError, interpreter_module};
+use wws_engine::{
+    CodeCache, CodeKey, Engine, EngineOptions, EntryState, LoadError, interpreter_module,
+};
 use wws_languages::JavaScript;
 use wws_project::{Runtime, beneath::Root, compilable};
 
@@ -40,6 +42,8 @@ pub struct Precompiled {
     pub cached: usize,
     /// Files that were compiled now.
     pub compiled: usize,
+    /// Those of them, and of the ones left, whose code was in the store and not whole.
+    pub damaged: usize,
     /// Files that are no modules, or for which there was no room or time: their server will say why, or compile them itself.
     pub left: usize,
 }
@@ -135,7 +139,9 @@ impl Precompile<'_> {
         done: &mut Precompiled,
         wasm: impl FnOnce() -> Option<Vec<u8>>,
     ) -> io::Result<()> {
-        if self.store.has(key) {
+        let state = self.store.state(key);
+        done.damaged += usize::from(state == EntryState::Damaged);
+        if state == EntryState::Whole {
             done.cached += 1;
         } else if started.elapsed() < MAX_TIME && wasm().is_some_and(|wasm| self.store(key, &wasm))
         {
