@@ -57,7 +57,34 @@ pub(crate) struct Measured<'m> {
     pub(crate) how: &'m str,
 }
 
+/// A figure without a peer: a size, a count.
+pub(crate) struct Alone<'m> {
+    pub(crate) name: &'m str,
+    pub(crate) value: f64,
+    pub(crate) unit: &'static str,
+    pub(crate) target: Target,
+    pub(crate) how: &'m str,
+}
+
 impl Report {
+    /// Adds a figure whose target is of its value.
+    pub(crate) fn add_alone(&mut self, alone: &Alone<'_>) {
+        let row = Row {
+            name: alone.name.to_owned(),
+            value: alone.value,
+            unit: alone.unit,
+            peer: String::new(),
+            // `null` in JSON.
+            peer_value: f64::NAN,
+            ratio: f64::NAN,
+            target: alone.target.shown(),
+            met: alone.target.met(alone.value),
+            how: alone.how.to_owned(),
+        };
+        eprintln!("{}", row.line());
+        self.0.push(row);
+    }
+
     /// Adds a figure whose ratio is that of the values.
     pub(crate) fn add(&mut self, measured: &Measured<'_>) {
         let ratio = measured.value / measured.peer_value;
@@ -94,6 +121,12 @@ impl Report {
 impl Row {
     fn line(&self) -> String {
         let mark = if self.met { "reached" } else { "NOT REACHED" };
+        if self.peer.is_empty() {
+            return format!(
+                "{}: {:.2} {}, target {}: {mark}",
+                self.name, self.value, self.unit, self.target
+            );
+        }
         format!(
             "{}: {:.2} {unit} : {:.2} {unit} ({}) = {:.3}, target {}: {mark}",
             self.name,

@@ -141,6 +141,12 @@ impl Containerd {
         self.version
     }
 
+    /// Its process number.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.daemon)
+    }
+
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -281,6 +287,16 @@ impl Containerd {
             .into_iter()
             .filter(|(_, command)| command.contains("containerd-shim-"));
         Ok(shims.map(|(pid, _)| pid).collect())
+    }
+
+    /// The process numbers of its containers and their shims.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn of_containers(&self) -> Result<Vec<Pid>> {
+        let mut found = self.mark.processes()?;
+        found.retain(|(_, command)| !self.is_daemon(command));
+        Ok(found.into_iter().map(|(pid, _)| pid).collect())
     }
 
     /// What its containers have left on this machine so far.

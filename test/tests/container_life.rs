@@ -1,13 +1,12 @@
-//! What containerd asks of a running container: exec, statistics, processes, pause, events; and many containers in a row.
+//! What containerd asks of a running container: exec, statistics, processes, pause, events.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::Pid;
 use wws_test::container::{self, LIMIT, Run};
 use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
@@ -191,69 +190,4 @@ fn events_tell_the_life_in_its_order() -> Result<()> {
     };
     assert_eq!(without_exec_delete, expected, "{text}");
     Ok(())
-}
-
-/// How many containers come and go: enough for a leak of one thing each to show.
-const CYCLES: usize = 100;
-
-fn descriptors(pid: Pid) -> Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?.count())
-}
-
-fn resident_kib(pid: Pid) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.context("no VmRSS")?.split_whitespace().next();
-    Ok(number.context("no number")?.parse()?)
-}
-
-#[test]
-fn many_containers_in_a_row_leave_nothing_and_do_not_make_a_shim_grow() -> Result<()> {
-    let containerd = Containerd::start(Version::MAIN)?;
-    let image = Image::workers("page")
-        .file("public/index.html", "a page")?
-        .import(&containerd)?;
-    // All of one group: one shim lives through it, and every second container has its own besides.
-    let group = ["--annotation", "io.containerd.runc.v2.group=steady"];
-    Run::workers(&containerd, &image, "steady")?
-        .options(&group)
-        .start_detached()?;
-    let shims = containerd.shims()?;
-    assert_eq!(shims.len(), 1, "one shim");
-    let shim = shims[0];
-    let mut early = None;
-    let from = Instant::now();
-    for cycle in 0..CYCLES {
-        let name = format!("cycle-{cycle}");
-        let mut run = Run::workers(&containerd, &image, &name)?;
-        if cycle % 2 == 0 {
-            run = run.options(&group);
-        }
-        run.start_detached()?;
-        containerd.ctr(&["task", "kill", "--signal", "SIGKILL", &name])?;
-        wait::until("the task stopped", LIMIT, || {
-            Ok(container::status(&containerd, &name)?.filter(|status| status == "STOPPED"))
-        })?;
-        containerd.ctr(&["task", "delete", &name])?;
-        containerd.ctr(&["container", "rm", &name])?;
-        if cycle == 9 {
-            early = Some((descriptors(shim)?, resident_kib(shim)?));
-        }
-    }
-    let late = (descriptors(shim)?, resident_kib(shim)?);
-    let early = early.context("too few cycles")?;
-    println!(
-        "{CYCLES} containers in {:?}; the shim's descriptors and KiB after 10: {early:?}, in the end: {late:?}",
-        from.elapsed()
-    );
-    assert_eq!(containerd.shims()?, [shim], "the other shims are gone");
-    assert_eq!(late.0, early.0, "descriptors");
-    assert!(late.1 <= early.1 + 512, "KiB: {early:?}, {late:?}");
-    containerd.ctr(&["task", "kill", "--signal", "SIGKILL", "steady"])?;
-    wait::until("the task stopped", LIMIT, || {
-        Ok(container::status(&containerd, "steady")?.filter(|status| status == "STOPPED"))
-    })?;
-    containerd.ctr(&["task", "delete", "steady"])?;
-    containerd.ctr(&["container", "rm", "steady"])?;
-    containerd.expect_nothing_left()
 }

@@ -1,5 +1,6 @@
 //! One file a capability that has figures.
 
+mod density;
 mod noisy;
 mod routes;
 mod start;
@@ -13,10 +14,11 @@ use crate::report::Report;
 type Measure = fn(&mut Report) -> Result<()>;
 
 /// All of them.
-pub(crate) const ALL: [(&str, Measure); 5] = [
+pub(crate) const ALL: [(&str, Measure); 6] = [
     ("routes", routes::measure),
     ("throughput", throughput::beside_hyper),
     ("wasmtime-serve", throughput::beside_wasmtime_serve),
     ("noisy", noisy::measure),
     ("start", start::measure),
+    ("density", density::measure),
 ];
