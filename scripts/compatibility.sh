@@ -16,8 +16,9 @@ cat << END2
 Made by \`make test-clients\`, which runs each line with the real programs and writes down how it ended. A line is a test: its words are the
 test's name, in \`test/tests\`. An empty cell was not run.
 
-containerd, Docker, runc $("$tools/runc/usr/sbin/runc" --version | awk 'NR == 1 { print $3 }' | sed 's/[~+].*//') and CNI's plugins are Debian's,
-pinned in \`scripts/debs.lock\`; crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`. Control groups are of version $groups.
+containerd, Docker, their plugins, CNI's and runc $("$tools/runc/usr/sbin/runc" --version | awk 'NR == 1 { print $3 }' | sed 's/[~+].*//') are
+Debian's, pinned in \`scripts/debs.lock\`; crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`. Control groups are of
+version $groups.
 END2
 
 awk -v c16="$(containerd 1.6)" -v c17="$(containerd 1.7)" -v c21="$(containerd 2.1)" -v d26="$(docker 26)" -v d28="$(docker 28)" \
@@ -86,6 +87,7 @@ cat << 'END2'
 
 ## Not run
 
+* Control groups of version 2 with systemd: the machines that these tests run on have none.
 * A kubelet: Debian packages none. `deploy/kubernetes/` is checked against the API's schemas by
   `scripts/check-manifests.sh`, as part of `make test-clients`.
 * `nerdctl run -p`: its port mapping changes the packet filter of the machine that tests run on. Containers are asked over a bridge instead.

@@ -23,7 +23,7 @@ fi
     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env=WWS_TEST_PROGRAMS,WWS_TEST_CYCLES,RUST_BACKTRACE"
 status=0
 RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test ${CARGO_FLAGS---locked} --release -p wws-test "${tests[@]}" --no-fail-fast -- \
-    --include-ignored --test-threads=1 "$@" 2>&1 | tee "$log" || status=1
+    --include-ignored --test-threads=1 --show-output "$@" 2>&1 | tee "$log" || status=1
 if ((!$#)); then
     scripts/compatibility.sh < "$log" > target/compatibility.md
     mv target/compatibility.md docs/compatibility.md
