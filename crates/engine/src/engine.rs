@@ -58,7 +58,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Module {
     module: wasmtime::Module,
-    pub(crate) image: Option<Arc<Image>>,
+    pub(crate) image: Arc<Image>,
     pub(crate) minimum_memory: u64,
 }
 
@@ -221,21 +221,21 @@ impl Engine {
         &self,
         wasm: &[u8],
         code_of: impl FnOnce(&[u8]) -> Result<wasmtime::Module, LoadError>,
-    ) -> Result<(wasmtime::Module, Option<Arc<Image>>), LoadError> {
+    ) -> Result<(wasmtime::Module, Arc<Image>), LoadError> {
         let split = image_of::split(wasm);
         let (code, image) = match &split {
             Some(split) => {
                 let image = Image::new(&split.memory).map_err(|error| {
                     LoadError(format!("no memory for the module's data: {error}"))
                 })?;
-                (split.wasm.as_slice(), Some(Arc::new(image)))
+                (split.wasm.as_slice(), image)
             }
-            None => (wasm, None),
+            // Zeros, into which instantiation copies what there is: slots that wait for the next call need an image to wait with.
+            None => (wasm, Image::zero()),
         };
         let module = code_of(code)?;
-        if let Some(image) = &image {
-            self.register(image);
-        }
+        let image = Arc::new(image);
+        self.register(&image);
         Ok((module, image))
     }
 

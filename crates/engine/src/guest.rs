@@ -16,7 +16,7 @@ use crate::{
     guest_log::GuestLog,
     host::Host,
     kv_view::KvView,
-    lane::{Laned, Usage},
+    lane::{Habit, Laned, Looks, Usage},
     memory::with_image,
     protocol,
     snapshot::{Boxed, ProgramError, Snapshot},
@@ -111,6 +111,7 @@ pub(crate) struct Inner {
     kv: Option<(Arc<dyn wws_kv::Store>, String)>,
     pub(crate) http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
     pub(crate) limits: GuestLimits,
+    habit: Habit,
 }
 
 impl Inner {
@@ -156,6 +157,7 @@ impl Inner {
             kv: spec.kv,
             http: spec.http,
             limits: spec.limits,
+            habit: Habit::default(),
         })
     }
 
@@ -190,8 +192,12 @@ impl Inner {
         store.limiter(|host| &mut host.quota);
         // The first tick may be about to come: a guest has at least one whole tick before it is looked at.
         store.set_epoch_deadline(2);
+        let mut looks = Looks::default();
         store.epoch_deadline_callback(move |_| {
-            if usage.tick() > cpu_time {
+            if !usage.tick(&mut looks) {
+                return Ok(UpdateDeadline::Continue(1));
+            }
+            if usage.cpu() > cpu_time {
                 return Err(wasmtime::Error::new(Stop::CpuTime));
             }
             Ok(UpdateDeadline::Yield(1))
@@ -343,7 +349,7 @@ impl Guest {
             None => Arc::default(),
         };
         let run = Box::pin(self.clone().run(call, parked, usage.clone()));
-        let laned = Laned::new(run, &usage, self.engine.slow_lane());
+        let laned = Laned::new(run, &usage, self.engine.slow_lane(), &self.inner.habit);
         let limit = self.inner.limits.wall_time;
         match tokio::time::timeout(limit, laned).await {
             Ok(Some(result)) => result,
@@ -520,13 +526,8 @@ async fn start(
 ) -> wasmtime::Result<()> {
     let instance = {
         let mut making = pin!(pre.instantiate_async(&mut *store));
-        match &module.image {
-            Some(image) => {
-                std::future::poll_fn(|context| with_image(image, || making.as_mut().poll(context)))
-                    .await?
-            }
-            None => making.await?,
-        }
+        std::future::poll_fn(|context| with_image(&module.image, || making.as_mut().poll(context)))
+            .await?
     };
     let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
     start.call_async(store, ()).await

@@ -1,27 +1,25 @@
 //! Two lanes: a call runs where its request is served; one that goes on for long moves to threads of its own.
 //!
 //! Most guests end within a millisecond, and handing them to another thread would cost more than they do. One that computes for
-//! longer would keep the requests behind it waiting: it goes on in the slow lane, whose threads have a lower priority, so that the
-//! operating system shares the processors fairly.
+//! longer would keep the requests behind it waiting: it goes on in the slow lane, whose threads give way to others
+//! (`priority`).
 
 use std::{
     future::Future,
     pin::Pin,
     sync::{
-        OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    thread::ThreadId,
     time::Duration,
 };
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use crate::ticker::TICK;
-
-/// Nice value of the slow lane's threads.
-const NICE: i32 = 10;
+use crate::{priority, ticker::TICK};
 
 /// How a call uses the processor.
 #[derive(Default)]
@@ -30,23 +28,41 @@ pub(crate) struct Usage {
     cpu: AtomicU64,
     /// It gave way at the end of a tick.
     yielded: AtomicBool,
-    /// Ticks that found it running.
+    /// Ticks at which it did.
     ticks: AtomicU64,
     slow: AtomicBool,
 }
 
 impl Usage {
-    /// A tick of the clock found the guest running. Returns its CPU time so far.
-    pub(crate) fn tick(&self) -> Duration {
+    /// A tick of the clock found the guest running. Says whether it gives way.
+    ///
+    /// A guest that the system had interrupted for others has done nothing for it: in the thread that serves its request it gives way
+    /// when it was found twice and ran for most of the time between.
+    pub(crate) fn tick(&self, looks: &mut Looks) -> bool {
+        if !self.slow.load(Ordering::Relaxed) {
+            let (thread, now) = (std::thread::current().id(), thread_time());
+            match looks.0 {
+                Some((same, before)) if same == thread => {
+                    let ran = now.saturating_sub(before);
+                    if ran < TICK / 2 {
+                        return false;
+                    }
+                    // And before it was first found.
+                    self.add(if self.ticks() == 0 { ran + TICK } else { ran });
+                    looks.0 = Some((thread, now));
+                }
+                _ => {
+                    looks.0 = Some((thread, now));
+                    return false;
+                }
+            }
+        }
         self.yielded.store(true, Ordering::Relaxed);
         self.ticks.fetch_add(1, Ordering::Relaxed);
-        if !self.slow.load(Ordering::Relaxed) {
-            self.add(TICK);
-        }
-        Duration::from_nanos(self.cpu.load(Ordering::Relaxed))
+        true
     }
 
-    /// Ticks that found the guest running.
+    /// Ticks at which it gave way.
     pub(crate) fn ticks(&self) -> u64 {
         self.ticks.load(Ordering::Relaxed)
     }
@@ -56,6 +72,11 @@ impl Usage {
         if !self.slow.load(Ordering::Relaxed) {
             self.add(time);
         }
+        self.cpu()
+    }
+
+    /// CPU time so far.
+    pub(crate) fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu.load(Ordering::Relaxed))
     }
 
@@ -71,6 +92,48 @@ impl Usage {
     }
 }
 
+/// Where and when ticks found a guest: its thread, and that thread's CPU time.
+#[derive(Default)]
+pub(crate) struct Looks(Option<(ThreadId, Duration)>);
+
+/// CPU time of this thread.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+/// Whether a guest's calls are long ones. Then they begin in the slow lane: each would take a tick from short calls before it moves.
+#[derive(Default)]
+pub(crate) struct Habit(AtomicU32);
+
+impl Habit {
+    /// So many long calls more than short ones make it a habit.
+    const LONG: u32 = 4;
+    const MAX: u32 = 2 * Self::LONG;
+
+    fn is_long(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= Self::LONG
+    }
+
+    fn learn(&self, usage: &Usage) {
+        let before = self.0.load(Ordering::Relaxed);
+        // Only in the slow lane is it known how long it was.
+        let long = usage.slow.load(Ordering::Relaxed) && usage.cpu() >= TICK;
+        let after = if long {
+            (before + 1).min(Self::MAX)
+        } else {
+            before.saturating_sub(1)
+        };
+        // Two calls that end at once may count as one.
+        if after != before {
+            self.0.store(after, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The slow lane's threads, started when first needed.
 #[derive(Default)]
 pub(crate) struct SlowLane(OnceLock<Option<Runtime>>);
@@ -83,10 +146,7 @@ impl SlowLane {
                     // A call that moved here may still wait for time and sockets.
                     .enable_all()
                     .thread_name("wws-slow")
-                    .on_thread_start(|| {
-                        // On Linux this is the thread's own value. Without it the lane is only less polite.
-                        let _ = rustix::process::setpriority_process(None, NICE);
-                    })
+                    .on_thread_start(priority::give_way)
                     .build()
                     .inspect_err(|error| tracing::error!("no threads for long calls: {error}"))
                     .ok()
@@ -117,23 +177,41 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(crate) struct Laned<'a, T> {
     call: Option<Boxed<T>>,
     moved: Option<JoinHandle<T>>,
-    usage: &'a Usage,
+    usage: &'a Arc<Usage>,
     lane: &'a SlowLane,
-    shared: std::sync::Arc<Usage>,
+    habit: &'a Habit,
 }
 
-impl<'a, T> Laned<'a, T> {
+impl<'a, T: Send + 'static> Laned<'a, T> {
     pub(crate) fn new(
         call: Boxed<T>,
-        usage: &'a std::sync::Arc<Usage>,
+        usage: &'a Arc<Usage>,
         lane: &'a SlowLane,
+        habit: &'a Habit,
     ) -> Self {
-        Self {
+        let mut laned = Self {
             call: Some(call),
             moved: None,
             usage,
             lane,
-            shared: usage.clone(),
+            habit,
+        };
+        if habit.is_long() {
+            laned.move_over();
+        }
+        laned
+    }
+
+    /// Moves the call to the slow lane, if that has threads.
+    fn move_over(&mut self) {
+        if let Some(runtime) = self.lane.runtime()
+            && let Some(call) = self.call.take()
+        {
+            self.usage.slow.store(true, Ordering::Relaxed);
+            self.moved = Some(runtime.spawn(Measured {
+                call,
+                usage: self.usage.clone(),
+            }));
         }
     }
 }
@@ -143,27 +221,20 @@ impl<T: Send + 'static> Future for Laned<'_, T> {
     type Output = Option<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(call) = &mut self.call {
+        let this = &mut *self;
+        if let Some(call) = &mut this.call {
             if let Poll::Ready(result) = call.as_mut().poll(context) {
-                self.call = None;
+                this.call = None;
                 return Poll::Ready(Some(result));
             }
-            if !self.usage.yielded.load(Ordering::Relaxed) {
+            if !this.usage.yielded.load(Ordering::Relaxed) {
                 return Poll::Pending;
             }
-            let Some(runtime) = self.lane.runtime() else {
-                return Poll::Pending;
-            };
-            if let Some(call) = self.call.take() {
-                self.usage.slow.store(true, Ordering::Relaxed);
-                self.moved = Some(runtime.spawn(Measured {
-                    call,
-                    usage: self.shared.clone(),
-                }));
-            }
+            this.move_over();
         }
-        match &mut self.moved {
+        match &mut this.moved {
             Some(moved) => Pin::new(moved).poll(context).map(Result::ok),
+            None if this.call.is_some() => Poll::Pending,
             None => Poll::Ready(None),
         }
     }
@@ -171,6 +242,7 @@ impl<T: Send + 'static> Future for Laned<'_, T> {
 
 impl<T> Drop for Laned<'_, T> {
     fn drop(&mut self) {
+        self.habit.learn(self.usage);
         if let Some(moved) = &self.moved {
             moved.abort();
         }
@@ -180,23 +252,98 @@ impl<T> Drop for Laned<'_, T> {
 /// Counts the CPU time of a call.
 struct Measured<T> {
     call: Boxed<T>,
-    usage: std::sync::Arc<Usage>,
+    usage: Arc<Usage>,
 }
 
 impl<T> Future for Measured<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let now = || {
-            let time = clock_gettime(ClockId::ThreadCPUTime);
-            Duration::new(
-                u64::try_from(time.tv_sec).unwrap_or(0),
-                u32::try_from(time.tv_nsec).unwrap_or(0),
-            )
-        };
-        let start = now();
+        let start = thread_time();
         let polled = self.call.as_mut().poll(context);
-        self.usage.add(now().saturating_sub(start));
+        self.usage.add(thread_time().saturating_sub(start));
         polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A call that computes for `left` ticks.
+    struct Yields {
+        left: u32,
+        usage: Arc<Usage>,
+        looks: Looks,
+        threads: Vec<String>,
+    }
+
+    impl Future for Yields {
+        type Output = Vec<String>;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<String>> {
+            let this = &mut *self;
+            let name = std::thread::current().name().unwrap_or("").to_owned();
+            this.threads.push(name);
+            while this.left > 0 {
+                this.left -= 1;
+                if this.usage.tick(&mut this.looks) {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                let start = thread_time();
+                while thread_time() - start < TICK {}
+            }
+            Poll::Ready(std::mem::take(&mut this.threads))
+        }
+    }
+
+    fn run(left: u32, habit: &Habit) -> Vec<String> {
+        let lane = SlowLane::default();
+        let usage = Arc::new(Usage::default());
+        let call = Box::pin(Yields {
+            left,
+            usage: usage.clone(),
+            looks: Looks::default(),
+            threads: Vec::new(),
+        });
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(Laned::new(call, &usage, &lane, habit))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_short_call_stays_and_a_long_one_moves() {
+        let habit = Habit::default();
+        assert!(run(0, &habit).iter().all(|thread| thread != "wws-slow"));
+        let threads = run(4, &habit);
+        assert_ne!(threads[0], "wws-slow");
+        assert_eq!(threads[1..], ["wws-slow"; 3]);
+    }
+
+    #[test]
+    fn a_call_that_was_interrupted_does_not_give_way() {
+        let (usage, mut looks) = (Usage::default(), Looks::default());
+        for _ in 0..5 {
+            assert!(!usage.tick(&mut looks));
+            std::thread::sleep(TICK);
+        }
+        assert_eq!(usage.cpu(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_guest_that_is_always_long_begins_in_the_slow_lane_until_it_is_short_again() {
+        let habit = Habit::default();
+        for _ in 0..10 {
+            run(4, &habit);
+        }
+        assert!(run(4, &habit).iter().all(|thread| thread == "wws-slow"));
+        for _ in 0..10 {
+            run(0, &habit);
+        }
+        assert_ne!(run(0, &habit), ["wws-slow"]);
     }
 }

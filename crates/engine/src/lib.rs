@@ -22,6 +22,7 @@ mod image_of;
 mod kv_view;
 mod lane;
 mod memory;
+mod priority;
 mod protocol;
 mod snapshot;
 mod stack;

@@ -73,7 +73,7 @@ struct Shared {
     engine: Engine,
     pre: InstancePre<Host>,
     /// The module's own data.
-    image: Option<Arc<Image>>,
+    image: Arc<Image>,
     minimum_memory: u64,
     globals: Vec<ModuleExport>,
     table: Option<ModuleExport>,
@@ -322,7 +322,7 @@ impl Interpreter {
             .map_err(fail)?;
         let start = store.data().start;
         let mut vm = self
-            .instance(store, self.0.image.as_ref(), usage)
+            .instance(store, &self.0.image, usage)
             .await
             .map_err(|error| LoadError(one_line(&error)))?;
         let new = self.values(&mut vm);
@@ -376,17 +376,12 @@ impl Interpreter {
     async fn instance(
         &self,
         mut store: Store<Host>,
-        image: Option<&Arc<Image>>,
+        image: &Arc<Image>,
         usage: Arc<Usage>,
     ) -> wasmtime::Result<Vm> {
         let instance = {
             let mut making = pin!(self.0.pre.instantiate_async(&mut store));
-            match image {
-                Some(image) => {
-                    poll_fn(|context| with_image(image, || making.as_mut().poll(context))).await?
-                }
-                None => making.await?,
-            }
+            poll_fn(|context| with_image(image, || making.as_mut().poll(context))).await?
         };
         Ok(Vm {
             store,
@@ -418,10 +413,7 @@ impl Snapshot {
         store: Store<Host>,
         usage: Arc<Usage>,
     ) -> wasmtime::Result<Vm> {
-        let mut vm = self
-            .interpreter
-            .instance(store, Some(&self.image), usage)
-            .await?;
+        let mut vm = self.interpreter.instance(store, &self.image, usage).await?;
         for (export, value) in &self.globals {
             let global = vm
                 .instance

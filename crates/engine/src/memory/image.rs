@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::OwnedFd,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
@@ -10,7 +10,7 @@ use rustix::{
     mm::{MapFlags, ProtFlags},
 };
 
-use super::{PAGE, page_up, slot::Slot};
+use super::{PAGE, page_up, pool::Waiting};
 
 /// Initial memory of a module: bytes in a sealed memfd, mapped copy-on-write into slots.
 ///
@@ -26,7 +26,7 @@ pub(crate) struct Image {
     /// Bytes of the memory that the image was taken of: an instance starts with as many, or with its module's minimum.
     size: usize,
     /// Slots that hold this image and wait for a call; the one used last (its cache is warm) is taken first.
-    idle: Mutex<Vec<Slot>>,
+    idle: Mutex<Vec<Waiting>>,
 }
 
 // SAFETY: `bytes` points to a read-only mapping of a sealed file, which lives as long as the image.
@@ -124,23 +124,32 @@ impl Image {
         }
     }
 
-    pub(super) fn take_idle(&self) -> Option<Slot> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
+    pub(super) fn take_idle(&self) -> Option<Waiting> {
+        self.waiting().pop()
     }
 
-    pub(super) fn put_idle(&self, slot: Slot) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(slot);
+    pub(super) fn put_idle(&self, slot: Waiting) {
+        self.waiting().push(slot);
+    }
+
+    /// Takes the slot that has waited longest.
+    pub(super) fn take_oldest(&self) -> Option<Waiting> {
+        let mut waiting = self.waiting();
+        (!waiting.is_empty()).then(|| waiting.remove(0))
+    }
+
+    /// How many slots wait.
+    pub(super) fn idle(&self) -> usize {
+        self.waiting().len()
     }
 
     /// Takes all idle slots, for their memory to be freed.
-    pub(super) fn drain_idle(&self) -> Vec<Slot> {
-        std::mem::take(&mut self.idle.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn drain_idle(&self) -> Vec<Waiting> {
+        std::mem::take(&mut self.waiting())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -40,8 +40,46 @@ struct Shared {
     /// Slots that may wait for a call.
     max_idle: usize,
     idle: AtomicUsize,
-    /// Images that may hold waiting slots, for [`Pool::trim`].
+    /// Images that may hold waiting slots.
     images: Mutex<Vec<Weak<Image>>>,
+}
+
+impl Shared {
+    fn images(&self) -> Vec<Arc<Image>> {
+        self.images
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    /// A place for one more waiting slot. The image that has most of them gives one up for it where all are taken, so that
+    /// what was called once doesn't keep what is called often from waiting.
+    fn place(self: &Arc<Self>) -> Place {
+        if self.idle.load(Ordering::Relaxed) >= self.max_idle {
+            let most = self.images().into_iter().max_by_key(|image| image.idle());
+            drop(most.and_then(|image| image.take_oldest()));
+        }
+        // The limit may be passed by as many slots as there are threads: it bounds memory, not correctness.
+        self.idle.fetch_add(1, Ordering::Relaxed);
+        Place(self.clone())
+    }
+}
+
+/// One of the places of waiting slots; free again when dropped.
+struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.idle.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A slot that waits for a call.
+pub(super) struct Waiting {
+    slot: Slot,
+    _place: Place,
 }
 
 impl Pool {
@@ -57,7 +95,7 @@ impl Pool {
         }
     }
 
-    /// Makes the image known, so that [`Self::trim`] finds its slots.
+    /// Makes the image known, so that its waiting slots are found.
     pub(crate) fn register(&self, image: &Arc<Image>) {
         let mut images = self
             .shared
@@ -70,20 +108,10 @@ impl Pool {
 
     /// Gives the memory of all waiting slots back to the system.
     pub(crate) fn trim(&self) {
-        let images: Vec<_> = self
-            .shared
-            .images
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect();
-        for image in images {
-            for mut slot in image.drain_idle() {
-                if slot.release().is_ok() {
-                    image.put_idle(slot);
-                } else {
-                    self.shared.idle.fetch_sub(1, Ordering::Relaxed);
+        for image in self.shared.images() {
+            for mut waiting in image.drain_idle() {
+                if waiting.slot.release().is_ok() {
+                    image.put_idle(waiting);
                 }
             }
         }
@@ -107,14 +135,8 @@ unsafe impl MemoryCreator for Pool {
         // A snapshot's memory may have grown since its module started.
         let minimum = minimum.max(image.size().next_multiple_of(65_536));
         let reserved = reserved.unwrap_or(minimum).max(minimum);
-        let slot = match image.take_idle() {
-            Some(slot) => {
-                self.shared.idle.fetch_sub(1, Ordering::Relaxed);
-                Some(slot).filter(|slot| slot.fits(reserved, guard))
-            }
-            None => None,
-        };
-        let slot = match slot {
+        let waiting = image.take_idle().map(|waiting| waiting.slot);
+        let slot = match waiting.filter(|slot| slot.fits(reserved, guard)) {
             Some(slot) => Ok(slot),
             None => Slot::new(&image, reserved, guard),
         };
@@ -169,12 +191,71 @@ impl Drop for Memory {
         let Some(mut slot) = self.slot.take() else {
             return;
         };
-        // The limit may be passed by as many slots as there are threads: it bounds memory, not correctness.
-        if self.pool.idle.load(Ordering::Relaxed) < self.pool.max_idle
-            && slot.reset(&self.image, self.pool.keep).is_ok()
-        {
-            self.pool.idle.fetch_add(1, Ordering::Relaxed);
-            self.image.put_idle(slot);
+        if slot.reset(&self.image, self.pool.keep).is_ok() {
+            let place = self.pool.place();
+            self.image.put_idle(Waiting {
+                slot,
+                _place: place,
+            });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GUARD: usize = 1 << 16;
+
+    fn image(pool: &Pool) -> Arc<Image> {
+        let image = Arc::new(Image::zero());
+        pool.register(&image);
+        image
+    }
+
+    /// So many calls at once.
+    fn call(pool: &Pool, image: &Arc<Image>, count: usize) {
+        let memories: Vec<_> = (0..count)
+            .map(|_| {
+                with_image(image, || {
+                    let ty = MemoryType::new(1, None);
+                    pool.new_memory(ty, 1 << 16, None, Some(1 << 20), GUARD)
+                        .unwrap()
+                })
+            })
+            .collect();
+        drop(memories);
+    }
+
+    #[test]
+    fn slots_wait_for_the_next_call_within_the_limit() {
+        let pool = Pool::new(2, 1 << 20);
+        let image = image(&pool);
+        call(&pool, &image, 3);
+        assert_eq!(image.idle(), 2);
+        call(&pool, &image, 1);
+        assert_eq!(image.idle(), 2);
+    }
+
+    #[test]
+    fn places_are_free_again_when_their_module_is_gone() {
+        let pool = Pool::new(1, 1 << 20);
+        for _ in 0..3 {
+            let image = image(&pool);
+            call(&pool, &image, 1);
+            assert_eq!(image.idle(), 1);
+        }
+        assert_eq!(pool.shared.idle.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_was_called_once_gives_its_place_to_what_is_called_now() {
+        let pool = Pool::new(2, 1 << 20);
+        let (cold, hot) = (image(&pool), image(&pool));
+        call(&pool, &cold, 2);
+        call(&pool, &hot, 1);
+        assert_eq!((cold.idle(), hot.idle()), (1, 1));
+        assert_eq!(pool.shared.idle.load(Ordering::Relaxed), 2);
     }
 }
