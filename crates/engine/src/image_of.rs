@@ -2,6 +2,7 @@
 //!
 //! A fresh instance then costs no copying of data segments: its memory is the image, copy-on-write.
 
+use memchr::memmem;
 use wasmparser::{DataKind, Operator, Parser, Payload};
 
 /// Linear memory is counted in such pages.
@@ -12,7 +13,7 @@ const MAX_IMAGE: u64 = 1 << 30;
 
 /// What a module's memory starts with.
 pub(crate) struct Split {
-    /// The module with its active data segments emptied.
+    /// The module without its active data segments, or with these emptied where instructions may name segments.
     pub(crate) wasm: Vec<u8>,
     /// Linear memory from address 0 to the end of the last segment.
     pub(crate) memory: Vec<u8>,
@@ -23,6 +24,8 @@ pub(crate) struct Split {
 pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
     let mut minimum = None;
     let mut memory = Vec::new();
+    // Instantiation spends time on each segment that is left, and interpreters have tens of thousands.
+    let keep = names_segments(wasm)?;
     // (index within the new data section's body, bytes) of the section, and the rest of the module as it is.
     let mut out = Vec::with_capacity(wasm.len());
     let mut copied = 0;
@@ -45,14 +48,25 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
                 }
                 minimum = Some(ty.initial.checked_mul(WASM_PAGE)?);
             }
+            Payload::DataCountSection { range, .. } if !keep => {
+                let from = usize::try_from(range.start).ok()?;
+                let to = usize::try_from(range.end).ok()?;
+                let header = section_header_len(wasm, from, to, 12)?;
+                out.extend_from_slice(wasm.get(copied..from - header)?);
+                copied = to;
+            }
             Payload::DataSection(segments) => {
                 let limit = minimum?;
                 let range = segments.range();
                 let mut body = Vec::new();
-                leb128(&mut body, u64::from(segments.count()));
+                leb128(
+                    &mut body,
+                    if keep { u64::from(segments.count()) } else { 0 },
+                );
                 for segment in segments {
                     let segment = segment.ok()?;
                     match segment.kind {
+                        DataKind::Passive if !keep => {}
                         DataKind::Passive => {
                             let from = usize::try_from(segment.range.start).ok()?;
                             let to = usize::try_from(segment.range.end).ok()?;
@@ -80,8 +94,10 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
                                 memory.resize(end, 0);
                             }
                             memory[at..end].copy_from_slice(segment.data);
-                            // Active, memory 0, `i32.const 0 end`, no bytes: indices of later segments stay.
-                            body.extend_from_slice(&[0x00, 0x41, 0x00, 0x0b, 0x00]);
+                            if keep {
+                                // Active, memory 0, `i32.const 0 end`, no bytes: indices of later segments stay.
+                                body.extend_from_slice(&[0x00, 0x41, 0x00, 0x0b, 0x00]);
+                            }
                         }
                         DataKind::Active { .. } => return None,
                     }
@@ -104,6 +120,30 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
     }
     out.extend_from_slice(wasm.get(copied..)?);
     Some(Split { wasm: out, memory })
+}
+
+/// Whether instructions of a module name data segments: `memory.init` and `data.drop`.
+fn names_segments(wasm: &[u8]) -> Option<bool> {
+    let prefixes = [
+        memmem::Finder::new(b"\xfc\x08"),
+        memmem::Finder::new(b"\xfc\x09"),
+    ];
+    for payload in Parser::new(0).parse_all(wasm) {
+        let Payload::CodeSectionEntry(body) = payload.ok()? else {
+            continue;
+        };
+        // Numbers can look alike; then the function is read.
+        let bytes = body.as_bytes();
+        if prefixes.iter().all(|prefix| prefix.find(bytes).is_none()) {
+            continue;
+        }
+        for operator in body.get_operators_reader().ok()? {
+            if let Operator::MemoryInit { .. } | Operator::DataDrop { .. } = operator.ok()? {
+                return Some(true);
+            }
+        }
+    }
+    Some(false)
 }
 
 /// Bytes before a section's body: its id and its size as LEB128 of any allowed length.
@@ -139,7 +179,7 @@ pub(crate) fn leb128(out: &mut Vec<u8>, mut value: u64) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
 
     fn wasm(text: &str) -> Vec<u8> {
@@ -160,6 +200,41 @@ mod tests {
         wasmparser::validate(&split.wasm).unwrap();
         let text = String::from_utf8_lossy(&split.wasm).into_owned();
         assert!(text.contains("keep me") && !text.contains("abc"));
+    }
+
+    #[test]
+    fn segments_that_nothing_names_are_left_out() {
+        // 1148 looks like `memory.init`.
+        let split = split(&wasm(
+            r#"(module (memory (export "memory") 1) (data (i32.const 10) "abc") (data (i32.const 20) "def") (data "passive")
+                 (func (export "f") (memory.copy (i32.const 0) (i32.const 1148) (i32.const 4)))
+                 (func (export "g") (result i32) (i32.const 1148)))"#,
+        ))
+        .unwrap();
+        assert_eq!(
+            (&split.memory[10..13], &split.memory[20..]),
+            (&b"abc"[..], &b"def"[..])
+        );
+        wasmparser::validate(&split.wasm).unwrap();
+        let mut segments = None;
+        for payload in Parser::new(0).parse_all(&split.wasm) {
+            match payload.unwrap() {
+                Payload::DataSection(section) => segments = Some(section.count()),
+                Payload::DataCountSection { .. } => panic!("the count is still there"),
+                _ => {}
+            }
+        }
+        assert_eq!(segments, Some(0));
+    }
+
+    #[test]
+    fn segments_that_are_dropped_by_name_stay() {
+        let split = split(&wasm(
+            r#"(module (memory 1) (data $a (i32.const 0) "abc") (func (data.drop $a)))"#,
+        ))
+        .unwrap();
+        wasmparser::validate(&split.wasm).unwrap();
+        assert_eq!(split.memory, b"abc");
     }
 
     #[test]
