@@ -24,6 +24,7 @@ mod lane;
 mod memory;
 mod priority;
 mod protocol;
+mod random;
 mod snapshot;
 mod stack;
 mod state_of;

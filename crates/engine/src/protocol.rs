@@ -1,12 +1,13 @@
 //! The worker protocol of core modules: one JSON object in, one out. `docs/guest-protocol.md` has it for authors of kits.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, fmt};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::{
-    Deserialize, Serialize, Serializer,
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, SeqAccess, Visitor},
     ser::{SerializeMap, SerializeSeq},
 };
 
@@ -108,18 +109,77 @@ struct Output<'a> {
     #[serde(borrow, default)]
     data: Cow<'a, str>,
     #[serde(borrow, default)]
-    headers: HashMap<Cow<'a, str>, OneOrMany<'a>>,
+    headers: Printed<'a>,
     status: Option<i64>,
     kv: Option<HashMap<String, String>>,
     #[serde(default)]
     base64: bool,
 }
 
+/// Headers in the order in which they were printed.
+#[derive(Default)]
+struct Printed<'a>(Vec<(Cow<'a, str>, OneOrMany<'a>)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Printed<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Printed<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of headers")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut headers = Vec::new();
+                while let Some((name, values)) = map.next_entry::<Text<'_>, OneOrMany<'_>>()? {
+                    headers.push((name.0, values));
+                }
+                Ok(Printed(headers))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
+}
+
+/// Text that is borrowed where nothing in it is escaped.
 #[derive(Deserialize)]
-#[serde(untagged)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 enum OneOrMany<'a> {
-    One(#[serde(borrow)] Cow<'a, str>),
-    Many(#[serde(borrow)] Vec<Cow<'a, str>>),
+    One(Cow<'a, str>),
+    Many(Vec<Cow<'a, str>>),
+}
+
+// What serde derives for such an enum reads everything twice.
+impl<'de: 'a, 'a> Deserialize<'de> for OneOrMany<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = OneOrMany<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a header's value (a string), or a list of values")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(OneOrMany::One(text.into()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(OneOrMany::One(text.to_owned().into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = list.next_element::<Text<'_>>()? {
+                    values.push(value.0);
+                }
+                Ok(OneOrMany::Many(values))
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
 }
 
 /// Headers that say how a message is sent: they are the server's, not a guest's.
@@ -157,7 +217,7 @@ pub(crate) fn output(
     } else {
         Bytes::from(output.data.into_owned())
     };
-    let headers = output.headers.iter().flat_map(|(name, values)| {
+    let headers = output.headers.0.iter().flat_map(|(name, values)| {
         let values = match values {
             OneOrMany::One(value) => std::slice::from_ref(value),
             OneOrMany::Many(values) => values,
@@ -280,7 +340,9 @@ mod tests {
             ("{\"headers\":{\"a b\":\"c\"}}", "not the name of a header"),
             (r#"{"headers":{"x-a":"b\r\nx-b: c"}}"#, "line break"),
             (r#"{"headers":{"x-a":"b\u0000"}}"#, "control character"),
-            (r#"{"headers":{"x-a":3}}"#, "did not match"),
+            (r#"{"headers":{"x-a":3}}"#, "a list of values"),
+            (r#"{"headers":{"x-a":[3]}}"#, "expected a string"),
+            (r#"{"headers":["x-a"]}"#, "an object of headers"),
         ] {
             let error = output(printed.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(why), "{printed}: {error}");

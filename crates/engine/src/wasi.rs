@@ -15,7 +15,7 @@ use wasmtime::{AsContextMut, Caller, Linker, Memory, Result};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as files;
 use wiggle::GuestMemory;
 
-use crate::{ahead::Awaited, error::Stop, host::Host};
+use crate::{ahead::Awaited, error::Stop, host::Host, random};
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
@@ -510,7 +510,7 @@ fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
         "random_get",
         |mut caller: Caller<'_, Host>, at: u32, len: u32| {
             with_memory(&mut caller, |memory, _| {
-                getrandom::fill(range(memory, at, len)?).ok()?;
+                random::fill(range(memory, at, len)?).ok()?;
                 Some(SUCCESS)
             })
         },
