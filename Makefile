@@ -77,6 +77,8 @@ doc: interpreters ## the crates' documentation, below target/$(HOST)/doc
 
 .PHONY: bench
 bench: tools build images ## the figures of SPECIFICATION.md beside their peers
+	scripts/interpreters.sh all
+	scripts/bench-peers.sh
 	cargo run $(CARGO_FLAGS) --release -p wws-bench
 
 .PHONY: clean

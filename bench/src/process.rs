@@ -21,18 +21,38 @@ impl Server {
         mut command: Command,
         arguments: impl Fn(u16) -> Vec<String>,
     ) -> Result<Self> {
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self::start_with_output(command, arguments)
+    }
+
+    /// [`Self::start`] with output to where the command has it.
+    pub(crate) fn start_with_output(
+        mut command: Command,
+        arguments: impl Fn(u16) -> Vec<String>,
+    ) -> Result<Self> {
         let port = free_port()?;
+        command.args(arguments(port));
+        Self::listening(command, port)
+    }
+
+    /// Starts what listens on the free port that it is given.
+    pub(crate) fn start_on(command: impl FnOnce(u16) -> Result<Command>) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = command(port)?;
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self::listening(command, port)
+    }
+
+    fn listening(mut command: Command, port: u16) -> Result<Self> {
         let child = command
-            .args(arguments(port))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
         let mut server = Self { child, port };
         wait::until(
             &format!("{command:?} listens"),
-            Duration::from_secs(60),
+            // Interpreters are compiled.
+            Duration::from_secs(300),
             || {
                 if let Some(status) = server.child.try_wait()? {
                     bail!("{command:?} has ended: {status}");
@@ -54,6 +74,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Servers with workers of their own end these when they are asked to.
+        let asked = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(asked, rustix::process::Signal::TERM);
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         drop(self.child.kill());
         drop(self.child.wait());
     }

@@ -1,6 +1,7 @@
 //! One file a capability that has figures.
 
 mod density;
+mod languages;
 mod noisy;
 mod routes;
 mod start;
@@ -14,11 +15,15 @@ use crate::report::Report;
 type Measure = fn(&mut Report) -> Result<()>;
 
 /// All of them.
-pub(crate) const ALL: [(&str, Measure); 6] = [
+pub(crate) const ALL: [(&str, Measure); 10] = [
     ("routes", routes::measure),
     ("throughput", throughput::beside_hyper),
     ("wasmtime-serve", throughput::beside_wasmtime_serve),
     ("noisy", noisy::measure),
     ("start", start::measure),
     ("density", density::measure),
+    ("javascript", languages::javascript),
+    ("python", languages::python),
+    ("ruby", languages::ruby),
+    ("go", languages::go),
 ];

@@ -76,7 +76,8 @@ pub(crate) fn beside_wasmtime_serve(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn in_turns(ours: &str, peer: &str) -> Result<(f64, f64)> {
+/// Requests per second of two servers, asked in turns.
+pub(crate) fn in_turns(ours: &str, peer: &str) -> Result<(f64, f64)> {
     let (mut of_ours, mut of_peer) = (Vec::new(), Vec::new());
     load::run(ours, CONNECTIONS, 1)?;
     load::run(peer, CONNECTIONS, 1)?;
