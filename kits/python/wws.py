@@ -340,8 +340,7 @@ class _Stream(io.TextIOBase):
     encoding = "utf-8"
     errors = "replace"
 
-    def __init__(self, level: str, descriptor: int) -> None:
-        self._level = level
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._rest = ""
 
@@ -354,13 +353,13 @@ class _Stream(io.TextIOBase):
     def write(self, text: str) -> int:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            log(line, level=self._level)
+            log(line)
         return len(text)
 
     def end(self) -> None:
         if self._rest:
             rest, self._rest = self._rest, ""
-            log(rest, level=self._level)
+            log(rest)
 
 
 class _LoggingLoader:
@@ -536,7 +535,7 @@ def _run(coroutine: Any) -> Any:
 
 def _main() -> None:
     global _out, _err, _worker
-    _out, _err = sys.stdout, sys.stderr = _Stream("info", 1), _Stream("error", 2)
+    _out, _err = sys.stdout, sys.stderr = _Stream(1), _Stream(2)
     sys.stdin = io.StringIO()
     module = types.ModuleType("worker")
     try:
