@@ -9,25 +9,24 @@ that this left, and what it changes is gone when it has been answered.
 
 from __future__ import annotations
 
+# Only what the interpreter has loaded anyway: `json`, `typing` or `traceback` take longer than all the rest of a start. They are loaded
+# where a worker's own text asks for them.
 import gc
-import importlib.machinery
-import importlib.util
 import io
-import json as _json
-import linecache
 import os
-import random
 import sys
 import time
-import traceback
 import types
-import urllib.parse
-import weakref
-from collections.abc import Iterable, Mapping
+from _collections_abc import Iterable, Mapping
+from _frozen_importlib import spec_from_loader
+from _frozen_importlib_external import PathFinder
+from _json import encode_basestring, make_encoder, make_scanner
+from _weakrefset import WeakSet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # For editors: `typing` takes longer to load than all the rest.
     import logging
+    import random
     from typing import Any, Optional, Union
 
     Body = Union[str, bytes, bytearray, memoryview, Iterable[Union[str, bytes]], None]
@@ -38,7 +37,22 @@ __all__ = ["Request", "Response", "Headers", "Cache", "fetch", "FetchResponse", 
 # -- The conversation with the host: a line of JSON, and the bytes that its "body" says. ---------------------------------------
 
 _pread, _pwrite = os.pread, os.pwrite
-_encode = _json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class _Json:
+    """What the interpreter's own scanner wants to know."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+
+
+_scan = make_scanner(_Json)
+_chunks = make_encoder(None, None, encode_basestring, None, ":", ",", False, False, True)
+
+
+def _encode(value: dict) -> str:
+    return "".join(_chunks(value, 0))
 
 
 def _tell(message: dict, body: bytes = b"") -> None:
@@ -62,7 +76,7 @@ def _ask(message: dict, body: bytes = b"") -> tuple[dict, bytes]:
             raise RuntimeError("the host gave no answer")
         data += more
         end = data.find(b"\n")
-    line = _json.loads(data[:end])
+    line, _ = _scan(data[:end].decode(), 0)
     missing = line.get("body", 0) - (len(data) - end - 1)
     if missing <= 0:
         return line, data[end + 1 :]
@@ -144,21 +158,27 @@ class Request:
 
     def json(self) -> Any:
         """The body as JSON. Raises ValueError if it is none."""
-        return _json.loads(self._bytes)
+        import json
+
+        return json.loads(self._bytes)
 
     @property
     def path(self) -> str:
         """The path of the URL, as it was sent."""
+        import urllib.parse
+
         return urllib.parse.urlsplit(self.url).path
 
     @property
     def query(self) -> dict[str, str]:
         """The URL's query, the last value of each name."""
-        return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url).query, keep_blank_values=True))
+        return dict(self.query_list)
 
     @property
     def query_list(self) -> list[tuple[str, str]]:
         """The URL's query, in order."""
+        import urllib.parse
+
         return urllib.parse.parse_qsl(urllib.parse.urlsplit(self.url).query, keep_blank_values=True)
 
     def __repr__(self) -> str:
@@ -184,7 +204,9 @@ class Response:
     @classmethod
     def json(cls, value: Any, status: int = 200, headers: Optional[Mapping] = None) -> Response:
         """A response with the value as JSON."""
-        return cls(_json.dumps(value), status, {"content-type": "application/json", **(headers or {})})
+        import json
+
+        return cls(json.dumps(value), status, {"content-type": "application/json", **(headers or {})})
 
     @classmethod
     def redirect(cls, url: str, status: int = 302) -> Response:
@@ -308,14 +330,22 @@ class FetchResponse:
 
     def json(self) -> Any:
         """The body as JSON. Raises ValueError if it is none."""
-        return _json.loads(self._bytes)
+        import json
+
+        return json.loads(self._bytes)
+
+
+def _dumps(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
 
 
 def fetch(url: str, method: str = "GET", headers: Optional[Any] = None, body: Body = None, json: Any = None) -> FetchResponse:
     """Sends a request to another server: `[features.http_requests]` in the worker's TOML says which. Raises FetchError."""
     lines = _header_lines(headers or {})
     if json is not None:
-        body = _json.dumps(json)
+        body = _dumps(json)
         if all(name.lower() != "content-type" for name, _ in lines):
             lines.append(("content-type", "application/json"))
     line, answer = _ask({"op": "http", "method": method.upper(), "url": url, "headers": lines}, _to_bytes(body, "the body"))
@@ -362,28 +392,34 @@ class _Stream(io.TextIOBase):
             log(rest)
 
 
-class _LoggingLoader:
-    """Loads `logging`, whose records go to the log with their levels."""
+class _Then:
+    """Loads a module of the library, and does something to it."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, then: Any) -> None:
         self._loader = loader
+        self._then = then
 
     def create_module(self, spec: Any) -> Any:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: Any) -> None:
         self._loader.exec_module(module)
+        self._then(module)
 
-        class Handler(module.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                try:
-                    number = record.levelno
-                    log(self.format(record), level="error" if number >= 40 else "warn" if number >= 30 else "info" if number >= 20 else "debug")
-                except Exception:
-                    self.handleError(record)
 
-        module.getLogger().addHandler(Handler())
-        module.getLogger().setLevel(module.INFO)
+def _with_logging(module: Any) -> None:
+    """Records go to the log with their levels."""
+
+    class Handler(module.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                number = record.levelno
+                log(self.format(record), level="error" if number >= 40 else "warn" if number >= 30 else "info" if number >= 20 else "debug")
+            except Exception:
+                self.handleError(record)
+
+    module.getLogger().addHandler(Handler())
+    module.getLogger().setLevel(module.INFO)
 
 
 # -- Files of the project that a worker imports --------------------------------------------------------------------------------
@@ -396,10 +432,11 @@ class _Finder:
         self._folders = [folder, ""] if folder else [""]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name == "logging":
-            spec = importlib.machinery.PathFinder.find_spec(name, path)
+        then = _THEN.get(name)
+        if then:
+            spec = PathFinder.find_spec(name, path)
             if spec:
-                spec.loader = _LoggingLoader(spec.loader)
+                spec.loader = _Then(spec.loader, then)
             return spec
         last = name.rpartition(".")[2]
         folders = self._folders if path is None else [item[4:] for item in path if isinstance(item, str) and item.startswith("wws:")]
@@ -409,7 +446,7 @@ class _Finder:
                 line, source = _ask({"op": "source", "name": file})
                 if "error" not in line:
                     loader = _Loader(file, source)
-                    spec = importlib.util.spec_from_loader(name, loader, origin=file, is_package=is_package)
+                    spec = spec_from_loader(name, loader, origin=file, is_package=is_package)
                     if spec and is_package:
                         spec.submodule_search_locations = ["wws:" + base]
                     return spec
@@ -429,42 +466,103 @@ class _Loader:
         exec(_compiled(self._source, self._file), module.__dict__)
 
 
+# Lines of the project's files, for tracebacks.
+_lines: dict[str, list[str]] = {}
+
+# What a text that has one of these words will want: loaded now, it costs no request anything.
+_WANTED = ((b"json", "json"), (b"query", "urllib.parse"), (b".path", "urllib.parse"))
+
+
 def _compiled(source: bytes, file: str) -> Any:
-    code = compile(source, file, "exec", dont_inherit=True)
-    # Tracebacks show the lines.
-    text = source.decode("utf-8", "replace")
-    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
-    return code
+    _lines[file] = source.decode("utf-8", "replace").splitlines()
+    for word, module in _WANTED:
+        if word in source:
+            __import__(module)
+    return compile(source, file, "exec", dont_inherit=True)
 
 
 # -- Failures ------------------------------------------------------------------------------------------------------------------
 
-
-# Where the standard library was compiled.
-_LIBRARY = os.path.dirname(traceback.print_exc.__code__.co_filename) + "/"
+# Frames of a traceback, at either end.
+_FRAMES = 20
 
 
 def _own(filename: str) -> bool:
     return filename == "<wws>" or filename.startswith("<frozen ") or filename == "<string>"
 
 
+def _frames(error: BaseException) -> list:
+    """File, line, column and function of each frame, the kit's own left out."""
+    frames = []
+    at = error.__traceback__
+    while at is not None:
+        code = at.tb_frame.f_code
+        if not _own(code.co_filename):
+            column = 0
+            for index, position in enumerate(code.co_positions()):
+                if index * 2 == at.tb_lasti:
+                    column = position[2] or 0
+                    break
+            frames.append((code.co_filename, at.tb_lineno or 1, column + 1, code.co_qualname))
+        at = at.tb_next
+    return frames
+
+
+def _what(error: BaseException) -> str:
+    name = type(error).__qualname__
+    if type(error).__module__ not in ("builtins", "worker"):
+        name = f"{type(error).__module__}.{name}"
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:
+        text = "its text cannot be had"
+    return f"{name}: {text}" if text else name
+
+
+def _traceback(error: BaseException, seen: set) -> str:
+    """As `traceback` writes it."""
+    seen.add(id(error))
+    text = ""
+    before, why = error.__cause__, "The above exception was the direct cause of the following exception:"
+    if before is None and not error.__suppress_context__:
+        before, why = error.__context__, "During handling of the above exception, another exception occurred:"
+    if before is not None and id(before) not in seen and len(seen) < _FRAMES:
+        text = f"{_traceback(before, seen)}\n{why}\n\n"
+    frames = _frames(error)
+    if frames:
+        text += "Traceback (most recent call last):\n"
+    for index, (file, line, _, function) in enumerate(frames):
+        if _FRAMES <= index < len(frames) - _FRAMES:
+            if index == _FRAMES:
+                text += f"  ({len(frames) - 2 * _FRAMES} more frames)\n"
+            continue
+        text += f'  File "{file}", line {line}, in {function}\n{_line(file, line)}'
+    if isinstance(error, SyntaxError) and error.filename:
+        text += f'  File "{error.filename}", line {error.lineno}\n{_line(error.filename, error.lineno or 1)}'
+    text += _what(error) + "\n"
+    for note in getattr(error, "__notes__", ()):
+        text += f"{note}\n"
+    return text
+
+
+def _line(file: str, line: int) -> str:
+    lines = _lines.get(file, ())
+    return f"    {lines[line - 1].strip()}\n" if 0 < line <= len(lines) else ""
+
+
 def _described(error: BaseException) -> tuple[str, str]:
-    """An error in a line that begins with its place, and with its traceback, without the kit's frames."""
-    trace = traceback.TracebackException.from_exception(error, compact=True)
-    seen = trace
-    while seen is not None:
-        seen.stack = traceback.StackSummary.from_list([frame for frame in seen.stack if not _own(frame.filename)])
-        seen = seen.__cause__ or seen.__context__
-    what = "".join(trace.format_exception_only()).strip().splitlines()[-1]
+    """An error in a line that begins with its place, and with its traceback."""
     place = ""
+    frames = _frames(error)
     if isinstance(error, SyntaxError) and error.filename and not _own(error.filename):
         place = f"{error.filename}:{error.lineno or 1}:{error.offset or 1}: "
-    elif trace.stack:
-        frame = trace.stack[-1]
-        users = [frame for frame in trace.stack if not frame.filename.startswith(_LIBRARY)]
-        frame = users[-1] if users else frame
-        place = f"{frame.filename}:{frame.lineno or 1}:{(frame.colno or 0) + 1}: "
-    return place + what, "".join(trace.format())
+    elif frames:
+        # The user's line rather than that of a library which it called.
+        of_project = [frame for frame in frames if frame[0] in _lines]
+        file, line, column, _ = of_project[-1] if of_project else frames[-1]
+        place = f"{file}:{line}:{column}: "
+    what = _what(error).splitlines()
+    return place + (what[0] if what else ""), _traceback(error, set())
 
 
 def _fail(error: BaseException) -> None:
@@ -477,9 +575,17 @@ def _fail(error: BaseException) -> None:
 
 # -- Randomness: requests begin in the same state, so what that state draws would be the same in each ---------------------------
 
-_generators: weakref.WeakSet = weakref.WeakSet()
-_seed = random.Random.seed
+_generators: WeakSet = WeakSet()
 _urandom = os.urandom
+_seed: Any = None
+
+
+def _with_random(module: Any) -> None:
+    """Generators without a seed of their own get another one in each request."""
+    global _seed
+    _seed = module.Random.seed
+    module.Random.seed = _remember_seed
+    _generators.add(module._inst)
 
 
 def _remember_seed(self: random.Random, a: Any = None, version: int = 2) -> None:
@@ -488,6 +594,9 @@ def _remember_seed(self: random.Random, a: Any = None, version: int = 2) -> None
     else:
         _generators.discard(self)
     _seed(self, a, version)
+
+
+_THEN = {"logging": _with_logging, "random": _with_random}
 
 
 def _no_urandom(size: int) -> bytes:
@@ -539,9 +648,7 @@ def _main() -> None:
     sys.stdin = io.StringIO()
     module = types.ModuleType("worker")
     try:
-        random.Random.seed = _remember_seed  # type: ignore[method-assign]
-        _generators.add(random._inst)
-        os.urandom = random._urandom = _no_urandom
+        os.urandom = _no_urandom
         line, source = _ask({"op": "worker"})
         if "error" in line:
             raise ImportError(line["error"]["message"])
@@ -569,7 +676,10 @@ def _main() -> None:
         os._exit(1)
     _out.end()
     _err.end()
-    os.urandom = random._urandom = _urandom
+    os.urandom = _urandom
+    if "random" in sys.modules:
+        # It has a name of its own for the function.
+        sys.modules["random"]._urandom = _urandom
     # What is there now is never collected; a request that makes little garbage has no collection.
     gc.collect()
     gc.freeze()
