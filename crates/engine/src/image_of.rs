@@ -49,8 +49,8 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
                 minimum = Some(ty.initial.checked_mul(WASM_PAGE)?);
             }
             Payload::DataCountSection { range, .. } if !keep => {
-                let from = usize::try_from(range.start).ok()?;
-                let to = usize::try_from(range.end).ok()?;
+                let from = range.start;
+                let to = range.end;
                 let header = section_header_len(wasm, from, to, 12)?;
                 out.extend_from_slice(wasm.get(copied..from - header)?);
                 copied = to;
@@ -68,8 +68,8 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
                     match segment.kind {
                         DataKind::Passive if !keep => {}
                         DataKind::Passive => {
-                            let from = usize::try_from(segment.range.start).ok()?;
-                            let to = usize::try_from(segment.range.end).ok()?;
+                            let from = segment.range.start;
+                            let to = segment.range.end;
                             body.extend_from_slice(wasm.get(from..to)?);
                         }
                         DataKind::Active {
@@ -103,8 +103,8 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
                     }
                 }
                 // Everything up to this section's size field goes as it is; the section is written anew.
-                let from = usize::try_from(range.start).ok()?;
-                let to = usize::try_from(range.end).ok()?;
+                let from = range.start;
+                let to = range.end;
                 let header = section_header_len(wasm, from, to, 11)?;
                 out.extend_from_slice(wasm.get(copied..from - header)?);
                 out.push(11);

@@ -193,10 +193,11 @@ const OF_THE_CONNECTION: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
 ];
 
+/// A response, and the new state of the guest's namespace if it gave one.
+type Answered = (Response<Bytes>, Option<HashMap<String, String>>);
+
 /// Reads what a guest printed: the response, and the new state of its key/value namespace if it gave one.
-pub(crate) fn output(
-    printed: &[u8],
-) -> Result<(Response<Bytes>, Option<HashMap<String, String>>), CallError> {
+pub(crate) fn output(printed: &[u8]) -> Result<Answered, CallError> {
     let bad = CallError::BadResponse;
     if printed.is_empty() {
         return Err(bad("nothing was printed".into()));

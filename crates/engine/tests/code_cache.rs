@@ -75,11 +75,11 @@ fn a_damaged_entry_is_compiled_again() {
     let (engine, wasm) = (engine(), wasm(HELLO));
     let key = engine.code_key(&digest(&wasm));
     let code = engine.precompile(&wasm).unwrap();
-    let damages: [&dyn Fn(&mut Vec<u8>); 4] = [
-        &|bytes| bytes.truncate(10),
-        &|bytes| bytes.truncate(bytes.len() / 2),
-        &|bytes| bytes[1000] ^= 1,
-        &|bytes| bytes.clear(),
+    let damages: [fn(&mut Vec<u8>); 4] = [
+        |bytes| bytes.truncate(10),
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| bytes[1000] ^= 1,
+        |bytes| bytes.clear(),
     ];
     for damage in damages {
         cache.store(&key, &code).unwrap();

@@ -59,7 +59,10 @@ struct Languages {
 }
 
 /// Interpreters of a language, by the index of their runtime.
-struct Interpreters<T>(Mutex<HashMap<usize, Arc<OnceLock<Result<T, String>>>>>);
+struct Interpreters<T>(Mutex<HashMap<usize, Place<T>>>);
+
+/// Of one interpreter, made or to be made.
+type Place<T> = Arc<OnceLock<Result<T, String>>>;
 
 impl<T> Default for Interpreters<T> {
     fn default() -> Self {
