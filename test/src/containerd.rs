@@ -70,6 +70,7 @@ pub struct Containerd {
     version: Version,
     mark: Mark,
     namespace: String,
+    shares_code: bool,
     before: Before,
     programs: PathBuf,
     snapshotter: &'static str,
@@ -82,7 +83,16 @@ impl Containerd {
     /// # Errors
     /// Not root, something is not built or unpacked, or containerd does not come up: then the end of its log.
     pub fn start(version: Version) -> Result<Self> {
-        Self::launch(version, None, |_| Ok(String::new()))
+        Self::launch(version, None, false, |_| Ok(String::new()))
+    }
+
+    /// The same, whose shims keep compiled code where all tests that want it do (`WWS_TEST_STORE`, where it is set): for images with
+    /// interpreters.
+    ///
+    /// # Errors
+    /// As of [`Containerd::start`].
+    pub fn start_sharing_code(version: Version) -> Result<Self> {
+        Self::launch(version, None, true, |_| Ok(String::new()))
     }
 
     /// The same, with its Kubernetes interface, whose containers are in `namespace`. `configure` gets the folder, and answers what the
@@ -95,12 +105,13 @@ impl Containerd {
         namespace: &str,
         configure: impl FnOnce(&Path) -> Result<String>,
     ) -> Result<Self> {
-        Self::launch(version, Some(namespace), configure)
+        Self::launch(version, Some(namespace), false, configure)
     }
 
     fn launch(
         version: Version,
         namespace: Option<&str>,
+        shares_code: bool,
         configure: impl FnOnce(&Path) -> Result<String>,
     ) -> Result<Self> {
         if !geteuid().is_root() {
@@ -118,10 +129,11 @@ impl Containerd {
             config_file(&mark),
             config(&mark, namespace.is_some(), &more),
         )?;
-        let daemon = spawn(&mark, &programs, &path)?;
+        let daemon = spawn(&mark, &programs, &path, shares_code)?;
         let mut containerd = Self {
             version,
             namespace: namespace.map_or_else(|| mark.to_string(), str::to_owned),
+            shares_code,
             mark,
             before,
             programs,
@@ -329,7 +341,12 @@ impl Containerd {
     /// # Errors
     /// It does not come up.
     pub fn start_again(&mut self) -> Result<()> {
-        self.daemon = spawn(&self.mark, &self.programs, &path(&self.programs)?)?;
+        self.daemon = spawn(
+            &self.mark,
+            &self.programs,
+            &path(&self.programs)?,
+            self.shares_code,
+        )?;
         self.wait_until_up()
     }
 
@@ -431,7 +448,7 @@ fn path(programs: &Path) -> Result<OsString> {
     )?)
 }
 
-fn spawn(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
+fn spawn(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)
@@ -443,7 +460,7 @@ fn spawn(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
         .args(["--log-level", "info"])
         .env_clear()
         .env("PATH", path)
-        .env("WWS_STORE", store(mark))
+        .env("WWS_STORE", store(mark, shares_code))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -452,9 +469,11 @@ fn spawn(mark: &Mark, programs: &Path, path: &OsString) -> Result<Child> {
     command.spawn().context("start containerd")
 }
 
-/// Where shims keep compiled code: in the folder of this containerd, or where all tests share it.
-fn store(mark: &Mark) -> PathBuf {
-    std::env::var_os("WWS_TEST_STORE").map_or_else(|| mark.folder().join("store"), PathBuf::from)
+/// Where shims keep compiled code: in the folder of this containerd, or where tests share it.
+fn store(mark: &Mark, shares_code: bool) -> PathBuf {
+    std::env::var_os("WWS_TEST_STORE")
+        .filter(|_| shares_code)
+        .map_or_else(|| mark.folder().join("store"), PathBuf::from)
 }
 
 /// The last lines of a log.

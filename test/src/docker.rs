@@ -72,7 +72,7 @@ impl Docker {
         let programs = workspace::tools(version.prefix())?.join("usr");
         // Before containerd looks at what there is.
         let bridge = Bridge::new()?;
-        let containerd = Containerd::start(version.containerd())?;
+        let containerd = Containerd::start_sharing_code(version.containerd())?;
         let folder = containerd.folder().join("docker");
         let plugins = folder.join("client/cli-plugins");
         fs::create_dir_all(&plugins)?;

@@ -34,7 +34,7 @@ impl Nerdctl {
     pub fn start(version: Version) -> Result<Self> {
         let program = workspace::client("nerdctl")?;
         let network = Network::new(Bridge::new()?)?;
-        let containerd = Containerd::start(version)?;
+        let containerd = Containerd::start_sharing_code(version)?;
         network.write(&containerd.folder().join("cni"))?;
         Ok(Self {
             program,

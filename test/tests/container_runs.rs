@@ -9,7 +9,7 @@ use wws_test::image::{Image, PROBE};
 use wws_test::user_generation::{CONTENT, UserGeneration};
 
 fn walk(version: Version) -> Result<()> {
-    let containerd = Containerd::start(version)?;
+    let containerd = Containerd::start_sharing_code(version)?;
     let example = UserGeneration::new(&containerd)?;
     let mut container = example.run("walk")?.start()?;
     container.wait_until_up()?;

@@ -41,7 +41,7 @@ fn main() -> Result<()> {
 
 /// Walks, and waits for one of `signals`, if there are any, before it stops.
 fn walk(signals: Option<Signals>) -> Result<()> {
-    let containerd = Containerd::start(Version::MAIN)?;
+    let containerd = Containerd::start_sharing_code(Version::MAIN)?;
     let folder = containerd.folder();
     println!(
         "containerd {} runs in {}",
