@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -17,13 +17,13 @@ pub(crate) const TICK: Duration = Duration::from_millis(1);
 const LINGER: Duration = Duration::from_millis(50);
 
 /// Counts running guests and keeps the clock going for them.
-#[derive(Clone)]
 pub(crate) struct Ticker(Arc<Shared>);
 
 struct Shared {
     running: AtomicUsize,
     asleep: AtomicBool,
-    gate: Mutex<()>,
+    /// Whether the engine is gone.
+    gate: Mutex<bool>,
     wake: Condvar,
 }
 
@@ -39,7 +39,7 @@ impl Ticker {
             gate: Mutex::default(),
             wake: Condvar::new(),
         });
-        let weak = Arc::downgrade(&shared);
+        let clock = shared.clone();
         std::thread::Builder::new()
             .name("wws-clock".into())
             .stack_size(64 * 1024)
@@ -47,15 +47,17 @@ impl Ticker {
                 let mut last_guest = Instant::now();
                 loop {
                     std::thread::sleep(TICK);
-                    let (Some(engine), Some(shared)) = (engine.upgrade(), weak.upgrade()) else {
+                    let Some(engine) = engine.upgrade() else {
                         return;
                     };
                     engine.increment_epoch();
                     drop(engine);
-                    if shared.running.load(Ordering::Relaxed) > 0 {
+                    if clock.running.load(Ordering::Relaxed) > 0 {
                         last_guest = Instant::now();
                     } else if last_guest.elapsed() > LINGER {
-                        shared.sleep();
+                        if clock.sleep() {
+                            return;
+                        }
                         last_guest = Instant::now();
                     }
                 }
@@ -68,7 +70,7 @@ impl Ticker {
         // SeqCst on both sides: either the guest sees the sleeper, or the sleeper sees the guest.
         self.0.running.fetch_add(1, Ordering::SeqCst);
         if self.0.asleep.load(Ordering::SeqCst) {
-            let _gate = self.0.gate.lock().unwrap_or_else(PoisonError::into_inner);
+            let _gate = self.0.gate();
             self.0.wake.notify_one();
         }
         Running(&self.0)
@@ -76,26 +78,61 @@ impl Ticker {
 }
 
 impl Shared {
-    fn sleep(&self) {
-        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits for a guest. Says whether there will be none any more.
+    fn sleep(&self) -> bool {
+        let mut gone = self.gate();
         self.asleep.store(true, Ordering::SeqCst);
-        while self.running.load(Ordering::SeqCst) == 0 {
-            // The engine may be dropped meanwhile; looking once a minute is no load.
-            let (guard, timeout) = self
-                .wake
-                .wait_timeout(gate, Duration::from_secs(60))
-                .unwrap_or_else(PoisonError::into_inner);
-            gate = guard;
-            if timeout.timed_out() {
-                break;
-            }
+        while !*gone && self.running.load(Ordering::SeqCst) == 0 {
+            // Without a time limit: an idle server has no reason to wake up.
+            gone = self.wake.wait(gone).unwrap_or_else(PoisonError::into_inner);
         }
         self.asleep.store(false, Ordering::SeqCst);
+        *gone
+    }
+
+    fn gate(&self) -> MutexGuard<'_, bool> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        *self.0.gate() = true;
+        self.0.wake.notify_one();
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Waits a few seconds for it.
+    fn soon(condition: impl Fn() -> bool) -> bool {
+        (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            condition()
+        })
+    }
+
+    #[test]
+    fn the_clock_sleeps_without_guests_wakes_for_one_and_ends_with_its_engine() {
+        let engine = wasmtime::Engine::default();
+        let ticker = Ticker::start(engine.weak()).unwrap();
+        let shared = Arc::downgrade(&ticker.0);
+        let asleep = || ticker.0.asleep.load(Ordering::SeqCst);
+        assert!(soon(asleep));
+        let guest = ticker.run();
+        assert!(soon(|| !asleep()));
+        drop(guest);
+        assert!(soon(asleep));
+        drop(ticker);
+        assert!(soon(|| shared.strong_count() == 0));
     }
 }
