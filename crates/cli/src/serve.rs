@@ -120,7 +120,7 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
                 Place::Container => given,
             },
             memory: limit,
-            on_idle: Some(memory::collect),
+            on_idle: Some(memory::rest),
         };
         let prepared = wws_server::prepare(project, &options);
         memory::collect_after_compiling();

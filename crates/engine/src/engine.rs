@@ -123,10 +123,7 @@ impl Engine {
     /// # Errors
     /// It is not a module, or not one that can be a worker; the text says why.
     pub fn compile(&self, wasm: &[u8]) -> Result<Module, LoadError> {
-        self.load(wasm, |code| {
-            wasmtime::Module::new(&self.0.engine, code)
-                .map_err(|error| LoadError(format!("not a valid WebAssembly module: {error:#}")))
-        })
+        self.load(wasm, None)
     }
 
     /// Takes a module's code from a store, where it has the name `key` ([`Self::code_key`]), and compiles it where there is none or none that can be used.
@@ -141,7 +138,7 @@ impl Engine {
     ) -> Result<(Module, Code), LoadError> {
         check_header(wasm)?;
         let damaged = match cache.load(&self.0.engine, key) {
-            Found::Code(module) => return Ok((self.load(wasm, |_| Ok(module))?, Code::Cached)),
+            Found::Code(module) => return Ok((self.load(wasm, Some(module))?, Code::Cached)),
             Found::Nothing => None,
             Found::Damaged(why) => Some(why),
         };
@@ -166,22 +163,17 @@ impl Engine {
     /// It is not a module.
     pub fn precompile(&self, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
         check_header(wasm)?;
-        let split = image_of::split(wasm);
-        let code = split.as_ref().map_or(wasm, |split| split.wasm.as_slice());
+        let stripped = image_of::split(wasm).and_then(|split| split.stripped());
         self.0
             .engine
-            .precompile_module(code)
-            .map_err(|error| LoadError(format!("not a valid WebAssembly module: {error:#}")))
+            .precompile_module(stripped.as_deref().unwrap_or(wasm))
+            .map_err(|error| invalid(&error))
     }
 
-    /// Makes a module of its bytes and what `code` makes of them without their data.
-    fn load(
-        &self,
-        wasm: &[u8],
-        code_of: impl FnOnce(&[u8]) -> Result<wasmtime::Module, LoadError>,
-    ) -> Result<Module, LoadError> {
+    /// Makes a module of its bytes, and of its code where that was compiled before.
+    fn load(&self, wasm: &[u8], code: Option<wasmtime::Module>) -> Result<Module, LoadError> {
         check_header(wasm)?;
-        let (module, image) = self.parts(wasm, code_of)?;
+        let (module, image) = self.parts(wasm, code)?;
         let start = module
             .get_export("_start")
             .and_then(|ty| ty.func().cloned());
@@ -216,24 +208,28 @@ impl Engine {
         })
     }
 
-    /// A module's code, and the image of its initial memory.
+    /// A module's code, compiled now if it was not before, and the image of its initial memory.
     pub(crate) fn parts(
         &self,
         wasm: &[u8],
-        code_of: impl FnOnce(&[u8]) -> Result<wasmtime::Module, LoadError>,
+        code: Option<wasmtime::Module>,
     ) -> Result<(wasmtime::Module, Arc<Image>), LoadError> {
         let split = image_of::split(wasm);
-        let (code, image) = match &split {
-            Some(split) => {
-                let image = Image::new(&split.memory).map_err(|error| {
-                    LoadError(format!("no memory for the module's data: {error}"))
-                })?;
-                (split.wasm.as_slice(), image)
+        let module = match code {
+            Some(code) => code,
+            None => {
+                let stripped = split.as_ref().and_then(image_of::Split::stripped);
+                wasmtime::Module::new(&self.0.engine, stripped.as_deref().unwrap_or(wasm))
+                    .map_err(|error| invalid(&error))?
             }
-            // Zeros, into which instantiation copies what there is: slots that wait for the next call need an image to wait with.
-            None => (wasm, Image::zero()),
         };
-        let module = code_of(code)?;
+        let image = match &split {
+            Some(split) => Image::new(split.start, &split.memory).map_err(|error| {
+                LoadError(format!("no memory for the module's data: {error}"))
+            })?,
+            // Zeros, into which instantiation copies what there is: slots that wait for the next call need an image to wait with.
+            None => Image::zero(),
+        };
         let image = Arc::new(image);
         self.register(&image);
         Ok((module, image))
@@ -323,6 +319,10 @@ impl Engine {
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.0.engine
     }
+}
+
+fn invalid(error: &wasmtime::Error) -> LoadError {
+    LoadError(format!("not a valid WebAssembly module: {error:#}"))
 }
 
 /// Says what a file is that isn't a core module.

@@ -2,8 +2,12 @@
 //!
 //! A fresh instance then costs no copying of data segments: its memory is the image, copy-on-write.
 
+use std::ops::Range;
+
 use memchr::memmem;
-use wasmparser::{DataKind, Operator, Parser, Payload};
+use wasmparser::{Data, DataKind, DataSectionReader, Operator, Parser, Payload};
+
+use crate::memory::PAGE;
 
 /// Linear memory is counted in such pages.
 pub(crate) const WASM_PAGE: u64 = 65_536;
@@ -12,23 +16,27 @@ pub(crate) const WASM_PAGE: u64 = 65_536;
 const MAX_IMAGE: u64 = 1 << 30;
 
 /// What a module's memory starts with.
-pub(crate) struct Split {
-    /// The module without its active data segments, or with these emptied where instructions may name segments.
-    pub(crate) wasm: Vec<u8>,
-    /// Linear memory from address 0 to the end of the last segment.
+pub(crate) struct Split<'w> {
+    wasm: &'w [u8],
+    /// Where in linear memory the bytes begin.
+    pub(crate) start: usize,
+    /// Linear memory from there to the end of the last segment.
     pub(crate) memory: Vec<u8>,
+    /// The body of the section of data segments, and of the one that counts them.
+    data: DataSectionReader<'w>,
+    count: Option<Range<usize>>,
+}
+
+/// An active segment: where it goes, and its bytes.
+struct Segment<'w> {
+    at: usize,
+    bytes: &'w [u8],
 }
 
 /// Splits a validated module. `None`: its memory cannot be known before it runs (several memories, an imported one, segments
 /// at addresses that are computed); such a module is instantiated segment by segment.
-pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
-    let mut minimum = None;
-    let mut memory = Vec::new();
-    // Instantiation spends time on each segment that is left, and interpreters have tens of thousands.
-    let keep = names_segments(wasm)?;
-    // (index within the new data section's body, bytes) of the section, and the rest of the module as it is.
-    let mut out = Vec::with_capacity(wasm.len());
-    let mut copied = 0;
+pub(crate) fn split(wasm: &[u8]) -> Option<Split<'_>> {
+    let (mut limit, mut data, mut count) = (None, None, None);
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.ok()? {
             Payload::ImportSection(imports) => {
@@ -46,80 +54,111 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split> {
                 if ty.memory64 || ty.shared || ty.page_size_log2.is_some() {
                     return None;
                 }
-                minimum = Some(ty.initial.checked_mul(WASM_PAGE)?);
+                limit = Some(ty.initial.checked_mul(WASM_PAGE)?);
             }
-            Payload::DataCountSection { range, .. } if !keep => {
-                let from = range.start;
-                let to = range.end;
-                let header = section_header_len(wasm, from, to, 12)?;
-                out.extend_from_slice(wasm.get(copied..from - header)?);
-                copied = to;
-            }
-            Payload::DataSection(segments) => {
-                let limit = minimum?;
-                let range = segments.range();
-                let mut body = Vec::new();
-                leb128(
-                    &mut body,
-                    if keep { u64::from(segments.count()) } else { 0 },
-                );
-                for segment in segments {
-                    let segment = segment.ok()?;
-                    match segment.kind {
-                        DataKind::Passive if !keep => {}
-                        DataKind::Passive => {
-                            let from = segment.range.start;
-                            let to = segment.range.end;
-                            body.extend_from_slice(wasm.get(from..to)?);
-                        }
-                        DataKind::Active {
-                            memory_index: 0,
-                            offset_expr,
-                        } => {
-                            let mut ops = offset_expr.get_operators_reader();
-                            let Ok(Operator::I32Const { value }) = ops.read() else {
-                                return None;
-                            };
-                            if !matches!(ops.read(), Ok(Operator::End)) {
-                                return None;
-                            }
-                            let at = u64::from(value.cast_unsigned());
-                            let end = at.checked_add(segment.data.len() as u64)?;
-                            // Out of bounds: instantiation must trap, so leave it to wasmtime.
-                            if end > limit || end > MAX_IMAGE {
-                                return None;
-                            }
-                            let (at, end) = (usize::try_from(at).ok()?, usize::try_from(end).ok()?);
-                            if memory.len() < end {
-                                memory.resize(end, 0);
-                            }
-                            memory[at..end].copy_from_slice(segment.data);
-                            if keep {
-                                // Active, memory 0, `i32.const 0 end`, no bytes: indices of later segments stay.
-                                body.extend_from_slice(&[0x00, 0x41, 0x00, 0x0b, 0x00]);
-                            }
-                        }
-                        DataKind::Active { .. } => return None,
-                    }
-                }
-                // Everything up to this section's size field goes as it is; the section is written anew.
-                let from = range.start;
-                let to = range.end;
-                let header = section_header_len(wasm, from, to, 11)?;
-                out.extend_from_slice(wasm.get(copied..from - header)?);
-                out.push(11);
-                leb128(&mut out, body.len() as u64);
-                out.extend_from_slice(&body);
-                copied = to;
-            }
+            Payload::DataCountSection { range, .. } => count = Some(range),
+            Payload::DataSection(segments) => data = Some(segments),
             _ => {}
         }
     }
-    if memory.is_empty() {
+    let data = data?;
+    let limit = limit?;
+    let (mut start, mut end) = (usize::MAX, 0);
+    for segment in data.clone() {
+        if let Some(segment) = active(&segment.ok()?, limit)? {
+            start = start.min(segment.at);
+            end = end.max(segment.at + segment.bytes.len());
+        }
+    }
+    if end == 0 {
         return None;
     }
-    out.extend_from_slice(wasm.get(copied..)?);
-    Some(Split { wasm: out, memory })
+    // Whole pages, as they are mapped.
+    start = start / PAGE * PAGE;
+    let mut memory = vec![0; end - start];
+    for segment in data.clone() {
+        if let Some(Segment { at, bytes }) = active(&segment.ok()?, limit)? {
+            memory[at - start..at - start + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+    Some(Split {
+        wasm,
+        start,
+        memory,
+        data,
+        count,
+    })
+}
+
+/// A segment that instantiation copies, where it has bytes; the outer `None` is one whose place cannot be known.
+#[expect(clippy::option_option, reason = "passive segments are left as they are")]
+fn active<'w>(segment: &Data<'w>, limit: u64) -> Option<Option<Segment<'w>>> {
+    let DataKind::Active {
+        memory_index,
+        offset_expr,
+    } = &segment.kind
+    else {
+        return Some(None);
+    };
+    let mut operators = offset_expr.get_operators_reader();
+    let Ok(Operator::I32Const { value }) = operators.read() else {
+        return None;
+    };
+    if *memory_index != 0 || !matches!(operators.read(), Ok(Operator::End)) {
+        return None;
+    }
+    let at = u64::from(value.cast_unsigned());
+    let end = at.checked_add(segment.data.len() as u64)?;
+    // Out of bounds: instantiation must trap, so leave it to wasmtime.
+    if end > limit || end > MAX_IMAGE {
+        return None;
+    }
+    Some((!segment.data.is_empty()).then_some(Segment {
+        at: usize::try_from(at).ok()?,
+        bytes: segment.data,
+    }))
+}
+
+impl Split<'_> {
+    /// The module without its active data segments, or with these emptied where instructions may name segments: what is compiled.
+    pub(crate) fn stripped(&self) -> Option<Vec<u8>> {
+        let wasm = self.wasm;
+        // Instantiation spends time on each segment that is left, and interpreters have tens of thousands.
+        let keep = names_segments(wasm)?;
+        let mut body = Vec::new();
+        leb128(
+            &mut body,
+            if keep {
+                u64::from(self.data.count())
+            } else {
+                0
+            },
+        );
+        for segment in self.data.clone().into_iter().filter(|_| keep) {
+            let segment = segment.ok()?;
+            match segment.kind {
+                DataKind::Passive => body.extend_from_slice(wasm.get(segment.range)?),
+                // Active, memory 0, `i32.const 0 end`, no bytes: indices of later segments stay.
+                DataKind::Active { .. } => body.extend_from_slice(&[0x00, 0x41, 0x00, 0x0b, 0x00]),
+            }
+        }
+        // Everything but these two sections goes as it is, with the header of the data section written anew.
+        let mut out = Vec::with_capacity(wasm.len());
+        let mut copied = 0;
+        if let Some(count) = self.count.clone().filter(|_| !keep) {
+            let header = section_header_len(wasm, count.start, count.end, 12)?;
+            out.extend_from_slice(wasm.get(..count.start - header)?);
+            copied = count.end;
+        }
+        let data = self.data.range();
+        let header = section_header_len(wasm, data.start, data.end, 11)?;
+        out.extend_from_slice(wasm.get(copied..data.start - header)?);
+        out.push(11);
+        leb128(&mut out, body.len() as u64);
+        out.extend_from_slice(&body);
+        out.extend_from_slice(wasm.get(data.end..)?);
+        Some(out)
+    }
 }
 
 /// Whether instructions of a module name data segments: `memory.init` and `data.drop`.
@@ -188,36 +227,38 @@ mod tests {
 
     #[test]
     fn active_segments_become_the_image_and_the_module_stays_valid() {
-        let split = split(&wasm(
+        let wasm = wasm(
             r#"(module (memory (export "memory") 2)
-                 (data (i32.const 10) "abc") (data $passive "keep me") (data (i32.const 70000) "end")
+                 (data (i32.const 5000) "abc") (data $passive "keep me") (data (i32.const 70000) "end") (data (i32.const 0) "")
                  (func (export "f") (memory.init $passive (i32.const 0) (i32.const 0) (i32.const 4))))"#,
-        ))
-        .unwrap();
-        assert_eq!(split.memory.len(), 70003);
-        assert_eq!(&split.memory[10..13], b"abc");
-        assert_eq!(&split.memory[70000..], b"end");
-        wasmparser::validate(&split.wasm).unwrap();
-        let text = String::from_utf8_lossy(&split.wasm).into_owned();
+        );
+        let split = split(&wasm).unwrap();
+        assert_eq!((split.start, split.memory.len()), (4096, 70003 - 4096));
+        assert_eq!(&split.memory[5000 - 4096..][..3], b"abc");
+        assert_eq!(&split.memory[70000 - 4096..], b"end");
+        let stripped = split.stripped().unwrap();
+        wasmparser::validate(&stripped).unwrap();
+        let text = String::from_utf8_lossy(&stripped).into_owned();
         assert!(text.contains("keep me") && !text.contains("abc"));
     }
 
     #[test]
     fn segments_that_nothing_names_are_left_out() {
         // 1148 looks like `memory.init`.
-        let split = split(&wasm(
+        let wasm = wasm(
             r#"(module (memory (export "memory") 1) (data (i32.const 10) "abc") (data (i32.const 20) "def") (data "passive")
                  (func (export "f") (memory.copy (i32.const 0) (i32.const 1148) (i32.const 4)))
                  (func (export "g") (result i32) (i32.const 1148)))"#,
-        ))
-        .unwrap();
+        );
+        let split = split(&wasm).unwrap();
         assert_eq!(
             (&split.memory[10..13], &split.memory[20..]),
             (&b"abc"[..], &b"def"[..])
         );
-        wasmparser::validate(&split.wasm).unwrap();
+        let stripped = split.stripped().unwrap();
+        wasmparser::validate(&stripped).unwrap();
         let mut segments = None;
-        for payload in Parser::new(0).parse_all(&split.wasm) {
+        for payload in Parser::new(0).parse_all(&stripped) {
             match payload.unwrap() {
                 Payload::DataSection(section) => segments = Some(section.count()),
                 Payload::DataCountSection { .. } => panic!("the count is still there"),
@@ -229,20 +270,18 @@ mod tests {
 
     #[test]
     fn segments_that_are_dropped_by_name_stay() {
-        let split = split(&wasm(
-            r#"(module (memory 1) (data $a (i32.const 0) "abc") (func (data.drop $a)))"#,
-        ))
-        .unwrap();
-        wasmparser::validate(&split.wasm).unwrap();
+        let wasm =
+            wasm(r#"(module (memory 1) (data $a (i32.const 0) "abc") (func (data.drop $a)))"#);
+        let split = split(&wasm).unwrap();
+        wasmparser::validate(&split.stripped().unwrap()).unwrap();
         assert_eq!(split.memory, b"abc");
     }
 
     #[test]
     fn later_segments_win_where_they_overlap() {
-        let split = split(&wasm(
-            r#"(module (memory 1) (data (i32.const 0) "aaaa") (data (i32.const 2) "bb"))"#,
-        ))
-        .unwrap();
+        let wasm =
+            wasm(r#"(module (memory 1) (data (i32.const 0) "aaaa") (data (i32.const 2) "bb"))"#);
+        let split = split(&wasm).unwrap();
         assert_eq!(split.memory, b"aabb");
     }
 

@@ -244,7 +244,7 @@ impl Engine {
         check_header(wasm)?;
         let found = code.map(|(code, key)| (code.load(self.wasmtime(), key), key));
         let (module, image) = match found {
-            Some((Found::Code(module), _)) => self.parts(wasm, |_| Ok(module)),
+            Some((Found::Code(module), _)) => self.parts(wasm, Some(module)),
             found => {
                 if let Some((Found::Damaged(why), key)) = found {
                     tracing::warn!(
@@ -252,11 +252,7 @@ impl Engine {
                         key.file_name()
                     );
                 }
-                self.parts(&state_of::expose(wasm)?, |wasm| {
-                    wasmtime::Module::new(self.wasmtime(), wasm).map_err(|error| {
-                        LoadError(format!("not a valid WebAssembly module: {error:#}"))
-                    })
-                })
+                self.parts(&state_of::expose(wasm)?, None)
             }
         }?;
         let mut linker = self.linker();
@@ -355,7 +351,7 @@ impl Interpreter {
                 inner.limits.memory
             )));
         }
-        let image = Image::new(memory)
+        let image = Image::new(0, memory)
             .map_err(|error| LoadError(format!("no memory for its snapshot: {error}")))?;
         let image = Arc::new(image);
         engine.register(&image);

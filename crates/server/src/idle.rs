@@ -22,11 +22,9 @@ impl Idle {
         }
     }
 
-    /// Runs `trim` each time that `count` has not moved for `quiet` after it has.
+    /// Runs `trim` each time that `count` has not moved for `quiet`: after the start, and after it has moved.
     pub(crate) async fn watch(&self, quiet: Duration, count: impl Fn() -> u64, trim: impl Fn()) {
         loop {
-            self.asleep.store(true, Relaxed);
-            self.wake.notified().await;
             loop {
                 let before = count();
                 tokio::time::sleep(quiet).await;
@@ -35,6 +33,8 @@ impl Idle {
                 }
             }
             trim();
+            self.asleep.store(true, Relaxed);
+            self.wake.notified().await;
         }
     }
 }
@@ -45,7 +45,7 @@ mod tests {
     use std::{cell::Cell, pin::pin};
 
     #[tokio::test]
-    async fn memory_is_given_back_once_after_each_rush() {
+    async fn memory_is_given_back_once_after_the_start_and_each_rush() {
         let (idle, count, trims) = (Idle::default(), Cell::new(0), Cell::new(0));
         let mut watch = pin!(idle.watch(
             Duration::from_millis(60),
@@ -55,9 +55,9 @@ mod tests {
         let mut pass = async |time: u64| {
             let _ = tokio::time::timeout(Duration::from_millis(time), watch.as_mut()).await;
         };
-        pass(200).await;
-        assert_eq!(trims.get(), 0);
-        for rush in 1..=2 {
+        pass(500).await;
+        assert_eq!(trims.get(), 1);
+        for rush in 2..=3 {
             for _ in 0..5 {
                 count.set(count.get() + 1);
                 idle.touch();

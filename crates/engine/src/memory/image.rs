@@ -35,17 +35,19 @@ unsafe impl Send for Image {}
 unsafe impl Sync for Image {}
 
 impl Image {
-    /// An image of `memory`, the bytes of linear memory from address 0.
+    /// An image of linear memory that is `memory` from the address `at` on, which begins a page, and zeros before.
     ///
     /// # Errors
     /// The operating system's, when it has no memory or descriptor left.
-    pub(crate) fn new(memory: &[u8]) -> std::io::Result<Self> {
-        let is_set = |page: &[u8]| page.iter().any(|byte| *byte != 0);
+    pub(crate) fn new(at: usize, memory: &[u8]) -> std::io::Result<Self> {
+        static ZEROS: [u8; PAGE] = [0; PAGE];
+        assert!(at.is_multiple_of(PAGE));
+        let is_set = |page: &[u8]| page != &ZEROS[..page.len()];
         let first = memory.chunks(PAGE).position(is_set);
         let last = memory.chunks(PAGE).rposition(is_set);
         let (Some(first), Some(last)) = (first, last) else {
             let mut image = Self::zero();
-            image.size = memory.len();
+            image.size = at + memory.len();
             return Ok(image);
         };
         let start = first * PAGE;
@@ -77,11 +79,11 @@ impl Image {
             )
         }?;
         Ok(Self {
-            start,
+            start: at + start,
             len,
             file: Some(file),
             bytes: mapped.cast_const().cast(),
-            size: memory.len(),
+            size: at + memory.len(),
             idle: Mutex::default(),
         })
     }
@@ -172,21 +174,21 @@ mod tests {
         let mut memory = vec![0; 10 * PAGE];
         memory[3 * PAGE + 5] = 1;
         memory[6 * PAGE] = 2;
-        let image = Image::new(&memory).unwrap();
+        let image = Image::new(0, &memory).unwrap();
         assert_eq!(image.range(), 3 * PAGE..7 * PAGE);
         assert_eq!(image.bytes(3 * PAGE..7 * PAGE), &memory[3 * PAGE..7 * PAGE]);
     }
 
     #[test]
     fn memory_of_zeros_has_no_file() {
-        let image = Image::new(&[0; PAGE]).unwrap();
+        let image = Image::new(0, &[0; PAGE]).unwrap();
         assert!(image.file().is_none());
         assert_eq!(image.range(), 0..0);
     }
 
     #[test]
     fn an_image_can_end_within_a_page() {
-        let image = Image::new(&[7; 10]).unwrap();
+        let image = Image::new(0, &[7; 10]).unwrap();
         assert_eq!(image.range(), 0..PAGE);
         assert_eq!(image.bytes(0..12), [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0]);
     }

@@ -212,7 +212,7 @@ mod tests {
         for (i, byte) in memory[20 * PAGE..30 * PAGE].iter_mut().enumerate() {
             *byte = (i * 31 % 251) as u8;
         }
-        let image = Image::new(&memory).unwrap();
+        let image = Image::new(0, &memory).unwrap();
         (memory, image)
     }
 
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn an_image_that_does_not_fit_is_refused() {
-        let image = Image::new(&[1; 8 * PAGE]).unwrap();
+        let image = Image::new(0, &[1; 8 * PAGE]).unwrap();
         assert!(Slot::new(&image, 4 * PAGE, GUARD).is_err());
     }
 }
