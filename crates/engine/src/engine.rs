@@ -224,9 +224,8 @@ impl Engine {
             }
         };
         let image = match &split {
-            Some(split) => Image::new(split.start, &split.memory).map_err(|error| {
-                LoadError(format!("no memory for the module's data: {error}"))
-            })?,
+            Some(split) => Image::new(split.start, &split.memory)
+                .map_err(|error| LoadError(format!("no memory for the module's data: {error}")))?,
             // Zeros, into which instantiation copies what there is: slots that wait for the next call need an image to wait with.
             None => Image::zero(),
         };

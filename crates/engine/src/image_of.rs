@@ -65,7 +65,7 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split<'_>> {
     let limit = limit?;
     let (mut start, mut end) = (usize::MAX, 0);
     for segment in data.clone() {
-        if let Some(segment) = active(&segment.ok()?, limit)? {
+        if let Some(segment) = active(&segment.ok()?, limit).ok()? {
             start = start.min(segment.at);
             end = end.max(segment.at + segment.bytes.len());
         }
@@ -77,7 +77,7 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split<'_>> {
     start = start / PAGE * PAGE;
     let mut memory = vec![0; end - start];
     for segment in data.clone() {
-        if let Some(Segment { at, bytes }) = active(&segment.ok()?, limit)? {
+        if let Some(Segment { at, bytes }) = active(&segment.ok()?, limit).ok()? {
             memory[at - start..at - start + bytes.len()].copy_from_slice(bytes);
         }
     }
@@ -90,31 +90,33 @@ pub(crate) fn split(wasm: &[u8]) -> Option<Split<'_>> {
     })
 }
 
-/// A segment that instantiation copies, where it has bytes; the outer `None` is one whose place cannot be known.
-#[expect(clippy::option_option, reason = "passive segments are left as they are")]
-fn active<'w>(segment: &Data<'w>, limit: u64) -> Option<Option<Segment<'w>>> {
+/// A segment whose place is not known before the module runs.
+struct Unknown;
+
+/// What instantiation copies of a segment, if it has bytes and is not passive.
+fn active<'w>(segment: &Data<'w>, limit: u64) -> Result<Option<Segment<'w>>, Unknown> {
     let DataKind::Active {
         memory_index,
         offset_expr,
     } = &segment.kind
     else {
-        return Some(None);
+        return Ok(None);
     };
     let mut operators = offset_expr.get_operators_reader();
     let Ok(Operator::I32Const { value }) = operators.read() else {
-        return None;
+        return Err(Unknown);
     };
     if *memory_index != 0 || !matches!(operators.read(), Ok(Operator::End)) {
-        return None;
+        return Err(Unknown);
     }
     let at = u64::from(value.cast_unsigned());
-    let end = at.checked_add(segment.data.len() as u64)?;
+    let end = at.saturating_add(segment.data.len() as u64);
     // Out of bounds: instantiation must trap, so leave it to wasmtime.
     if end > limit || end > MAX_IMAGE {
-        return None;
+        return Err(Unknown);
     }
-    Some((!segment.data.is_empty()).then_some(Segment {
-        at: usize::try_from(at).ok()?,
+    Ok((!segment.data.is_empty()).then_some(Segment {
+        at: usize::try_from(at).map_err(|_| Unknown)?,
         bytes: segment.data,
     }))
 }

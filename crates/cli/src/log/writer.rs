@@ -13,8 +13,8 @@ use tracing_subscriber::fmt::{MakeWriter, format, time::FormatTime};
 /// Bytes of lines that wait.
 const ROOM: usize = 1 << 20;
 
-/// Lines that come soon after one another are written together.
-const GATHER: Duration = Duration::from_millis(2);
+/// Lines that come soon after one another are written together: waking up for each took 2.5 % of a busy server's time.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Hands lines to the thread. Cheap to clone.
 #[derive(Clone)]
