@@ -1,5 +1,6 @@
 //! Waiting for something to become true, always with a deadline.
 
+use std::env;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,13 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Calls `probe` until it answers `Some`, and returns that.
 ///
 /// # Errors
-/// What `probe` fails with, at once; or, after `limit`, that `what` did not happen.
+/// What `probe` fails with, at once; or, after `limit` (by this machine's [`patience`]), that `what` did not happen.
 pub fn until<T>(
     what: &str,
     limit: Duration,
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    let limit = patience(limit);
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = probe()? {
@@ -27,4 +29,13 @@ pub fn until<T>(
         }
         sleep(INTERVAL);
     }
+}
+
+/// How long to wait on this machine for what takes `limit` at most on an ordinary one: `WWS_TEST_PATIENCE` says how many times
+/// slower it is, say because it is emulated.
+#[must_use]
+pub fn patience(limit: Duration) -> Duration {
+    let factor = env::var("WWS_TEST_PATIENCE").ok();
+    let factor = factor.and_then(|factor| factor.parse::<u32>().ok());
+    limit * factor.unwrap_or(1).max(1)
 }
