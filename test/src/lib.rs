@@ -10,6 +10,7 @@ pub mod container;
 pub mod containerd;
 mod daemon;
 pub mod docker;
+pub mod groups;
 pub mod http;
 pub mod image;
 pub mod leftovers;
