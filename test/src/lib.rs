@@ -19,6 +19,7 @@ pub mod nerdctl;
 pub mod network;
 pub mod pods;
 pub mod stand_in;
+pub mod system;
 pub mod user_generation;
 pub mod wait;
 pub mod workspace;
