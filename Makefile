@@ -55,8 +55,12 @@ demo-docker: tools build images ## see the example on a private Docker Engine, a
 	@scripts/demo-docker.sh
 
 .PHONY: test-clients
-test-clients: tools build images ## every client (ctr, Docker, Compose, crictl, nerdctl) with every scenario; makes docs/compatibility.md
+test-clients: tools build images ## every client (ctr, Docker, Compose, crictl, nerdctl) with every scenario; its part of docs/compatibility.md
 	@scripts/test-clients.sh
+
+.PHONY: test-vm
+test-vm: build images ## control groups of version 2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
+	@scripts/test-vm.sh
 
 .PHONY: lint
 lint: interpreters ## format, compiler's and clippy's warnings, licences of dependencies (after `make deny`)
