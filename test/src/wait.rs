@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at.
+/// How often a condition is looked at, on an ordinary machine: looking takes time as well.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Calls `probe` until it answers `Some`, and returns that.
@@ -27,7 +27,7 @@ pub fn until<T>(
         if Instant::now() >= deadline {
             bail!("{what}: not within {limit:?}");
         }
-        sleep(INTERVAL);
+        sleep(patience(INTERVAL));
     }
 }
 

@@ -150,7 +150,7 @@ pub(super) fn memory_that_runs_out_is_told_every_time(system: &System) -> Result
     let native = system.load(Image::native("native", NATIVE)?)?;
     let options = ["--memory", "32m", "--memory-swap", "32m"];
     let port = system.run("hungry", &options, &native)?;
-    for _ in 0..8 {
+    for _ in 0..5 {
         system.get(port, "/")?;
         drop(http::get(port, "/eat"));
         assert_eq!(system.ended("hungry")?, "137 true");
