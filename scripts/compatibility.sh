@@ -30,8 +30,8 @@ tables='
         if (!count[table]) return
         n = split(columns, keys, " ")
         split(heads, words, "|")
-        line = "\n| " first " |"
-        for (i = 1; i <= n; i++) line = line " " words[i] " |"
+        line = "\n|" (first ? " " first : "") " |"
+        for (i = 1; i <= n; i++) line = line (words[i] ? " " words[i] : "") " |"
         print line
         line = "| --- |"
         for (i = 1; i <= n; i++) line = line " --- |"
