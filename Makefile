@@ -88,4 +88,5 @@ bench: tools build images ## the figures of SPECIFICATION.md beside their peers
 .PHONY: clean
 clean: ## end what was left running, and remove everything built and installed below target/
 	@scripts/run.sh stop
+	@for suite in trixie forky; do SUITE=$$suite scripts/vm.sh off; done
 	rm -rf target

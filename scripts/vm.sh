@@ -81,7 +81,7 @@ talk() { # COMMAND
 
 # Whether the qemu that was started here still runs.
 runs() {
-    [[ -e $target/pid && $(readlink "/proc/$(< "$target/pid")/exe") == *qemu* ]]
+    [[ -e $target/pid ]] && grep -qF "file=$target/disk" "/proc/$(< "$target/pid")/cmdline" 2> /dev/null
 }
 
 free_port() {
@@ -131,9 +131,11 @@ off() {
     local pid
     if runs; then
         pid=$(< "$target/pid")
-        talk systemctl poweroff > /dev/null 2>&1 || true
-        # It may hang, and its disk is not kept.
-        timeout 60 tail --pid="$pid" -f /dev/null || kill "$pid"
+        # It may not answer yet, or hang; its disk is not kept.
+        if talk "systemctl --no-block poweroff" > /dev/null 2>&1; then
+            timeout 60 tail --pid="$pid" -f /dev/null || true
+        fi
+        ! runs || kill "$pid"
     fi
     rm -f "$target/pid" "$target/port"
 }
