@@ -39,6 +39,15 @@ pub fn of(pid: impl std::fmt::Display, controller: &str) -> Result<PathBuf> {
         .with_context(|| format!("no group for {controller} in {text}"))
 }
 
+/// Whether the group of the process `pid` is a scope of systemd's.
+///
+/// # Errors
+/// The process is gone.
+pub fn is_scope(pid: impl std::fmt::Display) -> Result<bool> {
+    let group = of(pid, "memory")?;
+    Ok(group.extension().is_some_and(|kind| kind == "scope"))
+}
+
 /// What the group of the process `pid` says in a file of `controller`: `v1` or `v2`, by what there is.
 ///
 /// # Errors

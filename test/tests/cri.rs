@@ -186,6 +186,7 @@ fn limits_are_kept_and_changed(pods: &mut Pods) -> Result<()> {
     } });
     let id = workers(pods, &pod, resources)?;
     let pid = pods.pid(&id)?;
+    assert_eq!(groups::is_scope(pid)?, groups::by_systemd());
     let memory = || groups::memory_limit(pid);
     assert_eq!(memory()?, (64 << 20).to_string());
     let quota = groups::read(pid, "cpu", "cpu.cfs_quota_us", "cpu.max")?;

@@ -106,7 +106,9 @@ pub(super) fn the_life_of_a_container(docker: &mut Docker) -> Result<()> {
         "0.5",
         "life",
     ])?;
-    let limit = groups::memory_limit(docker.pid("life")?.as_raw_nonzero())?;
+    let pid = docker.pid("life")?.as_raw_nonzero();
+    assert_eq!(groups::is_scope(pid)?, groups::by_systemd());
+    let limit = groups::memory_limit(pid)?;
     assert_eq!(limit, (200 << 20).to_string());
 
     docker.docker(&["stop", "--time", "5", "life"])?;
