@@ -55,8 +55,12 @@ demo-docker: tools build images ## see the example on a private Docker Engine, a
 	@scripts/demo-docker.sh
 
 .PHONY: test-clients
-test-clients: tools build images ## every client (ctr, Docker, Compose, crictl, nerdctl) with every scenario; makes docs/compatibility.md
+test-clients: tools build images ## every client (ctr, Docker, Compose, crictl, nerdctl) with every scenario; its part of docs/compatibility.md
 	@scripts/test-clients.sh
+
+.PHONY: test-vm
+test-vm: build images ## control groups of version 2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
+	@scripts/test-vm.sh
 
 .PHONY: lint
 lint: interpreters ## format, compiler's and clippy's warnings, licences of dependencies (after `make deny`)
@@ -84,4 +88,5 @@ bench: tools build images ## the figures of SPECIFICATION.md beside their peers
 .PHONY: clean
 clean: ## end what was left running, and remove everything built and installed below target/
 	@scripts/run.sh stop
+	@for suite in trixie forky; do SUITE=$$suite scripts/vm.sh off; done
 	rm -rf target

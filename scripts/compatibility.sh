@@ -1,29 +1,22 @@
 #!/usr/bin/env bash
-# Makes docs/compatibility.md from what the tests said: reads the output of `cargo test`, writes Markdown.
+# Puts how tests went into docs/compatibility.md: reads the output of `cargo test`, and replaces the part of the page that is between
+# the marks of this name. The other parts are of other runs, and stay.
+#
+#   scripts/compatibility.sh clients < target/test-clients.log
+#   scripts/compatibility.sh trixie < target/test-vm-trixie.log        the same of forky
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+part=${1-}
+page=docs/compatibility.md
 tools=target/tools
 containerd() { "$tools/containerd-$1/usr/bin/containerd" --version | awk '{ print $3 }' | sed 's/[~+].*//'; }
 docker() { "$tools/docker-$1/usr/bin/docker" --version | sed 's/Docker version \([0-9.]*\).*/\1/'; }
 plugin() { "$tools/docker-$1/usr/libexec/docker/cli-plugins/docker-$2" version | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -1; }
 client() { [[ ! -x $tools/clients/bin/$1 ]] || "$tools/clients/bin/$1" --version | grep -oE '[0-9]+\.[0-9]+\.[0-9]+'; }
-groups=$([[ -e /sys/fs/cgroup/cgroup.controllers ]] && echo 2 || echo "1 (hybrid)")
 
-cat << END2
-# What runs it
-
-Made by \`make test-clients\`, which runs each line with the real programs and writes down how it ended. A line is a test: its words are the
-test's name, in \`test/tests\`. An empty cell was not run.
-
-containerd, Docker, their plugins, CNI's and runc $("$tools/runc/usr/sbin/runc" --version | awk 'NR == 1 { print $3 }' | sed 's/[~+].*//') are
-Debian's, pinned in \`scripts/debs.lock\`; crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`. Control groups are of
-version $groups.
-END2
-
-awk -v c16="$(containerd 1.6)" -v c17="$(containerd 1.7)" -v c21="$(containerd 2.1)" -v d26="$(docker 26)" -v d28="$(docker 28)" \
-    -v m26="$(plugin 26 compose)" -v m28="$(plugin 28 compose)" -v b26="$(plugin 26 buildx)" -v b28="$(plugin 28 buildx)" \
-    -v crictl="$(client crictl)" -v nerdctl="$(client nerdctl)" '
+# Defines what reads results and what prints tables.
+tables='
     function keep(table, column, name, result) {
         gsub(/_/, " ", name)
         name = toupper(substr(name, 1, 1)) substr(name, 2)
@@ -33,14 +26,12 @@ awk -v c16="$(containerd 1.6)" -v c17="$(containerd 1.7)" -v c21="$(containerd 2
         }
         cells[table, name, column] = result == "ok" ? "passed" : result == "FAILED" ? "**failed**" : ""
     }
-    function print_table(table, title, note, columns, heads,    keys, words, n, i, j, line) {
+    function print_table(table, first, columns, heads,    keys, words, n, i, j, line) {
         if (!count[table]) return
-        print "\n## " title "\n"
-        if (note) print note "\n"
         n = split(columns, keys, " ")
         split(heads, words, "|")
-        line = "| |"
-        for (i = 1; i <= n; i++) line = line " " words[i] " |"
+        line = "\n|" (first ? " " first : "") " |"
+        for (i = 1; i <= n; i++) line = line (words[i] ? " " words[i] : "") " |"
         print line
         line = "| --- |"
         for (i = 1; i <= n; i++) line = line " --- |"
@@ -51,45 +42,98 @@ awk -v c16="$(containerd 1.6)" -v c17="$(containerd 1.7)" -v c21="$(containerd 2
             print line
         }
     }
+    function head(table, title, note) {
+        if (!count[table]) return
+        print "\n## " title
+        if (note) print "\n" note
+    }
     / Running tests\// {
         suite = $0
         sub(/.*Running tests\//, "", suite)
         sub(/(\/main)?\.rs.*/, "", suite)
     }
-    /^test .* \.\.\. (ok|FAILED)$/ {
-        name = $2
+    # What a test writes may come between its name and how it ended.
+    /^test .* \.\.\. / { name = $2; result = "" }
+    / \.\.\. (ok|FAILED)$/ { result = $NF }
+    name && /^(ok|FAILED)$/ { result = $1 }
+    name && result {
         if (suite ~ /^container_/) {
             column = "c17"
             if (match(name, /_on_containerd_[0-9]_[0-9]$/)) {
                 column = "c" substr(name, RSTART + 15, 1) substr(name, RSTART + 17, 1)
                 name = substr(name, 1, RSTART - 1)
             }
-            keep("ctr", column, name, $4)
-        } else if (split(name, part, "::") == 2) {
-            table = part[1]
+            keep("ctr", column, name, result)
+        } else if (split(name, piece, "::") == 2) {
+            table = piece[1]
             sub(/_.*/, "", table)
-            column = part[1]
+            column = piece[1]
             sub(/^[a-z]+_/, "", column)
             sub(/_/, "", column)
-            keep(table, (table == "docker" ? "d" : "c") column, part[2], $4)
+            keep(table, (table == "docker" ? "d" : "c") column, piece[2], result)
+        } else {
+            keep(suite, "all", name, result)
         }
-    }
-    END {
-        print_table("ctr", "`ctr`", "", "c16 c17 c21", "containerd " c16 "|containerd " c17 "|containerd " c21)
-        print_table("docker", "Docker", "With its containerd image store, buildx and Compose of the same distribution.",
-            "d26 d28", d26 ", containerd " c17 ", buildx " b26 ", Compose " m26 "|" d28 ", containerd " c21 ", buildx " b28 ", Compose " m28)
-        print_table("cri", "Kubernetes (crictl " crictl ")", "Pods through the interface that a kubelet uses.",
-            "c16 c17 c21", "containerd " c16 "|containerd " c17 "|containerd " c21)
-        print_table("nerdctl", "nerdctl " nerdctl, "", "c17 c21", "containerd " c17 "|containerd " c21)
+        name = result = ""
     }'
 
-cat << 'END2'
+clients() { # < LOG
+    local groups
+    groups=$([[ -e /sys/fs/cgroup/cgroup.controllers ]] && echo 2 || echo "1 (hybrid)")
+    cat << END2
 
-## Not run
-
-* Control groups of version 2 with systemd: the machines that these tests run on have none.
-* A kubelet: Debian packages none. `deploy/kubernetes/` is checked against the API's schemas by
-  `scripts/check-manifests.sh`, as part of `make test-clients`.
-* `nerdctl run -p`: its port mapping changes the packet filter of the machine that tests run on. Containers are asked over a bridge instead.
-* crun: 1.8.1 of Debian 12 refuses hybrid control groups, with any shim.
+containerd, Docker, their plugins, CNI's and runc $("$tools/runc/usr/sbin/runc" --version | awk 'NR == 1 { print $3 }' | sed 's/[~+].*//') are
+Debian's, pinned in \`scripts/debs.lock\`; crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`. Control groups are of
+version $groups. By \`make test-clients\`.
 END2
+    awk -v c16="$(containerd 1.6)" -v c17="$(containerd 1.7)" -v c21="$(containerd 2.1)" -v d26="$(docker 26)" -v d28="$(docker 28)" \
+        -v m26="$(plugin 26 compose)" -v m28="$(plugin 28 compose)" -v b26="$(plugin 26 buildx)" -v b28="$(plugin 28 buildx)" \
+        -v crictl="$(client crictl)" -v nerdctl="$(client nerdctl)" "$tables"'
+        END {
+            of_containerd = "containerd " c16 "|containerd " c17 "|containerd " c21
+            head("ctr", "`ctr`")
+            print_table("ctr", "", "c16 c17 c21", of_containerd)
+            head("docker", "Docker", "With its containerd image store, buildx and Compose of the same distribution.")
+            print_table("docker", "", "d26 d28", d26 ", containerd " c17 ", buildx " b26 ", Compose " m26 "|" \
+                d28 ", containerd " c21 ", buildx " b28 ", Compose " m28)
+            head("cri", "Kubernetes (crictl " crictl ")", "Pods through the interface that a kubelet uses.")
+            print_table("cri", "", "c16 c17 c21", of_containerd)
+            head("nerdctl", "nerdctl " nerdctl)
+            print_table("nerdctl", "", "c17 c21", "containerd " c17 "|containerd " c21)
+        }'
+}
+
+guest() { # < LOG
+    awk "$tables"'
+        /^guest: / { guest = substr($0, 8) }
+        # It has one version of each.
+        function print_one(table, first,    keys) {
+            print_table(table, first, table == "systemd" ? "all" : table == "docker" ? docker : containerd, "")
+        }
+        END {
+            containerd = guest ~ /containerd 1\.7/ ? "c17" : "c21"
+            docker = guest ~ /Docker 26/ ? "d26" : "d28"
+            print "\n### " guest
+            print_one("systemd", "Scopes and slices, under the machine\x27s own units")
+            print_one("docker", "Docker, a private one: its containers are scopes in a slice")
+            print_one("cri", "Kubernetes: pods with `SystemdCgroup`")
+            print_one("ctr", "`ctr`: plain paths")
+        }'
+}
+
+case $part in
+    clients) text=$(clients) ;;
+    trixie | forky) text=$(guest) ;;
+    *)
+        echo "usage: scripts/compatibility.sh clients | trixie | forky < LOG" >&2
+        exit 2
+        ;;
+esac
+TEXT=$text awk -v from="<!-- $part -->" -v to="<!-- end of $part -->" '
+    $0 == to { print "\n" to; inside = 0; found = 1; next }
+    inside { next }
+    { print }
+    $0 == from { print ENVIRON["TEXT"]; inside = 1 }
+    END { exit !found }' "$page" > target/compatibility.md
+mv target/compatibility.md "$page"
+echo "$page says how it went"

@@ -5,6 +5,7 @@
 #   scripts/debs.sh SUITE NAME PACKAGE...      unpack PACKAGEs of SUITE into target/tools/NAME; nothing to do if they are there
 #   scripts/debs.sh --update SUITE PACKAGE...  pin the newest of these PACKAGEs, and those that SUITE has pinned already
 #   scripts/debs.sh --update                   pin the newest of all that is pinned
+#   scripts/debs.sh --mirror                   say which mirror is asked
 #
 # Mirrors drop a version when the suite gets the next one. Then the newest of the same suite is taken, checked against the
 # archive's signature instead of our checksum, and said loudly: a fresh machine goes on working until the pins are renewed.
@@ -170,7 +171,8 @@ flock 9
 
 case ${1-} in
     --update) update "${@:2}" ;;
-    '' | -*) fail "usage: scripts/debs.sh SUITE NAME PACKAGE... | --update [SUITE PACKAGE...]" ;;
+    --mirror) mirror ;;
+    '' | -*) fail "usage: scripts/debs.sh SUITE NAME PACKAGE... | --update [SUITE PACKAGE...] | --mirror" ;;
     *)
         (($# >= 3)) || fail "usage: scripts/debs.sh SUITE NAME PACKAGE..."
         unpack "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole matrix of clients and scenarios: `make test-clients` builds what it needs before.
 #
-#   scripts/test-clients.sh              all, and docs/compatibility.md is made from how it went
+#   scripts/test-clients.sh              all, and their part of docs/compatibility.md is made from how it went
 #   scripts/test-clients.sh FILTER...    as of `cargo test`: docker_28, cri, nerdctl_1_7, a test's name
 #
 # WWS_TEST_CYCLES=N sets how many containers come and go in a row in the test of growth (1,000).
@@ -25,9 +25,7 @@ status=0
 RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test ${CARGO_FLAGS---locked} --release -p wws-test "${tests[@]}" --no-fail-fast -- \
     --include-ignored --test-threads=1 --show-output "$@" 2>&1 | tee "$log" || status=1
 if ((!$#)); then
-    scripts/compatibility.sh < "$log" > target/compatibility.md
-    mv target/compatibility.md docs/compatibility.md
-    echo "docs/compatibility.md says how it went"
+    scripts/compatibility.sh clients < "$log"
 fi
 awk '/^test result:/ { passed += $4; failed += $6 } END { printf "\n%d passed, %d failed\n", passed, failed }' "$log"
 exit $status

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::wait::patience;
+
 /// Most of a program's output that is kept, in bytes.
 const MAX_OUTPUT: u64 = 16 * 1024 * 1024;
 
@@ -36,7 +38,7 @@ impl Finished {
     }
 }
 
-/// Runs `command` and waits for its end, for `limit` at most; then it is killed.
+/// Runs `command` and waits for its end, for `limit` at most (by this machine's [`patience`]); then it is killed.
 ///
 /// # Errors
 /// The program could not be started, or did not end in time.
@@ -60,16 +62,20 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
         None => {
             child.kill()?;
             child.wait()?;
-            bail!("{command:?}: not ended within {limit:?}, killed\n{stdout}{stderr}");
+            bail!(
+                "{command:?}: not ended within {:?}, killed\n{stdout}{stderr}",
+                patience(limit)
+            );
         }
     }
 }
 
-/// Waits for the end of `child`, for `limit` at most. `None` is a child that still runs.
+/// Waits for the end of `child`, for `limit` at most (by this machine's [`patience`]). `None` is a child that still runs.
 ///
 /// # Errors
 /// The kernel refuses the wait.
 pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let limit = patience(limit);
     if let Some(status) = child.try_wait()? {
         return Ok(Some(status));
     }

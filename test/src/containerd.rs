@@ -469,10 +469,11 @@ fn spawn(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> Re
     command.spawn().context("start containerd")
 }
 
-/// Where shims keep compiled code: in the folder of this containerd, or where tests share it.
+/// Where shims keep compiled code: in the folder of this containerd, or where tests share it; `WWS_TEST_SHARE_CODE` has all of them do
+/// so, on machines where compiling takes too long.
 fn store(mark: &Mark, shares_code: bool) -> PathBuf {
     std::env::var_os("WWS_TEST_STORE")
-        .filter(|_| shares_code)
+        .filter(|_| shares_code || std::env::var_os("WWS_TEST_SHARE_CODE").is_some())
         .map_or_else(|| mark.folder().join("store"), PathBuf::from)
 }
 

@@ -263,7 +263,7 @@ fn config(
         "storage-driver": containerd.snapshotter(),
         "containerd": containerd.socket(),
         "containerd-namespace": containerd.namespace(),
-        "cgroup-parent": format!("/{}", containerd.namespace()),
+        "cgroup-parent": containerd.mark().group(""),
         "data-root": folder.join("data"),
         "exec-root": folder.join("exec"),
         "pidfile": folder.join("pid"),

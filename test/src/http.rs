@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ureq::http::{HeaderMap, Request};
 
-/// The longest that one call may take.
+use crate::wait::patience;
+
+/// The longest that one call may take, on an ordinary machine.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest answer body that is read, in bytes.
@@ -68,7 +70,7 @@ pub fn get_from(address: Ipv4Addr, port: u16, path: &str) -> Result<Answer> {
 /// No complete answer came within [`TIMEOUT`].
 pub fn send(request: Request<impl ureq::AsSendBody>) -> Result<Answer> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(patience(TIMEOUT)))
         .http_status_as_error(false)
         .max_redirects(0)
         .proxy(None)

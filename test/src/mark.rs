@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::{docker, wait};
+use crate::{docker, groups, wait};
 
 const PREFIX: &str = "wws-test";
 
@@ -93,6 +93,17 @@ impl Mark {
         std::env::temp_dir().join(&self.0)
     }
 
+    /// Where control groups of containers go: the folder of the mark's name, or the slice after `prefix` and it where systemd makes
+    /// them.
+    #[must_use]
+    pub fn group(&self, prefix: &str) -> String {
+        if groups::by_systemd() {
+            format!("{prefix}{}.slice", self.0)
+        } else {
+            format!("/{}", self.0)
+        }
+    }
+
     /// Processes that belong to the mark, with their command lines.
     ///
     /// # Errors
@@ -149,10 +160,10 @@ impl Mark {
             .collect())
     }
 
-    /// Control groups of containers. The namespace's own is left by every runtime.
+    /// Control groups of containers. The namespace's own is left by every runtime, and a slice by systemd.
     #[must_use]
     pub fn groups(&self) -> Vec<PathBuf> {
-        let mut groups = self.contents(&self.named_below("/sys/fs/cgroup"));
+        let mut groups = self.contents(&self.named_below(groups::TOP));
         groups.retain(|path| path.is_dir());
         groups
     }
@@ -184,12 +195,12 @@ impl Mark {
         files
     }
 
-    /// What is in those of `folders` that are named after the namespace, and those of them that
-    /// are named otherwise.
+    /// What is in those of `folders` that are named after the namespace (or are slices), and those of them
+    /// that are named otherwise.
     fn contents(&self, folders: &[PathBuf]) -> Vec<PathBuf> {
         let mut contents = Vec::new();
         for folder in folders {
-            if folder.file_name() == Some(self.0.as_ref()) {
+            if folder.file_name() == Some(self.0.as_ref()) || is_slice(folder) {
                 contents.extend(entries(folder));
             } else {
                 contents.push(folder.clone());
@@ -217,7 +228,10 @@ impl Mark {
         if !self.mounts()?.is_empty() {
             bail!("still mounted: {:?}", self.mounts()?);
         }
-        for group in self.named_below("/sys/fs/cgroup") {
+        for group in self.named_below(groups::TOP) {
+            if is_slice(&group) {
+                groups::stop_slice(&group)?;
+            }
             remove_group(&group, 0).with_context(|| format!("remove {}", group.display()))?;
         }
         for folder in RUN_FOLDERS
@@ -267,6 +281,10 @@ impl Mark {
             !text[at + found.len()..].starts_with(|next: char| next.is_ascii_digit())
         })
     }
+}
+
+fn is_slice(group: &Path) -> bool {
+    group.extension().is_some_and(|kind| kind == "slice")
 }
 
 /// Removes a control group and those below it. Its files go with it.

@@ -15,7 +15,10 @@ use crate::containerd::{self, Containerd, Version};
 use crate::http::{self, Answer};
 use crate::image::Image;
 use crate::network::Network;
-use crate::{wait, workspace};
+use crate::{groups, wait, workspace};
+
+/// The longest that containerd may take for what `crictl` asks.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The longest that a `crictl` command may take.
 const CRICTL_LIMIT: Duration = Duration::from_secs(60);
@@ -100,7 +103,10 @@ impl Pods {
             .arg(self.containerd.folder().join("crictl.yaml"))
             .args(["--runtime-endpoint", &endpoint])
             .args(["--image-endpoint", &endpoint])
-            .args(["--timeout", "30s"]);
+            .arg(format!(
+                "--timeout={}s",
+                wait::patience(CALL_LIMIT).as_secs()
+            ));
         command
     }
 
@@ -136,7 +142,7 @@ impl Pods {
             "hostname": name,
             "log_directory": self.logs(),
             "linux": {
-                "cgroup_parent": format!("/{}", self.containerd.mark()),
+                "cgroup_parent": self.containerd.mark().group("kubepods-"),
                 "security_context": { "namespace_options": { "pid": 1 } },
             },
         });
@@ -291,6 +297,7 @@ impl Pods {
 fn config(folder: &Path) -> Result<String> {
     let plugins = Network::plugins()?;
     let (plugins, folder) = (plugins.display(), folder.display());
+    let systemd = groups::by_systemd();
     Ok(format!(
         r#"[plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "localhost/pause:latest"
@@ -307,6 +314,7 @@ runtime_type = "io.containerd.runc.v2"
 runtime_type = "io.containerd.wws.v1"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wws.options]
 Root = "{folder}/runc"
+SystemdCgroup = {systemd}
 "#
     ))
 }

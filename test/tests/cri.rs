@@ -12,7 +12,7 @@ use wws_test::container::LIMIT;
 use wws_test::containerd::Version;
 use wws_test::image::{Image, PROBE};
 use wws_test::pods::{Pod, Pods};
-use wws_test::{command, http, wait};
+use wws_test::{command, groups, http, wait};
 
 const NATIVE: &str = env!("CARGO_BIN_EXE_native-hello");
 
@@ -171,7 +171,10 @@ fn commands_and_probes_are_run_inside(pods: &mut Pods) -> Result<()> {
     words.extend(["--timeout=30", "--request=/probe?sleep=20000"]);
     let slow = pods.try_crictl(&words)?;
     assert!(!slow.status.success(), "{slow:?}");
-    assert!(from.elapsed() < Duration::from_secs(10), "{slow:?}");
+    assert!(
+        from.elapsed() < wait::patience(Duration::from_secs(10)),
+        "{slow:?}"
+    );
     is_served(pods, &pod)?;
     pods.remove(&pod)
 }
@@ -182,23 +185,11 @@ fn limits_are_kept_and_changed(pods: &mut Pods) -> Result<()> {
         "memory_limit_in_bytes": 64 << 20, "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512,
     } });
     let id = workers(pods, &pod, resources)?;
-    let group = format!("{}/{id}", pods.containerd().mark());
-    let read = |v1: &str, v2: &str| -> Result<String> {
-        let text = fs::read_to_string(format!("/sys/fs/cgroup/{v1}"))
-            .or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{v2}")))?;
-        Ok(text.trim().to_owned())
-    };
-    let memory = || {
-        read(
-            &format!("memory/{group}/memory.limit_in_bytes"),
-            &format!("{group}/memory.max"),
-        )
-    };
+    let pid = pods.pid(&id)?;
+    assert_eq!(groups::is_scope(pid)?, groups::by_systemd());
+    let memory = || groups::memory_limit(pid);
     assert_eq!(memory()?, (64 << 20).to_string());
-    let quota = read(
-        &format!("cpu/{group}/cpu.cfs_quota_us"),
-        &format!("{group}/cpu.max"),
-    )?;
+    let quota = groups::read(pid, "cpu", "cpu.cfs_quota_us", "cpu.max")?;
     assert!(quota.starts_with("50000"), "{quota}");
     pods.crictl(&["update", "--memory", &(128 << 20).to_string(), &id])?;
     assert_eq!(memory()?, (128 << 20).to_string());

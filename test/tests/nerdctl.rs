@@ -9,7 +9,7 @@ use wws_test::docker::free_port;
 use wws_test::http::{self, Answer};
 use wws_test::image::{Image, PROBE};
 use wws_test::nerdctl::Nerdctl;
-use wws_test::{network, wait};
+use wws_test::{groups, network, wait};
 
 const RUNTIME: &str = "--runtime=io.containerd.wws.v1";
 const PLATFORM: &str = "--platform=wasi/wasm";
@@ -172,18 +172,7 @@ fn limits_and_privileges_are_kept(nerdctl: &Nerdctl) -> Result<()> {
     ] {
         assert!(status.contains(line), "{line} in\n{status}");
     }
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let group = groups.lines().find_map(|line| {
-        line.split_once(":memory:")
-            .or_else(|| line.split_once("0::"))
-            .map(|(_, path)| path)
-    });
-    let group = group.context("no memory group")?;
-    let limit = fs::read_to_string(format!(
-        "/sys/fs/cgroup/memory{group}/memory.limit_in_bytes"
-    ))
-    .or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup{group}/memory.max")))?;
-    assert_eq!(limit.trim(), (64 << 20).to_string());
+    assert_eq!(groups::memory_limit(pid)?, (64 << 20).to_string());
     nerdctl.run(&["rm", "--force", "bounded"])?;
     Ok(())
 }

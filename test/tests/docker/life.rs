@@ -8,7 +8,7 @@ use anyhow::Result;
 use wws_test::container::LIMIT;
 use wws_test::docker::{Docker, free_port};
 use wws_test::image::PROBE;
-use wws_test::{wait, workspace};
+use wws_test::{groups, wait, workspace};
 
 use super::{PLATFORM, RUNTIME, exit, is_served, probe, run};
 
@@ -106,16 +106,10 @@ pub(super) fn the_life_of_a_container(docker: &mut Docker) -> Result<()> {
         "0.5",
         "life",
     ])?;
-    let group = format!(
-        "{}/{}",
-        docker.containerd().namespace(),
-        docker.inspect("life", "{{.Id}}")?
-    );
-    let limit = fs::read_to_string(format!(
-        "/sys/fs/cgroup/memory/{group}/memory.limit_in_bytes"
-    ))
-    .or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{group}/memory.max")))?;
-    assert_eq!(limit.trim(), (200 << 20).to_string());
+    let pid = docker.pid("life")?.as_raw_nonzero();
+    assert_eq!(groups::is_scope(pid)?, groups::by_systemd());
+    let limit = groups::memory_limit(pid)?;
+    assert_eq!(limit, (200 << 20).to_string());
 
     docker.docker(&["stop", "--time", "5", "life"])?;
     assert_eq!(exit(docker, "life")?, "exited 0 false");
