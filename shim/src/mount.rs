@@ -14,6 +14,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::error::{Error, Result};
 use crate::rootfs;
+use crate::thread::within;
 
 /// What mount(2) takes as data: a page, with its final NUL.
 const MAX_DATA: usize = 4095;
@@ -286,8 +287,11 @@ fn in_folder<T: Send>(folder: Option<&Path>, mount: impl FnOnce() -> T + Send) -
         rustix::process::chdir(folder).map_err(failed)?;
         Ok(mount())
     };
-    thread::scope(|scope| scope.spawn(work).join())
-        .map_err(|_| Error::Other("the mounting thread ended".to_owned()))?
+    thread::scope(|scope| {
+        let working = within(scope, work)?;
+        let ended = |_| Error::Other("the mounting thread ended".to_owned());
+        working.join().map_err(ended)?
+    })
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub(crate) fn start(args: &Args) -> Result<String> {
     let group = spec.group().unwrap_or(&args.id);
     let path = socket_path(&args.address, &args.namespace, group);
     let address = format!("unix://{}", path.display());
+    // First of all: on a full disk it fails, and nobody would end a shim that runs.
+    bundle::save_address(here, &address)?;
     if let Some(listener) = listen(&path)? {
         let started = launch(args, &path, listener, &options);
         if started.is_err() {
@@ -47,7 +49,6 @@ pub(crate) fn start(args: &Args) -> Result<String> {
         }
         started?;
     }
-    bundle::save_address(here, &address)?;
     let newest = std::env::var("MAX_SHIM_VERSION").ok();
     Ok(answer(&address, newest.as_deref()))
 }

@@ -12,6 +12,7 @@ use super::New;
 use crate::error::{Error, Result};
 use crate::log;
 use crate::reaper::Reaper;
+use crate::thread::explain;
 
 /// The most that is read of the OCI runtime's log, in bytes.
 const MAX_LOG: usize = 64 * 1024;
@@ -80,7 +81,7 @@ impl Call {
         Err(match text {
             Some(text) => classify(text),
             None if code > 128 => Error::Other(format!(
-                "{} {} was ended by signal {}",
+                "{} {} was ended by signal {}: the host is out of processes or memory, or somebody killed it",
                 self.program,
                 self.verb,
                 code - 128
@@ -98,7 +99,11 @@ impl Call {
                 "the OCI runtime {} is not installed: it is not on the PATH of containerd",
                 self.program
             ),
-            _ => format!("the OCI runtime {} does not start: {error}", self.program),
+            _ => format!(
+                "the OCI runtime {} does not start: {}",
+                self.program,
+                explain(error)
+            ),
         };
         Error::Other(text)
     }
