@@ -156,7 +156,8 @@ impl Container {
             .await?;
         let pid = runc::read_pid(&pid_file)?;
         init.keep(resources);
-        init.advance(Phase::Created(pid));
+        let end = birth.claim(pid);
+        init.begin(Phase::Created(pid), &end);
         let cgroup = Cgroup::of(pid)
             .inspect_err(|error| log::warning!("control groups of {}: {error}", request.id))
             .ok();
@@ -177,7 +178,7 @@ impl Container {
             execs: Mutex::default(),
         });
         made_as(pid);
-        container.clone().follow_init(&birth, pid);
+        container.clone().follow_init(end);
         Ok(container)
     }
 
@@ -186,22 +187,35 @@ impl Container {
     /// # Errors
     /// As the OCI runtime says.
     pub(crate) async fn start(&self, started: impl FnOnce(u32)) -> Result<u32> {
+        self.compiled().await;
         let _changing = self.gate.lock().await;
         let _starting = self.init.gate.lock().await;
         let Phase::Created(pid) = self.init.phase() else {
+            let state = match self.init.phase() {
+                Phase::Ended(..) => "has ended",
+                _ => "has been started before",
+            };
             return Err(Error::FailedPrecondition(format!(
-                "container {} has been started before",
+                "container {} {state}",
                 self.id
             )));
         };
-        if let Some(compiling) = self.compiling.lock().await.take() {
-            compiling.finish(&self.id).await;
-        }
         self.init.input.hold();
         self.runc.start(&self.shared.reaper, &self.id).await?;
         self.init.advance(Phase::Running(pid));
         started(pid);
         Ok(pid)
+    }
+
+    /// Waits for the compiled code, with no gate held: what ends the container meanwhile is told, and ends the waiting.
+    async fn compiled(&self) {
+        let mut compiling = self.compiling.lock().await;
+        if let Some(compiling) = compiling.take() {
+            tokio::select! {
+                () = compiling.finish(&self.id) => {}
+                _ = self.init.wait() => {}
+            }
+        }
     }
 
     /// A process: the first one, or the one of `exec`.
@@ -297,7 +311,10 @@ impl Container {
                 self.id
             )));
         }
-        drop(self.compiling.lock().await.take());
+        // Where a start waits for it, that lets go when the first process ends.
+        if let Ok(mut compiling) = self.compiling.try_lock() {
+            drop(compiling.take());
+        }
         self.runc.delete(&self.shared.reaper, &self.id).await?;
         // One that was never started ends only now.
         let exit = self.init.wait().await;

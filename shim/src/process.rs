@@ -1,6 +1,6 @@
 //! A process that containerd knows of: a container's first one, or one that was added by exec.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use containerd_shim_protos::api::{StateResponse, Status};
@@ -49,6 +49,8 @@ pub(crate) struct Process {
     /// Held while it is started, so that its end is told after its start.
     pub(crate) gate: Gate<()>,
     phase: watch::Sender<Phase>,
+    /// Whether its number is not its own any more, from when it has one.
+    gone: OnceLock<Gone>,
     resources: Mutex<Resources>,
 }
 
@@ -72,6 +74,7 @@ impl Process {
             phase: watch::Sender::new(Phase::Added),
             resources: Mutex::new(Resources::default()),
         }
+            gone: OnceLock::new(),
     }
 
     /// Where it is in its life.
@@ -81,6 +84,13 @@ impl Process {
 
     /// Notes that it is made or runs.
     pub(crate) fn advance(&self, phase: Phase) {
+    /// Notes that it has a number, and the end that this number will come to.
+    pub(crate) fn begin(&self, phase: Phase, end: &Waiter) {
+        // It begins once.
+        let _ = self.gone.set(end.gone());
+        self.advance(phase);
+    }
+
         // An end is final.
         self.phase.send_if_modified(|now| {
             let alive = !matches!(now, Phase::Ended(..));
@@ -162,12 +172,17 @@ impl Process {
             Phase::Ended(..) => return Err(finished()),
             Phase::Created(pid) | Phase::Running(pid) => pid.cast_signed(),
         };
+            // Collected, and its end not told yet: that waits for its start to be told.
+            Phase::Created(_) | Phase::Running(_) if self.gone.get().is_some_and(Gone::now) => {
+                return Err(finished());
+            }
         let signal = signal
             .try_into()
             .ok()
             .filter(|signal| (0..=64).contains(signal))
             .ok_or_else(|| Error::InvalidArgument(format!("there is no signal {signal}")))?;
-        // SAFETY: a plain system call. The number is still that of our child: we alone collect it, and then its phase is Ended.
+        // SAFETY: a plain system call. The number is still that of our child, which was not collected: that is done in this very
+        // thread.
         if unsafe { libc::kill(pid, signal) } == 0 {
             return Ok(());
         }
@@ -232,6 +247,7 @@ mod tests {
     fn exit(code: u32) -> Exit {
         Exit {
             code,
+    use crate::reaper::Reaper;
             ..Exit::unknown()
         }
     }
@@ -270,6 +286,29 @@ mod tests {
         let process = Process::new(Role::Init, Wanted::default());
         assert!(matches!(process.kill(9), Err(Error::FailedPrecondition(_))));
         process.advance(Phase::Running(std::process::id()));
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "waited for by its number")]
+    fn a_signal_never_reaches_another_process_that_got_the_number() {
+        let reaper = Arc::new(Reaper::default());
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let process = Process::new(Role::Init, Wanted::default());
+        let birth = reaper.birth();
+        // Collected, its end not yet told: the number is another's.
+        reaper.ended(other.id(), exit(0));
+        let end = birth.claim(other.id());
+        process.begin(Phase::Running(other.id()), &end);
+        let killed = process.kill(9);
+        std::thread::sleep(Duration::from_millis(100));
+        let alive = other.try_wait().unwrap().is_none();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(matches!(killed, Err(Error::NotFound(_))), "{killed:?}");
+        assert!(alive);
+    }
+
         assert!(matches!(process.kill(65), Err(Error::InvalidArgument(_))));
         assert!(matches!(
             process.kill(u32::MAX),
