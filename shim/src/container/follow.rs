@@ -35,11 +35,13 @@ impl Container {
                     }
                 };
                 tokio::select! {
-                    exit = &mut exit => break exit,
+                    // In this order: the group, and its count, may be gone soon after the end.
+                    biased;
                     happened = next => match happened {
                         Some(()) => out_of_memory(),
                         None => watch = None,
                     },
+                    exit = &mut exit => break exit,
                 }
             };
             if watch.is_some_and(|mut watch| watch.happened()) {
