@@ -9,11 +9,11 @@ use tokio::sync::{Mutex as Gate, watch};
 
 use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::reaper::{Child, Exit};
-use crate::stdio::{self, Input, Wanted};
+use crate::reaper::{Child, Exit, Gone, Waiter};
+use crate::stdio::{self, Copying, Input, Wanted};
 
 /// How long output of a process that has ended may take to be copied to a reader that has stopped.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where a process is in its life.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +59,8 @@ pub(crate) struct Process {
 pub(crate) struct Resources {
     /// The program that takes its output.
     pub(crate) logger: Option<Child>,
+    /// What takes it into files.
+    pub(crate) copying: Vec<Copying>,
     /// Its terminal.
     pub(crate) console: Option<Console>,
 }
@@ -72,9 +74,9 @@ impl Process {
             input: Input::default(),
             gate: Gate::new(()),
             phase: watch::Sender::new(Phase::Added),
+            gone: OnceLock::new(),
             resources: Mutex::new(Resources::default()),
         }
-            gone: OnceLock::new(),
     }
 
     /// Where it is in its life.
@@ -82,8 +84,6 @@ impl Process {
         self.phase.borrow().clone()
     }
 
-    /// Notes that it is made or runs.
-    pub(crate) fn advance(&self, phase: Phase) {
     /// Notes that it has a number, and the end that this number will come to.
     pub(crate) fn begin(&self, phase: Phase, end: &Waiter) {
         // It begins once.
@@ -91,6 +91,8 @@ impl Process {
         self.advance(phase);
     }
 
+    /// Notes that it is made or runs.
+    pub(crate) fn advance(&self, phase: Phase) {
         // An end is final.
         self.phase.send_if_modified(|now| {
             let alive = !matches!(now, Phase::Ended(..));
@@ -170,12 +172,12 @@ impl Process {
                 ));
             }
             Phase::Ended(..) => return Err(finished()),
-            Phase::Created(pid) | Phase::Running(pid) => pid.cast_signed(),
-        };
             // Collected, and its end not told yet: that waits for its start to be told.
             Phase::Created(_) | Phase::Running(_) if self.gone.get().is_some_and(Gone::now) => {
                 return Err(finished());
             }
+            Phase::Created(pid) | Phase::Running(pid) => pid.cast_signed(),
+        };
         let signal = signal
             .try_into()
             .ok()
@@ -198,6 +200,9 @@ impl Process {
         let resources = std::mem::take(&mut *self.resources());
         if let Some(console) = resources.console {
             console.finish(DRAIN_LIMIT).await;
+        }
+        for copying in resources.copying {
+            copying.finish(DRAIN_LIMIT).await;
         }
         if let Some(logger) = resources.logger {
             stdio::dismiss(logger);
@@ -242,12 +247,12 @@ fn finished() -> Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::reaper::Reaper;
     use std::sync::Arc;
 
     fn exit(code: u32) -> Exit {
         Exit {
             code,
-    use crate::reaper::Reaper;
             ..Exit::unknown()
         }
     }
@@ -282,11 +287,6 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_needs_a_process_and_a_number_that_there_is() {
-        let process = Process::new(Role::Init, Wanted::default());
-        assert!(matches!(process.kill(9), Err(Error::FailedPrecondition(_))));
-        process.advance(Phase::Running(std::process::id()));
-    #[test]
     #[allow(clippy::zombie_processes, reason = "waited for by its number")]
     fn a_signal_never_reaches_another_process_that_got_the_number() {
         let reaper = Arc::new(Reaper::default());
@@ -309,6 +309,11 @@ mod tests {
         assert!(alive);
     }
 
+    #[test]
+    fn a_signal_needs_a_process_and_a_number_that_there_is() {
+        let process = Process::new(Role::Init, Wanted::default());
+        assert!(matches!(process.kill(9), Err(Error::FailedPrecondition(_))));
+        process.advance(Phase::Running(std::process::id()));
         assert!(matches!(process.kill(65), Err(Error::InvalidArgument(_))));
         assert!(matches!(
             process.kill(u32::MAX),
