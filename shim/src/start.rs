@@ -8,8 +8,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::rt::WireType;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{self, CodedInputStream, Message};
+use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen as listen_at,
+    socket_with,
+};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -35,7 +42,7 @@ const NEWEST: u32 = 3;
 pub(crate) fn start(args: &Args) -> Result<String> {
     let here = Path::new(".");
     let spec = Spec::read(here)?;
-    let options = read_options(io::stdin())?;
+    let options = read_options(io::stdin(), &args.id)?;
     let group = spec.group().unwrap_or(&args.id);
     let path = socket_path(&args.address, &args.namespace, group);
     let address = format!("unix://{}", path.display());
@@ -53,20 +60,55 @@ pub(crate) fn start(args: &Args) -> Result<String> {
     Ok(answer(&address, newest.as_deref()))
 }
 
-/// The options that containerd passes along; none is the default.
-pub(crate) fn read_options(input: impl Read) -> Result<Options> {
+/// The options that containerd passes along with the container `id`; none is the default.
+pub(crate) fn read_options(input: impl Read, id: &str) -> Result<Options> {
     let mut bytes = Vec::new();
     input
         .take(MAX_INPUT)
         .read_to_end(&mut bytes)
         .map_err(|error| Error::io("read the options from standard input", error))?;
-    // containerd 2.3 and newer pass more, in JSON; the options come again with the container.
+    // As releases before containerd 2.3 did. The options come again with the container.
     if bytes.first() == Some(&b'{') {
         return Ok(Options::default());
     }
     let any = Any::parse_from_bytes(&bytes)
         .map_err(|error| Error::InvalidArgument(format!("the runtime's options: {error}")))?;
-    Options::from_any(Some(&any))
+    if any.type_url.is_empty() || any.type_url != id {
+        return Options::from_any(Some(&any));
+    }
+    // containerd 2.3 and newer pass a message whose first field is the container's name.
+    let extensions = extensions(&bytes)
+        .map_err(|error| Error::InvalidArgument(format!("containerd's parameters: {error}")))?;
+    let mut known = extensions.iter().filter(|any| Options::knows(any));
+    Options::from_any(known.next())
+}
+
+/// The extensions of `containerd.runtime.bootstrap.v1.BootstrapParams`: field 8, each a message whose field 1 is an `Any`.
+fn extensions(bytes: &[u8]) -> protobuf::Result<Vec<Any>> {
+    let mut all = Vec::new();
+    for extension in fields(bytes, 8)? {
+        for value in fields(&extension, 1)? {
+            all.push(Any::parse_from_bytes(&value)?);
+        }
+    }
+    Ok(all)
+}
+
+/// The fields of a message that have this number and are bytes.
+fn fields(message: &[u8], number: u32) -> protobuf::Result<Vec<Vec<u8>>> {
+    const BYTES: u32 = 2;
+    let mut found = Vec::new();
+    let mut input = CodedInputStream::from_bytes(message);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        if (tag >> 3, tag & 7) == (number, BYTES) {
+            found.push(input.read_bytes()?);
+            continue;
+        }
+        let kind =
+            WireType::new(tag & 7).ok_or_else(|| io::Error::other("not a protobuf message"))?;
+        input.skip_field(kind)?;
+    }
+    Ok(found)
 }
 
 /// Our own name for a group's socket: a shim of another runtime never answers at it.
@@ -193,11 +235,9 @@ mod tests {
 
     #[test]
     fn options_may_come_or_not() {
-        assert_eq!(read_options(&b""[..]).unwrap(), Options::default());
-        assert_eq!(
-            read_options(&br#"{"instance_id":"x"}"#[..]).unwrap(),
-            Options::default()
-        );
+        let read = |bytes: &[u8]| read_options(bytes, "c1").unwrap();
+        assert_eq!(read(b""), Options::default());
+        assert_eq!(read(br#"{"instance_id":"x"}"#), Options::default());
         let any = Any {
             type_url: "runtimeoptions.v1.Options".to_owned(),
             // `config_body` is the third field.
@@ -205,6 +245,22 @@ mod tests {
             ..Any::default()
         };
         let bytes = any.write_to_bytes().unwrap();
-        assert_eq!(read_options(&bytes[..]).unwrap().shim_cgroup, "/shims");
+        assert_eq!(read(&bytes).shim_cgroup, "/shims");
+
+        // As containerd 2.3 passes them: a name, a name space, a level, extensions.
+        let field = |number: u8, bytes: &[u8]| {
+            let length = u8::try_from(bytes.len()).unwrap();
+            [&[number << 3 | 2, length], bytes].concat()
+        };
+        let other = field(1, &field(1, b"other.v1.Settings"));
+        let parameters = [
+            field(1, b"c1"),
+            field(2, b"default"),
+            vec![3 << 3, 2],
+            field(8, &other),
+            field(8, &field(1, &bytes)),
+        ];
+        assert_eq!(read(&parameters.concat()).shim_cgroup, "/shims");
+        assert_eq!(read(&parameters[..4].concat()), Options::default());
     }
 }
