@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,6 +28,9 @@ use crate::{bundle, cgroup};
 
 /// The folder of shims' sockets, which containerd makes too.
 const SOCKETS: &str = "/run/containerd/s";
+
+/// How many may wait to be answered.
+const BACKLOG: i32 = 128;
 
 /// The most that containerd passes to standard input, in bytes.
 const MAX_INPUT: u64 = 1024 * 1024;
@@ -128,18 +131,50 @@ fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {
 
 /// A new socket, or `None` if a shim answers there.
 fn listen(path: &Path) -> Result<Option<UnixListener>> {
-    fs::create_dir_all(SOCKETS).on("create", Path::new(SOCKETS))?;
-    match UnixListener::bind(path) {
-        Ok(listener) => return Ok(Some(listener)),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-        Err(error) => return Err(error).on("listen at", path),
-    }
-    if UnixStream::connect(path).is_ok() {
+    let _alone = remove_dead(path)?;
+    if path.exists() {
         return Ok(None);
     }
-    // Of a shim that was killed.
-    fs::remove_file(path).on("remove", path)?;
-    UnixListener::bind(path).on("listen at", path).map(Some)
+    bind_private(path).on("listen at", path).map(Some)
+}
+
+/// Removes a socket of a shim that was killed; one that is answered stays. No other shim or clearing up does the same at that time,
+/// until what is returned is dropped: of two that find a dead socket, the second would remove the first's new one.
+pub(crate) fn remove_dead(path: &Path) -> Result<fs::File> {
+    let folder = path.parent().unwrap_or(Path::new(SOCKETS));
+    fs::create_dir_all(folder).on("create", folder)?;
+    let alone = fs::File::open(folder).on("open", folder)?;
+    flock(&alone, FlockOperation::LockExclusive).on("lock", folder)?;
+    if !answers(path)
+        && let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error).on("remove", path);
+    }
+    Ok(alone)
+}
+
+/// Whether a shim listens there. Does not wait for it.
+fn answers(path: &Path) -> bool {
+    let connected =
+        stream_socket().and_then(|socket| connect(&socket, &SocketAddrUnix::new(path)?));
+    // Too many wait for it already.
+    matches!(connected, Ok(()) | Err(Errno::AGAIN))
+}
+
+/// Listens at a socket that nobody else's processes can reach, whatever the mask of rights.
+fn bind_private(path: &Path) -> rustix::io::Result<UnixListener> {
+    let socket = stream_socket()?;
+    // Of a socket that has no name yet: the name gets these rights with it.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen_at(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
+fn stream_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
 fn launch(args: &Args, path: &Path, listener: UnixListener, options: &Options) -> Result<()> {
@@ -231,6 +266,38 @@ mod tests {
             assert_ne!(path, other);
         }
         assert!(path.as_os_str().len() < 100, "a socket's path is bounded");
+    }
+
+    #[test]
+    fn of_many_who_find_a_dead_socket_one_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let starts: Vec<_> = (0..8)
+                .map(|_| {
+                    let path = path.clone();
+                    std::thread::spawn(move || listen(&path).unwrap())
+                })
+                .collect();
+            // Kept until all have looked.
+            let all: Vec<_> = starts.into_iter().map(|one| one.join().unwrap()).collect();
+            assert_eq!(all.iter().flatten().count(), 1);
+            assert!(answers(&path));
+            drop(all);
+            assert!(!answers(&path));
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_socket_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _listener = listen(&path).unwrap().unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
