@@ -164,7 +164,9 @@ pub(crate) async fn open(
     }
     if let Err(error) = give(&opened.streams, options) {
         // Its ends of the pipes close with the rest of what is open here.
-        opened.logger.map(dismiss);
+        if let Some(logger) = opened.logger {
+            dismiss(logger);
+        }
         return Err(error);
     }
     Ok(opened)

@@ -90,7 +90,9 @@ impl Launch {
             }),
             Err(error) => {
                 // What the OCI runtime said of the failure is to reach them: they end by themselves, or are ended.
-                logger.map(stdio::dismiss);
+                if let Some(logger) = logger {
+                    stdio::dismiss(logger);
+                }
                 for copying in copying {
                     tokio::spawn(copying.finish(DRAIN_LIMIT));
                 }
