@@ -1,7 +1,10 @@
 //! What a shim leaves in a container's bundle, for the one that clears up if it dies.
 
 use std::fs;
+use std::mem::discriminant;
 use std::path::Path;
+
+use serde_json::{Map, Value};
 
 use crate::error::{Error, OnPath, Result};
 use crate::options::Options;
@@ -25,10 +28,17 @@ pub(crate) fn save_options(bundle: &Path, options: &Options) -> Result<()> {
     fs::write(&path, text).on("write", &path)
 }
 
-/// How the container is run; the default if nothing is noted.
+/// How the container is run; the default if nothing is noted. A newer shim may have noted more than we know: that is left out, and
+/// what we know is kept.
 pub(crate) fn load_options(bundle: &Path) -> Options {
+    let known = serde_json::to_value(Options::default()).unwrap_or_default();
     let text = fs::read(bundle.join(OPTIONS)).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    let mut noted: Map<String, Value> = serde_json::from_slice(&text).unwrap_or_default();
+    noted.retain(|name, value| {
+        let default = known.get(name);
+        default.is_some_and(|default| discriminant(default) == discriminant(value))
+    });
+    serde_json::from_value(noted.into()).unwrap_or_default()
 }
 
 /// Notes the shim's address, whole or not at all.
@@ -51,6 +61,19 @@ pub(crate) fn load_address(bundle: &Path) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn what_a_newer_shim_noted_besides_is_left_out() {
+        let bundle = tempfile::tempdir().unwrap();
+        let text = r#"{"Root":"/r","SystemdCgroup":true,"New":1,"BinaryName":["crun"]}"#;
+        fs::write(bundle.path().join(OPTIONS), text).unwrap();
+        let expected = Options {
+            root: "/r".to_owned(),
+            systemd_cgroup: true,
+            ..Options::default()
+        };
+        assert_eq!(load_options(bundle.path()), expected);
+    }
 
     #[test]
     fn what_was_noted_is_found() {

@@ -1,7 +1,5 @@
 //! `delete`: clears up after a container whose shim is gone. Called any number of times, it does what is left to do.
 
-use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::api::DeleteResponse;
@@ -12,6 +10,7 @@ use crate::code::Code;
 use crate::error::{Error, Result};
 use crate::reaper::KILLED;
 use crate::runc::{self, Runc};
+use crate::start::remove_dead;
 use crate::{bundle, mount, time};
 
 /// Clears up, and returns the message that containerd wants to read. What could not be done is told on standard error, which
@@ -59,9 +58,10 @@ fn bundle_of(args: &Args) -> Result<PathBuf> {
 /// Removes a socket at which nobody answers. At a pod's, the shim of the others may.
 fn remove_socket(address: &str) {
     let path = Path::new(address.trim_start_matches("unix://"));
-    if path.is_absolute() && UnixStream::connect(path).is_err() {
-        // It may be gone.
-        let _ = fs::remove_file(path);
+    if path.is_absolute()
+        && let Err(error) = remove_dead(path)
+    {
+        eprintln!("clear up: {error}");
     }
 }
 

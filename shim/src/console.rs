@@ -141,8 +141,7 @@ impl Sink {
                         .on("open", path)?;
                     Self::Fifo(sender)
                 } else {
-                    let file = File::options().append(true).open(path).on("open", path)?;
-                    Self::File(file)
+                    Self::File(stdio::open_existing(path)?)
                 }
             }
         })

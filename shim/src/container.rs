@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -24,12 +25,17 @@ use crate::process::{Phase, Process, Role};
 use crate::reaper::{Exit, Reaper};
 use crate::runc::{self, Runc};
 use crate::stdio::Wanted;
+use crate::thread::beside;
 use crate::{bundle, log, mount, stats};
 
 use execs::Exec;
 use launch::Launch;
 pub(crate) use prepare::Workers;
 use prepare::{Prepared, prepare};
+
+/// How often, and how long after one another, it is tried to undo a creation that failed.
+const UNDO_ATTEMPTS: u32 = 10;
+const UNDO_PAUSE: Duration = Duration::from_millis(200);
 
 /// What all containers of a shim share.
 #[derive(Debug)]
@@ -93,7 +99,10 @@ impl Container {
         let code = Code::of(&shared.namespace, &request.id);
         let planned = code.clone();
         let prepare = move || prepare(&folder, options, &mounts, &server, planned);
-        let prepared = blocking(prepare).await?;
+        let prepared = beside(prepare).await.inspect_err(|_| {
+            // It may have failed after this was made.
+            code.iter().for_each(Code::remove);
+        })?;
         let runc = Runc::new(
             prepared.options.clone(),
             &shared.namespace,
@@ -103,15 +112,11 @@ impl Container {
         let made = Self::make(&shared, &request, &bundle, &runc, prepared, made_as).await;
         if let Err(error) = &made {
             // Another's of this name stays.
-            let ours = !matches!(error, Error::AlreadyExists(_));
-            // Whatever is there of it. The first error is the one to tell.
-            if ours && let Err(error) = runc.delete(&shared.reaper, &request.id).await {
-                log::warning!("clear up after {}: {error}", request.id);
+            if !matches!(error, Error::AlreadyExists(_)) {
+                undo(&shared.reaper, &runc, &request.id).await;
             }
-            if let Some(code) = code {
-                code.remove();
-            }
-            if let Err(error) = blocking(move || mount::unmount_all(&bundle.join("rootfs"))).await {
+            code.iter().for_each(Code::remove);
+            if let Err(error) = unmount(bundle.join("rootfs")).await {
                 log::warning!("clear up after {}: {error}", request.id);
             }
         }
@@ -151,7 +156,8 @@ impl Container {
             .await?;
         let pid = runc::read_pid(&pid_file)?;
         init.keep(resources);
-        init.advance(Phase::Created(pid));
+        let end = birth.claim(pid);
+        init.begin(Phase::Created(pid), &end);
         let cgroup = Cgroup::of(pid)
             .inspect_err(|error| log::warning!("control groups of {}: {error}", request.id))
             .ok();
@@ -172,7 +178,7 @@ impl Container {
             execs: Mutex::default(),
         });
         made_as(pid);
-        container.clone().follow_init(&birth, pid);
+        container.clone().follow_init(end);
         Ok(container)
     }
 
@@ -181,22 +187,35 @@ impl Container {
     /// # Errors
     /// As the OCI runtime says.
     pub(crate) async fn start(&self, started: impl FnOnce(u32)) -> Result<u32> {
+        self.compiled().await;
         let _changing = self.gate.lock().await;
         let _starting = self.init.gate.lock().await;
         let Phase::Created(pid) = self.init.phase() else {
+            let state = match self.init.phase() {
+                Phase::Ended(..) => "has ended",
+                _ => "has been started before",
+            };
             return Err(Error::FailedPrecondition(format!(
-                "container {} has been started before",
+                "container {} {state}",
                 self.id
             )));
         };
-        if let Some(compiling) = self.compiling.lock().await.take() {
-            compiling.finish(&self.id).await;
-        }
         self.init.input.hold();
         self.runc.start(&self.shared.reaper, &self.id).await?;
         self.init.advance(Phase::Running(pid));
         started(pid);
         Ok(pid)
+    }
+
+    /// Waits for the compiled code, with no gate held: what ends the container meanwhile is told, and ends the waiting.
+    async fn compiled(&self) {
+        let mut compiling = self.compiling.lock().await;
+        if let Some(compiling) = compiling.take() {
+            tokio::select! {
+                () = compiling.finish(&self.id) => {}
+                _ = self.init.wait() => {}
+            }
+        }
     }
 
     /// A process: the first one, or the one of `exec`.
@@ -292,7 +311,10 @@ impl Container {
                 self.id
             )));
         }
-        drop(self.compiling.lock().await.take());
+        // Where a start waits for it, that lets go when the first process ends.
+        if let Ok(mut compiling) = self.compiling.try_lock() {
+            drop(compiling.take());
+        }
         self.runc.delete(&self.shared.reaper, &self.id).await?;
         // One that was never started ends only now.
         let exit = self.init.wait().await;
@@ -304,8 +326,7 @@ impl Container {
         if let Some(code) = &self.code {
             code.remove();
         }
-        let root = self.bundle.join("rootfs");
-        blocking(move || mount::unmount_all(&root)).await?;
+        unmount(self.bundle.join("rootfs")).await?;
         Ok((self.init.pid(), exit))
     }
 
@@ -328,10 +349,25 @@ impl Container {
     }
 }
 
-/// Runs what may wait for a disk, beside everything else.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| Err(Error::Other(error.to_string())))
+/// Removes what the OCI runtime made of a container whose creation failed. The first error is the one to tell.
+async fn undo(reaper: &Arc<Reaper>, runc: &Runc, id: &str) {
+    for attempt in 1.. {
+        let Err(error) = runc.delete(reaper, id).await else {
+            return;
+        };
+        if attempt == UNDO_ATTEMPTS {
+            return log::warning!("clear up after {id}: {error}");
+        }
+        // Where the host has no process left, there may be one soon: the failed runtime's own are ending.
+        tokio::time::sleep(UNDO_PAUSE).await;
+    }
+}
+
+async fn unmount(root: PathBuf) -> Result<()> {
+    let path = root.clone();
+    match beside(move || mount::unmount_all(&path)).await {
+        Ok(()) => Ok(()),
+        // Without a thread to be had, right here: a mount that stays would be worse than the others' wait.
+        Err(_) => mount::unmount_all(&root),
+    }
 }

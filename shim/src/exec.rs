@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 /// Our server's name, by which its commands are called in a container of workers.
 pub(crate) const NAME: &str = "wws";
 
-/// Its commands that take the project's folder, where none is named.
-const OF_A_PROJECT: [&str; 3] = ["routes", "check", "health"];
+/// The variable by which our server's commands know the project's folder, where none is named.
+const FOLDER: &str = "WWS_FOLDER";
 
 /// The process as the OCI runtime is to start it: a call of `wws` becomes one of our server's program, which no image holds.
 ///
@@ -29,28 +29,34 @@ pub(crate) fn rewrite(spec: &[u8], terminal: bool, workers: Option<&Workers>) ->
         .as_object_mut()
         .ok_or_else(|| broken("not a JSON object".to_owned()))?;
     process.insert("terminal".to_owned(), json!(terminal));
-    if let (Some(workers), Some(Value::Array(arguments))) = (workers, process.get_mut("args")) {
-        call_server(arguments, workers);
+    if let (Some(workers), Some(Value::Array(arguments))) = (workers, process.get_mut("args"))
+        && call_server(arguments, workers)
+    {
+        // Not the working directory: the folder that is served. A variable, as only the server knows which words are folders.
+        let variable = json!(format!("{FOLDER}={}", workers.folder.display()));
+        let env = process.entry("env").or_insert_with(|| json!([]));
+        if let Value::Array(env) = env {
+            env.retain(|one| {
+                !one.as_str()
+                    .is_some_and(|one| one.starts_with("WWS_FOLDER="))
+            });
+            env.push(variable);
+        }
     }
     Ok(spec.to_string().into_bytes())
 }
 
-fn call_server(arguments: &mut Vec<Value>, workers: &Workers) {
+/// Whether it is a call of our server, which it then is made.
+fn call_server(arguments: &mut [Value], workers: &Workers) -> bool {
     let named = match arguments.first().and_then(Value::as_str) {
         Some(NAME) => !workers.has_own,
         Some(program) => Path::new(program) == Path::new(workers.server),
         None => false,
     };
-    if !named {
-        return;
+    if named {
+        arguments[0] = json!(workers.server);
     }
-    arguments[0] = json!(workers.server);
-    let is_of_project = |word: &Value| OF_A_PROJECT.iter().any(|command| word == command);
-    let plain = |word: &Value| word.as_str().is_some_and(|word| word.starts_with('-'));
-    if arguments.get(1).is_some_and(is_of_project) && arguments[2..].iter().all(plain) {
-        // Not the working directory: the folder that is served.
-        arguments.push(json!(workers.folder.to_string_lossy()));
-    }
+    named
 }
 
 /// How `containerd.runc.v1.ProcessDetails` names the process of an exec among others.
@@ -80,34 +86,44 @@ mod tests {
         }
     }
 
-    fn arguments(given: &[&str], workers: Option<&Workers>) -> Vec<String> {
-        let spec = json!({"args": given, "cwd": "/", "user": {"uid": 7}}).to_string();
-        let spec = rewrite(spec.as_bytes(), true, workers).unwrap();
+    /// The words of the process, and its environment.
+    fn rewritten(given: &[&str], workers: Option<&Workers>) -> [Vec<String>; 2] {
+        let spec = json!({"args": given, "cwd": "/", "user": {"uid": 7}, "env": ["A=b"]});
+        let spec = rewrite(spec.to_string().as_bytes(), true, workers).unwrap();
         let spec: Value = serde_json::from_slice(&spec).unwrap();
         assert_eq!(spec["user"]["uid"], 7);
         assert_eq!(spec["terminal"], true);
-        serde_json::from_value(spec["args"].clone()).unwrap()
+        ["args", "env"].map(|name| serde_json::from_value(spec[name].clone()).unwrap())
     }
 
     #[test]
-    fn our_commands_are_found_in_a_container_of_workers() {
-        let call = |given: &[&str]| arguments(given, Some(&workers(false)));
-        assert_eq!(call(&["wws", "--version"]), ["/dev/wws", "--version"]);
-        assert_eq!(call(&["wws", "routes"]), ["/dev/wws", "routes", "/app"]);
-        assert_eq!(call(&["/dev/wws", "check"]), ["/dev/wws", "check", "/app"]);
-        assert_eq!(call(&["wws", "check", "/b"]), ["/dev/wws", "check", "/b"]);
-        assert_eq!(
-            call(&["wws", "health", "--request=/a"]),
-            ["/dev/wws", "health", "--request=/a", "/app"]
-        );
+    fn our_commands_are_found_in_a_container_of_workers_and_know_its_folder() {
+        for (given, called) in [
+            (vec!["wws", "--version"], vec!["/dev/wws", "--version"]),
+            (vec!["/dev/wws", "check"], vec!["/dev/wws", "check"]),
+            (
+                vec!["wws", "health", "--request", "/a"],
+                vec!["/dev/wws", "health", "--request", "/a"],
+            ),
+        ] {
+            let [arguments, env] = rewritten(&given, Some(&workers(false)));
+            assert_eq!(arguments, called);
+            assert_eq!(env, ["A=b", "WWS_FOLDER=/app"]);
+        }
     }
 
     #[test]
     fn all_other_programs_stay() {
-        let call = |given: &[&str]| arguments(given, Some(&workers(false)));
-        assert_eq!(call(&["/bin/sh", "-c", "wws"]), ["/bin/sh", "-c", "wws"]);
-        assert_eq!(arguments(&["wws"], Some(&workers(true))), ["wws"]);
-        assert_eq!(arguments(&["wws"], None), ["wws"]);
+        let shell = ["/bin/sh", "-c", "wws"];
+        for (given, workers) in [
+            (&shell[..], Some(&workers(false))),
+            (&["wws"], Some(&workers(true))),
+            (&["wws"], None),
+        ] {
+            let [arguments, env] = rewritten(given, workers);
+            assert_eq!(arguments, given);
+            assert_eq!(env, ["A=b"]);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 /// # Errors
 /// Options that are broken.
 pub(crate) fn info() -> Result<Vec<u8>> {
-    let options = start::read_options(io::stdin())?;
+    let options = start::read_options(io::stdin(), "")?;
     // All that can be done with containers is done by the OCI runtime.
     let features = Runc::new(options, "", Path::new("/"), false).features();
     let info = RuntimeInfo {

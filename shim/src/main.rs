@@ -30,6 +30,7 @@ mod spec;
 mod start;
 mod stats;
 mod stdio;
+mod thread;
 mod time;
 
 use std::io::Write;

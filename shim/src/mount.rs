@@ -14,6 +14,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::error::{Error, Result};
 use crate::rootfs;
+use crate::thread::within;
 
 /// What mount(2) takes as data: a page, with its final NUL.
 const MAX_DATA: usize = 4095;
@@ -50,8 +51,7 @@ pub(crate) fn mount_all(mounts: &[Mount], root: &Path) -> Result<()> {
     }
     for (made, one) in mounts.iter().enumerate() {
         let context = || format!("mount {} {} on the root file system", one.type_, one.source);
-        let result = target(one, root).and_then(|(target, _open)| mount_one(one, &target));
-        if let Err(error) = result {
+        if let Err(error) = mount_one(one, root) {
             if made > 0 {
                 unmount_all(root)?;
             }
@@ -100,9 +100,10 @@ fn target(one: &Mount, root: &Path) -> Result<(PathBuf, Option<OwnedFd>)> {
     Ok((path.into(), Some(folder)))
 }
 
-fn mount_one(one: &Mount, target: &Path) -> Result<()> {
+fn mount_one(one: &Mount, root: &Path) -> Result<()> {
     let parsed = parse(&one.type_, &one.options)?;
     let failed = |error: Errno| Error::Other(explain(error));
+    let (place, open) = target(one, root)?;
     if parsed.bind == Bind::No {
         let (folder, data) = shorten(&parsed.data);
         let data = CString::new(data.join(",")).map_err(|_| failed(Errno::INVAL))?;
@@ -115,7 +116,7 @@ fn mount_one(one: &Mount, target: &Path) -> Result<()> {
         in_folder(folder.as_deref(), || {
             mount(
                 one.source.as_str(),
-                target,
+                place.as_path(),
                 one.type_.as_str(),
                 parsed.flags,
                 data.as_c_str(),
@@ -127,21 +128,26 @@ fn mount_one(one: &Mount, target: &Path) -> Result<()> {
         if parsed.bind == Bind::Recursive {
             flags |= MountFlags::REC;
         }
-        mount(one.source.as_str(), target, "", flags, None).map_err(failed)?;
-        // The kernel looks at other flags of a bind mount only when it is mounted again.
-        if !parsed.flags.is_empty() {
-            mount_remount(target, MountFlags::BIND | parsed.flags, "").map_err(|error| {
-                // Undone here: the caller counts it as not made.
-                let _ = unmount(target, UnmountFlags::DETACH);
-                failed(error)
-            })?;
-        }
+        mount(one.source.as_str(), place.as_path(), "", flags, None).map_err(failed)?;
+    }
+    // Looked up again: the handle from before is of the folder below.
+    drop(open);
+    let (place, _open) = target(one, root)?;
+    finish(&parsed, &place).map_err(|error| {
+        // Undone here: the caller counts it as not made.
+        let _ = unmount(place.as_path(), UnmountFlags::DETACH);
+        failed(error)
+    })
+}
+
+/// Does what takes a second call, to what is mounted at `place`.
+fn finish(parsed: &Parsed, place: &Path) -> rustix::io::Result<()> {
+    // The kernel looks at other flags of a bind mount only when it is mounted again.
+    if parsed.bind != Bind::No && !parsed.flags.is_empty() {
+        mount_remount(place, MountFlags::BIND | parsed.flags, "")?;
     }
     if !parsed.propagation.is_empty() {
-        mount_change(target, parsed.propagation).map_err(|error| {
-            let _ = unmount(target, UnmountFlags::DETACH);
-            failed(error)
-        })?;
+        mount_change(place, parsed.propagation)?;
     }
     Ok(())
 }
@@ -176,7 +182,10 @@ fn parse(kind: &str, options: &[String]) -> Result<Parsed> {
             "rbind" => parsed.bind = Bind::Recursive,
             "loop" => return Err(unserved(option)),
             _ if option.starts_with("uidmap=") || option.starts_with("gidmap=") => {
-                return Err(unserved(option));
+                return Err(Error::Unimplemented(format!(
+                    "the mount option {option}, of a container with a user name space, is not served: have containerd's overlayfs \
+                     snapshotter change the owners of files instead (`slow_chown = true`)"
+                )));
             }
             // For programs, not for the kernel.
             _ if option.starts_with("x-") || option.starts_with("X-") => {}
@@ -286,8 +295,11 @@ fn in_folder<T: Send>(folder: Option<&Path>, mount: impl FnOnce() -> T + Send) -
         rustix::process::chdir(folder).map_err(failed)?;
         Ok(mount())
     };
-    thread::scope(|scope| scope.spawn(work).join())
-        .map_err(|_| Error::Other("the mounting thread ended".to_owned()))?
+    thread::scope(|scope| {
+        let working = within(scope, work)?;
+        let ended = |_| Error::Other("the mounting thread ended".to_owned());
+        working.join().map_err(ended)?
+    })
 }
 
 #[cfg(test)]
@@ -370,6 +382,40 @@ mod tests {
             std::fs::canonicalize(path).unwrap(),
             root.path().canonicalize().unwrap().join("etc")
         );
+    }
+
+    #[test]
+    fn a_target_within_the_root_gets_its_flags_and_leaves_nothing_when_it_fails() {
+        use rustix::fs::{StatVfsMountFlags, statvfs};
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [root, source] = ["root", "source"].map(|name| folder.path().join(name));
+        std::fs::create_dir_all(root.join("in")).unwrap();
+        std::fs::create_dir(&source).unwrap();
+        std::fs::write(source.join("file"), "").unwrap();
+        let bind = |source: &Path, target: &str, text: &str| Mount {
+            type_: "bind".to_owned(),
+            source: source.display().to_string(),
+            target: target.to_owned(),
+            options: options(text),
+            ..Mount::default()
+        };
+        let whole = bind(&root, "", "bind");
+        let below = bind(&source, "/in", "rbind,ro,private");
+        mount_all(&[whole.clone(), below], &root).unwrap();
+        let seen = root.join("in/file").exists();
+        let flags = statvfs(root.join("in")).unwrap().f_flag;
+        unmount_all(&root).unwrap();
+        assert!(seen);
+        assert!(flags.contains(StatVfsMountFlags::RDONLY));
+
+        // Two kinds of propagation at once are refused by the kernel, after the mount.
+        let below = bind(&source, "/in", "bind,private,shared");
+        assert!(mount_all(&[whole, below], &root).is_err());
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(&folder.path().display().to_string()));
     }
 
     #[test]

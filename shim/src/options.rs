@@ -18,6 +18,13 @@ use crate::error::{Error, OnPath, Result};
 /// The largest file of options, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
+/// Types of options.
+const RUNC: [&str; 2] = [
+    "containerd.runc.v1.Options",
+    "containerd.linux.runc.Options",
+];
+const GENERIC: [&str; 2] = ["runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Options"];
+
 /// How a container is to be run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields, default)]
@@ -62,12 +69,12 @@ impl Options {
         // The name is the part after the last slash; some put a host before it.
         match any.type_url.rsplit('/').next().unwrap_or_default() {
             "" => Ok(Self::default()),
-            "containerd.runc.v1.Options" | "containerd.linux.runc.Options" => {
+            kind if RUNC.contains(&kind) => {
                 let options = oci::Options::parse_from_bytes(&any.value)
                     .map_err(|error| broken(&any.type_url, &error))?;
                 Ok(options.into())
             }
-            "runtimeoptions.v1.Options" | "cri.runtimeoptions.v1.Options" => {
+            kind if GENERIC.contains(&kind) => {
                 let generic =
                     Generic::parse(&any.value).map_err(|error| broken(&any.type_url, &error))?;
                 generic.read()
@@ -77,6 +84,12 @@ impl Options {
                 any.type_url
             ))),
         }
+    }
+
+    /// Whether this is a type of options that we read.
+    pub(crate) fn knows(any: &Any) -> bool {
+        let kind = any.type_url.rsplit('/').next().unwrap_or_default();
+        [&RUNC[..], &GENERIC[..]].concat().contains(&kind)
     }
 
     fn from_toml(text: &str, source: &str) -> Result<Self> {

@@ -1,6 +1,6 @@
 //! A process that containerd knows of: a container's first one, or one that was added by exec.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use containerd_shim_protos::api::{StateResponse, Status};
@@ -9,11 +9,11 @@ use tokio::sync::{Mutex as Gate, watch};
 
 use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::reaper::{Child, Exit};
-use crate::stdio::{self, Input, Wanted};
+use crate::reaper::{Child, Exit, Gone, Waiter};
+use crate::stdio::{self, Copying, Input, Wanted};
 
 /// How long output of a process that has ended may take to be copied to a reader that has stopped.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where a process is in its life.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +49,8 @@ pub(crate) struct Process {
     /// Held while it is started, so that its end is told after its start.
     pub(crate) gate: Gate<()>,
     phase: watch::Sender<Phase>,
+    /// Whether its number is not its own any more, from when it has one.
+    gone: OnceLock<Gone>,
     resources: Mutex<Resources>,
 }
 
@@ -57,6 +59,8 @@ pub(crate) struct Process {
 pub(crate) struct Resources {
     /// The program that takes its output.
     pub(crate) logger: Option<Child>,
+    /// What takes it into files.
+    pub(crate) copying: Vec<Copying>,
     /// Its terminal.
     pub(crate) console: Option<Console>,
 }
@@ -70,6 +74,7 @@ impl Process {
             input: Input::default(),
             gate: Gate::new(()),
             phase: watch::Sender::new(Phase::Added),
+            gone: OnceLock::new(),
             resources: Mutex::new(Resources::default()),
         }
     }
@@ -77,6 +82,13 @@ impl Process {
     /// Where it is in its life.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.borrow().clone()
+    }
+
+    /// Notes that it has a number, and the end that this number will come to.
+    pub(crate) fn begin(&self, phase: Phase, end: &Waiter) {
+        // It begins once.
+        let _ = self.gone.set(end.gone());
+        self.advance(phase);
     }
 
     /// Notes that it is made or runs.
@@ -160,6 +172,10 @@ impl Process {
                 ));
             }
             Phase::Ended(..) => return Err(finished()),
+            // Collected, and its end not told yet: that waits for its start to be told.
+            Phase::Created(_) | Phase::Running(_) if self.gone.get().is_some_and(Gone::now) => {
+                return Err(finished());
+            }
             Phase::Created(pid) | Phase::Running(pid) => pid.cast_signed(),
         };
         let signal = signal
@@ -167,7 +183,8 @@ impl Process {
             .ok()
             .filter(|signal| (0..=64).contains(signal))
             .ok_or_else(|| Error::InvalidArgument(format!("there is no signal {signal}")))?;
-        // SAFETY: a plain system call. The number is still that of our child: we alone collect it, and then its phase is Ended.
+        // SAFETY: a plain system call. The number is still that of our child, which was not collected: that is done in this very
+        // thread.
         if unsafe { libc::kill(pid, signal) } == 0 {
             return Ok(());
         }
@@ -183,6 +200,9 @@ impl Process {
         let resources = std::mem::take(&mut *self.resources());
         if let Some(console) = resources.console {
             console.finish(DRAIN_LIMIT).await;
+        }
+        for copying in resources.copying {
+            copying.finish(DRAIN_LIMIT).await;
         }
         if let Some(logger) = resources.logger {
             stdio::dismiss(logger);
@@ -227,6 +247,7 @@ fn finished() -> Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::reaper::Reaper;
     use std::sync::Arc;
 
     fn exit(code: u32) -> Exit {
@@ -263,6 +284,29 @@ mod tests {
         assert_eq!(state.status.enum_value(), Ok(Status::STOPPED));
         assert_eq!((state.pid, state.exit_status), (7, 137));
         assert!(matches!(process.kill(15), Err(Error::NotFound(_))));
+    }
+
+    #[test]
+    #[allow(clippy::zombie_processes, reason = "waited for by its number")]
+    fn a_signal_never_reaches_another_process_that_got_the_number() {
+        let reaper = Arc::new(Reaper::default());
+        let mut other = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let process = Process::new(Role::Init, Wanted::default());
+        let birth = reaper.birth();
+        // Collected, its end not yet told: the number is another's.
+        reaper.ended(other.id(), exit(0));
+        let end = birth.claim(other.id());
+        process.begin(Phase::Running(other.id()), &end);
+        let killed = process.kill(9);
+        std::thread::sleep(Duration::from_millis(100));
+        let alive = other.try_wait().unwrap().is_none();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(matches!(killed, Err(Error::NotFound(_))), "{killed:?}");
+        assert!(alive);
     }
 
     #[test]

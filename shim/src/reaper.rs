@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::sync::oneshot;
 
 use crate::time;
 
@@ -50,7 +51,7 @@ pub(crate) struct Reaper(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: HashMap<u32, oneshot::Sender<Exit>>,
+    waiting: HashMap<u32, Waited>,
     /// Ends of processes that nobody waits for yet. Kept while a birth is under way: one of them may be its child's.
     unclaimed: HashMap<u32, Exit>,
     births: usize,
@@ -71,9 +72,8 @@ pub(crate) struct Child {
 
 impl Child {
     /// Ends it, unless it has ended: its number may be another's by then.
-    pub(crate) fn kill(&mut self) {
-        // We alone collect it, in this very thread: a child whose end has not come is there.
-        let runs = matches!(self.exit.0.try_recv(), Err(TryRecvError::Empty));
+    pub(crate) fn kill(&self) {
+        let runs = !self.exit.gone.now();
         if let Some(pid) = Pid::from_raw(self.pid.cast_signed()).filter(|_| runs) {
             // Already dying.
             let _ = kill_process(pid, Signal::KILL);
@@ -83,7 +83,27 @@ impl Child {
 
 /// The end of a process, to come.
 #[derive(Debug)]
-pub(crate) struct Waiter(oneshot::Receiver<Exit>);
+pub(crate) struct Waiter {
+    exit: oneshot::Receiver<Exit>,
+    gone: Gone,
+}
+
+/// Whether a process has been collected: from then on its number may be another's.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gone(Arc<AtomicBool>);
+
+impl Gone {
+    /// As of now. What follows in the same thread without an `await` can rely on it, as that thread collects.
+    pub(crate) fn now(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct Waited {
+    exit: oneshot::Sender<Exit>,
+    gone: Gone,
+}
 
 impl Waiter {
     /// Waits for it.
@@ -93,7 +113,12 @@ impl Waiter {
 
     /// Waits for it, and can be given up. It is told once.
     pub(crate) async fn ended(&mut self) -> Exit {
-        (&mut self.0).await.unwrap_or_else(|_| Exit::unknown())
+        (&mut self.exit).await.unwrap_or_else(|_| Exit::unknown())
+    }
+
+    /// Whether it is over, for those who do not wait.
+    pub(crate) fn gone(&self) -> Gone {
+        self.gone.clone()
     }
 }
 
@@ -145,11 +170,12 @@ impl Reaper {
         }
     }
 
-    fn ended(&self, pid: u32, exit: Exit) {
+    pub(crate) fn ended(&self, pid: u32, exit: Exit) {
         let mut state = self.state();
-        if let Some(waiter) = state.waiting.remove(&pid) {
+        if let Some(waited) = state.waiting.remove(&pid) {
+            waited.gone.0.store(true, Ordering::Relaxed);
             // Nobody may want to know any more.
-            let _ = waiter.send(exit);
+            let _ = waited.exit.send(exit);
         } else if state.births > 0 {
             state.unclaimed.insert(pid, exit);
         }
@@ -159,13 +185,20 @@ impl Reaper {
 impl Birth {
     /// The process is `pid`: its end, also if that has come already.
     pub(crate) fn claim(&self, pid: u32) -> Waiter {
-        let (sender, receiver) = oneshot::channel();
+        let (sender, exit) = oneshot::channel();
+        let gone = Gone::default();
         let mut state = self.0.state();
-        match state.unclaimed.remove(&pid) {
-            Some(exit) => drop(sender.send(exit)),
-            None => drop(state.waiting.insert(pid, sender)),
+        if let Some(exit) = state.unclaimed.remove(&pid) {
+            gone.0.store(true, Ordering::Relaxed);
+            drop(sender.send(exit));
+        } else {
+            let waited = Waited {
+                exit: sender,
+                gone: gone.clone(),
+            };
+            state.waiting.insert(pid, waited);
         }
-        Waiter(receiver)
+        Waiter { exit, gone }
     }
 }
 
@@ -231,7 +264,7 @@ mod tests {
         let reaper = Arc::new(Reaper::default());
         let spawned = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_child(&spawned);
-        let mut gone = Child {
+        let gone = Child {
             pid: spawned.id(),
             exit: reaper.birth().claim(spawned.id()),
         };
@@ -240,7 +273,7 @@ mod tests {
         gone.kill();
         let state = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
         assert!(state.unwrap().is_none());
-        let mut child = Child {
+        let child = Child {
             pid: spawned.id(),
             exit: reaper.birth().claim(spawned.id()),
         };
@@ -248,6 +281,20 @@ mod tests {
         let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty());
         let (_, status) = ended.unwrap().unwrap();
         assert_eq!(Exit::of(status).code, KILLED);
+    }
+
+    #[test]
+    fn a_process_is_gone_as_soon_as_it_is_collected() {
+        let reaper = Arc::new(Reaper::default());
+        let waiter = reaper.birth().claim(7);
+        let gone = waiter.gone();
+        assert!(!gone.now());
+        // Nobody has waited for it yet.
+        reaper.ended(7, exit(0));
+        assert!(gone.now());
+        let birth = reaper.birth();
+        reaper.ended(8, exit(0));
+        assert!(birth.claim(8).gone().now(), "gone before it was known");
     }
 
     #[tokio::test]

@@ -28,8 +28,8 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 /// What the answer to the last request needs to leave.
 const LAST_WORD: Duration = Duration::from_millis(20);
 
-/// Threads for what may wait for a disk, and how long an idle one stays.
-const BLOCKING: (usize, Duration) = (4, Duration::from_secs(1));
+/// How long after one another it is looked whether the first container will still come.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
 
 /// Serves until containerd has no more use for this shim.
 ///
@@ -39,24 +39,21 @@ pub(crate) fn serve(args: &Args) -> Result<()> {
     log::open(Path::new("log"), args.debug);
     let listener = take_listener()?;
     // The bundle is containerd's to remove.
+    let bundle = std::env::current_dir().unwrap_or_default();
     std::env::set_current_dir("/").map_err(|error| Error::io("change to /", error))?;
     spare_memory();
-    let (threads, idle) = BLOCKING;
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(threads)
-        .thread_keep_alive(idle)
-        .thread_stack_size(256 * 1024)
         .build()
         .map_err(|error| Error::io("start the runtime", error))
-        .and_then(|runtime| runtime.block_on(run(args, listener)));
+        .and_then(|runtime| runtime.block_on(run(args, listener, &bundle)));
     if let Err(error) = &result {
         log::error!("{error}");
     }
     result
 }
 
-async fn run(args: &Args, listener: UnixListener) -> Result<()> {
+async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
     let reaper = Reaper::start().map_err(|error| Error::io("watch child processes", error))?;
     let destination = Destination {
         ttrpc: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
@@ -85,7 +82,10 @@ async fn run(args: &Args, listener: UnixListener) -> Result<()> {
         .register_service(version_3)
         .register_service(version_2);
     server.start().await.map_err(|error| failed(&error))?;
-    service.over().await;
+    tokio::select! {
+        () = service.over() => {}
+        () = abandoned(&service, bundle) => log::warning!("no container came: its folder is gone"),
+    }
     if !args.socket.is_empty() {
         // From now on others start shims of their own. containerd may have removed it.
         let _ = fs::remove_file(&args.socket);
@@ -93,6 +93,20 @@ async fn run(args: &Args, listener: UnixListener) -> Result<()> {
     events.flush(FLUSH_LIMIT).await;
     tokio::time::sleep(LAST_WORD).await;
     Ok(())
+}
+
+/// Waits until it is certain that no first container will come. containerd may fail between our `start` and the first call (a full
+/// disk), and then removes the bundle and forgets the shim.
+async fn abandoned(service: &Service, bundle: &Path) {
+    loop {
+        tokio::time::sleep(FIRST_LOOK).await;
+        if service.was_used() {
+            return std::future::pending().await;
+        }
+        if !bundle.exists() {
+            return;
+        }
+    }
 }
 
 /// The socket that `start` passed as standard input, which becomes `/dev/null`.

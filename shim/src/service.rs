@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -32,6 +33,7 @@ struct Inner {
     /// `None` is one that is being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
     over: Notify,
+    used: AtomicBool,
 }
 
 impl Service {
@@ -41,12 +43,18 @@ impl Service {
             shared,
             containers: Mutex::default(),
             over: Notify::new(),
+            used: AtomicBool::new(false),
         }))
     }
 
     /// Waits until containerd has no more use for this shim.
     pub(crate) async fn over(&self) {
         self.0.over.notified().await;
+    }
+
+    /// Whether containerd has asked for a container.
+    pub(crate) fn was_used(&self) -> bool {
+        self.0.used.load(Ordering::Relaxed)
     }
 
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
@@ -64,6 +72,7 @@ impl Service {
     }
 
     async fn create(self, request: api::CreateTaskRequest) -> Result<api::CreateTaskResponse> {
+        self.0.used.store(true, Ordering::Relaxed);
         let id = request.id.clone();
         identifier("the container's name", &id)?;
         {
@@ -75,6 +84,10 @@ impl Service {
             }
             containers.insert(id.clone(), None);
         }
+        let place = Place {
+            service: &self,
+            id: &id,
+        };
         let mut event = TaskCreate {
             container_id: id.clone(),
             bundle: request.bundle.clone(),
@@ -95,14 +108,13 @@ impl Service {
         match Container::create(Arc::clone(self.shared()), request, announce).await {
             Ok(container) => {
                 let pid = container.init.pid();
-                self.containers().insert(id, Some(container));
+                place.take(container);
                 Ok(api::CreateTaskResponse {
                     pid,
                     ..Default::default()
                 })
             }
             Err(error) => {
-                self.containers().remove(&id);
                 log::error!("create {id}: {error}");
                 Err(error)
             }
@@ -240,6 +252,28 @@ impl Service {
             process.input.close();
         }
         Ok(())
+    }
+}
+
+/// The place of a container that is being made. Free again, unless it is taken.
+struct Place<'a> {
+    service: &'a Service,
+    id: &'a str,
+}
+
+impl Place<'_> {
+    fn take(self, container: Arc<Container>) {
+        let mut containers = self.service.containers();
+        containers.insert(self.id.to_owned(), Some(container));
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut containers = self.service.containers();
+        if let Some(None) = containers.get(self.id) {
+            containers.remove(self.id);
+        }
     }
 }
 

@@ -3,13 +3,20 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::rt::WireType;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{self, CodedInputStream, Message};
+use rustix::fs::{FlockOperation, Mode, fchmod, flock};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen as listen_at,
+    socket_with,
+};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -21,6 +28,9 @@ use crate::{bundle, cgroup};
 
 /// The folder of shims' sockets, which containerd makes too.
 const SOCKETS: &str = "/run/containerd/s";
+
+/// How many may wait to be answered.
+const BACKLOG: i32 = 128;
 
 /// The most that containerd passes to standard input, in bytes.
 const MAX_INPUT: u64 = 1024 * 1024;
@@ -35,10 +45,12 @@ const NEWEST: u32 = 3;
 pub(crate) fn start(args: &Args) -> Result<String> {
     let here = Path::new(".");
     let spec = Spec::read(here)?;
-    let options = read_options(io::stdin())?;
+    let options = read_options(io::stdin(), &args.id)?;
     let group = spec.group().unwrap_or(&args.id);
     let path = socket_path(&args.address, &args.namespace, group);
     let address = format!("unix://{}", path.display());
+    // First of all: on a full disk it fails, and nobody would end a shim that runs.
+    bundle::save_address(here, &address)?;
     if let Some(listener) = listen(&path)? {
         let started = launch(args, &path, listener, &options);
         if started.is_err() {
@@ -47,25 +59,59 @@ pub(crate) fn start(args: &Args) -> Result<String> {
         }
         started?;
     }
-    bundle::save_address(here, &address)?;
     let newest = std::env::var("MAX_SHIM_VERSION").ok();
     Ok(answer(&address, newest.as_deref()))
 }
 
-/// The options that containerd passes along; none is the default.
-pub(crate) fn read_options(input: impl Read) -> Result<Options> {
+/// The options that containerd passes along with the container `id`; none is the default.
+pub(crate) fn read_options(input: impl Read, id: &str) -> Result<Options> {
     let mut bytes = Vec::new();
     input
         .take(MAX_INPUT)
         .read_to_end(&mut bytes)
         .map_err(|error| Error::io("read the options from standard input", error))?;
-    // containerd 2.3 and newer pass more, in JSON; the options come again with the container.
+    // As releases before containerd 2.3 did. The options come again with the container.
     if bytes.first() == Some(&b'{') {
         return Ok(Options::default());
     }
     let any = Any::parse_from_bytes(&bytes)
         .map_err(|error| Error::InvalidArgument(format!("the runtime's options: {error}")))?;
-    Options::from_any(Some(&any))
+    if any.type_url.is_empty() || any.type_url != id {
+        return Options::from_any(Some(&any));
+    }
+    // containerd 2.3 and newer pass a message whose first field is the container's name.
+    let extensions = extensions(&bytes)
+        .map_err(|error| Error::InvalidArgument(format!("containerd's parameters: {error}")))?;
+    let mut known = extensions.iter().filter(|any| Options::knows(any));
+    Options::from_any(known.next())
+}
+
+/// The extensions of `containerd.runtime.bootstrap.v1.BootstrapParams`: field 8, each a message whose field 1 is an `Any`.
+fn extensions(bytes: &[u8]) -> protobuf::Result<Vec<Any>> {
+    let mut all = Vec::new();
+    for extension in fields(bytes, 8)? {
+        for value in fields(&extension, 1)? {
+            all.push(Any::parse_from_bytes(&value)?);
+        }
+    }
+    Ok(all)
+}
+
+/// The fields of a message that have this number and are bytes.
+fn fields(message: &[u8], number: u32) -> protobuf::Result<Vec<Vec<u8>>> {
+    const BYTES: u32 = 2;
+    let mut found = Vec::new();
+    let mut input = CodedInputStream::from_bytes(message);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        if (tag >> 3, tag & 7) == (number, BYTES) {
+            found.push(input.read_bytes()?);
+            continue;
+        }
+        let kind =
+            WireType::new(tag & 7).ok_or_else(|| io::Error::other("not a protobuf message"))?;
+        input.skip_field(kind)?;
+    }
+    Ok(found)
 }
 
 /// Our own name for a group's socket: a shim of another runtime never answers at it.
@@ -85,18 +131,50 @@ fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {
 
 /// A new socket, or `None` if a shim answers there.
 fn listen(path: &Path) -> Result<Option<UnixListener>> {
-    fs::create_dir_all(SOCKETS).on("create", Path::new(SOCKETS))?;
-    match UnixListener::bind(path) {
-        Ok(listener) => return Ok(Some(listener)),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-        Err(error) => return Err(error).on("listen at", path),
-    }
-    if UnixStream::connect(path).is_ok() {
+    let _alone = remove_dead(path)?;
+    if path.exists() {
         return Ok(None);
     }
-    // Of a shim that was killed.
-    fs::remove_file(path).on("remove", path)?;
-    UnixListener::bind(path).on("listen at", path).map(Some)
+    bind_private(path).on("listen at", path).map(Some)
+}
+
+/// Removes a socket of a shim that was killed; one that is answered stays. No other shim or clearing up does the same at that time,
+/// until what is returned is dropped: of two that find a dead socket, the second would remove the first's new one.
+pub(crate) fn remove_dead(path: &Path) -> Result<fs::File> {
+    let folder = path.parent().unwrap_or(Path::new(SOCKETS));
+    fs::create_dir_all(folder).on("create", folder)?;
+    let alone = fs::File::open(folder).on("open", folder)?;
+    flock(&alone, FlockOperation::LockExclusive).on("lock", folder)?;
+    if !answers(path)
+        && let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error).on("remove", path);
+    }
+    Ok(alone)
+}
+
+/// Whether a shim listens there. Does not wait for it.
+fn answers(path: &Path) -> bool {
+    let connected =
+        stream_socket().and_then(|socket| connect(&socket, &SocketAddrUnix::new(path)?));
+    // Too many wait for it already.
+    matches!(connected, Ok(()) | Err(Errno::AGAIN))
+}
+
+/// Listens at a socket that nobody else's processes can reach, whatever the mask of rights.
+fn bind_private(path: &Path) -> rustix::io::Result<UnixListener> {
+    let socket = stream_socket()?;
+    // Of a socket that has no name yet: the name gets these rights with it.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen_at(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
+fn stream_socket() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
 fn launch(args: &Args, path: &Path, listener: UnixListener, options: &Options) -> Result<()> {
@@ -191,12 +269,42 @@ mod tests {
     }
 
     #[test]
+    fn of_many_who_find_a_dead_socket_one_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let starts: Vec<_> = (0..8)
+                .map(|_| {
+                    let path = path.clone();
+                    std::thread::spawn(move || listen(&path).unwrap())
+                })
+                .collect();
+            // Kept until all have looked.
+            let all: Vec<_> = starts.into_iter().map(|one| one.join().unwrap()).collect();
+            assert_eq!(all.iter().flatten().count(), 1);
+            assert!(answers(&path));
+            drop(all);
+            assert!(!answers(&path));
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_socket_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let _listener = listen(&path).unwrap().unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
     fn options_may_come_or_not() {
-        assert_eq!(read_options(&b""[..]).unwrap(), Options::default());
-        assert_eq!(
-            read_options(&br#"{"instance_id":"x"}"#[..]).unwrap(),
-            Options::default()
-        );
+        let read = |bytes: &[u8]| read_options(bytes, "c1").unwrap();
+        assert_eq!(read(b""), Options::default());
+        assert_eq!(read(br#"{"instance_id":"x"}"#), Options::default());
         let any = Any {
             type_url: "runtimeoptions.v1.Options".to_owned(),
             // `config_body` is the third field.
@@ -204,6 +312,22 @@ mod tests {
             ..Any::default()
         };
         let bytes = any.write_to_bytes().unwrap();
-        assert_eq!(read_options(&bytes[..]).unwrap().shim_cgroup, "/shims");
+        assert_eq!(read(&bytes).shim_cgroup, "/shims");
+
+        // As containerd 2.3 passes them: a name, a name space, a level, extensions.
+        let field = |number: u8, bytes: &[u8]| {
+            let length = u8::try_from(bytes.len()).unwrap();
+            [&[number << 3 | 2, length], bytes].concat()
+        };
+        let other = field(1, &field(1, b"other.v1.Settings"));
+        let parameters = [
+            field(1, b"c1"),
+            field(2, b"default"),
+            vec![3 << 3, 2],
+            field(8, &other),
+            field(8, &field(1, &bytes)),
+        ];
+        assert_eq!(read(&parameters.concat()).shim_cgroup, "/shims");
+        assert_eq!(read(&parameters[..4].concat()), Options::default());
     }
 }

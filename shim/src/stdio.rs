@@ -1,10 +1,11 @@
 //! Standard streams of a process without a terminal. The container gets the very FIFOs that containerd's client made: nothing is
-//! copied, nothing passes through the shim.
+//! copied, nothing passes through the shim. Only what goes into a file of the host's does.
 //!
 //! Output FIFOs are opened for reading too, so that neither the absence of a reader nor its end (a restart of Docker) fails or
 //! ends the container; a reader sees the end of the stream when the container's last process closes it. The input stays open as
 //! long as we hold its writing end, whoever comes and goes, until [`Input::close`].
 
+mod copy;
 mod input;
 mod logger;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 use rustix::fs::{Gid, Uid};
 
+pub(crate) use self::copy::{Copying, open_existing};
 pub(crate) use self::input::Input;
 pub(crate) use self::logger::{Logger, dismiss};
 use crate::error::{Error, OnPath, Result};
@@ -71,7 +73,8 @@ impl Target {
                 let pairs = query.split('&').filter(|pair| !pair.is_empty());
                 let arguments = pairs.flat_map(|pair| {
                     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    [decode(name), decode(value)]
+                    // Here alone a plus sign is a space.
+                    [name, value].map(|text| decode(&text.replace('+', "%20")))
                 });
                 Ok(Self::Program(path, arguments.collect()))
             }
@@ -83,8 +86,7 @@ impl Target {
 }
 
 fn decode(text: &str) -> String {
-    let text = text.replace('+', "%20");
-    percent_decode_str(&text).decode_utf8_lossy().into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// Opened streams.
@@ -94,6 +96,36 @@ pub(crate) struct Opened {
     pub(crate) streams: Streams,
     /// The program that takes its output.
     pub(crate) logger: Option<Child>,
+    /// What takes it into files.
+    pub(crate) copying: Vec<Copying>,
+}
+
+impl Opened {
+    /// Opens an output that is no program's.
+    fn output(&mut self, target: &Target) -> Result<Option<OwnedFd>> {
+        let (file, name) = match target {
+            Target::Null => return Ok(None),
+            Target::File(path) => (open_file(path)?, path),
+            Target::Path(path) => {
+                let fifo = Path::new(path);
+                if fs::metadata(fifo).on("open", fifo)?.file_type().is_fifo() {
+                    let mut both = OpenOptions::new();
+                    let file = both.read(true).write(true).open(fifo).on("open", fifo)?;
+                    return Ok(Some(file.into()));
+                }
+                (open_existing(fifo)?, path)
+            }
+            Target::Program(..) => {
+                return Err(Error::InvalidArgument(
+                    "binary:// takes standard output and error at once: name it for the output"
+                        .to_owned(),
+                ));
+            }
+        };
+        let (pipe, copying) = Copying::into(file, name)?;
+        self.copying.push(copying);
+        Ok(Some(pipe))
+    }
 }
 
 /// Opens the outputs that are wanted for a process of the container `id`; `stdin` is its input.
@@ -117,49 +149,42 @@ pub(crate) async fn open(
         opened.streams.stderr = Some(logger.stderr);
         opened.logger = Some(logger.child);
     } else {
-        opened.streams.stdout = open_output(&stdout)?;
-        opened.streams.stderr = match Target::parse(&wanted.stderr)? {
-            // One file for both: with `file://` clients name it for the one alone.
-            Target::Null if matches!(stdout, Target::File(_)) => open_output(&stdout)?,
-            stderr => open_output(&stderr)?,
+        let stderr = Target::parse(&wanted.stderr)?;
+        opened.streams.stdout = opened.output(&stdout)?;
+        // One file for both: with `file://` clients name it for the one alone. One pipe keeps their order.
+        let shared =
+            matches!(stdout, Target::File(_)) && (stderr == Target::Null || stderr == stdout);
+        opened.streams.stderr = match &opened.streams.stdout {
+            Some(stdout) if shared => {
+                let copy = stdout.try_clone();
+                Some(copy.map_err(|error| Error::io("copy a stream", error))?)
+            }
+            _ => opened.output(&stderr)?,
         };
     }
-    let owner = (options.io_uid, options.io_gid);
-    if owner != (0, 0) {
-        let streams = &opened.streams;
-        let all = [&streams.stdin, &streams.stdout, &streams.stderr];
-        for stream in all.into_iter().flatten() {
-            let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
-            rustix::fs::fchown(stream, Some(uid), Some(gid))
-                .map_err(|error| Error::io("change the owner of a stream", error))?;
+    if let Err(error) = give(&opened.streams, options) {
+        // Its ends of the pipes close with the rest of what is open here.
+        if let Some(logger) = opened.logger {
+            dismiss(logger);
         }
+        return Err(error);
     }
     Ok(opened)
 }
 
-fn open_output(target: &Target) -> Result<Option<OwnedFd>> {
-    let file = match target {
-        Target::Null => return Ok(None),
-        Target::File(path) => open_file(path)?,
-        Target::Path(path) => {
-            let path = Path::new(path);
-            let is_fifo = fs::metadata(path).on("open", path)?.file_type().is_fifo();
-            let mut how = OpenOptions::new();
-            if is_fifo {
-                how.read(true).write(true);
-            } else {
-                how.append(true);
-            }
-            how.open(path).on("open", path)?
-        }
-        Target::Program(..) => {
-            return Err(Error::InvalidArgument(
-                "binary:// takes standard output and error at once: name it for the output"
-                    .to_owned(),
-            ));
-        }
-    };
-    Ok(Some(file.into()))
+/// Makes the streams those of the user that the options name.
+fn give(streams: &Streams, options: &Options) -> Result<()> {
+    let owner = (options.io_uid, options.io_gid);
+    if owner == (0, 0) {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+    let all = [&streams.stdin, &streams.stdout, &streams.stderr];
+    for stream in all.into_iter().flatten() {
+        rustix::fs::fchown(stream, Some(uid), Some(gid))
+            .map_err(|error| Error::io("change the owner of a stream", error))?;
+    }
+    Ok(())
 }
 
 /// Opens a log file, making it and its folder where they are missing.
@@ -189,11 +214,12 @@ mod tests {
         assert_eq!(parse("/run/f"), Target::Path("/run/f".to_owned()));
         assert_eq!(parse("fifo:///run/f"), Target::Path("/run/f".to_owned()));
         assert_eq!(parse("file:///a%20b"), Target::File("/a b".to_owned()));
+        assert_eq!(parse("file:///c++/l"), Target::File("/c++/l".to_owned()));
         assert_eq!(
-            parse("binary:///usr/bin/n?_LOGGING=%2Fvar%2Flib&x"),
+            parse("binary:///usr/bin/n++?_LOGGING=%2Fvar+lib&x"),
             Target::Program(
-                "/usr/bin/n".to_owned(),
-                ["_LOGGING", "/var/lib", "x", ""]
+                "/usr/bin/n++".to_owned(),
+                ["_LOGGING", "/var lib", "x", ""]
                     .map(str::to_owned)
                     .to_vec()
             )
@@ -214,7 +240,9 @@ mod tests {
     #[test]
     fn an_output_without_a_reader_neither_waits_nor_fails() {
         let (_folder, path) = fifo();
-        let output = open_output(&Target::Path(path)).unwrap().unwrap();
+        let mut opened = Opened::default();
+        let output = opened.output(&Target::Path(path)).unwrap().unwrap();
+        assert!(opened.copying.is_empty());
         File::from(output).write_all(b"line\n").unwrap();
     }
 }

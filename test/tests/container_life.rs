@@ -93,6 +93,11 @@ fn commands_inside(version: Version) -> Result<()> {
     let version = exec("version", &["wws", "--version"])?.success()?;
     assert!(version.starts_with("wws "), "{version}");
     exec("check", &["wws", "check"])?.success()?;
+    // The word after an option is not the folder.
+    let request = format!("{PROBE}?log=x");
+    let health = exec("health", &["wws", "health", "--request", &request])?;
+    assert!(health.stdout.contains(PROBE), "{health:?}");
+    health.success()?;
     let usage = exec("usage", &["wws", "--no-such-option"])?;
     assert_eq!(
         usage.status.code(),

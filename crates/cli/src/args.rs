@@ -19,9 +19,9 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Load and compile a project; print its routes, or everything that is wrong with it
-    Check(Folder),
+    Check(Named),
     /// Print the routes of a project
-    Routes(Folder),
+    Routes(Named),
     /// Ask the project's server that runs here; succeeds if it answers without an error of its own
     Health(Health),
     /// Compile ahead what a project's containers will need
@@ -52,10 +52,25 @@ pub(crate) struct Folder {
     pub(crate) ignore: Vec<String>,
 }
 
+/// The same for commands beside a server that runs: in a container the shim names the folder that is served. The server itself does
+/// not look at that variable.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Named {
+    /// The project's folder
+    #[arg(default_value = ".", env = "WWS_FOLDER", hide_env = true)]
+    path: PathBuf,
+    /// Goes before every route and asset, as `/api`
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Glob of files and folders to leave out; may be given several times
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    ignore: Vec<String>,
+}
+
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Health {
     #[command(flatten)]
-    pub(crate) folder: Folder,
+    pub(crate) folder: Named,
     /// What is asked for; any status below 500 is a good answer
     #[arg(long, value_name = "PATH", default_value = "/")]
     pub(crate) request: String,
@@ -114,6 +129,16 @@ pub(crate) struct Container {
     /// Bytes of memory that the container may use
     #[arg(long)]
     memory: Option<u64>,
+}
+
+impl std::convert::From<Named> for Folder {
+    fn from(named: Named) -> Self {
+        Self {
+            path: named.path,
+            prefix: named.prefix,
+            ignore: named.ignore,
+        }
+    }
 }
 
 impl std::convert::From<Container> for Serve {
@@ -282,10 +307,11 @@ mod tests {
 
     #[test]
     fn commands_have_their_folder() {
-        let Some(Command::Check(folder)) = parse(&["check", "site", "--prefix", "/x"]).command
+        let Some(Command::Check(named)) = parse(&["check", "site", "--prefix", "/x"]).command
         else {
             unreachable!()
         };
+        let folder = Folder::from(named);
         assert_eq!(
             (folder.path.as_path(), folder.prefix.as_deref()),
             (Path::new("site"), Some("/x"))
@@ -294,6 +320,15 @@ mod tests {
             unreachable!()
         };
         assert_eq!(container.path, Path::new("/"));
+    }
+
+    #[test]
+    fn an_options_value_is_no_folder() {
+        let Some(Command::Health(health)) = parse(&["health", "--request", "/x"]).command else {
+            unreachable!()
+        };
+        assert_eq!(health.request, "/x");
+        assert_eq!(Folder::from(health.folder).path, Path::new("."));
     }
 
     #[test]

@@ -39,8 +39,8 @@ fn main() -> ExitCode {
             }
             None => serve::serve(&args.serve, Place::Machine),
         },
-        Some(Command::Check(folder)) => check::check(&folder),
-        Some(Command::Routes(folder)) => check::routes(&folder),
+        Some(Command::Check(folder)) => check::check(&folder.into()),
+        Some(Command::Routes(folder)) => check::routes(&folder.into()),
         Some(Command::Health(args)) => health::health(&args),
         Some(Command::Settings) => {
             print!("{}", settings::markdown());

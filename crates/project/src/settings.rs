@@ -91,12 +91,13 @@ settings! {
 }
 
 /// Variables that begin with `WWS_` and are somebody else's.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     "WWS_RESOLVE",
     "WWS_REPO_NAME",
     "WWS_REPO_URL",
     "WWS_LOG",
     "WWS_STORE",
+    "WWS_FOLDER",
 ];
 
 impl ServerSettings {

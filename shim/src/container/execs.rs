@@ -90,9 +90,10 @@ impl Container {
             }
         };
         process.keep(resources);
-        process.advance(Phase::Running(pid));
+        let end = birth.claim(pid);
+        process.begin(Phase::Running(pid), &end);
         started(pid);
-        self.follow(id, Arc::clone(process), birth.claim(pid));
+        self.follow(id, Arc::clone(process), end);
         Ok(pid)
     }
 
@@ -105,10 +106,15 @@ impl Container {
         let process = &exec.process;
         let exit = match process.phase() {
             Phase::Ended(_, exit) => exit,
-            Phase::Added => Exit {
-                code: 0,
-                ..Exit::unknown()
-            },
+            Phase::Added => {
+                let exit = Exit {
+                    code: 0,
+                    ..Exit::unknown()
+                };
+                // Whoever waits for it must not wait for ever.
+                process.end(exit.clone());
+                exit
+            }
             Phase::Created(_) | Phase::Running(_) => {
                 return Err(Error::FailedPrecondition(format!("process {id} runs")));
             }

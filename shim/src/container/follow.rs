@@ -8,13 +8,12 @@ use containerd_shim_protos::protobuf::MessageField;
 use super::Container;
 use crate::error::Error;
 use crate::process::Process;
-use crate::reaper::{Birth, Exit, Waiter};
+use crate::reaper::{Exit, Waiter};
 use crate::{log, oom};
 
 impl Container {
     /// Waits for the end of the first process, and until then for the container to run out of memory.
-    pub(super) fn follow_init(self: Arc<Self>, birth: &Birth, pid: u32) {
-        let exit = birth.claim(pid);
+    pub(super) fn follow_init(self: Arc<Self>, exit: Waiter) {
         let mut watch = self.cgroup.as_ref().and_then(|cgroup| {
             let failed = |error: &Error| log::debug!("memory of {}: {error}", self.id);
             oom::Watch::new(cgroup).inspect_err(failed).ok()
@@ -36,11 +35,13 @@ impl Container {
                     }
                 };
                 tokio::select! {
-                    exit = &mut exit => break exit,
+                    // In this order: the group, and its count, may be gone soon after the end.
+                    biased;
                     happened = next => match happened {
                         Some(()) => out_of_memory(),
                         None => watch = None,
                     },
+                    exit = &mut exit => break exit,
                 }
             };
             if watch.is_some_and(|mut watch| watch.happened()) {

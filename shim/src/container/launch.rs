@@ -7,7 +7,7 @@ use super::Shared;
 use crate::console::{Console, Sink, Socket};
 use crate::error::Result;
 use crate::options::Options;
-use crate::process::{Process, Resources, Role};
+use crate::process::{DRAIN_LIMIT, Process, Resources, Role};
 use crate::runc::New;
 use crate::stdio::{self, Logger, Target, Wanted};
 
@@ -76,10 +76,36 @@ impl Launch {
     /// # Errors
     /// As of `run`, or no terminal came.
     pub(super) async fn run(
-        self,
+        mut self,
         pid_file: &Path,
         run: impl AsyncFnOnce(New<'_>) -> Result<()>,
     ) -> Result<Resources> {
+        let logger = self.opened.logger.take();
+        let copying = std::mem::take(&mut self.opened.copying);
+        match self.start(pid_file, run).await {
+            Ok(console) => Ok(Resources {
+                logger,
+                copying,
+                console,
+            }),
+            Err(error) => {
+                // What the OCI runtime said of the failure is to reach them: they end by themselves, or are ended.
+                if let Some(logger) = logger {
+                    stdio::dismiss(logger);
+                }
+                for copying in copying {
+                    tokio::spawn(copying.finish(DRAIN_LIMIT));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(
+        self,
+        pid_file: &Path,
+        run: impl AsyncFnOnce(New<'_>) -> Result<()>,
+    ) -> Result<Option<Console>> {
         let console = self.console.as_ref();
         let new = New {
             pid_file,
@@ -87,14 +113,10 @@ impl Launch {
             streams: self.opened.streams,
         };
         run(new).await?;
-        let mut resources = Resources {
-            logger: self.opened.logger,
-            console: None,
+        let Some((socket, sink, stdin)) = self.console else {
+            return Ok(None);
         };
-        if let Some((socket, sink, stdin)) = self.console {
-            let master = socket.receive().await?;
-            resources.console = Some(Console::start(master, stdin, sink)?);
-        }
-        Ok(resources)
+        let master = socket.receive().await?;
+        Console::start(master, stdin, sink).map(Some)
     }
 }

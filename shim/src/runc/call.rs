@@ -12,6 +12,7 @@ use super::New;
 use crate::error::{Error, Result};
 use crate::log;
 use crate::reaper::Reaper;
+use crate::thread::explain;
 
 /// The most that is read of the OCI runtime's log, in bytes.
 const MAX_LOG: usize = 64 * 1024;
@@ -78,9 +79,9 @@ impl Call {
         let text = self.log.error();
         log::debug!("{} {}: {code}: {text:?}", self.program, self.verb);
         Err(match text {
-            Some(text) => classify(text),
+            Some(text) => classify(&self.verb, text),
             None if code > 128 => Error::Other(format!(
-                "{} {} was ended by signal {}",
+                "{} {} was ended by signal {}: the host is out of processes or memory, or somebody killed it",
                 self.program,
                 self.verb,
                 code - 128
@@ -98,7 +99,11 @@ impl Call {
                 "the OCI runtime {} is not installed: it is not on the PATH of containerd",
                 self.program
             ),
-            _ => format!("the OCI runtime {} does not start: {error}", self.program),
+            _ => format!(
+                "the OCI runtime {} does not start: {}",
+                self.program,
+                explain(error)
+            ),
         };
         Error::Other(text)
     }
@@ -152,21 +157,34 @@ fn last_error(log: &str) -> Option<String> {
         .or_else(|| plain().map(str::to_owned))
 }
 
-/// The error that a text of runc's means.
-fn classify(text: String) -> Error {
+/// The error that a text of the OCI runtime's means which was to do `verb`.
+fn classify(verb: &str, text: String) -> Error {
     const GONE: [&str; 4] = [
         "does not exist",
         "process already finished",
         "container not running",
         "container is not running",
     ];
-    let container = text.contains("container");
-    if container && GONE.iter().any(|words| text.contains(words)) && !text.contains("exec") {
-        Error::NotFound(text)
-    } else if container && (text.contains("already exists") || text.contains("given ID exists")) {
-        Error::AlreadyExists(text)
-    } else {
-        Error::Other(text)
+    const TAKEN: [&str; 3] = [
+        "container with given ID already exists",
+        "container with given id already exists",
+        "container with id exists",
+    ];
+    let sentence = text.rsplit(" failed: ").next().unwrap_or_default();
+    match verb {
+        // Much of these texts is the user's: the entry point and what it may be called.
+        "create" if TAKEN.contains(&text.trim_start_matches("runc create failed: ")) => {
+            Error::AlreadyExists(text)
+        }
+        "create" => Error::Other(text),
+        "start" | "exec"
+            if GONE[1..].contains(&sentence) || sentence == "container does not exist" =>
+        {
+            Error::NotFound(text)
+        }
+        "start" | "exec" => Error::Other(text),
+        _ if GONE.iter().any(|words| text.contains(words)) => Error::NotFound(text),
+        _ => Error::Other(text),
     }
 }
 
@@ -196,18 +214,43 @@ mod tests {
 
     #[test]
     fn containerd_is_told_what_is_gone_and_what_is_taken() {
-        let classify = |text: &str| classify(text.to_owned());
-        assert!(matches!(
-            classify("container does not exist"),
-            Error::NotFound(_)
-        ));
-        assert!(matches!(
-            classify("container with given ID already exists"),
-            Error::AlreadyExists(_)
-        ));
-        assert!(matches!(
-            classify("exec failed: container_linux.go: stat /x: no such file"),
-            Error::Other(_)
-        ));
+        let of = |verb: &str, text: &str| classify(verb, text.to_owned());
+        for (verb, text) in [
+            ("kill", "container does not exist"),
+            (
+                "kill",
+                "unable to signal init: os: process already finished",
+            ),
+            ("start", "container does not exist"),
+            ("exec", "exec failed: container not running"),
+        ] {
+            assert!(matches!(of(verb, text), Error::NotFound(_)), "{text}");
+        }
+        for text in [
+            "container with given ID already exists",
+            "runc create failed: container with given ID already exists",
+        ] {
+            assert!(
+                matches!(of("create", text), Error::AlreadyExists(_)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_of_the_user_mean_nothing() {
+        for verb in ["create", "start", "exec"] {
+            for words in [
+                "container with given ID already exists",
+                "container does not exist",
+                "x failed: container not running",
+            ] {
+                let text = format!(
+                    "runc {verb} failed: unable to start container process: exec: \"{words}\": stat {words}: no such file or directory"
+                );
+                let error = classify(verb, text.clone());
+                assert_eq!(error, Error::Other(text));
+            }
+        }
     }
 }

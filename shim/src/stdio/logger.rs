@@ -1,17 +1,18 @@
 //! Programs that take a container's output, as the log drivers of nerdctl do.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 
 use crate::error::{Error, Result};
 use crate::log;
 use crate::reaper::{Child, Reaper};
+use crate::thread::explain;
 
 /// How long one may take to be ready.
 const LOGGER_START: Duration = Duration::from_secs(10);
@@ -55,14 +56,17 @@ impl Logger {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         hand_over(&mut command, [out_read, err_read, readiness]);
-        let mut child = reaper
-            .spawn(&mut command)
-            .map_err(|error| Error::io(format_args!("start the log program {program}"), error))?;
+        let child = reaper.spawn(&mut command).map_err(|error| {
+            Error::Other(format!(
+                "start the log program {program}: {}",
+                explain(&error)
+            ))
+        })?;
         // Its ends of the pipes are its alone from now on.
         drop(command);
-        let ready = tokio::task::spawn_blocking(move || File::from(ready).read(&mut [0]));
+        let ready = async { Receiver::from_owned_fd(ready)?.read(&mut [0]).await };
         match tokio::time::timeout(LOGGER_START, ready).await {
-            Ok(Ok(Ok(_))) => Ok(Self {
+            Ok(Ok(_)) => Ok(Self {
                 child,
                 stdout,
                 stderr,
