@@ -1,17 +1,27 @@
 //! Code compiled ahead. The host keeps one store for all containers; `wws precompile` fills it with what a project lacks, in a
 //! process without rights, while the OCI runtime makes the container. A container sees, read-only, a folder of its own with links
 //! to the entries of its project and no others. Without a store, or without room in it, the server compiles for itself.
+//!
+//! ```text
+//! /var/lib/wws/code                               compiled code, of `wws precompile`
+//! /var/lib/wws/containers/BOOT/NAMESPACE/ID       the links of a container
+//! ```
+//!
+//! No container outlives the machine's run, and bundles don't either, so nobody asks to delete those of the run before: they are
+//! known by its number and go bit by bit.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::Read;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{OnPath, Result};
+use rustix::fs::StatVfsMountFlags;
+
+use crate::error::{Error, OnPath, Result};
 use crate::log;
 use crate::reaper::{Child, Reaper};
 use crate::runc::die_with_parent;
@@ -21,6 +31,12 @@ const FOLDER: &str = "/var/lib/wws";
 
 /// A variable of containerd's environment; empty for no store.
 const VARIABLE: &str = "WWS_STORE";
+
+/// The number of the machine's run.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How many containers of other runs are removed with one of this one.
+const MAX_STALE: usize = 100;
 
 /// How long a container's start waits for its code: a little longer than `wws precompile` allows itself.
 const LIMIT: Duration = Duration::from_secs(70);
@@ -38,10 +54,10 @@ pub(crate) struct Code {
 }
 
 /// What is compiled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Project {
-    /// The project's folder, on the host.
-    pub(crate) folder: PathBuf,
+    /// A handle of the project's folder, on the host.
+    pub(crate) folder: OwnedFd,
     /// Whether that is the container's root.
     pub(crate) is_root: bool,
 }
@@ -65,26 +81,60 @@ impl Code {
     }
 
     fn below(folder: &Path, namespace: &str, id: &str) -> Self {
+        let boot = fs::read_to_string(BOOT).unwrap_or_default();
+        let boot = Some(boot.trim()).filter(|boot| !boot.is_empty());
+        let all = folder.join("containers");
         Self {
             store: folder.join("code"),
-            links: folder.join("containers").join(namespace).join(id),
+            links: all.join(boot.unwrap_or("boot")).join(namespace).join(id),
         }
+    }
+
+    /// The folder of all runs of the machine, and that of this one.
+    fn runs(&self) -> Option<(&Path, &Path)> {
+        let run = self.links.parent()?.parent()?;
+        Some((run.parent()?, run))
     }
 
     /// Makes the folder of links, anew.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system's, or code in it could not be run.
     pub(crate) fn make(&self) -> Result<()> {
-        self.remove();
+        self.remove_links();
         let mut builder = DirBuilder::new();
+        if let Some((all, _)) = self.runs() {
+            // What a container needs is bound into it: no user of the machine has to come by here.
+            builder.recursive(true).mode(0o700);
+            builder.create(all).on("create", all)?;
+            let closed = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(all, closed).on("close", all)?;
+        }
         // Readable by the container's user, whoever that is.
-        let builder = builder.recursive(true).mode(0o755);
-        builder.create(&self.links).on("create", &self.links)
+        builder.recursive(true).mode(0o755);
+        builder.create(&self.links).on("create", &self.links)?;
+        let mount = rustix::fs::statvfs(&self.links).on("look at", &self.links)?;
+        if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+            self.remove_links();
+            return Err(Error::Other(format!(
+                "{} is mounted noexec",
+                self.links.display()
+            )));
+        }
+        Ok(())
     }
 
-    /// Removes it. None is no error.
+    /// Removes it, and some of what containers of the machine's runs before left. None is no error.
     pub(crate) fn remove(&self) {
+        self.remove_links();
+        if let Some((all, run)) = self.runs()
+            && let Err(error) = remove_stale(all, run)
+        {
+            log::warning!("clear up {}: {error}", all.display());
+        }
+    }
+
+    fn remove_links(&self) {
         use std::io::ErrorKind::{NotADirectory, NotFound};
         if let Err(error) = fs::remove_dir_all(&self.links)
             && !matches!(error.kind(), NotFound | NotADirectory)
@@ -93,24 +143,29 @@ impl Code {
         }
     }
 
-    /// Starts compiling what the store lacks, by `server`.
-    pub(crate) fn compile(
-        &self,
-        server: &Path,
-        project: &Project,
-        reaper: &Arc<Reaper>,
-    ) -> Option<Compiling> {
+    fn command(&self, server: &Path, project: Project) -> Command {
         let mut command = Command::new(server);
         command.arg("precompile").arg("--store").arg(&self.store);
         command.arg("--links").arg(&self.links);
         if project.is_root {
             command.arg("--container");
         }
+        // The folder itself, whatever its path names by now: it is the program's standard input.
         command
-            .arg("--")
-            .arg(&project.folder)
-            .stdin(Stdio::null())
+            .args(["--", "/proc/self/fd/0"])
+            .stdin(Stdio::from(project.folder))
             .stdout(Stdio::null());
+        command
+    }
+
+    /// Starts compiling what the store lacks, by `server`.
+    pub(crate) fn compile(
+        &self,
+        server: &Path,
+        project: Project,
+        reaper: &Arc<Reaper>,
+    ) -> Option<Compiling> {
+        let mut command = self.command(server, project);
         let said = notes();
         command.stderr(match &said {
             Some((_, writer)) => Stdio::from(writer.try_clone().ok()?),
@@ -167,6 +222,39 @@ impl Drop for Compiling {
     }
 }
 
+/// Removes containers of other runs of the machine: some, as a container's end should not wait for all.
+fn remove_stale(all: &Path, run: &Path) -> std::io::Result<()> {
+    let mut left = MAX_STALE;
+    for stale in entries(all)?.filter(|stale| stale != run) {
+        for namespace in entries(&stale).into_iter().flatten() {
+            for container in entries(&namespace).into_iter().flatten() {
+                if left == 0 {
+                    return Ok(());
+                }
+                left -= 1;
+                // Another shim may be at it.
+                let _ = fs::remove_dir_all(container);
+            }
+            let _ = fs::remove_dir(namespace);
+        }
+        let _ = fs::remove_dir(stale);
+    }
+    Ok(())
+}
+
+/// The folders in a folder, which may not be there.
+fn entries(folder: &Path) -> std::io::Result<impl Iterator<Item = PathBuf>> {
+    let read = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        read => Some(read?),
+    };
+    Ok(read
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path()))
+}
+
 /// A file in memory: two ends, whose places in it are their own.
 fn notes() -> Option<(File, File)> {
     let writer = rustix::fs::memfd_create("wws-precompile", rustix::fs::MemfdFlags::CLOEXEC);
@@ -179,7 +267,11 @@ fn notes() -> Option<(File, File)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::symlink;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
 
     #[test]
     fn the_folder_of_a_container_is_its_own_and_comes_and_goes() {
@@ -195,10 +287,71 @@ mod tests {
         // Of a container of this name before.
         code.make().unwrap();
         assert_eq!(fs::read_dir(&code.links).unwrap().count(), 0);
-        let mode = fs::metadata(&code.links).unwrap().permissions().mode();
-        assert_eq!(mode & 0o022, 0);
+        assert_eq!(mode(&code.links) & 0o022, 0);
         code.remove();
         assert!(!code.links.exists());
+    }
+
+    #[test]
+    fn users_of_the_machine_see_no_code() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = folder.path().join("containers");
+        // As it was made before.
+        fs::create_dir(&all).unwrap();
+        fs::set_permissions(&all, fs::Permissions::from_mode(0o755)).unwrap();
+        Code::below(folder.path(), "default", "c1").make().unwrap();
+        assert_eq!(mode(&all), 0o700);
+    }
+
+    #[test]
+    fn containers_of_other_runs_of_the_machine_go_bit_by_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, other) = ("ours", "other");
+        let code = |id: &str| Code::below(folder.path(), "default", id);
+        code(ours).make().unwrap();
+        code(other).make().unwrap();
+        let all = folder.path().join("containers");
+        for number in 0..MAX_STALE + 1 {
+            let stale = all.join("before/k8s.io").join(number.to_string());
+            fs::create_dir_all(&stale).unwrap();
+            fs::write(stale.join("x.code"), "").unwrap();
+        }
+        // Of a version that knew of no runs.
+        let old = all.join("default/c3");
+        fs::create_dir_all(&old).unwrap();
+        code(ours).remove();
+        assert!(all.join("before").exists() || old.exists());
+        code(ours).remove();
+        assert!(!all.join("before").exists() && !old.exists());
+        assert!(code(other).links.exists() && !code(ours).links.exists());
+    }
+
+    #[test]
+    fn what_is_compiled_is_the_folder_that_was_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("project")).unwrap();
+        fs::write(at("project/ours"), "").unwrap();
+        fs::create_dir(at("secret")).unwrap();
+        fs::write(at("secret/theirs"), "").unwrap();
+        let found = crate::rootfs::open(folder.path(), Path::new("/project"));
+        let project = Project {
+            folder: found.unwrap().unwrap(),
+            is_root: false,
+        };
+        // Who writes the volume leads its path elsewhere.
+        fs::rename(at("project"), at("gone")).unwrap();
+        symlink("secret", at("project")).unwrap();
+        let server = at("server");
+        let script = format!(
+            "#!/bin/sh\nfor folder do :; done\nls $folder/ >{}\n",
+            at("seen").display()
+        );
+        fs::write(&server, script).unwrap();
+        fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
+        let code = Code::below(folder.path(), "default", "c1");
+        assert!(code.command(&server, project).status().unwrap().success());
+        assert_eq!(fs::read_to_string(at("seen")).unwrap(), "ours\n");
     }
 
     #[test]

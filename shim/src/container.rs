@@ -141,7 +141,7 @@ impl Container {
         let init = Arc::new(Process::new(Role::Init, wanted));
         let (code, compiling) = match prepared.code {
             Some((code, project)) => {
-                let compiling = code.compile(&shared.server, &project, reaper);
+                let compiling = code.compile(&shared.server, project, reaper);
                 (Some(code), compiling)
             }
             None => (None, None),

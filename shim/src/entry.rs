@@ -1,6 +1,6 @@
 //! Is it a container of workers? Its entry point tells: a folder holds workers, a program runs as in any container.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
@@ -81,27 +81,24 @@ impl Container<'_> {
         Ok(false)
     }
 
-    /// Where a folder of the container is on the host: of its root file system, or of a volume.
+    /// A handle of a folder of the container on the host: of its root file system, or of a volume. Not its path, which whoever
+    /// writes the volume may lead elsewhere by now.
     ///
     /// # Errors
     /// As of [`Self::entry`].
-    pub(crate) fn host_folder(&self, path: &Path) -> Result<Option<PathBuf>> {
+    pub(crate) fn host_folder(&self, path: &Path) -> Result<Option<OwnedFd>> {
         let mount = self
             .mounts
             .iter()
             .rev()
             .find_map(|mount| Some((mount, path.strip_prefix(mount.to).ok()?)));
-        let handle = match mount {
-            None => rootfs::open(self.root, path)?,
+        match mount {
+            None => rootfs::open(self.root, path),
             Some((mount, below)) => match mount.from.filter(|_| mount.bind) {
-                Some(from) => rootfs::open(from, &Path::new("/").join(below))?,
-                None => None,
+                Some(from) => rootfs::open(from, &Path::new("/").join(below)),
+                None => Ok(None),
             },
-        };
-        // The kernel's own name of what was found, without links.
-        Ok(handle.and_then(|handle| {
-            std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()
-        }))
+        }
     }
 
     /// What a path of the container names, once it is mounted.
@@ -138,6 +135,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::fs;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
 
     struct Image(tempfile::TempDir);
@@ -247,7 +245,11 @@ mod tests {
             environment: &[],
             mounts: &mounts,
         };
-        let host = |path: &str| container.host_folder(Path::new(path)).unwrap();
+        let host = |path: &str| {
+            let handle = container.host_folder(Path::new(path)).unwrap()?;
+            let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+            Some(fs::read_link(link).unwrap())
+        };
         let real = |path: &Path| Some(fs::canonicalize(path).unwrap());
         assert_eq!(host("/"), real(image.0.path()));
         assert_eq!(host("/link/sub"), real(&image.0.path().join("app/sub")));

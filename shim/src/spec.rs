@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -121,11 +122,11 @@ impl Spec {
         self.look(bundle, |container| container.entry())
     }
 
-    /// Where a folder of the container is on the host.
+    /// A handle of a folder of the container on the host.
     ///
     /// # Errors
     /// The root file system cannot be looked at.
-    pub(crate) fn host_folder(&self, bundle: &Path, folder: &Path) -> Result<Option<PathBuf>> {
+    pub(crate) fn host_folder(&self, bundle: &Path, folder: &Path) -> Result<Option<OwnedFd>> {
         self.look(bundle, |container| container.host_folder(folder))
     }
 

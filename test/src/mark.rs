@@ -185,6 +185,12 @@ impl Mark {
             );
         }
         let mut files = self.contents(&folders);
+        // Links to compiled code, by the machine's run.
+        for run in entries(&self.folder().join("store/containers")) {
+            for namespace in [&self.0, PODS] {
+                files.extend(entries(&run.join(namespace)));
+            }
+        }
         for tasks in [
             "root/io.containerd.runtime.v2.task",
             "state/io.containerd.runtime.v2.task",

@@ -28,7 +28,7 @@ pub(crate) enum Command {
     Precompile(Precompile),
     /// Compile one module: from standard input to standard output, with nothing to lose
     #[command(hide = true)]
-    Compile,
+    Compile(Compile),
     /// Print all settings as Markdown
     Settings,
     /// Serve as the first process of a container
@@ -95,6 +95,16 @@ pub(crate) struct Precompile {
     /// The folder is the root of a container
     #[arg(long)]
     pub(crate) container: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Compile {
+    /// As an interpreter whose state can be kept
+    #[arg(long)]
+    pub(crate) interpreter: bool,
+    /// The process that waits for it: without that it ends
+    #[arg(long, value_name = "PID")]
+    pub(crate) parent: Option<u32>,
 }
 
 #[derive(Clone, Debug, clap::Args)]

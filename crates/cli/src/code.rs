@@ -26,7 +26,7 @@ pub(crate) fn of_user(project: &Path) -> Option<CodeCache> {
         links: None,
         container: false,
         // The user's own project, in the process that would compile it anyway.
-        compile: &|wasm| wws_server::compile(wasm).map_err(std::io::Error::other),
+        compile: &wws_server::compile_here,
     };
     match precompile.run(project) {
         Ok(done) if done.compiled > 0 => tracing::info!(

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Precompile(args)) => precompile::precompile(&args),
-        Some(Command::Compile) => precompile::compile(),
+        Some(Command::Compile(args)) => precompile::compile(&args),
         Some(Command::ServeContainer(folder)) => serve::serve(&folder.into(), Place::Container),
         Some(Command::Runtimes(args)) => runtimes::runtimes(&args),
     }

@@ -274,3 +274,109 @@ fn the_health_of_a_server_is_told_by_the_exit_code() {
     let (code, _, said) = ask(&[], &port);
     assert!(code == Some(1) && said.contains("refused"), "{said}");
 }
+
+/// What `/proc` says of a process; nothing of one that has ended.
+fn status(pid: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    (!status.contains("State:\tZ")).then_some(status)
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The end of the parent that a compiler waits for.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_compiler_has_no_rights_and_ends_with_who_waits_for_it() {
+    // Its module never comes.
+    let script = r#"exec 3<&0; "$0" compile --parent $$ <&3 >/dev/null & echo $!; exec sleep 100"#;
+    let mut parent = Command::new("/bin/sh");
+    parent
+        .args(["-c", script, env!("CARGO_BIN_EXE_wws")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut parent = Ended(parent.spawn().unwrap());
+    let _never = parent.0.stdin.take();
+    let mut pid = String::new();
+    let mut said = BufReader::new(parent.0.stdout.take().unwrap());
+    said.read_line(&mut pid).unwrap();
+    let pid = pid.trim();
+    let has = |line: &str| status(pid).is_some_and(|status| status.contains(line));
+    until("it gives up its rights", || has("Seccomp:\t2"));
+    assert!(has("NoNewPrivs:\t1"));
+    assert!(has("CapEff:\t0000000000000000") && has("CapPrm:\t0000000000000000"));
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    if rustix::process::geteuid().is_root() {
+        assert!(has("Uid:\t65534\t65534\t65534\t65534") && has("Gid:\t65534\t65534\t65534\t65534"));
+        let limits = read("limits").unwrap();
+        for (limit, most) in [
+            ("Max data size", "4294967296"),
+            ("Max file size", "0"),
+            ("Max core file size", "0"),
+            ("Max cpu time", "120"),
+        ] {
+            let line = limits.lines().find(|line| line.starts_with(limit)).unwrap();
+            let words: Vec<_> = line[limit.len()..].split_whitespace().collect();
+            assert_eq!(words[..2], [most, most], "{limit}");
+        }
+    }
+    assert_eq!(read("oom_score_adj").unwrap().trim(), "1000");
+    parent.0.kill().unwrap();
+    until("it ends with its parent", || status(pid).is_none());
+}
+
+#[test]
+fn a_compiler_that_nobody_waits_for_does_not_begin() {
+    let mut orphan = Command::new(env!("CARGO_BIN_EXE_wws"));
+    let mut orphan = Ended(
+        orphan
+            .args(["compile", "--parent", "1"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    // Its module never comes.
+    let _never = orphan.0.stdin.take();
+    let mut ended = None;
+    until("it ends", || {
+        ended = orphan.0.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|ended| ended.code()), Some(1));
+}
+
+#[test]
+fn a_project_is_compiled_ahead_by_processes_without_rights() {
+    let project = project(&[("a.wasm", &hello(0)), ("bad.wasm", b"\0asm\x01\0\0\0\xff")]);
+    let store = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut command = wws(&["precompile", "--store"], store.path());
+        text(&command.arg(project.path()).output().unwrap())
+    };
+    let (code, out, err) = run();
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(
+        out,
+        "1 compiled, 0 were in the store, 1 left to the server\n"
+    );
+    let (_, out, err) = run();
+    assert_eq!(
+        out,
+        "0 compiled, 1 were in the store, 1 left to the server\n"
+    );
+    assert_eq!(err, "");
+}

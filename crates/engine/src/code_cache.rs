@@ -10,18 +10,27 @@
 //! | code (ELF) | "wwscode1" | length of code, u64 LE | CRC-32 of code, u32 LE |
 //! ```
 //!
-//! It appears by a rename when it is complete, so a crash leaves no half of one, and two processes that store it at once both succeed.
+//! It appears by a rename when it is complete, so a crash of ours leaves no half of one, and two processes that store it at once both
+//! succeed.
 //! Removing one that is mapped is safe: its pages live on until they are unmapped.
+
+mod failed;
+mod turn;
+mod writing;
+
+pub use turn::Turn;
+pub use writing::Writing;
 
 use std::{
     fs::{self, File, Permissions},
     hash::{Hash, Hasher},
-    io::{self, Read, Write},
+    io::{self, Read, Write as _},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::StatVfsMountFlags;
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, Module};
 
@@ -119,10 +128,17 @@ impl CodeCache {
     /// A store of at most `max` bytes, made where it is missing. Nobody else may write into its folder.
     ///
     /// # Errors
-    /// The folder cannot be made, or somebody else may write into it.
+    /// The folder cannot be made, its code not be run, or somebody else may write into it.
     pub fn open(folder: &Path, max: u64) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let metadata = fs::metadata(folder)?;
+        let mount = rustix::fs::statvfs(folder)?;
+        if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+            return Err(io::Error::other(format!(
+                "code of {} cannot be run: its file system is mounted noexec",
+                folder.display()
+            )));
+        }
         let owner = rustix::process::geteuid().as_raw();
         if metadata.uid() != owner {
             return Err(io::Error::other(format!(
@@ -152,10 +168,11 @@ impl CodeCache {
         self.state(key) == EntryState::Whole
     }
 
-    /// How it stands with an entry.
+    /// How it stands with an entry, which is used then.
     #[must_use]
     pub fn state(&self, key: &CodeKey) -> EntryState {
-        match File::open(self.path(key)).and_then(|file| check(&file)) {
+        let used = |file: File| check(&file).map(|()| self.touch(&file));
+        match File::open(self.path(key)).and_then(used) {
             Ok(()) => EntryState::Whole,
             Err(error) if error.kind() == io::ErrorKind::NotFound => EntryState::Missing,
             Err(_) => EntryState::Damaged,
@@ -171,14 +188,18 @@ impl CodeCache {
         if let Err(error) = check(&file) {
             return Found::Damaged(error.to_string());
         }
-        if self.max.is_some() {
-            // Which entries are used decides which are kept.
-            let _ = file.set_modified(SystemTime::now());
-        }
+        self.touch(&file);
         // SAFETY: the store is written by us alone (see above), and the file is whole.
         match unsafe { Module::deserialize_open_file(engine, file) } {
             Ok(module) => Found::Code(module),
             Err(error) => Found::Damaged(format!("{error:#}")),
+        }
+    }
+
+    /// Which entries are used decides which are kept.
+    fn touch(&self, file: &File) {
+        if self.max.is_some() {
+            let _ = file.set_modified(SystemTime::now());
         }
     }
 
@@ -187,25 +208,9 @@ impl CodeCache {
     /// # Errors
     /// The store is read-only, the disk full, ...: nothing is stored then.
     pub fn store(&self, key: &CodeKey, code: &[u8]) -> io::Result<()> {
-        let Some(max) = self.max else {
-            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
-        };
-        let size = code.len() as u64 + TRAILER;
-        if size > max {
-            return Err(io::Error::other(format!(
-                "an entry of {size} bytes in a store of {max}"
-            )));
-        }
-        self.make_room(max - size)?;
-        let unfinished = self
-            .folder
-            .join(format!("{}.{}{UNFINISHED}", key.0, std::process::id()));
-        let written =
-            write(&unfinished, code).and_then(|()| fs::rename(&unfinished, self.path(key)));
-        if written.is_err() {
-            let _ = fs::remove_file(&unfinished);
-        }
-        written
+        let mut entry = self.write(key)?;
+        entry.write_all(code)?;
+        entry.finish()
     }
 
     /// Removes an entry.
@@ -224,7 +229,12 @@ impl CodeCache {
         let mut total = 0;
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            let (path, metadata) = (entry.path(), entry.metadata()?);
+            let (path, metadata) = match entry.metadata() {
+                Ok(metadata) => (entry.path(), metadata),
+                // Another process finished it, or made room.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -246,21 +256,6 @@ impl CodeCache {
         }
         Ok(())
     }
-}
-
-fn write(path: &Path, code: &[u8]) -> io::Result<()> {
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)?;
-    file.set_permissions(Permissions::from_mode(0o444))?;
-    file.write_all(code)?;
-    file.write_all(MAGIC)?;
-    file.write_all(&(code.len() as u64).to_le_bytes())?;
-    file.write_all(&crc32fast::hash(code).to_le_bytes())?;
-    // A rename may reach the disk before the content.
-    file.sync_data()
 }
 
 /// Reads the whole file once, through the page cache from which it is mapped later.

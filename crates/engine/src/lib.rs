@@ -32,7 +32,7 @@ mod ticker;
 mod wasi;
 
 pub use channel::{Channel, is_suspended};
-pub use code_cache::{CodeCache, CodeKey, EntryState};
+pub use code_cache::{CodeCache, CodeKey, EntryState, Turn, Writing};
 pub use engine::{Code, Engine, EngineOptions, Module};
 pub use error::{CallError, EngineError, LoadError};
 pub use folders::{FileStat, Folders, WriteMode};

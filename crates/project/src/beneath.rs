@@ -1,15 +1,24 @@
 //! Files of a project are opened beneath its root, whatever their path and its links say.
 //!
-//! Source: `openat2(2)`.
+//! Nothing but regular files and folders is ever opened: to open a device is to make its driver do something (a watchdog starts to
+//! count), and an image may hold nodes of any device. So a mere handle comes first (`O_PATH`), which wakes no driver.
+//!
+//! Source: `openat2(2)`, `open(2)` on `O_PATH`.
 
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::{
+    fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat},
+    io::Errno,
+};
+
+/// How files are opened: to be read, and none may block the start.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 
 /// The root of a project, opened.
 #[derive(Debug)]
@@ -57,12 +66,23 @@ impl Root {
     /// # Errors
     /// `EXDEV` when the path or a link in it leaves the root; that it is no regular file; and the usual ones.
     pub fn file(&self, path: &Path) -> io::Result<File> {
-        // A FIFO must not block the start.
-        let file = File::from(self.at(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
-        if !file.metadata()?.is_file() {
+        let handle = self.at(path, OFlags::PATH)?;
+        let met = fstat(&handle)?;
+        if FileType::from_raw_mode(met.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));
         }
-        Ok(file)
+        match reopen(&handle) {
+            Ok(file) if same(&fstat(&file)?, &met) => Ok(File::from(file)),
+            // No `/proc`, or no true one, as a container may be made: by its path again. It may be another file by now.
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                let file = self.at(path, READ)?;
+                if !same(&fstat(&file)?, &met) {
+                    return Err(io::Error::other("changed while it was opened"));
+                }
+                Ok(File::from(file))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens a folder beneath the root.
@@ -90,8 +110,54 @@ impl Root {
     }
 }
 
+/// Opens what a handle is of, whatever its path names by now.
+fn reopen(handle: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    rustix::fs::open(link, READ | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
 /// The error of a path that leaves the root.
 #[must_use]
 pub fn leaves_root(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rustix::fs::{CWD, makedev, mknodat};
+    use std::{fs, os::unix::net::UnixListener};
+
+    #[test]
+    fn files_are_read_and_nothing_else_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "text").unwrap();
+        std::os::unix::fs::symlink("file", at("link")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        // Who opens it for reading gets ENXIO, before anything can be said about what it is.
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        let mode = Mode::RUSR | Mode::WUSR;
+        mknodat(CWD, at("fifo"), FileType::Fifo, mode, 0).unwrap();
+        let mut refused = vec!["folder", "socket", "fifo"];
+        if rustix::process::geteuid().is_root() {
+            // A number that is kept free of drivers: to open it is an error of its own too.
+            let free = makedev(240, 255);
+            mknodat(CWD, at("device"), FileType::CharacterDevice, mode, free).unwrap();
+            mknodat(CWD, at("disk"), FileType::BlockDevice, mode, free).unwrap();
+            refused.extend(["device", "disk"]);
+        }
+        let root = Root::open(folder.path()).unwrap();
+        assert_eq!(root.read(Path::new("file"), 10).unwrap(), b"text");
+        assert_eq!(root.read(Path::new("link"), 10).unwrap(), b"text");
+        for name in refused {
+            let error = root.read(Path::new(name), 10).unwrap_err();
+            assert_eq!(error.to_string(), "not a regular file", "{name}");
+        }
+    }
 }

@@ -149,6 +149,10 @@ impl Search<'_> {
         let mut entries = Vec::new();
         for entry in Dir::read_from(opened.as_fd())? {
             let entry = entry?;
+            // The walk ends at the last of them.
+            if entries.len() > MAX_FILES {
+                break;
+            }
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;

@@ -111,11 +111,9 @@ pub struct Compilable {
 }
 
 /// Finds what of a folder can be compiled ahead.
-///
-/// # Errors
-/// The folder cannot be opened.
-pub fn compilable(root: &Path, container: bool) -> io::Result<Compilable> {
-    let (report, root) = (Report::default(), Root::open(root)?);
+#[must_use]
+pub fn compilable(root: &Root, container: bool) -> Compilable {
+    let report = Report::default();
     let mut runtimes = root
         .read(Path::new(config::FILE), MAX_TOML)
         .ok()
@@ -123,7 +121,7 @@ pub fn compilable(root: &Path, container: bool) -> io::Result<Compilable> {
         .map(|text| Document::new(Path::new(config::FILE), text, &report).read(config::runtimes))
         .unwrap_or_default();
     let search = Search {
-        root: &root,
+        root,
         report: &report,
         ignore: &GlobSet::empty(),
         container,
@@ -138,14 +136,14 @@ pub fn compilable(root: &Path, container: bool) -> io::Result<Compilable> {
     runtimes.retain(|runtime| extensions.iter().any(|ext| of(runtime, ext)));
     let javascript = extensions.contains("js");
     drop(extensions);
-    Ok(Compilable {
+    Compilable {
         modules: files
             .into_iter()
             .filter(|file| extension(file) == Some("wasm"))
             .collect(),
         runtimes,
         javascript,
-    })
+    }
 }
 
 struct Loading<'l> {

@@ -1,7 +1,8 @@
 //! Compiles ahead what a folder's containers will need, into a store of compiled code.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read, Write},
     path::Path,
     time::{Duration, Instant},
 };
@@ -11,19 +12,35 @@ use wws_engine::{
     CodeCache, CodeKey, Engine, EngineOptions, EntryState, LoadError, interpreter_module,
 };
 use wws_languages::JavaScript;
-use wws_project::{Runtime, beneath::Root, compilable};
+use wws_project::{beneath::Root, compilable};
 
 /// Beyond these a folder is left to its server, which compiles within its own limits.
 const MAX_FILES: usize = 1000;
 const MAX_BYTES: u64 = 256 << 20;
 const MAX_TIME: Duration = Duration::from_secs(60);
 
+/// How much of a file is in memory.
+const PIECE: usize = 64 << 10;
+
+/// What a module is compiled as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// As it is.
+    Module,
+    /// As one whose state can be kept.
+    Interpreter,
+}
+
 /// Compiles one module for a store.
 ///
 /// # Errors
 /// It is not a module.
-pub fn compile(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
-    engine()?.precompile(wasm)
+pub fn compile(kind: Kind, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let engine = engine()?;
+    match kind {
+        Kind::Module => engine.precompile(wasm),
+        Kind::Interpreter => engine.precompile(&interpreter_module(wasm)?),
+    }
 }
 
 /// Keys and code don't depend on these bounds.
@@ -33,6 +50,26 @@ fn engine() -> Result<Engine, LoadError> {
         concurrency: 1,
     })
     .map_err(|error| LoadError::new(error.to_string()))
+}
+
+/// A module that is to be compiled.
+pub struct Job<'a> {
+    /// As what.
+    pub kind: Kind,
+    /// Its bytes.
+    pub wasm: &'a mut (dyn Read + Send),
+    /// When nobody waits for it any more.
+    pub until: Instant,
+}
+
+/// Compiles in this very process.
+///
+/// # Errors
+/// As of [`compile`].
+pub fn compile_here(job: Job<'_>, code: &mut dyn Write) -> io::Result<()> {
+    let mut wasm = Vec::new();
+    job.wasm.read_to_end(&mut wasm)?;
+    code.write_all(&compile(job.kind, &wasm).map_err(io::Error::other)?)
 }
 
 /// What was done.
@@ -48,136 +85,502 @@ pub struct Precompiled {
     pub left: usize,
 }
 
-/// A file and its SHA-256, if it can be read and is not larger than what is left.
-fn read(root: &Root, file: &Path, left: &mut u64) -> Option<(Vec<u8>, [u8; 32])> {
-    let wasm = root.read(file, *left).ok()?;
-    *left = left.saturating_sub(wasm.len() as u64);
-    let digest = Sha256::digest(&wasm).into();
-    Some((wasm, digest))
-}
-
 /// How and where a folder is compiled.
 pub struct Precompile<'a> {
     /// Where code is kept for all folders.
     pub store: &'a CodeCache,
-    /// A folder on the store's file system that gets a link to each entry that this folder needs, and to no other.
+    /// A folder that gets a link to each entry that this folder needs, and to no other.
     pub links: Option<&'a Path>,
     /// Whether the folder is the root of a container.
     pub container: bool,
     /// Compiles one module. The text of an untrusted image is work for a process that has nothing to lose.
-    pub compile: &'a dyn Fn(&[u8]) -> io::Result<Vec<u8>>,
+    pub compile: &'a dyn Fn(Job<'_>, &mut dyn Write) -> io::Result<()>,
+}
+
+/// Where a module is.
+enum Place<'a> {
+    /// A file beneath the root.
+    File(&'a Root, &'a Path),
+    /// One of ours.
+    Ours(&'static [u8]),
+}
+
+impl Place<'_> {
+    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match self {
+            Self::File(root, path) => Box::new(root.file(path)?),
+            Self::Ours(bytes) => Box::new(*bytes),
+        })
+    }
+}
+
+/// Reads, and knows the SHA-256 of what was read.
+struct Hashed<R> {
+    inner: R,
+    hash: Sha256,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..len]);
+        Ok(len)
+    }
+}
+
+/// The SHA-256 of a file that is not larger than what is left.
+fn digest(root: &Root, file: &Path, left: &mut u64) -> Option<[u8; 32]> {
+    let file = root.file(file).ok()?;
+    // It may grow meanwhile.
+    let (len, max) = (file.metadata().ok()?.len(), *left);
+    let mut file = (len <= max).then(|| file.take(max))?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; PIECE]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Some(hash.finalize().into()),
+            Ok(len) => {
+                hash.update(&buffer[..len]);
+                *left -= len as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// How a module came to its code.
+enum Outcome {
+    Cached,
+    Compiled,
+    Left,
 }
 
 impl Precompile<'_> {
     /// Compiles the modules of a folder that the store does not have.
     ///
     /// # Errors
-    /// The folder cannot be read, or the links not be made. A store that cannot be written is no error.
+    /// The folder cannot be opened, or the links not be made. A store that cannot be written is no error.
     pub fn run(&self, folder: &Path) -> io::Result<Precompiled> {
-        let started = Instant::now();
+        let until = Instant::now() + MAX_TIME;
         let root = Root::open(folder)?;
         let engine = engine().map_err(io::Error::other)?;
-        let found = compilable(folder, self.container)?;
+        let found = compilable(&root, self.container);
         let mut done = Precompiled {
             left: found.modules.len().saturating_sub(MAX_FILES),
             ..Precompiled::default()
         };
+        let modules = found.modules.iter().take(MAX_FILES);
+        let mut files: Vec<_> = modules.map(|file| (Kind::Module, file.clone())).collect();
+        for runtime in found.runtimes.iter().take(MAX_FILES) {
+            let kind = match runtime.kit {
+                Some(_) => Kind::Interpreter,
+                None => Kind::Module,
+            };
+            files.push((kind, runtime.file(&runtime.binary)));
+        }
         let mut left = MAX_BYTES;
-        for file in found.modules.iter().take(MAX_FILES) {
-            let Some((wasm, digest)) = read(&root, file, &mut left) else {
+        for (kind, file) in &files {
+            // Read to its end, whatever the project says of it: code is for those who have the module.
+            let Some(digest) = digest(&root, file, &mut left) else {
                 done.left += 1;
                 continue;
             };
-            let key = engine.code_key(&digest);
-            self.module(&key, started, &mut done, || Some(wasm))?;
-        }
-        for runtime in &found.runtimes {
-            self.runtime(&engine, &root, runtime, (started, &mut left), &mut done)?;
+            let key = match kind {
+                Kind::Module => engine.code_key(&digest),
+                Kind::Interpreter => engine.interpreter_key(&digest),
+            };
+            let place = Place::File(&root, file);
+            self.module(&key, (*kind, place, digest), until, &mut done)?;
         }
         if found.javascript {
-            let key = JavaScript::key(&engine);
-            self.module(&key, started, &mut done, || JavaScript::module().ok())?;
+            let module = JavaScript::module();
+            let (place, digest) = (Place::Ours(module), Sha256::digest(module).into());
+            let key = engine.interpreter_key(&digest);
+            self.module(&key, (Kind::Interpreter, place, digest), until, &mut done)?;
         }
         Ok(done)
     }
 
-    fn runtime(
-        &self,
-        engine: &Engine,
-        root: &Root,
-        runtime: &Runtime,
-        (started, left): (Instant, &mut u64),
-        done: &mut Precompiled,
-    ) -> io::Result<()> {
-        let path = runtime.file(&runtime.binary);
-        let key_of = |digest: &[u8; 32]| match runtime.kit {
-            Some(_) => engine.interpreter_key(digest),
-            None => engine.code_key(digest),
-        };
-        // Code that is there is found by what the project says of the file, which is large. Who lies gets another file's code,
-        // that anybody may have, and its server refuses the file.
-        let said = runtime.binary.digest().map(|digest| key_of(&digest));
-        if let Some(key) = said.filter(|key| self.store.has(key)) {
-            done.cached += 1;
-            return self.link(&key);
-        }
-        let Some((wasm, digest)) = read(root, &path, left) else {
-            done.left += 1;
-            return Ok(());
-        };
-        self.module(&key_of(&digest), started, done, || match runtime.kit {
-            Some(_) => interpreter_module(&wasm).ok(),
-            None => Some(wasm),
-        })
-    }
-
-    /// Sees to the code of one module; `wasm` is what is compiled where there is none.
+    /// Sees to the code of one module.
     fn module(
         &self,
         key: &CodeKey,
-        started: Instant,
+        module: (Kind, Place<'_>, [u8; 32]),
+        until: Instant,
         done: &mut Precompiled,
-        wasm: impl FnOnce() -> Option<Vec<u8>>,
     ) -> io::Result<()> {
         let state = self.store.state(key);
         done.damaged += usize::from(state == EntryState::Damaged);
-        if state == EntryState::Whole {
-            done.cached += 1;
-        } else if started.elapsed() < MAX_TIME && wasm().is_some_and(|wasm| self.store(key, &wasm))
-        {
-            done.compiled += 1;
-        } else {
-            done.left += 1;
-            return Ok(());
+        let outcome = match state {
+            EntryState::Whole => Outcome::Cached,
+            _ => self.compiled(key, module, until).unwrap_or_else(|error| {
+                tracing::debug!("{}: {error}", key.file_name());
+                Outcome::Left
+            }),
+        };
+        match outcome {
+            Outcome::Cached => done.cached += 1,
+            Outcome::Compiled => done.compiled += 1,
+            Outcome::Left => {
+                done.left += 1;
+                return Ok(());
+            }
         }
         self.link(key)
     }
 
-    fn store(&self, key: &CodeKey, wasm: &[u8]) -> bool {
-        match (self.compile)(wasm).and_then(|code| self.store.store(key, &code)) {
-            Ok(()) => true,
+    fn compiled(
+        &self,
+        key: &CodeKey,
+        (kind, place, digest): (Kind, Place<'_>, [u8; 32]),
+        until: Instant,
+    ) -> io::Result<Outcome> {
+        if Instant::now() >= until || self.store.failed(key) {
+            return Ok(Outcome::Left);
+        }
+        // Another container of the same image may be at it.
+        let Some(_turn) = self.store.turn(key, until)? else {
+            return Ok(Outcome::Left);
+        };
+        if self.store.state(key) == EntryState::Whole {
+            return Ok(Outcome::Cached);
+        }
+        let Some(_processor) = self.store.processor(until)? else {
+            return Ok(Outcome::Left);
+        };
+        if self.store.failed(key) {
+            return Ok(Outcome::Left);
+        }
+        let mut entry = self.store.write(key)?;
+        let mut wasm = Hashed {
+            inner: place.open()?,
+            hash: Sha256::new(),
+        };
+        let job = Job {
+            kind,
+            wasm: &mut wasm,
+            until,
+        };
+        let compiled = (self.compile)(job, &mut entry);
+        // A file that changed since its key was made is another module, of which nothing is known.
+        if wasm.hash.finalize()[..] != digest {
+            return Err(compiled
+                .err()
+                .unwrap_or_else(|| io::Error::other("it changed")));
+        }
+        match compiled {
+            Ok(()) => entry.finish().map(|()| Outcome::Compiled),
+            Err(error) if entry.failed() => Err(error),
             Err(error) => {
-                tracing::debug!("{}: {error}", key.file_name());
-                false
+                self.store.note_failed(key)?;
+                Err(error)
             }
         }
     }
 
     fn link(&self, key: &CodeKey) -> io::Result<()> {
+        use io::ErrorKind::{AlreadyExists, CrossesDevices, NotFound, TooManyLinks};
         let Some(links) = self.links else {
             return Ok(());
         };
-        match fs::hard_link(self.store.path(key), links.join(key.file_name())) {
-            // Removed by another process that needed the room, or there already: two workers have the same content.
-            Err(error)
-                if !matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
-                ) =>
-            {
-                Err(error)
+        let (entry, link) = (self.store.path(key), links.join(key.file_name()));
+        let linked = match fs::hard_link(&entry, &link) {
+            // The store is a file system of its own, or the entry of very many containers: memory is not shared then.
+            Err(error) if matches!(error.kind(), CrossesDevices | TooManyLinks) => {
+                fs::copy(&entry, &link).map(drop)
             }
-            _ => Ok(()),
+            linked => linked,
+        };
+        match linked {
+            // Removed by another process that needed the room, or there already: two workers have the same content.
+            Err(error) if matches!(error.kind(), NotFound | AlreadyExists) => Ok(()),
+            linked => linked,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::{
+        fs::File,
+        os::unix::fs::{PermissionsExt, symlink},
+        path::PathBuf,
+        sync::atomic::{AtomicUsize, Ordering},
+        time::SystemTime,
+    };
+
+    fn module(text: &str) -> Vec<u8> {
+        let text = format!(r#"(module (func (export "_start")) (data "{text}") (memory 1))"#);
+        wat::parse_str(text).unwrap()
+    }
+
+    struct Machine {
+        folder: tempfile::TempDir,
+        store: CodeCache,
+        compiled: AtomicUsize,
+    }
+
+    impl Machine {
+        fn new(max: u64) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let store = CodeCache::open(&folder.path().join("code"), max).unwrap();
+            Self {
+                folder,
+                store,
+                compiled: AtomicUsize::new(0),
+            }
+        }
+
+        fn project(&self, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+            let project = self.folder.path().join(name);
+            fs::create_dir_all(&project).unwrap();
+            for (name, content) in files {
+                fs::write(project.join(name), content).unwrap();
+            }
+            project
+        }
+
+        /// What was done, and the entries that are linked.
+        fn run(&self, project: &Path) -> (Precompiled, Vec<String>) {
+            let links = tempfile::tempdir_in(self.folder.path()).unwrap();
+            let precompile = Precompile {
+                store: &self.store,
+                links: Some(links.path()),
+                container: false,
+                compile: &|job, code| {
+                    self.compiled.fetch_add(1, Ordering::Relaxed);
+                    compile_here(job, code)
+                },
+            };
+            let done = precompile.run(project).unwrap();
+            (done, names(links.path()))
+        }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn done(compiled: usize, cached: usize, left: usize) -> Precompiled {
+        Precompiled {
+            cached,
+            compiled,
+            damaged: 0,
+            left,
+        }
+    }
+
+    #[test]
+    fn a_project_sees_its_own_code_and_no_other() {
+        let machine = Machine::new(1 << 30);
+        let (a, b) = (module("a"), module("b"));
+        let one = machine.project("one", &[("a.wasm", &a), ("same.wasm", &a)]);
+        let two = machine.project("two", &[("b.wasm", &b)]);
+        let (did, of_one) = machine.run(&one);
+        assert_eq!((did, of_one.len()), (done(1, 1, 0), 1));
+        let (did, of_two) = machine.run(&two);
+        assert_eq!((did, of_two.len()), (done(1, 0, 0), 1));
+        assert_ne!(of_one, of_two);
+        assert_eq!(machine.run(&one), (done(0, 2, 0), of_one));
+        let entry = machine.folder.path().join("code").join(&of_two[0]);
+        assert_eq!(
+            fs::metadata(entry).unwrap().permissions().mode() & 0o777,
+            0o444
+        );
+    }
+
+    #[test]
+    fn what_is_used_stays() {
+        let size = {
+            let machine = Machine::new(1 << 30);
+            let (_, links) = machine.run(&machine.project("p", &[("a.wasm", &module("a"))]));
+            let entry = machine.folder.path().join("code").join(&links[0]);
+            fs::metadata(entry).unwrap().len()
+        };
+        let machine = Machine::new(2 * size + size / 2);
+        let project = |name: &str| machine.project(name, &[("x.wasm", &module(name))]);
+        let (used, unused, new) = (project("a"), project("b"), project("c"));
+        for (number, project) in [&used, &unused].into_iter().enumerate() {
+            let (_, links) = machine.run(project);
+            let entry = machine.folder.path().join("code").join(&links[0]);
+            let time = SystemTime::now() - Duration::from_secs(1000 - number as u64);
+            File::open(entry).unwrap().set_modified(time).unwrap();
+        }
+        assert_eq!(machine.run(&used).0, done(0, 1, 0));
+        assert_eq!(machine.run(&new).0, done(1, 0, 0));
+        assert_eq!(machine.run(&used).0, done(0, 1, 0));
+        assert_eq!(machine.run(&unused).0, done(1, 0, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_compiled_is_not_tried_again_at_once() {
+        let machine = Machine::new(1 << 30);
+        let project = machine.project(
+            "p",
+            &[
+                ("bad.wasm", b"\0asm\x01\0\0\0\xff"),
+                ("a.wasm", &module("a")),
+            ],
+        );
+        assert_eq!(machine.run(&project).0, done(1, 0, 1));
+        assert_eq!(machine.run(&project).0, done(0, 1, 1));
+        assert_eq!(machine.compiled.load(Ordering::Relaxed), 2);
+        // Put right, it is another module.
+        machine.project("p", &[("bad.wasm", &module("b"))]);
+        assert_eq!(machine.run(&project).0, done(1, 1, 0));
+    }
+
+    #[test]
+    fn those_that_start_at_once_compile_once() {
+        let machine = Machine::new(1 << 30);
+        let project = machine.project("p", &[("a.wasm", &module("a")), ("b.wasm", &module("b"))]);
+        let precompile = |job: Job<'_>, code: &mut dyn Write| {
+            machine.compiled.fetch_add(1, Ordering::Relaxed);
+            // Long enough for the others to come.
+            std::thread::sleep(Duration::from_millis(100));
+            compile_here(job, code)
+        };
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let links = tempfile::tempdir_in(machine.folder.path()).unwrap();
+                        let precompile = Precompile {
+                            store: &machine.store,
+                            links: Some(links.path()),
+                            container: true,
+                            compile: &precompile,
+                        };
+                        let did = precompile.run(&project).unwrap();
+                        (
+                            did.compiled + did.cached,
+                            did.left,
+                            names(links.path()).len(),
+                        )
+                    })
+                })
+                .collect();
+            for run in runs {
+                assert_eq!(run.join().unwrap(), (2, 0, 2));
+            }
+        });
+        assert_eq!(machine.compiled.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_module_is_read_to_be_had() {
+        let machine = Machine::new(1 << 30);
+        let wasm = module("secret");
+        let owner = machine.project("owner", &[("a.wasm", &wasm)]);
+        machine.run(&owner);
+        let sha256: String = Sha256::digest(&wasm)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let config = format!(
+            "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"l\"\nversion = \"1\"\n\
+             tags = []\nstatus = \"active\"\nextensions = [\"l\"]\nargs = [\"x\"]\n\
+             [repositories.runtimes.binary]\nurl = \"x\"\nfilename = \"x.wasm\"\n\
+             checksum = {{ type = \"sha256\", value = \"{sha256}\" }}\n"
+        );
+        let thief = machine.project("thief", &[(".wws.toml", config.as_bytes()), ("a.l", b"")]);
+        // Who knows its hash alone gets nothing.
+        assert_eq!(machine.run(&thief), (done(0, 0, 1), Vec::new()));
+        let place = thief.join(".wws/runtimes/r/l/1");
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("x.wasm"), &wasm).unwrap();
+        let (did, links) = machine.run(&thief);
+        assert_eq!((did, links.len()), (done(0, 1, 0), 1));
+    }
+
+    #[test]
+    fn hostile_files_are_left() {
+        use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+        let machine = Machine::new(1 << 30);
+        let outside = machine.project("outside", &[("secret.wasm", &module("secret"))]);
+        let project = machine.project("p", &[("a.wasm", &module("a"))]);
+        let at = |name: &str| project.join(name);
+        symlink(outside.join("secret.wasm"), at("absolute.wasm")).unwrap();
+        symlink("../outside/secret.wasm", at("relative.wasm")).unwrap();
+        symlink("../outside", at("folder")).unwrap();
+        symlink("circle.wasm", at("circle.wasm")).unwrap();
+        mknodat(CWD, at("fifo.wasm"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        symlink("fifo.wasm", at("to-fifo.wasm")).unwrap();
+        // Nothing of it is read, though its text is what a module begins with.
+        let huge = File::create(at("huge.wasm")).unwrap();
+        huge.set_len(1 << 40).unwrap();
+        if rustix::process::geteuid().is_root() {
+            let node = makedev(240, 255);
+            mknodat(CWD, at("node"), FileType::CharacterDevice, Mode::RUSR, node).unwrap();
+            symlink("node", at("node.wasm")).unwrap();
+            symlink("node", at(".wws.toml")).unwrap();
+        }
+        let started = Instant::now();
+        let (did, links) = machine.run(&project);
+        assert_eq!((did, links.len()), (done(1, 0, 1), 1));
+        assert!(started.elapsed() < Duration::from_secs(30));
+        assert_eq!(machine.compiled.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn more_files_than_the_limit_are_left() {
+        let machine = Machine::new(1 << 30);
+        let project = machine.project("p", &[]);
+        let wasm = module("a");
+        for number in 0..MAX_FILES + 3 {
+            fs::write(project.join(format!("{number}.wasm")), &wasm).unwrap();
+        }
+        assert_eq!(machine.run(&project).0, done(1, MAX_FILES - 1, 3));
+    }
+
+    #[test]
+    fn code_of_a_module_that_changes_is_not_kept() {
+        let machine = Machine::new(1 << 30);
+        let (before, after) = (module("a"), module("b"));
+        let project = machine.project("p", &[("a.wasm", &before)]);
+        let file = project.join("a.wasm");
+        let engine = engine().unwrap();
+        // Between its two readings: the handle is the same file's.
+        let precompile = Precompile {
+            store: &machine.store,
+            links: None,
+            container: false,
+            compile: &|job, code| {
+                fs::write(&file, &after).unwrap();
+                compile_here(job, code)
+            },
+        };
+        assert_eq!(precompile.run(&project).unwrap(), done(0, 0, 1));
+        for wasm in [&before, &after] {
+            let key = engine.code_key(&Sha256::digest(wasm).into());
+            assert_eq!(machine.store.state(&key), EntryState::Missing);
+            assert!(!machine.store.failed(&key));
+        }
+    }
+
+    #[test]
+    fn links_may_be_on_another_file_system() {
+        let machine = Machine::new(1 << 30);
+        let project = machine.project("p", &[("a.wasm", &module("a"))]);
+        let Ok(links) = tempfile::tempdir_in("/dev/shm") else {
+            return;
+        };
+        let precompile = Precompile {
+            store: &machine.store,
+            links: Some(links.path()),
+            container: false,
+            compile: &compile_here,
+        };
+        for expected in [done(1, 0, 0), done(0, 1, 0)] {
+            assert_eq!(precompile.run(&project).unwrap(), expected);
+            assert_eq!(names(links.path()).len(), 1);
         }
     }
 }

@@ -99,6 +99,7 @@ fn plan(spec: &Spec, bundle: &Path, folder: &Path, code: Code) -> Option<(Code, 
     };
     match code.make() {
         Ok(()) => Some((code, project)),
+        // No room, read-only, ...: as it was with the last container, and as it will be with the next.
         Err(error) => {
             log::debug!("compile ahead: {error}");
             None

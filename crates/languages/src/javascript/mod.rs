@@ -50,12 +50,10 @@ impl JavaScript {
         engine.interpreter_key(&Sha256::digest(kit::QUICKJS).into())
     }
 
-    /// The module that is compiled for it.
-    ///
-    /// # Errors
-    /// As for [`Self::new`].
-    pub fn module() -> Result<Vec<u8>, LoadError> {
-        wws_engine::interpreter_module(kit::QUICKJS)
+    /// The interpreter's module.
+    #[must_use]
+    pub fn module() -> &'static [u8] {
+        kit::QUICKJS
     }
 
     /// Loads a worker: `file` beneath `root`, and what it imports. Its variables are those of `spec.env`. Blocks the thread.
