@@ -116,7 +116,7 @@ pub(crate) enum Found {
 }
 
 impl CodeCache {
-    /// A store that others fill.
+    /// A store that others fill, with entries that they have found whole.
     #[must_use]
     pub fn read_only(folder: &Path) -> Self {
         Self {
@@ -185,7 +185,10 @@ impl CodeCache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
             Err(error) => return Found::Damaged(error.to_string()),
         };
-        if let Err(error) = check(&file) {
+        // Of a store that is only read each entry was checked by who gave it: at this very start, outside of the container.
+        if self.max.is_some()
+            && let Err(error) = check(&file)
+        {
             return Found::Damaged(error.to_string());
         }
         self.touch(&file);

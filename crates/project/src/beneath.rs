@@ -101,7 +101,9 @@ impl Root {
     /// As [`Self::file`]; or the file is larger.
     pub fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let file = self.file(path)?;
-        let mut bytes = Vec::new();
+        let size = file.metadata()?.len().min(limit);
+        // Without growing on the way: interpreters are large.
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Err(io::Error::other(format!("larger than {limit} bytes")));
