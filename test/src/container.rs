@@ -408,6 +408,19 @@ pub fn status(containerd: &Containerd, name: &str) -> Result<Option<String>> {
     Ok(task(containerd, name)?.map(|(_, status)| status))
 }
 
+/// Ends and removes the container `name`, which runs in the background.
+///
+/// # Errors
+/// It does not end, or `ctr` fails.
+pub fn end(containerd: &Containerd, name: &str) -> Result<()> {
+    containerd.ctr(&["task", "kill", "--signal", "SIGKILL", name])?;
+    wait::until("the task stopped", LIMIT, || {
+        Ok(status(containerd, name)?.filter(|status| status == "STOPPED"))
+    })?;
+    containerd.ctr(&["task", "delete", name])?;
+    containerd.ctr(&["container", "rm", name]).map(drop)
+}
+
 fn task(containerd: &Containerd, name: &str) -> Result<Option<(i32, String)>> {
     let tasks = containerd.ctr(&["task", "ls"])?;
     for line in tasks.lines() {

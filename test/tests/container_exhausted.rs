@@ -44,16 +44,6 @@ impl Tight {
     }
 }
 
-/// Ends and removes a container that runs in the background.
-fn end(containerd: &Containerd, name: &str) -> Result<()> {
-    containerd.ctr(&["task", "kill", "--signal", "SIGKILL", name])?;
-    wait::until("the task stopped", LIMIT, || {
-        Ok(container::status(containerd, name)?.filter(|status| status == "STOPPED"))
-    })?;
-    containerd.ctr(&["task", "delete", name])?;
-    containerd.ctr(&["container", "rm", name]).map(drop)
-}
-
 /// Waits until there is no more than there was.
 fn expect_as_before(containerd: &Containerd, before: &str) -> Result<()> {
     let mut now = String::new();
@@ -95,7 +85,7 @@ fn a_pod_survives_a_host_out_of_processes() -> Result<()> {
         let result = run("second")?.start_detached();
         tight.limit("max")?;
         let Err(error) = result else {
-            end(&containerd, "second")?;
+            container::end(&containerd, "second")?;
             break;
         };
         failed += 1;
@@ -116,8 +106,8 @@ fn a_pod_survives_a_host_out_of_processes() -> Result<()> {
     assert!((2..40).contains(&failed), "{failed} failed");
     run("third")?.start_detached()?;
     assert_eq!(containerd.shims()?, [shim]);
-    end(&containerd, "third")?;
-    end(&containerd, "first")?;
+    container::end(&containerd, "third")?;
+    container::end(&containerd, "first")?;
     wait::until("the group is empty", LIMIT, || {
         Ok(fs::remove_dir(&tight.0).ok())
     })?;
@@ -146,7 +136,7 @@ fn a_full_disk_at_create_is_told_and_leaves_nothing() -> Result<()> {
     for pages in 1..40 {
         mount_remount(bundles, MountFlags::empty(), small(pages)?.as_c_str())?;
         let Err(error) = Run::workers(&containerd, &image, "c")?.start_detached() else {
-            end(&containerd, "c")?;
+            container::end(&containerd, "c")?;
             break;
         };
         failed += 1;

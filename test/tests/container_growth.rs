@@ -110,16 +110,6 @@ fn zombies(parent: Pid) -> Result<usize> {
     Ok(count)
 }
 
-/// Ends and removes a container that was started in the background.
-fn end(containerd: &Containerd, name: &str) -> Result<()> {
-    containerd.ctr(&["task", "kill", "--signal", "SIGKILL", name])?;
-    wait::until("the task stopped", LIMIT, || {
-        Ok(container::status(containerd, name)?.filter(|status| status == "STOPPED"))
-    })?;
-    containerd.ctr(&["task", "delete", name])?;
-    containerd.ctr(&["container", "rm", name]).map(drop)
-}
-
 /// Makes and removes `cycles` containers, and compares what there is after the first tenth with what there is in the end.
 fn come_and_go(cycles: usize) -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
@@ -141,7 +131,7 @@ fn come_and_go(cycles: usize) -> Result<()> {
             run = run.options(&group);
         }
         run.start_detached()?;
-        end(&containerd, &name)?;
+        container::end(&containerd, &name)?;
         if cycle + 1 == cycles / 10 {
             let census = settled(&containerd, shim)?;
             println!("after {} containers: {census}", cycle + 1);
@@ -178,7 +168,7 @@ fn come_and_go(cycles: usize) -> Result<()> {
         late.containerd.private_kib <= early.containerd.private_kib + 16 * 1024,
         "containerd: {early:?}, {late:?}"
     );
-    end(&containerd, "steady")?;
+    container::end(&containerd, "steady")?;
     containerd.expect_nothing_left()
 }
 
@@ -230,7 +220,7 @@ fn a_hundred_containers_run_beside_each_other() -> Result<()> {
     }
     assert_eq!(containerd.shims()?.len(), 100);
     for number in 0..100 {
-        end(&containerd, &format!("many-{number}"))?;
+        container::end(&containerd, &format!("many-{number}"))?;
     }
     containerd.expect_nothing_left()
 }

@@ -49,15 +49,7 @@ struct Beneath {
 
 /// From now on, for this thread and all that it makes.
 pub(super) fn write_only_to(folders: &[&Path]) -> io::Result<()> {
-    // SAFETY: this asks for the version, and reads and writes no memory.
-    let version = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            std::ptr::null::<Ruleset>(),
-            0usize,
-            VERSION,
-        )
-    };
+    let version = version();
     if version < LINKS {
         return Ok(());
     }
@@ -107,6 +99,19 @@ pub(super) fn write_only_to(folders: &[&Path]) -> io::Result<()> {
         .map(drop)
 }
 
+/// What the kernel can do; negative where that is nothing.
+fn version() -> libc::c_long {
+    // SAFETY: this asks for the version, and reads and writes no memory.
+    unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<Ruleset>(),
+            0usize,
+            VERSION,
+        )
+    }
+}
+
 fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
     match result {
         0.. => Ok(result),
@@ -128,15 +133,7 @@ mod tests {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("old"), "old").unwrap();
         }
-        // SAFETY: as above.
-        let version = unsafe {
-            libc::syscall(
-                libc::SYS_landlock_create_ruleset,
-                std::ptr::null::<Ruleset>(),
-                0usize,
-                VERSION,
-            )
-        };
+        let version = version();
         // In a thread of its own, which ends with it.
         std::thread::scope(|scope| {
             let confined = scope.spawn(|| {
