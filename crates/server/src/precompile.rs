@@ -148,6 +148,10 @@ fn digest(root: &Root, file: &Path, left: &mut u64) -> Option<[u8; 32]> {
     }
 }
 
+fn timed_out(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut
+}
+
 /// How a module came to its code.
 enum Outcome {
     Cached,
@@ -261,6 +265,7 @@ impl Precompile<'_> {
             wasm: &mut wasm,
             until,
         };
+        let started = Instant::now();
         let compiled = (self.compile)(job, &mut entry);
         // A file that changed since its key was made is another module, of which nothing is known.
         if wasm.hash.finalize()[..] != digest {
@@ -271,6 +276,8 @@ impl Precompile<'_> {
         match compiled {
             Ok(()) => entry.finish().map(|()| Outcome::Compiled),
             Err(error) if entry.failed() => Err(error),
+            // It came late, after others: the next start may have time for it.
+            Err(error) if timed_out(&error) && started.elapsed() < MAX_TIME / 2 => Err(error),
             Err(error) => {
                 self.store.note_failed(key)?;
                 Err(error)
@@ -435,6 +442,23 @@ mod tests {
         // Put right, it is another module.
         machine.project("p", &[("bad.wasm", &module("b"))]);
         assert_eq!(machine.run(&project).0, done(1, 1, 0));
+    }
+
+    #[test]
+    fn one_that_had_no_time_is_tried_again() {
+        let machine = Machine::new(1 << 30);
+        let project = machine.project("p", &[("a.wasm", &module("a"))]);
+        let late = Precompile {
+            store: &machine.store,
+            links: None,
+            container: false,
+            compile: &|job, _| {
+                io::copy(job.wasm, &mut io::sink())?;
+                Err(io::ErrorKind::TimedOut.into())
+            },
+        };
+        assert_eq!(late.run(&project).unwrap(), done(0, 0, 1));
+        assert_eq!(machine.run(&project).0, done(1, 0, 0));
     }
 
     #[test]
