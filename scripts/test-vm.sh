@@ -18,9 +18,11 @@ tests=(container_life container_leftovers container_native container_environment
 case $SUITE in
     trixie)
         containerd=1.7 docker=26
-        chosen=(--skip containerd_1_6 --skip containerd_2_1 --skip docker_28 --skip cri_1_6 --skip cri_2_1)
+        others=(--skip containerd_1_6 --skip containerd_2_1 --skip docker_28 --skip cri_1_6 --skip cri_2_1)
+        chosen=()
         ;;
     forky)
+        others=(--skip containerd_1_6 --skip containerd_1_7 --skip docker_26 --skip cri_1_6 --skip cri_1_7)
         # Tests to which the version is the same run on 1.7.
         containerd=2.1 docker=28
         chosen=(containerd_2_1 docker_28 cri_2_1)
@@ -37,14 +39,14 @@ else
     echo '!!! crictl could not be built: ITS TESTS ARE LEFT OUT' >&2
 fi
 
+mkdir -p "target/vm/$SUITE"
 # What the tests are given lies at the same place in the guest as here.
-push=$PWD/target/vm/push.tar
+push=$PWD/target/vm/$SUITE/push.tar
 build=(cargo test ${CARGO_FLAGS---locked} --release -p wws-test)
-"${build[@]}" --no-run "${tests[@]/#/--test=}" --test systemd 2>&1 | tee target/vm-build.log
-mapfile -t programs < <(sed -n 's/^  Executable .*(\(.*\))$/\1/p' target/vm-build.log)
+"${build[@]}" --no-run "${tests[@]/#/--test=}" --test systemd 2>&1 | tee "target/vm/$SUITE/build.log"
+mapfile -t programs < <(sed -n 's/^  Executable .*(\(.*\))$/\1/p' "target/vm/$SUITE/build.log")
 clients=(target/tools/clients/bin/crictl)
 [[ -e ${clients[0]} ]] || clients=()
-mkdir -p target/vm
 tar -C / -cf "$push" --owner=0 --group=0 "${programs[@]/#/${PWD#/}/}" "${clients[@]/#/${PWD#/}/}" \
     "${PWD#/}"/target/{release/wws,release/containerd-shim-wws-v1,$host/release/native-hello,guests/probe.wasm}
 
@@ -70,9 +72,8 @@ run_all() { # FILTER...
     local failed=0
     echo "guest: $versions"
     "${build[@]}" --no-fail-fast --test systemd -- --include-ignored --test-threads=1 --show-output "$@" || failed=1
-    # Filters of both kinds at once would be either of them.
     (($#)) || set -- "${chosen[@]}"
-    "${build[@]}" --no-fail-fast "${tests[@]/#/--test=}" -- --include-ignored --test-threads=1 --show-output "$@" || failed=1
+    "${build[@]}" --no-fail-fast "${tests[@]/#/--test=}" -- --include-ignored --test-threads=1 --show-output "${others[@]}" "$@" || failed=1
     return $failed
 }
 started=$SECONDS
