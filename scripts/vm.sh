@@ -76,7 +76,7 @@ image() {
 talk() { # COMMAND
     [[ -e $target/port ]] || fail "no guest runs: scripts/vm.sh boot"
     ssh -i target/vm/key -p "$(< "$target/port")" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
-        -o LogLevel=ERROR -o ConnectTimeout=10 -o ServerAliveInterval=20 -o BatchMode=yes root@127.0.0.1 "$@"
+        -o LogLevel=ERROR -o "ConnectTimeout=${patience:-120}" -o ServerAliveInterval=30 -o ServerAliveCountMax=20 -o BatchMode=yes root@127.0.0.1 "$@"
 }
 
 # Whether the qemu that was started here still runs.
@@ -111,7 +111,8 @@ boot() { # [TAR]
         -nic "user,restrict=on,model=virtio-net-pci,hostfwd=tcp:127.0.0.1:$(< "$target/port")-:22" \
         -device virtio-rng-pci -serial "file:$target/console" < /dev/null > "$target/qemu.log" 2>&1 &
     echo $! > "$target/pid"
-    until talk true 2> /dev/null; do
+    # Nobody listens yet: a connection that hangs will not be answered.
+    until patience=10 talk true 2> /dev/null; do
         if ! kill -0 "$(< "$target/pid")" 2> /dev/null; then
             cat "$target/qemu.log" >&2
             fail "qemu has ended"
@@ -132,7 +133,7 @@ off() {
     if runs; then
         pid=$(< "$target/pid")
         # It may not answer yet, or hang; its disk is not kept.
-        if talk "systemctl --no-block poweroff" > /dev/null 2>&1; then
+        if patience=10 talk "systemctl --no-block poweroff" > /dev/null 2>&1; then
             timeout 60 tail --pid="$pid" -f /dev/null || true
         fi
         ! runs || kill "$pid"
