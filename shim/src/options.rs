@@ -2,7 +2,9 @@
 //!
 //! `containerd.runc.v1.Options` comes from `ctr` and from clients that think of runc. For a runtime it does not know, the CRI
 //! plugin and Docker send `runtimeoptions.v1.Options`: a text in TOML with the same names as in containerd's documentation of
-//! runc's options (`BinaryName`, `SystemdCgroup`, ...), or the path of a file with such a text.
+//! runc's options (`BinaryName`, `SystemdCgroup`, ...), or the path of a file with such a text. containerd's Go client of 1.x sends
+//! `containerd.linux.runc.CreateOptions` for settings of a container (the owner of its streams, as `ctr run --uidmap` has one) where the
+//! runtime is not runc's.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,6 +25,7 @@ const RUNC: [&str; 2] = [
     "containerd.runc.v1.Options",
     "containerd.linux.runc.Options",
 ];
+const CREATE: &str = "containerd.linux.runc.CreateOptions";
 const GENERIC: [&str; 2] = ["runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Options"];
 
 /// How a container is to be run.
@@ -74,6 +77,7 @@ impl Options {
                     .map_err(|error| broken(&any.type_url, &error))?;
                 Ok(options.into())
             }
+            CREATE => create(&any.value).map_err(|error| broken(&any.type_url, &error)),
             kind if GENERIC.contains(&kind) => {
                 let generic =
                     Generic::parse(&any.value).map_err(|error| broken(&any.type_url, &error))?;
@@ -89,7 +93,7 @@ impl Options {
     /// Whether this is a type of options that we read.
     pub(crate) fn knows(any: &Any) -> bool {
         let kind = any.type_url.rsplit('/').next().unwrap_or_default();
-        [&RUNC[..], &GENERIC[..]].concat().contains(&kind)
+        kind == CREATE || [&RUNC[..], &GENERIC[..]].concat().contains(&kind)
     }
 
     fn from_toml(text: &str, source: &str) -> Result<Self> {
@@ -117,6 +121,31 @@ impl From<oci::Options> for Options {
     }
 }
 
+/// `CreateOptions`, as far as the name says what runc does today. Source: containerd 1.x, `runtime/linux/runctypes/runc.proto`.
+fn create(bytes: &[u8]) -> protobuf::Result<Options> {
+    const NUMBER: u32 = 0;
+    const BYTES: u32 = 2;
+    let mut options = Options::default();
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match (tag >> 3, tag & 7) {
+            (1, NUMBER) => options.no_pivot_root = input.read_bool()?,
+            (8, NUMBER) => options.no_new_keyring = input.read_bool()?,
+            (9, BYTES) => options.shim_cgroup = input.read_string()?,
+            (10, NUMBER) => options.io_uid = input.read_uint32()?,
+            (11, NUMBER) => options.io_gid = input.read_uint32()?,
+            (_, kind) => skip(&mut input, kind)?,
+        }
+    }
+    Ok(options)
+}
+
+fn skip(input: &mut CodedInputStream<'_>, kind: u32) -> protobuf::Result<()> {
+    let kind = protobuf::rt::WireType::new(kind)
+        .ok_or_else(|| std::io::Error::other("not a protobuf message"))?;
+    input.skip_field(kind)
+}
+
 /// `runtimeoptions.v1.Options`: `type_url` = 1, `config_path` = 2, `config_body` = 3.
 #[derive(Debug, Default)]
 struct Generic {
@@ -137,11 +166,7 @@ impl Generic {
                 (BODY, BYTES) => {
                     generic.body = String::from_utf8_lossy(&input.read_bytes()?).into_owned();
                 }
-                (_, kind) => {
-                    let kind = protobuf::rt::WireType::new(kind)
-                        .ok_or_else(|| std::io::Error::other("not a protobuf message"))?;
-                    input.skip_field(kind)?;
-                }
+                (_, kind) => skip(&mut input, kind)?,
             }
         }
         Ok(generic)
@@ -258,6 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn what_the_go_client_sends_for_other_runtimes_is_taken() {
+        // no_pivot_root, terminal (of no use), an empty namespace (the same), no_new_keyring, shim_cgroup, io_uid, io_gid.
+        let bytes = b"\x08\x01\x20\x01\x32\x03net\x40\x01\x4a\x06/shims\x50\xa0\x8d\x06\x58\x07";
+        let any = any("containerd.linux.runc.CreateOptions", bytes.to_vec());
+        assert!(Options::knows(&any));
+        assert_eq!(
+            Options::from_any(Some(&any)).unwrap(),
+            Options {
+                no_pivot_root: true,
+                no_new_keyring: true,
+                shim_cgroup: "/shims".to_owned(),
+                io_uid: 100_000,
+                io_gid: 7,
+                ..Options::default()
+            }
+        );
+    }
+
+    #[test]
     fn nothing_is_the_default() {
         assert_eq!(Options::from_any(None).unwrap(), Options::default());
         let empty = any("", Vec::new());
@@ -280,6 +324,7 @@ mod tests {
         for (kind, bytes) in [
             ("windows.Options", vec![]),
             ("containerd.runc.v1.Options", vec![0xff]),
+            (CREATE, vec![0x52]),
             ("runtimeoptions.v1.Options", vec![0x1a, 0x7f]),
         ] {
             let error = Options::from_any(Some(&any(kind, bytes))).unwrap_err();

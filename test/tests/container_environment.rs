@@ -114,3 +114,27 @@ fn the_server_runs_in_the_containers_own_namespaces_and_control_group() -> Resul
     assert_eq!(limit.context("no memory limit")?.trim(), "268435456");
     Ok(())
 }
+
+#[test]
+fn a_user_namespace_is_kept_and_its_server_maps_the_code_of_the_store() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("mapped", "")?.import(&containerd)?;
+    let map = "0:100000:65536";
+    let mut container = Run::workers(&containerd, &image, "mapped")?
+        .own_network()
+        .options(&["--uidmap", map, "--gidmap", map])
+        .start()?;
+    container.wait_until_listening()?;
+    let pid = container.pid()?;
+    let of = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", pid.as_raw_nonzero()));
+    let fields: Vec<_> = of("uid_map")?
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(fields, ["0", "100000", "65536"]);
+    assert_eq!(status(pid, "Uid:")?, "100000\t100000\t100000\t100000");
+    assert!(of("maps")?.contains("/dev/wws-code/"), "{}", of("maps")?);
+    let port = container.port();
+    container.curl_inside(&format!("http://127.0.0.1:{port}{PROBE}"))?;
+    Ok(())
+}

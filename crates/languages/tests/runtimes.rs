@@ -95,11 +95,16 @@ def worker(request):
         // Time to start the next.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // The start alone takes 35 ms on the fastest machine: one of the requests at least found an instance that waited.
-    assert!(fastest < Duration::from_millis(30), "{fastest:?}");
-    // Waiting instances use no processor, and go when nobody asks.
-    ENGINE.trim();
-    assert!(guest.call(get("/")).await.is_ok());
+    // Waiting instances use no processor, and go when nobody asks. Then a request is as slow as the start of its instance.
+    let mut started = Duration::MAX;
+    for _ in 0..3 {
+        ENGINE.trim();
+        let start = Instant::now();
+        assert!(guest.call(get("/")).await.is_ok());
+        started = started.min(start.elapsed());
+    }
+    // One of the requests at least found an instance that waited.
+    assert!(fastest < started / 2, "{fastest:?}, {started:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
