@@ -168,10 +168,56 @@ pub(crate) fn join(path: &str, pid: u32) -> Result<()> {
     Ok(())
 }
 
+/// Removes the group of a container that an OCI runtime has left which died before it had noted the container, so that its own clearing
+/// up knows nothing of it. A group that is in use stays: the kernel removes empty ones only.
+pub(crate) fn remove_empty(cgroups_path: &str) {
+    remove_below(Path::new(MOUNT), is_unified(), cgroups_path);
+}
+
+fn remove_below(mount: &Path, unified: bool, cgroups_path: &str) {
+    use std::path::Component::Normal;
+    // systemd removes its own.
+    let Ok(below) = Path::new(cgroups_path).strip_prefix("/") else {
+        return;
+    };
+    if below.as_os_str().is_empty() || !below.components().all(|part| matches!(part, Normal(_))) {
+        return;
+    }
+    // Most often there is none.
+    if unified {
+        let _ = fs::remove_dir(mount.join(below));
+        return;
+    }
+    for controller in fs::read_dir(mount).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(controller.path().join(below));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_group_that_was_left_is_removed_where_it_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        for path in ["cpu/ns/c", "memory/ns/c/used", "cpu/other", "ns/c"] {
+            fs::create_dir_all(at(path)).unwrap();
+        }
+        for path in ["", "/", "/ns/../other", "ns/c", "system.slice:p:c"] {
+            remove_below(folder.path(), false, path);
+            assert!(
+                at("cpu/ns/c").exists() && at("cpu/other").exists(),
+                "{path}"
+            );
+        }
+        remove_below(folder.path(), false, "/ns/c");
+        assert!(!at("cpu/ns/c").exists() && at("memory/ns/c/used").exists());
+        assert!(at("ns/c").exists());
+        remove_below(folder.path(), true, "/ns/c");
+        assert!(!at("ns/c").exists());
+    }
 
     const MOUNTS: &str = "\
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct

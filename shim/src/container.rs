@@ -16,7 +16,7 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use tokio::sync::Mutex as Gate;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::code::{Code, Compiling};
 use crate::error::{Error, OnPath, Result};
 use crate::events::Events;
@@ -24,6 +24,7 @@ use crate::options::Options;
 use crate::process::{Phase, Process, Role};
 use crate::reaper::{Exit, Reaper};
 use crate::runc::{self, Runc};
+use crate::spec::Spec;
 use crate::stdio::Wanted;
 use crate::thread::beside;
 use crate::{bundle, log, mount, stats};
@@ -113,7 +114,7 @@ impl Container {
         if let Err(error) = &made {
             // Another's of this name stays.
             if !matches!(error, Error::AlreadyExists(_)) {
-                undo(&shared.reaper, &runc, &request.id).await;
+                undo(&shared.reaper, &runc, &request.id, &bundle).await;
             }
             code.iter().for_each(Code::remove);
             if let Err(error) = unmount(bundle.join("rootfs")).await {
@@ -350,16 +351,20 @@ impl Container {
 }
 
 /// Removes what the OCI runtime made of a container whose creation failed. The first error is the one to tell.
-async fn undo(reaper: &Arc<Reaper>, runc: &Runc, id: &str) {
+async fn undo(reaper: &Arc<Reaper>, runc: &Runc, id: &str, bundle: &Path) {
     for attempt in 1.. {
         let Err(error) = runc.delete(reaper, id).await else {
-            return;
+            break;
         };
         if attempt == UNDO_ATTEMPTS {
-            return log::warning!("clear up after {id}: {error}");
+            log::warning!("clear up after {id}: {error}");
+            break;
         }
         // Where the host has no process left, there may be one soon: the failed runtime's own are ending.
         tokio::time::sleep(UNDO_PAUSE).await;
+    }
+    if let Ok(spec) = Spec::read(bundle) {
+        cgroup::remove_empty(spec.cgroups_path());
     }
 }
 

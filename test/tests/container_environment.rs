@@ -135,6 +135,6 @@ fn a_user_namespace_is_kept_and_its_server_maps_the_code_of_the_store() -> Resul
     assert_eq!(status(pid, "Uid:")?, "100000\t100000\t100000\t100000");
     assert!(of("maps")?.contains("/dev/wws-code/"), "{}", of("maps")?);
     let port = container.port();
-    container.curl_inside(&format!("http://127.0.0.1:{port}{PROBE}"))?;
+    container.curl_inside(&format!("http://127.0.0.1:{port}{PROBE}?log=x"))?;
     Ok(())
 }
