@@ -206,7 +206,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_kernel_gives_notice_of_a_change_once() {
-        let Some(group) = group() else { return };
+        let Some(group) = group() else {
+            eprintln!("!!! NOT TESTED: no control group of version 2 can be made here");
+            return;
+        };
         // Of files with counts, one that a test can change without harm: whether there are processes in the group.
         let mut watch = Watch::of_file(&group.join("cgroup.events"), "populated ").unwrap();
         let limit = Duration::from_secs(10);
