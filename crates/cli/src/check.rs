@@ -9,7 +9,7 @@ use crate::{args::Folder, code, environment, routes};
 
 /// Loads and compiles a project; prints its routes, or all that is wrong with it.
 pub(crate) fn check(folder: &Folder) -> ExitCode {
-    let project = match environment::load(folder, false) {
+    let project = match environment::load(folder, false, None) {
         Ok(project) => project,
         Err(problems) => return failed(&problems),
     };
@@ -30,7 +30,7 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
 
 /// Prints the routes of a project.
 pub(crate) fn routes(folder: &Folder) -> ExitCode {
-    match environment::load(folder, false) {
+    match environment::load(folder, false, None) {
         Ok(project) => {
             warn(&project);
             print!("{}", routes::table(&project));

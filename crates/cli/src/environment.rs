@@ -22,13 +22,23 @@ pub(crate) fn is_in_container() -> bool {
         .is_ok_and(|program| IN_CONTAINER.iter().any(|path| program == Path::new(path)))
 }
 
-/// Loads a folder.
-pub(crate) fn load(folder: &Folder, container: bool) -> Result<Project, Problems> {
+/// Where the shim puts the code of a container's project.
+const CODE: &str = "/dev/wws-code";
+
+/// Loads a folder, whose compiled code may be in the folder `code`.
+pub(crate) fn load(
+    folder: &Folder,
+    container: bool,
+    code: Option<&Path>,
+) -> Result<Project, Problems> {
+    let inside = is_in_container();
+    let code = code.or_else(|| inside.then_some(Path::new(CODE)));
     let options = LoadOptions {
         prefix: folder.prefix.clone(),
         ignore: folder.ignore.clone(),
         env: variables(),
-        container: container || is_in_container(),
+        container: container || inside,
+        hashed: code.map(wws_server::hashed).unwrap_or_default(),
     };
     wws_project::load(&folder.path, &options)
 }

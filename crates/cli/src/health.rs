@@ -19,7 +19,7 @@ pub(crate) fn health(args: &Health) -> ExitCode {
     } else {
         Place::Machine
     };
-    let address = match environment::load(&args.folder.clone().into(), false) {
+    let address = match environment::load(&args.folder.clone().into(), false, None) {
         Ok(project) => reachable(place.address(project.settings())),
         Err(problems) => {
             eprintln!("{problems}");

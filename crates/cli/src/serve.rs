@@ -59,7 +59,11 @@ pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
     if args.install_runtimes && !runtimes::install_missing(&args.folder.path) {
         return ExitCode::FAILURE;
     }
-    let mut project = match environment::load(&args.folder, place == Place::Container) {
+    let mut project = match environment::load(
+        &args.folder,
+        place == Place::Container,
+        args.code.as_deref(),
+    ) {
         Ok(project) => project,
         Err(problems) => return config_error(&problems),
     };

@@ -140,14 +140,19 @@ impl Runtime {
         self.folder().join(&file.filename)
     }
 
-    fn check(&self, root: &Root) -> Option<String> {
+    /// What is wrong with its files. Those in `hashed` are known to have that SHA-256.
+    fn check(&self, root: &Root, hashed: &BTreeMap<PathBuf, String>) -> Option<String> {
         let files = std::iter::once(&self.binary)
             .chain(&self.polyfill)
             .chain(&self.wrapper);
         files.into_iter().find_map(|file| {
             let path = self.file(file);
             let name = path.display();
-            match sha256(root, &path) {
+            let found = match hashed.get(&path) {
+                Some(known) => Ok(known.clone()),
+                None => sha256(root, &path),
+            };
+            match found {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     Some(format!("{name} is missing"))
                 }
@@ -182,13 +187,17 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    pub(crate) fn read(reader: &Reader<'_>, root: &Root) -> Self {
+    pub(crate) fn read(
+        reader: &Reader<'_>,
+        root: &Root,
+        hashed: &BTreeMap<PathBuf, String>,
+    ) -> Self {
         let mut config = Self::default();
         check_version(reader);
         reader.table("server", |table| config.settings.read(table));
         reader.table("limits", |table| config.limits.read(table));
         for mut runtime in runtimes(reader) {
-            runtime.unusable = runtime.check(root);
+            runtime.unusable = runtime.check(root, hashed);
             config.runtimes.push(runtime);
         }
         config

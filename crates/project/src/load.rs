@@ -36,6 +36,8 @@ pub struct LoadOptions {
     pub env: BTreeMap<String, String>,
     /// Whether the folder is in a container, where system folders of `/` hold no workers.
     pub container: bool,
+    /// Files of runtimes, relative to the folder, whose SHA-256 is known already, in lower-case hex: they are not read for that.
+    pub hashed: BTreeMap<PathBuf, String>,
 }
 
 /// Loads a folder.
@@ -73,7 +75,7 @@ pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
         warnings: Vec::new(),
     };
     let config = loading.toml(&opened, Path::new(config::FILE), |document| {
-        document.read(|reader| config::Config::read(reader, &opened))
+        document.read(|reader| config::Config::read(reader, &opened, &BTreeMap::new()))
     });
     match Problems::of(report.into_problems()) {
         Some(problems) => Err(problems),
@@ -167,7 +169,7 @@ impl Loading<'_> {
         let ignore = self.ignore(&options.ignore);
         let mut config = self
             .toml(&root, Path::new(config::FILE), |document| {
-                document.read(|reader| config::Config::read(reader, &root))
+                document.read(|reader| config::Config::read(reader, &root, &options.hashed))
             })
             .unwrap_or_default();
         let mut settings = config.settings;

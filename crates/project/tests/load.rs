@@ -342,6 +342,32 @@ filename = "wrapper.txt"
 "#;
 
 #[test]
+fn a_file_of_a_runtime_that_was_hashed_before_is_not_read_for_that() {
+    let runtime = ".wws/runtimes/wasmlabs/python/3.11.1";
+    let (binary, wrapper) = (
+        format!("{runtime}/python.wasm"),
+        format!("{runtime}/wrapper.txt"),
+    );
+    let dir = folder(&[
+        ("b.py", ""),
+        (".wws.toml", RUNTIME),
+        (&binary, "not what the checksum is of"),
+        (&wrapper, "{source}"),
+    ]);
+    let known = |sha256: &str| LoadOptions {
+        hashed: BTreeMap::from([(binary.clone().into(), sha256.into())]),
+        ..LoadOptions::default()
+    };
+    let wanted = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90";
+    assert!(load(dir.path(), &known(wanted)).is_ok());
+    let error = load(dir.path(), &known(&wanted.replace('9', "8"))).unwrap_err();
+    assert!(
+        error.to_string().contains("python.wasm is damaged"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_runtime_must_be_installed_and_whole() {
     let dir = folder(&[("b.py", ""), (".wws.toml", RUNTIME)]);
     let all = problems(&dir);

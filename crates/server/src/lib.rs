@@ -29,7 +29,7 @@ mod target;
 mod upload;
 
 pub use listen::{Bound, Drained, Server};
-pub use precompile::{Job, Kind, Precompile, Precompiled, compile, compile_here};
+pub use precompile::{Job, Kind, Precompile, Precompiled, compile, compile_here, hashed};
 pub use prepare::{PrepareOptions, prepare};
 
 /// Compiled code that was made before.

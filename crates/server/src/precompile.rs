@@ -1,9 +1,12 @@
 //! Compiles ahead what a folder's containers will need, into a store of compiled code.
 
 use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsString,
     fs,
     io::{self, Read, Write},
-    path::Path,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -97,6 +100,22 @@ pub struct Precompile<'a> {
     pub compile: &'a dyn Fn(Job<'_>, &mut dyn Write) -> io::Result<()>,
 }
 
+/// Ending of a note among the links: its name is the SHA-256 of a file of the folder, whose path it holds.
+const HASHED: &str = ".sha256";
+
+/// The files of a folder that were hashed when its code was compiled ahead, with their SHA-256 in hex; none where there are no `links`.
+#[must_use]
+pub fn hashed(links: &Path) -> BTreeMap<PathBuf, String> {
+    let note = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let sha256 = name.to_str()?.strip_suffix(HASHED)?.to_owned();
+        let path = OsString::from_vec(fs::read(entry.path()).ok()?);
+        Some((path.into(), sha256))
+    };
+    let entries = fs::read_dir(links).into_iter().flatten().flatten();
+    entries.filter_map(note).collect()
+}
+
 /// Where a module is.
 enum Place<'a> {
     /// A file beneath the root.
@@ -175,12 +194,15 @@ impl Precompile<'_> {
         };
         let modules = found.modules.iter().take(MAX_FILES);
         let mut files: Vec<_> = modules.map(|file| (Kind::Module, file.clone())).collect();
+        let mut runtimes = HashSet::new();
         for runtime in found.runtimes.iter().take(MAX_FILES) {
             let kind = match runtime.kit {
                 Some(_) => Kind::Interpreter,
                 None => Kind::Module,
             };
-            files.push((kind, runtime.file(&runtime.binary)));
+            let file = runtime.file(&runtime.binary);
+            runtimes.insert(file.clone());
+            files.push((kind, file));
         }
         let mut left = MAX_BYTES;
         for (kind, file) in &files {
@@ -195,6 +217,9 @@ impl Precompile<'_> {
             };
             let place = Place::File(&root, file);
             self.module(&key, (*kind, place, digest), until, &mut done)?;
+            if runtimes.contains(file) {
+                self.note_hashed(file, &digest)?;
+            }
         }
         if found.javascript {
             let module = JavaScript::module();
@@ -283,6 +308,15 @@ impl Precompile<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Tells the folder's server what it need not hash once more: interpreters are large.
+    fn note_hashed(&self, file: &Path, digest: &[u8; 32]) -> io::Result<()> {
+        let Some(links) = self.links else {
+            return Ok(());
+        };
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(links.join(hex + HASHED), file.as_os_str().as_bytes())
     }
 
     fn link(&self, key: &CodeKey) -> io::Result<()> {
@@ -401,6 +435,31 @@ mod tests {
             fs::metadata(entry).unwrap().permissions().mode() & 0o777,
             0o444
         );
+    }
+
+    #[test]
+    fn a_runtime_that_was_read_to_the_end_is_noted() {
+        let machine = Machine::new(1 << 30);
+        let toml = "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"n\"\nversion = \"1\"\n\
+                    extensions = [\"x\"]\n[repositories.runtimes.binary]\nfilename = \"i.wasm\"\n";
+        let project = machine.project("p", &[(".wws.toml", toml.as_bytes()), ("w.x", b"")]);
+        let folder = project.join(".wws/runtimes/r/n/1");
+        fs::create_dir_all(&folder).unwrap();
+        let wasm = module("interpreter");
+        fs::write(folder.join("i.wasm"), &wasm).unwrap();
+        let links = tempfile::tempdir_in(machine.folder.path()).unwrap();
+        let precompile = Precompile {
+            store: &machine.store,
+            links: Some(links.path()),
+            container: false,
+            compile: &compile_here,
+        };
+        assert!(hashed(links.path()).is_empty());
+        assert_eq!(precompile.run(&project).unwrap(), done(1, 0, 0));
+        let digest = Sha256::digest(&wasm);
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let noted = hashed(links.path());
+        assert_eq!(noted, [(".wws/runtimes/r/n/1/i.wasm".into(), hex)].into());
     }
 
     #[test]
