@@ -181,13 +181,14 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, shared: &Shared) -> Resul
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(head);
+        // Before whoever gets the answer can look.
+        shared.answered.fetch_add(1, Ordering::Relaxed);
         write!(
             tls,
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )?;
         tls.flush()?;
-        shared.answered.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }
