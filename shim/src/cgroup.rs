@@ -168,8 +168,7 @@ pub(crate) fn join(path: &str, pid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Removes the group of a container that an OCI runtime has left which died before it had noted the container, so that its own clearing
-/// up knows nothing of it. A group that is in use stays: the kernel removes empty ones only.
+/// Removes the group of a container. One that is in use stays: the kernel removes empty ones only.
 pub(crate) fn remove_empty(cgroups_path: &str) {
     remove_below(Path::new(MOUNT), is_unified(), cgroups_path);
 }

@@ -10,9 +10,8 @@ use crate::code::Code;
 use crate::error::{Error, Result};
 use crate::reaper::KILLED;
 use crate::runc::{self, Runc};
-use crate::spec::Spec;
 use crate::start::remove_dead;
-use crate::{bundle, cgroup, mount, time};
+use crate::{bundle, mount, time};
 
 /// Clears up, and returns the message that containerd wants to read. What could not be done is told on standard error, which
 /// containerd logs.
@@ -27,10 +26,7 @@ pub(crate) fn delete(args: &Args) -> Result<Vec<u8>> {
         runc.delete_now(&args.id),
         mount::unmount_all(&bundle.join("rootfs")),
     ];
-    // A runtime that died with its shim may have noted nothing of what it had made.
-    if let Ok(spec) = Spec::read(&bundle) {
-        cgroup::remove_empty(spec.cgroups_path());
-    }
+    runc.remove_empty_groups();
     for error in steps.into_iter().filter_map(Result::err) {
         eprintln!("clear up after container {}: {error}", args.id);
     }

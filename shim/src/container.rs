@@ -16,7 +16,7 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use tokio::sync::Mutex as Gate;
 
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::Cgroup;
 use crate::code::{Code, Compiling};
 use crate::error::{Error, OnPath, Result};
 use crate::events::Events;
@@ -24,7 +24,6 @@ use crate::options::Options;
 use crate::process::{Phase, Process, Role};
 use crate::reaper::{Exit, Reaper};
 use crate::runc::{self, Runc};
-use crate::spec::Spec;
 use crate::stdio::Wanted;
 use crate::thread::beside;
 use crate::{bundle, log, mount, stats};
@@ -114,7 +113,7 @@ impl Container {
         if let Err(error) = &made {
             // Another's of this name stays.
             if !matches!(error, Error::AlreadyExists(_)) {
-                undo(&shared.reaper, &runc, &request.id, &bundle).await;
+                undo(&shared.reaper, &runc, &request.id).await;
             }
             code.iter().for_each(Code::remove);
             if let Err(error) = unmount(bundle.join("rootfs")).await {
@@ -351,7 +350,7 @@ impl Container {
 }
 
 /// Removes what the OCI runtime made of a container whose creation failed. The first error is the one to tell.
-async fn undo(reaper: &Arc<Reaper>, runc: &Runc, id: &str, bundle: &Path) {
+async fn undo(reaper: &Arc<Reaper>, runc: &Runc, id: &str) {
     for attempt in 1.. {
         let Err(error) = runc.delete(reaper, id).await else {
             break;
@@ -363,9 +362,7 @@ async fn undo(reaper: &Arc<Reaper>, runc: &Runc, id: &str, bundle: &Path) {
         // Where the host has no process left, there may be one soon: the failed runtime's own are ending.
         tokio::time::sleep(UNDO_PAUSE).await;
     }
-    if let Ok(spec) = Spec::read(bundle) {
-        cgroup::remove_empty(spec.cgroups_path());
-    }
+    runc.remove_empty_groups();
 }
 
 async fn unmount(root: PathBuf) -> Result<()> {

@@ -69,8 +69,7 @@ impl Options {
         let Some(any) = any else {
             return Ok(Self::default());
         };
-        // The name is the part after the last slash; some put a host before it.
-        match any.type_url.rsplit('/').next().unwrap_or_default() {
+        match kind_of(any) {
             "" => Ok(Self::default()),
             kind if RUNC.contains(&kind) => {
                 let options = oci::Options::parse_from_bytes(&any.value)
@@ -92,8 +91,8 @@ impl Options {
 
     /// Whether this is a type of options that we read.
     pub(crate) fn knows(any: &Any) -> bool {
-        let kind = any.type_url.rsplit('/').next().unwrap_or_default();
-        kind == CREATE || [&RUNC[..], &GENERIC[..]].concat().contains(&kind)
+        let kind = kind_of(any);
+        kind == CREATE || RUNC.contains(&kind) || GENERIC.contains(&kind)
     }
 
     fn from_toml(text: &str, source: &str) -> Result<Self> {
@@ -140,7 +139,16 @@ fn create(bytes: &[u8]) -> protobuf::Result<Options> {
     Ok(options)
 }
 
-fn skip(input: &mut CodedInputStream<'_>, kind: u32) -> protobuf::Result<()> {
+/// The name of a type: the part of its address after the last slash, as some put a host before it.
+fn kind_of(any: &Any) -> &str {
+    any.type_url.rsplit('/').next().unwrap_or_default()
+}
+
+/// Leaves out a field of the wire type `kind`.
+///
+/// # Errors
+/// There is no such type, or no such field.
+pub(crate) fn skip(input: &mut CodedInputStream<'_>, kind: u32) -> protobuf::Result<()> {
     let kind = protobuf::rt::WireType::new(kind)
         .ok_or_else(|| std::io::Error::other("not a protobuf message"))?;
     input.skip_field(kind)

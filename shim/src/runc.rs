@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use self::call::die_with_parent;
 use self::call::{Call, Log};
+use crate::cgroup;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::reaper::Reaper;
+use crate::spec::Spec;
 
 /// The folder of the OCI runtime's state, where no option names another. The namespace is added.
 const ROOT: &str = "/run/containerd/wws";
@@ -175,6 +177,14 @@ impl Runc {
         let mut call = self.call("delete");
         call.command.args(["--force", id]);
         call.run_now()
+    }
+
+    /// Removes the control groups that an OCI runtime has made which died before it had noted the container: [`Self::delete`] knows
+    /// nothing of them.
+    pub(crate) fn remove_empty_groups(&self) {
+        if let Ok(spec) = Spec::read(&self.bundle) {
+            cgroup::remove_empty(spec.cgroups_path());
+        }
     }
 
     /// What the OCI runtime can do, in its own JSON; `None` if it cannot say.

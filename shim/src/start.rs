@@ -8,7 +8,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use containerd_shim_protos::protobuf::rt::WireType;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{self, CodedInputStream, Message};
 use rustix::fs::{FlockOperation, Mode, fchmod, flock};
@@ -22,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::args::Args;
 use crate::error::{Error, OnPath, Result};
-use crate::options::Options;
+use crate::options::{self, Options};
 use crate::spec::Spec;
 use crate::{bundle, cgroup};
 
@@ -107,9 +106,7 @@ fn fields(message: &[u8], number: u32) -> protobuf::Result<Vec<Vec<u8>>> {
             found.push(input.read_bytes()?);
             continue;
         }
-        let kind =
-            WireType::new(tag & 7).ok_or_else(|| io::Error::other("not a protobuf message"))?;
-        input.skip_field(kind)?;
+        options::skip(&mut input, tag & 7)?;
     }
     Ok(found)
 }

@@ -13,17 +13,25 @@ pub(crate) fn variables() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Where the shim puts this program in a container.
-const IN_CONTAINER: [&str; 2] = ["/dev/wws", "/.wws/server"];
+/// Where the shim puts this program in a container, and the code of the container's project.
+const IN_CONTAINER: [(&str, &str); 2] = [
+    ("/dev/wws", "/dev/wws-code"),
+    ("/.wws/server", "/.wws/code"),
+];
 
 /// Whether this is a command that was started inside a container.
 pub(crate) fn is_in_container() -> bool {
-    std::env::current_exe()
-        .is_ok_and(|program| IN_CONTAINER.iter().any(|path| program == Path::new(path)))
+    code_of_container().is_some()
 }
 
-/// Where the shim puts the code of a container's project.
-const CODE: &str = "/dev/wws-code";
+/// Where the code of the container's project is, if it was compiled ahead, for a command that was started inside a container.
+fn code_of_container() -> Option<&'static Path> {
+    let program = std::env::current_exe().ok()?;
+    IN_CONTAINER
+        .iter()
+        .find(|(path, _)| program == Path::new(path))
+        .map(|(_, code)| Path::new(code))
+}
 
 /// Loads a folder, whose compiled code may be in the folder `code`.
 pub(crate) fn load(
@@ -31,13 +39,13 @@ pub(crate) fn load(
     container: bool,
     code: Option<&Path>,
 ) -> Result<Project, Problems> {
-    let inside = is_in_container();
-    let code = code.or_else(|| inside.then_some(Path::new(CODE)));
+    let inside = code_of_container();
+    let code = code.or(inside);
     let options = LoadOptions {
         prefix: folder.prefix.clone(),
         ignore: folder.ignore.clone(),
         env: variables(),
-        container: container || inside,
+        container: container || inside.is_some(),
         hashed: code.map(wws_server::hashed).unwrap_or_default(),
     };
     wws_project::load(&folder.path, &options)

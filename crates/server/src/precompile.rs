@@ -1,7 +1,7 @@
 //! Compiles ahead what a folder's containers will need, into a store of compiled code.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     ffi::OsString,
     fs,
     io::{self, Read, Write},
@@ -193,19 +193,18 @@ impl Precompile<'_> {
             ..Precompiled::default()
         };
         let modules = found.modules.iter().take(MAX_FILES);
-        let mut files: Vec<_> = modules.map(|file| (Kind::Module, file.clone())).collect();
-        let mut runtimes = HashSet::new();
+        let mut files: Vec<_> = modules
+            .map(|file| (Kind::Module, file.clone(), false))
+            .collect();
         for runtime in found.runtimes.iter().take(MAX_FILES) {
             let kind = match runtime.kit {
                 Some(_) => Kind::Interpreter,
                 None => Kind::Module,
             };
-            let file = runtime.file(&runtime.binary);
-            runtimes.insert(file.clone());
-            files.push((kind, file));
+            files.push((kind, runtime.file(&runtime.binary), true));
         }
         let mut left = MAX_BYTES;
-        for (kind, file) in &files {
+        for (kind, file, of_runtime) in &files {
             // Read to its end, whatever the project says of it: code is for those who have the module.
             let Some(digest) = digest(&root, file, &mut left) else {
                 done.left += 1;
@@ -217,7 +216,7 @@ impl Precompile<'_> {
             };
             let place = Place::File(&root, file);
             self.module(&key, (*kind, place, digest), until, &mut done)?;
-            if runtimes.contains(file) {
+            if *of_runtime {
                 self.note_hashed(file, &digest)?;
             }
         }
