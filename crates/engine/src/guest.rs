@@ -16,7 +16,7 @@ use crate::{
     guest_log::GuestLog,
     host::Host,
     kv_view::KvView,
-    lane::{Habit, Laned, Looks, Usage},
+    lane::{CpuMeter, Habit, Laned, Usage},
     memory::with_image,
     protocol,
     snapshot::{Boxed, ProgramError, Snapshot},
@@ -187,20 +187,23 @@ impl Inner {
             refused: None,
         };
         let log = GuestLog::new(self.name.clone(), request_id, limits.log);
-        let host = Host::new(self.clone(), stdin, log, quota);
+        let cpu = CpuMeter::new(usage, cpu_time);
+        let host = Host::new(self.clone(), stdin, log, quota, cpu);
         let mut store = Store::new(engine.wasmtime(), host);
         store.limiter(|host| &mut host.quota);
         // The first tick may be about to come: a guest has at least one whole tick before it is looked at.
         store.set_epoch_deadline(2);
-        let mut looks = Looks::default();
-        store.epoch_deadline_callback(move |_| {
-            if !usage.tick(&mut looks) {
-                return Ok(UpdateDeadline::Continue(1));
-            }
-            if usage.cpu() > cpu_time {
+        store.epoch_deadline_callback(|mut store| {
+            let cpu = &mut store.data_mut().cpu;
+            let gives_way = cpu.tick();
+            if cpu.is_over() {
                 return Err(wasmtime::Error::new(Stop::CpuTime));
             }
-            Ok(UpdateDeadline::Yield(1))
+            Ok(if gives_way {
+                UpdateDeadline::Yield(1)
+            } else {
+                UpdateDeadline::Continue(1)
+            })
         });
         Ok(store)
     }
@@ -489,7 +492,7 @@ impl Guest {
                 call.request_id.clone(),
             )
             .await?;
-        store.data_mut().start = snapshot.start;
+        store.data_mut().clocks.resume(snapshot.clocks);
         store.data_mut().kv = kv;
         let _running = self.engine.ticker().run();
         let answered = match snapshot.restore(store, usage).await {

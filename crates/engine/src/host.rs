@@ -1,16 +1,24 @@
 //! A call's side of the host: what the functions that a guest imports work on.
 
-use std::{any::Any, future::Future, sync::Arc, time::Instant};
+use std::{any::Any, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use wasmtime::Memory;
+use wasmtime::{AsContextMut, Memory};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView, p1::WasiP1Ctx};
 use wws_outbound::ErrorKind;
 
 use crate::{
-    Channel, GuestLimits, ahead::Awaited, budget::Quota, folders::Folders, guest::Inner,
-    guest_log::GuestLog, kv_view::KvView,
+    Channel, GuestLimits,
+    ahead::Awaited,
+    budget::Quota,
+    clocks::Clocks,
+    error::Stop,
+    folders::Folders,
+    guest::Inner,
+    guest_log::GuestLog,
+    kv_view::KvView,
+    lane::{CpuMeter, Wait},
 };
 
 /// State of one call.
@@ -30,13 +38,28 @@ pub struct Host {
     pub(crate) quota: Quota,
     /// Outgoing HTTP requests that are left.
     pub(crate) http_calls: u32,
-    pub(crate) start: Instant,
+    pub(crate) clocks: Clocks,
+    pub(crate) cpu: CpuMeter,
     wasi: Option<Box<WasiP1Ctx>>,
     pub(crate) kv: Option<KvView>,
     program: Option<Box<dyn Any + Send>>,
     pub(crate) channel: Option<Arc<dyn Channel>>,
     /// The next look at a clock ends the run.
     pub(crate) suspended: bool,
+}
+
+/// Notes that a guest waited: that time is no CPU time of its own.
+pub(crate) fn waited(mut context: impl AsContextMut<Data = Host>, wait: Option<Wait>) {
+    let Some(wait) = wait else {
+        return;
+    };
+    let mut store = context.as_context_mut();
+    let host = store.data_mut();
+    host.clocks.waited(wait.time);
+    host.cpu.waited(&wait);
+    // It has a whole tick before it is looked at, unless it is to end now.
+    let ticks = if host.cpu.is_over() { 0 } else { 2 };
+    store.set_epoch_deadline(ticks);
 }
 
 /// An outgoing request that failed, as a guest may see it.
@@ -58,7 +81,13 @@ impl HttpFailure {
 }
 
 impl Host {
-    pub(crate) fn new(guest: Arc<Inner>, stdin: Vec<u8>, log: GuestLog, quota: Quota) -> Self {
+    pub(crate) fn new(
+        guest: Arc<Inner>,
+        stdin: Vec<u8>,
+        log: GuestLog,
+        quota: Quota,
+        cpu: CpuMeter,
+    ) -> Self {
         Self {
             http_calls: guest.limits.http_calls,
             guest,
@@ -70,7 +99,8 @@ impl Host {
             closed: [false; 3],
             memory: None,
             quota,
-            start: Instant::now(),
+            clocks: Clocks::new(),
+            cpu,
             wasi: None,
             kv: None,
             program: None,
@@ -82,11 +112,19 @@ impl Host {
     /// State of `wasmtime-wasi`, made when first asked for: most guests never do.
     pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
         self.wasi.get_or_insert_with(|| {
-            let mut wasi = WasiCtxBuilder::new().build_p1();
+            let mut wasi = WasiCtxBuilder::new()
+                .monotonic_clock(self.clocks)
+                .wall_clock(self.clocks)
+                .build_p1();
             // The folders were opened once, at start.
             *WasiView::ctx(&mut wasi).ctx.filesystem() = self.guest.files.clone();
             Box::new(wasi)
         })
+    }
+
+    /// Whether `wasmtime-wasi` was asked for anything yet.
+    pub(crate) fn has_wasi(&self) -> bool {
+        self.wasi.is_some()
     }
 
     /// What a [`Program`](crate::Program) keeps for this call: nothing but what [`Self::set_state`] was given.
@@ -107,8 +145,21 @@ impl Host {
 
     /// Time since the call began; what was snapshotted continues the snapshot's own time.
     #[must_use]
-    pub fn elapsed(&self) -> std::time::Duration {
-        self.start.elapsed()
+    pub fn elapsed(&self) -> Duration {
+        self.clocks.elapsed()
+    }
+
+    /// Lets other guests have a turn in the middle of work that is done for this one, and counts that work as its CPU time.
+    ///
+    /// # Errors
+    /// It used more CPU time than it may.
+    pub async fn give_way(&mut self) -> wasmtime::Result<()> {
+        self.cpu.worked();
+        if self.cpu.is_over() {
+            return Err(wasmtime::Error::new(Stop::CpuTime));
+        }
+        tokio::task::yield_now().await;
+        Ok(())
     }
 
     /// Writes to the guest's log, of which a call may write `limits.log` bytes.

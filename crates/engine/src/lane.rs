@@ -5,15 +5,15 @@
 //! (`priority`).
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     thread::ThreadId,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -40,7 +40,7 @@ impl Usage {
     /// when it was found twice and ran for most of the time between.
     pub(crate) fn tick(&self, looks: &mut Looks) -> bool {
         if !self.slow.load(Ordering::Relaxed) {
-            let (thread, now) = (std::thread::current().id(), thread_time());
+            let (thread, now) = thread_and_time();
             match looks.0 {
                 Some((same, before)) if same == thread => {
                     let ran = now.saturating_sub(before);
@@ -92,9 +92,96 @@ impl Usage {
     }
 }
 
-/// Where and when ticks found a guest: its thread, and that thread's CPU time.
+/// Where and when a guest was last measured: its thread, and that thread's CPU time.
 #[derive(Default)]
 pub(crate) struct Looks(Option<(ThreadId, Duration)>);
+
+/// Measures the CPU time of one instance, at ticks and between its waits, against its limit.
+pub(crate) struct CpuMeter {
+    usage: Arc<Usage>,
+    looks: Looks,
+    limit: Duration,
+}
+
+impl CpuMeter {
+    pub(crate) fn new(usage: Arc<Usage>, limit: Duration) -> Self {
+        Self {
+            usage,
+            looks: Looks::default(),
+            limit,
+        }
+    }
+
+    /// A tick of the clock found the guest running. Says whether it gives way.
+    pub(crate) fn tick(&mut self) -> bool {
+        self.usage.tick(&mut self.looks)
+    }
+
+    /// What was measured until now does not count.
+    pub(crate) fn restart(&mut self) {
+        self.looks = Looks::default();
+    }
+
+    /// The guest used more CPU time than it may.
+    pub(crate) fn is_over(&self) -> bool {
+        self.usage.cpu() > self.limit
+    }
+
+    /// The guest waited. What its thread did meanwhile was done for others.
+    pub(crate) fn waited(&mut self, wait: &Wait) {
+        if self.usage.slow.load(Ordering::Relaxed) {
+            return;
+        }
+        self.add_until(wait.began_at);
+        self.looks.0 = Some(thread_and_time());
+    }
+
+    /// The host did something for the guest, which counts as the guest's CPU time.
+    pub(crate) fn worked(&mut self) {
+        if !self.usage.slow.load(Ordering::Relaxed) {
+            let now = thread_and_time();
+            self.add_until(now);
+            self.looks.0 = Some(now);
+        }
+    }
+
+    fn add_until(&mut self, (thread, until): (ThreadId, Duration)) {
+        if let Some((same, from)) = self.looks.0
+            && same == thread
+        {
+            self.usage.add(until.saturating_sub(from));
+            // Many short runs are a long one.
+            if self.usage.cpu() >= 2 * TICK {
+                self.usage.yielded.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// A time in which a guest waited for something outside of it.
+pub(crate) struct Wait {
+    pub(crate) time: Duration,
+    /// The thread that it left, and that thread's CPU time then.
+    began_at: (ThreadId, Duration),
+}
+
+/// Runs `future` and says how long it waited; `None`: it did not.
+pub(crate) async fn measure_wait<F: Future>(future: F) -> (F::Output, Option<Wait>) {
+    let mut future = pin!(future);
+    // What is there already costs nothing.
+    let first = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    if let Poll::Ready(output) = first {
+        return (output, None);
+    }
+    let (began, began_at) = (Instant::now(), thread_and_time());
+    let output = future.await;
+    let time = began.elapsed();
+    (output, Some(Wait { time, began_at }))
+}
+
+fn thread_and_time() -> (ThreadId, Duration) {
+    (std::thread::current().id(), thread_time())
+}
 
 /// CPU time of this thread.
 fn thread_time() -> Duration {
@@ -332,6 +419,34 @@ mod tests {
             std::thread::sleep(TICK);
         }
         assert_eq!(usage.cpu(), Duration::ZERO);
+    }
+
+    fn compute(time: Duration) {
+        let start = thread_time();
+        while thread_time() - start < time {}
+    }
+
+    #[tokio::test]
+    async fn time_of_others_during_a_wait_is_not_counted() {
+        let usage = Arc::new(Usage::default());
+        let mut meter = CpuMeter::new(usage.clone(), Duration::from_millis(100));
+        assert!(!meter.tick());
+        compute(2 * TICK);
+        let mut polled = false;
+        let ((), wait) = measure_wait(poll_fn(|context| {
+            if std::mem::replace(&mut polled, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }))
+        .await;
+        let wait = wait.unwrap();
+        compute(Duration::from_millis(200));
+        meter.waited(&wait);
+        assert!(usage.cpu() < Duration::from_millis(50), "{:?}", usage.cpu());
+        assert!(!meter.is_over());
+        assert!(usage.yielded.load(Ordering::Relaxed));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod ahead;
 mod budget;
 mod channel;
+mod clocks;
 mod code_cache;
 mod engine;
 mod error;

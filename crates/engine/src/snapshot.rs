@@ -20,13 +20,14 @@ use wasmtime::{
 
 use crate::{
     Call, CallError, CodeCache, CodeKey, Guest, GuestSpec, LoadError,
+    clocks::SavedClocks,
     code_cache::Found,
     engine::{Engine, check_header},
     error::{Stop, one_line},
     guest::Inner,
-    host::Host,
+    host::{self, Host},
     image_of::WASM_PAGE,
-    lane::Usage,
+    lane::{Usage, measure_wait},
     memory::{Image, with_image},
     state_of,
 };
@@ -86,8 +87,8 @@ pub(crate) struct Snapshot {
     /// Bytes of memory that an instance starts with.
     pub(crate) memory: u64,
     globals: Vec<(ModuleExport, Value)>,
-    /// Clocks that count from the start go on from here.
-    pub(crate) start: Instant,
+    /// The clocks of calls go on from here.
+    pub(crate) clocks: SavedClocks,
     pub(crate) program: Arc<dyn Program>,
 }
 
@@ -196,14 +197,8 @@ impl Vm {
 
     /// Waits for something outside of the instance. That time is no CPU time of the guest's.
     pub async fn wait<F: Future>(&mut self, future: F) -> F::Output {
-        let mut future = pin!(future);
-        // What is there already costs nothing.
-        let ready = poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context))).await;
-        if let std::task::Poll::Ready(output) = ready {
-            return output;
-        }
-        let output = future.await;
-        self.store.as_context_mut().set_epoch_deadline(2);
+        let (output, wait) = measure_wait(future).await;
+        host::waited(&mut self.store, wait);
         output
     }
 
@@ -316,7 +311,6 @@ impl Interpreter {
             )
             .await
             .map_err(fail)?;
-        let start = store.data().start;
         let mut vm = self
             .instance(store, &self.0.image, usage)
             .await
@@ -363,7 +357,7 @@ impl Interpreter {
                 image,
                 memory: bytes,
                 globals,
-                start,
+                clocks: vm.host().clocks.save(),
                 program,
             },
         ))

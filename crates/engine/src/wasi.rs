@@ -5,17 +5,20 @@
 //!
 //! Source: `wasi_snapshot_preview1.witx`.
 
-use std::{
-    future::poll_fn,
-    sync::atomic::Ordering,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::sync::atomic::Ordering;
 
 use wasmtime::{AsContextMut, Caller, Linker, Memory, Result};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as files;
 use wiggle::GuestMemory;
 
-use crate::{ahead::Awaited, error::Stop, host::Host, random};
+use crate::{
+    ahead::Awaited,
+    clocks::{self, ClockId},
+    error::Stop,
+    host::{self, Host},
+    lane::measure_wait,
+    random,
+};
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
@@ -29,6 +32,9 @@ const SPIPE: i32 = 70;
 
 /// Buffers of one read or write.
 const MAX_VECTORS: u32 = 1024;
+
+/// What one `poll_oneoff` may wait for.
+const MAX_SUBSCRIPTIONS: u32 = 1024;
 
 /// Fuel for copying into the host within one call of a file function, in bytes: `wasmtime-wasi`'s own default.
 const FUEL: usize = 128 << 20;
@@ -125,8 +131,14 @@ fn read_stdin(caller: &mut Caller<'_, Host>, vectors: u32, count: u32, read: u32
 /// An instance that was started ahead waits here for its request.
 async fn wait_for_stdin(caller: &mut Caller<'_, Host>, awaited: Awaited) -> Result<()> {
     awaited.waits.store(true, Ordering::Relaxed);
-    let input = awaited.input.await?;
+    let (input, wait) = measure_wait(awaited.input).await;
+    let input = input?;
     let host = caller.data_mut();
+    if let Some(wait) = wait {
+        host.clocks.waited(wait.time);
+    }
+    // What it did before is nobody's request.
+    host.cpu.restart();
     host.stdin = input.stdin;
     host.log.set_request(input.request_id);
     caller.as_context_mut().set_epoch_deadline(2);
@@ -222,21 +234,9 @@ async fn write_channel(
     let Some(channel) = caller.data().channel.clone().filter(|_| code == SUCCESS) else {
         return Ok(code);
     };
-    let mut waited = false;
-    {
-        let mut writing = channel.written(caller.data_mut(), bytes);
-        poll_fn(|context| {
-            let polled = writing.as_mut().poll(context);
-            waited |= polled.is_pending();
-            polled
-        })
-        .await?;
-    }
-    if waited {
-        // That time is no CPU time of the guest's.
-        caller.as_context_mut().set_epoch_deadline(2);
-    }
-    Ok(SUCCESS)
+    let (result, wait) = measure_wait(channel.written(caller.data_mut(), bytes)).await;
+    host::waited(caller, wait);
+    result.map(|()| SUCCESS)
 }
 
 /// `fdstat` of a standard stream: what it is, and the right to read or to write.
@@ -267,7 +267,21 @@ macro_rules! files {
         let (bytes, host) = memory.data_and_store_mut(&mut $caller);
         let wasi = host.wasi();
         files::WasiSnapshotPreview1::set_hostcall_fuel(wasi, FUEL);
-        files::$name(wasi, &mut GuestMemory::Unshared(bytes), $($arg),*).await
+        let mut memory = GuestMemory::Unshared(bytes);
+        let (result, wait) = measure_wait(files::$name(wasi, &mut memory, $($arg),*)).await;
+        host::waited(&mut $caller, wait);
+        result
+    }};
+}
+
+/// The same for a call that does not wait. It knows which descriptors were closed since the start.
+macro_rules! files_at_once {
+    ($caller:ident, $name:ident, $($arg:expr),*) => {{
+        let memory = memory_of(&mut $caller)?;
+        let (bytes, host) = memory.data_and_store_mut(&mut $caller);
+        let wasi = host.wasi();
+        files::WasiSnapshotPreview1::set_hostcall_fuel(wasi, FUEL);
+        files::$name(wasi, &mut GuestMemory::Unshared(bytes), $($arg),*)
     }};
 }
 
@@ -456,6 +470,9 @@ fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
         MODULE,
         "fd_prestat_get",
         |mut caller: Caller<'_, Host>, fd: i32, at: u32| {
+            if caller.data().has_wasi() {
+                return files_at_once!(caller, fd_prestat_get, fd, at as i32);
+            }
             with_memory(&mut caller, |memory, host| {
                 let Some(name) = host.guest.folder_name(fd) else {
                     return Some(BADF);
@@ -471,6 +488,9 @@ fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
         MODULE,
         "fd_prestat_dir_name",
         |mut caller: Caller<'_, Host>, fd: i32, at: u32, len: u32| {
+            if caller.data().has_wasi() {
+                return files_at_once!(caller, fd_prestat_dir_name, fd, at as i32, len as i32);
+            }
             with_memory(&mut caller, |memory, host| {
                 let Some(name) = host.guest.folder_name(fd) else {
                     return Some(BADF);
@@ -490,18 +510,47 @@ fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
             if caller.data().suspended {
                 return Err(wasmtime::Error::new(Stop::Suspended));
             }
-            let time = match id {
-                0 => SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default(),
-                // Monotonic, and the two of CPU time: all count from the call's start.
-                1..=3 => Instant::now().saturating_duration_since(caller.data().start),
-                _ => return Ok(INVAL),
+            let Some(id) = ClockId::new(id) else {
+                return Ok(INVAL);
             };
-            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            let time = clocks::nanoseconds(caller.data().clocks.time(id));
             with_memory(&mut caller, |memory, _| {
-                put(memory, at, &nanos.to_le_bytes())?;
+                put(memory, at, &time.to_le_bytes())?;
                 Some(SUCCESS)
+            })
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "clock_res_get",
+        |mut caller: Caller<'_, Host>, id: i32, at: u32| {
+            if ClockId::new(id).is_none() {
+                return Ok(INVAL);
+            }
+            let step = clocks::nanoseconds(clocks::RESOLUTION);
+            with_memory(&mut caller, |memory, _| {
+                put(memory, at, &step.to_le_bytes())?;
+                Some(SUCCESS)
+            })
+        },
+    )?;
+    // It waits for the clocks of `Host::wasi`, which are those of `clock_time_get`.
+    linker.func_wrap_async(
+        MODULE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, Host>, (from, to, count, events): (u32, u32, u32, u32)| {
+            Box::new(async move {
+                if count > MAX_SUBSCRIPTIONS {
+                    return Ok(INVAL);
+                }
+                files!(
+                    caller,
+                    poll_oneoff,
+                    from as i32,
+                    to as i32,
+                    count as i32,
+                    events as i32
+                )
             })
         },
     )?;

@@ -1,0 +1,108 @@
+//! All functions that tell a guest the time, or wait for a time, have the same clocks.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use wws_engine::{
+    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedFolder,
+};
+
+const GUEST: &str = include_str!("guests/clocks.wat");
+
+fn guest(does: &str, folders: Vec<PreopenedFolder>) -> Guest {
+    let engine = Engine::new(&EngineOptions {
+        memory: 256 << 20,
+        concurrency: 64,
+    })
+    .unwrap();
+    let module = engine.compile(&wat::parse_str(GUEST).unwrap()).unwrap();
+    let spec = GuestSpec {
+        name: does.into(),
+        env: vec![],
+        args: vec![does.into()],
+        folders,
+        kv: None,
+        http: None,
+        limits: GuestLimits {
+            memory: 8 << 20,
+            table_elements: 1000,
+            cpu_time: Duration::from_secs(1),
+            wall_time: Duration::from_secs(30),
+            output: 64 << 10,
+            log: 16 << 10,
+            http_calls: 5,
+        },
+    };
+    engine.guest(&module, spec).unwrap()
+}
+
+async fn run(guest: &Guest) -> Result<(), CallError> {
+    let call = Call {
+        request: http::Request::get("http://localhost/")
+            .body(Bytes::new())
+            .unwrap(),
+        params: vec![],
+        request_id: "r".into(),
+    };
+    guest.call(call).await.map(|response| {
+        assert_eq!(response.body().as_ref(), b"hello");
+    })
+}
+
+#[tokio::test]
+async fn absolute_monotonic_deadline_is_met_after_work() {
+    run(&guest("monotonic", vec![])).await.unwrap();
+}
+
+#[tokio::test]
+async fn absolute_realtime_deadline_is_met_after_work() {
+    run(&guest("realtime", vec![])).await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_is_no_cpu_time() {
+    run(&guest("cpu", vec![])).await.unwrap();
+}
+
+#[tokio::test]
+async fn clocks_have_a_step_and_unknown_ones_are_invalid() {
+    run(&guest("steps", vec![])).await.unwrap();
+}
+
+#[tokio::test]
+async fn closed_directory_is_no_longer_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = PreopenedFolder {
+        dir: std::fs::File::open(dir.path()).unwrap(),
+        to: "/data".into(),
+    };
+    run(&guest("directory", vec![folder])).await.unwrap();
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn waiting_holds_no_thread() {
+    let guest = guest("wait", vec![]);
+    let start = Instant::now();
+    let calls: Vec<_> = (0..30)
+        .map(|_| {
+            let guest = guest.clone();
+            tokio::spawn(async move { run(&guest).await })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    // One after the other they would take nine seconds.
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn work_between_short_waits_ends_at_the_cpu_limit() {
+    let error = run(&guest("loop", vec![])).await.unwrap_err();
+    assert!(matches!(error, CallError::CpuTime(_)), "{error}");
+}
