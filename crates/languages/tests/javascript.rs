@@ -410,7 +410,8 @@ async fn redirects_are_followed_given_or_refused() {
             const followed = await fetch(`${TARGET}/a`);
             const manual = await fetch(`${TARGET}/a`, { redirect: "manual" });
             const refused = await fetch(`${TARGET}/a`, { redirect: "error" }).catch((error) => error.name);
-            return new Response([followed.status, await followed.text(), manual.status, manual.headers.get("location"), refused].join());
+            const paths = [followed, manual].map((response) => new URL(response.url).pathname);
+            return new Response([followed.status, await followed.text(), manual.status, manual.headers.get("location"), refused, ...paths].join());
         }"#,
     )]);
     let mut spec = spec();
@@ -419,7 +420,32 @@ async fn redirects_are_followed_given_or_refused() {
     let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
     spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
     let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
-    assert_eq!(response.body(), "200,b,302,/b,TypeError");
+    assert_eq!(response.body(), "200,b,302,/b,TypeError,/b,/a");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_too_many_headers_is_refused() {
+    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
+    let address = redirecting().await;
+    let project = Project::new(&[(
+        "w.js",
+        r#"export default async () => {
+            const lines = (count) => Array.from({ length: count }, (_, n) => [`x-${n}`, "y"]);
+            const send = (headers) => fetch(`${TARGET}/b`, { headers }).then((answer) => answer.text(), (error) => error.message);
+            return new Response([await send(lines(40)), await send(lines(40000)), await send({ x: "y".repeat(1 << 16) })].join("; "));
+        }"#,
+    )]);
+    let mut spec = spec();
+    spec.env = vec![("TARGET".into(), format!("http://{address}"))];
+    let hosts = [address.to_string()];
+    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
+    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
+    assert_eq!(
+        response.body(),
+        "b; fetch failed: the request has more than 1024 headers; \
+         fetch failed: the headers of the request have more than 65536 bytes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

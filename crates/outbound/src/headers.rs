@@ -31,19 +31,67 @@ const OF_CLIENT: [HeaderName; 4] = [
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("wws/", env!("CARGO_PKG_VERSION")));
 
-/// Bytes of the fields that a guest may send: servers take a quarter of it at most.
-const MAX_FIELDS: usize = 64 << 10;
+/// Bytes of the header lines that a guest may send: servers take a quarter of it at most.
+const MAX_BYTES: usize = 64 << 10;
 
-/// A guest's fields without those that are not its own, and with defaults.
+/// Header lines that a guest may send.
+const MAX_LINES: usize = 1024;
+
+/// Counts header lines against what may be sent.
+#[derive(Default)]
+struct Size {
+    lines: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, name: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.lines += 1;
+        self.bytes += name.len() + value.len();
+        if self.lines > MAX_LINES {
+            return Err(Error::invalid(format!(
+                "the request has more than {MAX_LINES} headers"
+            )));
+        }
+        if self.bytes > MAX_BYTES {
+            return Err(Error::invalid(format!(
+                "the headers of the request have more than {MAX_BYTES} bytes"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Makes the headers of a request from names and values, of which a guest may give any.
+///
+/// # Errors
+/// A name or a value is not valid, or there are more than a request may have: 1024 lines, 64 KiB.
+pub fn header_map<'a>(
+    lines: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+) -> Result<HeaderMap, Error> {
+    let mut headers = HeaderMap::new();
+    let mut size = Size::default();
+    for (name, value) in lines {
+        size.add(name, value)?;
+        let name = HeaderName::from_bytes(name).map_err(|_| {
+            let name = String::from_utf8_lossy(name);
+            Error::invalid(format!("{name:?} is not the name of a header"))
+        })?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| {
+            Error::invalid(format!("the value of the header `{name}` is not valid"))
+        })?;
+        headers
+            .try_append(name, value)
+            .map_err(|_| Error::invalid("the request has too many headers"))?;
+    }
+    Ok(headers)
+}
+
+/// A guest's headers without those that are not its own, and with defaults.
 pub(crate) fn of_request(mut headers: HeaderMap) -> Result<HeaderMap, Error> {
-    let size: usize = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .sum();
-    if size > MAX_FIELDS {
-        return Err(Error::invalid(format!(
-            "the headers have {size} bytes: {MAX_FIELDS} may be sent"
-        )));
+    let mut size = Size::default();
+    for (name, value) in &headers {
+        size.add(name.as_str().as_bytes(), value.as_bytes())?;
     }
     strip_connection(&mut headers);
     for name in &OF_CLIENT {
@@ -127,10 +175,40 @@ mod tests {
     #[test]
     fn too_much_is_refused() {
         let mut headers = HeaderMap::new();
-        headers.insert("x", "y".repeat(MAX_FIELDS - 1).parse().expect("value"));
+        headers.insert("x", "y".repeat(MAX_BYTES - 1).parse().expect("value"));
         of_request(headers.clone()).expect("just fits");
         headers.insert("z", HeaderValue::from_static(""));
         let error = of_request(headers).expect_err("one too many");
-        assert!(error.message.contains("65537 bytes"), "{error}");
+        assert!(error.message.contains("more than 65536 bytes"), "{error}");
+    }
+
+    fn map(lines: &[(String, String)]) -> Result<HeaderMap, Error> {
+        header_map(lines.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())))
+    }
+
+    #[test]
+    fn builds_headers_within_bounds() {
+        let lines = |count: usize| -> Vec<(String, String)> {
+            (0..count).map(|n| (format!("x-{n}"), "y".into())).collect()
+        };
+        assert_eq!(map(&lines(MAX_LINES)).expect("just fits").len(), MAX_LINES);
+        // `HeaderMap` itself panics above 32768 different names.
+        for count in [MAX_LINES + 1, 40_000] {
+            let error = map(&lines(count)).expect_err("too many");
+            assert!(error.message.contains("more than 1024 headers"), "{error}");
+        }
+        let same = vec![("x".to_owned(), "y".to_owned()); MAX_LINES + 1];
+        map(&same).expect_err("lines of one name count, too");
+        let large = [("x".to_owned(), "y".repeat(MAX_BYTES))];
+        let error = map(&large).expect_err("too large");
+        assert!(error.message.contains("more than 65536 bytes"), "{error}");
+    }
+
+    #[test]
+    fn names_the_header_that_is_not_valid() {
+        let error = map(&[("b d".into(), String::new())]).expect_err("name");
+        assert!(error.message.contains("\"b d\" is not the name"), "{error}");
+        let error = map(&[("X-A".into(), "a\nb".into())]).expect_err("value");
+        assert!(error.message.contains("header `x-a`"), "{error}");
     }
 }

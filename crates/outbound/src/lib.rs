@@ -30,6 +30,7 @@ mod system;
 
 pub use client::{AnsweredBy, Client, ClientOptions, Connections, KeepRedirects};
 pub use error::{Error, ErrorKind};
+pub use headers::header_map;
 pub use overrides::{OverrideError, Overrides};
 pub use policy::{Policy, PolicyError, PolicyLimits};
 pub use resolve::Dns;

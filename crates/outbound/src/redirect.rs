@@ -1,5 +1,7 @@
 //! Where an answer sends a request on to, and what goes along.
 
+use std::borrow::Cow;
+
 use http::{
     HeaderMap, Method, StatusCode,
     header::{self, HeaderName},
@@ -39,10 +41,10 @@ pub(crate) fn next(
     from: &Url,
     method: &Method,
 ) -> Result<Option<Hop>, Error> {
+    // Fetch standard, HTTP-redirect fetch: which methods become GET and lose the body.
     let again = match status {
-        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => {
-            *method == Method::GET || *method == Method::HEAD
-        }
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => *method != Method::POST,
+        StatusCode::SEE_OTHER => *method == Method::GET || *method == Method::HEAD,
         StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
         _ => return Ok(None),
     };
@@ -51,8 +53,12 @@ pub(crate) fn next(
     };
     let host = from.host_str().unwrap_or_default();
     let wrong = |what: &str| Error::internal(format!("`{host}` redirects to {what}"));
-    let location = std::str::from_utf8(location.as_bytes()).map_err(|_| wrong("what is no URL"))?;
-    let mut url = from.join(location).map_err(|_| wrong("what is no URL"))?;
+    // Bytes beyond ASCII are UTF-8 in practice; what is not is Latin-1.
+    let location = match std::str::from_utf8(location.as_bytes()) {
+        Ok(text) => text.into(),
+        Err(_) => Cow::from_iter(location.as_bytes().iter().map(|byte| *byte as char)),
+    };
+    let mut url = from.join(&location).map_err(|_| wrong("what is no URL"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(wrong("a URL with a user name or password"));
     }
@@ -106,7 +112,15 @@ mod tests {
     fn methods_and_bodies() {
         for (status, method, expected, body) in [
             (301, Method::POST, Method::GET, false),
-            (302, Method::PUT, Method::GET, false),
+            (302, Method::POST, Method::GET, false),
+            (301, Method::PUT, Method::PUT, true),
+            (302, Method::PUT, Method::PUT, true),
+            (301, Method::PATCH, Method::PATCH, true),
+            (302, Method::DELETE, Method::DELETE, true),
+            (301, Method::HEAD, Method::HEAD, true),
+            (302, Method::OPTIONS, Method::OPTIONS, true),
+            (303, Method::POST, Method::GET, false),
+            (303, Method::PUT, Method::GET, false),
             (303, Method::DELETE, Method::GET, false),
             (303, Method::HEAD, Method::HEAD, true),
             (302, Method::GET, Method::GET, true),

@@ -17,7 +17,7 @@
     const status = Number(list[0]);
     if (request.redirect === "error" && REDIRECTS.includes(status)) throw new TypeError(`fetch failed: ${request.url} redirects`);
     const empty = status === 204 || status === 205 || status === 304;
-    const response = new Response(null, { status: status < 200 || status > 599 ? 502 : status, headers: flat.of(list, 2) });
+    const response = new Response(null, { status: status < 200 || status > 599 ? 502 : status, headers: flat.of(list, 3) });
     return with_(response, empty ? null : bytes, list[1]);
   };
   const aborted = (signal) => new Promise((_, reject) => {

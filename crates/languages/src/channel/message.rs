@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use wws_engine::{Call, wasmtime::Result};
+use wws_engine::{AnsweredBy, Call, wasmtime::Result};
 
 use super::broken;
 
@@ -72,6 +72,8 @@ struct Request<'a> {
 #[derive(Serialize)]
 struct Response<'a> {
     status: u16,
+    url: &'a str,
+    redirected: bool,
     headers: Vec<(&'a str, Cow<'a, str>)>,
     body: usize,
 }
@@ -107,10 +109,13 @@ pub(super) fn request(call: Call) -> Result<(Vec<u8>, Bytes)> {
     Ok((line, body))
 }
 
-/// The head of a response that came back.
+/// The head of a response that came back, with the URL that gave it.
 pub(super) fn response(response: &http::Response<Bytes>) -> Result<Vec<u8>> {
+    let by = response.extensions().get::<AnsweredBy>();
     Ok(serde_json::to_vec(&Response {
         status: response.status().as_u16(),
+        url: by.map_or("", |by| &by.url),
+        redirected: by.is_some_and(|by| by.redirects > 0),
         headers: pairs(response.headers()),
         body: response.body().len(),
     })?)
@@ -132,6 +137,22 @@ mod tests {
         assert_eq!(Message::take(&mut bytes).unwrap().unwrap().line.op, "b");
         assert!(Message::take(&mut bytes).unwrap().is_none());
         assert_eq!(&*bytes, b"{\"op\"");
+    }
+
+    #[test]
+    fn an_answer_names_the_url_that_gave_it() {
+        let mut answer = http::Response::new(Bytes::from_static(b"ok"));
+        answer.extensions_mut().insert(AnsweredBy {
+            url: "http://b.example/end".into(),
+            redirects: 2,
+        });
+        let line: serde_json::Value = serde_json::from_slice(&response(&answer).unwrap()).unwrap();
+        assert_eq!(
+            line,
+            serde_json::json!({
+                "status": 200, "url": "http://b.example/end", "redirected": true, "headers": [], "body": 2,
+            })
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A kit's outgoing requests.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request};
-use wws_engine::{Host, HttpFailure};
+use http::Request;
+use wws_engine::{Host, HttpFailure, header_map};
 
 use super::{
     answer::{Refusal, Reply},
@@ -34,13 +34,8 @@ fn request(line: &Line, body: Bytes) -> Result<Request<Bytes>, Refusal> {
     *request.uri_mut() = url
         .parse()
         .map_err(|_| invalid(format!("the URL {url:?} is not valid")))?;
-    for (name, value) in &line.headers {
-        let name: HeaderName = name
-            .parse()
-            .map_err(|_| invalid(format!("{name:?} is not the name of a header")))?;
-        let value = HeaderValue::from_bytes(value.as_bytes())
-            .map_err(|_| invalid(format!("the value of header {name} is not valid")))?;
-        request.headers_mut().append(name, value);
-    }
+    let lines = line.headers.iter();
+    *request.headers_mut() = header_map(lines.map(|(n, v)| (n.as_bytes(), v.as_bytes())))
+        .map_err(|error| invalid(error.message))?;
     Ok(request)
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use http::{HeaderName, HeaderValue, Request, Response};
-use wws_engine::{Host, HttpFailure, KeepRedirects};
+use http::{Request, Response};
+use wws_engine::{AnsweredBy, Host, HttpFailure, KeepRedirects, header_map};
 
 use super::{
     files::{self, FileCall},
@@ -34,16 +34,15 @@ pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<()
     }
     let (fetches, files) = (state.fetches.clone(), state.files.clone());
     let future: BoxFuture<'static, Outcome> = match operation {
-        Operation::Fetch(head, body) => match request(&head, body).and_then(|(request, url)| {
+        Operation::Fetch(head, body) => match request(&head, body).and_then(|request| {
             host.send_http(request)
-                .map(|sending| (sending, url))
                 .map_err(|failure| http_failure(&failure))
         }) {
-            Ok((sending, url)) => async move {
+            Ok(sending) => async move {
                 let _place = fetches.acquire_owned().await;
                 sending
                     .await
-                    .map(|response| respond(&url, response))
+                    .map(respond)
                     .map_err(|failure| http_failure(&failure))
             }
             .boxed(),
@@ -109,7 +108,7 @@ fn http_failure(failure: &HttpFailure) -> String {
     )
 }
 
-fn request(head: &str, body: Bytes) -> Result<(Request<Bytes>, String), String> {
+fn request(head: &str, body: Bytes) -> Result<Request<Bytes>, String> {
     let bad = |what: &str| format!("TypeError:fetch failed: {what}");
     let mut parts = head.split('\0');
     let (method, url) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
@@ -125,19 +124,17 @@ fn request(head: &str, body: Bytes) -> Result<(Request<Bytes>, String), String> 
     // A fragment is not sent.
     let sent = url.split('#').next().unwrap_or(url);
     *request.uri_mut() = sent.parse().map_err(|_| bad("the URL is not valid"))?;
-    while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
-        let name: HeaderName = name
-            .parse()
-            .map_err(|_| bad("a header's name is not valid"))?;
-        let value = HeaderValue::from_bytes(value.as_bytes())
-            .map_err(|_| bad("a header's value is not valid"))?;
-        request.headers_mut().append(name, value);
-    }
-    Ok((request, url.to_owned()))
+    let lines = std::iter::from_fn(|| Some((parts.next()?.as_bytes(), parts.next()?.as_bytes())));
+    *request.headers_mut() = header_map(lines).map_err(|error| bad(&error.message))?;
+    Ok(request)
 }
 
-fn respond(url: &str, response: Response<Bytes>) -> Ended {
-    let mut head = format!("{}\0{url}", response.status().as_u16());
+/// The answer as the kit reads it: status, URL, `redirected` or nothing, names and values of headers.
+fn respond(response: Response<Bytes>) -> Ended {
+    let by = response.extensions().get::<AnsweredBy>();
+    let (url, redirects) = by.map_or(("", 0), |by| (&by.url, by.redirects));
+    let redirected = if redirects > 0 { "redirected" } else { "" };
+    let mut head = format!("{}\0{url}\0{redirected}", response.status().as_u16());
     for (name, value) in response.headers() {
         head.push('\0');
         head.push_str(name.as_str());

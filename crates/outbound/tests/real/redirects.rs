@@ -150,6 +150,53 @@ async fn methods_are_checked_and_bodies_dropped() {
 }
 
 #[tokio::test]
+async fn only_post_becomes_get_where_the_standard_says_so() {
+    let a = server().await;
+    let hosts = ["127.0.0.1".to_owned()];
+    let methods = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+    ];
+    let policy =
+        wws_outbound::Policy::new(&hosts, &methods, true, crate::common::limits()).unwrap();
+    let client = client("");
+    for (status, method, expected) in [
+        (301, Method::POST, Method::GET),
+        (302, Method::POST, Method::GET),
+        (303, Method::PUT, Method::GET),
+        (301, Method::PUT, Method::PUT),
+        (302, Method::PATCH, Method::PATCH),
+        (302, Method::DELETE, Method::DELETE),
+        (307, Method::POST, Method::POST),
+    ] {
+        let request = Request::builder()
+            .method(method.clone())
+            .uri(a.url(&format!("/to/{status}//end")))
+            .header("content-type", "text/plain")
+            .body(Bytes::from_static(b"data"))
+            .unwrap();
+        client.send(&policy, request).await.expect("answer");
+        let seen = a.seen().pop().expect("a request");
+        let kept = method == expected;
+        assert_eq!(
+            (&seen.target[..], &seen.method),
+            ("/end", &expected),
+            "{status} {method}"
+        );
+        let body = if kept { &b"data"[..] } else { b"" };
+        assert_eq!(&seen.body[..], body, "{status} {method}");
+        assert_eq!(
+            seen.headers.contains_key("content-type"),
+            kept,
+            "{status} {method}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn credentials_do_not_travel() {
     let (a, b) = (server().await, server().await);
     let client = client("");
