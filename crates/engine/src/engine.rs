@@ -60,6 +60,8 @@ pub struct Module {
     module: wasmtime::Module,
     pub(crate) image: Arc<Image>,
     pub(crate) minimum_memory: u64,
+    /// The exported function that is the program.
+    pub(crate) entry: &'static str,
 }
 
 /// Where a module's code came from.
@@ -174,21 +176,19 @@ impl Engine {
     fn load(&self, wasm: &[u8], code: Option<wasmtime::Module>) -> Result<Module, LoadError> {
         check_header(wasm)?;
         let (module, image) = self.parts(wasm, code)?;
-        let start = module
-            .get_export("_start")
-            .and_then(|ty| ty.func().cloned());
-        match start {
-            Some(ty) if ty.params().len() == 0 && ty.results().len() == 0 => {}
-            Some(_) => {
-                return Err(LoadError(
-                    "its function `_start` has parameters or results".into(),
-                ));
-            }
-            None => {
-                return Err(LoadError(
-                    "it exports no function `_start`: build it as a WASI command (a program with `main`), not as a library".into(),
-                ));
-            }
+        // A reactor's `_initialize` is all there is of it: Zig's kit for the old server has its `main` in there.
+        let Some((entry, ty)) = ["_start", "_initialize"].into_iter().find_map(|name| {
+            let export = module.get_export(name)?;
+            Some((name, export.func().cloned()?))
+        }) else {
+            return Err(LoadError(
+                "it exports no function `_start`: build it as a WASI command (a program with `main`), not as a library".into(),
+            ));
+        };
+        if ty.params().len() != 0 || ty.results().len() != 0 {
+            return Err(LoadError(format!(
+                "its function `{entry}` has parameters or results"
+            )));
         }
         let Some(memory) = module
             .get_export("memory")
@@ -205,6 +205,7 @@ impl Engine {
             minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
             module,
             image,
+            entry,
         })
     }
 

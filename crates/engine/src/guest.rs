@@ -91,7 +91,7 @@ pub struct Guest {
 /// How a call begins.
 #[derive(Clone)]
 enum Code {
-    /// A WASI command: `_start` of a new instance.
+    /// A WASI command or reactor: `_start` or `_initialize` of a new instance.
     Command {
         pre: Arc<InstancePre<Host>>,
         module: Module,
@@ -450,7 +450,7 @@ impl Guest {
         })
     }
 
-    /// Runs `_start` of a fresh instance and returns what it printed.
+    /// Runs the program of a fresh instance and returns what it printed.
     async fn print(
         &self,
         pre: &InstancePre<Host>,
@@ -532,6 +532,6 @@ async fn start(
         std::future::poll_fn(|context| with_image(&module.image, || making.as_mut().poll(context)))
             .await?
     };
-    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+    let start = instance.get_typed_func::<(), ()>(&mut *store, module.entry)?;
     start.call_async(store, ()).await
 }

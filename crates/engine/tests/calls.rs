@@ -86,6 +86,14 @@ async fn a_guest_answers_again_and_again() {
     }
 }
 
+/// Zig's kit for Wasm Workers Server 1.x builds such modules.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_a_reactor_without_start_at_initialize() {
+    let reactor = prints(HELLO, "").replace("_start", "_initialize");
+    let response = guest(&reactor).call(get()).await.unwrap();
+    assert_eq!(response.body().as_ref(), b"hello");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_one_call_wrote_is_not_seen_by_the_next() {
     // Fails (prints nothing) when any of the marks of an earlier call is still there: stack, data, grown memory.
