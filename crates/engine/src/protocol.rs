@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
     ser::{SerializeMap, SerializeSeq},
 };
 
@@ -106,8 +106,10 @@ pub(crate) fn input(call: &Call, kv: &HashMap<String, String>) -> Result<Vec<u8>
 /// The response as a guest prints it.
 #[derive(Deserialize)]
 struct Output<'a> {
-    #[serde(borrow, default)]
-    data: Cow<'a, str>,
+    #[serde(borrow)]
+    data: Option<Text<'a>>,
+    /// What workers of Wasm Workers Server 0.x call `data`.
+    body: Option<IgnoredAny>,
     #[serde(borrow, default)]
     headers: Printed<'a>,
     status: Option<i64>,
@@ -209,14 +211,22 @@ pub(crate) fn output(printed: &[u8]) -> Result<Answered, CallError> {
             .collect();
         bad(format!("{error}; it begins with {start:?}"))
     })?;
+    if output.data.is_none() && output.body.is_some() {
+        return Err(bad(
+            "it has `body` and no `data`: workers of Wasm Workers Server 0.x print that; build the \
+             worker with a kit of 1.x or of this server"
+                .into(),
+        ));
+    }
+    let data = output.data.map_or(Cow::Borrowed(""), |text| text.0);
     let data = if output.base64 {
         Bytes::from(
             STANDARD
-                .decode(output.data.as_bytes())
+                .decode(data.as_bytes())
                 .map_err(|error| bad(format!("`data` is not base64: {error}")))?,
         )
     } else {
-        Bytes::from(output.data.into_owned())
+        Bytes::from(data.into_owned())
     };
     let headers = output.headers.0.iter().flat_map(|(name, values)| {
         let values = match values {
@@ -344,6 +354,10 @@ mod tests {
             (r#"{"headers":{"x-a":3}}"#, "a list of values"),
             (r#"{"headers":{"x-a":[3]}}"#, "expected a string"),
             (r#"{"headers":["x-a"]}"#, "an object of headers"),
+            (
+                r#"{"body":"hello","status":200}"#,
+                "Wasm Workers Server 0.x",
+            ),
         ] {
             let error = output(printed.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(why), "{printed}: {error}");
