@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -23,6 +23,7 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 /// The root of a project, opened.
 #[derive(Debug)]
 pub struct Root {
+    path: PathBuf,
     folder: OwnedFd,
     resolve: ResolveFlags,
 }
@@ -41,9 +42,19 @@ impl Root {
             ResolveFlags::BENEATH
         };
         Ok(Self {
+            path: path.to_path_buf(),
             folder: rustix::fs::open(path, flags, Mode::empty())?,
             resolve: resolve | ResolveFlags::NO_MAGICLINKS,
         })
+    }
+
+    /// The path of what a path leads to over its links, relative to the root. None where that is not beneath the root.
+    pub(crate) fn real_path(&self, path: &Path) -> Option<PathBuf> {
+        let (root, real) = (
+            self.path.canonicalize().ok()?,
+            self.path.join(path).canonicalize().ok()?,
+        );
+        real.strip_prefix(root).ok().map(Path::to_path_buf)
     }
 
     fn at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {

@@ -1,7 +1,7 @@
 //! Loads a folder: finds its files, reads their TOML, gives each its route.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     path::{Component, Path, PathBuf},
 };
@@ -9,12 +9,12 @@ use std::{
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::{
-    Asset, Problems, Project, Runtime, Target, Worker, WorkerId, WorkerKind,
+    Asset, Limits, Problems, Project, Runtime, Target, Worker, WorkerId, WorkerKind,
     beneath::{self, Root},
-    config,
+    config, data,
     files::{PUBLIC, Search},
     problem::Problem,
-    reader::{Document, Report},
+    reader::{Document, Report, UnknownKeys},
     route::{Routes, Segment},
     worker,
 };
@@ -22,8 +22,18 @@ use crate::{
 /// The largest TOML file, in bytes.
 const MAX_TOML: u64 = 1 << 20;
 
-/// Extensions of languages that a runtime may bring.
-const LANGUAGES: [(&str, &str); 2] = [("py", "python"), ("rb", "ruby")];
+/// Extensions of sources that are no workers as they are, and what makes them workers.
+const SOURCES: [(&str, &str); 6] = [
+    ("py", "`wws runtimes install python latest` makes it one"),
+    ("rb", "`wws runtimes install ruby latest` makes it one"),
+    ("ts", COMPILE),
+    ("mts", COMPILE),
+    ("tsx", COMPILE),
+    ("jsx", COMPILE),
+];
+
+const COMPILE: &str = "compile it to JavaScript, as by `esbuild FILE --bundle --format=esm --outfile=FILE.js`, and keep \
+     the sources in a directory that begins with `_`";
 
 /// How a folder is loaded.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +46,8 @@ pub struct LoadOptions {
     pub env: BTreeMap<String, String>,
     /// Whether the folder is in a container, where system folders of `/` hold no workers.
     pub container: bool,
+    /// Whether a worker that cannot be loaded stops the start, instead of `[server] strict`.
+    pub strict: Option<bool>,
     /// Files of runtimes, relative to the folder, whose SHA-256 is known already, in lower-case hex: they are not read for that.
     pub hashed: BTreeMap<PathBuf, String>,
 }
@@ -70,11 +82,7 @@ pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
     let opened =
         Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
     let report = Report::default();
-    let mut loading = Loading {
-        report: &report,
-        warnings: Vec::new(),
-    };
-    let config = loading.toml(&opened, Path::new(config::FILE), |document| {
+    let config = toml(&opened, Path::new(config::FILE), &report, |document| {
         document.read(|reader| config::Config::read(reader, &opened, &BTreeMap::new()))
     });
     match Problems::of(report.into_problems()) {
@@ -122,21 +130,32 @@ pub fn compilable(root: &Root, container: bool) -> Compilable {
         .and_then(|text| String::from_utf8(text).ok())
         .map(|text| Document::new(Path::new(config::FILE), text, &report).read(config::runtimes))
         .unwrap_or_default();
+    let ignore = GlobSet::empty();
     let search = Search {
         root,
-        report: &report,
-        ignore: &GlobSet::empty(),
-        container,
+        ignore: &ignore,
+        system: container,
+        container: false,
+        warnings: Report::default(),
+        problems: Report::default(),
     };
     let of = |runtime: &Runtime, wanted: &str| runtime.extensions.iter().any(|ext| ext == wanted);
-    let files = search.workers(|file| {
+    let is_worker = |file: &Path| {
         extension(file).is_some_and(|ext| {
-            matches!(ext, "wasm" | "js") || runtimes.iter().any(|runtime| of(runtime, ext))
+            matches!(ext, "wasm" | "js" | "mjs") || runtimes.iter().any(|runtime| of(runtime, ext))
         })
+    };
+    let env = BTreeMap::new();
+    let limits = Limits::default();
+    let found = search.workers(&is_worker, &mut |path| {
+        WorkerToml::read(root, path, &env, &limits).data_directories()
     });
+    let readable = found.files.into_iter();
+    let readable = readable.filter(|(_, problem)| problem.is_none());
+    let files: Vec<PathBuf> = readable.map(|(path, _)| path).collect();
     let extensions: HashSet<_> = files.iter().filter_map(|file| extension(file)).collect();
     runtimes.retain(|runtime| extensions.iter().any(|ext| of(runtime, ext)));
-    let javascript = extensions.contains("js");
+    let javascript = extensions.contains("js") || extensions.contains("mjs");
     drop(extensions);
     Compilable {
         modules: files
@@ -167,11 +186,10 @@ impl Loading<'_> {
         };
         let prefix = self.prefix(options.prefix.as_deref());
         let ignore = self.ignore(&options.ignore);
-        let mut config = self
-            .toml(&root, Path::new(config::FILE), |document| {
-                document.read(|reader| config::Config::read(reader, &root, &options.hashed))
-            })
-            .unwrap_or_default();
+        let mut config = toml(&root, Path::new(config::FILE), self.report, |document| {
+            document.read(|reader| config::Config::read(reader, &root, &options.hashed))
+        })
+        .unwrap_or_default();
         let mut settings = config.settings;
         settings.override_from(
             &mut config.limits,
@@ -179,15 +197,19 @@ impl Loading<'_> {
             self.report,
             &mut self.warnings,
         );
+        settings.strict = options.strict.unwrap_or(settings.strict);
         let search = Search {
             root: &root,
-            report: self.report,
             ignore: &ignore,
-            container: options.container && path == Path::new("/"),
+            system: options.container && path == Path::new("/"),
+            container: options.container,
+            warnings: Report::default(),
+            problems: Report::default(),
         };
 
         let mut project = Project {
             root: path,
+            prefix,
             workers: Vec::new(),
             assets: Vec::new(),
             routes: Routes::default(),
@@ -196,14 +218,55 @@ impl Loading<'_> {
             runtimes: config.runtimes,
             warnings: Vec::new(),
         };
-        let files = search.workers(|file| {
-            extension(file).is_some_and(|e| kind(&project, e).is_some() || language(e).is_some())
+        let mut tomls = HashMap::new();
+        let is_worker = |file: &Path| {
+            extension(file)
+                .is_some_and(|e| kind(&project.runtimes, e).is_some() || source_for(e).is_some())
+        };
+        let found = search.workers(&is_worker, &mut |path| {
+            if extension(path).is_none_or(|e| kind(&project.runtimes, e).is_none()) {
+                return Vec::new();
+            }
+            let toml = WorkerToml::read(&root, path, &options.env, &config.limits);
+            let directories = toml.data_directories();
+            tomls.insert(path.to_path_buf(), toml);
+            directories
         });
-        for file in files {
-            self.worker(&mut project, &root, &config.limits, &prefix, options, file);
+        for (worker, directory) in found.inside_own_data {
+            if let Some(toml) = tomls.get_mut(&worker) {
+                toml.problems
+                    .push(data::inside_own_data(&worker, &directory));
+            }
         }
-        for file in search.assets() {
-            self.asset(&mut project, &prefix, file);
+        let mut sources = Vec::new();
+        for (path, problem) in found.files {
+            match tomls.remove(&path) {
+                Some(mut toml) => {
+                    toml.problems.extend(problem);
+                    self.worker(&mut project, toml, path);
+                }
+                None => sources.push(path),
+            }
+        }
+        self.not_run(&sources, &project);
+        for file in search.assets(&found.data) {
+            self.asset(&mut project, file);
+        }
+        self.warnings.extend(search.warnings.into_problems());
+        for problem in search.problems.into_problems() {
+            self.report.add(problem);
+        }
+        for (worker, other) in project.route() {
+            let problem = Problem::new(
+                &project.workers[worker].path,
+                format!(
+                    "has the route {}, which {} has too",
+                    project.workers[worker].route,
+                    project.workers[other].path.display()
+                ),
+            )
+            .help("rename one of them, or put it into a directory that begins with `_`");
+            self.stop_or_warn(&project, problem);
         }
         if project.workers.is_empty() && project.assets.is_empty() {
             self.warnings.push(
@@ -215,10 +278,56 @@ impl Loading<'_> {
         Some(project)
     }
 
+    /// Reports what costs one file its route.
+    fn stop_or_warn(&mut self, project: &Project, problem: Problem) {
+        if project.settings.strict {
+            self.report.add(problem);
+        } else {
+            self.warnings.push(Problem {
+                message: format!("not served: {}", problem.message),
+                ..problem
+            });
+        }
+    }
+
+    /// Warns of sources that nothing here runs: once for each kind of them.
+    fn not_run(&mut self, files: &[PathBuf], project: &Project) {
+        let mut all: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
+        for file in files {
+            let Some(extension) = extension(file) else {
+                continue;
+            };
+            let is_built = || {
+                let built = ["js", "mjs"].map(|extension| file.with_extension(extension));
+                built.iter().any(|built| {
+                    let mut workers = project.workers.iter();
+                    workers.any(|worker| worker.path == *built)
+                })
+            };
+            let is_declaration = file.to_string_lossy().ends_with(".d.ts");
+            if kind(&project.runtimes, extension).is_none() && !is_declaration && !is_built() {
+                all.entry(extension).or_default().push(file);
+            }
+        }
+        for (extension, files) in all {
+            let Some(help) = source_for(extension) else {
+                continue;
+            };
+            let more = match files.len() {
+                1 => String::new(),
+                count => format!(" (and {} more)", count - 1),
+            };
+            let message = format!("no worker: nothing here runs .{extension}{more}");
+            self.warnings
+                .push(Problem::new(files[0], message).help(help));
+        }
+    }
+
     fn prefix(&self, prefix: Option<&str>) -> Vec<Segment> {
         let segments = prefix
             .unwrap_or_default()
-            .split('/')
+            // As on Windows, where the old server was used, too.
+            .split(['/', '\\'])
             .filter(|segment| !segment.is_empty());
         segments
             .map(|segment| Segment::Static(segment.to_owned()))
@@ -245,55 +354,14 @@ impl Loading<'_> {
         })
     }
 
-    /// Reads a TOML file, if it is there.
-    fn toml<T>(
-        &mut self,
-        root: &Root,
-        path: &Path,
-        read: impl FnOnce(&Document<'_>) -> T,
-    ) -> Option<T> {
-        let problem = match root.read(path, MAX_TOML).map(String::from_utf8) {
-            Ok(Ok(text)) => return Some(read(&Document::new(path, text, self.report))),
-            Ok(Err(error)) => {
-                let bytes = error.as_bytes();
-                let text = String::from_utf8_lossy(bytes);
-                Problem::new(path, "not UTF-8, which TOML is")
-                    .at(&text, error.utf8_error().valid_up_to())
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) if beneath::leaves_root(&error) => {
-                Problem::new(path, "a link that leads outside the project")
-                    .help("replace it by the file itself")
-            }
-            Err(error) => Problem::new(path, format!("cannot be read: {error}")),
-        };
-        self.report.add(problem);
-        None
-    }
-
-    fn worker(
-        &mut self,
-        project: &mut Project,
-        root: &Root,
-        limits: &crate::Limits,
-        prefix: &[Segment],
-        options: &LoadOptions,
-        path: PathBuf,
-    ) {
-        let Some(extension) = extension(&path) else {
-            return;
-        };
-        let Some(kind) = kind(project, extension) else {
-            if let Some(language) = language(extension) {
-                let help = format!("`wws runtimes install {language} latest` makes it one");
-                self.warnings.push(
-                    Problem::new(
-                        &path,
-                        format!("no worker: the project has no runtime for .{extension}"),
-                    )
-                    .help(help),
-                );
-            }
+    fn worker(&mut self, project: &mut Project, toml: WorkerToml, path: PathBuf) {
+        let WorkerToml {
+            config,
+            mut problems,
+            warnings,
+        } = toml;
+        self.warnings.extend(warnings);
+        let Some(kind) = extension(&path).and_then(|e| kind(&project.runtimes, e)) else {
             return;
         };
         if let WorkerKind::Runtime(index) = kind
@@ -301,7 +369,7 @@ impl Loading<'_> {
             && let Some(why) = &runtime.unusable
         {
             let (name, version) = (&runtime.name, &runtime.version);
-            self.report.add(
+            problems.push(
                 Problem::new(
                     &path,
                     format!("needs the runtime {name} {version}, which is not installed: {why}"),
@@ -309,95 +377,159 @@ impl Loading<'_> {
                 .help(format!("`wws runtimes install {name} {version}`")),
             );
         }
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let context = worker::Context {
-            root,
-            folder,
-            env: &options.env,
-            limits,
-        };
-        let mut warnings = Vec::new();
-        let config = self.toml(root, &path.with_extension("toml"), |document| {
-            document.read(|reader| worker::Config::read(reader, &context, &mut warnings))
-        });
-        self.warnings.append(&mut warnings);
-        let config = config.unwrap_or_else(|| worker::Config {
-            limits: limits.clone(),
-            ..Default::default()
-        });
         let segments = match route_of(&path) {
-            Ok(segments) => [prefix, &segments].concat(),
+            Ok(segments) => segments,
             Err(message) => {
-                self.report.add(Problem::new(&path, message));
+                self.stop_or_warn(project, Problem::new(&path, message));
                 return;
             }
         };
-        let id = WorkerId(project.workers.len());
-        let route = shown(&segments);
-        if let Err(Target::Worker(other)) = project.routes.add(&segments, Target::Worker(id.0)) {
-            let other = project.workers[other].path.display();
-            self.report.add(
-                Problem::new(
-                    &path,
-                    format!("has the route {route}, which {other} has too"),
-                )
-                .help("rename one of them, or put it into a folder that begins with `_`"),
-            );
+        if project.settings.strict {
+            for problem in problems.drain(..) {
+                self.report.add(problem);
+            }
         }
+        let route = shown(&[project.prefix.as_slice(), &segments].concat());
         project.workers.push(Worker {
-            id,
+            id: WorkerId(project.workers.len()),
             name: config.name.unwrap_or_else(|| path.display().to_string()),
             path,
             route,
+            segments,
             kind,
             vars: config.vars,
             kv_namespace: config.kv_namespace,
             folders: config.folders,
             http: config.http,
             limits: config.limits,
+            problems,
         });
     }
 
-    /// An asset is at its own path; a page is also at the path without `.html` and without `index.html`.
-    fn asset(&mut self, project: &mut Project, prefix: &[Segment], path: PathBuf) {
+    fn asset(&mut self, project: &mut Project, path: PathBuf) {
         let Ok(below) = path.strip_prefix(PUBLIC) else {
             return;
         };
-        let Some(mut names) = names(below) else {
+        let Some(names) = names(below) else {
             self.warnings
                 .push(Problem::new(&path, "not served: its name is not UTF-8"));
             return;
         };
-        let segments = |names: &[String]| -> Vec<Segment> {
-            prefix
-                .iter()
-                .cloned()
-                .chain(names.iter().cloned().map(Segment::Static))
-                .collect()
-        };
-        let index = project.assets.len();
-        let own = segments(&names);
+        let own = names.iter().cloned().map(Segment::Static);
+        let own: Vec<Segment> = project.prefix.iter().cloned().chain(own).collect();
         if names == ["404.html"] {
-            project.not_found = Some(index);
+            project.not_found = Some(project.assets.len());
         }
         project.assets.push(Asset {
             path,
             url: shown(&own),
+            names,
         });
-        // A worker of the same route wins, and so does the file `about.html` over `about/index.html`, which is sorted behind it.
-        let _taken = project.routes.add(&own, Target::Asset(index));
-        let Some(stem) = names
-            .last()
-            .and_then(|name| name.strip_suffix(".html"))
-            .map(str::to_owned)
-        else {
-            return;
-        };
-        names.pop();
-        if stem != "index" {
-            names.push(stem);
+    }
+}
+
+impl Project {
+    /// Makes the routes of all workers and assets. Returns the workers whose route another one has.
+    pub(crate) fn route(&mut self) -> Vec<(usize, usize)> {
+        let mut routes = Routes::default();
+        let mut taken = Vec::new();
+        for worker in &self.workers {
+            let segments = [self.prefix.as_slice(), &worker.segments].concat();
+            let target = Target::Worker(worker.id.0);
+            let added = match worker.segments.as_slice() {
+                [Segment::CatchAll(_)] => routes.add_root_catch_all(&segments, target),
+                _ => routes.add(&segments, target),
+            };
+            if let Err(Target::Worker(other)) = added {
+                taken.push((worker.id.0, other));
+            }
         }
-        let _taken = project.routes.add(&segments(&names), Target::Asset(index));
+        let of = |names: &[String]| -> Vec<Segment> {
+            let names = names.iter().cloned().map(Segment::Static);
+            self.prefix.iter().cloned().chain(names).collect()
+        };
+        for (index, asset) in self.assets.iter().enumerate() {
+            // A worker of the same route wins, and so does the file `about.html` over `about/index.html`, which is sorted behind
+            // it.
+            let _taken = routes.add(&of(&asset.names), Target::Asset(index));
+            // A page is also at the path without `.html` and without `index.html`.
+            if let Some(page) = asset.page() {
+                let _taken = routes.add(&of(&page), Target::Page(index));
+            }
+        }
+        self.routes = routes;
+        taken
+    }
+}
+
+/// Reads a TOML file, if it is there.
+fn toml<T>(
+    root: &Root,
+    path: &Path,
+    report: &Report,
+    read: impl FnOnce(Document<'_>) -> T,
+) -> Option<T> {
+    let problem = match root.read(path, MAX_TOML).map(String::from_utf8) {
+        Ok(Ok(text)) => return Some(read(Document::new(path, text, report))),
+        Ok(Err(error)) => {
+            let bytes = error.as_bytes();
+            let text = String::from_utf8_lossy(bytes);
+            Problem::new(path, "not UTF-8, which TOML is")
+                .at(&text, error.utf8_error().valid_up_to())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) if beneath::leaves_root(&error) => {
+            Problem::new(path, "a link that leads outside the project")
+                .help("replace it by the file itself")
+        }
+        Err(error) => Problem::new(path, format!("cannot be read: {error}")),
+    };
+    report.add(problem);
+    None
+}
+
+/// What a worker's TOML says, and what is wrong with it.
+struct WorkerToml {
+    config: worker::Config,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl WorkerToml {
+    /// Reads the TOML of the worker at `path`, if there is one.
+    fn read(root: &Root, path: &Path, env: &BTreeMap<String, String>, limits: &Limits) -> Self {
+        let context = worker::Context {
+            root,
+            folder: path.parent().unwrap_or(Path::new("")),
+            env,
+            limits,
+        };
+        let report = Report::default();
+        let unknown = Report::default();
+        let mut warnings = Vec::new();
+        let file = path.with_extension("toml");
+        let config = toml(root, &file, &report, |document| {
+            let document = document.unknown_keys(UnknownKeys::Warn(&unknown));
+            document.read(|reader| worker::Config::read(reader, &context, &mut warnings))
+        });
+        warnings.extend(unknown.into_problems());
+        Self {
+            config: config.unwrap_or_else(|| worker::Config {
+                limits: limits.clone(),
+                ..Default::default()
+            }),
+            problems: report.into_problems(),
+            warnings,
+        }
+    }
+
+    /// The directories that the worker is given, which hold data.
+    fn data_directories(&self) -> Vec<PathBuf> {
+        let folders = self.config.folders.iter();
+        folders
+            .filter(|folder| folder.holds_data)
+            .map(|folder| folder.from.clone())
+            .collect()
     }
 }
 
@@ -405,21 +537,22 @@ fn extension(path: &Path) -> Option<&str> {
     path.extension()?.to_str()
 }
 
-fn language(extension: &str) -> Option<&'static str> {
-    LANGUAGES
+/// What to do with a source that can become a worker.
+fn source_for(extension: &str) -> Option<&'static str> {
+    SOURCES
         .iter()
         .find(|(known, _)| *known == extension)
-        .map(|(_, language)| *language)
+        .map(|(_, help)| *help)
 }
 
-fn kind(project: &Project, extension: &str) -> Option<WorkerKind> {
+fn kind(runtimes: &[Runtime], extension: &str) -> Option<WorkerKind> {
     match extension {
         "wasm" => Some(WorkerKind::Wasm),
-        "js" => Some(WorkerKind::JavaScript),
+        "js" | "mjs" => Some(WorkerKind::JavaScript),
         _ => {
             // One that is installed is preferred.
             let of = |usable: bool| {
-                project.runtimes.iter().position(|runtime| {
+                runtimes.iter().position(|runtime| {
                     runtime.extensions.iter().any(|known| known == extension)
                         && (!usable || runtime.unusable.is_none())
                 })
@@ -440,13 +573,11 @@ fn names(path: &Path) -> Option<Vec<String>> {
 
 /// The route of a worker's file.
 fn route_of(path: &Path) -> Result<Vec<Segment>, String> {
-    let names =
+    let mut names =
         names(&path.with_extension("")).ok_or("its name is not UTF-8, which a route must be")?;
+    names.retain(|name| name != "index");
     let mut segments = Vec::with_capacity(names.len());
     for (index, name) in names.iter().enumerate() {
-        if name == "index" {
-            continue;
-        }
         let segment = Segment::parse(name)?;
         if matches!(segment, Segment::CatchAll(_)) && index + 1 < names.len() {
             return Err(format!(

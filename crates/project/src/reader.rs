@@ -1,7 +1,7 @@
 //! Reads TOML tables key by key: each value that is of the wrong type, and each key that nobody asked for, becomes a problem.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -34,6 +34,16 @@ pub(crate) struct Document<'r> {
     report: &'r Report,
     /// Lines that do not parse. What else is wrong with them would only be a puzzle.
     broken: RefCell<Vec<u32>>,
+    unknown_keys: UnknownKeys<'r>,
+}
+
+/// What becomes of keys that nobody asked for.
+#[derive(Clone, Copy)]
+pub(crate) enum UnknownKeys<'r> {
+    /// They are problems.
+    Refuse,
+    /// They are reported here.
+    Warn(&'r Report),
 }
 
 impl<'r> Document<'r> {
@@ -43,7 +53,14 @@ impl<'r> Document<'r> {
             text,
             report,
             broken: RefCell::default(),
+            unknown_keys: UnknownKeys::Refuse,
         }
+    }
+
+    /// Sets what becomes of keys that nobody asked for.
+    pub(crate) fn unknown_keys(mut self, unknown_keys: UnknownKeys<'r>) -> Self {
+        self.unknown_keys = unknown_keys;
+        self
     }
 
     /// Parses it and hands its root table to `read`, also when some of it is broken.
@@ -69,6 +86,7 @@ impl<'r> Document<'r> {
             name: String::new(),
             known: RefCell::default(),
             unknown_keys: whole,
+            refuse_unknown_keys: Cell::new(false),
         };
         let value = read(&reader);
         reader.finish();
@@ -104,6 +122,7 @@ pub(crate) struct Reader<'d> {
     name: String,
     known: RefCell<Vec<&'static str>>,
     unknown_keys: bool,
+    refuse_unknown_keys: Cell<bool>,
 }
 
 impl<'d> Reader<'d> {
@@ -248,6 +267,7 @@ impl<'d> Reader<'d> {
             name: self.full_name(key),
             known: RefCell::default(),
             unknown_keys: self.unknown_keys,
+            refuse_unknown_keys: Cell::new(false),
         })
     }
 
@@ -307,6 +327,15 @@ impl<'d> Reader<'d> {
                     Err(_) => number.to_string(),
                 }
             }
+            DeValue::Array(items) if kinds.contains(&Kind::Texts) => {
+                let texts: Option<Vec<&str>> =
+                    items.iter().map(|item| item.get_ref().as_str()).collect();
+                let Some(texts) = texts else {
+                    self.wrong_type(key, value, expected);
+                    return None;
+                };
+                texts.join(",")
+            }
             _ => {
                 self.wrong_type(key, value, expected);
                 return None;
@@ -316,6 +345,11 @@ impl<'d> Reader<'d> {
             value: text,
             at: value.span(),
         })
+    }
+
+    /// Keys of this table that nobody asked for are problems, whatever they are in its file.
+    pub(crate) fn refuse_unknown_keys(&self) {
+        self.refuse_unknown_keys.set(true);
     }
 
     /// Reports the keys that nobody asked for.
@@ -337,7 +371,12 @@ impl<'d> Reader<'d> {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("known here: {}", known.join(", ")),
             };
-            self.document.add(problem.help(help));
+            match self.document.unknown_keys {
+                UnknownKeys::Warn(warnings) if !self.refuse_unknown_keys.get() => {
+                    warnings.add(problem.help(help));
+                }
+                _ => self.document.add(problem.help(help)),
+            }
         }
     }
 }

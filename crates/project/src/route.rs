@@ -7,9 +7,6 @@ use std::collections::HashMap;
 
 use crate::Target;
 
-/// Segments of a path; a longer one has no route. It bounds the ways that a search can go.
-pub(crate) const MAX_SEGMENTS: usize = 64;
-
 /// Steps of one search, over all branches.
 const MAX_STEPS: usize = 10_000;
 
@@ -58,6 +55,8 @@ struct End {
     target: Target,
     /// Names of its parameters in order.
     names: Vec<String>,
+    /// A catch-all that also takes no segment at all.
+    takes_nothing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +81,24 @@ pub(crate) type Match<'r> = (Target, Vec<(&'r str, String)>);
 impl Routes {
     /// Adds a route. `Err` is what has the same route already; an asset gives way to a static worker and wins otherwise.
     pub(crate) fn add(&mut self, segments: &[Segment], target: Target) -> Result<(), Target> {
+        self.insert(segments, target, false)
+    }
+
+    /// Adds a route whose catch-all also takes no segment at all: that of the project's root, as with the old server.
+    pub(crate) fn add_root_catch_all(
+        &mut self,
+        segments: &[Segment],
+        target: Target,
+    ) -> Result<(), Target> {
+        self.insert(segments, target, true)
+    }
+
+    fn insert(
+        &mut self,
+        segments: &[Segment],
+        target: Target,
+        takes_nothing: bool,
+    ) -> Result<(), Target> {
         let mut names = Vec::new();
         let mut node = &mut self.root;
         let mut path = String::new();
@@ -100,12 +117,22 @@ impl Routes {
                 }
                 Segment::CatchAll(name) => {
                     names.push(name.clone());
-                    return place(&mut node.catch_all, End { target, names });
+                    let end = End {
+                        target,
+                        names,
+                        takes_nothing,
+                    };
+                    return place(&mut node.catch_all, end);
                 }
             }
         }
         if !fixed {
-            return place(&mut node.end, End { target, names });
+            let end = End {
+                target,
+                names,
+                takes_nothing: false,
+            };
+            return place(&mut node.end, end);
         }
         match self.fixed.get_mut(&path) {
             None => {
@@ -113,37 +140,49 @@ impl Routes {
                 Ok(())
             }
             // A worker's own route wins over a file.
-            Some(there @ Target::Asset(_)) if matches!(target, Target::Worker(_)) => {
+            Some(there @ (Target::Asset(_) | Target::Page(_)))
+                if matches!(target, Target::Worker(_)) =>
+            {
                 *there = target;
                 Ok(())
             }
-            Some(Target::Worker(_)) if matches!(target, Target::Asset(_)) => Ok(()),
+            Some(Target::Worker(_)) if !matches!(target, Target::Worker(_)) => Ok(()),
             Some(there) => Err(*there),
         }
     }
 
-    /// Finds the route of a request's path, as it was sent.
+    /// Finds the route of a request's path, as it was sent. Empty segments do not count.
     pub(crate) fn find(&self, path: &str) -> Option<Match<'_>> {
+        match self.find_fixed(path) {
+            Some(target) => Some((target, Vec::new())),
+            None => self.find_dynamic(path),
+        }
+    }
+
+    fn find_fixed(&self, path: &str) -> Option<Target> {
         let path = path.trim_end_matches('/');
-        if !path.contains('%') {
-            if let Some(target) = self.fixed.get(path) {
-                return Some((*target, Vec::new()));
-            }
-        } else if let Some(target) = self.fixed.get(&decode(path)) {
-            return Some((*target, Vec::new()));
+        if !path.contains('%') && !path.contains("//") {
+            return self.fixed.get(path).copied();
         }
-        let rest = path.strip_prefix('/').unwrap_or(path);
-        let mut segments = [""; MAX_SEGMENTS];
-        let mut count = 0;
-        if !rest.is_empty() {
-            for segment in rest.split('/') {
-                *segments.get_mut(count)? = segment;
-                count += 1;
+        let mut decoded = String::with_capacity(path.len());
+        for segment in segments(path) {
+            let segment = decode(segment);
+            // A slash that is written in code is part of a name, and no file has such a name.
+            if segment.contains('/') {
+                return None;
             }
+            decoded.push('/');
+            decoded.push_str(&segment);
         }
+        self.fixed.get(&decoded).copied()
+    }
+
+    /// Finds a route with parameters.
+    pub(crate) fn find_dynamic(&self, path: &str) -> Option<Match<'_>> {
+        let segments: Vec<&str> = segments(path).collect();
         let mut values = Vec::new();
         let mut steps = MAX_STEPS;
-        let end = search(&self.root, &segments[..count], &mut values, &mut steps)?;
+        let end = search(&self.root, &segments, &mut values, &mut steps)?;
         let params = end
             .names
             .iter()
@@ -152,6 +191,10 @@ impl Routes {
             .collect();
         Some((end.target, params))
     }
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
 }
 
 fn place(at: &mut Option<End>, end: End) -> Result<(), Target> {
@@ -173,7 +216,11 @@ fn search<'n>(
 ) -> Option<&'n End> {
     *steps = steps.checked_sub(1)?;
     let Some((first, rest)) = segments.split_first() else {
-        return node.end.as_ref();
+        return node.end.as_ref().or_else(|| {
+            let end = node.catch_all.as_ref().filter(|end| end.takes_nothing)?;
+            values.push(String::new());
+            Some(end)
+        });
     };
     let child = if first.contains('%') {
         node.fixed.get(&decode(first))
@@ -183,9 +230,7 @@ fn search<'n>(
     if let Some(end) = child.and_then(|child| search(child, rest, values, steps)) {
         return Some(end);
     }
-    if !first.is_empty()
-        && let Some(child) = &node.parameter
-    {
+    if let Some(child) = &node.parameter {
         values.push((*first).to_owned());
         if let Some(end) = search(child, rest, values, steps) {
             return Some(end);
@@ -279,6 +324,49 @@ mod tests {
         let routes = routes(&["/a/[...rest]"]);
         assert_eq!(find(&routes, "/a"), None);
         assert_eq!(find(&routes, "/a/x").unwrap().1, ["rest=x"]);
+    }
+
+    #[test]
+    fn a_catch_all_at_the_root_takes_the_root_too() {
+        let mut all = Routes::default();
+        let route = parse("/[...app]");
+        all.add_root_catch_all(&route, Target::Worker(0)).unwrap();
+        assert_eq!(find(&all, "/").unwrap(), (0, vec!["app=".into()]));
+        assert_eq!(find(&all, "").unwrap(), (0, vec!["app=".into()]));
+        assert_eq!(find(&all, "/a/b").unwrap(), (0, vec!["app=a/b".into()]));
+        let mut below = Routes::default();
+        let route = parse("/v1/[...app]");
+        below.add_root_catch_all(&route, Target::Worker(0)).unwrap();
+        assert_eq!(find(&below, "/v1/").unwrap(), (0, vec!["app=".into()]));
+        assert_eq!(find(&below, "/"), None);
+    }
+
+    #[test]
+    fn a_slash_in_code_separates_nothing() {
+        let routes = routes(&["/a/b", "/[x]/c"]);
+        assert_eq!(find(&routes, "/a%2Fb"), None);
+        assert_eq!(find(&routes, "/a%2fb"), None);
+        assert_eq!(find(&routes, "/%61/b").unwrap().0, 0);
+        assert_eq!(find(&routes, "/a%2Fb/c").unwrap().1, ["x=a/b"]);
+    }
+
+    #[test]
+    fn empty_segments_do_not_count() {
+        let routes = routes(&["/a/b", "/f/[x]", "/g/[...all]"]);
+        for path in ["//a/b", "/a//b", "/a/b//", "/a//%62"] {
+            assert_eq!(find(&routes, path).unwrap().0, 0, "{path}");
+        }
+        assert_eq!(find(&routes, "/f//7").unwrap().1, ["x=7"]);
+        assert_eq!(find(&routes, "//g//x//y/").unwrap().1, ["all=x/y"]);
+    }
+
+    #[test]
+    fn a_catch_all_takes_any_number_of_segments() {
+        let routes = routes(&["/a/[...rest]"]);
+        let long = "/x".repeat(10_000);
+        let (index, params) = find(&routes, &format!("/a{long}")).unwrap();
+        assert_eq!(index, 0);
+        assert_eq!(params[0].len(), "rest=".len() + long.len() - 1);
     }
 
     #[test]

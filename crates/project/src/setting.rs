@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use crate::units;
+use crate::{network::Network, units};
 
 /// How a value may be written in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub(crate) enum Kind {
     Text,
     Integer,
     Boolean,
+    /// A list of texts, which stand in a text with commas between.
+    Texts,
 }
 
 /// A setting's value.
@@ -117,6 +119,21 @@ impl Value for IpAddr {
     }
     fn show(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Value for Vec<Network> {
+    const TYPE: &'static str = "networks such as [\"10.0.0.0/8\", \"fd00::/8\"]";
+    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Texts];
+    fn parse(text: &str) -> Option<Self> {
+        let all = text.split(',').map(str::trim);
+        all.filter(|text| !text.is_empty())
+            .map(|text| text.parse().ok())
+            .collect()
+    }
+    fn show(&self) -> String {
+        let all: Vec<String> = self.iter().map(ToString::to_string).collect();
+        all.join(",")
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use crate::{
-    Limits,
+    Limits, Network,
     problem::Problem,
     reader::{Report, nearest},
     setting::{Kind, Value, settings},
@@ -85,6 +85,10 @@ settings! {
         log_format: LogFormat = LogFormat::Text, 0 => 0;
         /// Whether each request is logged.
         access_log: bool = true, 0 => 0;
+        /// Whether a worker that does not load stops the start; if not, it answers 500 and the others are served.
+        strict: bool = true, 0 => 0;
+        /// Private networks that requests of workers may be sent to, where `allowed_hosts` names the host.
+        allow_private: Vec<Network> = Vec::new(), 0 => 0;
         /// Memory for all workers together; 0 takes three quarters of the container's or machine's.
         memory: u64 = 0, 0 => u64::MAX;
     }
@@ -170,10 +174,12 @@ mod tests {
             ("WWS_PORT", "81"),
             ("WWS_MAX_BODY", "1MiB"),
             ("WWS_IDLE_TIMEOUT", "2m"),
+            ("WWS_ALLOW_PRIVATE", "10.0.0.0/8, fd00::/8"),
             ("PATH", "/bin"),
         ]);
         assert_eq!((settings.port, settings.max_body), (Some(81), 1 << 20));
         assert_eq!(settings.idle_timeout, Duration::from_secs(120));
+        assert_eq!(settings.allow_private.len(), 2);
         assert!(problems.is_empty() && warnings.is_empty());
     }
 

@@ -8,10 +8,11 @@ use std::{
 use http::Method;
 
 use crate::{
-    Limits,
+    Limits, Network,
     beneath::{self, Root},
     problem::Problem,
     reader::{Reader, Text},
+    route::Segment,
 };
 
 /// Index of a worker in its project.
@@ -60,6 +61,10 @@ pub struct Worker {
     pub http: HttpRequests,
     /// Bounds of one call.
     pub limits: Limits,
+    /// What keeps it from being called. There is something only where `[server] strict` is false.
+    pub problems: Vec<Problem>,
+    /// Its route below the prefix.
+    pub(crate) segments: Vec<Segment>,
 }
 
 /// A folder that a worker sees.
@@ -69,6 +74,8 @@ pub struct Folder {
     pub from: PathBuf,
     /// Where the guest sees it: absolute.
     pub to: String,
+    /// What is in it is data, and no worker or asset.
+    pub holds_data: bool,
 }
 
 /// Outgoing HTTP that a worker may do.
@@ -80,6 +87,8 @@ pub struct HttpRequests {
     pub allowed_methods: Vec<Method>,
     /// Whether plain `http:` is allowed.
     pub allow_http: bool,
+    /// Networks that are not the public internet's, and which names may lead to all the same.
+    pub allow_private: Vec<Network>,
 }
 
 impl Default for HttpRequests {
@@ -94,6 +103,7 @@ impl Default for HttpRequests {
                 Method::DELETE,
             ],
             allow_http: false,
+            allow_private: Vec::new(),
         }
     }
 }
@@ -174,7 +184,11 @@ impl Config {
                 }
             });
         });
-        reader.table("limits", |table| config.limits.read(table));
+        // Ours, and none of the old server's: a mistake in it is not passed over.
+        reader.table("limits", |table| {
+            config.limits.read(table);
+            table.refuse_unknown_keys();
+        });
         config
     }
 
@@ -194,13 +208,9 @@ impl Config {
             reader.problem(&value.at, "the value of a variable has a NUL character");
             return;
         }
-        let from_env = value
-            .value
-            .strip_prefix('$')
-            .filter(|name| !name.is_empty() && !name.contains(' '));
-        let text = match from_env {
-            None => value.value,
-            Some(wanted) => match context.env.get(wanted) {
+        let text = match Variable::of(&value.value) {
+            Variable::Text(text) => text.to_owned(),
+            Variable::FromEnv(wanted) => match context.env.get(wanted) {
                 Some(text) => text.clone(),
                 None => {
                     warnings.push(
@@ -213,7 +223,8 @@ impl Config {
                                 ),
                             )
                             .help(format!(
-                                "set it: `docker run -e {wanted}=...`, or `{wanted}=... wws`"
+                                "set it: `docker run -e {wanted}=...`, or `{wanted}=... wws`; a text that begins with a dollar \
+                                 is written with two: `$${wanted}`"
                             )),
                     );
                     String::new()
@@ -221,6 +232,38 @@ impl Config {
             },
         };
         self.vars.insert(name.value, text);
+    }
+}
+
+/// What the value of a variable stands for.
+#[derive(Debug, PartialEq, Eq)]
+enum Variable<'t> {
+    /// The variable of this name in the server's environment.
+    FromEnv(&'t str),
+    /// This very text.
+    Text(&'t str),
+}
+
+impl<'t> Variable<'t> {
+    fn of(text: &'t str) -> Self {
+        let Some(rest) = text.strip_prefix('$') else {
+            return Self::Text(text);
+        };
+        // `$$` is a dollar.
+        if rest.starts_with('$') {
+            return Self::Text(rest);
+        }
+        let name = rest
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+            .unwrap_or(rest);
+        // What cannot be a name is a text: the hash of a password begins with `$2b$`.
+        let is_name = !name.is_empty() && !name.contains([' ', '$', '{', '}', '=', '/']);
+        if is_name {
+            Self::FromEnv(name)
+        } else {
+            Self::Text(text)
+        }
     }
 }
 
@@ -257,6 +300,12 @@ impl HttpRequests {
         if let Some(allow) = reader.boolean("allow_http") {
             self.allow_http = allow;
         }
+        for text in reader.texts("allow_private").unwrap_or_default() {
+            match text.value.parse() {
+                Ok(network) => self.allow_private.push(network),
+                Err(error) => reader.problem(&text.at, format!("`{}` {error}", text.value)),
+            }
+        }
     }
 }
 
@@ -285,6 +334,7 @@ type Located<T> = (T, std::ops::Range<usize>);
 fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Folder>> {
     let from = table.text("from");
     let to = table.text("to");
+    let holds_data = table.boolean("data").unwrap_or(true);
     if from.is_none() {
         table.missing("from", "from = \"./FOLDER\"");
     }
@@ -333,6 +383,7 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
         Folder {
             from: path,
             to: place?,
+            holds_data,
         },
         to.at,
     ))
@@ -374,4 +425,29 @@ fn guest_path(text: &str) -> Option<String> {
         path.push_str(segment);
     }
     Some(if path.is_empty() { "/".into() } else { path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Variable::{self, FromEnv, Text};
+
+    #[test]
+    fn a_dollar_before_a_name_is_the_environment_and_two_are_one() {
+        for (text, expected) in [
+            ("$TOKEN", FromEnv("TOKEN")),
+            ("${TOKEN}", FromEnv("TOKEN")),
+            ("$my-token.1", FromEnv("my-token.1")),
+            ("$$TOKEN", Text("$TOKEN")),
+            ("$$", Text("$")),
+            ("$$$", Text("$$")),
+            ("$", Text("$")),
+            ("$ 5", Text("$ 5")),
+            ("5 $", Text("5 $")),
+            ("$2b$12$abc/def", Text("$2b$12$abc/def")),
+            ("${A", Text("${A")),
+            ("", Text("")),
+        ] {
+            assert_eq!(Variable::of(text), expected, "{text}");
+        }
+    }
 }

@@ -50,6 +50,7 @@ fn found(project: &Project, path: &str) -> String {
                 .collect();
             format!("{}{params}", worker.path.display())
         }
+        Found::AssetAt(url) => format!("at {url}"),
         Found::NotFound => "-".into(),
     }
 }
@@ -88,7 +89,10 @@ fn paths_are_routes() {
         ("/api/logo.svg", "public/api/logo.svg"),
         ("/other/a/b%20c", "other/[...slug].js slug=a/b c"),
         ("/other", "-"),
-        ("/docs", "public/docs/index.html"),
+        ("/docs", "at /docs/"),
+        ("/docs/", "public/docs/index.html"),
+        ("/docs/index.html/", "at /docs/index.html"),
+        ("/api/logo.svg/", "at /api/logo.svg"),
         ("/docs/index.html", "public/docs/index.html"),
         ("/worker.js", "public/worker.js"),
         ("/hidden", "-"),
@@ -161,6 +165,7 @@ to = "/mnt//libs/"
 allowed_hosts = ["api.example.com", "127.0.0.1:81"]
 allowed_methods = ["get", "POST"]
 allow_http = true
+allow_private = ["10.0.0.0/8", "fd00::/8"]
 [limits]
 memory = "64MiB"
 cpu_time = "500ms"
@@ -168,7 +173,7 @@ cpu_time = "500ms"
         ),
         (
             ".wws.toml",
-            "version = 1\n[server]\nport = 8081\nmax_body = \"1MiB\"\n[limits]\nmemory = 1048576\nhttp_calls = 3\n",
+            "version = 1\n[server]\nport = 8081\nallow_private = [\"192.168.0.0/16\"]\nmax_body = \"1MiB\"\n[limits]\nmemory = 1048576\nhttp_calls = 3\n",
         ),
     ]);
     let options = LoadOptions {
@@ -204,6 +209,9 @@ cpu_time = "500ms"
     );
     assert_eq!(worker.http.allowed_methods, ["GET", "POST"]);
     assert!(worker.http.allow_http);
+    let networks = worker.http.allow_private.iter();
+    let networks: Vec<_> = networks.map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.0/8", "fd00::/8"]);
     assert_eq!(worker.limits.memory, 64 << 20);
     assert_eq!(worker.limits.cpu_time, Duration::from_millis(500));
     assert_eq!((worker.limits.http_calls, worker.limits.output), (3, 2048));
@@ -211,6 +219,8 @@ cpu_time = "500ms"
         (project.settings().port, project.settings().max_body),
         (Some(8081), 1 << 20)
     );
+    let networks = &project.settings().allow_private;
+    assert_eq!(networks[0].to_string(), "192.168.0.0/16");
 }
 
 #[test]
@@ -239,22 +249,22 @@ fn all_problems_are_told_at_once_each_with_its_place() {
         ("[a]/[a].js", ""),
         (
             ".wws.toml",
-            "[server]\nport = 99999\nhost = \"nowhere\"\nqueue = -1\n[limits]\ncpu_time = \"5 weeks\"\n[serve]\n",
+            "[server]\nallow_private = [\"10.0.0.1/8\"]\nport = 99999\nhost = \"nowhere\"\nqueue = -1\n[limits]\ncpu_time = \"5 weeks\"\n[serve]\n",
         ),
     ]);
     assert_eq!(
         problems(&dir),
         [
-            ".wws.toml:2:8: `server.port` is `99999`, expected a port number (0 to 65535)",
-            ".wws.toml:3:8: `server.host` is `nowhere`, expected an IP address such as \"0.0.0.0\"",
-            ".wws.toml:4:9: `server.queue` is `-1`, expected a whole number",
-            ".wws.toml:6:12: `limits.cpu_time` is `5 weeks`, expected a duration such as \"10s\" or \"500ms\"",
-            ".wws.toml:7:2: unknown key `serve`\n    did you mean `server`?",
+            ".wws.toml:2:17: `server.allow_private` is `10.0.0.1/8`, expected networks such as [\"10.0.0.0/8\", \"fd00::/8\"]",
+            ".wws.toml:3:8: `server.port` is `99999`, expected a port number (0 to 65535)",
+            ".wws.toml:4:8: `server.host` is `nowhere`, expected an IP address such as \"0.0.0.0\"",
+            ".wws.toml:5:9: `server.queue` is `-1`, expected a whole number",
+            ".wws.toml:7:12: `limits.cpu_time` is `5 weeks`, expected a duration such as \"10s\" or \"500ms\"",
+            ".wws.toml:8:2: unknown key `serve`\n    did you mean `server`?",
             "[...all]/x.js: `[...all]` takes all that follows: it can only be the last of a route",
             "[a]/[a].js: two parameters of its route are called `a`",
             "a.toml:2:11: `version` is `2`, the only one is \"1\"",
             "a.toml:3:1: `data.kv.namespace` is missing\n    write namespace = \"NAME\"",
-            "a.toml:4:1: unknown key `data.kv.namspace`\n    did you mean `namespace`?",
             "b.toml:2:9: `vars.COUNT` is a number, expected a string\n    write the value in quotes",
             "b.toml:4:8: the folder `../..` is outside the project\n    a worker sees folders of its project only: put or mount it below the project's root",
             "b.toml:5:6: `mnt`: expected an absolute path of the guest, as \"/mnt/libs\"",
@@ -262,7 +272,7 @@ fn all_problems_are_told_at_once_each_with_its_place() {
             "c.toml:3:18: `https://x.org` is a URL, not a host\n    write a host, as \"api.example.com\", or a host and a port, as \"api.example.com:8443\"",
             "c.toml:4:20: `FETCH` is no method: expected GET, POST, PUT, PATCH, DELETE, OPTIONS or HEAD",
             "c.toml:5:14: `features.http_requests.allow_http` is a string, expected true or false",
-            "d.js: has the route /d, which d/index.js has too\n    rename one of them, or put it into a folder that begins with `_`",
+            "d.js: has the route /d, which d/index.js has too\n    rename one of them, or put it into a directory that begins with `_`",
             "e.toml:1:11: no valid TOML: string values must be quoted, expected literal string",
         ]
     );
@@ -284,7 +294,7 @@ fn links_that_leave_the_project_are_refused_others_are_followed() {
     assert_eq!(
         problems(&dir),
         [
-            "bad.js: a link that leads outside the project\n    replace it by the file or folder itself, or let --ignore leave it out",
+            "bad.js: a link that leads outside the project\n    replace it by the file or directory itself, or let --ignore leave it out",
             "g.toml:2:8: the folder `out` is outside the project: a link on its way leads there\n    put or mount the folder itself below the project's root",
         ]
     );
@@ -312,8 +322,8 @@ fn a_missing_variable_is_a_warning_and_empty() {
     assert_eq!(
         warnings,
         [
-            "a.toml:3:9: the environment has no `TOKEN`: `TOKEN` is empty\n    set it: `docker run -e TOKEN=...`, or `TOKEN=... wws`",
-            "b.py: no worker: the project has no runtime for .py\n    `wws runtimes install python latest` makes it one",
+            "a.toml:3:9: the environment has no `TOKEN`: `TOKEN` is empty\n    set it: `docker run -e TOKEN=...`, or `TOKEN=... wws`; a text that begins with a dollar is written with two: `$$TOKEN`",
+            "b.py: no worker: nothing here runs .py\n    `wws runtimes install python latest` makes it one",
         ]
     );
 }
@@ -458,6 +468,161 @@ fn a_folder_that_is_not_there_is_a_problem() {
         problems.to_string(),
         "/no/such/folder: cannot open the project's folder: No such file or directory (os error 2)\n    expected a folder that holds workers"
     );
+}
+
+#[test]
+fn unknown_keys_of_a_workers_toml_are_warnings_as_they_were_ignored() {
+    let toml = "version = \"1\"\ndescription = \"x\"\n[features.wasi_nn]\npreload_models = []\n";
+    let limits = toml.to_owned() + "[limits]\nmemry = \"1MiB\"\n";
+    let dir = folder(&[("a.js", ""), ("a.toml", &limits)]);
+    // Limits are not of the old server.
+    assert_eq!(
+        problems(&dir),
+        ["a.toml:6:1: unknown key `limits.memry`\n    did you mean `memory`?"]
+    );
+    write(dir.path(), "a.toml", toml);
+    let project = open(&dir).unwrap();
+    let warnings = project.warnings().iter();
+    let warnings: Vec<_> = warnings.map(|w| w.message.as_str()).collect();
+    assert_eq!(
+        warnings,
+        [
+            "unknown key `features.wasi_nn.preload_models`",
+            "unknown key `description`"
+        ]
+    );
+}
+
+#[test]
+fn a_bad_file_costs_its_own_route_where_the_project_is_not_strict() {
+    let dir = folder(&[
+        (".wws.toml", "version = 1\n[server]\nstrict = false\n"),
+        ("good.js", ""),
+        ("toml.js", ""),
+        ("toml.toml", "version = \n"),
+        ("data.js", ""),
+        ("data.toml", "[[folders]]\nfrom = \"./none\"\nto = \"/x\"\n"),
+        ("two.js", ""),
+        ("two/index.js", ""),
+        ("a[b].js", ""),
+    ]);
+    let project = open(&dir).unwrap();
+    let of = |path: &str| match project.find(path) {
+        Found::Worker { worker, .. } => worker.problems.iter().map(ToString::to_string).collect(),
+        _ => vec!["no worker".to_owned()],
+    };
+    assert_eq!(of("/good"), [""; 0]);
+    assert_eq!(of("/two"), [""; 0]);
+    assert!(of("/toml")[0].starts_with("toml.toml:1:11: no valid TOML"));
+    assert!(of("/data")[0].starts_with("data.toml:2:8: cannot open the folder `none`"));
+    let warnings: Vec<_> = project.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    assert!(warnings[0].starts_with("a[b].js: not served: `a[b]`: a parameter is a whole segment"));
+    assert!(warnings[1].contains(": not served: has the route /two, which two"));
+    let strict = LoadOptions {
+        strict: Some(true),
+        ..LoadOptions::default()
+    };
+    assert_eq!(load(dir.path(), &strict).unwrap_err().all().len(), 4);
+}
+
+#[test]
+fn sources_that_nothing_runs_are_told_once() {
+    let dir = folder(&[
+        ("a.ts", ""),
+        ("b/c.ts", ""),
+        ("built.ts", ""),
+        ("built.js", ""),
+        ("types.d.ts", ""),
+        ("m.mjs", ""),
+        ("lib.py", ""),
+    ]);
+    let project = open(&dir).unwrap();
+    assert_eq!(found(&project, "/m"), "m.mjs");
+    let warnings: Vec<_> = project.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    assert!(warnings[0].starts_with("lib.py: no worker: nothing here runs .py\n"));
+    assert!(warnings[1].starts_with("a.ts: no worker: nothing here runs .ts (and 1 more)\n"));
+    assert!(warnings[1].contains("esbuild"));
+}
+
+#[test]
+fn catch_alls_may_be_directories_with_an_index() {
+    let dir = folder(&[
+        ("[...app]/index.js", ""),
+        ("api/[...rest]/index.js", ""),
+        ("index/about.js", ""),
+    ]);
+    let project = open(&dir).unwrap();
+    for (path, expected) in [
+        ("/", "[...app]/index.js app="),
+        ("/a/b", "[...app]/index.js app=a/b"),
+        ("/api", "[...app]/index.js app=api"),
+        ("/api/x/y", "api/[...rest]/index.js rest=x/y"),
+        ("/about", "index/about.js"),
+    ] {
+        assert_eq!(found(&project, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn an_asset_has_one_path_for_its_page() {
+    let dir = folder(&[
+        ("public/index.html", ""),
+        ("public/help.html", ""),
+        ("public/docs/index.html", ""),
+        ("public/\u{fc}ber uns/index.html", ""),
+        ("[id].js", ""),
+    ]);
+    let options = LoadOptions {
+        prefix: Some("\\v1".into()),
+        ..LoadOptions::default()
+    };
+    let (plain, prefixed) = (open(&dir).unwrap(), load(dir.path(), &options).unwrap());
+    for (path, expected) in [
+        ("", "public/index.html"),
+        ("/", "public/index.html"),
+        ("/index.html", "public/index.html"),
+        ("/help", "public/help.html"),
+        ("/help.html", "public/help.html"),
+        ("/help/", "at /help"),
+        ("/help.html/", "at /help.html"),
+        ("/docs", "at /docs/"),
+        ("//docs", "at /docs/"),
+        ("/docs/", "public/docs/index.html"),
+        ("/%C3%BCber%20uns", "at /%C3%BCber%20uns/"),
+        ("/7", "[id].js id=7"),
+        ("/7/", "[id].js id=7"),
+    ] {
+        assert_eq!(found(&plain, path), expected, "{path}");
+    }
+    for (path, expected) in [
+        ("/v1", "at /v1/"),
+        ("/v1/", "public/index.html"),
+        ("/v1/docs", "at /v1/docs/"),
+        ("/v1/7", "[id].js id=7"),
+        ("/docs", "-"),
+    ] {
+        assert_eq!(found(&prefixed, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn what_assets_do_not_answer_reaches_a_route_with_parameters() {
+    let dir = folder(&[
+        ("[id].js", ""),
+        ("public/7.html", ""),
+        ("public/a/b.txt", ""),
+    ]);
+    let project = open(&dir).unwrap();
+    assert_eq!(found(&project, "/7"), "public/7.html");
+    assert!(matches!(
+        project.find_for_change("/7"),
+        Found::Worker { params, .. } if params == [("id", "7".to_owned())]
+    ));
+    let asset = project.find_for_change("/a/b.txt");
+    assert!(matches!(asset, Found::Asset(_)));
+    assert!(matches!(project.find_for_change("/x/y"), Found::NotFound));
 }
 
 /// The bound is wide, a linear search would be a thousand times slower; `make bench` measures the ratio.
