@@ -2,18 +2,18 @@
 
 use std::{fmt::Display, process::ExitCode};
 
-use wws_project::Project;
+use wws_project::Problem;
 use wws_server::PrepareOptions;
 
 use crate::{args::Folder, code, environment, routes};
 
 /// Loads and compiles a project; prints its routes, or all that is wrong with it.
 pub(crate) fn check(folder: &Folder) -> ExitCode {
-    let project = match environment::load(folder, false, None) {
+    let project = match environment::load_strictly(folder) {
         Ok(project) => project,
         Err(problems) => return failed(&problems),
     };
-    warn(&project);
+    warn(project.warnings());
     let options = PrepareOptions {
         env: environment::variables(),
         code: code::of_user(project.root()),
@@ -21,6 +21,7 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
     };
     match wws_server::prepare(project, &options) {
         Ok(server) => {
+            warn(server.warnings());
             print!("{}", routes::table(server.project()));
             ExitCode::SUCCESS
         }
@@ -32,7 +33,7 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
 pub(crate) fn routes(folder: &Folder) -> ExitCode {
     match environment::load(folder, false, None) {
         Ok(project) => {
-            warn(&project);
+            warn(project.warnings());
             print!("{}", routes::table(&project));
             ExitCode::SUCCESS
         }
@@ -40,8 +41,8 @@ pub(crate) fn routes(folder: &Folder) -> ExitCode {
     }
 }
 
-fn warn(project: &Project) {
-    for warning in project.warnings() {
+fn warn(warnings: &[Problem]) {
+    for warning in warnings {
         eprintln!("warning: {warning}");
     }
 }

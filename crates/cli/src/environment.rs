@@ -39,6 +39,20 @@ pub(crate) fn load(
     container: bool,
     code: Option<&Path>,
 ) -> Result<Project, Problems> {
+    load_with(folder, container, code, None)
+}
+
+/// Loads a folder to report everything that is wrong with it, whatever its settings say.
+pub(crate) fn load_strictly(folder: &Folder) -> Result<Project, Problems> {
+    load_with(folder, false, None, Some(true))
+}
+
+fn load_with(
+    folder: &Folder,
+    container: bool,
+    code: Option<&Path>,
+    strict: Option<bool>,
+) -> Result<Project, Problems> {
     let inside = code_of_container();
     let code = code.or(inside);
     let options = LoadOptions {
@@ -46,6 +60,7 @@ pub(crate) fn load(
         ignore: folder.ignore.clone(),
         env: variables(),
         container: container || inside.is_some(),
+        strict,
         hashed: code.map(wws_server::hashed).unwrap_or_default(),
     };
     wws_project::load(&folder.path, &options)

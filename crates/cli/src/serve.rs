@@ -142,6 +142,9 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
         Ok(Err(error)) => return End::BadProject(error.to_string()),
         Err(_) => return End::Failed("the start panicked".into()),
     };
+    for warning in server.warnings() {
+        tracing::warn!("{}", on_one_line(warning));
+    }
     listen(server, address, place, signals).await
 }
 

@@ -5,12 +5,14 @@
 //! project brings along are started for each request.
 
 mod channel;
+mod error;
 mod javascript;
 mod load;
 mod python;
 mod ruby;
 mod runtime;
 
+pub use error::GuestError;
 pub use javascript::JavaScript;
 pub use python::Python;
 pub use ruby::Ruby;

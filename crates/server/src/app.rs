@@ -8,7 +8,7 @@ use http::{
 };
 use hyper::body::{Body as _, Incoming};
 use wws_engine::{Call, CallError, Engine, Guest};
-use wws_project::{Found, Project, Worker, beneath::Root};
+use wws_project::{Found, Problem, Project, Worker, beneath::Root};
 
 use crate::{
     access::Entry,
@@ -29,8 +29,10 @@ pub(crate) struct App {
     pub(crate) project: Project,
     pub(crate) root: Root,
     pub(crate) engine: Engine,
-    /// One for each worker, in their order.
-    pub(crate) guests: Vec<Guest>,
+    /// One for each worker, in their order; none of a worker that cannot be loaded.
+    pub(crate) guests: Vec<Option<Guest>>,
+    /// What was found when the guests were made.
+    pub(crate) warnings: Vec<Problem>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) uploads: Uploads,
     pub(crate) ids: RequestIds,
@@ -98,7 +100,12 @@ impl App {
             Err(bad) => return closing(page(StatusCode::BAD_REQUEST, bad.text(), id)),
         }
         let path = parts.uri.clone();
-        match self.project.find(path.path()) {
+        let found = match parts.method {
+            Method::GET | Method::HEAD => self.project.find(path.path()),
+            _ => self.project.find_for_change(path.path()),
+        };
+        match found {
+            Found::AssetAt(location) => asset::moved(&location, path.query()),
             Found::Asset(asset) => {
                 let served = asset::serve(&self.root, &asset.path, &parts.method, &parts.headers);
                 served.unwrap_or_else(|error| self.no_file(&asset.path, &error, id))
@@ -124,13 +131,17 @@ impl App {
         body: Incoming,
         id: &str,
     ) -> Response<Body> {
+        let index = worker.id.index();
+        // The log said why at the start.
+        let Some(guest) = &self.guests[index] else {
+            return closing(page(StatusCode::INTERNAL_SERVER_ERROR, SORRY, id));
+        };
         // Before admission: a slow client takes no worker's place.
         let (body, _room) = match self.uploads.read(body).await {
             Ok(read) => read,
             Err(bad) => return bad_upload(bad, id),
         };
         client.activity.set_abandoned(false);
-        let index = worker.id.index();
         let _permit = match self.admission.enter(index).await {
             Ok(permit) => permit,
             Err(refused) => {
@@ -143,7 +154,7 @@ impl App {
             }
         };
         let request = Request::from_parts(parts, body);
-        match self.guests[index]
+        match guest
             .call(Call {
                 request,
                 params,

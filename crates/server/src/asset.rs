@@ -48,11 +48,16 @@ pub(crate) fn serve(
     let metadata = file.metadata()?;
     let size = metadata.len();
     let version = version(&metadata)?;
-    let wanted = range::wanted(headers, &version, size);
+    let wanted = match range::wanted(headers, &version, size) {
+        // A range is of GET alone (RFC 9110, 14.2).
+        Wanted::Part(..) | Wanted::Unsatisfiable if head => Wanted::All,
+        wanted => wanted,
+    };
     let (status, part) = match wanted {
         Wanted::All => (StatusCode::OK, Some((0, size))),
         Wanted::Part(at, length) => (StatusCode::PARTIAL_CONTENT, Some((at, length))),
         Wanted::NotModified => (StatusCode::NOT_MODIFIED, None),
+        Wanted::Changed => (StatusCode::PRECONDITION_FAILED, None),
         Wanted::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, None),
     };
     let mut response = match part {
@@ -90,6 +95,18 @@ pub(crate) fn serve(
         _ => {}
     }
     Ok(response)
+}
+
+/// Sends a client to the one path that an asset has.
+pub(crate) fn moved(path: &str, query: Option<&str>) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let location = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    insert(response.headers_mut(), header::LOCATION, &location);
+    response
 }
 
 /// `public/404.html`, as the body of a 404.

@@ -14,15 +14,16 @@ use wws_engine::{
     Code, CodeCache, CodeKey, Engine, Guest, GuestLimits, GuestSpec, LoadError, Module,
     PreopenedFolder,
 };
-use wws_languages::{JavaScript, Python, Ruby, runtime_guest};
-use wws_project::{
-    Kit, Limits, Problem, Problems, Project, Runtime, Worker, WorkerKind, beneath::Root,
-};
+use wws_languages::{GuestError, JavaScript, Python, Ruby, runtime_guest};
+use wws_project::{Kit, Limits, Problem, Project, Runtime, Worker, WorkerKind, beneath::Root};
 
-use crate::outgoing::Outgoing;
+use crate::{no_worker, outgoing::Outgoing};
 
 /// A larger module is not read, in bytes.
 const MAX_MODULE: u64 = 512 << 20;
+
+/// A source that is larger than this is a broken worker, in bytes.
+const MAX_SOURCE: u64 = 16 << 20;
 
 type Digests = [u8; 32];
 
@@ -37,7 +38,34 @@ pub(crate) struct Maker<'a> {
 }
 
 /// What a worker runs as, or why it can't.
-type Source = Result<Runs, String>;
+type Source = Result<Runs, NotMade>;
+
+/// Why there is no guest of a worker.
+#[derive(Clone, Debug)]
+pub(crate) enum NotMade {
+    /// Its file is plainly no worker.
+    NoWorker(String),
+    /// It cannot be loaded.
+    Broken(Vec<Problem>),
+    /// The same, in words that may begin with a place.
+    Failed(String),
+}
+
+impl From<String> for NotMade {
+    fn from(text: String) -> Self {
+        Self::Failed(text)
+    }
+}
+
+impl NotMade {
+    /// The problems of a worker that cannot be loaded.
+    pub(crate) fn problems(self, worker: &Worker) -> Vec<Problem> {
+        match self {
+            Self::NoWorker(text) | Self::Failed(text) => vec![located(&worker.path, &text)],
+            Self::Broken(problems) => problems,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Runs {
@@ -111,8 +139,8 @@ fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T
 }
 
 impl Maker<'_> {
-    /// Makes all guests of a project, in the order of its workers; or says everything that is wrong.
-    pub(crate) fn guests(&self, project: &Project) -> Result<Vec<Guest>, Problems> {
+    /// Makes all guests of a project, in the order of its workers.
+    pub(crate) fn guests(&self, project: &Project) -> Vec<Result<Guest, NotMade>> {
         let workers = project.workers();
         let mut contents = HashMap::new();
         let sources: Vec<Source> = workers
@@ -121,59 +149,89 @@ impl Maker<'_> {
             .collect();
         let modules = self.compile(contents);
         let languages = Languages::default();
-        let made = in_parallel(sources.len(), |index| {
+        in_parallel(sources.len(), |index| {
             let worker = &workers[index];
-            let spec = self.spec(worker)?;
-            let module = |digest| match modules.get(&digest) {
-                Some(Ok(module)) => Ok(module),
-                Some(Err(message)) => Err(message.clone()),
-                None => Err("it was not compiled".into()),
-            };
-            match sources[index].clone()? {
-                Runs::Module(digest) => self.engine.guest(module(digest)?, spec).map_err(text),
-                Runs::Runtime(digest, index) => runtime_guest(
-                    self.engine,
-                    module(digest)?,
-                    self.root,
-                    &project.runtimes()[index],
-                    &worker.path,
-                    spec,
-                )
-                .map_err(text),
-                Runs::Kit(Kit::Python, index) => languages
-                    .python
-                    .get(index, || {
-                        self.interpreter(&project.runtimes()[index], Python::new)
-                    })?
-                    .guest(self.root, &worker.path, spec)
-                    .map_err(text),
-                Runs::Kit(Kit::Ruby, index) => languages
-                    .ruby
-                    .get(index, || {
-                        self.interpreter(&project.runtimes()[index], Ruby::new)
-                    })?
-                    .guest(self.root, &worker.path, spec)
-                    .map_err(text),
-                Runs::JavaScript => languages
+            let runs = sources[index].clone()?;
+            let made = self.guest(project, worker, runs, &modules, &languages);
+            made.map_err(|error| self.judge(worker, error))
+        })
+    }
+
+    fn guest(
+        &self,
+        project: &Project,
+        worker: &Worker,
+        runs: Runs,
+        modules: &HashMap<Digests, Result<Module, String>>,
+        languages: &Languages,
+    ) -> Result<Guest, NotMade> {
+        let spec = self.spec(worker)?;
+        let module = |digest| match modules.get(&digest) {
+            Some(Ok(module)) => Ok(module),
+            Some(Err(message)) => Err(message.clone()),
+            None => Err("it was not compiled".into()),
+        };
+        match runs {
+            Runs::Module(digest) => {
+                let made = self.engine.guest(module(digest)?, spec);
+                Ok(made.map_err(text)?)
+            }
+            Runs::Runtime(digest, index) => {
+                let runtime = &project.runtimes()[index];
+                let interpreter = module(digest)?;
+                let path = &worker.path;
+                let made = runtime_guest(self.engine, interpreter, self.root, runtime, path, spec);
+                Ok(made.map_err(text)?)
+            }
+            Runs::Kit(Kit::Python, index) => {
+                let python = languages.python.get(index, || {
+                    self.interpreter(&project.runtimes()[index], Python::new)
+                })?;
+                let made = python.guest(self.root, &worker.path, spec);
+                Ok(made.map_err(text)?)
+            }
+            Runs::Kit(Kit::Ruby, index) => {
+                let ruby = languages.ruby.get(index, || {
+                    self.interpreter(&project.runtimes()[index], Ruby::new)
+                })?;
+                let made = ruby.guest(self.root, &worker.path, spec);
+                Ok(made.map_err(text)?)
+            }
+            Runs::JavaScript => {
+                let javascript = languages
                     .javascript
                     .get_or_init(|| JavaScript::new(self.engine, self.code).map_err(text))
                     .as_ref()
-                    .map_err(Clone::clone)?
-                    .guest(self.root, &worker.path, spec)
-                    .map_err(text),
-            }
-        });
-        let mut guests = Vec::with_capacity(workers.len());
-        let mut problems = Vec::new();
-        for (worker, made) in workers.iter().zip(made) {
-            match made {
-                Ok(guest) => guests.push(guest),
-                Err(message) => problems.push(located(&worker.path, &message)),
+                    .map_err(Clone::clone)?;
+                let made = javascript.guest(self.root, &worker.path, spec);
+                made.map_err(|error| match error {
+                    GuestError::NoHandler(error) => NotMade::NoWorker(text(error)),
+                    GuestError::Broken(error) => text(error).into(),
+                })
             }
         }
-        match Problems::of(problems) {
-            None => Ok(guests),
-            Some(problems) => Err(problems),
+    }
+
+    /// Tells a file that is no worker from a broken one.
+    fn judge(&self, worker: &Worker, error: NotMade) -> NotMade {
+        let NotMade::Failed(message) = error else {
+            return error;
+        };
+        let source = || {
+            let bytes = self.root.read(&worker.path, MAX_SOURCE).ok()?;
+            String::from_utf8(bytes).ok()
+        };
+        let reason = match worker.kind {
+            // Those are told apart before they are compiled.
+            WorkerKind::Wasm => None,
+            WorkerKind::JavaScript => {
+                source().and_then(|source| no_worker::of_javascript(&worker.path, &source))
+            }
+            WorkerKind::Runtime(_) => source().and_then(|source| no_worker::of_source(&source)),
+        };
+        match reason {
+            Some(reason) => NotMade::NoWorker(reason),
+            None => NotMade::Failed(message),
         }
     }
 
@@ -184,13 +242,22 @@ impl Maker<'_> {
         runtimes: &[Runtime],
         contents: &mut HashMap<Digests, Vec<u8>>,
     ) -> Source {
+        if !worker.problems.is_empty() {
+            return Err(NotMade::Broken(worker.problems.clone()));
+        }
         match worker.kind {
-            WorkerKind::Wasm => Ok(Runs::Module(self.read(&worker.path, contents)?)),
+            WorkerKind::Wasm => {
+                let wasm = self.file(&worker.path)?;
+                match no_worker::of_wasm(&wasm) {
+                    Some(reason) => Err(NotMade::NoWorker(reason)),
+                    None => Ok(Runs::Module(hashed(wasm, contents))),
+                }
+            }
             WorkerKind::JavaScript => Ok(Runs::JavaScript),
             WorkerKind::Runtime(index) => {
                 let runtime = runtimes
                     .get(index)
-                    .ok_or("its runtime is not listed in .wws.toml")?;
+                    .ok_or_else(|| "its runtime is not listed in .wws.toml".to_owned())?;
                 if let Some(kit) = runtime.kit {
                     return Ok(Runs::Kit(kit, index));
                 }
@@ -230,10 +297,7 @@ impl Maker<'_> {
         path: &Path,
         contents: &mut HashMap<Digests, Vec<u8>>,
     ) -> Result<Digests, String> {
-        let wasm = self.file(path)?;
-        let digest = Sha256::digest(&wasm).into();
-        contents.entry(digest).or_insert(wasm);
-        Ok(digest)
+        Ok(hashed(self.file(path)?, contents))
     }
 
     /// The compiler itself is parallel, but has stretches that are not.
@@ -297,6 +361,13 @@ impl Maker<'_> {
     }
 }
 
+/// Adds a module to those that are compiled.
+fn hashed(wasm: Vec<u8>, contents: &mut HashMap<Digests, Vec<u8>>) -> Digests {
+    let digest = Sha256::digest(&wasm).into();
+    contents.entry(digest).or_insert(wasm);
+    digest
+}
+
 fn text(error: LoadError) -> String {
     error.to_string()
 }
@@ -314,7 +385,7 @@ fn limits(limits: &Limits) -> GuestLimits {
 }
 
 /// A problem of a worker. A message that begins with a place (`file:line:column: `) is about that.
-fn located(worker: &Path, message: &str) -> Problem {
+pub(crate) fn located(worker: &Path, message: &str) -> Problem {
     let at_place = || {
         let (place, message) = message.split_once(": ")?;
         let mut parts = place.rsplitn(3, ':');

@@ -18,6 +18,7 @@ mod guests;
 mod idle;
 mod listen;
 mod memory;
+mod no_worker;
 mod outgoing;
 mod page;
 mod precompile;

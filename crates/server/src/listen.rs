@@ -10,7 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use wws_project::{Project, ServerSettings};
+use wws_project::{Problem, Project, ServerSettings};
 
 use crate::{
     activity::Activity,
@@ -64,6 +64,12 @@ impl Server {
     #[must_use]
     pub fn project(&self) -> &Project {
         &self.app.project
+    }
+
+    /// What is odd of its workers, but no reason not to start; beside the warnings of its project.
+    #[must_use]
+    pub fn warnings(&self) -> &[Problem] {
+        &self.app.warnings
     }
 
     /// Listens.

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use wws_engine::{CodeCache, Engine, EngineOptions};
-use wws_project::{Problems, Project, beneath::Root};
+use wws_engine::{CodeCache, Engine, EngineOptions, Guest};
+use wws_project::{Problem, Problems, Project, beneath::Root};
 
 use crate::{
     Server,
     admission::{Admission, Bounds},
     app::App,
-    guests::{Maker, problem},
+    guests::{Maker, NotMade, located, problem},
     idle::Idle,
     memory,
     outgoing::Outgoing,
@@ -42,7 +42,7 @@ fn one(file: &Path, message: String) -> Problems {
 ///
 /// # Errors
 /// All problems of all workers at once.
-pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Problems> {
+pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server, Problems> {
     let here = Path::new("");
     let root = Root::open(project.root()).map_err(|error| {
         one(
@@ -50,7 +50,7 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
             format!("cannot open the project's folder: {error}"),
         )
     })?;
-    let settings = project.settings();
+    let settings = project.settings().clone();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let processors = u32::try_from(processors).unwrap_or(u32::MAX);
     let concurrency = match settings.concurrency {
@@ -76,7 +76,8 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
         outgoing: &outgoing,
         code: options.code.as_ref(),
     };
-    let guests = maker.guests(&project)?;
+    let made = maker.guests(&project);
+    let served = serve(&mut project, made)?;
     let admission = Admission::new(Bounds {
         concurrency,
         queue: settings.queue,
@@ -93,12 +94,60 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
         access_log: settings.access_log,
         root,
         engine,
-        guests,
+        guests: served.guests,
         admission,
         uploads,
         ids: RequestIds::new(),
         idle: Idle::default(),
         on_idle: options.on_idle,
         project,
+        warnings: served.warnings,
     }))
+}
+
+/// What is served of a project.
+struct Served {
+    /// One for each worker, in their order; none of a worker that cannot be loaded.
+    guests: Vec<Option<Guest>>,
+    warnings: Vec<Problem>,
+}
+
+/// Leaves out of the project what is no worker. A broken one is a problem, or costs its own route only where the settings say so.
+fn serve(project: &mut Project, made: Vec<Result<Guest, NotMade>>) -> Result<Served, Problems> {
+    let strict = project.settings().strict;
+    let (mut guests, mut left_out) = (Vec::with_capacity(made.len()), Vec::new());
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    for (worker, made) in project.workers().iter().zip(made) {
+        match made {
+            Ok(guest) => guests.push(Some(guest)),
+            Err(NotMade::NoWorker(reason)) => {
+                left_out.push(worker.id);
+                let mut warning = located(&worker.path, &reason);
+                warning.message = format!("no worker, and not served: {}", warning.message);
+                warning.help = Some(
+                    "move it to a directory that begins with `_`, or let --ignore leave it out"
+                        .into(),
+                );
+                warnings.push(warning);
+            }
+            Err(broken) if strict => problems.extend(broken.problems(worker)),
+            Err(broken) => {
+                guests.push(None);
+                for mut problem in broken.problems(worker) {
+                    problem.message = format!(
+                        "{} answers 500 (`server.strict`): {}",
+                        worker.route, problem.message
+                    );
+                    warnings.push(problem);
+                }
+            }
+        }
+    }
+    if let Some(problems) = Problems::of(problems) {
+        return Err(problems);
+    }
+    if !left_out.is_empty() {
+        project.leave_out(&left_out);
+    }
+    Ok(Served { guests, warnings })
 }

@@ -21,12 +21,17 @@ pub(crate) enum Wanted {
     Part(u64, u64),
     /// Nothing: the client has it.
     NotModified,
+    /// Nothing: the client wants another version of it.
+    Changed,
     /// A part beyond the end.
     Unsatisfiable,
 }
 
 /// What a `GET` or `HEAD` of a file of `size` bytes wants.
 pub(crate) fn wanted(headers: &HeaderMap, version: &Version, size: u64) -> Wanted {
+    if is_changed(headers, version) {
+        return Wanted::Changed;
+    }
     if is_known(headers, version) {
         return Wanted::NotModified;
     }
@@ -47,14 +52,32 @@ fn text<'h>(headers: &'h HeaderMap, name: &header::HeaderName) -> Option<&'h str
     headers.get(name)?.to_str().ok()
 }
 
+/// Whether the client wants nothing but a version that this is not (RFC 9110, 13.1.1 and 13.1.4).
+fn is_changed(headers: &HeaderMap, version: &Version) -> bool {
+    if headers.contains_key(header::IF_MATCH) {
+        // Weak tags never match here.
+        return !tags(headers, &header::IF_MATCH).any(|tag| tag == "*" || tag == version.etag);
+    }
+    text(headers, &header::IF_UNMODIFIED_SINCE)
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .is_some_and(|date| version.modified > date)
+}
+
+fn tags<'h>(
+    headers: &'h HeaderMap,
+    name: &header::HeaderName,
+) -> impl Iterator<Item = &'h str> + use<'h> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
 fn is_known(headers: &HeaderMap, version: &Version) -> bool {
     if headers.contains_key(header::IF_NONE_MATCH) {
-        return headers
-            .get_all(header::IF_NONE_MATCH)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
+        return tags(headers, &header::IF_NONE_MATCH)
             .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == version.etag);
     }
     text(headers, &header::IF_MODIFIED_SINCE)
@@ -177,6 +200,41 @@ mod tests {
             ]),
             Wanted::All
         );
+    }
+
+    #[test]
+    fn only_the_version_that_is_asked_for_is_sent() {
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for tags in ["\"v1\"", "\"v0\", \"v1\"", "*"] {
+            assert_eq!(of(&[(header::IF_MATCH, tags)]), Wanted::All, "{tags}");
+        }
+        for tags in ["\"v2\"", "W/\"v1\"", "v1"] {
+            assert_eq!(of(&[(header::IF_MATCH, tags)]), Wanted::Changed, "{tags}");
+        }
+        let since = |date| of(&[(header::IF_UNMODIFIED_SINCE, date)]);
+        assert_eq!(since(date), Wanted::All);
+        assert_eq!(since("Sun, 06 Nov 1994 08:49:36 GMT"), Wanted::Changed);
+        assert_eq!(since("yesterday"), Wanted::All);
+        // The tag is the better condition; and both come before what the client has, and before a range.
+        let early = "Sun, 06 Nov 1994 08:49:36 GMT";
+        for (other, value) in [
+            (header::IF_UNMODIFIED_SINCE, early),
+            (header::IF_NONE_MATCH, "\"v2\""),
+        ] {
+            assert_eq!(
+                of(&[(header::IF_MATCH, "\"v1\""), (other, value)]),
+                Wanted::All
+            );
+        }
+        for (other, value) in [
+            (header::IF_NONE_MATCH, "\"v1\""),
+            (header::RANGE, "bytes=0-1"),
+        ] {
+            assert_eq!(
+                of(&[(header::IF_MATCH, "\"v2\""), (other, value)]),
+                Wanted::Changed
+            );
+        }
     }
 
     #[test]

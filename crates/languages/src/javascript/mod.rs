@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use wws_engine::{CodeCache, CodeKey, Engine, Folders, Guest, GuestSpec, Interpreter, LoadError};
 use wws_project::beneath::Root;
 
-use crate::load::load;
+use crate::{error::GuestError, load::load};
 
 use program::Worker;
 
@@ -60,15 +60,21 @@ impl JavaScript {
     ///
     /// # Errors
     /// A file is not there, has a syntax error, throws, or makes no handler; the text names file and line.
-    pub fn guest(&self, root: &Root, file: &Path, spec: GuestSpec) -> Result<Guest, LoadError> {
+    pub fn guest(&self, root: &Root, file: &Path, spec: GuestSpec) -> Result<Guest, GuestError> {
         let folder = root
             .folder(Path::new(""))
             .map_err(|error| LoadError::new(format!("cannot open the project: {error}")))?;
-        let worker = Worker::new(
+        let worker = Arc::new(Worker::new(
             file.to_string_lossy().into_owned(),
             Folders::new(vec![(folder.into(), "/".into())]),
             spec.env.clone(),
-        );
-        load(&self.0, spec, Arc::new(worker))
+        ));
+        load(&self.0, spec, worker.clone()).map_err(|error| {
+            if worker.has_no_handler() {
+                GuestError::NoHandler(error)
+            } else {
+                error.into()
+            }
+        })
     }
 }

@@ -1,6 +1,9 @@
 //! A JavaScript worker: how its snapshot is made, and how it answers a request.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -39,6 +42,7 @@ pub(super) struct Worker {
     variables: Vec<(String, String)>,
     maps: SourceMaps,
     points: OnceLock<Points>,
+    has_no_handler: AtomicBool,
 }
 
 /// Addresses in the snapshot.
@@ -64,7 +68,13 @@ impl Worker {
             modules,
             variables,
             points: OnceLock::new(),
+            has_no_handler: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the file was run, and left nothing that answers requests.
+    pub(super) fn has_no_handler(&self) -> bool {
+        self.has_no_handler.load(Ordering::Relaxed)
     }
 
     fn points(&self) -> Result<Points> {
@@ -244,6 +254,7 @@ impl Worker {
         let is_string = js.exports.is_string.clone();
         if js.vm.call(&is_string, (problem,)).await? != 0 {
             let problem = js.text(problem).await?;
+            self.has_no_handler.store(true, Ordering::Relaxed);
             return Err(failed(format!("{}: {problem}", self.file)));
         }
         js.run_jobs().await?;

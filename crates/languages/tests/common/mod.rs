@@ -16,7 +16,7 @@ use wws_engine::{
     Call, CodeCache, CodeKey, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
     interpreter_module,
 };
-use wws_languages::{JavaScript, Python, Ruby};
+use wws_languages::{GuestError, JavaScript, Python, Ruby};
 use wws_project::beneath::Root;
 
 pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
@@ -78,11 +78,11 @@ impl Project {
         self.0.path()
     }
 
-    pub fn load(&self, file: &str, spec: GuestSpec) -> Result<Guest, LoadError> {
+    pub fn load(&self, file: &str, spec: GuestSpec) -> Result<Guest, GuestError> {
         let root = Root::open(self.0.path()).unwrap();
         match file.rsplit_once('.') {
-            Some((_, "py")) => PYTHON.guest(&root, Path::new(file), spec),
-            Some((_, "rb")) => RUBY.guest(&root, Path::new(file), spec),
+            Some((_, "py")) => Ok(PYTHON.guest(&root, Path::new(file), spec)?),
+            Some((_, "rb")) => Ok(RUBY.guest(&root, Path::new(file), spec)?),
             _ => JAVASCRIPT.guest(&root, Path::new(file), spec),
         }
     }

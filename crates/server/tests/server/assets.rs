@@ -96,8 +96,87 @@ async fn head_tells_all_but_the_content() {
         (200, Some("3000001"))
     );
     assert!(head.header("etag").is_some());
+    // A range is of GET alone.
+    for range in ["bytes=0-9", "bytes=9999999-"] {
+        let headers = format!("range: {range}\r\n");
+        let head = client.request("HEAD", "/big.bin", &headers, b"").await;
+        assert_eq!(
+            (head.status, head.header("content-length")),
+            (200, Some("3000001")),
+            "{range}"
+        );
+    }
     // The connection is still in step.
     assert_eq!(client.get("/a.txt").await.text(), "0123456789");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_version_that_is_asked_for_is_sent() {
+    let (_site, server) = site().await;
+    let mut client = server.connect().await;
+    let etag = client
+        .get("/a.txt")
+        .await
+        .header("etag")
+        .unwrap()
+        .to_owned();
+    for (condition, status) in [
+        (format!("if-match: {etag}"), 200),
+        ("if-match: \"other\"".to_owned(), 412),
+        (
+            "if-unmodified-since: Sun, 06 Nov 1994 08:49:37 GMT".to_owned(),
+            412,
+        ),
+        ("if-match: \"other\"\r\nrange: bytes=0-1".to_owned(), 412),
+    ] {
+        let headers = format!("{condition}\r\n");
+        let response = client.request("GET", "/a.txt", &headers, b"").await;
+        assert_eq!(response.status, status, "{condition}");
+        assert_eq!(response.body.is_empty(), status == 412, "{condition}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_one_path() {
+    let site = Site::new();
+    site.file("public/docs/index.html", "<p>docs")
+        .file("public/help.html", "<p>help")
+        .file("public/pic.png", "pic")
+        .wasm("[id].wasm", &wat::answers("id"));
+    let server = site.start().await;
+    let mut client = server.connect().await;
+    for (path, location) in [
+        ("/docs", "/docs/"),
+        ("/docs?x=1&y=//z", "/docs/?x=1&y=//z"),
+        ("//docs", "/docs/"),
+        ("/help/", "/help"),
+        ("/pic.png/", "/pic.png"),
+    ] {
+        let response = client.get(path).await;
+        assert_eq!(
+            (response.status, response.header("location")),
+            (308, Some(location)),
+            "{path}"
+        );
+    }
+    for (path, text) in [
+        ("/docs/", "<p>docs"),
+        ("/docs/index.html", "<p>docs"),
+        ("/help", "<p>help"),
+        ("/help.html", "<p>help"),
+        ("/pic.png", "pic"),
+        ("/7/", "id"),
+    ] {
+        let response = client.get(path).await;
+        let answer = (response.status, response.text());
+        assert_eq!(answer, (200, text.to_owned()), "{path}");
+    }
+    // Assets are only read: what would change something is for the worker.
+    for method in ["POST", "OPTIONS"] {
+        assert_eq!(client.request(method, "/help", "", b"").await.text(), "id");
+    }
+    let refused = client.request("POST", "/docs/index.html", "", b"x").await;
+    assert_eq!(refused.status, 405);
 }
 
 #[tokio::test(flavor = "multi_thread")]

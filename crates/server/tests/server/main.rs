@@ -9,5 +9,6 @@ mod clients;
 mod drain;
 mod guests;
 mod limits;
+mod old;
 mod routing;
 mod start;

@@ -56,6 +56,27 @@ async fn what_is_not_there_is_a_404() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_is_split_before_it_is_decoded() {
+    let site = Site::new();
+    site.wasm("a/b.wasm", &wat::answers("b"))
+        .file("public/c/d.txt", "d")
+        .wasm("e/[...rest].wasm", &wat::answers("rest"));
+    let server = site.start().await;
+    let long = format!("/e{}", "/x".repeat(200));
+    for (path, status) in [
+        ("/a/b", 200),
+        ("/%61/b", 200),
+        ("//a//b", 200),
+        ("/a%2Fb", 404),
+        ("/c/d.txt", 200),
+        ("/c%2fd.txt", 404),
+        (&*long, 200),
+    ] {
+        assert_eq!(server.get(path).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn head_has_no_body_and_options_reach_the_worker() {
     let site = Site::new();
     site.wasm("x.wasm", &wat::logs_input());

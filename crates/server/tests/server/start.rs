@@ -9,18 +9,16 @@ fn files_that_are_no_workers_are_all_named() {
         .file("empty.wasm", "")
         .file("cut.wasm", b"\0asm\x01\0\0\0\x01\xff")
         .file("component.wasm", b"\0asm\x0d\0\x01\0")
-        .wasm("library.wasm", r#"(module (memory (export "memory") 1) (func (export "run")))"#)
         .wasm("imports.wasm", r#"(module (import "env" "magic" (func)) (memory (export "memory") 1) (func (export "_start")))"#)
         .wasm("large.wasm", r#"(module (memory (export "memory") 4000) (func (export "_start")))"#)
         .wasm("good.wasm", &wat::answers("good"))
-        .file("script.js", "\nconst handler = ;");
+        .file("script.js", "\nconst handler = ;\naddEventListener('fetch', handler);");
     let problems = site.problems();
     for line in [
         "text.wasm: not WebAssembly",
         "empty.wasm: an empty file",
         "cut.wasm: not a valid WebAssembly module",
         "component.wasm: a WebAssembly component",
-        "library.wasm: it exports no function `_start`",
         "imports.wasm: unknown import: `env::magic`",
         "large.wasm: the module starts with 262144000 bytes of memory",
         "script.js:2:17: SyntaxError",
@@ -34,9 +32,77 @@ fn files_that_are_no_workers_are_all_named() {
 fn a_project_that_does_not_load_says_where() {
     let site = Site::new();
     site.wasm("x.wasm", &wat::answers("x"))
-        .file("x.toml", "version = \"1\"\nnam = \"x\"\n");
+        .file("x.toml", "version = \"1\"\nname = 1\n");
     let problems = site.problems();
-    assert!(problems.contains("x.toml:2:1"), "{problems}");
+    assert!(problems.contains("x.toml:2:8"), "{problems}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_plainly_no_workers_are_left_out() {
+    let site = Site::new();
+    site.wasm("good.wasm", &wat::answers("good"))
+        .wasm(
+            "library.wasm",
+            r#"(module (memory (export "memory") 1) (func (export "run")))"#,
+        )
+        .file("esbuild.config.js", "require('esbuild')")
+        .file(
+            "script.js",
+            "import http from 'k6/http'; export default function () {}",
+        )
+        .file("helper.js", "export const add = (a, b) => a + b;")
+        .file("texts.js", "export default { title: 'x' };")
+        .file(
+            "[id].js",
+            "export default { fetch: () => new Response('id') };",
+        );
+    let server = site.start().await;
+    assert_eq!(server.get("/good").await.text(), "good");
+    // Their routes are others' now.
+    for path in ["/library", "/script", "/helper", "/texts"] {
+        assert_eq!(server.get(path).await.text(), "id", "{path}");
+    }
+    let warnings = server.warnings.join("\n");
+    for line in [
+        "library.wasm: no worker, and not served: it is a library",
+        "esbuild.config.js: no worker, and not served: it configures a build tool",
+        "script.js: no worker, and not served: it imports `k6/http`",
+        "helper.js: no worker, and not served: it has no handler",
+        "texts.js: no worker, and not served: its default export is",
+    ] {
+        assert!(warnings.contains(line), "{line} in:\n{warnings}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_worker_costs_its_own_route_where_the_project_is_not_strict() {
+    let site = Site::new();
+    site.settings("strict = false")
+        .wasm("good.wasm", &wat::answers("good"))
+        .wasm("imports.wasm", r#"(module (import "env" "magic" (func)) (memory (export "memory") 1) (func (export "_start")))"#)
+        .file("text.wasm", "hello, not Wasm")
+        .file("syntax.js", "export default ;")
+        .wasm("toml.wasm", &wat::answers("toml"))
+        .file("toml.toml", "[[folders]]\nfrom = \"./none\"\nto = \"/x\"\n")
+        .file("throws.js", "export default { fetch() {} }; throw new Error('at the top');");
+    let server = site.start().await;
+    for path in ["/imports", "/text", "/syntax", "/toml", "/throws"] {
+        let response = server.get(path).await;
+        assert_eq!(response.status, 500, "{path}");
+        let text = response.text();
+        assert!(!text.contains("magic") && !text.contains("none"), "{text}");
+    }
+    assert_eq!(server.get("/good").await.text(), "good");
+    let warnings = server.warnings.join("\n");
+    for line in [
+        "imports.wasm: /imports answers 500 (`server.strict`): unknown import: `env::magic`",
+        "text.wasm: /text answers 500 (`server.strict`): not WebAssembly",
+        "syntax.js:1:16: /syntax answers 500 (`server.strict`): SyntaxError",
+        "toml.toml:2:8: /toml answers 500 (`server.strict`): cannot open the folder `none`",
+        "throws.js:1:",
+    ] {
+        assert!(warnings.contains(line), "{line} in:\n{warnings}");
+    }
 }
 
 #[test]

@@ -48,22 +48,28 @@ impl Site {
         self.file(".wws.toml", format!("version = 1\n[server]\n{lines}\n"))
     }
 
-    fn prepare(&self) -> Result<wws_server::Server, String> {
-        let project =
-            wws_project::load(self.root(), &LoadOptions::default()).map_err(|e| e.to_string())?;
+    fn prepare(&self, options: &LoadOptions) -> Result<wws_server::Server, String> {
+        let project = wws_project::load(self.root(), options).map_err(|e| e.to_string())?;
         wws_server::prepare(project, &PrepareOptions::default()).map_err(|e| e.to_string())
     }
 
     /// What is said when it does not start.
     pub fn problems(&self) -> String {
-        match self.prepare() {
+        match self.prepare(&LoadOptions::default()) {
             Ok(_) => panic!("it starts"),
             Err(problems) => problems,
         }
     }
 
     pub async fn start(&self) -> Running {
-        let server = self.prepare().unwrap();
+        self.start_with(&LoadOptions::default()).await
+    }
+
+    pub async fn start_with(&self, options: &LoadOptions) -> Running {
+        let server = self
+            .prepare(options)
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        let warnings = server.warnings().iter().map(ToString::to_string).collect();
         let bound = server.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = bound.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -74,6 +80,7 @@ impl Site {
             address,
             stop: Some(stop),
             task,
+            warnings,
             _site: self.clone(),
         }
     }
@@ -84,6 +91,8 @@ pub struct Running {
     pub address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Drained>,
+    /// What was odd of its workers.
+    pub warnings: Vec<String>,
     /// Its files.
     _site: Site,
 }
