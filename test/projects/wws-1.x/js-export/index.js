@@ -1,0 +1,5 @@
+export default {
+  async fetch(request) {
+    return new Response(await request.text(), { status: 201, headers: { "x-made-by": "default export" } });
+  },
+};

@@ -1,0 +1,1 @@
+addEventListener("fetch", ({ request, respondWith }) => respondWith(new Response(`id ${request.params.id}`)));

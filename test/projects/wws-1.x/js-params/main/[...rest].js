@@ -1,0 +1,1 @@
+export default { fetch: ({ params }) => new Response(`rest ${params.rest}`) };

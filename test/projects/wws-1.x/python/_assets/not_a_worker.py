@@ -1,0 +1,1 @@
+raise Exception("nobody runs this")

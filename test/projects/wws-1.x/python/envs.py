@@ -1,0 +1,4 @@
+import os
+
+def worker(request):
+    return Response(os.getenv("MESSAGE"))

@@ -1,0 +1,2 @@
+def worker(req):
+    return Response("user " + req.params["id"])

@@ -1,0 +1,1 @@
+raise "nobody runs this"

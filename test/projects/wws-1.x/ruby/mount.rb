@@ -1,0 +1,3 @@
+def worker(req)
+  Response.new(File.read("/mnt/assets/page.txt").strip)
+end

@@ -1,0 +1,3 @@
+def worker(req)
+  Response.ok("user #{req.params["id"]}")
+end

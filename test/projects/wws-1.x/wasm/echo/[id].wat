@@ -1,0 +1,22 @@
+;; Answers with what it read, as base64 is not needed: quotes are left out.
+(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 4)
+  (data (i32.const 64) "{\"status\":200,\"headers\":{\"content-type\":\"text/plain\"},\"data\":\"")
+  (data (i32.const 160) "\"}")
+  (func (export "_start") (local $at i32) (local $end i32)
+    (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 60000))
+    (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (local.set $at (i32.const 1024))
+    (local.set $end (i32.add (i32.const 1024) (i32.load (i32.const 8))))
+    (block $done (loop $next
+      (br_if $done (i32.ge_u (local.get $at) (local.get $end)))
+      (if (i32.or (i32.eq (i32.load8_u (local.get $at)) (i32.const 34)) (i32.eq (i32.load8_u (local.get $at)) (i32.const 92)))
+        (then (i32.store8 (local.get $at) (i32.const 39))))
+      (local.set $at (i32.add (local.get $at) (i32.const 1)))
+      (br $next)))
+    (i32.store (i32.const 16) (i32.const 64)) (i32.store (i32.const 20) (i32.const 62))
+    (i32.store (i32.const 24) (i32.const 1024)) (i32.store (i32.const 28) (i32.load (i32.const 8)))
+    (i32.store (i32.const 32) (i32.const 160)) (i32.store (i32.const 36) (i32.const 2))
+    (drop (call $write (i32.const 1) (i32.const 16) (i32.const 3) (i32.const 8)))))
