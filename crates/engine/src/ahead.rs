@@ -18,7 +18,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{CallError, Guest, lane::Usage, snapshot::Boxed};
+use crate::{CallError, Guest, account::Charge, guest::Printed, lane::Usage, snapshot::Boxed};
 
 /// Instances that wait for the requests of a worker which is asked often.
 const BUSY: usize = 4;
@@ -32,6 +32,7 @@ const START: Duration = Duration::from_secs(60);
 /// What an instance waits for.
 pub(crate) struct Input {
     pub(crate) stdin: Vec<u8>,
+    pub(crate) charge: Charge,
     pub(crate) request_id: String,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Awaited {
 
 /// An instance that waits.
 pub(crate) struct Parked {
-    pub(crate) run: Boxed<'static, Result<Vec<u8>, CallError>>,
+    pub(crate) run: Boxed<'static, Result<Printed, CallError>>,
     pub(crate) input: oneshot::Sender<Input>,
     pub(crate) usage: Arc<Usage>,
 }

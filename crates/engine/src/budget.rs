@@ -1,91 +1,33 @@
-//! Memory that all guests share: a counted amount, waited for by new calls, refused to growing ones.
+//! What one call may hold of the server's memory: the guest's own, and what the host keeps for it.
 
-use std::sync::Arc;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::ResourceLimiter;
 
-use crate::image_of::WASM_PAGE;
+use crate::account::{Account, Charge};
 
-/// Linear memory that guests may use at once, in Wasm pages.
-#[derive(Clone)]
-pub(crate) struct Budget {
-    pages: Arc<Semaphore>,
-    total: u32,
-}
+/// Bytes of one element of a table, as wasmtime keeps it.
+const TABLE_ELEMENT: u64 = 8;
 
-impl Budget {
-    pub(crate) fn new(bytes: u64) -> Self {
-        // More than address space can hold is no bound at all; the type of a permit count is u32.
-        let total = u32::try_from(bytes / WASM_PAGE).unwrap_or(u32::MAX).max(1);
-        Self {
-            pages: Arc::new(Semaphore::new(total as usize)),
-            total,
-        }
-    }
-
-    /// The whole of it, in bytes.
-    pub(crate) fn total(&self) -> u64 {
-        u64::from(self.total) * WASM_PAGE
-    }
-
-    /// What nobody uses, in bytes.
-    pub(crate) fn free(&self) -> u64 {
-        self.pages.available_permits() as u64 * WASM_PAGE
-    }
-
-    /// Waits until `bytes` are free; calls get their memory in the order in which they asked.
-    pub(crate) async fn reserve(&self, bytes: u64) -> Option<Share> {
-        let pages = u32::try_from(bytes.div_ceil(WASM_PAGE)).ok()?;
-        if pages > self.total {
-            return None;
-        }
-        let permit = match self.pages.clone().try_acquire_many_owned(pages) {
-            Ok(permit) => permit,
-            Err(_) => self.pages.clone().acquire_many_owned(pages).await.ok()?,
-        };
-        Some(Share {
-            budget: self.clone(),
-            permit,
-        })
-    }
-}
-
-/// A call's part of the budget; free again when dropped.
-pub(crate) struct Share {
-    budget: Budget,
-    permit: OwnedSemaphorePermit,
-}
-
-impl Share {
-    fn bytes(&self) -> u64 {
-        self.permit.num_permits() as u64 * WASM_PAGE
-    }
-
-    /// Makes the share `bytes` large, if so much is free.
-    fn grow_to(&mut self, bytes: u64) -> bool {
-        let Some(more) = bytes.checked_sub(self.bytes()) else {
-            return true;
-        };
-        let Ok(pages) = u32::try_from(more.div_ceil(WASM_PAGE)) else {
-            return false;
-        };
-        match self.budget.pages.clone().try_acquire_many_owned(pages) {
-            Ok(permit) => {
-                self.permit.merge(permit);
-                true
-            }
-            Err(_) => false,
-        }
-    }
-}
+/// Output of so many bytes is part of the fixed cost of a call.
+pub(crate) const FREE_OUTPUT: u64 = 16 << 10;
 
 /// What a guest may take of the host's memory.
 pub(crate) struct Quota {
-    pub(crate) share: Share,
-    pub(crate) memory: u64,
-    pub(crate) table_elements: u32,
-    /// What was refused, for the log: a guest that gets no memory ends in its own words.
+    /// Everything of the call but its buffers.
+    charge: Charge,
+    /// Charged for the instance itself, its stack and its input, before it was made.
+    fixed: u64,
+    /// Bytes of linear memory.
+    linear: u64,
+    /// Bytes of tables.
+    tables: u64,
+    memory_limit: u64,
+    table_elements: u32,
+    account: Account,
+    buffers_limit: u64,
+    /// What the host keeps for the call meanwhile (output, messages, contents of files), once there is any.
+    buffers: Option<Account>,
+    output: Option<Charge>,
+    /// What was refused, for the log: a guest that gets no memory fails in its own words.
     pub(crate) refused: Option<Refused>,
 }
 
@@ -98,6 +40,98 @@ pub(crate) enum Refused {
     Budget,
     /// Too many table elements.
     Table,
+    /// What the host keeps for the call.
+    Buffers,
+}
+
+/// Bounds of one call's memory.
+pub(crate) struct QuotaLimits {
+    /// Bytes of linear memory.
+    pub(crate) memory: u64,
+    /// Elements of a table.
+    pub(crate) table_elements: u32,
+    /// Bytes of what the host keeps for the call.
+    pub(crate) buffers: u64,
+}
+
+impl Quota {
+    /// The quota of an instance, of whose `charge` all but `memory` bytes are the host's own.
+    pub(crate) fn new(
+        account: &Account,
+        charge: Charge,
+        memory: u64,
+        limits: &QuotaLimits,
+    ) -> Self {
+        Self {
+            fixed: charge.bytes().saturating_sub(memory),
+            charge,
+            linear: 0,
+            tables: 0,
+            memory_limit: limits.memory,
+            table_elements: limits.table_elements,
+            account: account.clone(),
+            buffers_limit: limits.buffers,
+            buffers: None,
+            output: None,
+            refused: None,
+        }
+    }
+
+    pub(crate) fn buffers(&mut self) -> &Account {
+        self.buffers
+            .get_or_insert_with(|| self.account.part(self.buffers_limit))
+    }
+
+    /// Charges what the host is about to keep for the call.
+    pub(crate) fn hold(&mut self, bytes: u64) -> Option<Charge> {
+        let charge = self.buffers().charge(bytes);
+        if charge.is_none() {
+            self.refused = Some(Refused::Buffers);
+        }
+        charge
+    }
+
+    /// Makes the charge of the guest's output at least `bytes` large.
+    pub(crate) fn hold_output(&mut self, bytes: u64) -> bool {
+        if bytes <= FREE_OUTPUT {
+            return true;
+        }
+        let mut output = match self.output.take() {
+            Some(output) => output,
+            None => self.buffers().nothing(),
+        };
+        let held = output.grow_to(bytes);
+        self.output = Some(output);
+        if !held {
+            self.refused = Some(Refused::Buffers);
+        }
+        held
+    }
+
+    /// Takes the charge of the guest's output, and adds to it: for what is made of the output.
+    ///
+    /// # Errors
+    /// So much is not free.
+    pub(crate) fn take_output(&mut self, more: u64) -> Result<Option<Charge>, Refused> {
+        let Some(mut output) = self.output.take() else {
+            return Ok(None);
+        };
+        let bytes = output.bytes() + more;
+        if output.grow_to(bytes) {
+            return Ok(Some(output));
+        }
+        self.refused = Some(Refused::Buffers);
+        Err(Refused::Buffers)
+    }
+
+    fn grow(&mut self, linear: u64, tables: u64) -> bool {
+        if !self.charge.grow_to(self.fixed + linear + tables) {
+            self.refused = Some(Refused::Budget);
+            return false;
+        }
+        (self.linear, self.tables) = (linear, tables);
+        true
+    }
 }
 
 impl ResourceLimiter for Quota {
@@ -108,20 +142,16 @@ impl ResourceLimiter for Quota {
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let desired = desired as u64;
-        if desired > self.memory {
+        if desired > self.memory_limit {
             self.refused = Some(Refused::Limit);
             return Ok(false);
         }
-        if !self.share.grow_to(desired) {
-            self.refused = Some(Refused::Budget);
-            return Ok(false);
-        }
-        Ok(true)
+        Ok(self.grow(desired, self.tables))
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
@@ -129,7 +159,8 @@ impl ResourceLimiter for Quota {
             self.refused = Some(Refused::Table);
             return Ok(false);
         }
-        Ok(true)
+        let more = desired.saturating_sub(current) as u64 * TABLE_ELEMENT;
+        Ok(self.grow(self.linear, self.tables + more))
     }
 
     fn instances(&self) -> usize {
@@ -150,37 +181,45 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[tokio::test]
-    async fn a_call_waits_until_another_gives_its_memory_back() {
-        let budget = Budget::new(10 * WASM_PAGE);
-        let first = budget.reserve(8 * WASM_PAGE).await.unwrap();
-        let second = tokio::spawn({
-            let budget = budget.clone();
-            async move { budget.reserve(5 * WASM_PAGE).await.map(|s| s.bytes()) }
-        });
-        tokio::task::yield_now().await;
-        assert!(!second.is_finished());
-        drop(first);
-        assert_eq!(second.await.unwrap(), Some(5 * WASM_PAGE));
+    const KIB: u64 = 1 << 10;
+    const LIMITS: QuotaLimits = QuotaLimits {
+        memory: 64 * KIB,
+        table_elements: 1000,
+        buffers: 16 * KIB,
+    };
+
+    #[test]
+    fn memory_tables_and_output_are_charged_to_one_account() {
+        let account = Account::new(100 * KIB);
+        let charge = account.charge(20 * KIB).unwrap();
+        let mut quota = Quota::new(&account, charge, 16 * KIB, &LIMITS);
+        assert!(quota.memory_growing(0, 16 << 10, None).unwrap());
+        assert_eq!(account.free(), 80 * KIB);
+        assert!(quota.memory_growing(16 << 10, 32 << 10, None).unwrap());
+        assert!(quota.table_growing(0, 1000, None).unwrap());
+        assert!(quota.table_growing(0, 1000, None).unwrap());
+        assert_eq!(account.free(), 100 * KIB - (4 + 32 + 16) * KIB);
+        assert!(quota.hold_output(16 * KIB));
+        assert_eq!(account.free(), 100 * KIB - (4 + 32 + 16) * KIB);
+        let _held = quota.hold(9 * KIB).unwrap();
+        assert_eq!(account.free(), 100 * KIB - (4 + 32 + 16 + 12) * KIB);
+        drop(quota);
+        assert_eq!(account.free(), 88 * KIB);
     }
 
-    #[tokio::test]
-    async fn what_can_never_be_had_is_refused_at_once() {
-        assert!(
-            Budget::new(10 * WASM_PAGE)
-                .reserve(11 * WASM_PAGE)
-                .await
-                .is_none()
-        );
-    }
-
-    #[tokio::test]
-    async fn growth_beyond_what_is_free_is_refused_and_leaves_the_share_as_it_was() {
-        let budget = Budget::new(10 * WASM_PAGE);
-        let _other = budget.reserve(4 * WASM_PAGE).await.unwrap();
-        let mut share = budget.reserve(2 * WASM_PAGE).await.unwrap();
-        assert!(share.grow_to(6 * WASM_PAGE));
-        assert!(!share.grow_to(7 * WASM_PAGE));
-        assert_eq!(share.bytes(), 6 * WASM_PAGE);
+    #[test]
+    fn what_is_refused_says_which_limit_was_met() {
+        let account = Account::new(60 * KIB);
+        let charge = account.charge(4 * KIB).unwrap();
+        let mut quota = Quota::new(&account, charge, 4 * KIB, &LIMITS);
+        assert!(!quota.memory_growing(0, 65 << 10, None).unwrap());
+        assert_eq!(quota.refused, Some(Refused::Limit));
+        assert!(!quota.memory_growing(0, 64 << 10, None).unwrap());
+        assert_eq!(quota.refused, Some(Refused::Budget));
+        assert!(!quota.table_growing(0, 1001, None).unwrap());
+        assert_eq!(quota.refused, Some(Refused::Table));
+        assert!(quota.hold(17 * KIB).is_none());
+        assert!(!quota.hold_output(17 * KIB));
+        assert_eq!(quota.refused, Some(Refused::Buffers));
     }
 }

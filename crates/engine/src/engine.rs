@@ -2,25 +2,27 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use wasmparser::Payload;
 use wasmtime::{Config, InstancePre, Linker, OptLevel};
 
 use crate::{
     EngineError, Guest, GuestSpec, LoadError, PreopenedFolder,
+    account::Account,
     ahead::Ahead,
-    budget::Budget,
     code_cache::{CodeCache, CodeKey, Found},
     host::Host,
     http_import,
     image_of::{self, WASM_PAGE},
     lane::SlowLane,
     memory::{Image, Pool},
+    open_files::AllFiles,
     stack::Stacks,
     ticker::Ticker,
     wasi,
 };
 
 /// Native stack of a guest, in bytes. Interpreters of deep recursion need most of it.
-const WASM_STACK: usize = 1 << 20;
+pub(crate) const WASM_STACK: usize = 1 << 20;
 
 /// The same with room for functions of the host.
 const STACK: usize = WASM_STACK + (512 << 10);
@@ -31,13 +33,21 @@ const KEEP: usize = 1 << 20;
 /// A module larger than this is refused, in bytes.
 const MAX_MODULE: usize = 512 << 20;
 
+/// Stacks that may wait for the next call: a guest may have written to all of one, and waiting stacks are charged to nobody.
+fn max_idle_stacks(memory: u64, concurrency: usize) -> usize {
+    let share = usize::try_from(memory / 16).unwrap_or(usize::MAX) / STACK;
+    share.max(4).min(concurrency)
+}
+
 /// What an [`Engine`] is made with.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Linear memory that all guests may use at once, in bytes.
+    /// Memory for guests, and for all that is held for them and for clients, in bytes.
     pub memory: u64,
     /// Guests that may run at once.
     pub concurrency: u32,
+    /// Files that all guests together may hold open.
+    pub open_files: u32,
 }
 
 /// The Wasm engine of a process. Cheap to clone.
@@ -48,7 +58,8 @@ struct Shared {
     engine: wasmtime::Engine,
     linker: Linker<Host>,
     pool: Arc<Pool>,
-    budget: Budget,
+    account: Account,
+    files: AllFiles,
     ticker: Ticker,
     slow: SlowLane,
     ahead: Mutex<Vec<Weak<Ahead>>>,
@@ -62,6 +73,8 @@ pub struct Module {
     pub(crate) minimum_memory: u64,
     /// The exported function that is the program.
     pub(crate) entry: &'static str,
+    /// What an instance costs beside its memory and tables, in bytes.
+    pub(crate) instance_size: u64,
 }
 
 /// Where a module's code came from.
@@ -96,7 +109,10 @@ impl Engine {
             .max_wasm_stack(WASM_STACK)
             .async_stack_size(STACK)
             .with_host_memory(pool.clone())
-            .with_host_stack(Arc::new(Stacks::new(concurrency)))
+            .with_host_stack(Arc::new(Stacks::new(max_idle_stacks(
+                options.memory,
+                concurrency,
+            ))))
             // Slots do this, see `memory`.
             .memory_init_cow(false)
             .memory_may_move(false)
@@ -113,7 +129,8 @@ impl Engine {
             engine,
             linker,
             pool,
-            budget: Budget::new(options.memory),
+            account: Account::new(options.memory),
+            files: AllFiles::new(options.open_files),
             ticker,
             slow: SlowLane::default(),
             ahead: Mutex::default(),
@@ -203,6 +220,7 @@ impl Engine {
         }
         Ok(Module {
             minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
+            instance_size: instance_size(wasm),
             module,
             image,
             entry,
@@ -286,7 +304,7 @@ impl Engine {
 
     /// Whether an instance may be started that no request waits for: while most memory is free.
     pub(crate) fn has_room_ahead(&self) -> bool {
-        self.0.budget.free() > self.0.budget.total() / 4 * 3
+        self.0.account.free() > self.0.account.total() / 4 * 3
     }
 
     pub(crate) fn link(&self, module: &Module) -> Result<InstancePre<Host>, LoadError> {
@@ -301,11 +319,17 @@ impl Engine {
     }
 
     pub(crate) fn memory(&self) -> u64 {
-        self.0.budget.total()
+        self.0.account.total()
     }
 
-    pub(crate) fn budget(&self) -> &Budget {
-        &self.0.budget
+    /// The memory for guests, and for all that is held for them and for clients.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.0.account
+    }
+
+    pub(crate) fn files(&self) -> &AllFiles {
+        &self.0.files
     }
 
     pub(crate) fn ticker(&self) -> &Ticker {
@@ -319,6 +343,26 @@ impl Engine {
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.0.engine
     }
+}
+
+/// What an instance of a module costs beside its memory and tables, in bytes: wasmtime's `VMContext`, at most.
+pub(crate) fn instance_size(wasm: &[u8]) -> u64 {
+    /// Of a global, a function that may be pointed to, and an import.
+    const GLOBAL: u64 = 16;
+    const FUNCTION: u64 = 32;
+    const IMPORT: u64 = 64;
+    let mut size = 16 << 10;
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        size += match payload {
+            Ok(Payload::ImportSection(imports)) => u64::from(imports.count()) * IMPORT,
+            Ok(Payload::FunctionSection(functions)) => u64::from(functions.count()) * FUNCTION,
+            Ok(Payload::GlobalSection(globals)) => u64::from(globals.count()) * GLOBAL,
+            // Nothing that counts comes later.
+            Ok(Payload::CodeSectionStart { .. }) | Err(_) => break,
+            Ok(_) => 0,
+        };
+    }
+    size
 }
 
 fn invalid(error: &wasmtime::Error) -> LoadError {

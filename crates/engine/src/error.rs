@@ -42,6 +42,14 @@ pub enum CallError {
         /// Bytes for all guests.
         total: u64,
     },
+    /// The host was to keep more for the call than it may.
+    #[error(
+        "the server keeps no more for the call: it has more than {buffers} bytes of output and messages (`limits.buffers`), or all calls together use the memory that there is (`server.memory`)"
+    )]
+    NoMemory {
+        /// Bytes for one call.
+        buffers: u64,
+    },
     /// The guest trapped.
     #[error("trapped: {0}")]
     Trap(String),
@@ -85,6 +93,8 @@ pub(crate) enum Stop {
     CpuTime,
     #[error("output")]
     Output,
+    #[error("memory of the host")]
+    Memory,
     #[error("suspended")]
     Suspended,
 }

@@ -1,6 +1,6 @@
 //! A module linked with what it was given, and calls of it: a fresh instance for each.
 
-use std::{collections::HashMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use wasmtime::{InstancePre, Store, UpdateDeadline};
@@ -8,9 +8,10 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder, filesystem::WasiFilesystemCtx};
 
 use crate::{
     CallError, LoadError,
+    account::Charge,
     ahead::{Ahead, Awaited, Input, Parked},
-    budget::{Quota, Refused},
-    engine::{Engine, Module},
+    budget::{FREE_OUTPUT, Quota, QuotaLimits, Refused},
+    engine::{Engine, Module, WASM_STACK},
     error::{Stop, one_line},
     folders::Folders,
     guest_log::GuestLog,
@@ -18,6 +19,7 @@ use crate::{
     kv_view::KvView,
     lane::{CpuMeter, Habit, Laned, Usage},
     memory::with_image,
+    open_files::OpenFiles,
     protocol,
     snapshot::{Boxed, ProgramError, Snapshot},
 };
@@ -48,6 +50,9 @@ pub struct PreopenedFolder {
     pub to: String,
 }
 
+/// What a call is charged for its native stack and its state in the host, in bytes: a guest may use as much stack.
+pub(crate) const STACK_COST: u64 = WASM_STACK as u64 + (64 << 10);
+
 /// Bounds of one call.
 #[derive(Clone, Debug)]
 pub struct GuestLimits {
@@ -61,10 +66,14 @@ pub struct GuestLimits {
     pub wall_time: Duration,
     /// Bytes of standard output.
     pub output: u64,
+    /// Bytes that the host keeps for the call beside the guest's memory and its input: its output, messages, contents of files.
+    pub buffers: u64,
     /// Bytes of standard error that reach the log.
     pub log: u64,
     /// Outgoing HTTP requests.
     pub http_calls: u32,
+    /// Files that are open at once.
+    pub open_files: u32,
 }
 
 /// One call of a guest.
@@ -114,6 +123,33 @@ pub(crate) struct Inner {
     habit: Habit,
 }
 
+/// What one instance is made with.
+pub(crate) struct InstanceConfig {
+    /// What was reserved for it: `memory`, and its fixed cost.
+    pub(crate) charge: Charge,
+    /// Linear memory that it starts with, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) cpu_time: Duration,
+    pub(crate) usage: Arc<Usage>,
+    pub(crate) stdin: Vec<u8>,
+    pub(crate) request_id: String,
+}
+
+/// What a guest printed, and the memory that is charged for it.
+pub(crate) struct Printed {
+    bytes: Vec<u8>,
+    charge: Option<Charge>,
+}
+
+/// Reserves memory for a call.
+pub(crate) async fn reserve(engine: &Engine, bytes: u64) -> Result<Charge, CallError> {
+    let charge = engine.account().reserve(bytes).await;
+    charge.ok_or(CallError::NoRoom {
+        needed: bytes,
+        total: engine.memory(),
+    })
+}
+
 impl Inner {
     pub(crate) fn new(spec: GuestSpec, read_only: Vec<PreopenedFolder>) -> Result<Self, LoadError> {
         let mut wasi = WasiCtxBuilder::new();
@@ -161,34 +197,31 @@ impl Inner {
         })
     }
 
-    /// A store for one instance, which starts with `memory` bytes.
-    pub(crate) async fn store(
+    /// A store for one instance.
+    pub(crate) fn store(
         self: &Arc<Self>,
         engine: &Engine,
-        memory: u64,
-        cpu_time: Duration,
-        usage: Arc<Usage>,
-        stdin: Vec<u8>,
-        request_id: String,
-    ) -> Result<Store<Host>, CallError> {
+        instance: InstanceConfig,
+    ) -> Store<Host> {
         let limits = &self.limits;
-        let share = engine
-            .budget()
-            .reserve(memory)
-            .await
-            .ok_or(CallError::NoRoom {
-                needed: memory,
-                total: engine.memory(),
-            })?;
-        let quota = Quota {
-            share,
+        let InstanceConfig {
+            charge,
+            memory,
+            cpu_time,
+            usage,
+            stdin,
+            request_id,
+        } = instance;
+        let quota_limits = QuotaLimits {
             memory: limits.memory,
             table_elements: limits.table_elements,
-            refused: None,
+            buffers: limits.buffers,
         };
+        let quota = Quota::new(engine.account(), charge, memory, &quota_limits);
         let log = GuestLog::new(self.name.clone(), request_id, limits.log);
         let cpu = CpuMeter::new(usage, cpu_time);
-        let host = Host::new(self.clone(), stdin, log, quota, cpu);
+        let files = OpenFiles::new(engine.files().clone(), limits.open_files);
+        let host = Host::new(self.clone(), stdin, log, quota, files, cpu);
         let mut store = Store::new(engine.wasmtime(), host);
         store.limiter(|host| &mut host.quota);
         // The first tick may be about to come: a guest has at least one whole tick before it is looked at.
@@ -205,7 +238,7 @@ impl Inner {
                 UpdateDeadline::Continue(1)
             })
         });
-        Ok(store)
+        store
     }
 
     /// What ended an instance.
@@ -223,6 +256,9 @@ impl Inner {
             Some(Stop::Exit(code)) => CallError::Exit(*code),
             Some(Stop::CpuTime) => CallError::CpuTime(cpu_time),
             Some(Stop::Output) => CallError::TooMuchOutput(self.limits.output),
+            Some(Stop::Memory) => CallError::NoMemory {
+                buffers: self.limits.buffers,
+            },
             // Only while a snapshot is made, by who asked for it.
             Some(Stop::Suspended) | None => {
                 CallError::Trap(format!("{}{}", refusal(refused), one_line(error)))
@@ -267,6 +303,7 @@ fn refusal(refused: Option<Refused>) -> &'static str {
         Some(Refused::Limit) => "out of memory (`limits.memory`): ",
         Some(Refused::Budget) => "out of memory (`server.memory`): ",
         Some(Refused::Table) => "table too large (`limits.table_elements`): ",
+        Some(Refused::Buffers) => "no memory to keep more for the call (`limits.buffers`): ",
         None => "",
     }
 }
@@ -387,30 +424,51 @@ impl Guest {
             Some((store, namespace)) => Some(store.snapshot(namespace).await?),
             None => None,
         };
-        let empty = HashMap::new();
-        let stdin = protocol::input(&call, before.as_deref().unwrap_or(&empty))?;
-        let _running = self.engine.ticker().run();
+        let empty = wws_kv::Map::default();
+        let input = protocol::Input::new(&call, before.as_ref().unwrap_or(&empty));
         let printed = match parked {
-            Some(Parked { run, input, .. }) => {
+            Some(Parked {
+                run, input: waits, ..
+            }) => {
+                let charge = reserve(&self.engine, input.max_len()).await?;
+                let stdin = input.encode()?;
+                let request_id = call.request_id;
+                // Its memory is free while the guest runs.
+                drop(call.request);
+                let _running = self.engine.ticker().run();
                 // It waits for this, or has ended, which it says itself.
-                let _ = input.send(Input {
+                let _ = waits.send(Input {
                     stdin,
-                    request_id: call.request_id,
+                    charge,
+                    request_id,
                 });
                 run.await?
             }
             None => {
-                let store = self.store_of(module, usage, stdin, call.request_id).await?;
+                let cost = self.instance_cost(module) + input.max_len();
+                let charge = reserve(&self.engine, cost).await?;
+                let stdin = input.encode()?;
+                let request_id = call.request_id;
+                drop(call.request);
+                let _running = self.engine.ticker().run();
+                let store = self.store_of(module, charge, usage, stdin, request_id);
                 self.print(pre, module, store).await?
             }
         };
-        let (response, after) = protocol::output(&printed)?;
+        let Printed { bytes, mut charge } = printed;
+        let (response, after) = protocol::output(&bytes)?;
+        drop(bytes);
+        if let Some(charge) = &mut charge {
+            charge.shrink_to(response.body().len() as u64);
+        }
+        let response = match charge {
+            Some(charge) => response.map(|body| charge.hold(body)),
+            None => response,
+        };
         if let (Some((store, namespace)), Some(before), Some(after)) =
             (&self.inner.kv, before, after)
         {
             let changes = wws_kv::diff(&before, after);
-            // A snapshot that is still held would make the store copy itself.
-            drop(before);
             if !changes.is_empty() {
                 store.apply(namespace, changes).await?;
             }
@@ -418,18 +476,28 @@ impl Guest {
         Ok(response)
     }
 
-    async fn store_of(
+    /// What an instance of a command costs before it has run: memory, the instance itself, its stack, a little output.
+    fn instance_cost(&self, module: &Module) -> u64 {
+        module.minimum_memory + module.instance_size + STACK_COST + FREE_OUTPUT
+    }
+
+    fn store_of(
         &self,
         module: &Module,
+        charge: Charge,
         usage: Arc<Usage>,
         stdin: Vec<u8>,
         request_id: String,
-    ) -> Result<Store<Host>, CallError> {
-        let (memory, cpu_time) = (module.minimum_memory, self.inner.limits.cpu_time);
-        let inner = &self.inner;
-        inner
-            .store(&self.engine, memory, cpu_time, usage, stdin, request_id)
-            .await
+    ) -> Store<Host> {
+        let instance = InstanceConfig {
+            charge,
+            memory: module.minimum_memory,
+            cpu_time: self.inner.limits.cpu_time,
+            usage,
+            stdin,
+            request_id,
+        };
+        self.inner.store(&self.engine, instance)
     }
 
     /// Runs an instance that waits for its input.
@@ -437,14 +505,13 @@ impl Guest {
         self,
         awaited: Awaited,
         usage: Arc<Usage>,
-    ) -> Boxed<'static, Result<Vec<u8>, CallError>> {
+    ) -> Boxed<'static, Result<Printed, CallError>> {
         Box::pin(async move {
             let Code::Command { pre, module } = &self.code else {
                 return Err(CallError::Engine("no command".into()));
             };
-            let mut store = self
-                .store_of(module, usage, Vec::new(), String::new())
-                .await?;
+            let charge = reserve(&self.engine, self.instance_cost(module)).await?;
+            let mut store = self.store_of(module, charge, usage, Vec::new(), String::new());
             store.data_mut().awaited = Some(awaited);
             self.print(pre, module, store).await
         })
@@ -456,18 +523,23 @@ impl Guest {
         pre: &InstancePre<Host>,
         module: &Module,
         mut store: Store<Host>,
-    ) -> Result<Vec<u8>, CallError> {
-        let result = start(&mut store, pre, module).await;
-        let refused = store.data().quota.refused;
-        match result {
-            Ok(()) => Ok(std::mem::take(&mut store.data_mut().stdout)),
-            Err(error) => match error.downcast_ref::<Stop>() {
-                Some(Stop::Exit(0)) => Ok(std::mem::take(&mut store.data_mut().stdout)),
-                _ => Err(self
-                    .inner
-                    .failure(&error, refused, self.inner.limits.cpu_time)),
-            },
+    ) -> Result<Printed, CallError> {
+        let limits = &self.inner.limits;
+        if let Err(error) = start(&mut store, pre, module).await
+            && !matches!(error.downcast_ref(), Some(Stop::Exit(0)))
+        {
+            let refused = store.data().quota.refused;
+            return Err(self.inner.failure(&error, refused, limits.cpu_time));
         }
+        let host = store.data_mut();
+        let bytes = std::mem::take(&mut host.stdout);
+        let charge = host
+            .quota
+            .take_output(protocol::decoding_cost(bytes.len()))
+            .map_err(|_| CallError::NoMemory {
+                buffers: limits.buffers,
+            })?;
+        Ok(Printed { bytes, charge })
     }
 
     async fn run_snapshot(
@@ -477,30 +549,29 @@ impl Guest {
         usage: Arc<Usage>,
     ) -> Result<http::Response<Bytes>, CallError> {
         let limits = &self.inner.limits;
-        let kv = match &self.inner.kv {
-            Some((store, namespace)) => Some(KvView::new(store, namespace, limits.output).await?),
-            None => None,
+        let cost = snapshot.memory + snapshot.instance_size() + STACK_COST + FREE_OUTPUT;
+        let instance = InstanceConfig {
+            charge: reserve(&self.engine, cost).await?,
+            memory: snapshot.memory,
+            cpu_time: limits.cpu_time,
+            usage: usage.clone(),
+            stdin: Vec::new(),
+            request_id: call.request_id.clone(),
         };
-        let mut store = self
-            .inner
-            .store(
-                &self.engine,
-                snapshot.memory,
-                limits.cpu_time,
-                usage.clone(),
-                Vec::new(),
-                call.request_id.clone(),
-            )
-            .await?;
+        let mut store = self.inner.store(&self.engine, instance);
         store.data_mut().clocks.resume(snapshot.clocks);
-        store.data_mut().kv = kv;
+        if let Some((kv, namespace)) = &self.inner.kv {
+            let buffers = store.data_mut().quota.buffers().clone();
+            let view = KvView::new(kv, namespace, limits.output, &buffers).await?;
+            store.data_mut().kv = Some(view);
+        }
         let _running = self.engine.ticker().run();
         let answered = match snapshot.restore(store, usage).await {
             Ok(mut vm) => {
                 let result = snapshot.program.answer(&mut vm, call).await;
                 let host = vm.host();
                 result
-                    .map(|response| (response, host.kv.take()))
+                    .map(|response| (held(host, response), host.kv.take()))
                     .map_err(|error| (error, host.quota.refused))
             }
             Err(error) => Err((error.into(), None)),
@@ -519,6 +590,19 @@ impl Guest {
                 Err(self.inner.failure(&error, refused, limits.cpu_time))
             }
         }
+    }
+}
+
+/// A program's answer, whose body is charged until it was sent.
+fn held(host: &mut Host, response: http::Response<Bytes>) -> http::Response<Bytes> {
+    let len = response.body().len() as u64;
+    if len <= FREE_OUTPUT {
+        return response;
+    }
+    match host.hold(len) {
+        Ok(charge) => response.map(|body| charge.hold(body)),
+        // It is there already; what follows is refused.
+        Err(_) => response,
     }
 }
 

@@ -10,8 +10,9 @@ use wws_outbound::ErrorKind;
 
 use crate::{
     Channel, GuestLimits,
+    account::Charge,
     ahead::Awaited,
-    budget::Quota,
+    budget::{Quota, Refused},
     clocks::Clocks,
     error::Stop,
     folders::Folders,
@@ -19,6 +20,7 @@ use crate::{
     guest_log::GuestLog,
     kv_view::KvView,
     lane::{CpuMeter, Wait},
+    open_files::OpenFiles,
 };
 
 /// State of one call.
@@ -27,6 +29,8 @@ pub struct Host {
     pub(crate) stdin: Vec<u8>,
     /// Standard input is yet to come.
     pub(crate) awaited: Option<Awaited>,
+    /// What is charged for input that came after the instance was made.
+    pub(crate) input_charge: Option<Charge>,
     /// How much of `stdin` was read.
     pub(crate) read: usize,
     pub(crate) stdout: Vec<u8>,
@@ -36,6 +40,9 @@ pub struct Host {
     /// The guest's memory, once it was needed.
     pub(crate) memory: Option<Memory>,
     pub(crate) quota: Quota,
+    pub(crate) open_files: OpenFiles,
+    /// The guest's allocator runs for an import: it may call no import that calls it.
+    pub(crate) in_allocator: bool,
     /// Outgoing HTTP requests that are left.
     pub(crate) http_calls: u32,
     pub(crate) clocks: Clocks,
@@ -71,6 +78,11 @@ pub struct HttpFailure {
     pub message: String,
 }
 
+/// Memory that the host was to keep for a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory to keep {0} bytes for this call (`limits.buffers`, `server.memory`)")]
+pub struct NoMemory(pub u64);
+
 impl HttpFailure {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
@@ -86,13 +98,16 @@ impl Host {
         stdin: Vec<u8>,
         log: GuestLog,
         quota: Quota,
+        open_files: OpenFiles,
         cpu: CpuMeter,
     ) -> Self {
         Self {
+            open_files,
             http_calls: guest.limits.http_calls,
             guest,
             stdin,
             awaited: None,
+            input_charge: None,
             read: 0,
             stdout: Vec::new(),
             log,
@@ -106,6 +121,7 @@ impl Host {
             program: None,
             channel: None,
             suspended: false,
+            in_allocator: false,
         }
     }
 
@@ -167,6 +183,22 @@ impl Host {
         self.log.write_at(level, text);
     }
 
+    /// Charges `bytes` that the host is about to keep for the call (a message, an answer, the content of a file)
+    /// to `limits.buffers` and to the memory for all calls, until the charge is dropped. Call it before anything is copied.
+    ///
+    /// # Errors
+    /// So much is not free. A guest may be given the error; if the call fails, the log names the limit.
+    pub fn hold(&mut self, bytes: u64) -> Result<Charge, NoMemory> {
+        self.quota.hold(bytes).ok_or(NoMemory(bytes))
+    }
+
+    /// Forgets that memory was refused: the guest was told, and goes on without it.
+    pub fn refusal_was_handled(&mut self) {
+        if self.quota.refused == Some(Refused::Buffers) {
+            self.quota.refused = None;
+        }
+    }
+
     /// The call's view of its key/value namespace; `None` where the worker has none.
     pub fn kv(&mut self) -> Option<&mut KvView> {
         self.kv.as_mut()
@@ -189,6 +221,12 @@ impl Host {
         impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<>,
         HttpFailure,
     > {
+        self.may_send_http()?;
+        Ok(self.send_allowed_http(request))
+    }
+
+    /// Counts a request, if the guest may send it: to be asked before anything of it is copied.
+    pub(crate) fn may_send_http(&mut self) -> Result<(), HttpFailure> {
         if self.guest.http.is_none() {
             return Err(HttpFailure::new(
                 ErrorKind::NotAllowed,
@@ -205,8 +243,16 @@ impl Host {
             ));
         };
         self.http_calls = left;
+        Ok(())
+    }
+
+    /// Sends a request that was counted.
+    pub(crate) fn send_allowed_http(
+        &self,
+        request: Request<Bytes>,
+    ) -> impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<> {
         let guest = self.guest.clone();
-        Ok(async move {
+        async move {
             let Some((policy, client)) = &guest.http else {
                 return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
             };
@@ -214,6 +260,6 @@ impl Host {
                 .send(policy, request)
                 .await
                 .map_err(|error| HttpFailure::new(error.kind, error.message))
-        })
+        }
     }
 }

@@ -5,10 +5,16 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use wasmtime::{Caller, Linker, Memory, Result, TypedFunc};
 use wws_outbound::ErrorKind;
 
-use crate::host::{Host, HttpFailure};
+use crate::{
+    account::Charge,
+    host::{Host, HttpFailure},
+};
 
 /// Headers or parameters of one request.
 const MAX_PAIRS: u32 = 1024;
+
+/// Bytes of a request's headers, and of its URI with its parameters.
+const MAX_TEXT: usize = 64 << 10;
 
 /// Methods in the order of the interface's enumeration.
 const METHODS: [Method; 7] = [
@@ -36,14 +42,27 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
                     .get_export("memory")
                     .and_then(wasmtime::Extern::into_memory)
                     .ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))?;
-                let request = read_request(memory.data(&caller), &params);
-                let result = match request {
-                    Some(Ok(request)) => send(&mut caller, request).await,
-                    Some(Err(failure)) => Err(failure),
-                    None => {
-                        return Err(wasmtime::Error::msg(
-                            "send-http-request: a pointer lies outside of memory",
-                        ));
+                if caller.data().in_allocator {
+                    return Err(wasmtime::Error::msg(
+                        "send-http-request was called by canonical_abi_realloc",
+                    ));
+                }
+                // Nothing is copied for a guest that may not send it.
+                let result = match caller.data_mut().may_send_http() {
+                    Err(failure) => Err(failure),
+                    Ok(()) => {
+                        let (bytes, host) = memory.data_and_store_mut(&mut caller);
+                        match read_request(bytes, host, &params) {
+                            Some(Ok((request, _charge))) => {
+                                caller.data_mut().send_allowed_http(request).await
+                            }
+                            Some(Err(failure)) => Err(failure),
+                            None => {
+                                return Err(wasmtime::Error::msg(
+                                    "send-http-request: a pointer lies outside of memory",
+                                ));
+                            }
+                        }
                     }
                 };
                 match result {
@@ -58,14 +77,6 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
     Ok(())
 }
 
-async fn send(
-    caller: &mut Caller<'_, Host>,
-    request: Request<Bytes>,
-) -> Result<Response<Bytes>, HttpFailure> {
-    let sending = caller.data_mut().send_http(request)?;
-    sending.await
-}
-
 fn bytes(memory: &[u8], at: u32, len: u32) -> Option<&[u8]> {
     let at = at as usize;
     memory.get(at..at.checked_add(len as usize)?)
@@ -75,7 +86,7 @@ fn word(memory: &[u8], at: u32) -> Option<u32> {
     Some(u32::from_le_bytes(bytes(memory, at, 4)?.try_into().ok()?))
 }
 
-/// A `list<tuple<string, string>>`.
+/// A `list<tuple<string, string>>`. Nothing of it is copied.
 fn pairs(memory: &[u8], at: u32, count: u32) -> Option<Vec<(&[u8], &[u8])>> {
     (0..count.min(MAX_PAIRS))
         .map(|index| {
@@ -89,8 +100,24 @@ fn pairs(memory: &[u8], at: u32, count: u32) -> Option<Vec<(&[u8], &[u8])>> {
         .collect()
 }
 
-/// `None`: a pointer lies outside of memory.
-fn read_request(memory: &[u8], params: &Params) -> Option<Result<Request<Bytes>, HttpFailure>> {
+fn invalid(message: impl Into<String>) -> HttpFailure {
+    HttpFailure::new(ErrorKind::InvalidRequest, message)
+}
+
+/// Bytes of all names and values.
+fn text_len(pairs: &[(&[u8], &[u8])]) -> usize {
+    pairs
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum()
+}
+
+/// Reads a request, and charges what is copied of it. `None`: a pointer lies outside of memory.
+fn read_request(
+    memory: &[u8],
+    host: &mut Host,
+    params: &Params,
+) -> Option<Result<(Request<Bytes>, Charge), HttpFailure>> {
     let &(
         has_body,
         body,
@@ -105,34 +132,44 @@ fn read_request(memory: &[u8], params: &Params) -> Option<Result<Request<Bytes>,
         _,
     ) = params;
     let body = match has_body {
-        0 => Bytes::new(),
-        _ => Bytes::copy_from_slice(bytes(memory, body, body_len)?),
+        0 => &[],
+        _ => bytes(memory, body, body_len)?,
     };
     let headers = pairs(memory, headers, headers_len)?;
     let query = pairs(memory, query, query_len)?;
     let uri = bytes(memory, uri, uri_len)?;
-    Some(build_request(
-        body,
-        headers_len,
-        &headers,
-        method,
-        &query,
-        uri,
-    ))
+    // A guest can name the same bytes a thousand times: sizes are known before anything is copied.
+    if headers_len > MAX_PAIRS || text_len(&headers) > MAX_TEXT {
+        return Some(Err(invalid(format!(
+            "more than {MAX_PAIRS} headers, or than {MAX_TEXT} bytes of them"
+        ))));
+    }
+    if query_len > MAX_PAIRS || uri.len().saturating_add(text_len(&query)) > MAX_TEXT {
+        return Some(Err(invalid(format!(
+            "more than {MAX_PAIRS} parameters, or than {MAX_TEXT} bytes of URI and parameters"
+        ))));
+    }
+    // An encoded parameter is three times as long.
+    let charge = match host.hold((body.len() + 6 * MAX_TEXT) as u64) {
+        Ok(charge) => charge,
+        Err(error) => {
+            return Some(Err(HttpFailure::new(
+                ErrorKind::Internal,
+                error.to_string(),
+            )));
+        }
+    };
+    let body = Bytes::copy_from_slice(body);
+    Some(build_request(body, &headers, method, &query, uri).map(|request| (request, charge)))
 }
 
 fn build_request(
     body: Bytes,
-    headers_len: u32,
     headers: &[(&[u8], &[u8])],
     method: i32,
     query: &[(&[u8], &[u8])],
     uri: &[u8],
 ) -> Result<Request<Bytes>, HttpFailure> {
-    let invalid = |message: &str| HttpFailure::new(ErrorKind::InvalidRequest, message);
-    if headers_len > MAX_PAIRS {
-        return Err(invalid("too many headers"));
-    }
     let method = usize::try_from(method)
         .ok()
         .and_then(|method| METHODS.get(method))
@@ -210,10 +247,12 @@ impl Allocator {
         if len == 0 {
             return Ok((align, 0));
         }
+        caller.data_mut().in_allocator = true;
         let at = self
             .realloc
             .call_async(&mut *caller, (0, 0, align, len))
             .await?;
+        caller.data_mut().in_allocator = false;
         self.memory.write(&mut *caller, at as usize, bytes)?;
         Ok((at, len))
     }

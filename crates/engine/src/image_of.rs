@@ -4,7 +4,6 @@
 
 use std::ops::Range;
 
-use memchr::memmem;
 use wasmparser::{Data, DataKind, DataSectionReader, Operator, Parser, Payload};
 
 use crate::memory::PAGE;
@@ -163,19 +162,27 @@ impl Split<'_> {
     }
 }
 
+/// Whether these bytes may be the rest of an instruction that names a data segment: 8 or 9 as LEB128, which may be padded.
+fn may_name_segment(bytes: &[u8]) -> bool {
+    match bytes {
+        [0x08 | 0x09, ..] => true,
+        [0x88 | 0x89, padding @ ..] => {
+            let end = padding.iter().take(4).find(|byte| **byte != 0x80);
+            end == Some(&0)
+        }
+        _ => false,
+    }
+}
+
 /// Whether instructions of a module name data segments: `memory.init` and `data.drop`.
 fn names_segments(wasm: &[u8]) -> Option<bool> {
-    let prefixes = [
-        memmem::Finder::new(b"\xfc\x08"),
-        memmem::Finder::new(b"\xfc\x09"),
-    ];
     for payload in Parser::new(0).parse_all(wasm) {
         let Payload::CodeSectionEntry(body) = payload.ok()? else {
             continue;
         };
         // Numbers can look alike; then the function is read.
         let bytes = body.as_bytes();
-        if prefixes.iter().all(|prefix| prefix.find(bytes).is_none()) {
+        if !memchr::memchr_iter(0xfc, bytes).any(|at| may_name_segment(&bytes[at + 1..])) {
             continue;
         }
         for operator in body.get_operators_reader().ok()? {

@@ -2,18 +2,22 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use wws_kv::{Change, Error, Map, Store};
+use wws_kv::{Change, Error, Map, Store, Text};
+
+use crate::account::{Account, Charge};
 
 /// A namespace as one call sees it. Changes reach the store when the call has succeeded.
 pub struct KvView {
     store: Arc<dyn Store>,
     namespace: String,
-    before: Arc<Map>,
+    before: Map,
     changes: HashMap<String, Option<String>>,
     /// What the store said since the snapshot.
     known: HashMap<String, Option<String>>,
     /// Bytes that changes may still take: they are held by the host, outside of the guest's memory.
     left: u64,
+    charge: Charge,
+    charged: u64,
 }
 
 impl KvView {
@@ -21,6 +25,7 @@ impl KvView {
         store: &Arc<dyn Store>,
         namespace: &str,
         bytes: u64,
+        account: &Account,
     ) -> Result<Self, Error> {
         Ok(Self {
             before: store.snapshot(namespace).await?,
@@ -29,6 +34,8 @@ impl KvView {
             changes: HashMap::new(),
             known: HashMap::new(),
             left: bytes,
+            charge: account.nothing(),
+            charged: 0,
         })
     }
 
@@ -44,7 +51,7 @@ impl KvView {
     fn stored(&self, key: &str) -> Option<&str> {
         match self.known.get(key) {
             Some(value) => value.as_deref(),
-            None => self.before.get(key).map(String::as_str),
+            None => self.before.get(key).map(Text::as_str),
         }
     }
 
@@ -72,11 +79,12 @@ impl KvView {
         const ENTRY: usize = 64;
         let bytes = (key.len() + value.map_or(0, str::len) + ENTRY) as u64;
         match self.left.checked_sub(bytes) {
-            Some(left) => {
+            Some(left) if self.charge.grow_to(self.charged + bytes) => {
                 self.left = left;
+                self.charged += bytes;
                 true
             }
-            None => false,
+            _ => false,
         }
     }
 
@@ -96,8 +104,6 @@ impl KvView {
                 None => changes.push(Change::Delete(key.clone())),
             }
         }
-        // A snapshot that is still held would make the store copy itself.
-        drop(self.before);
         if changes.is_empty() {
             return Ok(());
         }

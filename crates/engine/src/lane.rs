@@ -19,7 +19,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{runtime::Runtime, task::JoinHandle};
 
-use crate::{priority, ticker::TICK};
+use crate::{host::Host, priority, ticker::TICK};
 
 /// How a call uses the processor.
 #[derive(Default)]
@@ -190,6 +190,35 @@ fn thread_time() -> Duration {
         u64::try_from(time.tv_sec).unwrap_or(0),
         u32::try_from(time.tv_nsec).unwrap_or(0),
     )
+}
+
+/// The pieces of a host function's work that is as long as its guest says: between two of them the guest gives way, and stops
+/// when it has used its CPU time.
+pub(crate) struct Pieces {
+    since: Duration,
+}
+
+impl Pieces {
+    pub(crate) fn new(host: &mut Host) -> Self {
+        // The work is measured from here.
+        host.cpu.worked();
+        Self {
+            since: thread_time(),
+        }
+    }
+
+    /// To be called after each piece.
+    ///
+    /// # Errors
+    /// The guest has used its CPU time.
+    pub(crate) async fn next(&mut self, host: &mut Host) -> wasmtime::Result<()> {
+        if thread_time().saturating_sub(self.since) >= TICK {
+            host.give_way().await?;
+            // Perhaps in another thread.
+            self.since = thread_time();
+        }
+        Ok(())
+    }
 }
 
 /// Whether a guest's calls are long ones. Then they begin in the slow lane: each would take a tick from short calls before it moves.

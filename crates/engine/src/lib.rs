@@ -7,6 +7,7 @@
 //!
 //! `docs/design/engine.md` says how an instance costs so little, and why it is safe; `docs/design/snapshots.md` what a snapshot holds.
 
+mod account;
 mod ahead;
 mod budget;
 mod channel;
@@ -23,6 +24,7 @@ mod image_of;
 mod kv_view;
 mod lane;
 mod memory;
+mod open_files;
 mod priority;
 mod protocol;
 mod random;
@@ -32,13 +34,14 @@ mod state_of;
 mod ticker;
 mod wasi;
 
+pub use account::{Account, Charge};
 pub use channel::{Channel, is_suspended};
 pub use code_cache::{CodeCache, CodeKey, EntryState, Turn, Writing};
 pub use engine::{Code, Engine, EngineOptions, Module};
 pub use error::{CallError, EngineError, LoadError};
 pub use folders::{FileStat, Folders, WriteMode};
 pub use guest::{Call, Guest, GuestLimits, GuestSpec, PreopenedFolder};
-pub use host::{Host, HttpFailure};
+pub use host::{Host, HttpFailure, NoMemory};
 pub use kv_view::KvView;
 pub use protocol::response;
 pub use snapshot::{Boxed, Interpreter, Program, ProgramError, Vm, interpreter_module};

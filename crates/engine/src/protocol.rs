@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::{
@@ -15,17 +15,17 @@ use crate::{Call, CallError};
 
 /// The request as a guest reads it.
 #[derive(Serialize)]
-struct Input<'a> {
+pub(crate) struct Input<'a> {
     url: String,
     method: &'a str,
     headers: Headers<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     header_list: Option<HeaderList<'a>>,
-    body: Cow<'a, str>,
+    body: Body<'a>,
     /// The body is base64, since it isn't UTF-8.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    body_base64: bool,
-    kv: &'a HashMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<bool>,
+    kv: Entries<'a>,
     params: Pairs<'a>,
 }
 
@@ -71,6 +71,15 @@ impl Serialize for HeaderList<'_> {
     }
 }
 
+struct Entries<'a>(&'a wws_kv::Map);
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let entries = self.0.iter();
+        serializer.collect_map(entries.map(|(key, value)| (&**key, value.as_str())))
+    }
+}
+
 struct Pairs<'a>(&'a [(String, String)]);
 
 impl Serialize for Pairs<'_> {
@@ -79,28 +88,106 @@ impl Serialize for Pairs<'_> {
     }
 }
 
-/// Writes what a guest reads from its standard input.
-pub(crate) fn input(call: &Call, kv: &HashMap<String, String>) -> Result<Vec<u8>, CallError> {
-    let request = &call.request;
-    let headers = request.headers();
-    let body = request.body();
-    let utf8 = std::str::from_utf8(body);
-    let input = Input {
-        url: request.uri().to_string(),
-        method: request.method().as_str(),
-        headers: Headers(headers),
-        header_list: (headers.len() != headers.keys_len()).then_some(HeaderList(headers)),
-        body_base64: utf8.is_err(),
-        body: match utf8 {
-            Ok(text) => text.into(),
-            Err(_) => STANDARD.encode(body).into(),
-        },
-        kv,
-        params: Pairs(&call.params),
-    };
-    let mut out = Vec::with_capacity(512 + body.len() + body.len() / 8);
-    serde_json::to_writer(&mut out, &input).map_err(|e| CallError::Engine(e.to_string()))?;
-    Ok(out)
+/// A string's bytes in JSON as it is written, without its quotes (RFC 8259, 7).
+fn escaped_len(text: &[u8]) -> u64 {
+    text.iter()
+        .map(|byte| match byte {
+            b'"' | b'\\' | 8 | 9 | 10 | 12 | 13 => 2,
+            0..0x20 => 6,
+            _ => 1,
+        })
+        .sum()
+}
+
+impl<'a> Input<'a> {
+    /// What a guest reads of a request and of its namespace. Nothing is copied yet.
+    pub(crate) fn new(call: &'a Call, kv: &'a wws_kv::Map) -> Self {
+        let request = &call.request;
+        let headers = request.headers();
+        Self {
+            url: request.uri().to_string(),
+            method: request.method().as_str(),
+            headers: Headers(headers),
+            header_list: (headers.len() != headers.keys_len()).then_some(HeaderList(headers)),
+            body: Body::new(request.body()),
+            body_base64: None,
+            kv: Entries(kv),
+            params: Pairs(&call.params),
+        }
+        .with_flag()
+    }
+
+    fn with_flag(mut self) -> Self {
+        self.body_base64 = matches!(self.body, Body::Base64(_)).then_some(true);
+        self
+    }
+
+    /// Bytes that [`Self::encode`] takes at most. Exact but for a head of ordinary size, which is not looked at.
+    pub(crate) fn max_len(&self) -> u64 {
+        /// A character of a header's value that is Latin-1 takes two bytes as UTF-8, and is there once more in the list.
+        const PER_HEADER_BYTE: u64 = 12;
+        let headers: usize = self
+            .headers
+            .0
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 8)
+            .sum();
+        let params: usize = self
+            .params
+            .0
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 8)
+            .sum();
+        let head = 256 + (self.url.len() + params) as u64 * 6 + headers as u64 * PER_HEADER_BYTE;
+        let kv: u64 = self
+            .kv
+            .0
+            .iter()
+            .map(|(key, value)| escaped_len(key.as_bytes()) + escaped_len(value.as_bytes()) + 6)
+            .sum();
+        head + self.body.len() + kv
+    }
+
+    /// Writes what a guest reads from its standard input.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, CallError> {
+        let max = usize::try_from(self.max_len()).unwrap_or(usize::MAX);
+        let mut out = Vec::with_capacity(max);
+        serde_json::to_writer(&mut out, self).map_err(|e| CallError::Engine(e.to_string()))?;
+        debug_assert!(out.len() <= max);
+        Ok(out)
+    }
+}
+
+/// A request's body: text, or else base64.
+enum Body<'a> {
+    Text(&'a str),
+    Base64(&'a [u8]),
+}
+
+impl<'a> Body<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text),
+            Err(_) => Self::Base64(bytes),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        match self {
+            Self::Text(text) => escaped_len(text.as_bytes()),
+            Self::Base64(bytes) => (bytes.len() as u64).div_ceil(3) * 4,
+        }
+    }
+}
+
+impl Serialize for Body<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            // In pieces: the text is written once, into the output.
+            Self::Base64(bytes) => serializer.collect_str(&Base64Display::new(bytes, &STANDARD)),
+        }
+    }
 }
 
 /// The response as a guest prints it.
@@ -113,9 +200,57 @@ struct Output<'a> {
     #[serde(borrow, default)]
     headers: Printed<'a>,
     status: Option<i64>,
-    kv: Option<HashMap<String, String>>,
+    kv: Option<Namespace>,
     #[serde(default)]
     base64: bool,
+}
+
+/// Header lines of an answer.
+const MAX_HEADERS: usize = 1024;
+
+/// Bytes of an answer's header lines.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+
+/// Keys of a namespace that a guest prints.
+const MAX_KEYS: usize = 100_000;
+
+/// Bytes that reading an answer of `printed` bytes takes beside these, at most: its text, and the keys of a namespace.
+pub(crate) fn decoding_cost(printed: usize) -> u64 {
+    /// The shortest entry of an object in JSON is `"":"",`.
+    const ENTRY: usize = 6;
+    /// What an entry of a map costs beside its strings.
+    const KEY: usize = 128;
+    (printed + (printed / ENTRY).min(MAX_KEYS) * KEY) as u64
+}
+
+/// The state of a namespace as a guest prints it.
+struct Namespace(HashMap<String, String>);
+
+impl<'de> Deserialize<'de> for Namespace {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Namespace;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of keys and values that are strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut keys = HashMap::new();
+                while let Some((key, value)) = map.next_entry()? {
+                    if keys.len() == MAX_KEYS {
+                        return Err(serde::de::Error::custom(format!(
+                            "`kv` has more than {MAX_KEYS} keys"
+                        )));
+                    }
+                    keys.insert(key, value);
+                }
+                Ok(Namespace(keys))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
 }
 
 /// Headers in the order in which they were printed.
@@ -134,7 +269,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Printed<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut headers = Vec::new();
+                let mut lines = 0;
                 while let Some((name, values)) = map.next_entry::<Text<'_>, OneOrMany<'_>>()? {
+                    lines += match &values {
+                        OneOrMany::One(_) => 1,
+                        OneOrMany::Many(values) => values.len().max(1),
+                    };
+                    if lines > MAX_HEADERS {
+                        return Err(serde::de::Error::custom(format!(
+                            "more than {MAX_HEADERS} headers"
+                        )));
+                    }
                     headers.push((name.0, values));
                 }
                 Ok(Printed(headers))
@@ -175,6 +320,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for OneOrMany<'a> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut values = Vec::new();
                 while let Some(value) = list.next_element::<Text<'_>>()? {
+                    if values.len() == MAX_HEADERS {
+                        return Err(serde::de::Error::custom(format!(
+                            "more than {MAX_HEADERS} headers"
+                        )));
+                    }
                     values.push(value.0);
                 }
                 Ok(OneOrMany::Many(values))
@@ -236,7 +386,7 @@ pub(crate) fn output(printed: &[u8]) -> Result<Answered, CallError> {
         values.iter().map(|value| (name.as_ref(), value.as_ref()))
     });
     let response = response(output.status.unwrap_or(200), headers, data).map_err(bad)?;
-    Ok((response, output.kv))
+    Ok((response, output.kv.map(|namespace| namespace.0)))
 }
 
 /// A guest's response: of a status and headers that can be sent, without headers that are the server's, and with a content type.
@@ -255,6 +405,7 @@ pub fn response<'a>(
         .and_then(|status| StatusCode::from_u16(status).ok())
         .ok_or_else(|| format!("status {status} is not from 200 to 599"))?;
     let all = response.headers_mut();
+    let mut bytes = 0;
     for (name, value) in headers {
         let header = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| format!("{name:?} is not the name of a header"))?;
@@ -264,6 +415,12 @@ pub fn response<'a>(
         let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
             format!("the value of header {header} has a line break or another control character")
         })?;
+        bytes += name.len() + value.len();
+        if all.len() == MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+            return Err(format!(
+                "more than {MAX_HEADERS} headers, or than {MAX_HEADER_BYTES} bytes of them"
+            ));
+        }
         all.append(header, value);
     }
     all.entry(header::CONTENT_TYPE)
@@ -288,8 +445,11 @@ mod tests {
             params: vec![("id".into(), "7".into())],
             request_id: String::new(),
         };
-        let kv = HashMap::from([("k".to_owned(), "v".to_owned())]);
-        serde_json::from_slice(&input(&call, &kv).unwrap()).unwrap()
+        let kv = [("k".into(), "v".into())].into_iter().collect();
+        let input = Input::new(&call, &kv);
+        let encoded = input.encode().unwrap();
+        assert!(encoded.len() as u64 <= input.max_len());
+        serde_json::from_slice(&encoded).unwrap()
     }
 
     #[test]
@@ -306,6 +466,52 @@ mod tests {
         let json = call(b"\xff\x00", &[]);
         assert_eq!(json["body"], "/wA=");
         assert_eq!(json["body_base64"], true);
+    }
+
+    #[test]
+    fn what_a_guest_reads_is_never_longer_than_was_charged() {
+        let control: Vec<u8> = (0..=255)
+            .cycle()
+            .take(20_000)
+            .map(|b: u8| b % 0x7f)
+            .collect();
+        let binary: Vec<u8> = (0..=255).cycle().take(20_000).collect();
+        let long = "\"\\\u{1}é".repeat(2000);
+        for body in [control, binary] {
+            let request = http::Request::builder()
+                .uri("http://a.example/x?y=%22&z=1")
+                .header("x-a", HeaderValue::from_bytes(&[0xe9; 300]).unwrap())
+                .header("x-a", HeaderValue::from_bytes(&[b'"'; 300]).unwrap())
+                .body(Bytes::from(body))
+                .unwrap();
+            let call = Call {
+                request,
+                params: vec![("id".into(), long.clone())],
+                request_id: String::new(),
+            };
+            let kv = [("k".into(), long.as_str().into())].into_iter().collect();
+            let input = Input::new(&call, &kv);
+            let encoded = input.encode().unwrap();
+            assert!(encoded.len() as u64 <= input.max_len());
+            assert!(encoded.capacity() as u64 <= input.max_len());
+        }
+    }
+
+    #[test]
+    fn an_answer_of_too_many_headers_or_keys_is_refused() {
+        let object = |count: usize| {
+            let entries: Vec<_> = (0..count).map(|i| format!("\"x-{i}\":\"\"")).collect();
+            entries.join(",")
+        };
+        for printed in [
+            format!(r#"{{"headers":{{{}}}}}"#, object(40_000)),
+            format!(r#"{{"headers":{{"x-a":["{}"]}}}}"#, "\",\"".repeat(40_000)),
+            format!(r#"{{"headers":{{"x-a":"{}"}}}}"#, "a".repeat(65 << 10)),
+            format!(r#"{{"kv":{{{}}}}}"#, object(100_001)),
+        ] {
+            let error = output(printed.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("more than"), "{error}");
+        }
     }
 
     #[test]

@@ -20,11 +20,12 @@ use wasmtime::{
 
 use crate::{
     Call, CallError, CodeCache, CodeKey, Guest, GuestSpec, LoadError,
+    budget::FREE_OUTPUT,
     clocks::SavedClocks,
     code_cache::Found,
-    engine::{Engine, check_header},
+    engine::{Engine, check_header, instance_size},
     error::{Stop, one_line},
-    guest::Inner,
+    guest::{Inner, InstanceConfig, STACK_COST, reserve},
     host::{self, Host},
     image_of::WASM_PAGE,
     lane::{Usage, measure_wait},
@@ -76,6 +77,7 @@ struct Shared {
     /// The module's own data.
     image: Arc<Image>,
     minimum_memory: u64,
+    instance_size: u64,
     globals: Vec<ModuleExport>,
     table: Option<ModuleExport>,
 }
@@ -265,6 +267,7 @@ impl Engine {
             pre,
             image,
             minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
+            instance_size: instance_size(wasm),
             globals: module
                 .exports()
                 .filter(|export| export.name().starts_with(state_of::GLOBAL))
@@ -300,17 +303,17 @@ impl Interpreter {
         let usage = Arc::new(Usage::default());
         let fail = |error: CallError| LoadError(format!("while it was loaded: {error}"));
         let _running = engine.ticker().run();
-        let store = inner
-            .store(
-                &engine,
-                self.0.minimum_memory,
-                cpu_time,
-                usage.clone(),
-                Vec::new(),
-                String::new(),
-            )
-            .await
-            .map_err(fail)?;
+        let memory = self.0.minimum_memory;
+        let cost = memory + self.0.instance_size + STACK_COST + FREE_OUTPUT;
+        let instance = InstanceConfig {
+            charge: reserve(&engine, cost).await.map_err(fail)?,
+            memory,
+            cpu_time,
+            usage: usage.clone(),
+            stdin: Vec::new(),
+            request_id: String::new(),
+        };
+        let store = inner.store(&engine, instance);
         let mut vm = self
             .instance(store, &self.0.image, usage)
             .await
@@ -397,6 +400,11 @@ impl Interpreter {
 }
 
 impl Snapshot {
+    /// What an instance costs beside its memory, in bytes.
+    pub(crate) fn instance_size(&self) -> u64 {
+        self.interpreter.0.instance_size
+    }
+
     /// An instance in the state of the snapshot.
     pub(crate) async fn restore(
         &self,

@@ -12,11 +12,13 @@ use wasmtime_wasi::p1::wasi_snapshot_preview1 as files;
 use wiggle::GuestMemory;
 
 use crate::{
+    account::Charge,
     ahead::Awaited,
     clocks::{self, ClockId},
     error::Stop,
     host::{self, Host},
-    lane::measure_wait,
+    lane::{Pieces, measure_wait},
+    open_files::TooMany,
     random,
 };
 
@@ -26,7 +28,10 @@ const SUCCESS: i32 = 0;
 const BADF: i32 = 8;
 const FAULT: i32 = 21;
 const INVAL: i32 = 28;
+const MFILE: i32 = 33;
 const NAMETOOLONG: i32 = 37;
+const NFILE: i32 = 41;
+const NOMEM: i32 = 48;
 const NOTSUP: i32 = 58;
 const SPIPE: i32 = 70;
 
@@ -35,6 +40,14 @@ const MAX_VECTORS: u32 = 1024;
 
 /// What one `poll_oneoff` may wait for.
 const MAX_SUBSCRIPTIONS: u32 = 1024;
+/// Bytes that one write to a channel takes.
+const MAX_WRITE: usize = 8 << 20;
+
+/// Bytes that a host function works on before it looks whether its guest may go on.
+const PIECE: usize = 64 << 10;
+
+/// Bytes that one read or write of a file copies.
+const MAX_TRANSFER: u32 = 1 << 20;
 
 /// Fuel for copying into the host within one call of a file function, in bytes: `wasmtime-wasi`'s own default.
 const FUEL: usize = 128 << 20;
@@ -140,9 +153,27 @@ async fn wait_for_stdin(caller: &mut Caller<'_, Host>, awaited: Awaited) -> Resu
     // What it did before is nobody's request.
     host.cpu.restart();
     host.stdin = input.stdin;
+    host.input_charge = Some(input.charge);
     host.log.set_request(input.request_id);
     caller.as_context_mut().set_epoch_deadline(2);
     Ok(())
+}
+
+/// Makes room for `more` bytes of standard output. `false`: there is no memory for them.
+fn grow_output(host: &mut Host, more: usize) -> bool {
+    let (len, capacity) = (host.stdout.len(), host.stdout.capacity());
+    let needed = len + more;
+    if needed <= capacity {
+        return true;
+    }
+    // Twice as much, so that many small writes are not copied each; no more than can be printed.
+    let limit = usize::try_from(host.guest.limits.output).unwrap_or(usize::MAX);
+    let wanted = needed.max((capacity * 2).min(limit)).max(1024);
+    if !host.quota.hold_output(wanted as u64) {
+        return false;
+    }
+    host.stdout.reserve_exact(wanted - len);
+    true
 }
 
 fn write_stream(
@@ -175,6 +206,10 @@ fn write_stream(
                     .saturating_sub(host.stdout.len() as u64);
                 if len as u64 > space {
                     stop = Some(Stop::Output);
+                    return Some(INVAL);
+                }
+                if !grow_output(host, len as usize) {
+                    stop = Some(Stop::Memory);
                     return Some(INVAL);
                 }
                 host.stdout.extend_from_slice(bytes);
@@ -222,15 +257,32 @@ async fn write_channel(
         return Ok(INVAL);
     }
     let mut bytes = Vec::new();
-    let code = with_memory(caller, |memory, _| {
+    let mut held = None;
+    let code = with_memory(caller, |memory, host| {
+        // A write may be short, as `writev` may: what one call copies is bounded, whatever the vectors name.
+        let mut left = MAX_WRITE;
         for index in 0..count {
             let (at, len) = vector(memory, vectors, index)?;
-            bytes.extend_from_slice(range(memory, at, len)?);
+            left -= range(memory, at, len)?.len().min(left);
         }
-        let total = u32::try_from(bytes.len()).ok()?;
+        let total = MAX_WRITE - left;
+        held = Some(host.quota.hold(total as u64));
+        if !matches!(held, Some(Some(_))) {
+            return Some(SUCCESS);
+        }
+        bytes.reserve_exact(total);
+        for index in 0..count {
+            let (at, len) = vector(memory, vectors, index)?;
+            let len = (len as usize).min(total - bytes.len());
+            bytes.extend_from_slice(&range(memory, at, u32::try_from(len).ok()?)?[..len]);
+        }
+        let total = u32::try_from(total).ok()?;
         put(memory, written, &total.to_le_bytes())?;
         Some(SUCCESS)
     })?;
+    if let Some(None) = held {
+        return Err(wasmtime::Error::new(Stop::Memory));
+    }
     let Some(channel) = caller.data().channel.clone().filter(|_| code == SUCCESS) else {
         return Ok(code);
     };
@@ -285,11 +337,80 @@ macro_rules! files_at_once {
     }};
 }
 
+/// Hands a read or write of a file to `wasmtime-wasi`, which copies as much as the first vector that is not empty names: a longer one is
+/// cut for this call, which WASI allows (a short read or write), and what is copied is charged.
+macro_rules! transfer {
+    ($caller:ident, $name:ident, $fd:ident, $vectors:ident, $count:ident, $($arg:expr),*) => {{
+        let (charge, cut) = match before_transfer(&mut $caller, $vectors, $count)? {
+            Ok(begun) => begun,
+            Err(code) => return Ok(code),
+        };
+        let code = files!($caller, $name, $fd, $vectors as i32, $count as i32, $($arg),*);
+        drop(charge);
+        after_transfer(&mut $caller, cut)?;
+        code
+    }};
+}
+
+/// A vector's length that was made shorter: where it lies, and what it was.
+type Cut = Option<(u32, u32)>;
+
+/// Charges the first vector that is not empty, and cuts it.
+fn before_transfer(
+    caller: &mut Caller<'_, Host>,
+    vectors: u32,
+    count: u32,
+) -> Result<Result<(Option<Charge>, Cut), i32>> {
+    if count > MAX_VECTORS {
+        return Ok(Err(INVAL));
+    }
+    let mut begun = Err(FAULT);
+    with_memory(caller, |memory, host| {
+        for index in 0..count {
+            let (_, len) = vector(memory, vectors, index)?;
+            if len == 0 {
+                continue;
+            }
+            let taken = len.min(MAX_TRANSFER);
+            begun = match host.quota.hold(u64::from(taken)) {
+                None => {
+                    host.refusal_was_handled();
+                    Err(NOMEM)
+                }
+                Some(charge) if taken == len => Ok((Some(charge), None)),
+                Some(charge) => {
+                    let at = vectors.checked_add(index * 8 + 4)?;
+                    put(memory, at, &taken.to_le_bytes())?;
+                    Ok((Some(charge), Some((at, len))))
+                }
+            };
+            return Some(SUCCESS);
+        }
+        begun = Ok((None, None));
+        Some(SUCCESS)
+    })?;
+    Ok(begun)
+}
+
+/// Gives a vector its length again, unless what was read took its place.
+fn after_transfer(caller: &mut Caller<'_, Host>, cut: Cut) -> Result<()> {
+    if let Some((at, len)) = cut {
+        with_memory(caller, |memory, _| {
+            if *range(memory, at, 4)? == MAX_TRANSFER.to_le_bytes() {
+                put(memory, at, &len.to_le_bytes())?;
+            }
+            Some(SUCCESS)
+        })?;
+    }
+    Ok(())
+}
+
 /// Everything of WASI preview 1.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
     wasmtime_wasi::p1::add_to_linker_async(linker, Host::wasi)?;
     linker.allow_shadowing(true);
     streams(linker)?;
+    opening(linker)?;
     surroundings(linker)?;
     linker.allow_shadowing(false);
     Ok(())
@@ -307,14 +428,7 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
                     }
                     return read_stdin(&mut caller, vectors, count, read);
                 }
-                files!(
-                    caller,
-                    fd_read,
-                    fd,
-                    vectors as i32,
-                    count as i32,
-                    read as i32
-                )
+                transfer!(caller, fd_read, fd, vectors, count, read as i32)
             })
         },
     )?;
@@ -326,14 +440,7 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
                 if fd == 1 || fd == 2 {
                     return write_stream(&mut caller, fd, vectors, count, written);
                 }
-                files!(
-                    caller,
-                    fd_write,
-                    fd,
-                    vectors as i32,
-                    count as i32,
-                    written as i32
-                )
+                transfer!(caller, fd_write, fd, vectors, count, written as i32)
             })
         },
     )?;
@@ -349,15 +456,7 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
                 if is_stream(fd) {
                     return Ok(SPIPE);
                 }
-                files!(
-                    caller,
-                    fd_pread,
-                    fd,
-                    vectors as i32,
-                    count as i32,
-                    offset,
-                    read as i32
-                )
+                transfer!(caller, fd_pread, fd, vectors, count, offset, read as i32)
             })
         },
     )?;
@@ -373,12 +472,12 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
                 if is_stream(fd) {
                     return Ok(SPIPE);
                 }
-                files!(
+                transfer!(
                     caller,
                     fd_pwrite,
                     fd,
-                    vectors as i32,
-                    count as i32,
+                    vectors,
+                    count,
                     offset,
                     written as i32
                 )
@@ -410,7 +509,11 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
                         SUCCESS
                     });
                 }
-                files!(caller, fd_close, fd)
+                let code = files!(caller, fd_close, fd)?;
+                if code == SUCCESS {
+                    caller.data_mut().open_files.closed(fd);
+                }
+                Ok(code)
             })
         },
     )?;
@@ -422,7 +525,54 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
                 if is_stream(from) || is_stream(to) {
                     return Ok(NOTSUP);
                 }
-                files!(caller, fd_renumber, from, to)
+                let code = files!(caller, fd_renumber, from, to)?;
+                if code == SUCCESS {
+                    caller.data_mut().open_files.renumbered(from, to);
+                }
+                Ok(code)
+            })
+        },
+    )?;
+    Ok(())
+}
+
+/// Opening files: counted, for a call and for all calls.
+fn opening(linker: &mut Linker<Host>) -> Result<()> {
+    type Params = (i32, i32, i32, i32, i32, i64, i64, i32, u32);
+    linker.func_wrap_async(
+        MODULE,
+        "path_open",
+        |mut caller: Caller<'_, Host>, params: Params| {
+            Box::new(async move {
+                let (directory, flags, path, len, how, rights, inheriting, fd_flags, opened) =
+                    params;
+                let place = match caller.data().open_files.place() {
+                    Ok(place) => place,
+                    Err(TooMany::OfCall) => return Ok(MFILE),
+                    Err(TooMany::OfAll) => return Ok(NFILE),
+                };
+                let code = files!(
+                    caller,
+                    path_open,
+                    directory,
+                    flags,
+                    path,
+                    len,
+                    how,
+                    rights,
+                    inheriting,
+                    fd_flags,
+                    opened as i32
+                )?;
+                if code != SUCCESS {
+                    return Ok(code);
+                }
+                with_memory(&mut caller, |memory, host| {
+                    let fd = range(memory, opened, 4)?;
+                    let fd = i32::from_le_bytes(fd.try_into().ok()?);
+                    host.open_files.opened(fd, place);
+                    Some(SUCCESS)
+                })
             })
         },
     )?;
@@ -554,13 +704,27 @@ fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
             })
         },
     )?;
-    linker.func_wrap(
+    linker.func_wrap_async(
         MODULE,
         "random_get",
-        |mut caller: Caller<'_, Host>, at: u32, len: u32| {
-            with_memory(&mut caller, |memory, _| {
-                random::fill(range(memory, at, len)?).ok()?;
-                Some(SUCCESS)
+        |mut caller: Caller<'_, Host>, (at, len): (u32, u32)| {
+            Box::new(async move {
+                let mut pieces = Pieces::new(caller.data_mut());
+                let mut done = 0;
+                loop {
+                    let piece = (len - done).min(PIECE as u32);
+                    let code = with_memory(&mut caller, |memory, _| {
+                        // All of it is looked at first: nothing is written where a part lies outside.
+                        range(memory, at, len)?;
+                        random::fill(range(memory, at.checked_add(done)?, piece)?).ok()?;
+                        Some(SUCCESS)
+                    })?;
+                    done += piece;
+                    if code != SUCCESS || done == len {
+                        return Ok(code);
+                    }
+                    pieces.next(caller.data_mut()).await?;
+                }
             })
         },
     )?;

@@ -13,6 +13,7 @@ fn engine() -> Engine {
     Engine::new(&EngineOptions {
         memory: 256 << 20,
         concurrency: 16,
+        open_files: 1000,
     })
     .unwrap()
 }
@@ -33,6 +34,8 @@ fn spec(name: &str) -> GuestSpec {
             output: 64 << 10,
             log: 16 << 10,
             http_calls: 5,
+            buffers: 64 << 20,
+            open_files: 64,
         },
     }
 }

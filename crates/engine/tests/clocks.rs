@@ -14,6 +14,7 @@ fn guest(does: &str, folders: Vec<PreopenedFolder>) -> Guest {
     let engine = Engine::new(&EngineOptions {
         memory: 256 << 20,
         concurrency: 64,
+        open_files: 1000,
     })
     .unwrap();
     let module = engine.compile(&wat::parse_str(GUEST).unwrap()).unwrap();
@@ -32,6 +33,8 @@ fn guest(does: &str, folders: Vec<PreopenedFolder>) -> Guest {
             output: 64 << 10,
             log: 16 << 10,
             http_calls: 5,
+            buffers: 64 << 20,
+            open_files: 64,
         },
     };
     engine.guest(&module, spec).unwrap()

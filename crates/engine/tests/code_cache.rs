@@ -19,6 +19,7 @@ fn engine() -> Engine {
     Engine::new(&EngineOptions {
         memory: 64 << 20,
         concurrency: 4,
+        open_files: 1000,
     })
     .unwrap()
 }

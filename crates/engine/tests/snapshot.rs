@@ -98,6 +98,8 @@ fn spec() -> GuestSpec {
             output: 64 << 10,
             log: 16 << 10,
             http_calls: 5,
+            buffers: 64 << 20,
+            open_files: 64,
         },
     }
 }
@@ -106,6 +108,7 @@ async fn guest_of(export: &'static str, setup: i32, spec: GuestSpec) -> Result<G
     let engine = Engine::new(&EngineOptions {
         memory: 64 << 20,
         concurrency: 16,
+        open_files: 1000,
     })
     .unwrap();
     let wasm = wat::parse_str(COUNTER).unwrap();
@@ -153,6 +156,7 @@ async fn guests_of_one_interpreter_have_snapshots_of_their_own() {
     let engine = Engine::new(&EngineOptions {
         memory: 64 << 20,
         concurrency: 4,
+        open_files: 1000,
     })
     .unwrap();
     let wasm = wat::parse_str(COUNTER).unwrap();

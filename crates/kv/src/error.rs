@@ -21,6 +21,12 @@ pub enum Error {
         /// The bound.
         limit: usize,
     },
+    /// There is no memory for it: all that the server holds together has a bound.
+    #[error("no memory to hold {bytes} bytes more (`server.memory`)")]
+    NoMemory {
+        /// Bytes of the entry.
+        bytes: usize,
+    },
     /// A value that should be added to is no number, or the sum is none.
     #[error("the value of {key:?} is not a number to add to")]
     NotANumber {

@@ -5,6 +5,7 @@
 
 mod error;
 mod memory;
+mod text;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,9 +13,10 @@ use async_trait::async_trait;
 
 pub use error::Error;
 pub use memory::{Bounds, Memory};
+pub use text::{Meter, Text};
 
-/// The contents of a namespace.
-pub type Map = HashMap<String, String>;
+/// The contents of a namespace. Versions share what is the same in them: a snapshot is neither copied nor makes a change copy the rest.
+pub type Map = rpds::HashTrieMapSync<Arc<str>, Text>;
 
 /// A change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub enum Change {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// The namespace as it is now. Cheap: it is shared, not copied.
-    async fn snapshot(&self, namespace: &str) -> Result<Arc<Map>, Error>;
+    async fn snapshot(&self, namespace: &str) -> Result<Map, Error>;
 
     /// Makes all changes, or none where one is refused.
     async fn apply(&self, namespace: &str, changes: Vec<Change>) -> Result<(), Error>;
@@ -62,16 +64,16 @@ pub trait Store: Send + Sync + 'static {
 
 /// What was changed between a snapshot and the state that a worker printed.
 #[must_use]
-pub fn diff(before: &Map, after: Map) -> Vec<Change> {
+pub fn diff(before: &Map, after: HashMap<String, String>) -> Vec<Change> {
     let mut changes: Vec<_> = before
         .keys()
-        .filter(|key| !after.contains_key(*key))
-        .map(|key| Change::Delete(key.clone()))
+        .filter(|key| !after.contains_key(&***key))
+        .map(|key| Change::Delete((**key).to_owned()))
         .collect();
     changes.extend(
         after
             .into_iter()
-            .filter(|(key, value)| before.get(key) != Some(value))
+            .filter(|(key, value)| before.get(key.as_str()).map(Text::as_str) != Some(value))
             .map(|(key, value)| Change::Set(key, value)),
     );
     changes
@@ -83,14 +85,14 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_in_a_diff() {
-        let map = |pairs: &[(&str, &str)]| -> Map {
-            pairs
-                .iter()
-                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-                .collect()
-        };
-        let before = map(&[("same", "1"), ("gone", "2"), ("new value", "3")]);
-        let after = map(&[("same", "1"), ("new value", "4"), ("new", "5")]);
+        let before: Map = [("same", "1"), ("gone", "2"), ("new value", "3")]
+            .into_iter()
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect();
+        let after = [("same", "1"), ("new value", "4"), ("new", "5")]
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
         let mut changes = diff(&before, after);
         changes.sort_by_key(|change| match change {
             Change::Set(key, _) | Change::Delete(key) => key.clone(),

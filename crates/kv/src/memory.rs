@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::{Change, Error, Map, Store};
+use crate::{Change, Error, Map, Meter, Store, Text};
 
 /// How large a store may become.
 #[derive(Clone, Copy, Debug)]
@@ -40,13 +40,13 @@ impl Default for Bounds {
 #[derive(Default)]
 pub struct Memory {
     bounds: Bounds,
+    meter: Option<Arc<dyn Meter>>,
     namespaces: Mutex<HashMap<String, Namespace>>,
 }
 
 #[derive(Default)]
 struct Namespace {
-    /// Shared with snapshots; copied when it changes while one is held.
-    map: Arc<Map>,
+    map: Map,
     bytes: usize,
 }
 
@@ -56,8 +56,16 @@ impl Memory {
     pub fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
+            meter: None,
             namespaces: Mutex::default(),
         }
+    }
+
+    /// Has what the store holds counted by `meter`, which may refuse more.
+    #[must_use]
+    pub fn metered(mut self, meter: Arc<dyn Meter>) -> Self {
+        self.meter = Some(meter);
+        self
     }
 
     // Nothing below leaves a namespace half changed, so a poisoned lock guards good data.
@@ -70,7 +78,7 @@ impl Memory {
     fn with<T>(
         &self,
         name: &str,
-        f: impl FnOnce(&mut Namespace, &Bounds) -> Result<T, Error>,
+        f: impl FnOnce(&mut Namespace, &Rules<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut namespaces = self.lock();
         if !namespaces.contains_key(name) {
@@ -83,9 +91,34 @@ impl Memory {
             namespaces.insert(name.to_owned(), Namespace::default());
         }
         match namespaces.get_mut(name) {
-            Some(namespace) => f(namespace, &self.bounds),
+            Some(namespace) => f(
+                namespace,
+                &Rules {
+                    bounds: &self.bounds,
+                    meter: self.meter.as_ref(),
+                },
+            ),
             None => Err(Error::Backend("the namespace is gone".into())),
         }
+    }
+}
+
+/// What a change is held against.
+struct Rules<'m> {
+    bounds: &'m Bounds,
+    meter: Option<&'m Arc<dyn Meter>>,
+}
+
+impl Rules<'_> {
+    /// The value of an entry, counted with its key.
+    fn text(&self, key: &str, value: &str) -> Result<Text, Error> {
+        /// What an entry costs beside its strings.
+        const ENTRY: usize = 160;
+        let Some(meter) = self.meter else {
+            return Ok(value.into());
+        };
+        let bytes = key.len() + value.len() + ENTRY;
+        Text::metered(value, meter, bytes).ok_or(Error::NoMemory { bytes })
     }
 }
 
@@ -98,7 +131,8 @@ fn check(what: &'static str, size: usize, limit: usize) -> Result<(), Error> {
 
 impl Namespace {
     /// Checks first, changes then: all or nothing.
-    fn apply(&mut self, bounds: &Bounds, changes: Vec<Change>) -> Result<(), Error> {
+    fn apply(&mut self, rules: &Rules<'_>, changes: Vec<Change>) -> Result<(), Error> {
+        let bounds = rules.bounds;
         // What each key will be; a key that is named twice counts once, as last named.
         let mut last: HashMap<&str, Option<&str>> = HashMap::new();
         for change in &changes {
@@ -113,7 +147,7 @@ impl Namespace {
                 }
             }
         }
-        let (mut keys, mut bytes) = (self.map.len(), self.bytes);
+        let (mut keys, mut bytes) = (self.map.size(), self.bytes);
         for (key, value) in last {
             if let Some(old) = self.map.get(key) {
                 keys -= 1;
@@ -124,7 +158,7 @@ impl Namespace {
                 bytes += key.len() + value.len();
             }
         }
-        if keys > bounds.keys && keys > self.map.len() {
+        if keys > bounds.keys && keys > self.map.size() {
             return Err(Error::Full {
                 what: "keys of a namespace",
                 limit: bounds.keys,
@@ -136,17 +170,20 @@ impl Namespace {
                 limit: bounds.namespace,
             });
         }
-        let map = Arc::make_mut(&mut self.map);
+        // A version of its own: what is refused half-way leaves the namespace as it was.
+        let mut map = self.map.clone();
         for change in changes {
             match change {
                 Change::Set(key, value) => {
-                    map.insert(key, value);
+                    let text = rules.text(&key, &value)?;
+                    map.insert_mut(key.into(), text);
                 }
                 Change::Delete(key) => {
-                    map.remove(&key);
+                    map.remove_mut(key.as_str());
                 }
             }
         }
+        self.map = map;
         self.bytes = bytes;
         Ok(())
     }
@@ -154,7 +191,7 @@ impl Namespace {
 
 #[async_trait]
 impl Store for Memory {
-    async fn snapshot(&self, namespace: &str) -> Result<Arc<Map>, Error> {
+    async fn snapshot(&self, namespace: &str) -> Result<Map, Error> {
         Ok(self
             .lock()
             .get(namespace)
@@ -163,8 +200,8 @@ impl Store for Memory {
     }
 
     async fn apply(&self, namespace: &str, changes: Vec<Change>) -> Result<(), Error> {
-        self.with(namespace, |namespace, bounds| {
-            namespace.apply(bounds, changes)
+        self.with(namespace, |namespace, rules| {
+            namespace.apply(rules, changes)
         })
     }
 
@@ -172,11 +209,11 @@ impl Store for Memory {
         Ok(self
             .lock()
             .get(namespace)
-            .and_then(|namespace| namespace.map.get(key).cloned()))
+            .and_then(|namespace| namespace.map.get(key).map(|text| text.as_str().to_owned())))
     }
 
     async fn increment(&self, namespace: &str, key: &str, delta: i64) -> Result<i64, Error> {
-        self.with(namespace, |namespace, bounds| {
+        self.with(namespace, |namespace, rules| {
             let not_a_number = || Error::NotANumber {
                 key: key.to_owned(),
             };
@@ -186,7 +223,7 @@ impl Store for Memory {
             };
             let sum = now.checked_add(delta).ok_or_else(not_a_number)?;
             let change = Change::Set(key.to_owned(), sum.to_string());
-            namespace.apply(bounds, vec![change])?;
+            namespace.apply(rules, vec![change])?;
             Ok(sum)
         })
     }
@@ -198,12 +235,12 @@ impl Store for Memory {
         expected: Option<&str>,
         value: &str,
     ) -> Result<bool, Error> {
-        self.with(namespace, |namespace, bounds| {
-            if namespace.map.get(key).map(String::as_str) != expected {
+        self.with(namespace, |namespace, rules| {
+            if namespace.map.get(key).map(Text::as_str) != expected {
                 return Ok(false);
             }
             let change = Change::Set(key.to_owned(), value.to_owned());
-            namespace.apply(bounds, vec![change])?;
+            namespace.apply(rules, vec![change])?;
             Ok(true)
         })
     }
@@ -226,12 +263,15 @@ mod tests {
         let first = store.snapshot("n").await.unwrap();
         let second = store.snapshot("n").await.unwrap();
         for (snapshot, key) in [(first, "a"), (second, "b")] {
-            let mut after = (*snapshot).clone();
+            let mut after: HashMap<_, _> = snapshot
+                .iter()
+                .map(|(key, value)| ((**key).to_owned(), (**value).to_owned()))
+                .collect();
             after.insert(key.into(), "1".into());
             store.apply("n", diff(&snapshot, after)).await.unwrap();
         }
         let now = store.snapshot("n").await.unwrap();
-        assert_eq!(now.len(), 3);
+        assert_eq!(now.size(), 3);
     }
 
     #[tokio::test]
@@ -268,7 +308,7 @@ mod tests {
             vec![set("aaaaaaaaaa", "111"), set("a", "12345678")],
         ] {
             store.apply("n", changes).await.unwrap_err();
-            assert_eq!(store.snapshot("n").await.unwrap().len(), 1);
+            assert_eq!(store.snapshot("n").await.unwrap().size(), 1);
         }
         assert!(matches!(
             store.set("m", "a".into(), String::new()).await,
@@ -277,6 +317,52 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    /// A meter of so many bytes.
+    struct Bytes(std::sync::atomic::AtomicUsize);
+
+    impl Meter for Bytes {
+        fn grow(&self, bytes: usize) -> bool {
+            use std::sync::atomic::Ordering::Relaxed;
+            self.0
+                .fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes))
+                .is_ok()
+        }
+
+        fn shrink(&self, bytes: usize) {
+            self.0
+                .fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn entries_are_counted_until_no_snapshot_has_them() {
+        let meter = Arc::new(Bytes(10_000.into()));
+        let left = || meter.0.load(std::sync::atomic::Ordering::Relaxed);
+        let store = Memory::default().metered(meter.clone());
+        store
+            .apply("n", vec![set("a", &"1".repeat(4000))])
+            .await
+            .unwrap();
+        let with_one = left();
+        assert!(with_one < 6000);
+        let snapshot = store.snapshot("n").await.unwrap();
+        store
+            .apply("n", vec![set("a", &"2".repeat(4000))])
+            .await
+            .unwrap();
+        assert!(left() < 2000, "the snapshot still has the old value");
+        let refused = store.apply("n", vec![set("b", "1"), set("c", &"3".repeat(4000))]);
+        assert!(matches!(refused.await, Err(Error::NoMemory { .. })));
+        assert_eq!(store.get("n", "b").await.unwrap(), None);
+        drop(snapshot);
+        assert_eq!(left(), with_one);
+        store
+            .apply("n", vec![Change::Delete("a".into())])
+            .await
+            .unwrap();
+        assert_eq!(left(), 10_000);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,7 @@ fn main() {
     let engine = Engine::new(&EngineOptions {
         memory: 1 << 30,
         concurrency: 64,
+        open_files: 1000,
     })
     .unwrap();
     let root = Root::open(folder.path()).unwrap();
@@ -50,6 +51,8 @@ fn main() {
             output: 16 << 20,
             log: 1 << 20,
             http_calls: 50,
+            buffers: 64 << 20,
+            open_files: 64,
         },
     };
     let start = Instant::now();

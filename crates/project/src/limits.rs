@@ -20,10 +20,14 @@ settings! {
         wall_time: Duration = Duration::from_secs(30), 1 => DAY;
         /// What a worker may print: the response, before it is decoded.
         output: u64 = 16 << 20, 1 << 10 => 4 * GIB;
+        /// What the server holds for a call beside its memory: output, messages, contents of files.
+        buffers: u64 = 64 << 20, 64 << 10 => 4 * GIB;
         /// What a call may write to the log.
         log: u64 = 1 << 20, 0 => GIB;
         /// Calls of the worker at once; 0 is no bound but the server's.
         concurrency: u32 = 0, 0 => 100_000;
+        /// Files that a call may hold open at once.
+        open_files: u32 = 64, 0 => 100_000;
         /// Outgoing requests of a call.
         http_calls: u32 = 50, 0 => 100_000;
         /// Size of the answer to an outgoing request.

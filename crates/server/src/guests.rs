@@ -379,8 +379,10 @@ fn limits(limits: &Limits) -> GuestLimits {
         cpu_time: limits.cpu_time,
         wall_time: limits.wall_time,
         output: limits.output,
+        buffers: limits.buffers,
         log: limits.log,
         http_calls: limits.http_calls,
+        open_files: limits.open_files,
     }
 }
 

@@ -141,8 +141,9 @@ impl Bound {
 fn max_connections(settings: &ServerSettings) -> usize {
     let wanted = settings.max_connections as usize;
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let possible =
-        usize::try_from(files.saturating_sub(OTHER_FILES).max(files / 2)).unwrap_or(usize::MAX);
+    // A quarter is for the files of guests.
+    let possible = (files / 4 * 3).saturating_sub(OTHER_FILES).max(files / 2);
+    let possible = usize::try_from(possible).unwrap_or(usize::MAX);
     if possible < wanted {
         tracing::warn!("only {possible} connections at once: the limit of open files is {files}");
     }

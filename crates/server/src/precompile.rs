@@ -51,6 +51,7 @@ fn engine() -> Result<Engine, LoadError> {
     Engine::new(&EngineOptions {
         memory: 1 << 20,
         concurrency: 1,
+        open_files: 1000,
     })
     .map_err(|error| LoadError::new(error.to_string()))
 }

@@ -1,8 +1,14 @@
 //! From a loaded project to a server that is ready to listen.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use wws_engine::{CodeCache, Engine, EngineOptions, Guest};
+use rustix::process::{Resource, getrlimit};
+use wws_engine::{Account, Charge, CodeCache, Engine, EngineOptions, Guest};
+use wws_kv::Meter;
 use wws_project::{Problem, Problems, Project, beneath::Root};
 
 use crate::{
@@ -33,6 +39,58 @@ pub struct PrepareOptions {
     pub on_idle: Option<fn()>,
 }
 
+/// Memory for all that guests and clients make the server hold: what is available without what the server itself, its
+/// compiled code and the kernel's buffers take.
+fn usable(available: u64) -> u64 {
+    /// The least that is kept, in bytes.
+    const RESERVE: u64 = 24 << 20;
+    let reserve = (available / 4).max(RESERVE).min(available / 4 * 3);
+    available - reserve
+}
+
+/// Files that all guests together may hold open: a quarter of what the process may, so that connections and the server's own
+/// files always have their part.
+fn guest_files(concurrency: u32) -> u32 {
+    /// More for each call at once is of no use.
+    const FOR_EACH: u32 = 1024;
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let quarter = u32::try_from(files / 4).unwrap_or(u32::MAX);
+    quarter.min(concurrency.saturating_mul(FOR_EACH))
+}
+
+/// Charges what the key/value store in memory holds.
+struct KvMeter(Mutex<(u64, Charge)>);
+
+impl KvMeter {
+    /// A meter whose store holds a quarter of the account at most.
+    fn new(account: &Account) -> Arc<Self> {
+        let charge = account.part(account.total() / 4).nothing();
+        Arc::new(Self(Mutex::new((0, charge))))
+    }
+
+    fn held(&self) -> MutexGuard<'_, (u64, Charge)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Meter for KvMeter {
+    fn grow(&self, bytes: usize) -> bool {
+        let (held, charge) = &mut *self.held();
+        let more = *held + bytes as u64;
+        let grown = charge.grow_to(more);
+        if grown {
+            *held = more;
+        }
+        grown
+    }
+
+    fn shrink(&self, bytes: usize) {
+        let (held, charge) = &mut *self.held();
+        *held = held.saturating_sub(bytes as u64);
+        charge.shrink_to(*held);
+    }
+}
+
 /// A problem that has no file of the project.
 fn one(file: &Path, message: String) -> Problems {
     Problems::one(problem(file, message))
@@ -59,12 +117,13 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
     };
     let available = options.memory.unwrap_or(u64::MAX).min(memory::available());
     let guests_memory = match settings.memory {
-        0 => available / 4 * 3,
+        0 => usable(available),
         bytes => bytes,
     };
     let engine = Engine::new(&EngineOptions {
         memory: guests_memory,
         concurrency,
+        open_files: guest_files(concurrency),
     })
     .map_err(|error| one(here, error.to_string()))?;
     let outgoing = Outgoing::new(&project, &options.env, project.root())
@@ -72,7 +131,7 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
     let maker = Maker {
         root: &root,
         engine: &engine,
-        kv: Arc::new(wws_kv::Memory::default()),
+        kv: Arc::new(wws_kv::Memory::default().metered(KvMeter::new(engine.account()))),
         outgoing: &outgoing,
         code: options.code.as_ref(),
     };

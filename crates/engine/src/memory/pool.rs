@@ -145,6 +145,7 @@ unsafe impl MemoryCreator for Pool {
             .map_err(|error| format!("no memory for a guest: {error}"))?;
         Ok(Box::new(Memory {
             size: minimum,
+            minimum,
             slot: Some(slot),
             image,
             pool: self.shared.clone(),
@@ -155,6 +156,8 @@ unsafe impl MemoryCreator for Pool {
 /// A slot in use.
 struct Memory {
     size: usize,
+    /// What it started with, and the next one will.
+    minimum: usize,
     /// There until the memory is dropped.
     slot: Option<Slot>,
     image: Arc<Image>,
@@ -191,7 +194,8 @@ impl Drop for Memory {
         let Some(mut slot) = self.slot.take() else {
             return;
         };
-        if slot.reset(&self.image, self.pool.keep).is_ok() {
+        let reset = slot.reset(&self.image, self.pool.keep);
+        if reset.and_then(|()| slot.shrink(self.minimum)).is_ok() {
             let place = self.pool.place();
             self.image.put_idle(Waiting {
                 slot,

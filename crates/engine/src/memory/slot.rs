@@ -11,9 +11,8 @@ use super::{Image, PAGE, dirty, page_up};
 ///  | zeros, rw | file, rw, private | zeros, rw | PROT_NONE ...                              |
 /// ```
 ///
-/// `accessible` only ever grows: a guest that grows its memory as an earlier one did costs no system call. Beyond the size
-/// of its memory a guest can touch what earlier guests of its module made accessible: it reads zeros there instead of trapping. The
-/// memory is its own and reset like the rest, so that is no way out of the sandbox.
+/// `accessible` is the size of the memory that uses the slot: whatever an earlier one grew to, the next traps beyond its own size, and
+/// finds zeros in a page that it grows.
 pub(crate) struct Slot {
     base: *mut u8,
     total: usize,
@@ -180,6 +179,26 @@ impl Slot {
         }
     }
 
+    /// Makes what lies beyond the first `bytes` inaccessible. The slot was reset before: what is made accessible again is zero.
+    ///
+    /// # Errors
+    /// The slot must not be used again then.
+    pub(crate) fn shrink(&mut self, bytes: usize) -> std::io::Result<()> {
+        let bytes = page_up(bytes);
+        if bytes < self.accessible {
+            // SAFETY: our own mapping, within `accessible`, which lies within `reserved`; nobody uses the slot.
+            unsafe {
+                rustix::mm::mprotect(
+                    self.base.add(bytes).cast(),
+                    self.accessible - bytes,
+                    MprotectFlags::empty(),
+                )
+            }?;
+            self.accessible = bytes;
+        }
+        Ok(())
+    }
+
     /// Gives all resident memory back to the system; the mappings stay.
     pub(crate) fn release(&mut self) -> std::io::Result<()> {
         if self.accessible > 0 {
@@ -253,6 +272,32 @@ mod tests {
                 "keep {keep}"
             );
         }
+    }
+
+    #[test]
+    fn a_shrunk_slot_is_inaccessible_beyond_and_zero_when_it_grows_again() {
+        let (memory, image) = image();
+        let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
+        slot.grow(memory.len() + 100 * PAGE).unwrap();
+        write(&slot, memory.len(), &vec![0xBB; 100 * PAGE]);
+        slot.reset(&image, 1 << 20).unwrap();
+        slot.shrink(memory.len()).unwrap();
+        // The kernel says so without a signal: it cannot read from there.
+        let beyond = unsafe_slice(&slot, memory.len(), PAGE);
+        let (_reader, writer) = rustix::pipe::pipe().unwrap();
+        assert_eq!(
+            rustix::io::write(&writer, beyond),
+            Err(rustix::io::Errno::FAULT)
+        );
+        slot.grow(memory.len() + 100 * PAGE).unwrap();
+        let grown = &bytes(&slot, memory.len() + 100 * PAGE)[memory.len()..];
+        assert!(grown.iter().all(|byte| *byte == 0));
+    }
+
+    /// Bytes that may be inaccessible: only for system calls.
+    fn unsafe_slice(slot: &Slot, at: usize, len: usize) -> &[u8] {
+        // SAFETY: within the reservation; the kernel looks at it, not the program.
+        unsafe { std::slice::from_raw_parts(slot.base().add(at), len) }
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
     Engine::new(&EngineOptions {
         memory: 1 << 30,
         concurrency: 32,
+        open_files: 1000,
     })
     .unwrap()
 });
@@ -108,6 +109,8 @@ pub fn spec() -> GuestSpec {
             output: 16 << 20,
             log: 64 << 10,
             http_calls: 50,
+            buffers: 64 << 20,
+            open_files: 64,
         },
     }
 }

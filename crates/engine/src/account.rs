@@ -1,0 +1,275 @@
+//! One account of memory: what guests use and what the host holds for guests and clients is charged to
+//! it before it is allocated, and released when it is freed or sent.
+//!
+//! An [`Account`] has a size; a [`Charge`] is a part of it that is in use. [`Account::part`] makes an account
+//! within another, whose charges count in both: it bounds one use of the memory without setting
+//! memory aside for it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Memory is charged in units of so many bytes: a page, and what a permit count can express.
+const UNIT: u64 = 4 << 10;
+
+/// Memory that may be in use at once. Cheap to clone.
+#[derive(Clone)]
+pub struct Account(Arc<Shared>);
+
+struct Shared {
+    units: Arc<Semaphore>,
+    total: u32,
+    parent: Option<Account>,
+}
+
+impl Account {
+    /// An account of `bytes`.
+    #[must_use]
+    pub fn new(bytes: u64) -> Self {
+        Self::within(bytes, None)
+    }
+
+    /// An account of at most `bytes` within this one: what is charged to it is charged to both.
+    #[must_use]
+    pub fn part(&self, bytes: u64) -> Self {
+        Self::within(bytes.min(self.total()), Some(self.clone()))
+    }
+
+    fn within(bytes: u64, parent: Option<Self>) -> Self {
+        // More than address space can hold is no bound at all; the type of a permit count is u32.
+        let total = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).max(1);
+        Self(Arc::new(Shared {
+            units: Arc::new(Semaphore::new(total as usize)),
+            total,
+            parent,
+        }))
+    }
+
+    /// The size of the account, in bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        u64::from(self.0.total) * UNIT
+    }
+
+    /// Bytes of the account that are not in use.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        let own = self.0.units.available_permits() as u64 * UNIT;
+        match &self.0.parent {
+            Some(parent) => own.min(parent.free()),
+            None => own,
+        }
+    }
+
+    /// Whether less than an eighth of the account, or of one that it lies within, is free.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        let own = self.0.units.available_permits() < self.0.total as usize / 8;
+        own || self.0.parent.as_ref().is_some_and(Self::is_short)
+    }
+
+    /// Charges `bytes` once they are free; charges are made in the order in which they were asked for.
+    /// `None`: the account is smaller than that.
+    pub async fn reserve(&self, bytes: u64) -> Option<Charge> {
+        let units = units(bytes)?;
+        let mut charge = self.nothing();
+        let mut account = Some(self);
+        while let Some(this) = account {
+            if units > this.0.total {
+                return None;
+            }
+            let permit = match this.0.units.clone().try_acquire_many_owned(units) {
+                Ok(permit) => permit,
+                Err(_) => this.0.units.clone().acquire_many_owned(units).await.ok()?,
+            };
+            charge.add(permit);
+            account = this.0.parent.as_ref();
+        }
+        Some(charge)
+    }
+
+    /// Charges `bytes` if they are free now.
+    #[must_use]
+    pub fn charge(&self, bytes: u64) -> Option<Charge> {
+        let mut charge = self.nothing();
+        charge.grow_to(bytes).then_some(charge)
+    }
+
+    /// A charge of no bytes, to be grown.
+    #[must_use]
+    pub fn nothing(&self) -> Charge {
+        Charge {
+            account: self.clone(),
+            permits: [None, None, None],
+        }
+    }
+}
+
+fn units(bytes: u64) -> Option<u32> {
+    u32::try_from(bytes.div_ceil(UNIT)).ok()
+}
+
+/// Memory in use; free again when dropped.
+pub struct Charge {
+    account: Account,
+    /// Of the account, of the one that it lies within, and of that one's: all of the same size.
+    permits: [Option<OwnedSemaphorePermit>; 3],
+}
+
+impl std::fmt::Debug for Charge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Charge").field(&self.bytes()).finish()
+    }
+}
+
+impl Charge {
+    /// Bytes that are charged: what was asked for, rounded up to whole units of 4 KiB.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let permit = self.permits[0].as_ref();
+        permit.map_or(0, |permit| permit.num_permits() as u64 * UNIT)
+    }
+
+    /// Puts the permit of the next account down.
+    fn add(&mut self, permit: OwnedSemaphorePermit) {
+        if let Some(place) = self.permits.iter_mut().find(|place| place.is_none()) {
+            *place = Some(permit);
+        }
+    }
+
+    /// Makes the charge at least `bytes` large, if so much is free; otherwise it stays as it was.
+    #[must_use]
+    pub fn grow_to(&mut self, bytes: u64) -> bool {
+        let Some(more) = bytes.checked_sub(self.bytes()).filter(|more| *more > 0) else {
+            return true;
+        };
+        let Some(units) = units(more) else {
+            return false;
+        };
+        let mut taken = [None, None, None];
+        let mut account = Some(&self.account);
+        for place in &mut taken {
+            let Some(this) = account else { break };
+            match this.0.units.clone().try_acquire_many_owned(units) {
+                Ok(permit) => *place = Some(permit),
+                Err(_) => return false,
+            }
+            account = this.0.parent.as_ref();
+        }
+        for (own, more) in self.permits.iter_mut().zip(taken) {
+            match (own.as_mut(), more) {
+                (Some(own), Some(more)) => own.merge(more),
+                (None, more) => *own = more,
+                (Some(_), None) => {}
+            }
+        }
+        true
+    }
+
+    /// Releases what the charge has beyond `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let keep = units(bytes).map_or(usize::MAX, |units| units as usize);
+        for permit in self.permits.iter_mut().flatten() {
+            let beyond = permit.num_permits().saturating_sub(keep);
+            drop(permit.split(beyond));
+        }
+    }
+
+    /// Bytes that keep the charge until the last of their clones is dropped: until they were sent, for example.
+    #[must_use]
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        struct Held(
+            Bytes,
+            #[allow(dead_code, reason = "dropped with the bytes")] Charge,
+        );
+        impl AsRef<[u8]> for Held {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        if bytes.is_empty() {
+            return bytes;
+        }
+        Bytes::from_owner(Held(bytes, self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    #[tokio::test]
+    async fn a_reservation_waits_until_enough_is_released() {
+        let account = Account::new(40 * KIB);
+        let first = account.reserve(32 * KIB).await.unwrap();
+        let second = tokio::spawn({
+            let account = account.clone();
+            async move { account.reserve(20 * KIB).await.map(|charge| charge.bytes()) }
+        });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(first);
+        assert_eq!(second.await.unwrap(), Some(20 * KIB));
+        assert_eq!(account.free(), 40 * KIB);
+    }
+
+    #[tokio::test]
+    async fn more_than_the_account_is_refused_at_once() {
+        assert!(Account::new(40 * KIB).reserve(41 * KIB).await.is_none());
+        let part = Account::new(40 * KIB).part(8 * KIB);
+        assert!(part.reserve(9 * KIB).await.is_none());
+    }
+
+    #[test]
+    fn refused_growth_leaves_the_charge_and_the_accounts_as_they_were() {
+        let account = Account::new(40 * KIB);
+        let part = account.part(20 * KIB);
+        let _other = account.charge(16 * KIB).unwrap();
+        let mut charge = part.charge(8 * KIB).unwrap();
+        assert!(charge.grow_to(12 * KIB));
+        assert!(!charge.grow_to(24 * KIB), "beyond the part");
+        assert_eq!((charge.bytes(), part.free()), (12 * KIB, 8 * KIB));
+        let _rest = account.charge(8 * KIB).unwrap();
+        assert!(!charge.grow_to(20 * KIB), "beyond the account");
+        assert_eq!((part.free(), account.free()), (4 * KIB, 4 * KIB));
+    }
+
+    #[test]
+    fn what_a_charge_gives_up_is_free_in_all_accounts() {
+        let account = Account::new(40 * KIB);
+        let part = account.part(20 * KIB);
+        let mut charge = part.charge(20 * KIB).unwrap();
+        charge.shrink_to(5 * KIB);
+        assert_eq!(charge.bytes(), 8 * KIB);
+        assert_eq!((part.free(), account.free()), (12 * KIB, 32 * KIB));
+        drop(charge);
+        assert_eq!((part.free(), account.free()), (20 * KIB, 40 * KIB));
+    }
+
+    #[test]
+    fn bytes_keep_their_charge_until_the_last_clone_is_gone() {
+        let account = Account::new(40 * KIB);
+        let bytes = account
+            .charge(8 * KIB)
+            .unwrap()
+            .hold(Bytes::from_static(b"hello"));
+        let part = bytes.slice(1..3);
+        drop(bytes);
+        assert_eq!((&*part, account.free()), (&b"el"[..], 32 * KIB));
+        drop(part);
+        assert_eq!(account.free(), 40 * KIB);
+    }
+
+    #[test]
+    fn an_account_is_short_when_one_that_it_lies_within_is() {
+        let account = Account::new(64 * KIB);
+        let part = account.part(32 * KIB);
+        assert!(!part.is_short());
+        let _most = account.charge(60 * KIB).unwrap();
+        assert!(part.is_short());
+    }
+}
