@@ -11,6 +11,10 @@ use wws_engine::{
     Account, Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedFolder,
 };
 
+/// The allocator of `wws`: what it keeps of freed memory counts.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const MIB: u64 = 1 << 20;
 
 fn engine(memory: u64) -> Engine {
