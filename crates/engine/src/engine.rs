@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Native stack of a guest, in bytes. Interpreters of deep recursion need most of it.
-pub(crate) const WASM_STACK: usize = 1 << 20;
+pub(crate) const WASM_STACK: usize = 4 << 20;
 
 /// The same with room for functions of the host.
 const STACK: usize = WASM_STACK + (512 << 10);

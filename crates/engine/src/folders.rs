@@ -22,6 +22,10 @@ pub struct FileStat {
     pub size: u64,
     /// It is a folder.
     pub is_folder: bool,
+    /// It is a regular file.
+    pub is_file: bool,
+    /// It is a symbolic link, which [`Folders::stat_link`] alone sees.
+    pub is_link: bool,
     /// When its content changed, in milliseconds since 1970.
     pub modified: i64,
 }
@@ -33,6 +37,8 @@ pub enum WriteMode {
     Replace,
     /// The new content follows the old one.
     Append,
+    /// The file must not be there yet.
+    New,
 }
 
 /// Where a path leads: a folder that was opened, and a path beneath it.
@@ -60,9 +66,13 @@ impl Place<'_> {
         )?)
     }
 
-    /// The folder that the path's last part lies in, and that part.
-    fn parent(&self) -> Result<(OwnedFd, &str)> {
+    /// The folder that the path's last part lies in, and that part. A folder that the guest was given lies in none: for it,
+    /// the error is of the kind `of_root`.
+    fn parent(&self, of_root: ErrorKind) -> Result<(OwnedFd, &str)> {
         let path = self.path.trim_end_matches('/');
+        if path.is_empty() {
+            return Err(of_root.into());
+        }
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         if name.is_empty() || name == "." || name == ".." {
             return Err(ErrorKind::InvalidInput.into());
@@ -128,6 +138,7 @@ impl Folders {
         let how = match mode {
             WriteMode::Replace => OFlags::TRUNC,
             WriteMode::Append => OFlags::APPEND,
+            WriteMode::New => OFlags::EXCL,
         };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | how;
         File::from(self.place(path)?.open(flags)?).write_all(bytes)
@@ -154,16 +165,37 @@ impl Folders {
         Ok(names)
     }
 
-    /// What is known of a file or folder.
+    /// Whether a path lies in one of the folders; it need not be there.
+    #[must_use]
+    pub fn has(&self, path: &str) -> bool {
+        self.place(path).is_ok()
+    }
+
+    /// What is known of a file or folder, or of what a symbolic link leads to.
     ///
     /// # Errors
     /// The file's.
     pub fn stat(&self, path: &str) -> Result<FileStat> {
-        let file = self.place(path)?.open(OFlags::PATH)?;
+        self.stat_with(path, OFlags::empty())
+    }
+
+    /// What is known of a file, a folder or a symbolic link itself.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn stat_link(&self, path: &str) -> Result<FileStat> {
+        self.stat_with(path, OFlags::NOFOLLOW)
+    }
+
+    fn stat_with(&self, path: &str, flags: OFlags) -> Result<FileStat> {
+        let file = self.place(path)?.open(OFlags::PATH | flags)?;
         let stat = rustix::fs::statat(file.as_fd(), "", AtFlags::EMPTY_PATH)?;
+        let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
         Ok(FileStat {
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            is_folder: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir(),
+            is_folder: kind.is_dir(),
+            is_file: kind.is_file(),
+            is_link: kind.is_symlink(),
             modified: stat.st_mtime.saturating_mul(1000)
                 + i64::try_from(stat.st_mtime_nsec / 1_000_000).unwrap_or(0),
         })
@@ -175,7 +207,7 @@ impl Folders {
     /// The folder's.
     pub fn make(&self, path: &str) -> Result<()> {
         let place = self.place(path)?;
-        let (parent, name) = place.parent()?;
+        let (parent, name) = place.parent(ErrorKind::AlreadyExists)?;
         Ok(rustix::fs::mkdirat(
             parent,
             name,
@@ -183,19 +215,24 @@ impl Folders {
         )?)
     }
 
-    /// Removes a file or an empty folder.
+    /// Removes a file, or a symbolic link itself.
     ///
     /// # Errors
-    /// The file's.
-    pub fn remove(&self, path: &str) -> Result<()> {
+    /// The file's; `IsADirectory` for a folder.
+    pub fn remove_file(&self, path: &str) -> Result<()> {
         let place = self.place(path)?;
-        let (parent, name) = place.parent()?;
-        match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
-            Err(rustix::io::Errno::ISDIR) => {
-                Ok(rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
-            }
-            other => Ok(other?),
-        }
+        let (parent, name) = place.parent(ErrorKind::IsADirectory)?;
+        Ok(rustix::fs::unlinkat(&parent, name, AtFlags::empty())?)
+    }
+
+    /// Removes an empty folder.
+    ///
+    /// # Errors
+    /// The folder's; `NotADirectory` for a file.
+    pub fn remove_folder(&self, path: &str) -> Result<()> {
+        let place = self.place(path)?;
+        let (parent, name) = place.parent(ErrorKind::ResourceBusy)?;
+        Ok(rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?)
     }
 
     /// Gives a file or folder another place.
@@ -204,7 +241,8 @@ impl Folders {
     /// The file's.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         let (from, to) = (self.place(from)?, self.place(to)?);
-        let ((from, name), (to, new)) = (from.parent()?, to.parent()?);
+        let (from, name) = from.parent(ErrorKind::ResourceBusy)?;
+        let (to, new) = to.parent(ErrorKind::ResourceBusy)?;
         Ok(rustix::fs::renameat(from, name, to, new)?)
     }
 }
@@ -240,9 +278,44 @@ mod tests {
         assert!(folders.stat("/data/a").unwrap().is_folder);
         folders.rename("/data/a/x", "/data/y").unwrap();
         assert_eq!(folders.list("/data", 10).unwrap(), ["a", "link", "y"]);
-        folders.remove("/data/a").unwrap();
-        folders.remove("/data/y").unwrap();
+        let busy = |result: Result<()>| result.unwrap_err().kind();
+        assert_eq!(
+            busy(folders.remove_file("/data/a")),
+            ErrorKind::IsADirectory
+        );
+        assert_eq!(
+            busy(folders.remove_folder("/data/y")),
+            ErrorKind::NotADirectory
+        );
+        folders.remove_folder("/data/a").unwrap();
+        folders.remove_file("/data/y").unwrap();
         assert_eq!(folders.list("/data", 10).unwrap(), ["link"]);
+    }
+
+    #[test]
+    fn a_given_folder_itself_is_there_and_stays() {
+        let (_dir, folders) = folders();
+        for root in ["/data", "/data/"] {
+            let kind = |result: Result<()>| result.unwrap_err().kind();
+            assert!(folders.stat(root).unwrap().is_folder);
+            assert_eq!(kind(folders.make(root)), ErrorKind::AlreadyExists);
+            assert_eq!(kind(folders.remove_file(root)), ErrorKind::IsADirectory);
+            assert_eq!(kind(folders.remove_folder(root)), ErrorKind::ResourceBusy);
+            assert_eq!(
+                kind(folders.rename(root, "/data/x")),
+                ErrorKind::ResourceBusy
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_file_takes_no_others_place() {
+        let (_dir, folders) = folders();
+        folders.write("/data/lock", b"1", WriteMode::New).unwrap();
+        let error = folders.write("/data/lock", b"2", WriteMode::New);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(folders.read("/data/lock", 9).unwrap(), b"1");
+        assert!(folders.stat_link("/data/link").unwrap().is_link);
     }
 
     #[test]

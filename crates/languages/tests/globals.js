@@ -38,7 +38,7 @@ export default async (request) => {
   const form = new FormData();
   form.append("text", "é\n"); form.append("file", new File(["content"], "a \"b\".txt", { type: "text/x" }));
   const back = await new Response(form).formData();
-  equal([back.get("text"), back.get("file").name, back.get("file").type, await back.get("file").text()], ["é\n", 'a "b".txt', "text/x", "content"], "FormData");
+  equal([back.get("text"), back.get("file").name, back.get("file").type, await back.get("file").text()], ["é\r\n", 'a "b".txt', "text/x", "content"], "FormData");
   equal([...await request.formData().catch(() => [])], [], "no form");
 
   const controller = new AbortController();

@@ -156,6 +156,10 @@ async fn errors_are_the_calls_and_name_the_users_line() {
             "line break",
         ),
         ("export default () => { throw 'text' }", "text"),
+        (
+            "const lib = {};\nexport default () => lib.connect()",
+            "w.js:2:26: TypeError: not a function: lib.connect",
+        ),
         ("export default () => JSON.parse('{')", "w.js:1:"),
     ] {
         let project = Project::new(&[("w.js", source)]);

@@ -1,22 +1,35 @@
 // Request and Response. https://fetch.spec.whatwg.org
 {
-  const { host, bytes, join, form, headers: flat } = wws;
-  const incoming = Symbol("the request that is being handled");
+  const { host, bytes: bytes_of, join, form, headers: flat, mime, stream_of, text, utf8, options: options_of } = wws;
+  const { URLSearchParams, Headers, FormData, Blob, URL, signals, AbortSignal } = wws;
+  const { ReadableStream } = globalThis;
+  const incoming = Symbol("the body of the request that is being handled");
+  const inner = Symbol("the kit's own way");
+
+  const is_disturbed = (stream) => stream._disturbed === true;
+  // What reads a body by its source keeps its stream as if it had read that: disturbed and locked.
+  const use_up = (stream) => {
+    stream._disturbed = true;
+    stream.getReader();
+  };
 
   // What a body can be made of: text, bytes or a stream, with the type that it brings along.
   const extract = (body) => {
     if (body === null || body === undefined) return { source: null };
-    if (typeof body === "string") return { source: body, type: "text/plain;charset=UTF-8", text: true };
-    if (body instanceof ReadableStream) return { source: body };
+    if (typeof body === "string") return { source: body, type: "text/plain;charset=UTF-8", is_text: true };
+    if (body instanceof ReadableStream) {
+      if (is_disturbed(body) || body.locked) throw new TypeError("a stream that was read or is being read cannot be a body");
+      return { source: body };
+    }
     if (body instanceof URLSearchParams) return { source: body.toString(), type: "application/x-www-form-urlencoded;charset=UTF-8" };
     if (body instanceof Blob) return { source: form.content(body), type: body.type };
     if (body instanceof FormData) {
       const { bytes, type } = form.to_multipart(body);
       return { source: bytes, type };
     }
-    if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return { source: bytes(body, "the body").slice() };
+    if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return { source: bytes_of(body, "the body").slice() };
     if (typeof body[Symbol.asyncIterator] === "function") return { source: ReadableStream.from(body) };
-    return { source: String(body), type: "text/plain;charset=UTF-8", text: true };
+    return { source: `${body}`, type: "text/plain;charset=UTF-8", is_text: true };
   };
 
   const read_all = async (stream) => {
@@ -26,187 +39,342 @@
       const { done, value } = await reader.read();
       if (done) return join(parts);
       if (typeof value === "string") parts.push(host.encode(value));
-      else parts.push(bytes(value, "a part of a stream that is a body"));
+      else parts.push(bytes_of(value, "a part of a stream that is a body"));
     }
   };
 
+  const used_up = () => new TypeError("The body was already read, or is being read");
+
   class Body {
-    #source; #used = false; #stream;
-    constructor(source) { this.#source = source; }
+    // `#source`: null, a text, bytes, a stream, or the body of the request that is handled. `#stream`: a stream over it, once somebody asked.
+    #source; #stream = null; #used = false; #is_text = false;
+    constructor(source, is_text) { this.#source = source; this.#is_text = Boolean(is_text); }
     get body() {
       if (this.#source === null) return null;
       if (this.#stream) return this.#stream;
       if (this.#source instanceof ReadableStream) return this.#stream = this.#source;
-      const self = this;
-      return this.#stream = new ReadableStream({
-        type: "bytes",
-        pull(controller) {
-          const all = self.#bytes();
-          if (all.byteLength) controller.enqueue(all.slice());
-          controller.close();
-          controller.byobRequest?.respond(0);
-        },
-      });
-    }
-    get bodyUsed() { return this.#used || Boolean(this.#stream && disturbed(this.#stream)); }
-    #take() {
-      if (this.bodyUsed || this.#stream?.locked) throw new TypeError("The body was already read");
-      if (this.#source !== null) this.#used = true;
-    }
-    #bytes() {
-      if (this.#source === null) return new Uint8Array(0);
-      if (this.#source === incoming) return this.#source = host.body();
-      if (typeof this.#source === "string") return host.encode(this.#source);
-      return this.#source;
-    }
-    // For the kit: text or bytes, at once if they are there.
-    static take(self) {
-      self.#take();
-      const stream = self.#stream ?? self.#source;
-      if (stream instanceof ReadableStream) return read_all(stream);
-      return typeof self.#source === "string" || self.#source === null ? self.#source : self.#bytes();
-    }
-    static copy(self) {
-      if (self.bodyUsed) throw new TypeError("The body was already read");
-      if (self.#source instanceof ReadableStream || self.#stream) {
-        const [a, b] = self.body.tee();
-        self.#stream = self.#source = a;
-        return b;
+      const source = this.#source;
+      const stream = stream_of(() => (this.#used ? new Uint8Array(0) : as_bytes(source)));
+      if (this.#used) use_up(stream);
+      // In Wasm Workers Server 1.x `body` was the text itself: converted to a text, the stream of a body that is there still is.
+      const as_text = () => as_string(source);
+      for (const [key, value] of [["toString", as_text], ["toJSON", as_text], [Symbol.toPrimitive, as_text]]) {
+        Object.defineProperty(stream, key, { value, writable: true, configurable: true });
       }
+      return this.#stream = stream;
+    }
+    get bodyUsed() { return is_used(this); }
+    // At once if it is there: null, text, bytes, or the mark of the request's own body. Uses the body up.
+    static take(self) {
+      if (is_unusable(self)) throw used_up();
+      if (self.#source === null) return null;
+      const stream = self.#source instanceof ReadableStream ? self.#source : null;
+      self.#used = true;
+      if (stream) return read_all(stream);
+      if (self.#stream) use_up(self.#stream);
       return self.#source;
     }
-    async bytes() {
-      const taken = await take(this);
-      if (taken === null) return new Uint8Array(0);
-      return typeof taken === "string" ? host.encode(taken) : taken.slice();
+    static is_used(self) {
+      if (self.#used) return true;
+      const stream = self.#stream ?? self.#source;
+      return stream instanceof ReadableStream && is_disturbed(stream);
     }
-    async arrayBuffer() { return (await this.bytes()).buffer; }
-    async text() {
-      if (this.#source === incoming && !this.#stream) {
-        this.#take();
-        return host.bodyText();
+    static is_unusable(self) {
+      if (is_used(self)) return true;
+      const stream = self.#stream ?? self.#source;
+      return stream instanceof ReadableStream && stream.locked;
+    }
+    static is_text(self) { return self.#is_text; }
+    // The body, for another one beside it.
+    static copy(self) {
+      if (is_unusable(self)) throw used_up();
+      if (!(self.#source instanceof ReadableStream)) return { source: self.#source, is_text: self.#is_text };
+      const [own, other] = self.#source.tee();
+      self.#source = own;
+      self.#stream = null;
+      return { source: other };
+    }
+    // The body, for another one in its place.
+    static move(self) {
+      if (is_unusable(self)) throw used_up();
+      if (self.#source === null) return { source: null };
+      const given = { source: self.#source, is_text: self.#is_text };
+      if (self.#source instanceof ReadableStream) {
+        // A stream that is piped through is locked and its pieces are read by the new body alone.
+        given.source = self.#source.pipeThrough(new TransformStream());
+      } else if (self.#stream) {
+        use_up(self.#stream);
       }
-      const taken = await take(this);
-      return taken === null ? "" : typeof taken === "string" ? taken : host.decode("utf-8", taken, false);
+      self.#used = true;
+      return given;
     }
-    async json() { return JSON.parse(await this.text()); }
-    async blob() { return new Blob([await this.bytes()], { type: this.headers.get("content-type") ?? "" }); }
+    static replace(self, { source, is_text }) {
+      self.#source = source;
+      self.#is_text = Boolean(is_text);
+      self.#stream = null;
+      self.#used = false;
+    }
+    async bytes() { return as_bytes(await take(this), true); }
+    async arrayBuffer() { return as_bytes(await take(this), true).buffer; }
+    async text() { return as_string(await take(this)); }
+    async json() { return JSON.parse(as_string(await take(this))); }
+    async blob() {
+      const type = mime(this.headers.get("content-type") ?? "")?.text ?? "";
+      return new Blob([as_bytes(await take(this))], { type });
+    }
     async formData() {
-      const type = this.headers.get("content-type") ?? "";
-      if (/^application\/x-www-form-urlencoded\b/i.test(type)) {
+      const given = this.headers.get("content-type");
+      const type = mime(given ?? "");
+      const taken = await take(this);
+      if (type?.essence === "application/x-www-form-urlencoded") {
         const data = new FormData();
-        for (const [name, value] of new URLSearchParams(await this.text())) data.append(name, value);
+        new URLSearchParams(`?${as_string(taken)}`).forEach((value, name) => data.append(name, value));
         return data;
       }
-      const boundary = /^multipart\/form-data\b.*?;\s*boundary=(?:"([^"]+)"|([^;\s]+))/i.exec(type);
-      if (!boundary) throw new TypeError(`a body of type ${JSON.stringify(type)} is no form`);
-      return form.from_multipart(await this.bytes(), boundary[1] ?? boundary[2]);
+      const boundary = type?.essence === "multipart/form-data" ? type.parameters.get("boundary") : undefined;
+      if (!boundary) throw new TypeError(`a body of type ${JSON.stringify(given)} is no form`);
+      return form.from_multipart(as_bytes(taken), boundary);
     }
   }
-  const { take, copy } = Body;
-  delete Body.take;
-  delete Body.copy;
-  const disturbed = (stream) => stream._disturbed === true;
+  const as_bytes = (taken, own = false) => {
+    if (taken === null) return new Uint8Array(0);
+    if (taken === incoming) return host.body();
+    if (typeof taken === "string") return host.encode(taken);
+    return own ? taken.slice() : taken;
+  };
+  const as_string = (taken) => {
+    if (taken === null) return "";
+    if (taken === incoming) return host.bodyText();
+    return typeof taken === "string" ? taken.toWellFormed() : utf8.decode(taken, false);
+  };
+  const { take, copy, move, replace, is_used, is_unusable, is_text } = Body;
+  for (const name of ["take", "copy", "move", "replace", "is_used", "is_unusable", "is_text"]) delete Body[name];
+  const { TransformStream } = globalThis;
 
   const METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"];
   const method_of = (method) => {
-    method = String(method);
+    method = `${method}`;
+    if (!/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/.test(method)) throw new TypeError(`${JSON.stringify(method)} is not a method`);
     const upper = method.toUpperCase();
-    return METHODS.includes(upper) || upper === "PATCH" ? upper : method;
+    if (["CONNECT", "TRACE", "TRACK"].includes(upper)) throw new TypeError(`requests of the method ${upper} cannot be sent`);
+    return METHODS.includes(upper) ? upper : method;
+  };
+  const one_of = (value, values, what) => {
+    if (!values.includes(`${value}`)) throw new TypeError(`${what} is ${JSON.stringify(`${value}`)}, not one of ${values.join(", ")}`);
+    return `${value}`;
+  };
+  // What Request has and a server does not use.
+  const UNUSED = {
+    mode: ["cors", "same-origin", "no-cors", "navigate", "websocket"],
+    credentials: ["same-origin", "omit", "include"],
+    cache: ["default", "no-store", "reload", "no-cache", "force-cache", "only-if-cached"],
+    referrerPolicy: ["", "no-referrer", "no-referrer-when-downgrade", "same-origin", "origin", "strict-origin",
+      "origin-when-cross-origin", "strict-origin-when-cross-origin", "unsafe-url"],
   };
 
   class Request extends Body {
-    #method; #url; #headers; #lines; #params; #signal; #redirect;
-    constructor(input, init = {}) {
-      if (input === incoming) {
-        super(init.method === "GET" || init.method === "HEAD" ? null : incoming);
+    #method; #url; #headers; #lines; #params; #signal = null; #redirect = "follow"; #unused = null;
+    constructor(input, init) {
+      if (input === inner) {
+        super(init.has_body ? incoming : null);
         this.#method = init.method;
         this.#url = init.url;
         this.#lines = init.lines;
         this.#params = init.params;
-        this.#redirect = "follow";
         return;
       }
+      wws.needs(arguments.length, 1, "Request");
+      init = options_of(init, "the options of a Request");
       const from = input instanceof Request ? input : null;
-      const body = init.body !== undefined ? extract(init.body) : from ? { source: from.bodyUsed ? null : copy(from) } : { source: null };
-      const method = method_of(init.method ?? from?.method ?? "GET");
-      if (init.body != null && (method === "GET" || method === "HEAD")) throw new TypeError(`a ${method} request has no body`);
-      super(body.source);
+      let url;
+      if (!from) {
+        try { url = new URL(input); } catch { throw new TypeError(`${JSON.stringify(text(input))} is not an absolute URL`); }
+        if (url.username || url.password) throw new TypeError("a request's URL has a user name or password: send an authorization header");
+      }
+      const method = init.method === undefined ? from?.method ?? "GET" : method_of(init.method);
+      const has_no_body = method === "GET" || method === "HEAD";
+      const given = init.body === undefined || init.body === null ? null : extract(init.body);
+      if (given && has_no_body) throw new TypeError(`a ${method} request has no body`);
+      const headers = new Headers(init.headers ?? from?.headers);
+      const signal = init.signal === undefined ? from?.signal : init.signal;
+      if (signal !== null && signal !== undefined && !(signal instanceof AbortSignal)) throw new TypeError("the option `signal` is no AbortSignal");
+      const redirect = init.redirect === undefined ? from?.redirect ?? "follow" : one_of(init.redirect, ["follow", "manual", "error"], "redirect");
+      if (init.duplex !== undefined) one_of(init.duplex, ["half"], "duplex");
+      const unused = {};
+      for (const [name, values] of Object.entries(UNUSED)) {
+        unused[name] = init[name] === undefined ? from?.[name] ?? values[0] : one_of(init[name], values, name);
+      }
+      if (unused.mode === "navigate" || unused.mode === "websocket") throw new TypeError(`mode is ${unused.mode}, which no script can ask for`);
+      unused.integrity = init.integrity === undefined ? from?.integrity ?? "" : `${init.integrity}`;
+      unused.keepalive = init.keepalive === undefined ? from?.keepalive ?? false : Boolean(init.keepalive);
+      if (given === null && from && has_no_body && from.body !== null) throw new TypeError(`a ${method} request has no body`);
+      const body = given ?? (from ? move(from) : { source: null });
+      super(body.source, body.is_text);
       this.#method = method;
-      this.#url = from ? from.url : new URL(input).href;
-      this.#headers = new Headers(init.headers ?? from?.headers);
-      this.#signal = init.signal ?? from?.signal;
-      this.#redirect = init.redirect ?? from?.redirect ?? "follow";
-      if (!["follow", "manual", "error"].includes(this.#redirect)) throw new TypeError(`redirect is ${this.#redirect}, not follow, manual or error`);
+      this.#url = from ? from.#url : url.href;
+      this.#headers = headers;
+      this.#signal = signal ? AbortSignal.any([signal]) : null;
+      this.#redirect = redirect;
       this.#params = from?.params;
-      if (body.type && !this.#headers.has("content-type")) this.#headers.set("content-type", body.type);
+      this.#unused = unused;
+      if (given?.type && !headers.has("content-type")) headers.set("content-type", given.type);
     }
     get method() { return this.#method; }
     get url() { return this.#url; }
-    get headers() { return this.#headers ??= flat.of(this.#lines, 3); }
+    get headers() { return this.#headers ??= flat.of(this.#lines, 4); }
     get params() { return this.#params = typeof this.#params === "string" ? JSON.parse(this.#params) : this.#params ?? {}; }
     // Routers put their own there.
     set params(params) { this.#params = params; }
-    get signal() { return this.#signal ??= new AbortController().signal; }
+    get signal() { return this.#signal ??= signals.never(); }
     get redirect() { return this.#redirect; }
-    get cf() { return undefined; }
-    clone() { return new Request(this); }
+    get mode() { return this.#unused?.mode ?? "cors"; }
+    get credentials() { return this.#unused?.credentials ?? "same-origin"; }
+    get cache() { return this.#unused?.cache ?? "default"; }
+    get destination() { return ""; }
+    get referrer() { return "about:client"; }
+    get referrerPolicy() { return this.#unused?.referrerPolicy ?? ""; }
+    get integrity() { return this.#unused?.integrity ?? ""; }
+    get keepalive() { return this.#unused?.keepalive ?? false; }
+    get isReloadNavigation() { return false; }
+    get isHistoryNavigation() { return false; }
+    get duplex() { return "half"; }
+    clone() {
+      const { source, is_text } = copy(this);
+      const made = new Request(inner, { method: this.#method, url: this.#url, params: undefined });
+      replace(made, { source, is_text });
+      made.#headers = new Headers(this.headers);
+      made.#params = this.#params;
+      made.#signal = this.#signal ? AbortSignal.any([this.#signal]) : null;
+      made.#redirect = this.#redirect;
+      made.#unused = this.#unused;
+      return made;
+    }
+    // What a request was as an object in Wasm Workers Server 1.x.
+    toJSON() {
+      return { url: this.#url, method: this.#method, headers: this.headers, body: this.body === null ? undefined : `${this.body}`, params: this.params };
+    }
     get [Symbol.toStringTag]() { return "Request"; }
   }
 
+  const status_of = (status) => {
+    if (status === undefined) return 200;
+    const number = (Math.trunc(Number(status)) || 0) & 0xffff;
+    if (number < 200 || number > 599) throw new RangeError(`${String(status)} is not a status from 200 to 599`);
+    return number;
+  };
+  const byte_string = (value, what) => {
+    value = `${value ?? ""}`;
+    if (/[^\0-\xff]/.test(value)) throw new TypeError(`${what} has a character that is not Latin-1`);
+    return value;
+  };
+  const status_text_of = (value) => {
+    value = byte_string(value, "statusText");
+    if (/[^\t\x20-\x7e\x80-\xff]/.test(value)) throw new TypeError("statusText has a line break or another character that cannot be sent");
+    return value;
+  };
+  const has_no_body = (status) => status === 204 || status === 205 || status === 304;
+
   class Response extends Body {
-    #status; #statusText; #headers; #url = ""; #type = "default";
-    constructor(body = null, init = {}) {
-      init ??= {};
-      const status = init.status === undefined ? 200 : Number(init.status);
-      if (!Number.isInteger(status) || status < 200 || status > 599) throw new RangeError(`${init.status} is not a status from 200 to 599`);
-      const { source, type, text } = extract(body);
-      if (source !== null && (status === 204 || status === 205 || status === 304)) throw new TypeError(`an answer of status ${status} has no body`);
-      super(source);
+    #status; #statusText; #headers; #url = ""; #type = "default"; #redirected = false;
+    constructor(body = null, init) {
+      init = options_of(init, "the options of a Response");
+      const given = init.statusText === undefined ? "" : byte_string(init.statusText, "statusText");
+      const status = status_of(init.status);
+      const statusText = given === "" ? "" : status_text_of(given);
+      const headers = new Headers(init.headers ?? undefined);
+      const { source, type, is_text } = extract(body);
+      if (source !== null && has_no_body(status)) throw new TypeError(`an answer of status ${status} has no body`);
+      super(source, is_text);
       this.#status = status;
-      this.#statusText = String(init.statusText ?? "");
-      this.#headers = new Headers(init.headers);
-      // Text alone gets the server's default, text/html, as workers of the old server expect.
-      if (type && !text && !this.#headers.has("content-type")) this.#headers.set("content-type", type);
+      this.#statusText = statusText;
+      this.#headers = headers;
+      // Text gets its type when it is sent: text/html, as workers of Wasm Workers Server 1.x expect.
+      if (type && !is_text && !headers.has("content-type")) headers.set("content-type", type);
     }
     get status() { return this.#status; }
     get statusText() { return this.#statusText; }
     get ok() { return this.#status >= 200 && this.#status < 300; }
     get headers() { return this.#headers; }
     get url() { return this.#url; }
-    get redirected() { return false; }
+    get redirected() { return this.#redirected; }
     get type() { return this.#type; }
-    clone() {
-      const response = new Response(null, { status: this.#status === 0 ? 200 : this.#status, statusText: this.#statusText, headers: this.#headers });
-      return Response.with(response, copy(this), this.#url);
+    // Responses of Wasm Workers Server 1.x were objects whose properties could be set.
+    set status(status) {
+      status = status_of(status);
+      if (has_no_body(status) && super.body !== null) throw new TypeError(`an answer of status ${status} has no body`);
+      this.#status = status;
     }
-    static with(response, source, url) {
-      const made = new Response(source, { status: response.status, statusText: response.statusText, headers: response.headers });
+    set statusText(value) { this.#statusText = status_text_of(value); }
+    set headers(headers) { this.#headers = new Headers(headers); }
+    get body() { return super.body; }
+    set body(body) {
+      const given = extract(body);
+      if (given.source !== null && has_no_body(this.#status)) throw new TypeError(`an answer of status ${this.#status} has no body`);
+      replace(this, given);
+      if (given.type && !given.is_text && !this.#headers.has("content-type")) this.#headers.set("content-type", given.type);
+    }
+    clone() {
+      const made = new Response();
+      replace(made, copy(this));
+      made.#status = this.#status;
+      made.#statusText = this.#statusText;
+      made.#headers = new Headers(this.#headers);
+      made.#url = this.#url;
+      made.#type = this.#type;
+      made.#redirected = this.#redirected;
+      return made;
+    }
+    // For the kit: what a server answered.
+    static answered({ status, statusText, headers, source, url, redirected }) {
+      const made = new Response();
+      replace(made, { source });
+      made.#status = status;
+      made.#statusText = statusText;
+      made.#headers = headers;
       made.#url = url;
+      made.#type = "basic";
+      made.#redirected = redirected;
       return made;
     }
     static redirect(url, status = 302) {
-      if (![301, 302, 303, 307, 308].includes(status)) throw new RangeError(`${status} is not the status of a redirect`);
-      return new Response(null, { status, headers: { location: String(url) } });
+      wws.needs(arguments.length, 1, "Response.redirect");
+      if (![301, 302, 303, 307, 308].includes(Number(status))) throw new RangeError(`${String(status)} is not the status of a redirect`);
+      return new Response(null, { status, headers: { location: location_of(text(url)) } });
     }
-    static json(data, init = {}) {
-      const headers = new Headers(init?.headers);
+    static json(data, init) {
+      wws.needs(arguments.length, 1, "Response.json");
+      init = options_of(init, "the options of a Response");
+      const body = JSON.stringify(data);
+      if (body === undefined) throw new TypeError(`${typeof data === "symbol" ? "a symbol" : typeof data} has no JSON`);
+      const headers = new Headers(init.headers ?? undefined);
       if (!headers.has("content-type")) headers.set("content-type", "application/json");
-      return new Response(JSON.stringify(data), { ...init, headers });
+      return new Response(body, { status: init.status, statusText: init.statusText, headers });
     }
     static error() {
-      const response = new Response(null);
+      const response = new Response();
       response.#status = 0;
       response.#type = "error";
       return response;
     }
     get [Symbol.toStringTag]() { return "Response"; }
   }
-  wws.body = { take, incoming, with: Response.with };
-  delete Response.with;
-  const with_ = wws.body.with;
-  Response.prototype.clone = function clone() {
-    return with_(this, copy(this), this.url);
+  // A reference without a scheme is left to the client, who knows what it is relative to.
+  const location_of = (url) => {
+    try { return new URL(url).href; } catch {
+      return url.replace(/[\0-\x20\x7f-\uffff]+/g, encodeURIComponent);
+    }
   };
+
+  wws.body = {
+    take, is_text, as_bytes, answered: Response.answered,
+    incoming: (lines) => new Request(inner, { method: lines[0], url: lines[1], params: lines[2], has_body: lines[3] !== "0", lines }),
+    // What is sent: text, bytes or the request's own body are there at once, a stream is a promise.
+    sent: (body) => {
+      const taken = take(body);
+      return taken === incoming ? as_bytes(taken) : taken;
+    },
+  };
+  delete Response.answered;
+  wws.enumerable(Body, Request, Response);
   wws.define({ Request, Response });
 }

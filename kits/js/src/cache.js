@@ -5,16 +5,17 @@
   const loading = () => new Error("Cache can be used only while a request is handled: not where the worker is loaded");
   const refused = () => new Error("Cache: only while a request is handled, and no more than `limits.output` bytes of changes");
   const Cache = {
+    // As in Wasm Workers Server 1.x: undefined where there is no value.
     get(key) {
-      const value = host.kvGet(String(key));
+      const value = host.kvGet(`${key}`);
       if (value === false) throw loading();
-      return value ?? null;
+      return value;
     },
-    set(key, value) { if (host.kvSet(String(key), String(value)) === false) throw refused(); },
-    delete(key) { if (host.kvDelete(String(key)) === false) throw refused(); },
+    set(key, value) { if (host.kvSet(`${key}`, `${value}`) === false) throw refused(); },
+    delete(key) { if (host.kvDelete(`${key}`) === false) throw refused(); },
     async increment(key, by = 1) {
       if (!Number.isSafeInteger(by)) throw new TypeError("the increment must be a whole number");
-      const [sum] = await start("increment", String(key), by);
+      const [sum] = await start("increment", `${key}`, by);
       return Number(sum);
     },
   };

@@ -2,7 +2,7 @@
 {
   const { host } = wws;
   const LEVELS = { error: 1, warn: 2, info: 3, log: 3, debug: 4, trace: 4 };
-  const MAX_DEPTH = 4, MAX_ITEMS = 100;
+  const MAX_DEPTH = 4, MAX_ITEMS = 100, MAX_CAUSES = 8, MAX_ERRORS = 10;
 
   const show = (value, depth, seen) => {
     switch (typeof value) {
@@ -13,10 +13,7 @@
     }
     if (value === null) return "null";
     if (seen.includes(value)) return "[Circular]";
-    if (value instanceof Error) {
-      const cause = value.cause === undefined ? "" : `\ncaused by ${show(value.cause, 1, [...seen, value])}`;
-      return wws_describe(value) + cause;
-    }
+    if (value instanceof Error) return show_error(value, seen);
     if (value instanceof Date) return Number.isNaN(value.getTime()) ? "Invalid Date" : value.toISOString();
     if (value instanceof RegExp) return String(value);
     if (depth >= MAX_DEPTH) return Array.isArray(value) ? "[Array]" : "[Object]";
@@ -30,23 +27,33 @@
     if (ArrayBuffer.isView(value) && !(value instanceof DataView)) return `${value.constructor.name}(${value.length}) [${list([...value.subarray(0, MAX_ITEMS)].map(String))}]`;
     if (value instanceof Map) return `Map(${value.size}) {${list([...value].map(([k, v]) => `${inner(k)} => ${inner(v)}`))}}`;
     if (value instanceof Set) return `Set(${value.size}) {${list([...value].map(inner))}}`;
-    if (value instanceof Headers || value instanceof FormData || value instanceof URLSearchParams) {
+    if (value instanceof wws.Headers || value instanceof wws.FormData || value instanceof wws.URLSearchParams) {
       return `${value[Symbol.toStringTag]} {${list([...value].map(([k, v]) => `${k}: ${inner(v)}`))}}`;
     }
-    if (value instanceof URL || value instanceof Request) return `${value[Symbol.toStringTag]} ${value.href ?? value.url}`;
-    if (value instanceof Response) return `Response ${value.status}`;
+    if (value instanceof wws.URL || value instanceof wws.Request) return `${value[Symbol.toStringTag]} ${value.href ?? value.url}`;
+    if (value instanceof wws.Response) return `Response ${value.status}`;
     const name = value.constructor?.name;
     return `${name && name !== "Object" ? name + " " : ""}{${list(Object.keys(value).map((key) => `${key}: ${inner(value[key])}`))}}`;
   };
 
-  // An error as a text: its name and message, and where it came from, without the kit's own frames.
-  const wws_describe = (error) => {
-    if (!(error instanceof Error)) return show(error, 1, []);
-    const stack = String(error.stack ?? "").split("\n")
+  // An error as a text: its name and message, where it came from without the kit's own frames, and the errors behind it.
+  const show_error = (error, seen) => {
+    const stack = `${error.stack ?? ""}`.split("\n")
       .filter((line) => line.trim() !== "" && !line.includes("(wws:") && !line.includes("(native)") && !line.includes("at wws:")).join("\n");
-    return `${error.name}: ${error.message}${stack ? "\n" + stack : ""}`;
+    let text = `${error.name}: ${error.message}${stack ? "\n" + stack : ""}`;
+    if (seen.length >= MAX_CAUSES) return text;
+    const inner = (what) => show(what, 1, [...seen, error]);
+    if (Array.isArray(error.errors)) {
+      for (const [at, one] of error.errors.slice(0, MAX_ERRORS).entries()) text += `\nerror ${at + 1} of ${error.errors.length}: ${inner(one)}`;
+    }
+    if (error.cause !== undefined) text += `\ncaused by ${inner(error.cause)}`;
+    return text;
   };
-  wws.describe = wws_describe;
+  // Whatever was thrown, as a text; reading it may throw, too.
+  const describe = (error) => {
+    try { return show(error, 1, []); } catch { return "an error that cannot be shown: reading it throws"; }
+  };
+  wws.describe = describe;
   wws.show = (value) => show(value, 1, []);
 
   const format = (args) => {
@@ -71,7 +78,7 @@
   const counts = new Map(), times = new Map();
   let indent = "";
   const write = (level, args) => host.log(level, indent + format(args));
-  const console = {};
+  const console = Object.create({}, { [Symbol.toStringTag]: { value: "console", configurable: true } });
   for (const [name, level] of Object.entries(LEVELS)) console[name] = (...args) => write(level, args);
   console.dir = (value) => write(3, [value]);
   console.table = console.dir;

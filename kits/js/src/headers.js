@@ -2,66 +2,94 @@
 {
   const NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
   const name_of = (name) => {
-    name = String(name);
+    name = `${name}`;
     if (!NAME.test(name)) throw new TypeError(`${JSON.stringify(name)} is not the name of a header`);
     return name.toLowerCase();
   };
+  // Values are texts: they are sent as UTF-8, and read as UTF-8, or else as Latin-1.
   const value_of = (value) => {
-    value = String(value).replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, "");
+    value = `${value}`.replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, "");
     if (/[\0\n\r]/.test(value)) throw new TypeError("a header's value has a line break or a NUL character");
     return value;
   };
 
   class Headers {
-    #map = new Map();
+    #map = new Map(); #sorted = null;
     constructor(init) {
-      if (init === undefined || init === null) return;
-      if (init instanceof Headers) {
-        for (const [name, values] of init.#map) this.#map.set(name, [...values]);
-      } else if (typeof init[Symbol.iterator] === "function") {
-        for (const pair of init) {
-          if (pair.length !== 2) throw new TypeError("each header must have a name and a value");
-          this.append(pair[0], pair[1]);
-        }
-      } else if (typeof init === "object") {
-        for (const name of Object.keys(init)) this.append(name, init[name]);
-      } else {
+      if (init === undefined) return;
+      if (typeof init !== "object" && typeof init !== "function" || init === null) {
         throw new TypeError("headers must be an object, a list of pairs or Headers");
+      }
+      if (#map in init && init[Symbol.iterator] === Headers.prototype[Symbol.iterator]) {
+        for (const [name, values] of init.#map) this.#map.set(name, [...values]);
+      } else if (init[Symbol.iterator] !== undefined && init[Symbol.iterator] !== null) {
+        for (const pair of init) {
+          if (typeof pair !== "object" || pair === null) throw new TypeError("each header must have a name and a value");
+          const both = [...pair];
+          if (both.length !== 2) throw new TypeError("each header must have a name and a value");
+          this.append(both[0], both[1]);
+        }
+      } else {
+        for (const name of Reflect.ownKeys(init)) {
+          if (Object.getOwnPropertyDescriptor(init, name)?.enumerable) this.append(name, init[name]);
+        }
       }
     }
     append(name, value) {
+      wws.needs(arguments.length, 2, "append");
       name = name_of(name);
       value = value_of(value);
       const values = this.#map.get(name);
       if (values) values.push(value); else this.#map.set(name, [value]);
+      this.#sorted = null;
     }
-    delete(name) { this.#map.delete(name_of(name)); }
+    delete(name) {
+      wws.needs(arguments.length, 1, "delete");
+      this.#map.delete(name_of(name));
+      this.#sorted = null;
+    }
     get(name) {
+      wws.needs(arguments.length, 1, "get");
       name = name_of(name);
       return this.#map.get(name)?.join(name === "cookie" ? "; " : ", ") ?? null;
     }
     getAll(name) { return [...(this.#map.get(name_of(name)) ?? [])]; }
     getSetCookie() { return this.getAll("set-cookie"); }
-    has(name) { return this.#map.has(name_of(name)); }
-    set(name, value) { this.#map.set(name_of(name), [value_of(value)]); }
-    forEach(callback, self) { for (const [name, value] of this) callback.call(self, value, name, this); }
-    *entries() {
-      for (const name of [...this.#map.keys()].sort()) {
-        if (name === "set-cookie") for (const value of this.#map.get(name)) yield [name, value];
-        else yield [name, this.get(name)];
-      }
+    has(name) {
+      wws.needs(arguments.length, 1, "has");
+      return this.#map.has(name_of(name));
     }
-    *keys() { for (const [name] of this.entries()) yield name; }
-    *values() { for (const [, value] of this.entries()) yield value; }
-    [Symbol.iterator]() { return this.entries(); }
+    set(name, value) {
+      wws.needs(arguments.length, 2, "set");
+      this.#map.set(name_of(name), [value_of(value)]);
+      this.#sorted = null;
+    }
+    // As objects of headers were in Wasm Workers Server 1.x.
+    toJSON() {
+      const all = {};
+      for (const name of this.#map.keys()) Object.defineProperty(all, name, { value: this.get(name), writable: true, enumerable: true, configurable: true });
+      return all;
+    }
     get [Symbol.toStringTag]() { return "Headers"; }
 
+    // For the kit: the pair at a place of the sorted list.
+    static at(headers, index) {
+      if (headers.#sorted === null) {
+        headers.#sorted = [];
+        for (const name of [...headers.#map.keys()].sort()) {
+          if (name === "set-cookie") for (const value of headers.#map.get(name)) headers.#sorted.push([name, value]);
+          else headers.#sorted.push([name, headers.get(name)]);
+        }
+      }
+      return headers.#sorted[index];
+    }
     // For the kit: names and values in a flat list, repeated names repeated; and back, without checks.
     static flat(headers) {
       const list = [];
       for (const [name, values] of headers.#map) for (const value of values) list.push(name, value);
       return list;
     }
+    static has(headers, name) { return headers.#map.has(name); }
     static of(list, from) {
       const headers = new Headers();
       for (let i = from; i + 1 < list.length; i += 2) {
@@ -72,8 +100,12 @@
     }
   }
 
-  wws.headers = { flat: Headers.flat, of: Headers.of };
+  wws.headers = { flat: Headers.flat, of: Headers.of, has: Headers.has };
+  wws.iterable(Headers, "Headers", Headers.at);
   delete Headers.flat;
   delete Headers.of;
+  delete Headers.has;
+  delete Headers.at;
+  wws.enumerable(Headers);
   wws.define({ Headers });
 }

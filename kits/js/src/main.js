@@ -1,6 +1,8 @@
 // Finds a worker's handler, and hands it requests.
 {
-  const { host, body: { incoming, take }, headers: flat, describe, show } = wws;
+  const { host, body: { incoming, sent, is_text }, headers: flat, describe, show, report, Response, Event } = wws;
+  // In Wasm Workers Server 1.x any name of the event would do; "request" was in use.
+  const EVENTS = ["fetch", "request"];
   const listeners = [];
   let handler = null;
   let self;
@@ -9,11 +11,17 @@
 
   wws.define({
     addEventListener(type, listener) {
-      if (type !== "fetch") return;
-      if (typeof listener !== "function") throw new TypeError('addEventListener("fetch", ...) needs a function');
-      listeners.push(listener);
+      if (!EVENTS.includes(`${type}`)) {
+        wws.console.warn(`addEventListener(${JSON.stringify(`${type}`)}, ...) has no effect: a worker is sent "fetch" events alone`);
+        return;
+      }
+      if (typeof listener !== "function" && typeof listener?.handleEvent !== "function") throw new TypeError('addEventListener("fetch", ...) needs a function');
+      if (!listeners.includes(listener)) listeners.push(listener);
     },
-    removeEventListener() {},
+    removeEventListener(type, listener) {
+      const at = listeners.indexOf(listener);
+      if (at >= 0 && EVENTS.includes(`${type}`)) listeners.splice(at, 1);
+    },
     self: globalThis,
     navigator: { userAgent: "wws" },
   });
@@ -33,44 +41,46 @@
   const fail = (error) => { if (!answered) { answered = true; host.fail(describe(error)); } };
 
   const waitUntil = (promise) => {
-    waiting.push(Promise.resolve(promise).catch((error) => console.error("in waitUntil:", error)));
+    waiting.push(Promise.resolve(promise).catch((error) => report("in waitUntil", error)));
   };
 
   const answer = async (response) => {
     if (!(response instanceof Response)) {
       throw new TypeError(`the worker must answer with a Response, it answered with ${show(response)}`);
     }
-    const body = await take(response);
+    await answer_with(response, await sent(response));
+  };
+  const answer_with = async (response, body) => {
     while (waiting.length) await Promise.all(waiting.splice(0));
     respond(response, body);
   };
   const respond = (response, body) => {
     if (answered) return;
+    if (response.status === 0) throw new TypeError("the worker answered with Response.error()");
     answered = true;
-    host.respond([response.status, ...flat.flat(response.headers)].join("\0"), body ?? undefined);
+    const lines = [response.status, ...flat.flat(response.headers)];
+    // As workers of Wasm Workers Server 1.x expect. What is no text has the type that it brings along, or none.
+    if (is_text(response) && !flat.has(response.headers, "content-type")) lines.push("content-type", "text/html");
+    host.respond(lines.join("\0"), body ?? undefined);
   };
 
   // What is there at once needs no further turns.
   const settle = (response) => {
     if (response instanceof Response && waiting.length === 0) {
-      const body = take(response);
+      const body = sent(response);
       if (!(body instanceof Promise)) { respond(response, body); return; }
       body.then((body) => answer_with(response, body)).catch(fail);
       return;
     }
     answer(response).catch(fail);
   };
-  const answer_with = async (response, body) => {
-    while (waiting.length) await Promise.all(waiting.splice(0));
-    respond(response, body);
-  };
   const settled = (response) => { try { settle(response); } catch (error) { fail(error); } };
 
-  // Called by the host for each request: "method, url, parameters as JSON, name, value, ..." with NUL characters between.
+  // Called by the host for each request: "method, URL, parameters as JSON, 1 if there is a body or 0, name, value, ..." with
+  // NUL characters between.
   wws.dispatch = (head) => {
     try {
-      const lines = head.split("\0");
-      const request = new Request(incoming, { method: lines[0], url: lines[1], params: lines[2], lines });
+      const request = incoming(head.split("\0"));
       let result, given, has = false;
       if (handler) {
         result = handler.call(self, request, wws_env, { waitUntil, passThroughOnException() {}, props: {} });
@@ -84,16 +94,16 @@
           has = true;
           given = response;
         };
-        for (const listener of listeners) {
-          const returned = listener.call(globalThis, event);
-          // An asynchronous listener may answer after it waited.
-          if (!has && returned instanceof Promise) result = returned.then(() => answer_of());
-          if (has || result) break;
-        }
         const answer_of = () => {
           if (!has) throw new TypeError("the listener did not call event.respondWith");
           return given;
         };
+        for (const listener of listeners) {
+          const returned = typeof listener === "function" ? listener.call(globalThis, event) : listener.handleEvent(event);
+          // An asynchronous listener may answer after it waited.
+          if (!has && returned instanceof Promise) result = returned.then(answer_of);
+          if (has || result) break;
+        }
         result ??= answer_of();
       }
       if (result instanceof Response) settled(result);
@@ -103,9 +113,25 @@
     }
   };
 
+  // Promises that were rejected and that nobody handles: the host tells of each, and asks for a report at the end of a turn.
+  const rejected = new Map();
+  wws.rejection = (promise, reason, is_handled) => {
+    if (is_handled) rejected.delete(promise); else rejected.set(promise, reason);
+  };
+  wws.reportRejections = () => {
+    const reasons = [...rejected.values()];
+    rejected.clear();
+    for (const reason of reasons) report("a promise was rejected, and nothing handles that", reason);
+  };
+
   const wws_env = {};
+  // A variable that has the name of a global is a property of `env` alone: code that uses the global means the global.
   wws.setVariable = (name, value) => {
-    wws_env[name] = value;
+    Object.defineProperty(wws_env, name, { value, writable: true, configurable: true, enumerable: true });
+    if (name in globalThis) {
+      wws.console.warn(`the variable ${name} has the name of a global: it is env.${name}, and ${name} is the global`);
+      return;
+    }
     Object.defineProperty(globalThis, name, { value, writable: false, configurable: true, enumerable: true });
   };
 }

@@ -2,8 +2,10 @@
 
 use wws_engine::{
     Host, Vm,
-    wasmtime::{AsContextMut, Memory, Result, TypedFunc, error::Context as _},
+    wasmtime::{AsContextMut, Memory, Result, StoreContext, TypedFunc, error::Context as _},
 };
+
+use super::encoding;
 
 macro_rules! exports {
     ($($(#[$doc:meta])* $name:ident: $export:literal ($($p:ty),*) -> $r:ty;)*) => {
@@ -50,6 +52,27 @@ exports! {
     call: "qjs_call"(u32, u32, u32, u32) -> u32;
     run_job: "qjs_execute_pending_job"() -> i32;
     exception: "qjs_get_exception"() -> u32;
+    /// Throws a value: what the host's function gives back then is 0.
+    throw: "qjs_throw"(u32) -> u32;
+}
+
+/// Where bytes of the guest lie.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub(super) at: u32,
+    pub(super) len: u32,
+}
+
+impl Span {
+    pub(super) const NONE: Self = Self { at: 0, len: 0 };
+
+    /// The part from `from` on, `len` bytes at most.
+    pub(super) fn part(self, from: u32, len: u32) -> Self {
+        Self {
+            at: self.at.saturating_add(from),
+            len: self.len.saturating_sub(from).min(len),
+        }
+    }
 }
 
 /// Scratch memory of the guest that its host uses, in bytes.
@@ -62,6 +85,19 @@ impl Exports {
         Ok(u32::from_le_bytes(word))
     }
 
+    /// Memory of the guest.
+    pub(super) fn slice<'a>(
+        &self,
+        cx: impl Into<StoreContext<'a, Host>>,
+        span: Span,
+    ) -> Result<&'a [u8]> {
+        let start = span.at as usize;
+        start
+            .checked_add(span.len as usize)
+            .and_then(|end| self.memory.data(cx).get(start..end))
+            .context("the interpreter names memory that it does not have")
+    }
+
     /// Memory of the guest, copied.
     pub(super) fn copy(
         &self,
@@ -69,12 +105,27 @@ impl Exports {
         at: u32,
         len: u32,
     ) -> Result<Vec<u8>> {
-        let memory = self.memory.data(cx.as_context_mut());
-        (at as usize)
-            .checked_add(len as usize)
-            .and_then(|end| memory.get(at as usize..end))
-            .map(<[u8]>::to_vec)
-            .context("the interpreter names memory that it does not have")
+        let span = Span { at, len };
+        Ok(self.slice(cx.as_context_mut(), span)?.to_vec())
+    }
+
+    /// A value's text, as the guest has it: UTF-8, but for surrogates that are alone. To be freed with `free_string`, unless it is
+    /// at 0: its conversion threw.
+    pub(super) async fn text_at(
+        &self,
+        mut cx: impl AsContextMut<Data = Host>,
+        scratch: u32,
+        value: u32,
+    ) -> Result<Span> {
+        let at = self
+            .get_string
+            .call_async(cx.as_context_mut(), (value, scratch))
+            .await?;
+        if at == 0 {
+            return Ok(Span::NONE);
+        }
+        let len = self.word(cx, scratch)?;
+        Ok(Span { at, len })
     }
 
     /// A value as text; what is no string is converted.
@@ -84,32 +135,34 @@ impl Exports {
         scratch: u32,
         value: u32,
     ) -> Result<String> {
-        let at = self
-            .get_string
-            .call_async(cx.as_context_mut(), (value, scratch))
-            .await?;
-        if at == 0 {
+        let span = self.text_at(cx.as_context_mut(), scratch, value).await?;
+        if span.at == 0 {
             return Ok(String::new());
         }
-        let len = self.word(cx.as_context_mut(), scratch)?;
-        let bytes = self.copy(cx.as_context_mut(), at, len)?;
-        self.free_string
-            .call_async(cx.as_context_mut(), (at,))
-            .await?;
-        Ok(match String::from_utf8(bytes) {
-            Ok(text) => text,
-            // Lone surrogates.
-            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-        })
+        let text = self.copy_text(cx.as_context_mut(), span)?;
+        self.free_string.call_async(cx, (span.at,)).await?;
+        Ok(text)
     }
 
-    /// The bytes of a Uint8Array.
-    pub(super) async fn bytes(
+    /// The text at a place, see [`Self::text_at`].
+    pub(super) fn copy_text(
+        &self,
+        cx: impl AsContextMut<Data = Host>,
+        span: Span,
+    ) -> Result<String> {
+        let mut bytes = self.copy(cx, span.at, span.len)?;
+        encoding::replace_surrogates(&mut bytes);
+        Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    }
+
+    /// Where the bytes of a Uint8Array lie.
+    pub(super) async fn view(
         &self,
         mut cx: impl AsContextMut<Data = Host>,
         scratch: u32,
         value: u32,
-    ) -> Result<Vec<u8>> {
+    ) -> Result<Span> {
         let buffer = self
             .get_view
             .call_async(
@@ -128,7 +181,7 @@ impl Exports {
             .call_async(cx.as_context_mut(), (buffer,))
             .await?;
         if at == 0 || len == 0 {
-            return Ok(Vec::new());
+            return Ok(Span::NONE);
         }
         if offset.checked_add(len).is_none_or(|end| end > all) {
             return Err(wws_engine::wasmtime::Error::msg(
@@ -138,7 +191,36 @@ impl Exports {
         let at = at
             .checked_add(offset)
             .context("the interpreter names memory that it does not have")?;
-        self.copy(cx, at, len)
+        Ok(Span { at, len })
+    }
+
+    /// A value's text as a new Uint8Array, without a copy at the host. 0: its conversion threw.
+    pub(super) async fn encode(
+        &self,
+        mut cx: impl AsContextMut<Data = Host>,
+        scratch: u32,
+        value: u32,
+    ) -> Result<u32> {
+        let span = self.text_at(cx.as_context_mut(), scratch, value).await?;
+        if span.at == 0 {
+            return Ok(0);
+        }
+        let to = self
+            .malloc
+            .call_async(cx.as_context_mut(), (span.len.max(1),))
+            .await?;
+        if to == 0 {
+            return Err(wws_engine::wasmtime::Error::msg("no memory left for bytes"));
+        }
+        self.slice(cx.as_context_mut(), span)?;
+        let (from, len) = (span.at as usize, span.len as usize);
+        let memory = self.memory.data_mut(&mut cx);
+        memory.copy_within(from..from + len, to as usize);
+        encoding::replace_surrogates(&mut memory[to as usize..to as usize + len]);
+        self.free_string
+            .call_async(cx.as_context_mut(), (span.at,))
+            .await?;
+        self.new_bytes.call_async(cx, (to, span.len)).await
     }
 
     /// Puts bytes into memory of the guest's; `None` if it has no room.

@@ -3,10 +3,16 @@
 use std::io::{Error, ErrorKind};
 
 use bytes::Bytes;
-use wws_engine::{Folders, WriteMode};
+use wws_engine::{Charge, FileStat, Folders, NoMemory, WriteMode};
 
-/// Names of one folder, at most.
+/// Names of one directory, at most.
 const NAMES: usize = 100_000;
+
+/// Bytes that a list of names may take while it is made.
+const LIST: u64 = 1 << 20;
+
+/// Bytes of a file that are read at least, if it has as many.
+const FIRST: u64 = 64 << 10;
 
 /// One operation.
 pub(super) struct FileCall {
@@ -14,59 +20,120 @@ pub(super) struct FileCall {
     pub(super) path: String,
     /// The new path of `rename`.
     pub(super) to: String,
-    pub(super) content: Vec<u8>,
+    pub(super) content: Bytes,
     /// Bytes that may be read.
     pub(super) limit: u64,
+    /// Of nothing yet: for what is read.
+    pub(super) charge: Charge,
 }
 
 /// Does it. A failure is `CODE:message`, as the kit wants it.
-pub(super) fn run(folders: &Folders, call: &FileCall) -> Result<(String, Option<Bytes>), String> {
+pub(super) fn run(
+    folders: &Folders,
+    mut call: FileCall,
+) -> Result<(String, Option<Bytes>), String> {
+    if call.name == "read" {
+        return read(folders, call);
+    }
+    let charge = &mut call.charge;
+    if call.name == "list" && !charge.grow_to(LIST) {
+        return Err(no_memory(LIST));
+    }
     let path = call.path.as_str();
     let nothing = |()| (String::new(), None);
+    let write = |mode| folders.write(path, &call.content, mode).map(nothing);
+    let stat = |stat: FileStat| {
+        let kind = match stat {
+            FileStat {
+                is_folder: true, ..
+            } => "directory",
+            FileStat { is_link: true, .. } => "link",
+            FileStat { is_file: true, .. } => "file",
+            _ => "other",
+        };
+        (format!("{kind} {} {}", stat.size, stat.modified), None)
+    };
     let result = match call.name.as_str() {
-        "read" => folders
-            .read(path, call.limit)
-            .map(|bytes| (String::new(), Some(bytes.into()))),
-        "write" => folders
-            .write(path, &call.content, WriteMode::Replace)
-            .map(nothing),
-        "append" => folders
-            .write(path, &call.content, WriteMode::Append)
-            .map(nothing),
+        "write" => write(WriteMode::Replace),
+        "append" => write(WriteMode::Append),
+        "create" => write(WriteMode::New),
         "list" => folders
             .list(path, NAMES)
             .map(|names| (names.join("\0"), None)),
-        "stat" => folders.stat(path).map(|stat| {
-            let kind = if stat.is_folder { "folder" } else { "file" };
-            (format!("{kind} {} {}", stat.size, stat.modified), None)
-        }),
+        "stat" => folders.stat(path).map(stat),
+        "lstat" => folders.stat_link(path).map(stat),
         "make" => folders.make(path).map(nothing),
-        "remove" => folders.remove(path).map(nothing),
+        "unlink" => folders.remove_file(path).map(nothing),
+        "rmdir" => folders.remove_folder(path).map(nothing),
         "rename" => folders.rename(path, &call.to).map(nothing),
         name => Err(Error::other(format!("no operation {name}"))),
     };
-    result.map_err(|error| {
-        let (code, what) = describe(&error);
-        format!("{code}:{code}: {what}, {} '{path}'", call.name)
-    })
+    result.map_err(|error| failure(&error, &call.name, path))
+}
+
+/// Reads a file. Its bytes keep their charge until they are the guest's.
+fn read(folders: &Folders, call: FileCall) -> Result<(String, Option<Bytes>), String> {
+    let FileCall {
+        path,
+        limit,
+        mut charge,
+        ..
+    } = call;
+    let fail = |error| failure(&error, "read", &path);
+    // What a file says of its size may be wrong: files of the kernel's have none.
+    let mut most = folders
+        .stat(&path)
+        .map_err(fail)?
+        .size
+        .max(FIRST)
+        .min(limit);
+    loop {
+        if !charge.grow_to(most) {
+            return Err(no_memory(most));
+        }
+        match folders.read(&path, most) {
+            Ok(bytes) => return Ok((String::new(), Some(charge.hold(bytes.into())))),
+            Err(error) if error.kind() == ErrorKind::FileTooLarge && most < limit => {
+                most = most.saturating_mul(4).min(limit);
+            }
+            Err(error) => return Err(fail(error)),
+        }
+    }
+}
+
+fn no_memory(bytes: u64) -> String {
+    format!("ENOMEM:{}", NoMemory(bytes))
+}
+
+/// The failure of an operation that was not tried, since no directory of the worker has the path.
+pub(super) fn not_found(name: &str, path: &str) -> String {
+    failure(&ErrorKind::NotFound.into(), name, path)
+}
+
+fn failure(error: &Error, name: &str, path: &str) -> String {
+    let (code, what) = describe(error);
+    format!("{code}:{code}: {what}, {name} '{path}'")
 }
 
 fn describe(error: &Error) -> (&'static str, String) {
     let (code, what) = match error.kind() {
         ErrorKind::NotFound => (
             "ENOENT",
-            "no such file or folder, or not in a folder of this worker",
+            "no such file or directory, or not in a directory of this worker",
         ),
         ErrorKind::PermissionDenied => ("EACCES", "permission denied"),
         ErrorKind::AlreadyExists => ("EEXIST", "it is there already"),
-        ErrorKind::NotADirectory => ("ENOTDIR", "not a folder"),
-        ErrorKind::IsADirectory => ("EISDIR", "it is a folder"),
-        ErrorKind::DirectoryNotEmpty => ("ENOTEMPTY", "the folder is not empty"),
-        ErrorKind::ReadOnlyFilesystem => ("EROFS", "the folder is read-only"),
+        ErrorKind::NotADirectory => ("ENOTDIR", "not a directory"),
+        ErrorKind::IsADirectory => ("EISDIR", "it is a directory"),
+        ErrorKind::DirectoryNotEmpty => ("ENOTEMPTY", "the directory is not empty"),
+        ErrorKind::ReadOnlyFilesystem => ("EROFS", "the directory is read-only"),
         ErrorKind::FileTooLarge => ("EFBIG", "larger than `limits.memory`"),
         ErrorKind::StorageFull => ("ENOSPC", "no space left"),
-        ErrorKind::CrossesDevices => ("EACCES", "the path leaves its folder"),
+        ErrorKind::QuotaExceeded => ("EDQUOT", "no space left for this user"),
+        ErrorKind::CrossesDevices => ("EACCES", "the path leaves its directory"),
+        ErrorKind::ResourceBusy => ("EBUSY", "it is a directory of `[[folders]]` itself"),
         ErrorKind::InvalidInput => ("EINVAL", "not a path"),
+        ErrorKind::InvalidFilename => ("ENAMETOOLONG", "the name is too long"),
         _ => return ("EIO", error.to_string()),
     };
     (code, what.to_owned())

@@ -1,8 +1,7 @@
 //! What goes into the binary: the interpreter, the kit and a polyfill.
 
-/// QuickJS-NG as Wasm.
-pub(super) const QUICKJS: &[u8] =
-    include_bytes!(concat!(env!("WWS_INTERPRETERS"), "/quickjs/quickjs.wasm"));
+/// QuickJS-NG as Wasm, with the frames that `build.rs` gives it.
+pub(super) const QUICKJS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quickjs.wasm"));
 
 /// The Streams Standard.
 pub(super) const STREAMS: &str = include_str!(concat!(
@@ -17,4 +16,6 @@ macro_rules! kit {
 }
 
 /// The kit: a function that takes the object which its parts share.
-pub(super) const KIT: &str = kit!("base" "events" "url" "encoding" "headers" "blob" "console" "body" "fetch" "crypto" "clone" "cache" "files" "main");
+pub(super) const KIT: &str = kit!(
+    "base" "url" "events" "encoding" "headers" "blob" "console" "body" "fetch" "clone" "performance" "crypto" "cache" "files" "main"
+);

@@ -8,6 +8,7 @@ mod host_calls;
 mod kit;
 mod mappings;
 mod modules;
+mod multipart;
 mod operations;
 mod place;
 mod program;

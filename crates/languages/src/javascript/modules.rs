@@ -1,7 +1,7 @@
 //! `import`: files beneath the project's root, and the kit's own modules.
 
 use wws_engine::{
-    Host,
+    Folders, Host,
     wasmtime::{AsContextMut, Caller, Linker, Result, error::Context as _},
 };
 
@@ -16,7 +16,7 @@ const FILES: [&str; 4] = ["node:fs/promises", "fs/promises", "node:fs", "fs"];
 /// The module of [`FILES`]. The kit keeps the functions where only this looks for them.
 const FILES_SOURCE: &str = r#"
 const files = globalThis[Symbol.for("wws.files")];
-export const { readFile, writeFile, appendFile, readdir, stat, access, mkdir, unlink, rmdir, rm, rename } = files;
+export const { readFile, writeFile, appendFile, readdir, stat, lstat, access, mkdir, unlink, rmdir, rm, rename } = files;
 export const promises = files;
 export default { ...files, promises };
 "#;
@@ -97,17 +97,36 @@ fn load(state: &State, name: &str) -> Result<String, String> {
     }
     let source = read(state, name)?;
     if name.ends_with(".json") {
-        // Valid JSON is a valid expression; its errors have the file's own lines then.
-        return Ok(format!("export default (\n{source}\n);"));
+        return json(name, &source);
     }
     Ok(source)
 }
 
+/// A module whose value is that of a JSON text. It is parsed, not run.
+fn json(name: &str, text: &str) -> Result<String, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        // Deeper than this library goes; the interpreter says so itself if it is wrong.
+        let is_deep = error.to_string().starts_with("recursion limit exceeded");
+        if !is_deep {
+            let (line, column) = (error.line(), error.column());
+            return Err(format!("{name}:{line}:{column}: not JSON: {error}"));
+        }
+    }
+    // JSON's strings are JavaScript's as well.
+    let literal = serde_json::to_string(text).map_err(|error| format!("{name}: {error}"))?;
+    Ok(format!("export default JSON.parse({literal});"))
+}
+
 /// The text of a file of the project.
 pub(super) fn read(state: &State, name: &str) -> Result<String, String> {
-    let bytes = state
-        .modules
-        .read(&format!("/{name}"), MAX_MODULE)
+    read_up_to(&state.modules, name, MAX_MODULE)
+}
+
+/// The text of a file of the project that has `limit` bytes at most.
+pub(super) fn read_up_to(modules: &Folders, name: &str, limit: u64) -> Result<String, String> {
+    let bytes = modules
+        .read(&format!("/{name}"), limit)
         .map_err(|error| format!("cannot read {name}: {error}"))?;
     let text = String::from_utf8(bytes).map_err(|_| format!("{name} is not UTF-8"))?;
     // The C interface ends texts with NUL.

@@ -1,11 +1,20 @@
 //! What runs while a worker waits: outgoing requests, timers, files, counters. The kit numbers them.
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{AbortHandle, Abortable, BoxFuture},
+    stream::FuturesUnordered,
+};
 use http::{Request, Response};
-use wws_engine::{AnsweredBy, Host, HttpFailure, KeepRedirects, header_map};
+use tokio::time::{Instant, Sleep};
+use wws_engine::{AnsweredBy, Charge, Host, HttpFailure, KeepRedirects, header_map};
 
 use super::{
     files::{self, FileCall},
@@ -16,21 +25,34 @@ use super::{
 pub(super) enum Operation {
     /// Method, URL, header names and values; and the body.
     Fetch(String, Bytes),
-    Sleep(Duration),
     Increment(String, f64),
     File(FileCall),
+    /// It failed before it was tried.
+    Failed(String),
 }
 
 type Outcome = Result<Ended, String>;
 
 /// Starts an operation. `Err`: it cannot be started now; the text is for the kit's exception.
-pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<(), &'static str> {
+///
+/// `charge` is for what the operation keeps, beside contents that have charges of their own.
+pub(super) fn start(
+    host: &mut Host,
+    id: u64,
+    operation: Operation,
+    charge: Charge,
+) -> Result<(), &'static str> {
     let state = State::of(host).map_err(|_| "no state")?;
     if state.loading {
         return Err("only while a request is handled: not where the worker is loaded");
     }
-    if state.pending.len() >= PENDING {
-        return Err("too many operations have not ended");
+    // What was cancelled or has ended already makes room.
+    while state.pending.len() + state.ended.len() >= PENDING {
+        match state.pending.next().now_or_never() {
+            Some(Some(done)) if done.result.is_none() => {}
+            Some(Some(done)) => state.ended.push_back(done),
+            _ => return Err("more than 10000 operations have not ended"),
+        }
     }
     let (fetches, files) = (state.fetches.clone(), state.files.clone());
     let future: BoxFuture<'static, Outcome> = match operation {
@@ -40,17 +62,14 @@ pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<()
         }) {
             Ok(sending) => async move {
                 let _place = fetches.acquire_owned().await;
-                sending
-                    .await
+                let answered = sending.await;
+                answered
                     .map(respond)
                     .map_err(|failure| http_failure(&failure))
             }
             .boxed(),
             Err(failure) => std::future::ready(Err(failure)).boxed(),
         },
-        Operation::Sleep(time) => tokio::time::sleep(time)
-            .map(|()| Ok(Ended::default()))
-            .boxed(),
         Operation::Increment(key, by) => match host.kv() {
             Some(kv) => {
                 let (store, namespace) = kv.store();
@@ -75,7 +94,7 @@ pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<()
             let folders = host.folders().clone();
             async move {
                 let _place = files.acquire_owned().await;
-                tokio::task::spawn_blocking(move || files::run(&folders, &call))
+                tokio::task::spawn_blocking(move || files::run(&folders, call))
                     .await
                     .unwrap_or_else(|error| Err(format!("EIO:{error}")))
                     .map(|(text, bytes)| Ended {
@@ -86,18 +105,112 @@ pub(super) fn start(host: &mut Host, id: f64, operation: Operation) -> Result<()
             }
             .boxed()
         }
+        Operation::Failed(failure) => std::future::ready(Err(failure)).boxed(),
     };
     let state = State::of(host).map_err(|_| "no state")?;
-    state.pending.push(
-        async move {
-            Done {
-                id,
-                result: future.await,
+    let (handle, registration) = AbortHandle::new_pair();
+    state.cancel.insert(id, handle);
+    let future = Abortable::new(future, registration);
+    let done = async move {
+        Done {
+            id,
+            result: future.await.ok(),
+            _charge: charge,
+        }
+    };
+    state.pending.push(done.boxed());
+    Ok(())
+}
+
+/// Ends an operation whose result nobody waits for. What it holds (its place, its connection) is free at the next event.
+pub(super) fn cancel(host: &mut Host, id: u64) {
+    if let Ok(state) = State::of(host)
+        && let Some(handle) = state.cancel.remove(&id)
+    {
+        handle.abort();
+    }
+}
+
+/// What a call waits for.
+pub(super) enum Event {
+    Done(Done),
+    /// The kit's first timer is due.
+    Timer,
+    /// There is nothing that could come.
+    Never,
+}
+
+/// What of a call's state its next event depends on. It is away from the state while the call waits: nothing of the guest runs then.
+pub(super) struct Waiting {
+    pending: FuturesUnordered<BoxFuture<'static, Done>>,
+    timer: Option<(Instant, Pin<Box<Sleep>>)>,
+    timer_first: bool,
+}
+
+impl Waiting {
+    /// `Err`: the next event is there.
+    pub(super) fn of(state: &mut State) -> Result<Self, Event> {
+        while let Some(done) = state.ended.pop_front() {
+            if done.result.is_some() && state.cancel.remove(&done.id).is_some() {
+                return Err(Event::Done(done));
             }
         }
-        .boxed(),
-    );
-    Ok(())
+        let timer_first = !state.was_timer || state.pending.is_empty();
+        match state.wake {
+            // Without a timer of the runtime's.
+            Some(at) if timer_first && at <= Instant::now() => {
+                state.was_timer = true;
+                state.wake = None;
+                Err(Event::Timer)
+            }
+            None if state.pending.is_empty() => Err(Event::Never),
+            wake => Ok(Self {
+                pending: std::mem::take(&mut state.pending),
+                timer: wake.map(|at| (at, Box::pin(tokio::time::sleep_until(at)))),
+                timer_first,
+            }),
+        }
+    }
+
+    /// The next event. A timer and operations take turns where both are ready.
+    pub(super) async fn next(&mut self) -> Event {
+        poll_fn(|context| {
+            if self.timer_first && self.poll_timer(context) {
+                return Poll::Ready(Event::Timer);
+            }
+            while let Poll::Ready(Some(done)) = self.pending.poll_next_unpin(context) {
+                if done.result.is_some() {
+                    return Poll::Ready(Event::Done(done));
+                }
+            }
+            if self.poll_timer(context) {
+                return Poll::Ready(Event::Timer);
+            }
+            match self.timer {
+                None if self.pending.is_empty() => Poll::Ready(Event::Never),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn poll_timer(&mut self, context: &mut Context<'_>) -> bool {
+        // The runtime's timers have a millisecond's precision.
+        self.timer.as_mut().is_some_and(|(at, timer)| {
+            *at <= Instant::now() || timer.as_mut().poll(context).is_ready()
+        })
+    }
+
+    /// Gives the state back what it took.
+    pub(super) fn back(self, state: &mut State, event: &Event) {
+        state.pending = self.pending;
+        state.was_timer = matches!(event, Event::Timer);
+        match event {
+            Event::Timer => state.wake = None,
+            Event::Done(done) => drop(state.cancel.remove(&done.id)),
+            Event::Never => {}
+        }
+    }
 }
 
 fn http_failure(failure: &HttpFailure) -> String {
@@ -129,12 +242,14 @@ fn request(head: &str, body: Bytes) -> Result<Request<Bytes>, String> {
     Ok(request)
 }
 
-/// The answer as the kit reads it: status, URL, `redirected` or nothing, names and values of headers.
+/// The answer as the kit reads it: status, URL, whether that is another one than was asked for, reason, names and values of headers.
 fn respond(response: Response<Bytes>) -> Ended {
     let by = response.extensions().get::<AnsweredBy>();
-    let (url, redirects) = by.map_or(("", 0), |by| (&by.url, by.redirects));
-    let redirected = if redirects > 0 { "redirected" } else { "" };
-    let mut head = format!("{}\0{url}\0{redirected}", response.status().as_u16());
+    let url = by.map_or("", |by| &by.url);
+    let redirected = u8::from(by.is_some_and(|by| by.redirects > 0));
+    let status = response.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut head = format!("{}\0{url}\0{redirected}\0{reason}", status.as_u16());
     for (name, value) in response.headers() {
         head.push('\0');
         head.push_str(name.as_str());

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use http::{Method, header};
 use wws_engine::{
     Boxed, Call, Folders, Program, ProgramError, Vm,
     wasmtime::{Error, Result},
@@ -16,9 +16,10 @@ use super::{
     exports::{Exports, SCRATCH},
     host_calls::NAMES,
     kit, modules,
-    place::with_place,
+    operations::{Event, Waiting},
+    place::{with_callee, with_place},
     source_map::SourceMaps,
-    state::{Done, State},
+    state::{Done, KitFunctions, State},
 };
 
 /// `qjs_eval`: as a script, as a module, and only to see whether it is a script.
@@ -26,11 +27,17 @@ const SCRIPT: u32 = 0;
 const MODULE: u32 = 1;
 const COMPILE_ONLY: u32 = 32;
 
-/// JavaScript's own stack, in bytes: deeper recursion is a RangeError, well before the guest's native stack ends.
-const STACK: u32 = 192 << 10;
+/// QuickJS' own stack, in bytes, of the mebibyte that its memory begins with: deeper recursion is a RangeError.
+///
+/// The engine's native stack must not end first, which would be a trap. The parser needs the most of it, 4.6 times as much as of this
+/// one; see `build.rs`.
+const STACK: u32 = 800 << 10;
 
 /// Garbage that a request may make before the collector walks all objects, which writes to all their pages.
 const GARBAGE: u32 = 16 << 20;
+
+/// A larger file is not read to name what an error is about, in bytes.
+const CALLEE_SOURCE: u64 = 1 << 20;
 
 /// The head of a request that is put into memory which was set aside for it, in bytes.
 const HEAD: u32 = 8 << 10;
@@ -54,6 +61,11 @@ struct Points {
     dispatch: u32,
     settle: u32,
     describe: u32,
+    /// Runs the timer that is due.
+    tick: u32,
+    /// What the host's functions call.
+    kit: KitFunctions,
+    report_rejections: u32,
 }
 
 fn failed(text: impl Into<String>) -> ProgramError {
@@ -223,8 +235,15 @@ impl Worker {
             return Err(failed("the interpreter does not start"));
         }
         for (name, value) in [
-            ("qjs_set_max_stack_size", STACK),
+            (
+                "qjs_set_max_stack_size",
+                std::env::var("X_STACK")
+                    .ok()
+                    .and_then(|v| v.parse().ok())
+                    .unwrap_or(STACK),
+            ),
             ("qjs_set_module_loader", 1),
+            ("qjs_set_promise_rejection_handler", 1),
         ] {
             let set = vm.function::<u32, ()>(name)?;
             vm.call(&set, value).await?;
@@ -242,7 +261,14 @@ impl Worker {
             dispatch: js.property(wws, "dispatch").await?,
             settle: js.property(wws, "settle").await?,
             describe: js.property(wws, "describe").await?,
+            tick: js.property(wws, "tick").await?,
+            kit: KitFunctions {
+                rejection: js.property(wws, "rejection").await?,
+                error: js.property(wws, "error").await?,
+            },
+            report_rejections: js.property(wws, "reportRejections").await?,
         };
+        state(js.vm)?.kit = Some(points.kit);
         let set = js.property(wws, "setVariable").await?;
         for (name, value) in &self.variables {
             let (name, value) = (js.make(name).await?, js.make(value).await?);
@@ -258,6 +284,7 @@ impl Worker {
             return Err(failed(format!("{}: {problem}", self.file)));
         }
         js.run_jobs().await?;
+        js.report_rejections(&points).await?;
         let collect = js.vm.function::<(), ()>("qjs_run_gc")?;
         js.vm.call(&collect, ()).await?;
         let threshold = js.vm.function::<u32, ()>("qjs_set_gc_threshold")?;
@@ -330,6 +357,7 @@ impl Worker {
         let mut state = State::new(exports, points.scratch, self.modules.clone());
         state.loading = false;
         state.body = call.request.into_body();
+        state.kit = Some(points.kit);
         vm.host().set_state(state);
         let mut js = Js::of(vm)?;
         let request = js.request(&points, &head).await?;
@@ -344,39 +372,52 @@ impl Worker {
             .await?;
         loop {
             js.run_jobs().await?;
+            js.report_rejections(&points).await?;
             let state = State::of(js.vm.host())?;
             if let Some(outcome) = state.outcome.take() {
                 return self.respond(&mut js, outcome);
             }
-            // Nothing of the guest runs while the list is away.
-            let mut pending = std::mem::take(&mut state.pending);
-            let done = js.vm.wait(pending.next()).await;
-            State::of(js.vm.host())?.pending = pending;
-            match done {
-                Some(done) => js.settle(&points, done).await?,
-                None => {
-                    let text = js.thrown(Some(points.describe)).await?;
-                    let text = match text.as_str() {
-                        "" | "null" | "undefined" | "[uninitialized]" => {
-                            "its promise was never fulfilled, and nothing is under way that could"
-                                .into()
-                        }
-                        text => with_place(&self.maps.apply(text)),
-                    };
-                    return Err(failed(format!("gave no answer: {text}")));
+            let event = match Waiting::of(state) {
+                Ok(mut waiting) => {
+                    let event = js.vm.wait(waiting.next()).await;
+                    waiting.back(State::of(js.vm.host())?, &event);
+                    event
                 }
+                Err(event) => event,
+            };
+            match event {
+                Event::Done(done) => js.settle(&points, done).await?,
+                Event::Timer => js.counted_call(&points, points.tick, &[]).await?,
+                Event::Never => return Err(self.no_answer(&mut js, &points).await?),
             }
         }
+    }
+
+    /// Nothing can happen any more, and there is no answer: an exception ended the kit's own code, or a promise is never fulfilled.
+    async fn no_answer(&self, js: &mut Js<'_>, points: &Points) -> Result<ProgramError> {
+        let context = js.vm.function::<(), u32>("qjs_get_context_ptr")?;
+        let context = js.vm.call(&context, ()).await?;
+        let has_exception = js.vm.function::<u32, u32>("JS_HasException")?;
+        let text = if js.vm.call(&has_exception, context).await? == 0 {
+            "its promise was never fulfilled, and nothing is under way that could".into()
+        } else {
+            let text = js.thrown(Some(points.describe)).await?;
+            with_place(&self.maps.apply(&text))
+        };
+        Ok(failed(format!("gave no answer: {text}")))
     }
 
     fn respond(
         &self,
         js: &mut Js<'_>,
-        outcome: Result<(String, Vec<u8>), String>,
+        outcome: Result<(String, Bytes), String>,
     ) -> Result<http::Response<Bytes>, ProgramError> {
         let (head, body) = match outcome {
             Ok(given) => given,
             Err(text) => {
+                let text = with_callee(&text, |file| {
+                    modules::read_up_to(&self.modules, file, CALLEE_SOURCE).ok()
+                });
                 let text = self.maps.apply(&text);
                 // The frames are lines of the log, the error itself is the call's.
                 js.vm.host().log(tracing::Level::ERROR, &text);
@@ -385,12 +426,6 @@ impl Worker {
                 return Err(failed(first));
             }
         };
-        let limit = js.vm.host().limits().output;
-        if body.len() as u64 > limit {
-            return Err(failed(format!(
-                "answered with more than {limit} bytes (`limits.output`)"
-            )));
-        }
         let mut lines = head.split('\0');
         let status = lines.next().and_then(|status| status.parse().ok());
         let lines: Vec<_> = lines.collect();
@@ -399,7 +434,14 @@ impl Worker {
             .0
             .iter()
             .map(|[name, value]| (*name, *value));
-        wws_engine::response(status.unwrap_or(-1), headers, body.into()).map_err(failed)
+        let has_type = lines.iter().step_by(2).any(|name| *name == "content-type");
+        let mut response =
+            wws_engine::response(status.unwrap_or(-1), headers, body).map_err(failed)?;
+        if !has_type {
+            // The kit gives text its type. What is no text has the type that it brings along, or none.
+            response.headers_mut().remove(header::CONTENT_TYPE);
+        }
+        Ok(response)
     }
 }
 
@@ -458,9 +500,12 @@ impl Js<'_> {
     /// Tells the kit what an operation gave.
     async fn settle(&mut self, points: &Points, done: Done) -> Result<()> {
         let exports = self.exports.clone();
-        let id = self.vm.call(&exports.new_number, (done.id,)).await?;
+        let Some(result) = done.result else {
+            return Ok(());
+        };
+        let id = self.vm.call(&exports.new_number, (done.id as f64,)).await?;
         let undefined = self.vm.call(&exports.undefined, ()).await?;
-        let arguments = match done.result {
+        let arguments = match result {
             Ok(ended) => {
                 if let (Some((key, value)), Some(kv)) = (ended.learned, self.vm.host().kv()) {
                     // A view that is full shows the value of before, as it would without this.
@@ -475,25 +520,44 @@ impl Js<'_> {
             }
             Err(failure) => [id, self.make(&failure).await?, undefined, undefined],
         };
-        let (settle, scratch) = (points.settle, points.scratch);
-        let result = self
-            .vm
-            .counted(async |vm: &mut Vm| {
-                exports
-                    .invoke(vm.context(), scratch, settle, &arguments)
-                    .await
-            })
-            .await?;
-        for value in arguments.into_iter().chain([result]) {
+        self.counted_call(points, points.settle, &arguments).await?;
+        for value in arguments {
             if value != undefined {
                 self.vm.call(&exports.free_value, (value,)).await?;
             }
         }
         Ok(())
     }
+
+    /// Calls a function of the kit, whose time is the guest's.
+    async fn counted_call(
+        &mut self,
+        points: &Points,
+        function: u32,
+        arguments: &[u32],
+    ) -> Result<()> {
+        let exports = self.exports.clone();
+        let scratch = points.scratch;
+        self.vm
+            .counted(async |vm: &mut Vm| {
+                let result = exports.invoke(vm.context(), scratch, function, arguments);
+                let result = result.await?;
+                vm.call(&exports.free_value, (result,)).await
+            })
+            .await
+    }
+
+    /// Has the kit log the promises that were rejected and that nothing handles.
+    async fn report_rejections(&mut self, points: &Points) -> Result<()> {
+        if !std::mem::take(&mut state(self.vm)?.has_rejections) {
+            return Ok(());
+        }
+        self.counted_call(points, points.report_rejections, &[])
+            .await
+    }
 }
 
-/// Method, URL, parameters as JSON, and headers, with NUL characters between.
+/// Method, URL, parameters as JSON, whether there is a body (1 or 0), and headers, with NUL characters between.
 fn head(call: &Call) -> Result<String> {
     let request = &call.request;
     let mut head = String::with_capacity(256);
@@ -511,6 +575,12 @@ fn head(call: &Call) -> Result<String> {
             .collect();
         head.push_str(&serde_json::to_string(&params)?);
     }
+    head.push('\0');
+    head.push_str(match request.method() {
+        &Method::GET | &Method::HEAD => "0",
+        _ if request.body().is_empty() => "0",
+        _ => "1",
+    });
     for (name, value) in request.headers() {
         head.push('\0');
         head.push_str(name.as_str());

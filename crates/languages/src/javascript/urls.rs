@@ -5,10 +5,24 @@ use url::{Position, Url, quirks};
 /// The parts of a URL in the kit's order, with NUL characters between; `None`: not a URL.
 pub(super) fn parse(text: &str, base: Option<&str>) -> Option<String> {
     let url = match base {
-        Some(base) => Url::parse(base).ok()?.join(text).ok()?,
+        Some(base) => {
+            let base = Url::parse(base).ok()?;
+            let authority = authority(&base, text);
+            base.join(authority.as_deref().unwrap_or(text)).ok()?
+        }
         None => Url::parse(text).ok()?,
     };
     Some(parts(&url))
+}
+
+/// A reference of more than two slashes, with two: for the standard it begins with an authority, for the crate with an empty one.
+fn authority(base: &Url, text: &str) -> Option<String> {
+    if !matches!(base.scheme(), "http" | "https" | "ws" | "wss" | "ftp") {
+        return None;
+    }
+    let text = text.trim_start_matches(|character| character <= ' ');
+    let rest = text.trim_start_matches(['/', '\\']);
+    (text.len() - rest.len() > 2).then(|| format!("//{rest}"))
 }
 
 /// Sets a part of a URL; one that cannot be set to that leaves it as it is.
@@ -71,6 +85,18 @@ mod tests {
             ]
         );
         assert!(parse("nothing", None).is_none());
+        for (text, href) in [
+            ("///b.example/p", Some("https://b.example/p\0")),
+            (" \\/\\/b.example", Some("https://b.example/\0")),
+            ("///", None),
+            ("/p//q", Some("https://a/p//q\0")),
+        ] {
+            let parts = parse(text, Some("https://a/"));
+            match href {
+                Some(href) => assert!(parts.unwrap().starts_with(href), "{text}"),
+                None => assert!(parts.is_none(), "{text}"),
+            }
+        }
         assert!(
             set("http://a/", "search", "b c")
                 .unwrap()
