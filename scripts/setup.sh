@@ -13,6 +13,8 @@ need make make
 need curl curl ca-certificates
 need chroot coreutils
 need xz xz-utils
+# What JavaScript workers do is compared with it (crates/languages/tests/web.rs).
+need node nodejs
 # For the pinned interpreters (scripts/interpreters.sh), where no registry is named for curl to fetch from.
 [[ -n ${NPM_CONFIG_REGISTRY-}${npm_config_registry-} ]] || need npm npm
 [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)

@@ -1,0 +1,689 @@
+//! What the web's interfaces promise, and what workers of Wasm Workers Server 1.x and Node's `fs` rely on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr
+)]
+
+mod common;
+
+use std::{
+    path::Path,
+    process::Command,
+    sync::{LazyLock, Mutex, Once},
+    time::{Duration, Instant},
+};
+
+use common::{Project, get, post, spec};
+use wws_engine::{Call, Guest, GuestSpec, PreopenedFolder};
+use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
+
+fn worker_with(body: &str, spec: GuestSpec) -> (Project, Guest) {
+    let source = format!(
+        "import * as fs from 'node:fs/promises';\nexport default async (request, env, ctx) => {{ {body} }}"
+    );
+    let project = Project::new(&[("w.js", &source)]);
+    let guest = project.guest("w.js", spec);
+    (project, guest)
+}
+
+/// The text that a handler of `body` answers `call` with.
+async fn answer(body: &str, call: Call) -> String {
+    let (_project, guest) = worker_with(body, spec());
+    let response = guest.call(call).await.expect(body);
+    String::from_utf8_lossy(response.body()).into_owned()
+}
+
+/// Expressions that a worker evaluates, and the JSON that each must give; what one throws is the error's name.
+async fn expressions(cases: &[(&str, &str)]) {
+    let list: Vec<String> = cases
+        .iter()
+        .map(|(expression, _)| format!("async () => ({expression})"))
+        .collect();
+    let body = format!(
+        "const out = []; for (const f of [{}]) {{ try {{ out.push(await f()); }} catch (e) {{ out.push(e.name); }} }} return Response.json(out);",
+        list.join(",\n")
+    );
+    let given: Vec<serde_json::Value> =
+        serde_json::from_str(&answer(&body, get("/")).await).unwrap();
+    for ((expression, wanted), given) in cases.iter().zip(given) {
+        let wanted: serde_json::Value = serde_json::from_str(wanted).unwrap();
+        assert_eq!(given, wanted, "{expression}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_was_looked_at_is_copied_whole() {
+    let body = "if (request.body) console.log(await request.clone().text());
+        const copy = new Request(request.clone(), { headers: { a: 'b' } });
+        return new Response(`${await copy.text()} ${await request.text()}`)";
+    assert_eq!(answer(body, post("/", "hello".into())).await, "hello hello");
+    expressions(&[
+        (
+            "(() => { const r = new Response('abc'); r.body; const c = r.clone(); return Promise.all([c.text(), r.text()]) })()",
+            r#"["abc", "abc"]"#,
+        ),
+        (
+            "(async () => { const r = new Response('abc'); await r.text(); return r.clone() })()",
+            r#""TypeError""#,
+        ),
+        (
+            "(async () => { const r = new Request('http://a/', { method: 'POST', body: 'x' }); await r.text(); return new Request(r, { headers: {} }) })()",
+            r#""TypeError""#,
+        ),
+        (
+            "(async () => { const r = new Request('http://a/', { method: 'POST', body: 'x' }); const n = new Request(r); return [r.bodyUsed, await n.text()] })()",
+            r#"[true, "x"]"#,
+        ),
+        (
+            "(async () => { const s = new ReadableStream(); s.getReader(); return new Response(s) })()",
+            r#""TypeError""#,
+        ),
+        (
+            "(async () => { const r = new Response(new Blob(['ab', 'cd']).stream()); const reader = r.body.getReader(); await reader.read(); reader.releaseLock(); return [r.bodyUsed, await r.text().catch((e) => e.name)] })()",
+            r#"[true, "TypeError"]"#,
+        ),
+    ])
+    .await;
+    // What was used cannot be sent again.
+    let body = "await request.text(); return new Response(await fetch(request).catch((e) => e.name + e.message))";
+    let text = answer(body, post("/", "hello".into())).await;
+    assert!(
+        text.starts_with("TypeErrorThe body was already read"),
+        "{text}"
+    );
+}
+
+/// As the examples and pages of Wasm Workers Server 1.x use them.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_the_old_server_are_still_used_as_they_were() {
+    for (body, sent, wanted) in [
+        (
+            "return new Response(`Payload: ${request.body || '-'}`)",
+            "hello",
+            "Payload: hello",
+        ),
+        (
+            "return new Response(`Payload: ${request.body || '-'}`)",
+            "",
+            "Payload: -",
+        ),
+        (
+            "return new Response(JSON.parse(request.body).n + 1)",
+            r#"{"n": 1}"#,
+            "2",
+        ),
+        (
+            "const text = String(request.body); return new Response(text + await request.text())",
+            "é",
+            "éé",
+        ),
+        (
+            "return new Response(JSON.stringify({ body: request.body, headers: request.headers }))",
+            "x",
+            r#"{"body":"x","headers":{"x-in":"1"}}"#,
+        ),
+        (
+            "const r = new Response('gone'); r.status = 410; return new Response(r.status)",
+            "x",
+            "410",
+        ),
+        (
+            "const r = new Response('a'); r.body = 'b'; r.headers.set('x', 'y'); return r",
+            "x",
+            "b",
+        ),
+        (
+            "return new Response(String(Cache.get('none') === undefined))",
+            "x",
+            "true",
+        ),
+    ] {
+        let mut call = post("/", sent.into());
+        call.request
+            .headers_mut()
+            .insert("x-in", "1".parse().unwrap());
+        assert_eq!(answer(body, call).await, wanted, "{body}");
+    }
+    let project = Project::new(&[(
+        "w.js",
+        "addEventListener('request', (event) => event.respondWith(new Response(event.request.body)))",
+    )]);
+    let guest = project.guest("w.js", spec());
+    let response = guest.call(post("/", "hi".into())).await.unwrap();
+    assert_eq!(response.body(), "hi");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_has_a_type_is_sent_with_one() {
+    for (body, wanted) in [
+        ("new Response('text')", Some("text/html")),
+        ("new Response('')", Some("text/html")),
+        (
+            "new Response('x', { headers: { 'content-type': 'a/b' } })",
+            Some("a/b"),
+        ),
+        ("Response.json(1)", Some("application/json")),
+        (
+            "new Response(new URLSearchParams())",
+            Some("application/x-www-form-urlencoded;charset=UTF-8"),
+        ),
+        ("new Response()", None),
+        ("new Response(null, { status: 204 })", None),
+        ("Response.redirect('http://a/')", None),
+        ("new Response(Uint8Array.of(60, 98, 62))", None),
+        ("new Response(new Blob(['x']).stream())", None),
+        (
+            "new Response(new Blob(['x'], { type: 'image/png' }))",
+            Some("image/png"),
+        ),
+    ] {
+        let (_project, guest) = worker_with(&format!("return {body}"), spec());
+        let response = guest.call(get("/")).await.unwrap();
+        let given = response.headers().get("content-type");
+        assert_eq!(given.map(|value| value.to_str().unwrap()), wanted, "{body}");
+    }
+}
+
+fn with_folder(project: &Project) -> GuestSpec {
+    std::fs::create_dir_all(project.path().join("data")).unwrap();
+    let mut spec = spec();
+    spec.folders = vec![PreopenedFolder {
+        dir: std::fs::File::open(project.path().join("data")).unwrap(),
+        to: "/data".into(),
+    }];
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_of_files_are_obeyed_or_refused() {
+    let source = r#"import * as fs from "node:fs/promises";
+      const code = (promise) => promise.then(() => "done", (error) => error.code);
+      export default async () => {
+        const out = [];
+        out.push(await code(fs.writeFile("/data/lock", "first", { flag: "wx" })), await code(fs.writeFile("/data/lock", "second", { flag: "wx" })));
+        out.push(await fs.readFile("/data/lock", "utf8"), await fs.readFile("/data/lock", "base64"), await fs.readFile("/data/lock", { encoding: "hex" }));
+        await fs.writeFile("/data/latin", "é", "latin1");
+        out.push((await fs.readFile("/data/latin")).length, await fs.readFile("/data/latin", "latin1"));
+        await fs.writeFile("/data/64", "aGk=", { encoding: "base64" });
+        out.push(await fs.readFile("/data/64", "utf8"));
+        out.push(await code(fs.mkdir("/data")), await code(fs.mkdir("/data", { recursive: true })), await fs.mkdir("/data/d/e/f", { recursive: true }));
+        out.push(await code(fs.mkdir("/data/lock", { recursive: true })), await code(fs.mkdir("/data/lock/x", { recursive: true })));
+        out.push((await fs.readdir("/data", { withFileTypes: true })).map((entry) => entry.name + (entry.isDirectory() ? "/" : "")).join());
+        out.push((await fs.readdir("/data/d", { recursive: true })).join());
+        out.push(await code(fs.rm("/data/d/e/f")), await code(fs.unlink("/data/d")), await code(fs.rmdir("/data/lock")), await code(fs.rmdir("/data/d")), await code(fs.rm("/data", { recursive: true })));
+        out.push(await code(fs.rm("/data/d", { recursive: true })), await code(fs.rm("/data/d", { force: true })));
+        out.push(await code(fs.readFile("/data/lock", { encoding: "no" })), await code(fs.writeFile("/data/x", "", { flags: "wx" })), await code(fs.rm("/data/x", { recusive: true })));
+        const error = await fs.readFile("/data/no").catch((error) => error);
+        out.push([error.code, error.path, error.syscall].join(" "));
+        return Response.json(out);
+      };"#;
+    let project = Project::new(&[("w.js", source)]);
+    let guest = project.guest("w.js", with_folder(&project));
+    let response = guest.call(get("/")).await.unwrap();
+    let given: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+    assert_eq!(
+        given,
+        serde_json::json!([
+            "done",
+            "EEXIST",
+            "first",
+            "Zmlyc3Q=",
+            "6669727374",
+            1,
+            "é",
+            "hi",
+            "EEXIST",
+            "done",
+            "/data/d",
+            "EEXIST",
+            "ENOTDIR",
+            "64,d/,latin,lock",
+            "e,e/f",
+            "ERR_FS_EISDIR",
+            "EISDIR",
+            "ENOTDIR",
+            "ENOTEMPTY",
+            "EBUSY",
+            "ENOENT",
+            "done",
+            "ERR_INVALID_ARG_VALUE",
+            "ERR_INVALID_ARG_VALUE",
+            "ERR_INVALID_ARG_VALUE",
+            "ENOENT /data/no open"
+        ])
+    );
+}
+
+/// A link is removed, what it leads to is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_a_directory_does_not_follow_links() {
+    let project = Project::new(&[
+        (
+            "w.js",
+            "import { rm } from 'node:fs/promises'; export default async () => { await rm('/data/gone', { recursive: true }); return new Response('ok') }",
+        ),
+        ("data/kept/file", "content"),
+        ("data/gone/x", ""),
+    ]);
+    std::os::unix::fs::symlink("../kept", project.path().join("data/gone/link")).unwrap();
+    let guest = project.guest("w.js", with_folder(&project));
+    assert_eq!(guest.call(get("/")).await.unwrap().body(), "ok");
+    assert!(project.path().join("data/kept/file").exists());
+    assert!(!project.path().join("data/gone").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forms_are_read_by_their_grammar() {
+    for (part, wanted) in [
+        (
+            "Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=test\r\n\r\nabc",
+            r#"[["test","abc"]]"#,
+        ),
+        (
+            "Content-Type: image/png; name=\"photo.png\"\r\nContent-Disposition: form-data; name=\"file\"; filename=\"photo.png\"\r\n\r\n123",
+            r#"[["file","photo.png image/png; name=\"photo.png\" 3"]]"#,
+        ),
+    ] {
+        let mut call = post("/", format!("--BB\r\n{part}\r\n--BB--\r\n").into());
+        let kind = "multipart/form-data; boundary=\"BB\"".parse().unwrap();
+        call.request.headers_mut().insert("content-type", kind);
+        let body = "const form = await request.formData();
+            return Response.json([...form].map(([k, v]) => [k, typeof v === 'string' ? v : `${v.name} ${v.type} ${v.size}`]))";
+        assert_eq!(answer(body, call).await, wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_do_not_replace_globals() {
+    let (_project, guest) = {
+        let mut spec = spec();
+        for name in ["URL", "Headers", "Response", "fetch", "OWN", "__proto__"] {
+            spec.env.push((name.into(), "value".into()));
+        }
+        worker_with(
+            "return new Response([new URL(request.url).pathname, new Headers({ a: 'b' }).get('a'), env.URL, env.fetch, OWN, typeof fetch].join())",
+            spec,
+        )
+    };
+    let response = guest.call(get("/x")).await.unwrap();
+    assert_eq!(response.body(), "/x,b,value,value,value,function");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_run_in_the_order_of_their_times_and_cleared_ones_are_gone() {
+    let start = Instant::now();
+    let body = "const seen = [];
+        for (let i = 0; i < 20000; i++) clearTimeout(setTimeout(() => seen.push('never'), 20000));
+        for (const delay of [30, 10, 20, 10, 0]) setTimeout(() => { seen.push(delay); for (let until = performance.now() + 3; performance.now() < until;); }, delay);
+        setTimeout(() => seen.push('at once'), 2 ** 32);
+        for (let until = performance.now() + 50; performance.now() < until;);
+        let n = 0; await new Promise((done) => { const id = setInterval(() => { if (++n === 3) { clearInterval(id); done(); } }, 1); });
+        await new Promise((done) => setTimeout(done, 5));
+        return new Response(seen.join())";
+    assert_eq!(answer(body, get("/")).await, "0,at once,10,10,20,30");
+    // Polling for something does not keep it from happening.
+    let body = "let done = false; fetch('http://127.0.0.1/').catch(() => { done = true; });
+        let turns = 0; while (!done) { await new Promise((next) => setTimeout(next, 0)); turns++; }
+        return new Response(String(turns < 1000))";
+    assert_eq!(answer(body, get("/")).await, "true");
+    let (_project, guest) = worker_with(
+        "clearTimeout(setTimeout(() => {}, 20000)); await new Promise(() => {})",
+        spec(),
+    );
+    let error = guest.call(get("/")).await.unwrap_err().to_string();
+    assert!(error.contains("never fulfilled"), "{error}");
+    assert!(
+        start.elapsed() < Duration::from_secs(9),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+fn fetching(target: std::net::SocketAddr) -> GuestSpec {
+    let mut spec = spec();
+    spec.env = vec![("TARGET".into(), format!("http://{target}"))];
+    let methods = [http::Method::GET, http::Method::POST];
+    let policy = Policy::new(
+        &[target.to_string()],
+        &methods,
+        true,
+        PolicyLimits::default(),
+    )
+    .unwrap();
+    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    spec
+}
+
+/// A server on loopback: `/slow` is never answered, `/redirect` leads to `/end`, others are answered with the status of their path.
+async fn server() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = vec![0; 4096];
+                let n = stream.read(&mut request).await.unwrap();
+                let request = String::from_utf8_lossy(&request[..n]).into_owned();
+                let path = request.split(' ').nth(1).unwrap_or_default();
+                let answer = match path {
+                    "/slow" => {
+                        // Until the client gives up.
+                        let _ = stream.read(&mut [0; 16]).await;
+                        return;
+                    }
+                    "/redirect" => "HTTP/1.1 302 Found\r\nlocation: /end\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into(),
+                    _ => format!("HTTP/1.1 {} x\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok", path.trim_start_matches("/status").parse().unwrap_or(200)),
+                };
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aborted_requests_make_room_for_others() {
+    let address = server().await;
+    let body = "const why = [];
+        for (let i = 0; i < 4; i++) {
+          await Promise.all(Array.from({ length: 6 }, () => fetch(`${TARGET}/slow`, { signal: AbortSignal.timeout(30) }).catch((error) => why.push(error.name))));
+        }
+        const controller = new AbortController();
+        setTimeout(() => controller.abort('own'), 1);
+        const own = await fetch(`${TARGET}/slow`, { signal: controller.signal }).catch((error) => error);
+        const start = performance.now();
+        const text = await (await fetch(`${TARGET}/`)).text();
+        return new Response([why.length, new Set(why).size, why[0], own, text, performance.now() - start < 1000].join())";
+    let (_project, guest) = worker_with(body, fetching(address));
+    let response = guest.call(get("/")).await.unwrap();
+    assert_eq!(response.body(), "24,1,TimeoutError,own,ok,true");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_say_where_they_came_from() {
+    let address = server().await;
+    let body = "const r = await fetch(`${TARGET}/redirect#x`), s = await fetch(`${TARGET}/status418`);
+        const d = await fetch('data:text/plain;base64,aGk=');
+        const none = await fetch(`${TARGET}/status799`);
+        return new Response([r.redirected, new URL(r.url).pathname, r.statusText, s.redirected, s.status, s.statusText, await d.text(), d.headers.get('content-type'), none.status, none.ok].join())";
+    let (_project, guest) = worker_with(body, fetching(address));
+    let response = guest.call(get("/")).await.unwrap();
+    assert_eq!(
+        response.body(),
+        "true,/end,OK,false,418,I'm a teapot,hi,text/plain,799,false"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_is_parsed_and_not_run() {
+    for (json, wanted) in [
+        (
+            r#"{"__proto__": {"x": 1}, "n": [1, "\u2028"]}"#,
+            Ok(",1,true"),
+        ),
+        ("(() => 1)()", Err("d.json:1:1: not JSON")),
+        ("{\"a\": 1,\n}", Err("d.json:2:1: not JSON")),
+        ("\u{feff}{\"n\": [2]}", Ok(",2,false")),
+    ] {
+        let project = Project::new(&[
+            (
+                "w.js",
+                "import d from './d.json'; export default () => new Response([d.x, d.n[0], Object.hasOwn(d, '__proto__')].join())",
+            ),
+            ("d.json", json),
+        ]);
+        match (project.load("w.js", spec()), wanted) {
+            (Ok(guest), Ok(wanted)) => {
+                assert_eq!(guest.call(get("/")).await.unwrap().body(), wanted, "{json}");
+            }
+            (Err(error), Err(why)) => assert!(error.to_string().contains(why), "{error}"),
+            (given, _) => panic!("{json}: {:?}", given.err()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deep_recursion_is_an_error_that_can_be_caught() {
+    let caught = "const caught = (run) => { try { run(); return 'none'; } catch (error) { return error.name; } };";
+    let depth = "let n = 0; const f = () => { n++; f(); }; try { f(); } catch (error) { if (error.name !== 'RangeError') throw error; }";
+    let body = format!("{depth} return new Response(String(n))");
+    let plain: u32 = answer(&body, get("/")).await.parse().unwrap();
+    assert!(plain >= 3000, "{plain} plain calls");
+    let body = "const build = (n) => (n === 0 ? null : { next: build(n - 1) }), length = (list) => (list ? 1 + length(list.next) : 0);
+        return new Response(String(length(build(1000))))";
+    assert_eq!(answer(body, get("/")).await, "1000");
+    for run in [
+        "JSON.parse('['.repeat(1e6))",
+        "JSON.stringify(Array.from({ length: 1e5 }).reduce((a) => [a], []))",
+        "{ const o = { toJSON() { return { o }; } }; JSON.stringify(o); }",
+        "(0, eval)('('.repeat(1e5))",
+        "{ const f = () => [1].map(f); f(); }",
+        "{ const f = () => [2, 1].sort(f); f(); }",
+        "{ const f = () => 'a'.replace(/a/, f); f(); }",
+        "{ class A { constructor() { new A(); } } new A(); }",
+        "{ const o = { get a() { return o.a; } }; o.a; }",
+        "{ const o = { toString() { return `${o}`; } }; `${o}`; }",
+        "{ const p = new Proxy({}, { get: (t, k, r) => r[k] }); p.x; }",
+        "{ const f = () => Reflect.apply(f, null, []); f(); }",
+        "{ const f = function () { return f.apply(this, arguments); }; f(1, 2, 3, 4, 5, 6, 7, 8); }",
+        "{ const f = () => new Map([[1, 1]]).forEach(f); f(); }",
+        "{ const f = async () => { await f(); }; let e; f().catch((x) => { e = x; }); }",
+        "{ function* g() { yield* g(); } g().next(); }",
+        "{ const f = () => Array.from({ length: 1 }, f); f(); }",
+        "{ let re = '('.repeat(5e4) + ')'.repeat(5e4); new RegExp(re); }",
+        "{ let f = (x) => x; for (let i = 0; i < 1e5; i++) f = f.bind(null); f(1); }",
+        "{ let o = {}; for (let i = 0; i < 1e5; i++) o = Object.create(o); o.x; }",
+        "structuredClone(Array.from({ length: 1e5 }).reduce((a) => [a], []))",
+        "console.log(Array.from({ length: 1e5 }).reduce((a) => [a], []))",
+        "[[[]]].flat(Infinity), Array.from({ length: 1e5 }).reduce((a) => [a], []).flat(Infinity)",
+        "String(Array.from({ length: 1e5 }).reduce((a) => [a], []))",
+        "{ let s = 'x'; for (let i = 0; i < 1e5; i++) s = s + 'y' + i; s.indexOf('z'); }",
+        "{ let r = Promise.resolve(); for (let i = 0; i < 1e5; i++) { const p = r; r = { then: (f) => f(p) }; } Promise.resolve(r); }",
+    ] {
+        // It either works or is an error that the worker sees.
+        let body = format!("{caught} return new Response(caught(() => {{ {run} }}))");
+        let mut limits = spec();
+        limits.limits.cpu_time = Duration::from_secs(20);
+        limits.limits.wall_time = Duration::from_secs(60);
+        let (_project, guest) = worker_with(&body, limits);
+        let answered = guest
+            .call(get("/"))
+            .await
+            .unwrap_or_else(|error| panic!("{run}: {error}"));
+        let text = String::from_utf8_lossy(answered.body()).into_owned();
+        assert!(
+            ["RangeError", "SyntaxError", "InternalError", "none"].contains(&&*text),
+            "{run}: {text}"
+        );
+    }
+}
+
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Collect;
+
+impl std::io::Write for Collect {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_that_nobody_handles_are_in_the_log() {
+    static START: Once = Once::new();
+    START.call_once(|| {
+        tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(|| Collect)
+            .init()
+    });
+    let body = "Promise.reject(new Error('lost-1', { cause: new TypeError('lost-2') }));
+        const handled = Promise.reject(new Error('handled-1')); handled.catch(() => {});
+        new EventTarget().dispatchEvent(new Event('x'));
+        const target = new EventTarget(); target.addEventListener('x', () => { throw new Error('lost-3'); }); target.dispatchEvent(new Event('x'));
+        setTimeout(() => { throw new Error('lost-4'); }, 0); await new Promise((done) => setTimeout(done, 5));
+        throw new AggregateError([new Error('lost-5'), 'lost-6'], 'lost-7', { cause: { why: 'lost-8' } })";
+    let (_project, guest) = worker_with(body, spec());
+    guest.call(get("/")).await.unwrap_err();
+    let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();
+    for n in 1..=8 {
+        assert!(
+            log.contains(&format!("lost-{n}")),
+            "lost-{n} is not in:\n{log}"
+        );
+    }
+    assert!(!log.contains("handled-1"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn details_are_as_the_standards_say() {
+    expressions(&[
+        ("[...new TextEncoder().encode('\\ud800x')]", "[239, 191, 189, 120]"),
+        ("new Response('\\ud800').text()", "\"\u{fffd}\""),
+        ("new Blob(['\\udc00']).size", "3"),
+        ("new Request('http://a/', { method: 'patch' }).method", "\"patch\""),
+        ("new Request('http://a/', { method: 'a b' })", "\"TypeError\""),
+        ("Response.json(undefined)", "\"TypeError\""),
+        ("new Headers(null)", "\"TypeError\""),
+        ("new Response('', { statusText: 'a\\r\\nb' })", "\"TypeError\""),
+        ("new Blob([], null).size", "0"),
+        ("new TextDecoder('\\u00a0utf-8')", "\"RangeError\""),
+        ("new TextDecoder('replacement')", "\"RangeError\""),
+        ("[URL.canParse('http://a/', ''), URL.canParse('http://a/', undefined)]", "[false, true]"),
+        ("new URL('///b.example/p', 'http://a/').href", "\"http://b.example/p\""),
+        ("structuredClone(JSON.parse('{\"__proto__\": 1}')).__proto__ === 1", "true"),
+        ("structuredClone()", "\"TypeError\""),
+        ("String(new Headers().entries())", "\"[object Headers Iterator]\""),
+        ("[String(console), String(performance), String(crypto), String(crypto.subtle)]", "[\"[object console]\", \"[object Performance]\", \"[object Crypto]\", \"[object SubtleCrypto]\"]"),
+        (
+            "(async () => { const k = await crypto.subtle.generateKey({ name: 'HMAC', hash: 'SHA-256' }, true, ['verify']); const j = await crypto.subtle.exportKey('jwk', k); return [j.alg, j.k.length, await crypto.subtle.sign('HMAC', k, new Uint8Array()).catch((e) => e.name)] })()",
+            "[\"HS256\", 86, \"InvalidAccessError\"]",
+        ),
+        ("crypto.subtle.encrypt({}, {}, new Uint8Array()).catch((e) => `${e.name} ${e.message}`)", "\"NotSupportedError crypto.subtle.encrypt is not there: digest, and HMAC with sign and verify, are\""),
+        (
+            "(async () => { const s = new Blob(['✓'.repeat(3)]).stream().pipeThrough(new TextDecoderStream()).pipeThrough(new TextEncoderStream()); return (await new Response(s).bytes()).length })()",
+            "9",
+        ),
+        ("(() => { performance.mark('a'); return performance.measure('b', 'a').duration >= 0 })()", "true"),
+        ("new FormData({})", "\"TypeError\""),
+        ("(() => { const f = new FormData(); f.set('a', new File(['x'], 'n', { lastModified: 123 }), 'o'); return [f.get('a').lastModified, f.get('a').name] })()", "[123, \"o\"]"),
+        ("fetch('ftp://a/')", "\"TypeError\""),
+        (
+            "(() => { const d = Array.from({ length: 1001 }, () => new TextDecoder('shift_jis')); let n = 0; try { for (const one of d) { one.decode(Uint8Array.of(0x82), { stream: true }); n++; } } catch (e) { return [n, e.name] } })()",
+            "[1000, \"RangeError\"]",
+        ),
+    ])
+    .await;
+}
+
+/// Bytes that this process had resident at most.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_is_not_kept() {
+    let before = peak();
+    let body = "const content = new Uint8Array(30 << 20).fill(1), codes = new Set();
+        const all = []; for (let i = 0; i < 300; i++) all.push(fs.writeFile('/nowhere/x', content).catch((error) => codes.add(error.code)));
+        await Promise.all(all); return new Response([...codes].join())";
+    assert_eq!(answer(body, get("/")).await, "ENOENT");
+    let grown = peak().saturating_sub(before) >> 20;
+    assert!(grown < 1024, "{grown} MiB more");
+}
+
+/// Programs whose steps are compared with Node's: the first of them, and how many. `WWS_DIFFERENTIAL=FIRST,COUNT` asks for others.
+fn programs() -> (u32, u32) {
+    let given = std::env::var("WWS_DIFFERENTIAL").unwrap_or_else(|_| "0,2000".into());
+    let (first, count) = given.split_once(',').expect("FIRST,COUNT");
+    (first.parse().unwrap(), count.parse().unwrap())
+}
+
+static PROGRAMS: LazyLock<std::path::PathBuf> =
+    LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/differential/programs.js"));
+
+/// The lines that programs give in Node, if this machine has the one that they are made for.
+fn in_node(first: u32, count: u32) -> Option<Vec<String>> {
+    let version = Command::new("node").arg("--version").output();
+    match version {
+        Ok(output) if output.stdout.starts_with(b"v20.") => {}
+        other => {
+            eprintln!("not tested: node 20 is not there ({other:?})");
+            return None;
+        }
+    }
+    let script = format!(
+        "process.on('unhandledRejection', () => {{}}); const {{ run }} = await import({:?}); process.stdout.write(JSON.stringify(await run({first}, {count})), () => process.exit(0));",
+        format!("file://{}", PROGRAMS.display())
+    );
+    let output = Command::new("node")
+        .args(["--no-warnings", "--input-type=module", "-e", &script])
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_programs_do_what_they_do_in_node() {
+    /// Programs of one request.
+    const PART: u32 = 100;
+    let (first, count) = programs();
+    let Some(wanted) = in_node(first, count) else {
+        return;
+    };
+    let programs = std::fs::read_to_string(&*PROGRAMS).unwrap();
+    let project = Project::new(&[
+        (
+            "w.js",
+            "import { run } from './programs.js'; export default async (r) => Response.json(await run(...r.params.range.split('-').map(Number)))",
+        ),
+        ("programs.js", &programs),
+    ]);
+    let mut spec = spec();
+    spec.limits.cpu_time = Duration::from_secs(60);
+    spec.limits.wall_time = Duration::from_secs(300);
+    spec.limits.log = 0;
+    let guest = project.guest("w.js", spec);
+    let mut given: Vec<String> = Vec::new();
+    for from in (first..first + count).step_by(PART as usize) {
+        let mut call = get("/");
+        let part = PART.min(first + count - from);
+        call.params = vec![("range".into(), format!("{from}-{part}"))];
+        let response = guest.call(call).await.unwrap();
+        given.extend(serde_json::from_slice::<Vec<String>>(response.body()).unwrap());
+    }
+    assert_eq!(given.len(), wanted.len());
+    let different: Vec<String> = given
+        .iter()
+        .zip(&wanted)
+        .filter(|(given, wanted)| given != wanted)
+        .map(|(given, wanted)| format!("worker: {given}\nnode:   {wanted}\n"))
+        .collect();
+    assert!(
+        different.is_empty(),
+        "{} of {} steps differ:\n{}",
+        different.len(),
+        wanted.len(),
+        different[..different.len().min(40)].join("\n")
+    );
+}
