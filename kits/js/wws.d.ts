@@ -4,7 +4,8 @@
  *
  *     { "compilerOptions": { "lib": ["es2024", "webworker"], "types": ["./wws.d.ts"], "module": "esnext", "noEmit": true } }
  *
- * Each variable of `[vars]` is a global constant, too: `declare const GREETING: string;` says so of one.
+ * Each variable of `[vars]` is a global constant, too, unless there is a global of its name:
+ * `declare const GREETING: string;` says so of one.
  */
 
 /**
@@ -14,8 +15,8 @@
  *     const store = Cache as unknown as KeyValueStore;
  */
 interface KeyValueStore {
-  /** The value of a key, or null. */
-  get(key: string): string | null;
+  /** The value of a key, or undefined. */
+  get(key: string): string | undefined;
   set(key: string, value: unknown): void;
   delete(key: string): void;
   /** Adds at once, also among requests that run at the same time. Gives the sum. */
@@ -30,6 +31,8 @@ interface Request {
 interface Headers {
   /** A value for each line of that name. */
   getAll(name: string): string[];
+  /** Names and values, for `JSON.stringify`. */
+  toJSON(): Record<string, string>;
 }
 
 /** What `fetch` rejects with when a request was not sent or not answered. */
@@ -53,20 +56,41 @@ interface WorkerModule {
   ): Response | Promise<Response>;
 }
 
-/** Files of `[folders]`. A failure has Node's `code`: `ENOENT`, `EACCES`, `EROFS`, ... */
+/** Files of `[[folders]]`. A failure has Node's `code`: `ENOENT`, `EACCES`, `EROFS`, ... */
 declare module "node:fs/promises" {
-  type Options = string | { encoding?: string | null } | null;
-  export function readFile(path: string | URL): Promise<Uint8Array>;
-  export function readFile(path: string | URL, options: string | { encoding: string }): Promise<string>;
-  export function readFile(path: string | URL, options?: Options): Promise<string | Uint8Array>;
-  export function writeFile(path: string | URL, data: string | ArrayBuffer | ArrayBufferView): Promise<void>;
-  export function appendFile(path: string | URL, data: string | ArrayBuffer | ArrayBufferView): Promise<void>;
-  export function readdir(path: string | URL): Promise<string[]>;
-  export function stat(path: string | URL): Promise<{ size: number; mtimeMs: number; mtime: Date; isFile(): boolean; isDirectory(): boolean }>;
-  export function mkdir(path: string | URL, options?: { recursive?: boolean }): Promise<void>;
-  export function rmdir(path: string | URL): Promise<void>;
-  export function rm(path: string | URL, options?: { recursive?: boolean; force?: boolean }): Promise<void>;
-  export function unlink(path: string | URL): Promise<void>;
-  export function rename(from: string | URL, to: string | URL): Promise<void>;
-  export function access(path: string | URL): Promise<void>;
+  type Path = string | URL | Uint8Array;
+  type Data = string | ArrayBuffer | ArrayBufferView;
+  type Encoding = "utf8" | "utf-8" | "utf16le" | "ucs2" | "latin1" | "binary" | "ascii" | "base64" | "base64url" | "hex";
+  type ReadOptions = { encoding?: Encoding | null; flag?: "r"; signal?: AbortSignal };
+  /** `mode` and `flush` have no effect. */
+  type WriteOptions = { encoding?: Encoding | null; flag?: "w" | "wx" | "a" | "ax"; mode?: number; flush?: boolean; signal?: AbortSignal };
+  interface FileKind {
+    isFile(): boolean;
+    isDirectory(): boolean;
+    isSymbolicLink(): boolean;
+  }
+  interface Stats extends FileKind {
+    size: number;
+    mtimeMs: number;
+    mtime: Date;
+  }
+  interface Dirent extends FileKind {
+    name: string;
+    parentPath: string;
+  }
+  export function readFile(path: Path, options?: (ReadOptions & { encoding?: null }) | null): Promise<Uint8Array>;
+  export function readFile(path: Path, options: Encoding | (ReadOptions & { encoding: Encoding })): Promise<string>;
+  export function writeFile(path: Path, data: Data, options?: Encoding | WriteOptions | null): Promise<void>;
+  export function appendFile(path: Path, data: Data, options?: Encoding | WriteOptions | null): Promise<void>;
+  export function readdir(path: Path, options?: { withFileTypes?: false; recursive?: boolean } | null): Promise<string[]>;
+  export function readdir(path: Path, options: { withFileTypes: true; recursive?: boolean }): Promise<Dirent[]>;
+  export function stat(path: Path): Promise<Stats>;
+  export function lstat(path: Path): Promise<Stats>;
+  /** The first directory that was made, where `recursive` made one. */
+  export function mkdir(path: Path, options?: { recursive?: boolean; mode?: number } | null): Promise<string | undefined>;
+  export function rmdir(path: Path): Promise<void>;
+  export function rm(path: Path, options?: { recursive?: boolean; force?: boolean } | null): Promise<void>;
+  export function unlink(path: Path): Promise<void>;
+  export function rename(from: Path, to: Path): Promise<void>;
+  export function access(path: Path, mode?: number): Promise<void>;
 }
