@@ -2,17 +2,23 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
+
+/// What addresses of private networks are called. They alone can be allowed by network, or by a name that is private.
+pub(crate) const PRIVATE: &str = "a private address";
+
 /// IPv4 ranges that no request reaches unless it is told to (IANA special-purpose registry, RFC 6890, and platforms'
 /// own services at addresses that look public).
 const V4: &[(Ipv4Addr, u32, &str)] = &[
     (Ipv4Addr::new(0, 0, 0, 0), 8, "an unspecified address"),
-    (Ipv4Addr::new(10, 0, 0, 0), 8, "a private address"),
-    // 100.100.100.200 in it is a cloud's metadata service.
+    (Ipv4Addr::new(10, 0, 0, 0), 8, PRIVATE),
     (
-        Ipv4Addr::new(100, 64, 0, 0),
-        10,
-        "a carrier's shared address",
+        Ipv4Addr::new(100, 100, 100, 200),
+        32,
+        "the cloud's metadata service",
     ),
+    // Clusters and overlay networks use it as a private network.
+    (Ipv4Addr::new(100, 64, 0, 0), 10, PRIVATE),
     (Ipv4Addr::LOCALHOST, 8, "a loopback address"),
     (
         Ipv4Addr::new(169, 254, 169, 254),
@@ -20,7 +26,7 @@ const V4: &[(Ipv4Addr, u32, &str)] = &[
         "the cloud's metadata service",
     ),
     (Ipv4Addr::new(169, 254, 0, 0), 16, "a link-local address"),
-    (Ipv4Addr::new(172, 16, 0, 0), 12, "a private address"),
+    (Ipv4Addr::new(172, 16, 0, 0), 12, PRIVATE),
     // 192.0.0.192 in it is a cloud's metadata service.
     (
         Ipv4Addr::new(192, 0, 0, 0),
@@ -29,7 +35,7 @@ const V4: &[(Ipv4Addr, u32, &str)] = &[
     ),
     (Ipv4Addr::new(192, 0, 2, 0), 24, "a documentation address"),
     (Ipv4Addr::new(192, 88, 99, 0), 24, "a 6to4 relay"),
-    (Ipv4Addr::new(192, 168, 0, 0), 16, "a private address"),
+    (Ipv4Addr::new(192, 168, 0, 0), 16, PRIVATE),
     // Answers inside of Azure's machines only, and gives out their configuration.
     (
         Ipv4Addr::new(168, 63, 129, 16),
@@ -94,11 +100,18 @@ const V6: &[(Ipv6Addr, u32, &str)] = &[
         20,
         "a documentation address",
     ),
+    // Of AWS: metadata, credentials, names.
     (
-        Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0),
-        7,
-        "a private address",
+        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0),
+        32,
+        "the cloud's metadata service",
     ),
+    (
+        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+        128,
+        "the cloud's metadata service",
+    ),
+    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7, PRIVATE),
     (
         Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
         10,
@@ -128,6 +141,23 @@ pub(crate) fn not_public(address: IpAddr) -> Option<&'static str> {
             .find(|(net, prefix, _)| (address.to_bits() ^ net.to_bits()) >> (128 - prefix) == 0)
             .map(|(_, _, name)| *name)
             .or_else(|| (address.to_bits() >> 125 != 1).then_some("a reserved address")),
+    }
+}
+
+/// Whether all of a network's addresses are in one private range.
+pub(crate) fn is_private(network: &IpNet) -> bool {
+    let within = |prefix: u32| prefix <= u32::from(network.prefix_len());
+    match network {
+        IpNet::V4(network) => V4.iter().any(|(net, prefix, name)| {
+            *name == PRIVATE
+                && within(*prefix)
+                && (network.addr().to_bits() ^ net.to_bits()) >> (32 - prefix) == 0
+        }),
+        IpNet::V6(network) => V6.iter().any(|(net, prefix, name)| {
+            *name == PRIVATE
+                && within(*prefix)
+                && (network.addr().to_bits() ^ net.to_bits()) >> (128 - prefix) == 0
+        }),
     }
 }
 
@@ -244,5 +274,20 @@ mod tests {
         assert_eq!(of("::1"), Some("a loopback address"));
         assert_eq!(of("::ffff:10.0.0.1"), Some("an IPv4-mapped address"));
         assert_eq!(of("::2"), Some("an IPv4-compatible address"));
+        for metadata in [
+            "100.100.100.200",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+        ] {
+            assert_eq!(
+                of(metadata),
+                Some("the cloud's metadata service"),
+                "{metadata}"
+            );
+        }
+        for private in ["10.0.0.1", "100.64.0.1", "fd00::1", "fd00:ec3::1"] {
+            assert_eq!(of(private), Some(PRIVATE), "{private}");
+        }
     }
 }

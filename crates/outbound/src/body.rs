@@ -1,109 +1,133 @@
-//! Reading answers, within what one may have and within what all may have together.
+//! Reading answers, within what one may have and within the memory that there is for them.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::Response;
+use bytes::Bytes;
+use http::{Response, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use url::Host;
 
-use crate::error::{Error, ErrorKind, chain};
+use crate::{
+    decode::{self, Coding, Problem},
+    error::{Error, ErrorKind, chain},
+    memory::{Buffer, Memory},
+};
 
 /// Bytes of a redirect's body that are read so that its connection can be used again.
 const MAX_REDIRECT_BODY: u64 = 16 << 10;
 
-/// Bytes of answers that are being read, of all requests together.
-pub(crate) struct Budget {
-    used: AtomicU64,
-    limit: u64,
+/// What an answer may have, and where it comes from.
+pub(crate) struct Reader<'a> {
+    pub(crate) host: &'a Host,
+    /// Bytes of the body, before and after it is decoded.
+    pub(crate) limit: u64,
+    pub(crate) memory: &'a Memory,
 }
 
-/// What one answer took of it; given back when the answer is the guest's, or nobody's.
-struct Share<'a> {
-    budget: &'a Budget,
-    bytes: u64,
-}
+impl Reader<'_> {
+    fn wrong(&self, what: impl std::fmt::Display) -> Error {
+        Error::new(
+            ErrorKind::InvalidResponseBody,
+            format!("the answer of `{}` {what}", self.host),
+        )
+    }
 
-impl Budget {
-    pub(crate) const fn new(limit: u64) -> Self {
-        Self {
-            used: AtomicU64::new(0),
-            limit,
+    fn too_large(&self) -> Error {
+        self.wrong(format_args!("is larger than {} bytes", self.limit))
+    }
+
+    fn no_memory(&self) -> Error {
+        Error::new(
+            ErrorKind::InvalidResponseBody,
+            format!(
+                "no memory left for the answer of `{}`: too many or too large answers at once",
+                self.host
+            ),
+        )
+    }
+
+    /// Reads a body to its end, or to the limit. The bytes stay charged until they are dropped.
+    pub(crate) async fn collect(
+        &self,
+        response: Response<Incoming>,
+    ) -> Result<Response<Bytes>, Error> {
+        let (parts, mut body) = response.into_parts();
+        if body.size_hint().lower() > self.limit {
+            return Err(self.too_large());
         }
-    }
-}
-
-impl Share<'_> {
-    /// `false` where there is not as much left.
-    fn take(&mut self, bytes: u64) -> bool {
-        let used = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes += bytes;
-        used.saturating_add(bytes) <= self.budget.limit
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// Reads a body to its end, or to the limit.
-pub(crate) async fn collect(
-    response: Response<Incoming>,
-    host: &Host,
-    limit: u64,
-    budget: &Budget,
-) -> Result<Response<Bytes>, Error> {
-    let wrong = |message: String| Error::new(ErrorKind::InvalidResponseBody, message);
-    let too_large = || {
-        wrong(format!(
-            "the answer of `{host}` is larger than {limit} bytes"
-        ))
-    };
-    let (parts, mut body) = response.into_parts();
-    if body.size_hint().lower() > limit {
-        return Err(too_large());
-    }
-    let mut share = Share { budget, bytes: 0 };
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            wrong(format!(
-                "the answer of `{host}` broke off: {}",
-                chain(&error)
-            ))
-        })?;
-        // Trailers are nothing that the guest's interface could carry.
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        if share.bytes + data.len() as u64 > limit {
-            return Err(too_large());
-        }
-        if !share.take(data.len() as u64) {
-            return Err(wrong(format!(
-                "no memory left for the answer of `{host}`: too many large answers at once"
-            )));
-        }
-        if first.is_empty() && all.is_empty() {
-            // Most answers are one frame, which needs no copy.
-            first = data;
-        } else {
-            if all.is_empty() {
-                all.extend_from_slice(&std::mem::take(&mut first));
+        // What is declared is not made room for before it comes, but no more than that.
+        let most = body.size_hint().upper().unwrap_or(self.limit);
+        let mut first = Bytes::new();
+        let mut part = self.memory.part();
+        let mut all = Buffer::new(self.memory);
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|error| self.wrong(format_args!("broke off: {}", chain(&error))))?;
+            // Trailers are nothing that the guest's interface could carry.
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if (first.len() + all.len() + data.len()) as u64 > self.limit {
+                return Err(self.too_large());
             }
-            all.extend_from_slice(&data);
+            if first.is_empty() && all.len() == 0 {
+                // Most answers are one frame, which needs no copy.
+                if !part.grow_to(data.len() as u64) {
+                    return Err(self.no_memory());
+                }
+                first = data;
+                continue;
+            }
+            part.shrink_to(0);
+            if !all.reserve(first.len() + data.len(), most.min(self.limit)) {
+                return Err(self.no_memory());
+            }
+            all.extend(&std::mem::take(&mut first));
+            all.extend(&data);
         }
+        let all = if all.len() == 0 {
+            part.hold(first)
+        } else {
+            all.freeze()
+        };
+        Ok(Response::from_parts(parts, all))
     }
-    let all = if all.is_empty() { first } else { all.freeze() };
-    Ok(Response::from_parts(parts, all))
+
+    /// Undoes the content codings of an answer, where all of them are known.
+    pub(crate) async fn decode(&self, response: Response<Bytes>) -> Result<Response<Bytes>, Error> {
+        let codings = decode::codings(response.headers());
+        if codings.is_empty() {
+            return Ok(response);
+        }
+        let (mut parts, mut body) = response.into_parts();
+        if !body.is_empty() {
+            body = decode::decode(body, &codings, self.limit, self.memory)
+                .await
+                .map_err(|problem| match problem {
+                    Problem::TooLarge => self.too_large(),
+                    Problem::NoMemory => self.no_memory(),
+                    Problem::Broken(what) => self.wrong(format_args!(
+                        "cannot be decoded as {}: {what}",
+                        names(&codings)
+                    )),
+                })?;
+        }
+        // What was undone is not said again: the answer may be passed on as it is.
+        parts.headers.remove(header::CONTENT_ENCODING);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+fn names(codings: &[Coding]) -> String {
+    let names = codings.iter().map(|coding| match coding {
+        Coding::Gzip => "gzip",
+        Coding::Deflate => "deflate",
+        Coding::Brotli => "br",
+    });
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// Reads the rest of a redirect where it is short: an unread body costs the connection.

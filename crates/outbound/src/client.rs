@@ -2,13 +2,12 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper_util::{
     client::legacy,
@@ -18,18 +17,22 @@ use tokio::sync::Semaphore;
 use url::{Host, Position, Url};
 
 use crate::{
-    body::{self, Budget},
-    connect::{self, Connector, Count},
+    address::PRIVATE,
+    body::{self, Reader},
+    connect::{Connector, Count, Route},
+    decode::{self, Decode},
     error::{Error, ErrorKind},
     headers,
+    memory::{Budget, Memory, MemoryCharge},
     overrides::Overrides,
     policy::Policy,
+    proxy::Proxies,
     redirect,
     resolve::{Dns, Resolver},
-    roots,
+    roots::Roots,
 };
 
-/// Bytes of an answer's head.
+/// Bytes of an answer's head, and of a connection's buffer.
 const MAX_HEAD: usize = 128 << 10;
 
 /// How a [`Client`] is made.
@@ -37,8 +40,10 @@ const MAX_HEAD: usize = 128 << 10;
 pub struct ClientOptions {
     /// Hosts whose addresses the operator gives.
     pub resolve: Overrides,
-    /// A folder laid out as `/etc/ssl` whose authorities are believed instead of the public ones, where it has any.
-    pub roots: Option<PathBuf>,
+    /// Whose certificates are believed.
+    pub roots: Roots,
+    /// Proxies that the operator names.
+    pub proxies: Proxies,
     /// Where names are looked up.
     pub dns: Dns,
     /// For TCP and TLS together.
@@ -51,15 +56,34 @@ pub struct ClientOptions {
     pub max_kept: usize,
     /// Requests at a time; further ones wait, within their own time limits.
     pub max_requests: usize,
-    /// Bytes of answers, of all requests together, that are being read. Above it the answer that asks for more fails.
-    pub max_reading: u64,
+    /// Bytes of bodies that all requests hold together: of requests until they are answered, of answers until the guest
+    /// has them. Above it the request or the answer that needs more fails.
+    pub memory: u64,
+}
+
+impl ClientOptions {
+    /// Bounds for a server that has so much memory for outgoing requests.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        // Buffers are for heads, which are rarely as large as they may be: a quarter as much is for them.
+        let connections = usize::try_from(bytes / 4 / MAX_HEAD as u64).unwrap_or(usize::MAX);
+        let connections = connections.max(8);
+        Self {
+            memory: bytes,
+            max_requests: connections.min(self.max_requests),
+            max_kept: connections.min(self.max_kept),
+            max_idle_per_host: connections.min(self.max_idle_per_host),
+            ..self
+        }
+    }
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             resolve: Overrides::default(),
-            roots: None,
+            roots: Roots::default(),
+            proxies: Proxies::default(),
             dns: Dns::default(),
             connect_timeout: Duration::from_secs(5),
             // Servers commonly close after 60 s or more: we close first.
@@ -67,7 +91,7 @@ impl Default for ClientOptions {
             max_idle_per_host: 32,
             max_kept: 128,
             max_requests: 512,
-            max_reading: 256 << 20,
+            memory: 256 << 20,
         }
     }
 }
@@ -104,11 +128,12 @@ pub struct Client(Arc<Inner>);
 
 struct Inner {
     http: legacy::Client<Connector, Full<Bytes>>,
-    resolver: Resolver,
+    resolver: Arc<Resolver>,
     overrides: Overrides,
+    proxies: Proxies,
     requests: Semaphore,
     max_kept: usize,
-    budget: Budget,
+    budget: Arc<Budget>,
     count: Arc<Count>,
 }
 
@@ -122,10 +147,17 @@ impl Client {
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::internal(format!("TLS: {error}")))?
-            .with_root_certificates(roots::load(options.roots.as_deref()))
+            .with_root_certificates(options.roots.load())
             .with_no_client_auth();
         let count = Arc::new(Count::default());
-        let connector = Connector::new(tls, options.connect_timeout, count.clone());
+        let resolver = Arc::new(Resolver::new(options.dns));
+        let connector = Connector::new(
+            tls,
+            options.connect_timeout,
+            count.clone(),
+            options.proxies.clone(),
+            resolver.clone(),
+        );
         let http = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(options.idle_timeout)
@@ -136,11 +168,12 @@ impl Client {
             .build(connector);
         Ok(Self(Arc::new(Inner {
             http,
-            resolver: Resolver::new(options.dns),
+            resolver,
             overrides: options.resolve,
+            proxies: options.proxies,
             requests: Semaphore::new(options.max_requests.min(Semaphore::MAX_PERMITS)),
             max_kept: options.max_kept,
-            budget: Budget::new(options.max_reading),
+            budget: Arc::new(Budget::new(options.memory)),
             count,
         })))
     }
@@ -156,8 +189,10 @@ impl Client {
 
     /// Sends a request as far as the policy allows, follows redirects, and reads the whole answer.
     ///
-    /// Fields of `request` that belong to the connection, and `Host` and `Content-Length`, are replaced by our own. The body
-    /// of the answer comes as it was sent: compression is the guest's own business.
+    /// Headers of `request` that belong to the connection, and `Host` and `Content-Length`, are replaced by our own. The body
+    /// of the answer comes as it was sent, unless the request has [`Decode`]. The answer has [`AnsweredBy`].
+    ///
+    /// Dropping the future ends the request at once: its connection is closed, its place and memory are free.
     ///
     /// # Errors
     /// The policy refuses the request or a redirect, or there is no complete answer within the policy's limits.
@@ -166,11 +201,26 @@ impl Client {
         policy: &Policy,
         request: Request<Bytes>,
     ) -> Result<Response<Bytes>, Error> {
+        self.send_charged(policy, request, None).await
+    }
+
+    /// [`send`](Self::send), where the bodies are charged to the sender's memory, too. The answer stays charged until the
+    /// last of its bytes is dropped.
+    ///
+    /// # Errors
+    /// Those of `send`; what cannot be charged fails.
+    pub async fn send_charged(
+        &self,
+        policy: &Policy,
+        request: Request<Bytes>,
+        charge: Option<Box<dyn MemoryCharge>>,
+    ) -> Result<Response<Bytes>, Error> {
+        let memory = Memory::new(self.0.budget.clone(), charge);
         let timeout = policy.limits().timeout;
         // The hop that is being waited for, for the message.
         let mut host = String::new();
-        match tokio::time::timeout(timeout, Box::pin(self.follow(policy, request, &mut host))).await
-        {
+        let following = self.follow(policy, request, &memory, &mut host);
+        match tokio::time::timeout(timeout, Box::pin(following)).await {
             Ok(result) => result,
             Err(_) => Err(Error::new(
                 ErrorKind::Timeout,
@@ -183,20 +233,33 @@ impl Client {
         &self,
         policy: &Policy,
         request: Request<Bytes>,
+        memory: &Memory,
         waiting: &mut String,
     ) -> Result<Response<Bytes>, Error> {
         let (parts, mut sent) = request.into_parts();
         let keep_redirects = parts.extensions.get::<KeepRedirects>().is_some();
+        let decode = parts.extensions.get::<Decode>().copied();
         let mut method = parts.method;
         let mut url = first_url(&parts.uri, &method)?;
         let mut headers = headers::of_request(parts.headers)?;
+        let decodes = ask_for_codings(&mut headers, decode);
         let (mut host, mut port) = policy.check(&url, &method)?;
         *waiting = host.to_string();
         let _permit = self.0.requests.acquire().await;
+        let mut sending = memory.part();
+        if !sending.grow_to(sent.len() as u64) {
+            return Err(Error::new(
+                ErrorKind::InvalidRequestBody,
+                format!(
+                    "no memory left for a body of {} bytes: too many or too large requests at once",
+                    sent.len()
+                ),
+            ));
+        }
         let mut redirects = 0;
         loop {
-            let addresses = self.addresses(policy, &host, port).await?;
-            let request = self.request(&url, &host, port, &addresses, &method, &headers, &sent)?;
+            let route = self.route(policy, &url, &host, port).await?;
+            let request = self.request(&url, &host, port, &route, &method, &headers, &sent)?;
             let response = match self.0.http.request(request).await {
                 Ok(response) => response,
                 Err(error) => return Err(Error::no_answer(&host, &error)),
@@ -207,9 +270,19 @@ impl Client {
                 redirect::next(response.status(), response.headers(), &url, &method)?
             };
             let Some(hop) = next else {
-                let mut response =
-                    body::collect(response, &host, policy.limits().response, &self.0.budget)
-                        .await?;
+                let reader = Reader {
+                    host: &host,
+                    limit: policy.limits().response,
+                    memory,
+                };
+                let mut response = reader.collect(response).await?;
+                // The headers of an answer without a body are those of the answer that has one.
+                if decodes
+                    && method != Method::HEAD
+                    && response.status() != StatusCode::NOT_MODIFIED
+                {
+                    response = reader.decode(response).await?;
+                }
                 headers::strip_connection(response.headers_mut());
                 response.extensions_mut().clear();
                 let url = url.into();
@@ -232,6 +305,7 @@ impl Client {
             redirect::strip(&mut headers, &url, &hop);
             if !hop.body {
                 sent = Bytes::new();
+                sending.shrink_to(0);
             }
             (host, port) = target;
             (url, method) = (hop.url, hop.method);
@@ -239,16 +313,43 @@ impl Client {
         }
     }
 
-    /// Where a request goes: addresses that the policy admits, or that the operator gave.
-    async fn addresses(
+    /// The way to a host: its admitted addresses, or the operator's proxy.
+    ///
+    /// A name that the allow list writes out is for the proxy to look up: many machines behind one cannot. A name that only
+    /// `*` allows may be anybody's: it is looked up and checked here, and the proxy is given the address.
+    async fn route(
+        &self,
+        policy: &Policy,
+        url: &Url,
+        host: &Host,
+        port: u16,
+    ) -> Result<Route, Error> {
+        if let Some(address) = self.0.overrides.get(host, port) {
+            return Ok(Route::Direct(vec![address]));
+        }
+        let is_proxied = self.0.proxies.of(url.scheme(), host, port).is_some();
+        let is_name = matches!(host, Host::Domain(_));
+        if is_proxied && is_name && policy.names(host, port) {
+            return Ok(match url.scheme() {
+                "http" => Route::Forward,
+                _ => Route::Tunnel,
+            });
+        }
+        let admitted = self.admitted(policy, host, port).await?;
+        Ok(match admitted.first() {
+            Some(_) if is_proxied && !is_name && url.scheme() == "http" => Route::Forward,
+            Some(address) if is_proxied => Route::TunnelTo(*address),
+            _ => Route::Direct(admitted),
+        })
+    }
+
+    /// The addresses of a host that the policy admits; never none.
+    async fn admitted(
         &self,
         policy: &Policy,
         host: &Host,
         port: u16,
     ) -> Result<Vec<SocketAddr>, Error> {
-        if let Some(address) = self.0.overrides.get(host, port) {
-            return Ok(vec![address]);
-        }
         let found = match host {
             Host::Domain(name) => self.0.resolver.addresses(name).await?,
             Host::Ipv4(address) => vec![(*address).into()],
@@ -257,7 +358,7 @@ impl Client {
         let mut refused = "no address";
         let mut admitted = Vec::with_capacity(found.len());
         for address in found {
-            match policy.check_address(address, port) {
+            match policy.check_address(host, address, port) {
                 Ok(()) => admitted.push((address, port).into()),
                 Err(what) => {
                     tracing::debug!(%host, %address, "address refused: {what}");
@@ -266,8 +367,13 @@ impl Client {
             }
         }
         if admitted.is_empty() {
+            let remedy = match refused {
+                PRIVATE => "or allow_private has its network",
+                _ => "",
+            };
             return Err(Error::not_allowed(format!(
-                "`{host}` is at {refused}, which is refused unless allowed_hosts names that address itself"
+                "`{host}` is at {refused}, which is refused unless allowed_hosts names that address itself{}{remedy}",
+                if remedy.is_empty() { "" } else { " " }
             )));
         }
         Ok(admitted)
@@ -279,15 +385,15 @@ impl Client {
         url: &Url,
         host: &Host,
         port: u16,
-        addresses: &[SocketAddr],
+        route: &Route,
         method: &Method,
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Request<Full<Bytes>>, Error> {
         let uri = format!(
-            "{}://{}@{host}:{port}{}",
+            "{}://{}{host}:{port}{}",
             url.scheme(),
-            connect::pin(addresses),
+            route.user(),
             &url[Position::BeforePath..Position::AfterQuery]
         );
         let mut request = Request::new(Full::new(body.clone()));
@@ -298,11 +404,39 @@ impl Client {
         *request.headers_mut() = headers.clone();
         let fields = request.headers_mut();
         fields.insert(header::HOST, headers::host(host, url.port())?);
+        // In a tunnel, the proxy was told when the tunnel was made.
+        if *route == Route::Forward
+            && let Some(proxy) = self.0.proxies.of(url.scheme(), host, port)
+            && let Some(authorization) = proxy.authorization
+        {
+            fields.insert(header::PROXY_AUTHORIZATION, authorization);
+        }
         if self.0.count.open.load(Ordering::Relaxed) >= self.0.max_kept {
             fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(request)
     }
+}
+
+/// Asks for the codings that can be undone, if the sender wants that. Whether the answer's codings are undone.
+fn ask_for_codings(headers: &mut HeaderMap, decode: Option<Decode>) -> bool {
+    let is_asked = headers.contains_key(header::ACCEPT_ENCODING);
+    match decode {
+        None => return false,
+        Some(Decode::IfUnasked) if is_asked => return false,
+        Some(_) => {}
+    }
+    if is_asked {
+        decode::only_accepted(headers);
+    } else {
+        // A part of a coded body cannot be decoded (Fetch standard, HTTP-network-or-cache fetch).
+        let value = match headers.contains_key(header::RANGE) {
+            true => HeaderValue::from_static("identity"),
+            false => decode::ACCEPTED,
+        };
+        headers.insert(header::ACCEPT_ENCODING, value);
+    }
+    true
 }
 
 fn first_url(uri: &http::Uri, method: &Method) -> Result<Url, Error> {

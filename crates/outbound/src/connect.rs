@@ -2,9 +2,9 @@
 //!
 //! The pool of the HTTP client knows a connection by scheme and authority alone. Were that the host's name, a worker whose
 //! policy lets `db.internal` resolve to 10.0.0.5 would leave a connection there that another worker, which may only reach
-//! public addresses, is handed for the same name. So the addresses that were checked for a request are part of the authority
-//! ([`pin`]): a connection is only ever shared among requests whose policies admitted the very same addresses for the same
-//! host, and a name that moved gets a new connection.
+//! public addresses, is handed for the same name. So the way to the host is part of the authority ([`Route`]): a connection
+//! is only ever shared among requests whose policies admitted the very same addresses for the same host, and a name that
+//! moved gets a new connection.
 
 use std::{
     future::{self, Future, Ready},
@@ -24,16 +24,66 @@ use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
-    client::legacy::connect::{Connected, Connection, HttpConnector, dns::Name},
+    client::legacy::connect::{Connected, Connection, HttpConnector, dns::Name, proxy::Tunnel},
     rt::TokioIo,
 };
 use tokio::net::TcpStream;
 use tower_service::Service;
+use url::Host;
+
+use crate::{
+    error::chain,
+    host,
+    proxy::{Proxies, Proxy},
+    resolve::Resolver,
+};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Addresses as the user part of an authority: hexadecimal, `-` before the port, `.` between them.
-pub(crate) fn pin(addresses: &[SocketAddr]) -> String {
+/// The way to a host. It stands in the user part of the authority that the pool sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// To one of these addresses.
+    Direct(Vec<SocketAddr>),
+    /// Through the proxy's tunnel, to this address.
+    TunnelTo(SocketAddr),
+    /// Through the proxy's tunnel, to the host's name: the proxy looks it up.
+    Tunnel,
+    /// By the proxy, which is sent the whole URL. No user part: the proxy sees the authority.
+    Forward,
+}
+
+/// The user part of [`Route::Tunnel`], and the beginning of that of [`Route::TunnelTo`].
+const TUNNEL: &str = "tunnel";
+
+impl Route {
+    /// The user part with its `@`.
+    pub(crate) fn user(&self) -> String {
+        match self {
+            Self::Direct(addresses) => format!("{}@", pin(addresses)),
+            Self::TunnelTo(address) => format!("{TUNNEL}.{}@", pin(&[*address])),
+            Self::Tunnel => format!("{TUNNEL}@"),
+            Self::Forward => String::new(),
+        }
+    }
+
+    fn of(uri: &Uri) -> Option<Self> {
+        let Some((user, _)) = uri.authority()?.as_str().rsplit_once('@') else {
+            return Some(Self::Forward);
+        };
+        match user.strip_prefix(TUNNEL) {
+            None => pinned(user).map(Self::Direct),
+            Some("") => Some(Self::Tunnel),
+            Some(rest) => {
+                let addresses = pinned(rest.strip_prefix('.')?)?;
+                addresses.first().copied().map(Self::TunnelTo)
+            }
+        }
+    }
+}
+
+/// Addresses in hexadecimal, `-` before the port, `.` between them.
+fn pin(addresses: &[SocketAddr]) -> String {
     let mut text = String::with_capacity(addresses.len() * 14);
     for address in addresses {
         if !text.is_empty() {
@@ -48,10 +98,9 @@ pub(crate) fn pin(addresses: &[SocketAddr]) -> String {
     text
 }
 
-/// The addresses of an authority that [`pin`] made.
-fn pinned(uri: &Uri) -> Option<Vec<SocketAddr>> {
-    let (user, _) = uri.authority()?.as_str().rsplit_once('@')?;
-    user.split('.')
+/// The addresses that [`pin`] wrote.
+fn pinned(text: &str) -> Option<Vec<SocketAddr>> {
+    text.split('.')
         .map(|part| {
             let (ip, port) = part.split_once('-')?;
             let port = u16::from_str_radix(port, 16).ok()?;
@@ -75,19 +124,30 @@ pub(crate) struct Count {
 /// TCP, and TLS where the scheme is https, within one time limit.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    https: HttpsConnector<Pinned>,
+    https: HttpsConnector<Dialer>,
     timeout: Duration,
 }
 
 impl Connector {
-    pub(crate) fn new(tls: rustls::ClientConfig, timeout: Duration, count: Arc<Count>) -> Self {
-        let pinned = Pinned { timeout, count };
+    pub(crate) fn new(
+        tls: rustls::ClientConfig,
+        timeout: Duration,
+        count: Arc<Count>,
+        proxies: Proxies,
+        resolver: Arc<Resolver>,
+    ) -> Self {
+        let dialer = Dialer {
+            timeout,
+            count,
+            proxies,
+            resolver,
+        };
         Self {
             https: hyper_rustls::HttpsConnectorBuilder::new()
                 .with_tls_config(tls)
                 .https_or_http()
                 .enable_http1()
-                .wrap_connector(pinned),
+                .wrap_connector(dialer),
             timeout,
         }
     }
@@ -114,38 +174,140 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// TCP to the addresses in the authority; the host beside them is for TLS alone.
+/// Goes the way that the authority says; the host beside it is for TLS and the proxy alone.
 #[derive(Clone)]
-struct Pinned {
+struct Dialer {
     timeout: Duration,
     count: Arc<Count>,
+    proxies: Proxies,
+    resolver: Arc<Resolver>,
 }
 
-impl Service<Uri> for Pinned {
+impl Service<Uri> for Dialer {
     type Response = Counted;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Counted, BoxError>> + Send>>;
+    type Future = Connecting;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let Some(addresses) = pinned(&uri) else {
-            return Box::pin(future::ready(Err("no checked address".into())));
+    fn call(&mut self, uri: Uri) -> Connecting {
+        match Route::of(&uri) {
+            Some(Route::Direct(addresses)) => self.tcp().connect(addresses, false),
+            Some(route) => {
+                let dialer = self.clone();
+                Box::pin(async move { dialer.by_proxy(route, &uri).await })
+            }
+            None => Box::pin(future::ready(Err("no checked address".into()))),
+        }
+    }
+}
+
+impl Dialer {
+    fn tcp(&self) -> Tcp {
+        Tcp {
+            timeout: self.timeout,
+            count: self.count.clone(),
+        }
+    }
+
+    async fn by_proxy(&self, route: Route, uri: &Uri) -> Result<Counted, BoxError> {
+        let scheme = uri.scheme_str().unwrap_or_default();
+        let (host, port) = url::Url::parse(&uri.to_string())
+            .ok()
+            .and_then(|url| host::of_url(&url))
+            .ok_or("the URL has no host")?;
+        let proxy = self
+            .proxies
+            .of(scheme, &host, port)
+            .ok_or("no proxy for it")?;
+        let connecting = self.to_proxy(&proxy, route == Route::Forward);
+        let failed =
+            |text: String| -> BoxError { format!("the proxy of this server: {text}").into() };
+        if route == Route::Forward {
+            return connecting.await.map_err(|error| failed(chain(&*error)));
+        }
+        let target: Uri = match route {
+            Route::TunnelTo(address) => format!("http://{address}/").parse()?,
+            _ => format!("http://{host}:{port}/").parse()?,
         };
+        let mut tunnel = Tunnel::new(
+            proxy.uri().ok_or("the proxy has no URL")?,
+            Once(Some(connecting)),
+        );
+        if let Some(authorization) = proxy.authorization {
+            tunnel = tunnel.with_auth(authorization);
+        }
+        tunnel
+            .call(target)
+            .await
+            .map_err(|error| failed(chain(&error)))
+    }
+
+    /// Connects to the proxy, wherever it is: it is the operator's word.
+    fn to_proxy(&self, proxy: &Proxy, forwards: bool) -> Connecting {
+        let (tcp, resolver) = (self.tcp(), self.resolver.clone());
+        let (host, port) = (proxy.host.clone(), proxy.port);
+        Box::pin(async move {
+            let addresses = match host {
+                Host::Domain(name) => resolver.addresses(&name).await.map_err(|error| {
+                    tracing::warn!(proxy = name, %error, "the proxy's name is not resolved");
+                    "the proxy of this server is not found"
+                })?,
+                Host::Ipv4(address) => vec![address.into()],
+                Host::Ipv6(address) => vec![address.into()],
+            };
+            let addresses = addresses.into_iter().map(|ip| (ip, port).into()).collect();
+            tcp.connect(addresses, forwards).await
+        })
+    }
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Counted, BoxError>> + Send>>;
+
+/// A connection that is being made already, as a connector.
+struct Once(Option<Connecting>);
+
+impl Service<Uri> for Once {
+    type Response = Counted;
+    type Error = BoxError;
+    type Future = Connecting;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Connecting {
+        self.0
+            .take()
+            .unwrap_or_else(|| Box::pin(future::ready(Err("used twice".into()))))
+    }
+}
+
+struct Tcp {
+    timeout: Duration,
+    count: Arc<Count>,
+}
+
+impl Tcp {
+    fn connect(self, addresses: Vec<SocketAddr>, forwards: bool) -> Connecting {
         // Tries one after the other, and IPv6 beside a slow IPv4.
         let mut tcp = HttpConnector::new_with_resolver(Checked(addresses));
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(self.timeout));
-        let count = self.count.clone();
+        let count = self.count;
         // Without a port, the connector leaves the addresses' own ports as they are.
         let connecting = tcp.call(Uri::from_static("http://checked.invalid/"));
         Box::pin(async move {
             let stream = connecting.await?;
             count.opened.fetch_add(1, Ordering::Relaxed);
             count.open.fetch_add(1, Ordering::Relaxed);
-            Ok(Counted { stream, count })
+            Ok(Counted {
+                stream,
+                count,
+                forwards,
+            })
         })
     }
 }
@@ -172,6 +334,8 @@ impl Service<Name> for Checked {
 pub(crate) struct Counted {
     stream: TokioIo<TcpStream>,
     count: Arc<Count>,
+    /// To a proxy that is sent whole URLs.
+    forwards: bool,
 }
 
 impl Drop for Counted {
@@ -182,7 +346,7 @@ impl Drop for Counted {
 
 impl Connection for Counted {
     fn connected(&self) -> Connected {
-        self.stream.connected()
+        self.stream.connected().proxy(self.forwards)
     }
 }
 
@@ -232,7 +396,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_survive_the_authority() {
+    fn routes_survive_the_authority() {
         let addresses: Vec<SocketAddr> =
             ["93.184.216.34:443", "[2606:4700::1111]:8443", "0.0.0.1:1"]
                 .iter()
@@ -245,13 +409,22 @@ mod tests {
             "[::1]:80",
             "10.0.0.1",
         ] {
-            let uri: Uri = format!("https://{}@{host}/path?q=@", pin(&addresses))
-                .parse()
-                .expect("uri");
-            assert_eq!(pinned(&uri).as_deref(), Some(addresses.as_slice()));
-            assert!(host.starts_with(uri.host().expect("host")));
+            for route in [
+                Route::Direct(addresses.clone()),
+                Route::TunnelTo(addresses[1]),
+                Route::Tunnel,
+                Route::Forward,
+            ] {
+                let uri: Uri = format!("https://{}{host}/path?q=@", route.user())
+                    .parse()
+                    .expect("uri");
+                assert_eq!(Route::of(&uri), Some(route));
+                assert!(host.starts_with(uri.host().expect("host")));
+            }
         }
-        assert_eq!(pinned(&Uri::from_static("https://example.com/")), None);
-        assert_eq!(pinned(&Uri::from_static("https://x@example.com/")), None);
+        for user in ["x", "tunnelx", "tunnel.", "5db8d822"] {
+            let uri = format!("https://{user}@example.com/").parse().expect("uri");
+            assert_eq!(Route::of(&uri), None, "{user}");
+        }
     }
 }

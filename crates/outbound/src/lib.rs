@@ -12,25 +12,34 @@
 //! 4. each address against the table of what is not the public internet, unless the operator or the allow list named it;
 //! 5. a pooled connection that was made for the same host and the same admitted addresses, else a new one to these.
 //!
-//! Proxies of the environment (`HTTP_PROXY`) are not used: through one, addresses could not be checked.
+//! Through a proxy ([`Proxies`]), which is the operator's explicit choice, 3 to 5 are so: a name that the allow list writes
+//! out is the proxy's to look up, and where the proxy connects is for its operator to bound. Any other name is looked up and
+//! checked here, and the proxy is given the address that was checked.
 
 mod address;
 mod body;
 mod client;
 mod connect;
+mod decode;
 mod error;
 mod headers;
 mod host;
+mod memory;
 mod overrides;
 mod policy;
+mod proxy;
 mod redirect;
 mod resolve;
 mod roots;
 mod system;
 
 pub use client::{AnsweredBy, Client, ClientOptions, Connections, KeepRedirects};
+pub use decode::Decode;
 pub use error::{Error, ErrorKind};
 pub use headers::header_map;
+pub use memory::MemoryCharge;
 pub use overrides::{OverrideError, Overrides};
-pub use policy::{Policy, PolicyError, PolicyLimits};
+pub use policy::{NetworkError, Policy, PolicyError, PolicyLimits};
+pub use proxy::{Proxies, ProxyError};
 pub use resolve::Dns;
+pub use roots::Roots;

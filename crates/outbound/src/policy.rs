@@ -3,9 +3,14 @@
 use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 
 use http::Method;
+use ipnet::IpNet;
 use url::{Host, Url};
 
-use crate::{address, error::Error, host};
+use crate::{
+    address::{self, PRIVATE},
+    error::Error,
+    host,
+};
 
 /// Bounds of one request of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +27,7 @@ impl PolicyLimits {
     const DEFAULT: Self = Self {
         response: 10 << 20,
         timeout: Duration::from_secs(10),
-        redirects: 10,
+        redirects: 20,
     };
 }
 
@@ -30,6 +35,19 @@ impl Default for PolicyLimits {
     fn default() -> Self {
         Self::DEFAULT
     }
+}
+
+/// An entry of a list of networks that is no private network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{entry}` {problem}; expected a private network (\"10.0.0.0/8\", \"192.168.1.0/24\", \"fd00::/8\") or an address in one: \
+     10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7"
+)]
+pub struct NetworkError {
+    /// The entry as it was written.
+    pub entry: String,
+    /// What is wrong with it.
+    pub problem: &'static str,
 }
 
 /// An entry of an allow list that is no host.
@@ -51,20 +69,38 @@ pub struct PolicyError {
 /// is `xn--bcher-kva.example`. The entry `*` alone allows every host at a public address.
 ///
 /// An address that is not the public internet's (loopback, private, link-local, metadata services, ...) is refused even
-/// where the name that leads to it is allowed, unless the list names the address itself, literally.
+/// where the name that leads to it is allowed, unless the list names the address itself, literally. There are two ways to
+/// private addresses (of RFC 1918, RFC 6598 and RFC 4193), and to these alone: their networks can be allowed
+/// ([`allow_private`](Self::allow_private)), and a name that the public DNS cannot have, such as a Compose service's
+/// (`db`) or one below `.internal`, may lead to them where the list writes it out.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// `None` allows nothing.
     inner: Option<Arc<Inner>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     any_host: bool,
     hosts: HashSet<(Host, Option<u16>)>,
     methods: Vec<Method>,
     allow_http: bool,
+    /// Private networks whose addresses names may lead to.
+    networks: Vec<IpNet>,
     limits: PolicyLimits,
+}
+
+/// Names below these are never the public DNS' (RFC 6762, RFC 8375, and reserved for private use by ICANN).
+const PRIVATE_NAMES: [&str; 3] = [".internal", ".local", ".home.arpa"];
+
+/// Whether a name can only be one of a private network: nobody outside of it can make it lead there.
+fn is_private_name(host: &Host) -> bool {
+    match host {
+        Host::Domain(name) => {
+            !name.contains('.') || PRIVATE_NAMES.iter().any(|suffix| name.ends_with(suffix))
+        }
+        Host::Ipv4(_) | Host::Ipv6(_) => false,
+    }
 }
 
 impl Policy {
@@ -98,9 +134,39 @@ impl Policy {
                 hosts: entries,
                 methods: methods.to_vec(),
                 allow_http,
+                networks: Vec::new(),
                 limits,
             })),
         })
+    }
+
+    /// Allows hosts of the list to be at addresses of these private networks, each written as CIDR or as one address.
+    ///
+    /// Which hosts are allowed stays the list's to say. An address in the list itself needs no network.
+    ///
+    /// # Errors
+    /// An entry is no private network: the first such entry, with what was expected.
+    pub fn allow_private(mut self, networks: &[String]) -> Result<Self, NetworkError> {
+        let mut parsed = Vec::with_capacity(networks.len());
+        for entry in networks {
+            let wrong = |problem| NetworkError {
+                entry: entry.clone(),
+                problem,
+            };
+            let text = entry.trim();
+            let network = match text.parse::<IpAddr>() {
+                Ok(address) => IpNet::from(address),
+                Err(_) => text.parse::<IpNet>().map_err(|_| wrong("is no network"))?,
+            };
+            if !address::is_private(&network) {
+                return Err(wrong("is no private network, or has other addresses, too"));
+            }
+            parsed.push(network.trunc());
+        }
+        if let Some(inner) = &mut self.inner {
+            Arc::make_mut(inner).networks = parsed;
+        }
+        Ok(self)
     }
 
     /// Allows nothing.
@@ -155,7 +221,12 @@ impl Policy {
     }
 
     /// Whether an address that `host` resolved to may be connected to; else, what it is.
-    pub(crate) fn check_address(&self, address: IpAddr, port: u16) -> Result<(), &'static str> {
+    pub(crate) fn check_address(
+        &self,
+        host: &Host,
+        address: IpAddr,
+        port: u16,
+    ) -> Result<(), &'static str> {
         let Some(what) = address::not_public(address) else {
             return Ok(());
         };
@@ -163,14 +234,24 @@ impl Policy {
             IpAddr::V4(address) => Host::Ipv4(address),
             IpAddr::V6(address) => Host::Ipv6(address),
         };
-        if self.names(&literal, port) {
+        if self.names(&literal, port)
+            || what == PRIVATE
+                && (self.has_network(address) || is_private_name(host) && self.names(host, port))
+        {
             Ok(())
         } else {
             Err(what)
         }
     }
 
-    fn names(&self, host: &Host, port: u16) -> bool {
+    fn has_network(&self, address: IpAddr) -> bool {
+        self.inner
+            .as_ref()
+            .is_some_and(|inner| inner.networks.iter().any(|net| net.contains(&address)))
+    }
+
+    /// Whether the list writes the host out.
+    pub(crate) fn names(&self, host: &Host, port: u16) -> bool {
         // The set owns its keys: two clones of a short name are cheaper than a second table.
         self.inner.as_ref().is_some_and(|inner| {
             inner.hosts.contains(&(host.clone(), None))
@@ -263,16 +344,111 @@ mod tests {
         assert!(error.message.contains("DELETE"));
     }
 
+    /// What keeps a policy from an address; nothing where it may be reached.
+    fn refused(policy: &Policy, host: &str, address: &str, port: u16) -> &'static str {
+        let host = Host::parse(host).expect(host);
+        let address = address.parse().expect(address);
+        policy
+            .check_address(&host, address, port)
+            .err()
+            .unwrap_or("")
+    }
+
     #[test]
     fn addresses_that_are_named() {
         let policy = policy(&["*", "10.0.0.5", "127.0.0.1:8080"], true);
-        let check =
-            |address: &str, port| policy.check_address(address.parse().expect(address), port);
-        assert_eq!(check("93.184.216.34", 1), Ok(()));
-        assert_eq!(check("10.0.0.5", 1), Ok(()));
-        assert_eq!(check("10.0.0.6", 1), Err("a private address"));
-        assert_eq!(check("127.0.0.1", 8080), Ok(()));
-        assert_eq!(check("127.0.0.1", 8081), Err("a loopback address"));
+        let refused = |address, port| refused(&policy, "a.example", address, port);
+        assert_eq!(refused("93.184.216.34", 1), "");
+        assert_eq!(refused("10.0.0.5", 1), "");
+        assert_eq!(refused("10.0.0.6", 1), PRIVATE);
+        assert_eq!(refused("127.0.0.1", 8080), "");
+        assert_eq!(refused("127.0.0.1", 8081), "a loopback address");
+    }
+
+    #[test]
+    fn private_networks_can_be_allowed() {
+        let networks = ["10.1.0.0/16", "192.168.7.7", "100.64.0.0/10", "fd00::/8"];
+        let policy = policy(&["*"], true)
+            .allow_private(&networks.map(str::to_owned))
+            .expect("networks");
+        for address in ["10.1.2.3", "192.168.7.7", "100.65.0.1", "fd12::1"] {
+            assert_eq!(refused(&policy, "a.example", address, 80), "", "{address}");
+        }
+        for (address, what) in [
+            ("10.2.0.1", PRIVATE),
+            ("192.168.7.8", PRIVATE),
+            ("172.16.0.1", PRIVATE),
+            ("fc00::1", PRIVATE),
+            ("127.0.0.1", "a loopback address"),
+            ("169.254.169.254", "the cloud's metadata service"),
+            // In the networks, and never allowed by them.
+            ("100.100.100.200", "the cloud's metadata service"),
+            ("fd00:ec2::254", "the cloud's metadata service"),
+            ("::ffff:10.1.2.3", "an IPv4-mapped address"),
+        ] {
+            assert_eq!(
+                refused(&policy, "a.example", address, 80),
+                what,
+                "{address}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_private_networks_can_be_allowed() {
+        for (entry, problem) in [
+            ("0.0.0.0/0", "is no private network"),
+            ("10.0.0.0/7", "is no private network"),
+            ("127.0.0.0/8", "is no private network"),
+            ("169.254.169.254", "is no private network"),
+            ("169.254.0.0/16", "is no private network"),
+            ("8.8.8.0/24", "is no private network"),
+            ("::/0", "is no private network"),
+            ("fe80::/10", "is no private network"),
+            ("10.0.0.0/33", "is no network"),
+            ("private", "is no network"),
+            ("", "is no network"),
+        ] {
+            let policy = policy(&["*"], true).allow_private(&[entry.to_owned()]);
+            let error = policy.expect_err(entry).to_string();
+            assert!(error.contains(problem), "{error}");
+            assert!(error.contains("expected a private network"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_of_services_may_be_at_private_addresses() {
+        let listed = policy(
+            &["api", "db:5432", "x.internal", "localhost", "a.example"],
+            true,
+        );
+        let any = policy(&["*"], true);
+        for (host, address, port, what) in [
+            ("api", "10.0.0.5", 80, ""),
+            ("api", "172.18.0.2", 80, ""),
+            ("api", "fd12::1", 80, ""),
+            ("db", "10.0.0.5", 5432, ""),
+            ("db", "10.0.0.5", 80, PRIVATE),
+            ("x.internal", "192.168.0.1", 80, ""),
+            // What anybody can register may not.
+            ("a.example", "10.0.0.5", 80, PRIVATE),
+            // A service is at a private address, not anywhere else.
+            ("api", "127.0.0.1", 80, "a loopback address"),
+            ("localhost", "127.0.0.1", 80, "a loopback address"),
+            ("api", "169.254.169.254", 80, "the cloud's metadata service"),
+            ("api", "100.100.100.200", 80, "the cloud's metadata service"),
+            ("api", "169.254.1.1", 80, "a link-local address"),
+            ("api", "0.0.0.0", 80, "an unspecified address"),
+            ("api", "::ffff:10.0.0.5", 80, "an IPv4-mapped address"),
+        ] {
+            assert_eq!(
+                refused(&listed, host, address, port),
+                what,
+                "{host} {address}"
+            );
+        }
+        // `*` writes no name out.
+        assert_eq!(refused(&any, "api", "10.0.0.5", 80), PRIVATE);
     }
 
     #[test]

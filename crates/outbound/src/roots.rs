@@ -1,4 +1,4 @@
-//! Whose certificates are believed: the image's own authorities, else Mozilla's list.
+//! Whose certificates are believed.
 
 use std::{
     collections::HashSet,
@@ -10,64 +10,128 @@ use std::{
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-/// Bytes of one file, and files of one folder: both come from an image.
+/// Bytes of one file, and files of one directory: both may come from an image.
 const MAX_FILE: u64 = 4 << 20;
 const MAX_FILES: usize = 2048;
 
-/// The authorities in a folder laid out as `/etc/ssl`: `certs/ca-certificates.crt`, `cert.pem`, and whatever `*.pem` and
-/// `*.crt` lie in it and in `certs/`. Without a usable one, those that Mozilla believes.
-pub(crate) fn load(folder: Option<&Path>) -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    if let Some(folder) = folder {
-        let mut seen = HashSet::new();
-        for file in files(folder) {
-            match read(&file) {
-                Ok(text) => add(&mut roots, &mut seen, &file, &text),
-                Err(error) => {
-                    tracing::warn!(file = %file.display(), %error, "certificates not read");
-                }
+/// Where certificate authorities are. Those of the first place that has a usable one are believed: of `chosen`, of each
+/// directory of `directories`, and of Mozilla's list, which is built in. Those of `extra` come on top.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roots {
+    /// Files and directories that the operator names (`SSL_CERT_FILE`, `SSL_CERT_DIR`), all of them together.
+    pub chosen: Vec<PathBuf>,
+    /// Directories laid out as `/etc/ssl`: `certs/ca-certificates.crt`, `cert.pem`, and whatever `*.pem` and `*.crt` lie in
+    /// it and in `certs/`.
+    pub directories: Vec<PathBuf>,
+    /// Files with authorities of the operator's own (`NODE_EXTRA_CA_CERTS`).
+    pub extra: Vec<PathBuf>,
+}
+
+impl Roots {
+    /// Reads the authorities. What cannot be read is logged and skipped.
+    pub(crate) fn load(&self) -> RootCertStore {
+        let mut found = Found {
+            roots: RootCertStore::empty(),
+            seen: HashSet::new(),
+        };
+        for path in &self.chosen {
+            if path.is_dir() {
+                found.directory(path, |_| true);
+            } else {
+                found.file(path);
             }
         }
-        if roots.is_empty() && !seen.is_empty() {
-            tracing::warn!(folder = %folder.display(), "no certificate in it is usable");
+        for directory in &self.directories {
+            if !found.roots.is_empty() {
+                break;
+            }
+            found.directory(directory, is_named_as_certificate);
+            found.directory(&directory.join("certs"), is_named_as_certificate);
+            if found.roots.is_empty() && !found.seen.is_empty() {
+                tracing::warn!(directory = %directory.display(), "no certificate in it is usable");
+            }
+        }
+        if found.roots.is_empty() {
+            let public = webpki_roots::TLS_SERVER_ROOTS.iter().cloned();
+            found.roots.extend(public);
+        }
+        for path in &self.extra {
+            found.file(path);
+        }
+        found.roots
+    }
+}
+
+/// OpenSSL's own names, such as `3513523f.0`, are links to files with these.
+fn is_named_as_certificate(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "pem" || extension == "crt")
+}
+
+struct Found {
+    roots: RootCertStore,
+    /// The bundle and the single files hold the same certificates.
+    seen: HashSet<Vec<u8>>,
+}
+
+impl Found {
+    fn directory(&mut self, directory: &Path, is_wanted: impl Fn(&Path) -> bool) {
+        for file in files(directory, is_wanted) {
+            self.file(&file);
         }
     }
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+
+    fn file(&mut self, file: &Path) {
+        let text = match read(file) {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "certificates not read");
+                return;
+            }
+        };
+        for certificate in CertificateDer::pem_slice_iter(&text) {
+            let problem = match certificate {
+                Ok(certificate) if !self.seen.insert(certificate.as_ref().to_vec()) => None,
+                Ok(certificate) => {
+                    let added = self.roots.add(certificate);
+                    added.err().map(|error| error.to_string())
+                }
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(problem) = problem {
+                tracing::debug!(file = %file.display(), problem, "certificate skipped");
+            }
+        }
     }
-    roots
 }
 
 /// Files that may hold certificates, in a stable order.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for folder in [folder.to_owned(), folder.join("certs")] {
-        let entries = match folder.read_dir() {
-            Ok(entries) => entries,
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(folder = %folder.display(), %error, "certificates not read");
-                }
-                continue;
+fn files(directory: &Path, is_wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let entries = match directory.read_dir() {
+        Ok(entries) => entries,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(directory = %directory.display(), %error, "certificates not read");
             }
-        };
-        files.extend(
-            entries
-                .take(MAX_FILES)
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|path| {
-                    path.extension()
-                        .is_some_and(|extension| extension == "pem" || extension == "crt")
-                })
-                // A link that leads nowhere is usual there; a pipe would never end.
-                .filter(|path| path.metadata().is_ok_and(|metadata| metadata.is_file())),
-        );
-    }
+            return Vec::new();
+        }
+    };
+    let mut files: Vec<PathBuf> = entries
+        .take(MAX_FILES)
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| is_wanted(path))
+        // A link that leads nowhere is usual there; a pipe would never end.
+        .filter(|path| path.metadata().is_ok_and(|metadata| metadata.is_file()))
+        .collect();
     files.sort_unstable();
     files
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // A pipe would never end.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
     let mut text = Vec::new();
     File::open(path)?
         .take(MAX_FILE + 1)
@@ -76,20 +140,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other(format!("larger than {MAX_FILE} bytes")));
     }
     Ok(text)
-}
-
-fn add(roots: &mut RootCertStore, seen: &mut HashSet<Vec<u8>>, file: &Path, text: &[u8]) {
-    for certificate in CertificateDer::pem_slice_iter(text) {
-        let problem = match certificate {
-            // The bundle and the single files hold the same certificates.
-            Ok(certificate) if !seen.insert(certificate.as_ref().to_vec()) => None,
-            Ok(certificate) => roots.add(certificate).err().map(|error| error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(problem) = problem {
-            tracing::debug!(file = %file.display(), problem, "certificate skipped");
-        }
-    }
 }
 
 #[cfg(test)]
@@ -109,6 +159,15 @@ mod tests {
         params.self_signed(&key).expect("certificate").pem()
     }
 
+    fn count(directories: &[&Path]) -> usize {
+        let directories = directories.iter().map(|path| (*path).to_owned()).collect();
+        let roots = Roots {
+            directories,
+            ..Roots::default()
+        };
+        roots.load().len()
+    }
+
     #[test]
     fn every_place_counts_and_each_certificate_once() {
         let folder = tempfile::tempdir().expect("folder");
@@ -125,25 +184,71 @@ mod tests {
         fs::write(folder.path().join("cert.pem"), &c).expect("c");
         fs::write(folder.path().join("own.crt"), &d).expect("d");
         fs::write(folder.path().join("openssl.cnf"), authority("e")).expect("e");
-        assert_eq!(load(Some(folder.path())).len(), 4);
+        assert_eq!(count(&[folder.path()]), 4);
     }
 
     #[test]
     fn nonsense_is_skipped_and_nothing_usable_means_the_public_list() {
         let public = webpki_roots::TLS_SERVER_ROOTS.len();
         let folder = tempfile::tempdir().expect("folder");
-        assert_eq!(load(Some(&folder.path().join("missing"))).len(), public);
-        assert_eq!(load(None).len(), public);
+        assert_eq!(count(&[&folder.path().join("missing")]), public);
+        assert_eq!(count(&[]), public);
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         fs::write(folder.path().join("broken.pem"), broken).expect("broken");
         fs::write(folder.path().join("bytes.crt"), [0xff, 0, 1]).expect("bytes");
         fs::create_dir(folder.path().join("folder.pem")).expect("folder");
-        assert_eq!(load(Some(folder.path())).len(), public);
+        assert_eq!(count(&[folder.path()]), public);
         fs::write(
             folder.path().join("good.pem"),
             format!("{broken}{}", authority("a")),
         )
         .expect("good");
-        assert_eq!(load(Some(folder.path())).len(), 1);
+        assert_eq!(count(&[folder.path()]), 1);
+    }
+
+    #[test]
+    fn what_the_operator_names_wins_and_extra_ones_come_on_top() {
+        let public = webpki_roots::TLS_SERVER_ROOTS.len();
+        let folder = tempfile::tempdir().expect("folder");
+        let path = |name: &str| folder.path().join(name);
+        let (image, machine) = (path("image"), path("machine"));
+        for (directory, names) in [(&image, &["a"][..]), (&machine, &["b", "c"])] {
+            fs::create_dir(directory).expect("directory");
+            for name in names {
+                let file = directory.join(format!("{name}.pem"));
+                fs::write(file, authority(name)).expect("authority");
+            }
+        }
+        fs::write(
+            path("file"),
+            authority("d") + &authority("e") + &authority("f"),
+        )
+        .expect("file");
+        fs::create_dir(path("hashed")).expect("directory");
+        fs::write(path("hashed/3513523f.0"), authority("g")).expect("hashed");
+        let load = |roots: Roots| roots.load().len();
+        let both = Roots {
+            directories: vec![path("missing"), image, machine],
+            ..Roots::default()
+        };
+        assert_eq!(load(both.clone()), 1, "the first that has any");
+        for (chosen, len) in [
+            (vec![path("file")], 3),
+            (vec![path("hashed")], 1),
+            (vec![path("file"), path("hashed")], 4),
+            (vec![path("gone")], 1),
+        ] {
+            let chosen = Roots {
+                chosen,
+                ..both.clone()
+            };
+            assert_eq!(load(chosen), len);
+        }
+        let extra = |roots| Roots {
+            extra: vec![path("file"), path("gone")],
+            ..roots
+        };
+        assert_eq!(load(extra(both)), 4);
+        assert_eq!(load(extra(Roots::default())), public + 3);
     }
 }

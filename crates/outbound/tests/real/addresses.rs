@@ -65,7 +65,7 @@ async fn names_that_lead_inside_are_refused() {
             "the cloud's metadata service",
         ),
         ("local.example", "169.254.1.1", "a link-local address"),
-        ("cgnat.example", "100.64.0.1", "a carrier's shared address"),
+        ("cgnat.example", "100.64.0.1", "a private address"),
         ("zero.example", "0.0.0.0", "an unspecified address"),
         ("loop6.example", "::1", "a loopback address"),
         (
@@ -75,7 +75,12 @@ async fn names_that_lead_inside_are_refused() {
         ),
         ("nat64.example", "64:ff9b::7f00:1", "a NAT64 address"),
         ("sixtofour.example", "2002:7f00:1::", "a 6to4 address"),
-        ("ula.example", "fd00:ec2::254", "a private address"),
+        (
+            "aws.example",
+            "fd00:ec2::254",
+            "the cloud's metadata service",
+        ),
+        ("ula.example", "fd12::1", "a private address"),
     ] {
         names.set(name, &[address]);
         let url = format!("http://{name}:{}/", server.port());
@@ -103,6 +108,37 @@ async fn names_that_lead_inside_are_refused() {
         server.seen()[0].headers["host"],
         format!("loop.example:{}", server.port())
     );
+}
+
+#[tokio::test]
+async fn names_of_services_and_allowed_networks_open_nothing_else() {
+    let (names, dns) = Names::start(60).await;
+    let client = client_with(ClientOptions { dns, ..options() });
+    for (name, address) in [
+        ("far.example", "192.168.255.254"),
+        ("loop", "127.0.0.1"),
+        ("meta", "169.254.169.254"),
+        ("x.internal", "100.100.100.200"),
+        ("other", "10.1.2.3"),
+    ] {
+        names.set(name, &[address]);
+    }
+    let listed = policy(&["*", "far.example", "loop", "meta", "x.internal"])
+        .allow_private(&["172.16.0.0/12".to_owned()])
+        .expect("networks");
+    for (name, what) in [
+        ("far.example", "or allow_private has its network"),
+        ("loop", "a loopback address"),
+        ("meta", "the cloud's metadata service"),
+        ("x.internal", "the cloud's metadata service"),
+        // `*` writes no name out.
+        ("other", "a private address"),
+    ] {
+        let url = format!("http://{name}:9/");
+        let error = get(&client, &listed, &url).await.expect_err(name);
+        assert_eq!(error.kind, ErrorKind::NotAllowed, "{error}");
+        assert!(error.message.contains(what), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,12 @@
 //! Time, size and number are bounded.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use crate::common::{
     Body, Server, client, client_with, full, get, limits, ok, options, policy, policy_with,
@@ -13,7 +19,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use wws_outbound::{ClientOptions, Error, ErrorKind, PolicyLimits};
+use wws_outbound::{ClientOptions, Error, ErrorKind, MemoryCharge, PolicyLimits};
 
 /// A server that writes these bytes, whatever it is asked, and then waits or closes.
 async fn raw(answer: Vec<u8>, then_wait: bool) -> String {
@@ -83,7 +89,7 @@ async fn sizes() {
 async fn all_together() {
     let server = Server::http(|_| Response::new(full(vec![b'x'; 300 << 10]))).await;
     let client = client_with(ClientOptions {
-        max_reading: 256 << 10,
+        memory: 256 << 10,
         ..options()
     });
     let error = get(&client, &policy(&["127.0.0.1"]), &server.url("/"))
@@ -98,6 +104,94 @@ async fn all_together() {
             .await
             .expect("fits");
     }
+    // An answer counts until nobody has any of its bytes.
+    let answer = get(&client, &policy(&["127.0.0.1"]), &small.url("/")).await;
+    let part = answer.expect("fits").into_body().slice(..1);
+    get(&client, &policy(&["127.0.0.1"]), &small.url("/"))
+        .await
+        .expect_err("the first is still there");
+    drop(part);
+    get(&client, &policy(&["127.0.0.1"]), &small.url("/"))
+        .await
+        .expect("fits again");
+    // So do the bodies of requests.
+    let large = |size| {
+        Request::post(small.url("/"))
+            .body(Bytes::from(vec![0; size]))
+            .unwrap()
+    };
+    let policy = policy(&["127.0.0.1"]);
+    let error = client.send(&policy, large(300 << 10)).await;
+    let error = error.expect_err("more than all may have");
+    assert_eq!(error.kind, ErrorKind::InvalidRequestBody);
+    assert!(error.message.contains("no memory left"), "{error}");
+}
+
+/// Memory of a call: so many bytes at most, and how many are charged.
+struct Account(u64, Arc<AtomicU64>);
+
+impl MemoryCharge for Account {
+    fn grow_to(&mut self, bytes: u64) -> bool {
+        let fits = bytes <= self.0;
+        if fits {
+            self.1.store(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn shrink_to(&mut self, bytes: u64) {
+        self.1.fetch_min(bytes, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn bodies_are_charged_to_the_sender_before_they_are_held() {
+    let server = Server::http(|_| {
+        let frames = (0..20).map(|_| Ok(Frame::data(Bytes::from(vec![b'x'; 10 << 10]))));
+        Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(
+            frames,
+        ))))
+    })
+    .await;
+    let (client, policy) = (client(""), policy(&["127.0.0.1"]));
+    let send = |most| {
+        let charged = Arc::new(AtomicU64::new(0));
+        let account = Box::new(Account(most, charged.clone()));
+        let request = Request::post(server.url("/"))
+            .body(Bytes::from(vec![0; 1000]))
+            .unwrap();
+        let sent = client.send_charged(&policy, request, Some(account));
+        async move { (sent.await, charged) }
+    };
+    let (answer, charged) = send(300 << 10).await;
+    let answer = answer.expect("fits").into_body();
+    assert_eq!(answer.len(), 200 << 10);
+    let held = charged.load(Ordering::Relaxed);
+    assert!((200 << 10..=230 << 10).contains(&held), "{held}");
+    drop(answer);
+    assert_eq!(charged.load(Ordering::Relaxed), 0);
+    for most in [100, 100 << 10] {
+        let (answer, charged) = send(most).await;
+        let error = answer.expect_err("more than the account has");
+        assert!(error.message.contains("no memory left"), "{error}");
+        assert_eq!(charged.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
+fn bounds_follow_the_memory_that_there_is() {
+    let small = ClientOptions::default().with_memory(32 << 20);
+    assert_eq!(
+        (small.memory, small.max_requests, small.max_kept),
+        (32 << 20, 64, 64)
+    );
+    let large = ClientOptions::default().with_memory(64 << 30);
+    let most = ClientOptions::default();
+    assert_eq!(
+        (large.max_requests, large.max_kept),
+        (most.max_requests, most.max_kept)
+    );
+    assert_eq!(large.memory, 64 << 30);
 }
 
 #[tokio::test]

@@ -7,8 +7,11 @@
 )]
 
 mod addresses;
+mod cancel;
+mod coding;
 mod common;
 mod limits;
 mod pool;
+mod proxies;
 mod redirects;
 mod tls;

@@ -88,7 +88,8 @@ async fn refused_where_the_address_is() {
         ("http://[::ffff:7f00:1]/", "an IPv4-mapped address"),
         ("http://[64:ff9b::7f00:1]/", "a NAT64 address"),
         ("http://169.254.169.254/", "the cloud's metadata service"),
-        ("http://[fd00:ec2::254]/", "a private address"),
+        ("http://[fd00:ec2::254]/", "the cloud's metadata service"),
+        ("http://[fd12::1]/", "a private address"),
     ];
     for (to, what) in ways {
         let request = http::Request::get("http://a.example/")

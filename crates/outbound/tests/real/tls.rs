@@ -2,7 +2,7 @@
 
 use crate::common::{Authority, Server, client_with, get, ok, options};
 use http::Method;
-use wws_outbound::{Client, ClientOptions, ErrorKind, Overrides, Policy};
+use wws_outbound::{Client, ClientOptions, ErrorKind, Overrides, Policy, Roots};
 
 fn https_only(hosts: &[&str]) -> Policy {
     let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
@@ -12,7 +12,10 @@ fn https_only(hosts: &[&str]) -> Policy {
 fn client(authority: &Authority, overrides: &str) -> Client {
     let folder = authority.folder();
     client_with(ClientOptions {
-        roots: Some(folder.path().into()),
+        roots: Roots {
+            directories: vec![folder.path().into()],
+            ..Roots::default()
+        },
         resolve: Overrides::parse(overrides).expect("overrides"),
         ..options()
     })
