@@ -126,7 +126,7 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         open_files: guest_files(concurrency),
     })
     .map_err(|error| one(here, error.to_string()))?;
-    let outgoing = Outgoing::new(&project, &options.env, project.root())
+    let outgoing = Outgoing::new(&project, &options.env, project.root(), available / 8)
         .map_err(|message| one(Path::new("environment"), message))?;
     let maker = Maker {
         root: &root,
