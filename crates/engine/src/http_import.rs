@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use wasmtime::{Caller, Linker, Memory, Result, TypedFunc};
-use wws_outbound::ErrorKind;
+use wws_outbound::{Decode, ErrorKind};
 
 use crate::{
     account::Charge,
@@ -53,7 +53,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
                     Ok(()) => {
                         let (bytes, host) = memory.data_and_store_mut(&mut caller);
                         match read_request(bytes, host, &params) {
-                            Some(Ok((request, _charge))) => {
+                            Some(Ok((mut request, _charge))) => {
+                                // The interface cannot say what a guest can undo; one that asks for a coding
+                                // undoes it.
+                                request.extensions_mut().insert(Decode::IfUnasked);
                                 caller.data_mut().send_allowed_http(request).await
                             }
                             Some(Err(failure)) => Err(failure),

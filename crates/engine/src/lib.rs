@@ -46,4 +46,4 @@ pub use kv_view::KvView;
 pub use protocol::response;
 pub use snapshot::{Boxed, Interpreter, Program, ProgramError, Vm, interpreter_module};
 pub use wasmtime;
-pub use wws_outbound::{AnsweredBy, KeepRedirects, header_map};
+pub use wws_outbound::{AnsweredBy, Decode, KeepRedirects, header_map};

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::Request;
-use wws_engine::{Host, HttpFailure, header_map};
+use wws_engine::{Decode, Host, HttpFailure, header_map};
 
 use super::{
     answer::{Refusal, Reply},
@@ -25,6 +25,8 @@ fn failed(failure: HttpFailure) -> Refusal {
 fn request(line: &Line, body: Bytes) -> Result<Request<Bytes>, Refusal> {
     let invalid = |what: String| ("invalid-request", what);
     let mut request = Request::new(body);
+    // Python and Ruby can undo gzip themselves, and a worker that asks for it may do so.
+    request.extensions_mut().insert(Decode::IfUnasked);
     *request.method_mut() = line
         .method
         .parse()

@@ -14,7 +14,7 @@ use futures_util::{
 };
 use http::{Request, Response};
 use tokio::time::{Instant, Sleep};
-use wws_engine::{AnsweredBy, Charge, Host, HttpFailure, KeepRedirects, header_map};
+use wws_engine::{AnsweredBy, Charge, Decode, Host, HttpFailure, KeepRedirects, header_map};
 
 use super::{
     files::{self, FileCall},
@@ -226,6 +226,7 @@ fn request(head: &str, body: Bytes) -> Result<Request<Bytes>, String> {
     let mut parts = head.split('\0');
     let (method, url) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
     let mut request = Request::new(body);
+    request.extensions_mut().insert(Decode::Always);
     let method = match method.strip_suffix(" manual") {
         Some(method) => {
             request.extensions_mut().insert(KeepRedirects);
