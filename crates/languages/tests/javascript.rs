@@ -427,6 +427,51 @@ async fn redirects_are_followed_given_or_refused() {
     assert_eq!(response.body(), "200,b,302,/b,TypeError,/b,/a");
 }
 
+/// A server on loopback that answers in gzip.
+async fn zipping() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const ZIPPED: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xca\x2c\x28\x48\x4d\x01\x00\x57\x68\xc2\xe2\x06\x00\x00\x00";
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                ZIPPED.len()
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(ZIPPED).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_decoded_whatever_was_asked_for() {
+    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
+    let address = zipping().await;
+    let project = Project::new(&[(
+        "w.js",
+        r#"export default async (request) => {
+            const headers = request.url.endsWith("/browser") ? { "accept-encoding": "gzip, br" } : {};
+            return fetch(TARGET, { headers });
+        }"#,
+    )]);
+    let mut spec = spec();
+    spec.env = vec![("TARGET".into(), format!("http://{address}/"))];
+    let hosts = [address.to_string()];
+    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
+    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    let guest = project.guest("w.js", spec);
+    for path in ["/", "/browser"] {
+        let response = guest.call(get(path)).await.unwrap();
+        assert_eq!(response.body(), "zipped");
+        assert!(!response.headers().contains_key("content-encoding"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_with_too_many_headers_is_refused() {
     use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
