@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use wasmtime::{AsContextMut, Memory};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView, p1::WasiP1Ctx};
-use wws_outbound::ErrorKind;
+use wws_outbound::{ErrorKind, MemoryCharge};
 
 use crate::{
     Channel, GuestLimits,
@@ -82,6 +82,16 @@ pub struct HttpFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory to keep {0} bytes for this call (`limits.buffers`, `server.memory`)")]
 pub struct NoMemory(pub u64);
+
+impl MemoryCharge for Charge {
+    fn grow_to(&mut self, bytes: u64) -> bool {
+        Charge::grow_to(self, bytes)
+    }
+
+    fn shrink_to(&mut self, bytes: u64) {
+        Charge::shrink_to(self, bytes);
+    }
+}
 
 impl HttpFailure {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
@@ -246,18 +256,19 @@ impl Host {
         Ok(())
     }
 
-    /// Sends a request that was counted.
+    /// Sends a request that was counted. Its body and its answer are charged as what the call makes the host keep.
     pub(crate) fn send_allowed_http(
-        &self,
+        &mut self,
         request: Request<Bytes>,
     ) -> impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<> {
         let guest = self.guest.clone();
+        let charge = Box::new(self.quota.buffers().nothing());
         async move {
             let Some((policy, client)) = &guest.http else {
                 return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
             };
             client
-                .send(policy, request)
+                .send_charged(policy, request, Some(charge))
                 .await
                 .map_err(|error| HttpFailure::new(error.kind, error.message))
         }

@@ -140,7 +140,7 @@ impl Policy {
         })
     }
 
-    /// Allows hosts of the list to be at addresses of these private networks, each written as CIDR or as one address.
+    /// Allows hosts of the list to be at addresses of these private networks, too, each written as CIDR or as one address.
     ///
     /// Which hosts are allowed stays the list's to say. An address in the list itself needs no network.
     ///
@@ -164,7 +164,7 @@ impl Policy {
             parsed.push(network.trunc());
         }
         if let Some(inner) = &mut self.inner {
-            Arc::make_mut(inner).networks = parsed;
+            Arc::make_mut(inner).networks.extend(parsed);
         }
         Ok(self)
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use wws_outbound::{Client, ClientOptions, Overrides, Policy, PolicyLimits, Proxies, Roots};
-use wws_project::{Project, Worker};
+use wws_project::{Network, Project, Worker};
 
 /// Where an image has its certificate authorities, relative to the root.
 const AUTHORITIES: &str = "etc/ssl";
@@ -19,6 +19,8 @@ const RESOLVE: &str = "WWS_RESOLVE";
 
 pub(crate) struct Outgoing {
     client: Option<Client>,
+    /// Private networks for all workers.
+    allow_private: Vec<Network>,
 }
 
 impl Outgoing {
@@ -37,7 +39,10 @@ impl Outgoing {
         let resolve = Overrides::parse(text).map_err(|error| format!("{RESOLVE}: {error}"))?;
         let used = |worker: &Worker| !worker.http.allowed_hosts.is_empty();
         if !project.workers().iter().any(used) {
-            return Ok(Self { client: None });
+            return Ok(Self {
+                client: None,
+                allow_private: Vec::new(),
+            });
         }
         let proxies = Proxies::from_env(variable).map_err(|error| error.to_string())?;
         let options = ClientOptions {
@@ -50,6 +55,7 @@ impl Outgoing {
         let client = Client::new(options).map_err(|error| format!("outgoing HTTP: {error}"))?;
         Ok(Self {
             client: Some(client),
+            allow_private: project.settings().allow_private.clone(),
         })
     }
 
@@ -70,14 +76,22 @@ impl Outgoing {
             timeout: worker.limits.http_timeout,
             ..PolicyLimits::default()
         };
-        Policy::new(
+        let policy = Policy::new(
             &http.allowed_hosts,
             &http.allowed_methods,
             http.allow_http,
             limits,
         )
-        .map(|policy| Some((policy, client.clone())))
-        .map_err(|error| format!("`features.http_requests.allowed_hosts`: {error}"))
+        .map_err(|error| format!("`features.http_requests.allowed_hosts`: {error}"))?;
+        let text = |networks: &[Network]| -> Vec<String> {
+            networks.iter().map(Network::to_string).collect()
+        };
+        let policy = policy
+            .allow_private(&text(&http.allow_private))
+            .map_err(|error| format!("`features.http_requests.allow_private`: {error}"))?
+            .allow_private(&text(&self.allow_private))
+            .map_err(|error| format!("`server.allow_private`: {error}"))?;
+        Ok(Some((policy, client.clone())))
     }
 }
 
