@@ -33,7 +33,7 @@ fn all_problems_of_its_files_are_told_at_once() -> Result<()> {
         .guest("probe", "one.wasm")?
         .file(
             "one.toml",
-            "name = \"one\"\nversion = \"1\"\n[vras]\nA = \"b\"\n",
+            "name = \"one\"\nversion = \"1\"\n[limits]\nmemry = \"1MiB\"\n",
         )?
         .guest("probe", "two.wasm")?
         .file("two.toml", "name = \"two\n")?
@@ -42,7 +42,7 @@ fn all_problems_of_its_files_are_told_at_once() -> Result<()> {
             "three.toml",
             "name = \"three\"\nversion = \"1\"\n[[folders]]\nfrom = \"../..\"\nto = \"/x\"\n",
         )?;
-    let expected = ["one.toml:3", "vras", "two.toml:1", "three.toml:4"];
+    let expected = ["one.toml:4", "memry", "two.toml:1", "three.toml:4"];
     refused(Version::MAIN, image, "problems", &expected)
 }
 
@@ -65,11 +65,44 @@ fn a_wasm_file_that_is_none_is_told() -> Result<()> {
     refused(Version::MAIN, image, "text", &["text.wasm"])
 }
 
+/// A library beside the workers is no broken worker.
 #[test]
-fn a_module_without_a_start_is_told() -> Result<()> {
+fn a_module_without_a_start_is_left_out() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
     // The empty module.
-    let image = Image::workers("empty").file("empty.wasm", *b"\0asm\x01\0\0\0")?;
-    refused(Version::MAIN, image, "empty", &["empty.wasm", "_start"])
+    let image = Image::probe("empty", "")?
+        .file("empty.wasm", *b"\0asm\x01\0\0\0")?
+        .import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "empty")?.start()?;
+    container.wait_until_up()?;
+    assert_eq!(container.get("/empty")?.status, 404);
+    let log = container.log()?;
+    assert!(
+        log.contains("empty.wasm: no worker, and not served: it is a library"),
+        "{log}"
+    );
+    container.signal("SIGTERM")?;
+    container.remove()?;
+    containerd.expect_nothing_left()
+}
+
+/// The rest of a project can be served all the same, if that is wanted.
+#[test]
+fn a_broken_worker_costs_its_own_route_where_the_container_says_so() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("lenient", "")?
+        .file("text.wasm", "not Wasm at all")?
+        .import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "lenient")?
+        .env("WWS_STRICT", "false")
+        .start()?;
+    container.wait_until_up()?;
+    assert_eq!(container.get("/text")?.status, 500);
+    let log = container.log()?;
+    assert!(log.contains("text.wasm: /text answers 500"), "{log}");
+    container.signal("SIGTERM")?;
+    container.remove()?;
+    containerd.expect_nothing_left()
 }
 
 #[test]

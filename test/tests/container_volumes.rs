@@ -1,4 +1,4 @@
-//! Volumes reach the workers, through `[[folders]]`.
+//! Volumes reach the workers, through `[[folders]]`; and what is stored in them is data, and no worker of the next start.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,6 +7,7 @@ use anyhow::Result;
 use wws_test::container::Run;
 use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
+use wws_test::workspace;
 
 const FOLDERS: &str = r#"
 [[folders]]
@@ -92,4 +93,88 @@ fn nothing_outside_the_folders_is_reached() -> Result<()> {
         assert!(!answer.text().contains("of the image"), "{path}");
     }
     Ok(())
+}
+
+#[test]
+fn what_a_worker_stores_is_no_worker_at_the_next_start() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let toml = "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
+    let image = Image::probe("stored", toml)?
+        .folder("data")?
+        .folder("fixed")?
+        .folder("uploads")?
+        .folder("hostproc")?
+        .import(&containerd)?;
+    let at = |name: &str| containerd.folder().join(name);
+    for folder in ["data", "fixed", "uploads"] {
+        fs::create_dir(at(folder))?;
+    }
+    let probe = fs::read(workspace::guest("probe")?)?;
+    // A read-only mount may hold workers, one that can be written to holds data whether a worker is given it or not.
+    fs::write(at("fixed").join("worker.wasm"), &probe)?;
+    fs::write(at("uploads").join("upload.wasm"), &probe)?;
+    let start = |name: &str| {
+        Run::workers(&containerd, &image, name)?
+            .mount(&at("data"), "/data")
+            .mount_read_only(&at("fixed"), "/fixed")
+            .mount(&at("uploads"), "/uploads")
+            .mount_read_only(std::path::Path::new("/proc"), "/hostproc")
+            .start()
+    };
+
+    let mut first = start("stored-1")?;
+    first.wait_until_up()?;
+    for stored in ["upload.js", "upload.wasm", "upload.toml"] {
+        let answer = first.get(&format!("{PROBE}?write=/data/{stored}"))?;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    first.signal("SIGTERM")?;
+    first.remove()?;
+
+    // A good worker, and what cannot be read.
+    fs::write(at("data").join("good.wasm"), &probe)?;
+    symlink("nowhere", at("data").join("dead.js"))?;
+    let mut second = start("stored-2")?;
+    second.wait_until_up()?;
+    for path in ["/data/upload", "/data/good", "/uploads/upload"] {
+        assert_eq!(second.get(path)?.status, 404, "{path}");
+    }
+    let written = second.get(&format!("{PROBE}?read=/data/upload.js"))?;
+    assert_eq!(written.text(), "written by a worker");
+    assert_eq!(second.get("/fixed/worker?var=PATH")?.status, 500);
+    let log = second.log()?;
+    for told in [
+        "data: it holds data: [[folders]] of probe.wasm names it",
+        "uploads: it holds data: it is a mount that can be written to; uploads/upload.wasm is not served",
+    ] {
+        assert!(log.contains(told), "{told}:\n{log}");
+    }
+    second.signal("SIGTERM")?;
+    second.remove()?;
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn a_project_that_is_a_mount_is_served() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::workers("mounted")
+        .entrypoint(&["/site"])
+        .folder("site")?
+        .import(&containerd)?;
+    let site = containerd.folder().join("site");
+    fs::create_dir_all(site.join("public"))?;
+    fs::write(site.join("public/file.txt"), "an asset")?;
+    fs::write(
+        site.join("probe.wasm"),
+        fs::read(workspace::guest("probe")?)?,
+    )?;
+    let mut container = Run::workers(&containerd, &image, "mounted")?
+        .mount(&site, "/site")
+        .start()?;
+    container.wait_until_up()?;
+    assert_eq!(container.get("/file.txt")?.text(), "an asset");
+    assert_eq!(container.get(&format!("{PROBE}?var=NONE"))?.status, 500);
+    container.signal("SIGTERM")?;
+    container.remove()?;
+    containerd.expect_nothing_left()
 }

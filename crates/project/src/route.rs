@@ -161,7 +161,7 @@ impl Routes {
 
     fn find_fixed(&self, path: &str) -> Option<Target> {
         let path = path.trim_end_matches('/');
-        if !path.contains('%') && !path.contains("//") {
+        if is_plain(path) {
             return self.fixed.get(path).copied();
         }
         let mut decoded = String::with_capacity(path.len());
@@ -191,6 +191,16 @@ impl Routes {
             .collect();
         Some((end.target, params))
     }
+}
+
+/// Whether a path is as it would be joined of its decoded segments.
+fn is_plain(path: &str) -> bool {
+    let mut before = 0;
+    path.bytes().all(|byte| {
+        let is_odd = byte == b'%' || (byte == b'/' && before == b'/');
+        before = byte;
+        !is_odd
+    })
 }
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {

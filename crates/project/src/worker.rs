@@ -360,6 +360,17 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
         );
         return None;
     };
+    if path.starts_with(".wws") {
+        table.problem_with_help(
+            &from.at,
+            format!(
+                "the directory `{}` holds the project's runtimes",
+                path.display()
+            ),
+            "what a worker is given, it can write to: copy what it needs to a directory of its own",
+        );
+        return None;
+    }
     if let Err(error) = context.root.folder(&path) {
         let shown = path.display();
         if beneath::leaves_root(&error) {

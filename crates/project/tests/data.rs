@@ -155,6 +155,21 @@ fn a_worker_in_its_own_data_is_told_how_to_stay() {
 }
 
 #[test]
+fn nobody_is_given_the_runtimes() {
+    let dir = project(&[
+        ("w.js", ""),
+        ("w.toml", &given("./.wws/runtimes")),
+        (".wws/runtimes/x", ""),
+    ]);
+    let problems = load(dir.path(), &LoadOptions::default()).unwrap_err();
+    let text = problems.to_string();
+    assert!(
+        text.starts_with("w.toml:3:8: the directory `.wws/runtimes` holds the project's runtimes"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_stored_file_is_no_asset_unless_that_is_wanted() {
     let dir = project(&[
         ("save.js", ""),
