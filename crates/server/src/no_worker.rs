@@ -83,14 +83,22 @@ pub(crate) fn of_javascript(path: &Path, source: &str) -> Option<String> {
     if let Some(package) = imports(source).find(|name| is_of_tool(name)) {
         return Some(format!("it imports `{package}`, which no worker can have"));
     }
-    let has_handler = ["addEventListener", "export", "import"];
-    (!has_handler.iter().any(|word| source.contains(word)))
+    let of_workers = ["addEventListener", "export", "import"];
+    (!of_workers.iter().any(|word| has_word(source, word)))
         .then(|| "it has no handler: it exports nothing and adds no listener".into())
 }
 
 /// Why a source for an interpreter that cannot be loaded is no worker; none where it is a broken worker.
 pub(crate) fn of_source(source: &str) -> Option<String> {
     (!source.contains("worker")).then(|| "it defines no `worker`".into())
+}
+
+/// Whether a source has a word as such, and not as a part of another one.
+fn has_word(source: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '$');
+    source.match_indices(word).any(|(at, _)| {
+        !source[..at].ends_with(is_part) && !source[at + word.len()..].starts_with(is_part)
+    })
 }
 
 fn is_of_tool(name: &str) -> bool {
@@ -172,6 +180,7 @@ mod tests {
             ("esbuild.config.js", "require('x')", "build tool"),
             ("vite.config.mjs", "export default {}", "build tool"),
             ("seed.js", "const fs = require('fs');", "no handler"),
+            ("lib.js", "module.exports = { important: 1 };", "no handler"),
         ] {
             let reason = of_javascript(Path::new(path), source).unwrap();
             assert!(reason.contains(why), "{path}: {reason}");
