@@ -3,9 +3,10 @@
 //! * Directories that `[[folders]]` of a worker names: workers write there.
 //! * Writable mounts of a container below its project: others may write there, too.
 //!
-//! A worker can store a file *and* its TOML, and that TOML can name other directories, to take their workers out of service. So a file
-//! in such a directory has no say. Where a worker names a directory below its own, the walk never gets to what lies there. Where two
-//! workers name each other's directories, nobody can tell which of them was stored by the other: neither is served.
+//! A worker can store a file *and* its TOML, and that TOML can name other directories, to take
+//! their workers out of service. So a file in such a directory has no say. Where a worker names a
+//! directory below its own, the walk never gets to what lies there. Where two workers name each
+//! other's directories, nobody can tell which of them was stored by the other: neither is served.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -218,11 +219,12 @@ impl Held {
     }
 }
 
-const KEEP_WORKERS: &str = "to serve workers from it, move them to a directory that no worker is given, or write \
-     `data = false` in that entry of [[folders]]: then a file that a worker stores there is served at the next start";
+const KEEP_WORKERS: &str = "to serve workers from it, move them to a directory that no worker is given, \
+     or write `data = false` in that entry of [[folders]]: then a file that a worker stores there \
+     is served at the next start";
 
-const KEEP_ASSETS: &str = "to serve them, write `data = false` in that entry of [[folders]]: then a file that a worker \
-     stores there is served at the next start, too";
+const KEEP_ASSETS: &str = "to serve them, write `data = false` in that entry of [[folders]]: then a file \
+     that a worker stores there is served at the next start, too";
 
 /// What is wrong with a worker that is given the directory of its own file.
 pub(crate) fn inside_own_data(worker: &Path, directory: &Path) -> Problem {
@@ -234,13 +236,14 @@ pub(crate) fn inside_own_data(worker: &Path, directory: &Path) -> Problem {
     Problem::new(
         worker,
         format!(
-            "[[folders]] gives it the directory `{}`, which holds the worker itself: directories that workers are given hold \
-             data, and no workers",
+            "[[folders]] gives it the directory `{}`, which holds the worker itself: directories \
+             that workers are given hold data, and no workers",
             shown.display()
         ),
     )
     .help(
-        "put the data into a directory of its own, as `from = \"./data\"`, or write `data = false` in that entry of \
-         [[folders]]: then a file that the worker stores there is served at the next start",
+        "put the data into a directory of its own, as `from = \"./data\"`, or write `data = false` \
+         in that entry of [[folders]]: then a file that the worker stores there is served at the \
+         next start",
     )
 }

@@ -13,7 +13,8 @@ use rustix::fs::{
 
 use crate::beneath::Root;
 
-/// File systems that are views of the kernel: nothing in them was stored by anybody. The numbers are those of `linux/magic.h`.
+/// File systems that are views of the kernel: nothing in them was stored by anybody. The numbers
+/// are those of `linux/magic.h`.
 const OF_THE_KERNEL: [i64; 16] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
@@ -122,7 +123,8 @@ impl Directory {
     }
 }
 
-/// What a directory is, and the mount that it is in. Before Linux 5.8 the mounts of one file system are not told apart.
+/// What a directory is, and the mount that it is in. Before Linux 5.8 the mounts of one file system
+/// are not told apart.
 fn identity(opened: &impl AsFd) -> io::Result<(DirectoryId, u64)> {
     let flags = StatxFlags::INO | StatxFlags::MNT_ID;
     let stat: Statx = statx(opened, c"", AtFlags::EMPTY_PATH, flags)?;

@@ -1,7 +1,8 @@
 //! Finds the files of a project, beneath its root.
 //!
-//! Data is never code: directories that hold data are not searched, see [`data`](crate::data). So the walk goes from the top down, one
-//! level after the other, and looks at what the workers of a level are given before it enters the next level.
+//! Data is never code: directories that hold data are not searched, see [`data`](crate::data). So
+//! the walk goes from the top down, one level after the other, and looks at what the workers of a
+//! level are given before it enters the next level.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -52,7 +53,8 @@ pub(crate) struct Search<'s> {
 /// What was found of a project's workers.
 #[derive(Default)]
 pub(crate) struct WorkerFiles {
-    /// Files that may be workers, relative to the root, sorted; with what keeps one from being read.
+    /// Files that may be workers, relative to the root, sorted; with what keeps one from being
+    /// read.
     pub(crate) files: Vec<(PathBuf, Option<Problem>)>,
     /// Directories that hold data because a worker is given them.
     pub(crate) data: HashMap<DirectoryId, DataDirectory>,
@@ -102,7 +104,8 @@ trait Visitor {
 }
 
 impl Search<'_> {
-    /// Files that may be workers. `given` returns the directories for data that a worker is given, relative to the root.
+    /// Files that may be workers. `given` returns the directories for data that a worker is given,
+    /// relative to the root.
     pub(crate) fn workers(
         &self,
         is_worker: &dyn Fn(&Path) -> bool,
@@ -192,7 +195,8 @@ impl Search<'_> {
         path.file_name().is_none_or(is_private) || self.ignore.is_match(path)
     }
 
-    /// Shows `visitor` all files below `top`, the directories of one level after those of the level above.
+    /// Shows `visitor` all files below `top`, the directories of one level after those of the level
+    /// above.
     fn walk(&self, top: &Path, visitor: &mut dyn Visitor) -> Vec<Held> {
         let mut held = Vec::new();
         let first = self
@@ -212,7 +216,8 @@ impl Search<'_> {
             directory: first,
             mount: 0,
         }]);
-        // Links to directories are followed once each: two that lead into each other must not be a circle.
+        // Links to directories are followed once each: two that lead into each other must not be a
+        // circle.
         let mut links = HashSet::new();
         let mut counts = vec![0usize];
         while let Some(next) = pending.pop_front() {
@@ -298,7 +303,8 @@ impl Search<'_> {
         held
     }
 
-    /// A directory that was met in `parent`; none where there is no way in, or the way leads to where it began.
+    /// A directory that was met in `parent`; none where there is no way in, or the way leads to
+    /// where it began.
     fn directory(&self, entry: &Entry, parent: &Rc<Directory>) -> Option<Directory> {
         let opened = match self.root.folder(&entry.path) {
             Ok(opened) => opened,
@@ -406,7 +412,8 @@ impl Search<'_> {
         Directory::of_link(self.root, parent).ok().map(Rc::new)
     }
 
-    /// How many files of a directory would be workers, and the first of them. It looks at a bounded number of files.
+    /// How many files of a directory would be workers, and the first of them. It looks at a bounded
+    /// number of files.
     fn peek(&self, top: &Path, is_worker: &dyn Fn(&Path) -> bool) -> Option<(usize, PathBuf)> {
         const LOOKS: usize = 10_000;
         let mut found: Option<(usize, PathBuf)> = None;
@@ -448,7 +455,8 @@ impl Search<'_> {
     }
 }
 
-/// Names of what programs leave behind or keep for themselves: editors, version control, and the kubelet in volumes of ConfigMaps.
+/// Names of what programs leave behind or keep for themselves: editors, version control, and the
+/// kubelet in volumes of ConfigMaps.
 fn is_private(name: &OsStr) -> bool {
     let name = name.as_bytes();
     (name.starts_with(b".") && name != b".well-known")

@@ -1,4 +1,5 @@
-//! Data is never code: what is stored where a worker is given a directory is no worker and no asset at the next start.
+//! Data is never code: what is stored where a worker is given a directory is no worker and no asset
+//! at the next start.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::{fs, os::unix::fs::PermissionsExt, os::unix::fs::symlink, path::Path};
@@ -101,7 +102,8 @@ fn a_directory_beside_the_worker_holds_data_however_it_is_reached() {
     assert_eq!(workers(&project), ["api/save.js", "good/index.js"]);
 }
 
-/// A worker stores a file with a TOML that names the directory of the worker itself: nobody can tell which of them was stored.
+/// A worker stores a file with a TOML that names the directory of the worker itself: nobody can
+/// tell which of them was stored.
 #[test]
 fn two_that_name_each_others_directories_are_both_not_served() {
     let dir = project(&[
@@ -281,7 +283,8 @@ fn files_deep_down_are_served_and_deeper_ones_are_told() {
     assert!(warnings(&found)[0].contains("more than 256 directories deep"));
 }
 
-/// In a container, whose mounts hold data where they can be written to. Mounts need root, in namespaces of their own.
+/// In a container, whose mounts hold data where they can be written to. Mounts need root, in
+/// namespaces of their own.
 #[test]
 fn writable_mounts_hold_data_and_read_only_ones_may_hold_workers() {
     if !rustix::process::geteuid().is_root() {

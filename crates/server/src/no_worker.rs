@@ -1,7 +1,9 @@
-//! Files that are plainly no workers, though their names look like it: libraries, and what build tools are told.
+//! Files that are plainly no workers, though their names look like it: libraries, and what build
+//! tools are told.
 //!
-//! A project of Wasm Workers Server 1.x may have them beside its workers, where they cost their own route and nothing else. So they
-//! are left out with a warning. A *broken* worker is another matter: a rollout with one of these must fail at once.
+//! A project of Wasm Workers Server 1.x may have them beside its workers, where they cost their own
+//! route and nothing else. So they are left out with a warning. A *broken* worker is another
+//! matter: a rollout with one of these must fail at once.
 
 use std::path::Path;
 
@@ -68,7 +70,8 @@ pub(crate) fn of_wasm(wasm: &[u8]) -> Option<String> {
         )),
         None if is_program => None,
         None => Some(
-            "it is a library: it exports no function `_start`; a worker is a WASI command (a program with `main`)"
+            "it is a library: it exports no function `_start`; a worker is a WASI command (a \
+             program with `main`)"
                 .into(),
         ),
     }
@@ -88,7 +91,8 @@ pub(crate) fn of_javascript(path: &Path, source: &str) -> Option<String> {
         .then(|| "it has no handler: it exports nothing and adds no listener".into())
 }
 
-/// Why a source for an interpreter that cannot be loaded is no worker; none where it is a broken worker.
+/// Why a source for an interpreter that cannot be loaded is no worker; none where it is a broken
+/// worker.
 pub(crate) fn of_source(source: &str) -> Option<String> {
     (!source.contains("worker")).then(|| "it defines no `worker`".into())
 }

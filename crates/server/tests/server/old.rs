@@ -1,4 +1,5 @@
-//! Projects of Wasm Workers Server 1.x are served unmodified: `test/projects/wws-1.x/README.md` says how they and their requests are written.
+//! Projects of Wasm Workers Server 1.x are served unmodified: `test/projects/wws-1.x/README.md`
+//! says how they and their requests are written.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
