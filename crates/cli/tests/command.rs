@@ -156,11 +156,11 @@ fn check_prints_all_problems() {
 fn a_project_that_does_not_load_has_its_code_and_its_problems_last() {
     let bad_toml = project(&[
         ("w.wasm", &hello(0)),
-        ("w.toml", b"version = \"1\"\nnope = 1\n"),
+        ("w.toml", b"version = \"1\"\n[limits]\nnope = 1\n"),
     ]);
     let bad_wasm = project(&[("w.wasm", b"no")]);
     for (folder, last) in [
-        (&bad_toml, "w.toml:2:1"),
+        (&bad_toml, "w.toml:3:1"),
         (&bad_wasm, "w.wasm: not WebAssembly"),
     ] {
         for args in [&["serve-container"][..], &["-p", "0"]] {

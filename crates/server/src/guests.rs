@@ -152,8 +152,7 @@ impl Maker<'_> {
         in_parallel(sources.len(), |index| {
             let worker = &workers[index];
             let runs = sources[index].clone()?;
-            let made = self.guest(project, worker, runs, &modules, &languages);
-            made.map_err(|error| self.judge(worker, error))
+            self.guest(project, worker, runs, &modules, &languages)
         })
     }
 
@@ -188,14 +187,14 @@ impl Maker<'_> {
                     self.interpreter(&project.runtimes()[index], Python::new)
                 })?;
                 let made = python.guest(self.root, &worker.path, spec);
-                Ok(made.map_err(text)?)
+                made.map_err(|error| self.judge(worker, error, no_worker::of_source))
             }
             Runs::Kit(Kit::Ruby, index) => {
                 let ruby = languages.ruby.get(index, || {
                     self.interpreter(&project.runtimes()[index], Ruby::new)
                 })?;
                 let made = ruby.guest(self.root, &worker.path, spec);
-                Ok(made.map_err(text)?)
+                made.map_err(|error| self.judge(worker, error, no_worker::of_source))
             }
             Runs::JavaScript => {
                 let javascript = languages
@@ -206,32 +205,26 @@ impl Maker<'_> {
                 let made = javascript.guest(self.root, &worker.path, spec);
                 made.map_err(|error| match error {
                     GuestError::NoHandler(error) => NotMade::NoWorker(text(error)),
-                    GuestError::Broken(error) => text(error).into(),
+                    GuestError::Broken(error) => self.judge(worker, error, |source| {
+                        no_worker::of_javascript(&worker.path, source)
+                    }),
                 })
             }
         }
     }
 
-    /// Tells a file that is no worker from a broken one.
-    fn judge(&self, worker: &Worker, error: NotMade) -> NotMade {
-        let NotMade::Failed(message) = error else {
-            return error;
-        };
-        let source = || {
-            let bytes = self.root.read(&worker.path, MAX_SOURCE).ok()?;
-            String::from_utf8(bytes).ok()
-        };
-        let reason = match worker.kind {
-            // Those are told apart before they are compiled.
-            WorkerKind::Wasm => None,
-            WorkerKind::JavaScript => {
-                source().and_then(|source| no_worker::of_javascript(&worker.path, &source))
-            }
-            WorkerKind::Runtime(_) => source().and_then(|source| no_worker::of_source(&source)),
-        };
-        match reason {
+    /// Tells a source that is no worker from a broken one, after it could not be loaded.
+    fn judge(
+        &self,
+        worker: &Worker,
+        error: LoadError,
+        reason: impl FnOnce(&str) -> Option<String>,
+    ) -> NotMade {
+        let bytes = self.root.read(&worker.path, MAX_SOURCE);
+        let source = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        match source.and_then(|source| reason(&source)) {
             Some(reason) => NotMade::NoWorker(reason),
-            None => NotMade::Failed(message),
+            None => NotMade::Failed(text(error)),
         }
     }
 
