@@ -59,6 +59,10 @@ pub(crate) struct Settled {
     pub(crate) inside_own_data: Vec<(PathBuf, PathBuf)>,
 }
 
+/// Workers that are given a directory in which another one is that is given a directory, and so on:
+/// more than so many in a row are no project of anybody's, but could keep a start busy.
+const ROUNDS: usize = 64;
+
 /// Tells workers from data. Adds to `data` the directories that workers name outside of their own.
 pub(crate) fn settle(
     candidates: Vec<Candidate>,
@@ -66,7 +70,7 @@ pub(crate) fn settle(
 ) -> Settled {
     let mut settled = Settled::default();
     let mut live = candidates;
-    loop {
+    for round in 0.. {
         // Whatever lies in data has no say any more.
         let before = live.len();
         live.retain(|candidate| {
@@ -102,7 +106,7 @@ pub(crate) fn settle(
             .map(|(index, _)| index)
             .collect();
         // Only those are left that name each other's directories.
-        let all_doubted = trusted.is_empty();
+        let all_doubted = trusted.is_empty() || round >= ROUNDS;
         let speaking: Vec<usize> = if all_doubted {
             (0..live.len()).collect()
         } else {

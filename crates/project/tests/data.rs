@@ -124,6 +124,23 @@ fn two_that_name_each_others_directories_are_both_not_served() {
     assert_eq!(workers(&found), ["api/other.js", "api/save.js", "index.js"]);
 }
 
+/// Each stored file names the directory of the next one, and the first that of the worker.
+#[test]
+fn a_long_row_of_stored_files_does_not_keep_the_start_busy() {
+    let dir = project(&[("api/save.js", ""), ("api/save.toml", &given("../data"))]);
+    const ROW: usize = 2_000;
+    write(&dir, "data/evil.js", "");
+    write(&dir, "data/evil.toml", &given("../api"));
+    for index in 0..ROW {
+        write(&dir, &format!("data/{index}/w.js"), "");
+        let next = format!("../{}", (index + 1) % ROW);
+        write(&dir, &format!("data/{index}/w.toml"), &given(&next));
+    }
+    write(&dir, "data/0/w.toml", &given("../1"));
+    write(&dir, "index.js", "");
+    assert_eq!(workers(&open(&dir)), ["index.js"]);
+}
+
 #[test]
 fn a_link_among_the_data_does_not_make_its_owner_trusted() {
     let dir = project(&[
