@@ -1,25 +1,23 @@
 //! Terminals: the OCI runtime sends the master of a new one to a socket of ours, and bytes are copied between it and the FIFOs of
 //! the client. A client that stops reading stops the copying; nothing is thrown away, and nothing else waits for it.
 
-use std::fs::File;
-use std::io::{IoSliceMut, Write};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, OnPath, Result};
-use crate::stdio::{self, Target};
+use crate::stdio::Sink;
 
 /// What is copied at once, in bytes.
 const CHUNK: usize = 4096;
@@ -104,58 +102,6 @@ pub(crate) struct Console {
     input: Option<JoinHandle<()>>,
 }
 
-/// Where a terminal's output goes.
-pub(crate) enum Sink {
-    /// Nowhere.
-    Null,
-    /// Into a FIFO.
-    Fifo(pipe::Sender),
-    /// Into a file, or a pipe whose reader is a log program.
-    File(File),
-}
-
-impl Sink {
-    /// Opens it. A log program is started elsewhere and its pipe passed as `program`.
-    ///
-    /// # Errors
-    /// The file is not there.
-    pub(crate) fn open(target: &Target, program: Option<OwnedFd>) -> Result<Self> {
-        Ok(match target {
-            Target::Null => Self::Null,
-            Target::File(path) => Self::File(stdio::open_file(path)?),
-            Target::Program(..) => match program {
-                Some(pipe) => Self::Fifo(
-                    pipe::Sender::from_owned_fd(pipe)
-                        .map_err(|error| Error::io("open the log program's pipe", error))?,
-                ),
-                None => Self::Null,
-            },
-            Target::Path(path) => {
-                let path = Path::new(path);
-                let kind = std::fs::metadata(path).on("open", path)?.file_type();
-                if kind.is_fifo() {
-                    // Reading too: neither waits for a reader nor fails without one.
-                    let sender = pipe::OpenOptions::new()
-                        .read_write(true)
-                        .open_sender(path)
-                        .on("open", path)?;
-                    Self::Fifo(sender)
-                } else {
-                    Self::File(stdio::open_existing(path)?)
-                }
-            }
-        })
-    }
-
-    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        match self {
-            Self::Null => Ok(()),
-            Self::Fifo(fifo) => fifo.write_all(bytes).await,
-            Self::File(file) => file.write_all(bytes),
-        }
-    }
-}
-
 impl Console {
     /// Starts copying.
     ///
@@ -185,10 +131,7 @@ impl Console {
             let mut buffer = vec![0; CHUNK];
             // The end is an error here: the last process has closed its side.
             while let Ok(count @ 1..) = read(&reader, &mut buffer).await {
-                if sink.write(&buffer[..count]).await.is_err() {
-                    // Read on: the process must not wait for ever for a reader that failed.
-                    sink = Sink::Null;
-                }
+                sink.write_all(&buffer[..count]).await;
             }
         });
         Ok(Self {

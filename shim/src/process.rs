@@ -6,14 +6,22 @@ use std::time::Duration;
 use containerd_shim_protos::api::{StateResponse, Status};
 use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use tokio::sync::{Mutex as Gate, watch};
+use tokio::time::Instant;
 
 use crate::console::Console;
 use crate::error::{Error, Result};
 use crate::reaper::{Child, Exit, Gone, Waiter};
 use crate::stdio::{self, Copying, Input, Wanted};
 
-/// How long output of a process that has ended may take to be copied to a reader that has stopped.
-pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long output of a process that has exited may take to be copied to a reader that is slow or has stopped, and how long processes
+/// that outlive an exec may go on writing to its streams.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The same for a terminal.
+const TERMINAL_DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// The exit code of a process that could not be started.
+const NEVER_RAN: u32 = 255;
 
 /// Where a process is in its life.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +32,8 @@ pub(crate) enum Phase {
     Created(u32),
     /// It runs.
     Running(u32),
+    /// It could not be started, and never will be. Those who wait for it are told this exit.
+    Failed(Exit),
     /// It is gone.
     Ended(u32, Exit),
 }
@@ -59,7 +69,7 @@ pub(crate) struct Process {
 pub(crate) struct Resources {
     /// The program that takes its output.
     pub(crate) logger: Option<Child>,
-    /// What takes it into files.
+    /// What takes it elsewhere.
     pub(crate) copying: Vec<Copying>,
     /// Its terminal.
     pub(crate) console: Option<Console>,
@@ -95,7 +105,7 @@ impl Process {
     pub(crate) fn advance(&self, phase: Phase) {
         // An end is final.
         self.phase.send_if_modified(|now| {
-            let alive = !matches!(now, Phase::Ended(..));
+            let alive = !matches!(now, Phase::Ended(..) | Phase::Failed(_));
             if alive {
                 *now = phase;
             }
@@ -110,10 +120,19 @@ impl Process {
         self.input.close();
     }
 
+    /// Notes that it could not be started: who waits for it must not wait for ever.
+    pub(crate) fn fail(&self) {
+        self.advance(Phase::Failed(Exit {
+            code: NEVER_RAN,
+            ..Exit::unknown()
+        }));
+        self.input.release();
+    }
+
     /// Its number; 0 before there is one.
     pub(crate) fn pid(&self) -> u32 {
         match *self.phase.borrow() {
-            Phase::Added => 0,
+            Phase::Added | Phase::Failed(_) => 0,
             Phase::Created(pid) | Phase::Running(pid) | Phase::Ended(pid, _) => pid,
         }
     }
@@ -130,10 +149,10 @@ impl Process {
     pub(crate) async fn wait(&self) -> Exit {
         let mut phase = self.phase.subscribe();
         let ended = phase
-            .wait_for(|phase| matches!(phase, Phase::Ended(..)))
+            .wait_for(|phase| matches!(phase, Phase::Ended(..) | Phase::Failed(_)))
             .await;
         match ended.as_deref() {
-            Ok(Phase::Ended(_, exit)) => exit.clone(),
+            Ok(Phase::Ended(_, exit) | Phase::Failed(exit)) => exit.clone(),
             _ => Exit::unknown(),
         }
     }
@@ -166,7 +185,7 @@ impl Process {
     /// It has not begun or has ended, or there is no such signal.
     pub(crate) fn kill(&self, signal: u32) -> Result<()> {
         let pid = match self.phase() {
-            Phase::Added => {
+            Phase::Added | Phase::Failed(_) => {
                 return Err(Error::FailedPrecondition(
                     "process not created: it has not been started".to_owned(),
                 ));
@@ -195,14 +214,21 @@ impl Process {
         }
     }
 
-    /// Lets go what belonged to it, once its output is where it was to go.
+    /// Closes its streams and lets go what belonged to it, once its output is where it was to go. The output of processes that
+    /// outlive it is taken for a bounded time more, unless it is the first one, without which there are none.
     pub(crate) async fn release(&self) {
-        let resources = std::mem::take(&mut *self.resources());
+        self.input.release();
+        let mut resources = std::mem::take(&mut *self.resources());
         if let Some(console) = resources.console {
-            console.finish(DRAIN_LIMIT).await;
+            console.finish(TERMINAL_DRAIN_LIMIT).await;
         }
-        for copying in resources.copying {
-            copying.finish(DRAIN_LIMIT).await;
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        resources.copying.iter_mut().for_each(Copying::end);
+        for mut copying in resources.copying {
+            copying.drain(deadline).await;
+            if self.role == Role::Exec {
+                copying.linger(DRAIN_LIMIT);
+            }
         }
         if let Some(logger) = resources.logger {
             stdio::dismiss(logger);
@@ -215,7 +241,7 @@ impl Process {
         let mut state = StateResponse {
             pid: self.pid(),
             status: EnumOrUnknown::new(match phase {
-                Phase::Added | Phase::Created(_) => Status::CREATED,
+                Phase::Added | Phase::Created(_) | Phase::Failed(_) => Status::CREATED,
                 Phase::Running(_) => Status::RUNNING,
                 Phase::Ended(..) => Status::STOPPED,
             }),
@@ -232,6 +258,17 @@ impl Process {
         state
     }
 
+    /// Where it is in its life, in words for the log.
+    pub(crate) fn describe(&self) -> String {
+        match self.phase() {
+            Phase::Added => "not started".to_owned(),
+            Phase::Created(pid) => format!("created, process {pid}"),
+            Phase::Running(pid) => format!("runs, process {pid}"),
+            Phase::Failed(_) => "could not be started".to_owned(),
+            Phase::Ended(pid, exit) => format!("exited with {}, was process {pid}", exit.code),
+        }
+    }
+
     fn resources(&self) -> std::sync::MutexGuard<'_, Resources> {
         self.resources
             .lock()
@@ -239,7 +276,8 @@ impl Process {
     }
 }
 
-fn finished() -> Error {
+/// The error of a signal that comes too late.
+pub(crate) fn finished() -> Error {
     Error::NotFound("process already finished".to_owned())
 }
 
@@ -271,6 +309,22 @@ mod tests {
             assert_eq!(waiter.await.unwrap(), 3);
         }
         assert_eq!(waiter(&process).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn one_that_could_not_be_started_wakes_its_waiters_and_stays_created() {
+        let process = Arc::new(Process::new(Role::Exec, Wanted::default()));
+        let waiter = Arc::clone(&process);
+        let waiter = tokio::spawn(async move { waiter.wait().await.code });
+        tokio::task::yield_now().await;
+        process.fail();
+        assert_eq!(waiter.await.unwrap(), 255);
+        let state = process.state();
+        assert_eq!(state.status.enum_value(), Ok(Status::CREATED));
+        assert_eq!((state.pid, state.exit_status), (0, 0));
+        assert!(matches!(process.kill(9), Err(Error::FailedPrecondition(_))));
+        process.advance(Phase::Running(7));
+        assert!(matches!(process.phase(), Phase::Failed(_)));
     }
 
     #[test]

@@ -1,27 +1,27 @@
-//! Standard streams of a process without a terminal. The container gets the very FIFOs that containerd's client made: nothing is
-//! copied, nothing passes through the shim. Only what goes into a file of the host's does.
+//! Standard streams of a process without a terminal. The process gets pipes of its own, and what passes through them is copied from
+//! and to the FIFOs that containerd's client made: it never has the client's FIFOs, which have names on the host, can be opened
+//! both ways and block whoever opens them when the other side is away.
 //!
 //! Output FIFOs are opened for reading too, so that neither the absence of a reader nor its end (a restart of Docker) fails or
-//! ends the container; a reader sees the end of the stream when the container's last process closes it. The input stays open as
-//! long as we hold its writing end, whoever comes and goes, until [`Input::close`].
+//! ends the container; a reader sees the end of the stream when the container's last process closes it, or when the process is
+//! deleted. The input stays open as long as we hold its writing end, whoever comes and goes, until [`Input::close`].
 
-mod copy;
+mod copying;
 mod input;
 mod logger;
+mod sink;
 
-use std::fs::{self, File, OpenOptions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 use rustix::fs::{Gid, Uid};
 
-pub(crate) use self::copy::{Copying, open_existing};
+pub(crate) use self::copying::{Copying, Outlet};
 pub(crate) use self::input::Input;
 pub(crate) use self::logger::{Logger, dismiss};
-use crate::error::{Error, OnPath, Result};
+pub(crate) use self::sink::Sink;
+use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::reaper::{Child, Reaper};
 use crate::runc::Streams;
@@ -96,34 +96,25 @@ pub(crate) struct Opened {
     pub(crate) streams: Streams,
     /// The program that takes its output.
     pub(crate) logger: Option<Child>,
-    /// What takes it into files.
-    pub(crate) copying: Vec<Copying>,
+    /// What takes it elsewhere, once the process is made.
+    pub(crate) outlets: Vec<Outlet>,
 }
 
 impl Opened {
     /// Opens an output that is no program's.
     fn output(&mut self, target: &Target) -> Result<Option<OwnedFd>> {
-        let (file, name) = match target {
+        match target {
             Target::Null => return Ok(None),
-            Target::File(path) => (open_file(path)?, path),
-            Target::Path(path) => {
-                let fifo = Path::new(path);
-                if fs::metadata(fifo).on("open", fifo)?.file_type().is_fifo() {
-                    let mut both = OpenOptions::new();
-                    let file = both.read(true).write(true).open(fifo).on("open", fifo)?;
-                    return Ok(Some(file.into()));
-                }
-                (open_existing(fifo)?, path)
-            }
+            Target::Path(_) | Target::File(_) => {}
             Target::Program(..) => {
                 return Err(Error::InvalidArgument(
                     "binary:// takes standard output and error at once: name it for the output"
                         .to_owned(),
                 ));
             }
-        };
-        let (pipe, copying) = Copying::into(file, name)?;
-        self.copying.push(copying);
+        }
+        let (pipe, outlet) = Outlet::new(Sink::open(target, None)?)?;
+        self.outlets.push(outlet);
         Ok(Some(pipe))
     }
 }
@@ -151,9 +142,9 @@ pub(crate) async fn open(
     } else {
         let stderr = Target::parse(&wanted.stderr)?;
         opened.streams.stdout = opened.output(&stdout)?;
-        // One file for both: with `file://` clients name it for the one alone. One pipe keeps their order.
+        // One for both: with `file://` clients name it for the one alone. One pipe keeps their order.
         let shared =
-            matches!(stdout, Target::File(_)) && (stderr == Target::Null || stderr == stdout);
+            stderr == stdout || (matches!(stdout, Target::File(_)) && stderr == Target::Null);
         opened.streams.stderr = match &opened.streams.stdout {
             Some(stdout) if shared => {
                 let copy = stdout.try_clone();
@@ -187,25 +178,11 @@ fn give(streams: &Streams, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Opens a log file, making it and its folder where they are missing.
-pub(crate) fn open_file(path: &str) -> Result<File> {
-    let path = Path::new(path);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).on("create", folder)?;
-    }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .open(path)
-        .on("open", path)
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
+    #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::io::Write;
+    use rustix::fs::{CWD, FileType, Mode};
 
     #[test]
     fn paths_and_uris_are_told_apart() {
@@ -228,21 +205,13 @@ mod tests {
         assert!(error.starts_with("npipe://"), "{error}");
     }
 
-    fn fifo() -> (tempfile::TempDir, String) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("fifo");
-        let made = std::process::Command::new("mkfifo").arg(&path).status();
-        assert!(made.unwrap().success());
+    /// A FIFO, and the directory that it is in.
+    pub(super) fn fifo() -> (tempfile::TempDir, String) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        // Without a program: between its fork and its start it has all that other tests have open.
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from(0o600), 0).unwrap();
         let path = path.to_str().unwrap().to_owned();
-        (folder, path)
-    }
-
-    #[test]
-    fn an_output_without_a_reader_neither_waits_nor_fails() {
-        let (_folder, path) = fifo();
-        let mut opened = Opened::default();
-        let output = opened.output(&Target::Path(path)).unwrap().unwrap();
-        assert!(opened.copying.is_empty());
-        File::from(output).write_all(b"line\n").unwrap();
+        (directory, path)
     }
 }

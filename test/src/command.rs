@@ -43,10 +43,18 @@ impl Finished {
 /// # Errors
 /// The program could not be started, or did not end in time.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Finished> {
+    run_with(command, Stdio::null(), limit)
+}
+
+/// The same with `input` as its standard input.
+///
+/// # Errors
+/// As of [`run`].
+pub fn run_with(command: &mut Command, input: Stdio, limit: Duration) -> Result<Finished> {
     // Files, not pipes: a pipe that a grandchild keeps open would have no end.
     let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(out.try_clone()?)
         .stderr(err.try_clone()?)
         .spawn()

@@ -81,15 +81,12 @@ impl Container {
         let (resources, pid) = match result {
             Ok(started) => started,
             Err(error) => {
-                // It will never run: whoever waits for it must not wait for ever.
-                process.end(Exit {
-                    code: 255,
-                    ..Exit::unknown()
-                });
+                process.fail();
                 return Err(error);
             }
         };
         process.keep(resources);
+        process.input.start();
         let end = birth.claim(pid);
         process.begin(Phase::Running(pid), &end);
         started(pid);
@@ -105,7 +102,7 @@ impl Container {
         let exec = self.exec(id)?;
         let process = &exec.process;
         let exit = match process.phase() {
-            Phase::Ended(_, exit) => exit,
+            Phase::Ended(_, exit) | Phase::Failed(exit) => exit,
             Phase::Added => {
                 let exit = Exit {
                     code: 0,

@@ -4,12 +4,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::Shared;
-use crate::console::{Console, Sink, Socket};
+use crate::console::{Console, Socket};
 use crate::error::Result;
 use crate::options::Options;
-use crate::process::{DRAIN_LIMIT, Process, Resources, Role};
+use crate::process::{Process, Resources, Role};
 use crate::runc::New;
-use crate::stdio::{self, Logger, Target, Wanted};
+use crate::stdio::{self, Logger, Outlet, Sink, Target, Wanted};
 
 /// The folder of short paths for sockets.
 const SOCKETS: &str = "/run/containerd/s";
@@ -43,10 +43,14 @@ impl Launch {
             wanted.map(open).transpose()
         };
         if !terminal {
-            let stdin = match process.role {
-                Role::Init => input(&|path| process.input.open_before_start(path))?,
-                Role::Exec => input(&|path| process.input.open(path))?,
-            };
+            let stdin = input(&|path| {
+                let pipe = process.input.connect(path)?;
+                if process.role == Role::Exec {
+                    // Its client can close it already.
+                    process.input.hold(Path::new(path))?;
+                }
+                Ok(pipe)
+            })?;
             let wanted = &process.wanted;
             let opened = stdio::open(wanted, stdin, options, reaper, container, namespace).await?;
             return Ok(Self {
@@ -81,20 +85,17 @@ impl Launch {
         run: impl AsyncFnOnce(New<'_>) -> Result<()>,
     ) -> Result<Resources> {
         let logger = self.opened.logger.take();
-        let copying = std::mem::take(&mut self.opened.copying);
+        let outlets = std::mem::take(&mut self.opened.outlets);
         match self.start(pid_file, run).await {
             Ok(console) => Ok(Resources {
                 logger,
-                copying,
+                // Not before: what the OCI runtime itself writes when it fails is not the container's, and is in the error.
+                copying: outlets.into_iter().map(Outlet::start).collect(),
                 console,
             }),
             Err(error) => {
-                // What the OCI runtime said of the failure is to reach them: they end by themselves, or are ended.
                 if let Some(logger) = logger {
                     stdio::dismiss(logger);
-                }
-                for copying in copying {
-                    tokio::spawn(copying.finish(DRAIN_LIMIT));
                 }
                 Err(error)
             }

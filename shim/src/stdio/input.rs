@@ -1,4 +1,5 @@
-//! Standard input: a FIFO that clients write, and that stays open while they come and go.
+//! Standard input: a FIFO that clients write, and that stays open while they come and go. The process reads a pipe of its own:
+//! opened by name (`/dev/stdin`), a FIFO without a writer would make it wait for ever.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -6,74 +7,112 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use tokio::net::unix::pipe::{self, Receiver, Sender};
 
-use crate::error::{OnPath, Result};
+use super::copying::{Feeding, is_abandoned, pipe as new_pipe};
+use super::sink::is_fifo;
+use crate::error::{Error, OnPath, Result};
 
-/// What holds an input open.
+/// The input of a process.
 #[derive(Debug, Default)]
-pub(crate) struct Input(Mutex<Hold>);
+pub(crate) struct Input(Mutex<State>);
 
 #[derive(Debug, Default)]
-enum Hold {
-    /// There is no input, or not yet.
-    #[default]
-    None,
-    /// Open for reading; to be held when the process starts.
-    Later(OwnedFd, PathBuf),
-    /// Held by its writing end.
-    Now(#[allow(dead_code, reason = "what counts is that it is open")] OwnedFd),
+struct State {
     /// To end with its clients.
-    Closed,
+    closed: bool,
+    /// The writing end of the FIFO, which keeps it open.
+    held: Option<OwnedFd>,
+    /// What is copied from the start of the process on.
+    waiting: Option<Waiting>,
+    feeding: Option<Feeding>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    path: PathBuf,
+    fifo: Receiver,
+    pipe: Sender,
 }
 
 impl Input {
-    /// Opens the FIFO at `path` and holds it open from now on.
+    /// Opens the FIFO at `path` itself, for a terminal, and holds it open from now on.
     ///
     /// # Errors
     /// It is not there.
     pub(crate) fn open(&self, path: &str) -> Result<OwnedFd> {
-        let read = open_input(Path::new(path))?;
-        let mut hold = self.state();
-        if !matches!(*hold, Hold::Closed) {
-            *hold = Hold::Now(open_writing(Path::new(path))?);
-        }
+        let path = Path::new(path);
+        let read = open_input(path)?;
+        self.hold(path)?;
         Ok(read)
     }
 
-    /// Opens the FIFO at `path`, to be held open from [`Self::hold`] on.
+    /// Opens the FIFO at `path` for a process that is about to be made, and returns the pipe that it gets. Nothing is copied before
+    /// [`Self::start`].
     ///
     /// # Errors
     /// It is not there.
-    pub(crate) fn open_before_start(&self, path: &str) -> Result<OwnedFd> {
+    pub(crate) fn connect(&self, path: &str) -> Result<OwnedFd> {
         let path = Path::new(path);
-        let read = open_input(path)?;
-        let copy = read.try_clone().on("open", path)?;
-        *self.state() = Hold::Later(copy, path.to_path_buf());
+        if !is_fifo(path)? {
+            return open_input(path);
+        }
+        let fifo = pipe::OpenOptions::new()
+            .open_receiver(path)
+            .on("open", path)?;
+        let (read, write) = new_pipe()?;
+        let pipe =
+            Sender::from_owned_fd(write).map_err(|error| Error::io("write a pipe", error))?;
+        self.state().waiting = Some(Waiting {
+            path: path.to_path_buf(),
+            fifo,
+            pipe,
+        });
         Ok(read)
     }
 
-    /// Holds it open, unless its client has come and gone already: that one has said all there is to say, but cannot tell us,
-    /// as it learns only now that there is a process.
-    pub(crate) fn hold(&self) {
-        let mut hold = self.state();
-        let Hold::Later(read, path) = &*hold else {
+    /// Holds the FIFO at `path` open, unless the input is closed.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(crate) fn hold(&self, path: &Path) -> Result<()> {
+        let mut state = self.state();
+        if !state.closed && is_fifo(path)? {
+            state.held = Some(open_writing(path)?);
+        }
+        Ok(())
+    }
+
+    /// Starts copying for a process that starts. The FIFO is held open, unless its client has come and gone already: that one has
+    /// said all there is to say, but cannot tell us, as it learns only now that there is a process.
+    pub(crate) fn start(&self) {
+        let mut state = self.state();
+        let Some(Waiting { path, fifo, pipe }) = state.waiting.take() else {
             return;
         };
-        let mut ready = [PollFd::new(read, PollFlags::IN)];
-        let gone = poll(&mut ready, Some(&Timespec::default())).is_ok()
-            && ready[0].revents().contains(PollFlags::HUP);
-        let write = if gone { None } else { open_writing(path).ok() };
-        *hold = write.map_or(Hold::Closed, Hold::Now);
+        if state.held.is_none() && !state.closed && !is_abandoned(&fifo) {
+            state.held = open_writing(&path).ok();
+        }
+        state.feeding = Some(Feeding::start(fifo, pipe));
     }
 
     /// Lets the reader see the end, once its other writers are gone.
     pub(crate) fn close(&self) {
-        *self.state() = Hold::Closed;
+        let mut state = self.state();
+        state.closed = true;
+        state.held = None;
     }
 
-    fn state(&self) -> MutexGuard<'_, Hold> {
+    /// Closes everything: the process is deleted.
+    pub(crate) fn release(&self) {
+        *self.state() = State {
+            closed: true,
+            ..State::default()
+        };
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,73 +142,133 @@ fn block(file: &File) -> rustix::io::Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::super::tests::fifo;
     use super::*;
     use std::io::Write;
+    use std::time::Duration;
 
-    fn fifo() -> (tempfile::TempDir, String) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("fifo");
-        let made = std::process::Command::new("mkfifo").arg(&path).status();
-        assert!(made.unwrap().success());
-        let path = path.to_str().unwrap().to_owned();
-        (folder, path)
-    }
-
-    /// What a reader of the FIFO finds next, without waiting: `None` is nothing yet, 0 the end.
-    fn read_now(read: &OwnedFd) -> Option<usize> {
-        fcntl_setfl(read, OFlags::NONBLOCK).unwrap();
-        match rustix::io::read(read, &mut [0; 8]) {
-            Ok(count) => Some(count),
-            Err(rustix::io::Errno::AGAIN) => None,
-            Err(error) => panic!("{error}"),
+    /// What the process finds next: `None` is nothing for a while, 0 the end.
+    async fn read(pipe: &OwnedFd) -> Option<usize> {
+        fcntl_setfl(pipe, OFlags::NONBLOCK).unwrap();
+        for _ in 0..100 {
+            match rustix::io::read(pipe, &mut [0; 8]) {
+                Ok(count) => return Some(count),
+                Err(rustix::io::Errno::AGAIN) => tokio::time::sleep(Duration::from_millis(2)).await,
+                Err(error) => panic!("{error}"),
+            }
         }
+        None
     }
 
     fn client(path: &str) -> File {
         OpenOptions::new().write(true).open(path).unwrap()
     }
 
-    #[test]
-    fn an_input_stays_open_until_it_is_closed() {
-        let (_folder, path) = fifo();
+    #[tokio::test]
+    async fn stays_open_until_it_is_closed() {
+        let (_directory, path) = fifo();
         let input = Input::default();
-        let read = input.open(&path).unwrap();
+        let pipe = input.connect(&path).unwrap();
+        input.start();
         client(&path).write_all(b"one").unwrap();
-        assert_eq!(read_now(&read), Some(3));
-        assert_eq!(read_now(&read), None);
+        assert_eq!(read(&pipe).await, Some(3));
+        assert_eq!(read(&pipe).await, None);
+        client(&path).write_all(b"two").unwrap();
         input.close();
-        assert_eq!(read_now(&read), Some(0));
+        assert_eq!(read(&pipe).await, Some(3));
+        assert_eq!(read(&pipe).await, Some(0));
     }
 
-    #[test]
-    fn an_input_whose_client_was_done_before_the_start_ends() {
-        let (_folder, path) = fifo();
+    #[tokio::test]
+    async fn ends_where_the_client_was_done_before_the_start() {
+        let (_directory, path) = fifo();
         let input = Input::default();
-        let read = input.open_before_start(&path).unwrap();
+        let pipe = input.connect(&path).unwrap();
         client(&path).write_all(b"one").unwrap();
-        input.hold();
-        assert_eq!(read_now(&read), Some(3));
-        assert_eq!(read_now(&read), Some(0));
+        assert_eq!(read(&pipe).await, None, "before the start");
+        input.start();
+        assert_eq!(read(&pipe).await, Some(3));
+        assert_eq!(read(&pipe).await, Some(0));
     }
 
-    #[test]
-    fn an_input_whose_client_is_to_come_stays_open() {
-        let (_folder, path) = fifo();
+    #[tokio::test]
+    async fn stays_open_for_a_client_that_is_to_come() {
+        let (_directory, path) = fifo();
         let input = Input::default();
-        let read = input.open_before_start(&path).unwrap();
-        input.hold();
-        assert_eq!(read_now(&read), None);
+        let pipe = input.connect(&path).unwrap();
+        input.start();
+        assert_eq!(read(&pipe).await, None);
         drop(client(&path));
-        assert_eq!(read_now(&read), None);
+        assert_eq!(read(&pipe).await, None);
     }
 
-    #[test]
-    fn an_input_that_is_closed_before_it_is_open_ends_with_its_client() {
-        let (_folder, path) = fifo();
+    #[tokio::test]
+    async fn ends_with_its_client_where_it_is_closed_before_it_is_open() {
+        let (_directory, path) = fifo();
         let input = Input::default();
         input.close();
-        let read = input.open(&path).unwrap();
-        drop(client(&path));
-        assert_eq!(read_now(&read), Some(0));
+        let pipe = input.connect(&path).unwrap();
+        input.hold(Path::new(&path)).unwrap();
+        let mut client = client(&path);
+        input.start();
+        assert_eq!(read(&pipe).await, None);
+        client.write_all(b"one").unwrap();
+        drop(client);
+        assert_eq!(read(&pipe).await, Some(3));
+        assert_eq!(read(&pipe).await, Some(0));
+    }
+
+    #[tokio::test]
+    async fn can_be_opened_by_name_without_a_writer() {
+        let (_directory, path) = fifo();
+        let input = Input::default();
+        let pipe = input.connect(&path).unwrap();
+        input.start();
+        input.release();
+        // The writing end goes with the task.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        // The client's FIFO would make this wait for ever.
+        let mut again = File::open(super::super::copying::path_of(&pipe)).unwrap();
+        assert_eq!(std::io::Read::read(&mut again, &mut [0; 8]).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn shows_its_client_that_the_process_does_not_read() {
+        let (_directory, path) = fifo();
+        let input = Input::default();
+        let pipe = input.connect(&path).unwrap();
+        let mut client = client(&path);
+        input.start();
+        drop(pipe);
+        client.write_all(b"one").unwrap();
+        input.close();
+        for _ in 0..100 {
+            if client.write_all(b"two").is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("the client can still write");
+    }
+
+    #[tokio::test]
+    async fn takes_no_more_than_there_is_room_for() {
+        let (_directory, path) = fifo();
+        let input = Input::default();
+        let _pipe = input.connect(&path).unwrap();
+        let mut client = client(&path);
+        input.start();
+        fcntl_setfl(&client, OFlags::NONBLOCK).unwrap();
+        let (mut taken, mut full) = (0, 0);
+        while full < 20 {
+            match client.write(&[0; 1000]) {
+                Ok(count) => (taken, full) = (taken + count, 0),
+                Err(_) => {
+                    full += 1;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        }
+        assert!((100_000..200_000).contains(&taken), "{taken}");
     }
 }
