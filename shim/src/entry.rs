@@ -1,16 +1,40 @@
-//! Is it a container of workers? Its entry point tells: a folder holds workers, a program runs as in any container.
+//! Is it a container of workers? Its entry point tells: a directory holds workers, a program runs as in any container.
+//!
+//! The entry point may be wrapped. `docker run --init`, Compose's `init: true` and `nerdctl run --init` put an init program of the
+//! host before it, which cannot run a directory and is not needed: our server collects orphans itself. Docker's string form of
+//! an entry point calls `/bin/sh`, which images of workers do not have.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
 use crate::rootfs::{self, Kind};
+use crate::shell;
+
+/// Our server's name, by which its commands are called in a container of workers.
+pub(crate) const SERVER_NAME: &str = "wws";
+
+/// Init programs that clients or images put before an entry point.
+const INIT_PROGRAMS: [&str; 5] = [
+    "docker-init",
+    "tini",
+    "tini-static",
+    "dumb-init",
+    "catatonit",
+];
+
+/// Their options that have a value of their own: tini's and dumb-init's.
+const OPTIONS_WITH_VALUE: [&str; 4] = ["-p", "-e", "-r", "--rewrite"];
 
 /// What an entry point means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Entry {
-    /// Serve the workers in this folder, an absolute path of the container.
+    /// Serve the workers in this directory, an absolute path of the container.
     Workers(PathBuf),
+    /// Run a command of our server, which the image does not have.
+    Command,
+    /// A WebAssembly module, which is no program: the directory that it is in would be the entry point.
+    Module(PathBuf),
     /// Run it as it stands: a program (`pause`, a side-car), or something of which the OCI runtime will say what is wrong.
     Program,
 }
@@ -42,24 +66,79 @@ pub(crate) struct Container<'a> {
 }
 
 impl Container<'_> {
-    /// What the entry point means.
+    /// What the entry point means, and the process's arguments without what it is wrapped in.
     ///
     /// # Errors
     /// The root file system cannot be looked at.
-    pub(crate) fn entry(&self) -> Result<Entry> {
-        let word = match self.arguments.first() {
+    pub(crate) fn entry(&self) -> Result<(Entry, Vec<String>)> {
+        let arguments = self.unwrapped()?;
+        let entry = match arguments.first().map(String::as_str) {
             // No entry point: all of the image is the project.
-            None | Some(&"") => return Ok(Entry::Workers("/".into())),
-            Some(word) => *word,
+            None | Some("") => Entry::Workers("/".into()),
+            Some(word) => self.entry_of(word)?,
         };
+        Ok((entry, arguments))
+    }
+
+    fn entry_of(&self, word: &str) -> Result<Entry> {
         if !word.contains('/') && word != "." && word != ".." && self.is_command(word)? {
             return Ok(Entry::Program);
         }
         let path = rootfs::absolute(self.folder, Path::new(word));
         Ok(match self.kind(&path)? {
             Kind::Folder => Entry::Workers(path),
+            Kind::File if path.extension().is_some_and(|it| it == "wasm") => Entry::Module(path),
+            Kind::Missing if word == SERVER_NAME => Entry::Command,
             Kind::File | Kind::Missing => Entry::Program,
         })
+    }
+
+    /// The arguments without an init program before them, and without a shell that the container does not have.
+    fn unwrapped(&self) -> Result<Vec<String>> {
+        let arguments = &self.arguments[self.init_words()..];
+        if let Some(line) = shell::line(arguments)
+            && let Some(words) = shell::words(line)
+            && !self.has_shell()?
+        {
+            return Ok(words);
+        }
+        Ok(arguments.iter().map(ToString::to_string).collect())
+    }
+
+    /// How many of the arguments are an init program and its options.
+    fn init_words(&self) -> usize {
+        let Some((program, rest)) = self.arguments.split_first() else {
+            return 0;
+        };
+        let name = Path::new(program).file_name().unwrap_or_default();
+        let is_known = INIT_PROGRAMS.iter().any(|init| name == *init);
+        // Of any name, where a client has put it into the container by a mount.
+        let is_mounted = rest.first() == Some(&"--")
+            && self
+                .mounts
+                .iter()
+                .any(|mount| mount.bind && mount.to == Path::new(program));
+        if !is_known && !is_mounted {
+            return 0;
+        }
+        let mut words = 1;
+        while let Some(word) = self.arguments.get(words) {
+            match *word {
+                "--" => return words + 1,
+                option if OPTIONS_WITH_VALUE.contains(&option) => words += 2,
+                option if option.starts_with('-') => words += 1,
+                _ => break,
+            }
+        }
+        words.min(self.arguments.len())
+    }
+
+    /// Whether there is a shell in the container.
+    ///
+    /// # Errors
+    /// As of [`Self::entry`].
+    pub(crate) fn has_shell(&self) -> Result<bool> {
+        Ok(self.kind(Path::new("/bin/sh"))? == Kind::File || self.is_command("sh")?)
     }
 
     /// Whether a word without a slash is found on the container's PATH.
@@ -161,6 +240,20 @@ mod tests {
             }
             .entry()
             .unwrap()
+            .0
+        }
+
+        /// The arguments without what the entry point is wrapped in, where it is none of a program.
+        fn arguments(&self, arguments: &[&str], mounts: &[Mount<'_>]) -> Option<Vec<String>> {
+            let container = Container {
+                root: self.0.path(),
+                folder: Path::new("/"),
+                arguments,
+                environment: &["PATH=/bin:/usr/bin"],
+                mounts,
+            };
+            let (entry, arguments) = container.entry().unwrap();
+            (entry != Entry::Program).then_some(arguments)
         }
 
         fn at_root(&self, word: &str) -> Entry {
@@ -213,6 +306,68 @@ mod tests {
         let image = Image::new();
         assert_eq!(image.at_root("app"), Entry::Program);
         assert_eq!(image.at_root("./app"), workers("/app"));
+    }
+
+    #[test]
+    fn an_init_program_before_the_entry_point_is_dropped() {
+        let image = Image::new();
+        let init = Mount {
+            to: Path::new("/sbin/my-init"),
+            from: Some(Path::new("/proc/self/exe")),
+            bind: true,
+        };
+        for wrapper in [
+            &["/sbin/docker-init", "--"][..],
+            &["/sbin/tini", "--"],
+            &["/sbin/my-init", "--"],
+            &["tini", "-s", "-g", "-p", "SIGTERM", "--"],
+            &["/usr/bin/dumb-init"],
+            &[],
+        ] {
+            let wrapped = |entry: &[&'static str]| [wrapper, entry].concat();
+            let arguments = |entry| image.arguments(&wrapped(entry), &[init]);
+            assert_eq!(arguments(&["/"]).unwrap(), ["/"], "{wrapper:?}");
+            assert_eq!(arguments(&["/app", "--x"]).unwrap(), ["/app", "--x"]);
+            assert_eq!(arguments(&["wws", "routes"]).unwrap(), ["wws", "routes"]);
+            // A program keeps it.
+            assert_eq!(arguments(&["/pause"]), None, "{wrapper:?}");
+        }
+        // Any other program before a directory is one to run.
+        assert_eq!(image.arguments(&["/sbin/my-init", "--", "/"], &[]), None);
+        assert_eq!(image.arguments(&["/sbin/my-init", "/"], &[init]), None);
+        assert_eq!(image.arguments(&["/pause", "--", "/"], &[]), None);
+    }
+
+    #[test]
+    fn the_string_form_of_an_entry_point_needs_no_shell() {
+        let image = Image::new();
+        let shell = ["/bin/sh", "-c", "/app --x"];
+        assert_eq!(image.arguments(&shell, &[]).unwrap(), ["/app", "--x"]);
+        assert_eq!(image.entry("/", &shell, &[]), workers("/app"));
+        let init = ["/sbin/docker-init", "--", "/bin/sh", "-c", "exec /"];
+        assert_eq!(image.arguments(&init, &[]).unwrap(), ["/"]);
+        assert_eq!(image.arguments(&["/bin/sh", "-c", "/app | x"], &[]), None);
+        fs::create_dir(image.0.path().join("bin")).unwrap();
+        fs::write(image.0.path().join("bin/sh"), "\x7fELF").unwrap();
+        assert_eq!(image.arguments(&shell, &[]), None, "the image's own shell");
+    }
+
+    #[test]
+    fn our_server_is_found_where_the_image_has_none() {
+        let image = Image::new();
+        assert_eq!(image.at_root("wws"), Entry::Command);
+        fs::write(image.0.path().join("usr/bin/wws"), "\x7fELF").unwrap();
+        assert_eq!(image.at_root("wws"), Entry::Program);
+    }
+
+    #[test]
+    fn a_module_is_no_program() {
+        let image = Image::new();
+        fs::write(image.0.path().join("app/index.wasm"), "\0asm").unwrap();
+        let module = Entry::Module("/app/index.wasm".into());
+        assert_eq!(image.at_root("/app/index.wasm"), module);
+        assert_eq!(image.entry("/app", &["index.wasm"], &[]), module);
+        assert_eq!(image.at_root("/app/no.wasm"), Entry::Program);
     }
 
     #[test]

@@ -8,10 +8,9 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use serde_json::{Value, json};
 
 use crate::container::Workers;
+use crate::entry::SERVER_NAME;
 use crate::error::{Error, Result};
-
-/// Our server's name, by which its commands are called in a container of workers.
-pub(crate) const NAME: &str = "wws";
+use crate::shell;
 
 /// The variable by which our server's commands know the project's folder, where none is named.
 const FOLDER: &str = "WWS_FOLDER";
@@ -46,17 +45,33 @@ pub(crate) fn rewrite(spec: &[u8], terminal: bool, workers: Option<&Workers>) ->
     Ok(spec.to_string().into_bytes())
 }
 
-/// Whether it is a call of our server, which it then is made.
-fn call_server(arguments: &mut [Value], workers: &Workers) -> bool {
-    let named = match arguments.first().and_then(Value::as_str) {
-        Some(NAME) => !workers.has_own,
-        Some(program) => Path::new(program) == Path::new(workers.server),
-        None => false,
+/// Whether it is a call of our server, which it then is made: a direct one, or one by a shell that the container does not have.
+fn call_server(arguments: &mut Vec<Value>, workers: &Workers) -> bool {
+    let is_named = |program: &str| match program {
+        SERVER_NAME => !workers.has_own,
+        program => Path::new(program) == Path::new(workers.server),
     };
-    if named {
-        arguments[0] = json!(workers.server);
+    let Some(mut words) = arguments
+        .iter()
+        .map(Value::as_str)
+        .collect::<Option<Vec<_>>>()
+    else {
+        return false;
+    };
+    // Docker's string form of a health check.
+    let line = shell::line(&words).filter(|_| !workers.has_shell);
+    let of_line = line.and_then(shell::words).unwrap_or_default();
+    if !of_line.is_empty() {
+        words = of_line.iter().map(String::as_str).collect();
     }
-    named
+    match words.split_first() {
+        Some((program, rest)) if is_named(program) => {
+            let rest = rest.iter().map(|word| json!(word));
+            *arguments = std::iter::once(json!(workers.server)).chain(rest).collect();
+            true
+        }
+        _ => false,
+    }
 }
 
 /// How `containerd.runc.v1.ProcessDetails` names the process of an exec among others.
@@ -83,6 +98,7 @@ mod tests {
             server: "/dev/wws",
             folder: "/app".into(),
             has_own,
+            has_shell: false,
         }
     }
 
@@ -113,10 +129,31 @@ mod tests {
     }
 
     #[test]
+    fn a_health_check_in_its_string_form_needs_no_shell() {
+        for line in ["wws health", "wws health || exit 1", "/dev/wws health"] {
+            let [arguments, env] = rewritten(&["/bin/sh", "-c", line], Some(&workers(false)));
+            assert_eq!(arguments, ["/dev/wws", "health"], "{line}");
+            assert_eq!(env, ["A=b", "WWS_FOLDER=/app"]);
+        }
+    }
+
+    #[test]
     fn all_other_programs_stay() {
-        let shell = ["/bin/sh", "-c", "wws"];
+        let shell = ["/bin/sh", "-c", "wws health"];
+        let with_shell = Workers {
+            has_shell: true,
+            ..workers(false)
+        };
         for (given, workers) in [
-            (&shell[..], Some(&workers(false))),
+            (&shell[..], Some(&with_shell)),
+            (&shell, Some(&workers(true))),
+            (&shell, None),
+            (
+                &["/bin/sh", "-c", "wws health | cat"],
+                Some(&workers(false)),
+            ),
+            (&["/bin/sh", "-c", "date"], Some(&workers(false))),
+            (&["/bin/sh"], Some(&workers(false))),
             (&["wws"], Some(&workers(true))),
             (&["wws"], None),
         ] {

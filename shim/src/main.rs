@@ -26,6 +26,7 @@ mod rootfs;
 mod runc;
 mod serve;
 mod service;
+mod shell;
 mod spec;
 mod start;
 mod stats;

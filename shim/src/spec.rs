@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::entry::{self, Entry};
 use crate::error::{Error, OnPath, Result};
@@ -89,10 +89,17 @@ impl Spec {
 
     /// The group of containers that share a shim: the pod, where there is one.
     pub(crate) fn group(&self) -> Option<&str> {
-        [SANDBOX, GROUP]
-            .iter()
-            .filter_map(|name| self.0["annotations"][name].as_str())
-            .find(|group| !group.is_empty())
+        self.sandbox().or_else(|| self.annotation(GROUP))
+    }
+
+    /// The pod, where there is one.
+    pub(crate) fn sandbox(&self) -> Option<&str> {
+        self.annotation(SANDBOX)
+    }
+
+    fn annotation(&self, name: &str) -> Option<&str> {
+        let value = self.0["annotations"][name].as_str();
+        value.filter(|value| !value.is_empty())
     }
 
     /// The root file system's folder on the host.
@@ -114,12 +121,64 @@ impl Spec {
         })
     }
 
-    /// The entry point, and what it means.
+    /// What the entry point means, and the process's arguments without what it is wrapped in.
     ///
     /// # Errors
     /// The root file system cannot be looked at.
-    pub(crate) fn entry(&self, bundle: &Path) -> Result<Entry> {
+    pub(crate) fn entry(&self, bundle: &Path) -> Result<(Entry, Vec<String>)> {
         self.look(bundle, |container| container.entry())
+    }
+
+    /// Whether the container has a shell.
+    ///
+    /// # Errors
+    /// The root file system cannot be looked at.
+    pub(crate) fn has_shell(&self, bundle: &Path) -> Result<bool> {
+        self.look(bundle, |container| container.has_shell())
+    }
+
+    /// The first process's working directory in the container.
+    pub(crate) fn working_directory(&self) -> &Path {
+        Path::new(self.0["process"]["cwd"].as_str().unwrap_or("/"))
+    }
+
+    /// Sets the first process's arguments.
+    ///
+    /// # Errors
+    /// The specification has no process.
+    pub(crate) fn set_arguments(&mut self, arguments: Vec<String>) -> Result<()> {
+        self.process()?.insert("args".to_owned(), json!(arguments));
+        Ok(())
+    }
+
+    /// Makes our `server` (a file of the host) the program of the first process, whose arguments it keeps. Returns the server's path
+    /// in the container.
+    ///
+    /// # Errors
+    /// The specification has no process.
+    pub(crate) fn call_server(&mut self, server: &Path) -> Result<&'static str> {
+        let path = self.server_path();
+        let mount = bind(path, &utf8(server)?);
+        if let Some(Value::Array(given)) = self.process()?.get_mut("args")
+            && let Some(program) = given.first_mut()
+        {
+            *program = json!(path);
+        }
+        self.add_mounts(vec![mount]);
+        Ok(path)
+    }
+
+    fn process(&mut self) -> Result<&mut Map<String, Value>> {
+        let process = self.0["process"].as_object_mut();
+        process.ok_or_else(|| Error::InvalidArgument("config.json has no process".to_owned()))
+    }
+
+    fn add_mounts(&mut self, mounts: Vec<Value>) {
+        match &mut self.0["mounts"] {
+            // The last ones: whatever is mounted over them before, ours are on top.
+            Value::Array(given) => given.extend(mounts),
+            none => *none = Value::Array(mounts),
+        }
     }
 
     /// A handle of a folder of the container on the host.
@@ -161,7 +220,7 @@ impl Spec {
         });
         look(entry::Container {
             root: &self.root(bundle),
-            folder: Path::new(process["cwd"].as_str().unwrap_or("/")),
+            folder: self.working_directory(),
             arguments: &words("args"),
             environment: &words("env"),
             mounts: &mounts.collect::<Vec<_>>(),
@@ -180,18 +239,11 @@ impl Spec {
         code: Option<&Path>,
     ) -> Result<&'static str> {
         let path = self.server_path();
-        let utf8 = |path: &Path| {
-            path.to_str()
-                .map(str::to_owned)
-                .ok_or_else(|| Error::InvalidArgument(format!("{path:?} is not UTF-8")))
-        };
         let (server, folder) = (utf8(server)?, utf8(folder)?);
         let memory = self.0["linux"]["resources"]["memory"]["limit"]
             .as_u64()
             .filter(|limit| *limit > 0);
-        let process = self.0["process"]
-            .as_object_mut()
-            .ok_or_else(|| Error::InvalidArgument("config.json has no process".to_owned()))?;
+        let process = self.process()?;
         let mut arguments = vec![json!(path), json!(SERVE), json!(folder)];
         let mut mounts = vec![bind(path, &server)];
         if let Some(code) = code {
@@ -209,11 +261,7 @@ impl Spec {
             arguments.extend(given.iter().skip(1).cloned());
         }
         process.insert("args".to_owned(), Value::Array(arguments));
-        match &mut self.0["mounts"] {
-            // The last ones: whatever is mounted over them before, ours are on top.
-            Value::Array(given) => given.extend(mounts),
-            none => *none = Value::Array(mounts),
-        }
+        self.add_mounts(mounts);
         Ok(path)
     }
 
@@ -229,6 +277,12 @@ impl Spec {
             _ => SERVER_IN_ROOT,
         }
     }
+}
+
+fn utf8(path: &Path) -> Result<String> {
+    path.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| Error::InvalidArgument(format!("{path:?} is not UTF-8")))
 }
 
 /// A mount of a host's file or folder, to be run and read.

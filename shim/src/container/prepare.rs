@@ -6,11 +6,17 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::api::Mount;
 
 use crate::code::{Code, Project};
-use crate::entry::Entry;
+use crate::entry::{Entry, SERVER_NAME};
 use crate::error::{Error, OnPath, Result};
 use crate::options::Options;
 use crate::spec::Spec;
-use crate::{bundle, exec, log, mount, runc};
+use crate::{bundle, log, mount, runc};
+
+/// Where the kernel tells which files it has which programs for.
+const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
+
+/// A directory that is there where systemd runs.
+const SYSTEMD: &str = "/run/systemd/system";
 
 /// What a container of workers serves, and by which program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +27,8 @@ pub(crate) struct Workers {
     pub(crate) folder: PathBuf,
     /// The container's own PATH has a program of our server's name.
     pub(crate) has_own: bool,
+    /// It has a shell.
+    pub(crate) has_shell: bool,
 }
 
 /// What a specification says that matters later.
@@ -53,19 +61,34 @@ pub(super) fn prepare(
     mount::mount_all(mounts, &root)?;
     let prepared = (|| {
         let mut spec = Spec::read(bundle)?;
-        options.systemd_cgroup |= runc::is_systemd_path(spec.cgroups_path());
+        let by_systemd = || runc::is_systemd_path(spec.cgroups_path(), Path::new(SYSTEMD));
+        options.systemd_cgroup = Some(options.systemd_cgroup.unwrap_or_else(by_systemd));
         bundle::save_options(bundle, &options)?;
         let mut ahead = None;
-        let workers = match spec.entry(bundle)? {
+        let (entry, arguments) = spec.entry(bundle)?;
+        let workers = match entry {
             Entry::Program => None,
+            Entry::Module(path) => {
+                expect_registered(&path)?;
+                None
+            }
+            Entry::Command => {
+                check_server(server)?;
+                spec.set_arguments(arguments)?;
+                let path = spec.call_server(server)?;
+                spec.write(bundle)?;
+                Some(Workers {
+                    server: path,
+                    folder: spec.working_directory().to_path_buf(),
+                    has_own: false,
+                    has_shell: spec.has_shell(bundle)?,
+                })
+            }
             Entry::Workers(folder) => {
-                if !server.is_file() {
-                    return Err(Error::Other(format!(
-                        "the server {} is missing: install `wws` beside containerd-shim-wws-v1",
-                        server.display()
-                    )));
-                }
-                let has_own = spec.has_command(bundle, exec::NAME)?;
+                check_server(server)?;
+                let has_own = spec.has_command(bundle, SERVER_NAME)?;
+                let has_shell = spec.has_shell(bundle)?;
+                spec.set_arguments(arguments)?;
                 ahead = code.and_then(|code| plan(&spec, bundle, &folder, code));
                 let links = ahead.as_ref().map(|(code, _)| code.links.as_path());
                 let path = spec.serve(server, &folder, links)?;
@@ -74,6 +97,7 @@ pub(super) fn prepare(
                     server: path,
                     folder,
                     has_own,
+                    has_shell,
                 })
             }
         };
@@ -88,6 +112,32 @@ pub(super) fn prepare(
         mount::unmount_all(&root)?;
     }
     prepared
+}
+
+fn check_server(server: &Path) -> Result<()> {
+    if server.is_file() {
+        return Ok(());
+    }
+    Err(Error::Other(format!(
+        "the server {} is missing: install `wws` beside containerd-shim-wws-v1",
+        server.display()
+    )))
+}
+
+/// Fails for an entry point that is a WebAssembly module, unless the kernel has a program registered that runs modules.
+fn expect_registered(module: &Path) -> Result<()> {
+    let registered = fs::read_dir(BINFMT_MISC).into_iter().flatten().flatten();
+    let mut texts = registered.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    if texts.any(|text| text.contains("magic 0061736d") || text.contains("extension .wasm")) {
+        return Ok(());
+    }
+    let directory = module.parent().unwrap_or(module);
+    // The words that clients know: Docker makes exit code 126 of them.
+    Err(Error::InvalidArgument(format!(
+        "OCI runtime create failed: exec: {:?}: permission denied: a WebAssembly module is no program; name the directory that it is in, whose workers are served: ENTRYPOINT [{:?}]",
+        module.display().to_string(),
+        directory.display().to_string()
+    )))
 }
 
 /// What is compiled ahead. Nothing, where the machine does not let us: the server does without.

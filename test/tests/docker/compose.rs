@@ -49,6 +49,22 @@ pub(super) fn the_health_of_a_container_is_known(docker: &mut Docker) -> Result<
         has_health(docker, name, health)?;
         docker.docker(&["rm", "--force", name])?;
     }
+    // The form that a command line and most Dockerfiles have, in an image without a shell.
+    for (line, health) in [
+        ("wws health --request='/probe?log=x' || exit 1", "healthy"),
+        ("wws health --request='/probe?read=/nothing'", "unhealthy"),
+    ] {
+        let options = [
+            "--health-cmd",
+            line,
+            "--health-interval=1s",
+            "--health-retries=2",
+        ];
+        let port = run(docker, "line", &options, "well")?;
+        is_served(docker, "line", port)?;
+        has_health(docker, "line", health)?;
+        docker.docker(&["rm", "--force", "line"])?;
+    }
     Ok(())
 }
 

@@ -210,3 +210,30 @@ pub(super) fn nothing_of_ours_is_committed(docker: &mut Docker) -> Result<()> {
     docker.docker(&["rm", "--force", "second"])?;
     Ok(())
 }
+
+pub(super) fn an_init_program_changes_nothing(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    let port = run(docker, "init", &["--init"], &image)?;
+    is_served(docker, "init", port)?;
+    docker.docker(&["stop", "--time", "5", "init"])?;
+    assert_eq!(exit(docker, "init")?, "exited 0 false");
+    docker.docker(&["rm", "init"])?;
+    Ok(())
+}
+
+pub(super) fn a_command_of_the_server_is_run_on_an_image(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    let words = [
+        "run",
+        "--rm",
+        RUNTIME,
+        PLATFORM,
+        "--entrypoint",
+        "wws",
+        &image,
+        "routes",
+    ];
+    let routes = docker.docker(&words)?;
+    assert!(routes.contains(PROBE), "{routes}");
+    Ok(())
+}
