@@ -35,8 +35,12 @@ pub(crate) fn load_options(bundle: &Path) -> Options {
     let text = fs::read(bundle.join(OPTIONS)).unwrap_or_default();
     let mut noted: Map<String, Value> = serde_json::from_slice(&text).unwrap_or_default();
     noted.retain(|name, value| {
-        let default = known.get(name);
-        default.is_some_and(|default| discriminant(default) == discriminant(value))
+        let same = |default: &Value| match default {
+            // Of the kind that the setting has where it is given.
+            Value::Null => value.is_boolean() || value.is_null(),
+            default => discriminant(default) == discriminant(value),
+        };
+        known.get(name).is_some_and(same)
     });
     serde_json::from_value(noted.into()).unwrap_or_default()
 }
@@ -69,7 +73,7 @@ mod tests {
         fs::write(bundle.path().join(OPTIONS), text).unwrap();
         let expected = Options {
             root: "/r".to_owned(),
-            systemd_cgroup: true,
+            systemd_cgroup: Some(true),
             ..Options::default()
         };
         assert_eq!(load_options(bundle.path()), expected);
@@ -82,7 +86,7 @@ mod tests {
         assert_eq!(load_address(bundle.path()), None);
         let options = Options {
             binary_name: "crun".to_owned(),
-            systemd_cgroup: true,
+            systemd_cgroup: Some(true),
             ..Options::default()
         };
         save_options(bundle.path(), &options).unwrap();

@@ -168,17 +168,17 @@ pub(crate) fn join(path: &str, pid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Removes the group of a container. One that is in use stays: the kernel removes empty ones only.
+/// Removes the cgroup of a container, which is a directory of this path and not systemd's. One that is in use stays: the kernel
+/// removes empty ones only.
 pub(crate) fn remove_empty(cgroups_path: &str) {
     remove_below(Path::new(MOUNT), is_unified(), cgroups_path);
 }
 
 fn remove_below(mount: &Path, unified: bool, cgroups_path: &str) {
     use std::path::Component::Normal;
-    // systemd removes its own.
-    let Ok(below) = Path::new(cgroups_path).strip_prefix("/") else {
-        return;
-    };
+    // The OCI runtime takes a relative path for one below the mount as well.
+    let path = Path::new(cgroups_path);
+    let below = path.strip_prefix("/").unwrap_or(path);
     if below.as_os_str().is_empty() || !below.components().all(|part| matches!(part, Normal(_))) {
         return;
     }
@@ -201,10 +201,16 @@ mod tests {
     fn a_group_that_was_left_is_removed_where_it_is_empty() {
         let folder = tempfile::tempdir().unwrap();
         let at = |path: &str| folder.path().join(path);
-        for path in ["cpu/ns/c", "memory/ns/c/used", "cpu/other", "ns/c"] {
+        for path in [
+            "cpu/ns/c",
+            "memory/ns/c/used",
+            "cpu/other",
+            "ns/c",
+            "cpu/a.slice:p:c",
+        ] {
             fs::create_dir_all(at(path)).unwrap();
         }
-        for path in ["", "/", "/ns/../other", "ns/c", "system.slice:p:c"] {
+        for path in ["", "/", "/ns/../other", "../ns/c"] {
             remove_below(folder.path(), false, path);
             assert!(
                 at("cpu/ns/c").exists() && at("cpu/other").exists(),
@@ -214,6 +220,8 @@ mod tests {
         remove_below(folder.path(), false, "/ns/c");
         assert!(!at("cpu/ns/c").exists() && at("memory/ns/c/used").exists());
         assert!(at("ns/c").exists());
+        remove_below(folder.path(), false, "a.slice:p:c");
+        assert!(!at("cpu/a.slice:p:c").exists());
         remove_below(folder.path(), true, "/ns/c");
         assert!(!at("ns/c").exists());
     }

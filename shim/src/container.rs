@@ -21,7 +21,7 @@ use crate::code::{Code, Compiling};
 use crate::error::{Error, OnPath, Result};
 use crate::events::Events;
 use crate::options::Options;
-use crate::process::{Phase, Process, Role};
+use crate::process::{Phase, Process, Role, finished};
 use crate::reaper::{Exit, Reaper};
 use crate::runc::{self, Runc};
 use crate::stdio::Wanted;
@@ -111,8 +111,8 @@ impl Container {
         );
         let made = Self::make(&shared, &request, &bundle, &runc, prepared, made_as).await;
         if let Err(error) = &made {
-            // Another's of this name stays.
-            if !matches!(error, Error::AlreadyExists(_)) {
+            // Another's of this name stays, and what is not installed has made nothing.
+            if !matches!(error, Error::AlreadyExists(_) | Error::NoRuntime(_)) {
                 undo(&shared.reaper, &runc, &request.id).await;
             }
             code.iter().for_each(Code::remove);
@@ -200,7 +200,7 @@ impl Container {
                 self.id
             )));
         };
-        self.init.input.hold();
+        self.init.input.start();
         self.runc.start(&self.shared.reaper, &self.id).await?;
         self.init.advance(Phase::Running(pid));
         started(pid);
@@ -237,14 +237,17 @@ impl Container {
         let process = self.process(exec)?;
         let frozen = self.paused() && signal == libc::SIGKILL.cast_unsigned();
         if exec.is_empty() && (all || frozen) {
-            if process.exit().is_some() && !self.shares_pids {
-                return Err(Error::NotFound("process already finished".to_owned()));
+            let exited = process.exit().is_some();
+            if exited && !self.shares_pids {
+                // All that ran in it has gone with its first process.
+                return if all { Ok(()) } else { Err(finished()) };
             }
             // The OCI runtime finds all, and wakes those that are frozen to die.
-            return self
-                .runc
-                .kill(&self.shared.reaper, &self.id, signal, all)
-                .await;
+            let reaper = &self.shared.reaper;
+            return match self.runc.kill(reaper, &self.id, signal, all).await {
+                Err(Error::NotFound(_)) if exited && all => Ok(()),
+                killed => killed,
+            };
         }
         process.kill(signal)
     }
@@ -256,6 +259,9 @@ impl Container {
     pub(crate) async fn pause(&self) -> Result<()> {
         let _changing = self.gate.lock().await;
         self.expect_running("pause")?;
+        if matches!(self.init.phase(), Phase::Created(_)) {
+            return Err(self.cannot("pause", "has not been started"));
+        }
         self.runc.pause(&self.shared.reaper, &self.id).await?;
         self.paused.store(true, Ordering::Relaxed);
         Ok(())
@@ -267,6 +273,9 @@ impl Container {
     /// As the OCI runtime says.
     pub(crate) async fn resume(&self) -> Result<()> {
         let _changing = self.gate.lock().await;
+        if !self.paused() {
+            return Err(self.cannot("resume", "is not paused"));
+        }
         self.runc.resume(&self.shared.reaper, &self.id).await?;
         self.paused.store(false, Ordering::Relaxed);
         Ok(())
@@ -330,16 +339,30 @@ impl Container {
         Ok((self.init.pid(), exit))
     }
 
+    /// Writes its state and that of its execs to the log.
+    pub(crate) fn report(&self) {
+        let paused = if self.paused() { ", paused" } else { "" };
+        log::info!("container {}: {}{paused}", self.id, self.init.describe());
+        for (id, exec) in &*self.execs() {
+            log::info!(
+                "container {}, exec {id}: {:?}",
+                self.id,
+                exec.process.phase()
+            );
+        }
+    }
+
     fn expect_running(&self, verb: &str) -> Result<()> {
         let state = match self.init.phase() {
             Phase::Ended(..) => "has ended",
             _ if self.paused() => "is paused",
             _ => return Ok(()),
         };
-        Err(Error::FailedPrecondition(format!(
-            "cannot {verb} container {}: it {state}",
-            self.id
-        )))
+        Err(self.cannot(verb, state))
+    }
+
+    fn cannot(&self, verb: &str, state: &str) -> Error {
+        Error::FailedPrecondition(format!("cannot {verb} container {}: it {state}", self.id))
     }
 
     fn cgroup(&self) -> Result<&Cgroup> {
@@ -355,7 +378,7 @@ async fn undo(reaper: &Arc<Reaper>, runc: &Runc, id: &str) {
         let Err(error) = runc.delete(reaper, id).await else {
             break;
         };
-        if attempt == UNDO_ATTEMPTS {
+        if attempt == UNDO_ATTEMPTS || matches!(error, Error::NoRuntime(_)) {
             log::warning!("clear up after {id}: {error}");
             break;
         }

@@ -27,6 +27,9 @@ pub(crate) enum Error {
     /// We do not do that.
     #[error("{0}")]
     Unimplemented(String),
+    /// There is no OCI runtime that could be called: another try fails in the same way.
+    #[error("{0}")]
+    NoRuntime(String),
     /// A part of the machine failed, or the OCI runtime did.
     #[error("{0}")]
     Other(String),
@@ -48,6 +51,7 @@ impl Error {
             }
             Self::InvalidArgument(text) => Self::InvalidArgument(format!("{context}: {text}")),
             Self::Unimplemented(text) => Self::Unimplemented(format!("{context}: {text}")),
+            Self::NoRuntime(text) => Self::NoRuntime(format!("{context}: {text}")),
             Self::Other(text) => Self::Other(format!("{context}: {text}")),
         }
     }
@@ -60,7 +64,7 @@ impl Error {
             Self::FailedPrecondition(_) => Code::FAILED_PRECONDITION,
             Self::InvalidArgument(_) => Code::INVALID_ARGUMENT,
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
-            Self::Other(_) => Code::UNKNOWN,
+            Self::NoRuntime(_) | Self::Other(_) => Code::UNKNOWN,
         }
     }
 }

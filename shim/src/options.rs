@@ -16,6 +16,7 @@ use containerd_shim_protos::shim::oci;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OnPath, Result};
+use crate::log;
 
 /// The largest file of options, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
@@ -30,14 +31,14 @@ const GENERIC: [&str; 2] = ["runtimeoptions.v1.Options", "cri.runtimeoptions.v1.
 
 /// How a container is to be run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields, default)]
+#[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Options {
     /// The OCI runtime's name on the PATH, or its path; empty for `runc`.
     pub(crate) binary_name: String,
     /// The folder for the OCI runtime's state; empty for our own. The namespace is added.
     pub(crate) root: String,
-    /// Whether systemd makes the control groups.
-    pub(crate) systemd_cgroup: bool,
+    /// Whether systemd makes the cgroups; none to tell by the cgroup's path.
+    pub(crate) systemd_cgroup: Option<bool>,
     /// The control group for the shim itself; empty for containerd's own.
     pub(crate) shim_cgroup: String,
     /// Do not use pivot_root (for a root file system in memory).
@@ -96,9 +97,21 @@ impl Options {
     }
 
     fn from_toml(text: &str, source: &str) -> Result<Self> {
-        let options: Self = toml::from_str(text)
-            .map_err(|error| Error::InvalidArgument(format!("{source}: {error}")))?;
-        Ok(options)
+        let broken = |error: toml::de::Error| Error::InvalidArgument(format!("{source}: {error}"));
+        let given: toml::Table = toml::from_str(text).map_err(broken)?;
+        for name in Self::unknown(&given) {
+            // As of containerd's own shim, whose settings change: one configuration is to serve several releases.
+            log::warning!("{source}: there is no setting {name}: it has no effect");
+        }
+        toml::from_str(text).map_err(broken)
+    }
+
+    /// The settings of a table that are none of ours.
+    fn unknown(given: &toml::Table) -> Vec<&str> {
+        // A setting without a value is part of it here, unlike in TOML.
+        let known = serde_json::to_value(Self::default()).unwrap_or_default();
+        let names = given.keys().map(String::as_str);
+        names.filter(|name| known.get(name).is_none()).collect()
     }
 }
 
@@ -107,7 +120,8 @@ impl From<oci::Options> for Options {
         Self {
             binary_name: options.binary_name,
             root: options.root,
-            systemd_cgroup: options.systemd_cgroup,
+            // `false` is not sent: it cannot be told from nothing.
+            systemd_cgroup: options.systemd_cgroup.then_some(true),
             shim_cgroup: options.shim_cgroup,
             no_pivot_root: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
@@ -252,7 +266,7 @@ mod tests {
             Options::from_any(Some(&any)).unwrap(),
             Options {
                 binary_name: "crun".to_owned(),
-                systemd_cgroup: true,
+                systemd_cgroup: Some(true),
                 shim_cgroup: "/shims".to_owned(),
                 root: "/r".to_owned(),
                 io_uid: 7,
@@ -267,7 +281,20 @@ mod tests {
         let any = any("runtimeoptions.v1.Options", message(&[(1, "x"), (3, toml)]));
         let options = Options::from_any(Some(&any)).unwrap();
         assert_eq!(options.binary_name, "/usr/bin/crun");
-        assert!(options.systemd_cgroup);
+        assert_eq!(options.systemd_cgroup, Some(true));
+    }
+
+    #[test]
+    fn keeps_false_apart_from_nothing() {
+        let read = |toml| {
+            let any = any("runtimeoptions.v1.Options", message(&[(3, toml)]));
+            Options::from_any(Some(&any)).unwrap().systemd_cgroup
+        };
+        assert_eq!(read("SystemdCgroup = false"), Some(false));
+        assert_eq!(read("Root = \"/r\""), None);
+        let runc = oci::Options::default().write_to_bytes().unwrap();
+        let any = any("containerd.runc.v1.Options", runc);
+        assert_eq!(Options::from_any(Some(&any)).unwrap().systemd_cgroup, None);
     }
 
     #[test]
@@ -317,12 +344,36 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_setting_is_named_with_its_line() {
-        let toml = "SystemdCgroup = true\nBinaryNane = \"crun\"";
+    fn an_unknown_setting_is_found_and_leaves_the_others_in_force() {
+        let toml = "SystemdCgroup = true\nBinaryNane = \"crun\"\n[Other]\nA = 1";
+        let table = toml::from_str(toml).unwrap();
+        assert_eq!(Options::unknown(&table), ["BinaryNane", "Other"]);
+        let any = any("runtimeoptions.v1.Options", message(&[(3, toml)]));
+        let options = Options::from_any(Some(&any)).unwrap();
+        assert_eq!(
+            options,
+            Options {
+                systemd_cgroup: Some(true),
+                ..Options::default()
+            }
+        );
+    }
+
+    #[test]
+    fn knows_all_of_its_settings() {
+        let all = serde_json::to_value(Options::default()).unwrap();
+        let table = all.as_object().unwrap().keys();
+        let table = table.map(|name| (name.clone(), toml::Value::Boolean(true)));
+        assert!(Options::unknown(&table.collect()).is_empty());
+    }
+
+    #[test]
+    fn a_setting_of_the_wrong_kind_is_named_with_its_line() {
+        let toml = "SystemdCgroup = true\nBinaryName = 7";
         let any = any("runtimeoptions.v1.Options", message(&[(3, toml)]));
         let error = Options::from_any(Some(&any)).unwrap_err().to_string();
         assert!(
-            error.contains("line 2") && error.contains("BinaryNane"),
+            error.contains("line 2") && error.contains("BinaryName"),
             "{error}"
         );
     }

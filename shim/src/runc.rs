@@ -20,6 +20,9 @@ use crate::spec::Spec;
 /// The folder of the OCI runtime's state, where no option names another. The namespace is added.
 const ROOT: &str = "/run/containerd/wws";
 
+/// The OCI runtime, where no option names another.
+const DEFAULT_PROGRAM: &str = "runc";
+
 /// The standard streams of a process of the container. `None` is `/dev/null`.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
@@ -182,7 +185,10 @@ impl Runc {
     /// Removes the control groups that an OCI runtime has made which died before it had noted the container: [`Self::delete`] knows
     /// nothing of them.
     pub(crate) fn remove_empty_groups(&self) {
-        if let Ok(spec) = Spec::read(&self.bundle) {
+        // systemd removes its own.
+        if self.options.systemd_cgroup != Some(true)
+            && let Ok(spec) = Spec::read(&self.bundle)
+        {
             cgroup::remove_empty(spec.cgroups_path());
         }
     }
@@ -205,10 +211,7 @@ impl Runc {
     }
 
     fn program(&self) -> &str {
-        match self.options.binary_name.as_str() {
-            "" => "runc",
-            name => name,
-        }
+        oci_runtime(&self.options.binary_name)
     }
 
     fn call(&self, verb: &str) -> Call {
@@ -218,13 +221,17 @@ impl Runc {
             .bundle
             .join(format!("wws-{verb}-{}-{number}.log", std::process::id())));
         let mut command = Command::new(self.program());
+        if self.bundle.is_dir() {
+            // As with containerd's own shim: wrappers of runc look for `config.json` where they are called.
+            command.current_dir(&self.bundle);
+        }
         command
             .arg("--root")
             .arg(&self.root)
             .arg("--log")
             .arg(&log.0)
             .args(["--log-format", "json"]);
-        if self.options.systemd_cgroup {
+        if self.options.systemd_cgroup == Some(true) {
             command.arg("--systemd-cgroup");
         }
         if self.debug {
@@ -246,6 +253,16 @@ impl Runc {
     }
 }
 
+/// The OCI runtime that `BinaryName` means. K3s writes the path of the shim itself there, which is no OCI runtime.
+fn oci_runtime(name: &str) -> &str {
+    let file = Path::new(name).file_name().unwrap_or_default();
+    if name.is_empty() || file.as_encoded_bytes().starts_with(b"containerd-shim-") {
+        DEFAULT_PROGRAM
+    } else {
+        name
+    }
+}
+
 /// Reads the process number that the OCI runtime wrote.
 ///
 /// # Errors
@@ -258,10 +275,10 @@ pub(crate) fn read_pid(file: &Path) -> Result<u32> {
         .map_err(|error| Error::Other(format!("{}: {error}", file.display())))
 }
 
-/// Whether systemd makes the control group at this path.
-pub(crate) fn is_systemd_path(cgroups_path: &str) -> bool {
-    // `slice:prefix:name`, as Docker and CRI write it; anything else is a folder.
-    !cgroups_path.starts_with('/') && cgroups_path.split(':').count() == 3
+/// Whether systemd makes the cgroup at this path, where no option says so: the path has systemd's form and systemd runs.
+pub(crate) fn is_systemd_path(cgroups_path: &str, systemd: &Path) -> bool {
+    // `slice:prefix:name`, as Docker and CRI write it; anything else is a directory.
+    !cgroups_path.starts_with('/') && cgroups_path.split(':').count() == 3 && systemd.is_dir()
 }
 
 #[cfg(test)]
@@ -270,14 +287,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_path_in_three_parts_is_systemds() {
-        assert!(is_systemd_path("system.slice:docker:abc"));
-        assert!(is_systemd_path(
-            "kubepods-besteffort.slice:cri-containerd:abc"
+    fn only_a_path_in_three_parts_is_systemds_and_only_where_it_runs() {
+        let runs = tempfile::tempdir().unwrap();
+        let is_systemds = |path| is_systemd_path(path, runs.path());
+        assert!(is_systemds("system.slice:docker:abc"));
+        assert!(is_systemds("kubepods-besteffort.slice:cri-containerd:abc"));
+        for path in ["/default/a:b:c", "/default/abc", ""] {
+            assert!(!is_systemds(path), "{path}");
+        }
+        assert!(!is_systemd_path(
+            "system.slice:docker:abc",
+            Path::new("/no/such")
         ));
-        assert!(!is_systemd_path("/default/a:b:c"));
-        assert!(!is_systemd_path("/default/abc"));
-        assert!(!is_systemd_path(""));
+    }
+
+    #[test]
+    fn the_path_of_a_shim_is_no_oci_runtime() {
+        for name in [
+            "",
+            "/usr/bin/containerd-shim-wws-v1",
+            "/var/lib/rancher/k3s/data/current/bin/containerd-shim-wws-v1",
+            "containerd-shim-runc-v2",
+        ] {
+            assert_eq!(oci_runtime(name), "runc", "{name}");
+        }
+        for name in ["crun", "/usr/bin/crun", "/opt/containerd-shim-x/runc"] {
+            assert_eq!(oci_runtime(name), name);
+        }
     }
 
     #[test]
@@ -289,11 +325,10 @@ mod tests {
         };
         let error = Runc::new(options, "n", &folder, false)
             .delete_now("c")
-            .unwrap_err()
-            .to_string();
+            .unwrap_err();
         assert!(
-            error.contains("no-such-oci-runtime is not installed"),
-            "{error}"
+            matches!(&error, Error::NoRuntime(text) if text.contains("\"no-such-oci-runtime\" is not installed")),
+            "{error:?}"
         );
     }
 }

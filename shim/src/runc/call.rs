@@ -79,7 +79,7 @@ impl Call {
         let text = self.log.error();
         log::debug!("{} {}: {code}: {text:?}", self.program, self.verb);
         Err(match text {
-            Some(text) => classify(&self.verb, text),
+            Some(text) => prefixed(&self.verb, classify(&self.verb, text)),
             None if code > 128 => Error::Other(format!(
                 "{} {} was ended by signal {}: the host is out of processes or memory, or somebody killed it",
                 self.program,
@@ -94,18 +94,34 @@ impl Call {
     }
 
     fn missing(&self, error: &std::io::Error) -> Error {
-        let text = match error.kind() {
-            std::io::ErrorKind::NotFound => format!(
-                "the OCI runtime {} is not installed: it is not on the PATH of containerd",
-                self.program
-            ),
-            _ => format!(
-                "the OCI runtime {} does not start: {}",
-                self.program,
+        use std::io::ErrorKind;
+        let program = &self.program;
+        match error.kind() {
+            // Or its working directory is gone.
+            ErrorKind::NotFound
+                if self
+                    .command
+                    .get_current_dir()
+                    .is_some_and(|bundle| !bundle.exists()) =>
+            {
+                Error::Other(format!(
+                    "call the OCI runtime {program:?}: the container's bundle is gone"
+                ))
+            }
+            ErrorKind::NotFound if program.contains('/') => Error::NoRuntime(format!(
+                "the OCI runtime {program:?} is not installed: there is no such file"
+            )),
+            ErrorKind::NotFound => Error::NoRuntime(format!(
+                "the OCI runtime {program:?} is not installed: it is not on the PATH of containerd"
+            )),
+            ErrorKind::PermissionDenied => Error::NoRuntime(format!(
+                "the OCI runtime {program:?} does not start: {error}"
+            )),
+            _ => Error::Other(format!(
+                "the OCI runtime {program:?} does not start: {}",
                 explain(error)
-            ),
-        };
-        Error::Other(text)
+            )),
+        }
     }
 }
 
@@ -155,6 +171,16 @@ fn last_error(log: &str) -> Option<String> {
         .next()
         .map(|line| line.msg)
         .or_else(|| plain().map(str::to_owned))
+}
+
+/// The error with the words before it that users of containerd know, where the container is one that they start.
+fn prefixed(verb: &str, error: Error) -> Error {
+    match verb {
+        "create" | "start" | "exec" | "pause" | "resume" => {
+            error.context(format_args!("OCI runtime {verb} failed"))
+        }
+        _ => error,
+    }
 }
 
 /// The error that a text of the OCI runtime's means which was to do `verb`.
