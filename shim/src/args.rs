@@ -36,6 +36,8 @@ pub(crate) struct Args {
     pub(crate) bundle: Option<PathBuf>,
     /// Our own socket, for `serve`.
     pub(crate) socket: String,
+    /// Where containerd's tools look for it, for `serve`: a link to be made; empty for none.
+    pub(crate) link: String,
     /// containerd's own program, by which events are published where it has no ttrpc socket.
     pub(crate) publisher: String,
     /// Whether to log more.
@@ -67,6 +69,7 @@ impl Args {
             address: String::new(),
             bundle: None,
             socket: String::new(),
+            link: String::new(),
             publisher: String::new(),
             debug: false,
         };
@@ -99,6 +102,7 @@ impl Args {
                 "address" => args.address = value()?,
                 "bundle" => args.bundle = Some(value()?.into()).filter(|path| path != ""),
                 "socket" => args.socket = value()?,
+                "link" => args.link = value()?,
                 "publish-binary" => args.publisher = value()?,
                 "debug" => args.debug = true,
                 "v" | "version" => args.command = Command::Version,

@@ -10,8 +10,8 @@ use crate::code::Code;
 use crate::error::{Error, Result};
 use crate::reaper::KILLED;
 use crate::runc::{self, Runc};
-use crate::start::remove_dead;
-use crate::{bundle, mount, time};
+use crate::spec::Spec;
+use crate::{bundle, mount, start, time};
 
 /// Clears up, and returns the message that containerd wants to read. What could not be done is told on standard error, which
 /// containerd logs.
@@ -34,7 +34,10 @@ pub(crate) fn delete(args: &Args) -> Result<Vec<u8>> {
         code.remove();
     }
     if let Some(address) = bundle::load_address(&bundle) {
-        remove_socket(&address);
+        let link = Spec::read(&bundle)
+            .ok()
+            .and_then(|spec| start::link_path(&args.address, &args.namespace, &spec, &args.id));
+        remove_socket(&address, link.as_deref());
     }
     let answer = DeleteResponse {
         pid: runc::read_pid(&bundle.join(bundle::INIT_PID)).unwrap_or(0),
@@ -56,12 +59,20 @@ fn bundle_of(args: &Args) -> Result<PathBuf> {
     Ok(here.parent().unwrap_or(&here).join(&args.id))
 }
 
-/// Removes a socket at which nobody answers. At a pod's, the shim of the others may.
-fn remove_socket(address: &str) {
+/// Removes a socket at which nobody answers, and the link to it. At a pod's, the shim of the others may.
+fn remove_socket(address: &str, link: Option<&Path>) {
     let path = Path::new(address.trim_start_matches("unix://"));
-    if path.is_absolute()
-        && let Err(error) = remove_dead(path)
-    {
+    if !path.is_absolute() {
+        return;
+    }
+    let removed = start::remove_dead(path).and_then(|alone| {
+        drop(alone);
+        match link {
+            Some(link) if !path.exists() => start::unlink(link, path),
+            _ => Ok(()),
+        }
+    });
+    if let Err(error) = removed {
         eprintln!("clear up: {error}");
     }
 }
@@ -78,10 +89,12 @@ mod tests {
         let path = folder.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
         let address = format!("unix://{}", path.display());
-        remove_socket(&address);
-        assert!(path.exists());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        remove_socket(&address, Some(&link));
+        assert!(path.exists() && link.is_symlink());
         drop(listener);
-        remove_socket(&address);
-        assert!(!path.exists());
+        remove_socket(&address, Some(&link));
+        assert!(!path.exists() && !link.is_symlink());
     }
 }

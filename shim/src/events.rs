@@ -135,6 +135,11 @@ impl Events {
         }
     }
 
+    /// How many wait for containerd.
+    pub(crate) fn waiting(&self) -> usize {
+        *self.waiting.borrow()
+    }
+
     /// Waits until all are delivered, but no longer than `limit`.
     pub(crate) async fn flush(&self, limit: Duration) {
         let mut waiting = self.waiting.subscribe();

@@ -60,9 +60,11 @@ fn format_line(time: &str, level: &str, message: &str) -> String {
 macro_rules! error { ($($part:tt)*) => { $crate::log::line("error", &format!($($part)*)) } }
 /// Something is odd.
 macro_rules! warning { ($($part:tt)*) => { $crate::log::line("warning", &format!($($part)*)) } }
+/// Somebody asked for it.
+macro_rules! info { ($($part:tt)*) => { $crate::log::line("info", &format!($($part)*)) } }
 /// For whoever looks for a fault.
 macro_rules! debug { ($($part:tt)*) => { $crate::log::line("debug", &format!($($part)*)) } }
-pub(crate) use {debug, error, warning};
+pub(crate) use {debug, error, info, warning};
 
 #[cfg(test)]
 mod tests {

@@ -10,14 +10,15 @@ use std::time::Duration;
 use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
+use tokio::signal::unix::{self, SignalKind};
 
 use crate::args::Args;
 use crate::container::Shared;
 use crate::error::{Error, Result};
 use crate::events::{Destination, Events};
-use crate::log;
 use crate::reaper::Reaper;
 use crate::service::Service;
+use crate::{log, start};
 
 /// The program that a container of workers runs, in our own folder.
 const SERVER: &str = "wws";
@@ -30,6 +31,18 @@ const LAST_WORD: Duration = Duration::from_millis(20);
 
 /// How long after one another it is looked whether the first container will still come.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
+
+/// Signals that end a process unless it handles them, and that containerd's own shim takes no notice of.
+const HARMLESS_SIGNALS: [i32; 8] = [
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGXCPU,
+    libc::SIGXFSZ,
+];
 
 /// Serves until containerd has no more use for this shim.
 ///
@@ -77,21 +90,54 @@ async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
         .into_iter()
         .map(|(name, methods)| (name.replace(".v3.", ".v2."), methods))
         .collect();
+    report_on_request(service.clone())?;
     let mut server = Server::new()
         .add_listener(listener)
         .register_service(version_3)
         .register_service(version_2);
     server.start().await.map_err(|error| failed(&error))?;
+    if !args.link.is_empty() {
+        // containerd itself does without.
+        let linked = start::link(Path::new(&args.link), Path::new(&args.socket));
+        linked.unwrap_or_else(|error| log::warning!("{error}"));
+    }
     tokio::select! {
         () = service.over() => {}
         () = abandoned(&service, bundle) => log::warning!("no container came: its folder is gone"),
     }
     if !args.socket.is_empty() {
+        if !args.link.is_empty()
+            && let Err(error) = start::unlink(Path::new(&args.link), Path::new(&args.socket))
+        {
+            log::warning!("{error}");
+        }
         // From now on others start shims of their own. containerd may have removed it.
         let _ = fs::remove_file(&args.socket);
     }
     events.flush(FLUSH_LIMIT).await;
     tokio::time::sleep(LAST_WORD).await;
+    Ok(())
+}
+
+/// Has SIGUSR1 write the state of all containers to the log, as operators expect it of a shim, and lets no other signal that is
+/// harmless to containerd's own shim end this one, and with it its containers. Handled rather than ignored: programs that we start
+/// would ignore what we do.
+fn report_on_request(service: Service) -> Result<()> {
+    let handle = |signal| {
+        let kind = SignalKind::from_raw(signal);
+        unix::signal(kind).map_err(|error| Error::io(format_args!("handle signal {signal}"), error))
+    };
+    let mut requests = handle(libc::SIGUSR1)?;
+    let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+    for signal in HARMLESS_SIGNALS.into_iter().chain(real_time) {
+        // It stays handled.
+        drop(handle(signal)?);
+    }
+    tokio::spawn(async move {
+        while requests.recv().await.is_some() {
+            service.report();
+        }
+    });
     Ok(())
 }
 

@@ -57,6 +57,23 @@ impl Service {
         self.0.used.load(Ordering::Relaxed)
     }
 
+    /// Writes the state of all containers to the log.
+    pub(crate) fn report(&self) {
+        let containers = self.containers();
+        log::info!(
+            "shim {}: {} containers, {} events wait for containerd",
+            std::process::id(),
+            containers.len(),
+            self.shared().events.waiting()
+        );
+        for (id, container) in &*containers {
+            match container {
+                Some(container) => container.report(),
+                None => log::info!("container {id}: being created"),
+            }
+        }
+    }
+
     fn containers(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
         let containers = &self.0.containers;
         containers.lock().unwrap_or_else(PoisonError::into_inner)

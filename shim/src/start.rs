@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use crate::args::Args;
 use crate::error::{Error, OnPath, Result};
 use crate::options::{self, Options};
 use crate::spec::Spec;
-use crate::{bundle, cgroup};
+use crate::{bundle, cgroup, rootfs};
 
 /// The folder of shims' sockets, which containerd makes too.
 const SOCKETS: &str = "/run/containerd/s";
@@ -51,7 +52,8 @@ pub(crate) fn start(args: &Args) -> Result<String> {
     // First of all: on a full disk it fails, and nobody would end a shim that runs.
     bundle::save_address(here, &address)?;
     if let Some(listener) = listen(&path)? {
-        let started = launch(args, &path, listener, &options);
+        let link = link_path(&args.address, &args.namespace, &spec, &args.id);
+        let started = launch(args, &path, link.as_deref(), listener, &options);
         if started.is_err() {
             // Nobody listens there.
             let _ = fs::remove_file(&path);
@@ -118,12 +120,52 @@ fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {
         hash.update(part);
         hash.update([0]);
     }
-    let name: String = hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Path::new(SOCKETS).join(name)
+    Path::new(SOCKETS).join(hexadecimal(&hash.finalize()))
+}
+
+/// Where containerd's own tools (`ctr shim`) look for the shim's socket: a link to it, as a shim of another runtime may answer there.
+/// `None` for a group that a client chose, which containers of several runtimes may share.
+pub(crate) fn link_path(address: &str, namespace: &str, spec: &Spec, id: &str) -> Option<PathBuf> {
+    let group = match (spec.sandbox(), spec.group()) {
+        (Some(sandbox), _) => sandbox,
+        (None, None) => id,
+        (None, Some(_)) => return None,
+    };
+    // containerd's rule: the hash of these as one cleaned path.
+    let name = rootfs::absolute(
+        Path::new("/"),
+        &Path::new(address).join(namespace).join(group),
+    );
+    let hash = Sha256::digest(name.as_os_str().as_encoded_bytes());
+    address
+        .starts_with('/')
+        .then(|| Path::new(SOCKETS).join(hexadecimal(&hash)))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Makes `link` lead to `socket`, unless a socket or another shim's link is there.
+pub(crate) fn link(link: &Path, socket: &Path) -> Result<()> {
+    let _alone = lock(socket)?;
+    if fs::read_link(link).is_ok_and(|to| !answers(&to)) {
+        // Left behind by a shim that was killed.
+        fs::remove_file(link).on("remove", link)?;
+    }
+    match symlink(socket, link) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.on("link", link),
+    }
+}
+
+/// Removes `link` if it leads to `socket`.
+pub(crate) fn unlink(link: &Path, socket: &Path) -> Result<()> {
+    let _alone = lock(socket)?;
+    match fs::read_link(link) {
+        Ok(to) if to == socket => fs::remove_file(link).on("remove", link),
+        _ => Ok(()),
+    }
 }
 
 /// A new socket, or `None` if a shim answers there.
@@ -138,10 +180,7 @@ fn listen(path: &Path) -> Result<Option<UnixListener>> {
 /// Removes a socket of a shim that was killed; one that is answered stays. No other shim or clearing up does the same at that time,
 /// until what is returned is dropped: of two that find a dead socket, the second would remove the first's new one.
 pub(crate) fn remove_dead(path: &Path) -> Result<fs::File> {
-    let folder = path.parent().unwrap_or(Path::new(SOCKETS));
-    fs::create_dir_all(folder).on("create", folder)?;
-    let alone = fs::File::open(folder).on("open", folder)?;
-    flock(&alone, FlockOperation::LockExclusive).on("lock", folder)?;
+    let alone = lock(path)?;
     if !answers(path)
         && let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
@@ -149,6 +188,15 @@ pub(crate) fn remove_dead(path: &Path) -> Result<fs::File> {
         return Err(error).on("remove", path);
     }
     Ok(alone)
+}
+
+/// Locks the directory of a socket.
+fn lock(socket: &Path) -> Result<fs::File> {
+    let directory = socket.parent().unwrap_or(Path::new(SOCKETS));
+    fs::create_dir_all(directory).on("create", directory)?;
+    let lock = fs::File::open(directory).on("open", directory)?;
+    flock(&lock, FlockOperation::LockExclusive).on("lock", directory)?;
+    Ok(lock)
 }
 
 /// Whether a shim listens there. Does not wait for it.
@@ -174,7 +222,13 @@ fn stream_socket() -> rustix::io::Result<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-fn launch(args: &Args, path: &Path, listener: UnixListener, options: &Options) -> Result<()> {
+fn launch(
+    args: &Args,
+    path: &Path,
+    link: Option<&Path>,
+    listener: UnixListener,
+    options: &Options,
+) -> Result<()> {
     let own = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
     let mut command = Command::new(own);
     command
@@ -184,6 +238,9 @@ fn launch(args: &Args, path: &Path, listener: UnixListener, options: &Options) -
         .args(["-publish-binary", &args.publisher])
         .arg("-socket")
         .arg(path);
+    if let Some(link) = link {
+        command.arg("-link").arg(link);
+    }
     if args.debug {
         command.arg("-debug");
     }
@@ -263,6 +320,60 @@ mod tests {
             assert_ne!(path, other);
         }
         assert!(path.as_os_str().len() < 100, "a socket's path is bounded");
+    }
+
+    #[test]
+    fn the_link_is_where_containerd_looks() {
+        let spec = |annotations: serde_json::Value| {
+            let bundle = tempfile::tempdir().unwrap();
+            let text = json!({ "annotations": annotations }).to_string();
+            fs::write(bundle.path().join("config.json"), text).unwrap();
+            Spec::read(bundle.path()).unwrap()
+        };
+        let at = |spec: &Spec| link_path("/run/containerd/containerd.sock", "default", spec, "c1");
+        // sha256 of /run/containerd/containerd.sock/default/c1
+        let expected =
+            format!("{SOCKETS}/d25aa4ef11a84e954e74a5bcff06557d0b6ea8d0c00243896f29826694bbd888");
+        assert_eq!(at(&spec(json!({}))), Some(expected.into()));
+        let sandbox = spec(json!({"io.kubernetes.cri.sandbox-id": "c1"}));
+        assert_eq!(at(&sandbox), at(&spec(json!({}))));
+        assert_eq!(
+            at(&spec(json!({"io.containerd.runc.v2.group": "c1"}))),
+            None
+        );
+        let same = link_path(
+            "/run//containerd/./containerd.sock",
+            "default",
+            &sandbox,
+            "c2",
+        );
+        assert_eq!(same, at(&sandbox));
+    }
+
+    #[test]
+    fn a_link_is_made_and_removed_where_nobody_else_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let (place, socket, other) = (at("link"), at("socket"), at("other"));
+        let _shim = UnixListener::bind(&socket).unwrap();
+        link(&place, &socket).unwrap();
+        assert_eq!(fs::read_link(&place).unwrap(), socket);
+        // Of a shim that answers.
+        link(&place, &other).unwrap();
+        unlink(&place, &other).unwrap();
+        assert_eq!(fs::read_link(&place).unwrap(), socket);
+        unlink(&place, &socket).unwrap();
+        assert!(!place.is_symlink());
+        // Of one that was killed.
+        symlink(&other, &place).unwrap();
+        link(&place, &socket).unwrap();
+        assert_eq!(fs::read_link(&place).unwrap(), socket);
+        fs::remove_file(&place).unwrap();
+        // Another runtime's socket, dead or not.
+        drop(UnixListener::bind(&place).unwrap());
+        link(&place, &socket).unwrap();
+        unlink(&place, &socket).unwrap();
+        assert!(place.exists() && !place.is_symlink());
     }
 
     #[test]

@@ -68,7 +68,12 @@ impl Leftovers {
         files.extend(
             listed(SOCKETS)
                 .difference(&before.sockets)
-                .filter(|socket| !socket.to_str().is_some_and(|path| listening.contains(path)))
+                // By itself, or by a link.
+                .filter(|path| {
+                    let to = fs::read_link(path);
+                    let socket = to.as_deref().unwrap_or(path);
+                    !socket.to_str().is_some_and(|path| listening.contains(path))
+                })
                 .cloned(),
         );
         let devices = listed("/sys/class/net")

@@ -1,15 +1,19 @@
 //! Following the processes of a container to their ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::MessageField;
 
 use super::Container;
 use crate::error::Error;
-use crate::process::Process;
+use crate::process::{Phase, Process};
 use crate::reaper::{Exit, Waiter};
 use crate::{log, oom};
+
+/// How long the exit of a container waits for those of its execs.
+const EXECS_LIMIT: Duration = Duration::from_secs(5);
 
 impl Container {
     /// Waits for the end of the first process, and until then for the container to run out of memory.
@@ -54,8 +58,31 @@ impl Container {
                     log::debug!("end the processes of {}: {error}", self.id);
                 }
             }
+            if tokio::time::timeout(EXECS_LIMIT, self.execs_told())
+                .await
+                .is_err()
+            {
+                log::warning!(
+                    "container {} has exited {} s ago and its execs have not: its exit is published before theirs",
+                    self.id,
+                    EXECS_LIMIT.as_secs()
+                );
+            }
             self.ended(&self.id, &self.init, exit).await;
         });
+    }
+
+    /// Waits until the exits of all execs that have been started are published: that of the container is the last one, with which
+    /// clients forget it.
+    async fn execs_told(&self) {
+        let execs: Vec<_> = self.execs().values().cloned().collect();
+        for exec in execs {
+            // One that is about to start, or about to fail to.
+            drop(exec.process.gate.lock().await);
+            if matches!(exec.process.phase(), Phase::Running(_)) {
+                exec.process.wait().await;
+            }
+        }
     }
 
     /// Waits for the end of another process.
