@@ -63,7 +63,7 @@ pub(crate) async fn serve<S>(
         watch: Watch {
             activity: activity.clone(),
             times,
-            phase: Phase::New,
+            phase: None,
             deadline: None,
             sleep: None,
             armed: None,
@@ -131,6 +131,7 @@ where
 /// What a connection is waiting for, with what tells one such wait from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// For the first byte.
     New,
     /// For a request; so many came before it.
     Idle(u64),
@@ -146,7 +147,8 @@ enum Phase {
 struct Watch {
     activity: Arc<Activity>,
     times: Times,
-    phase: Phase,
+    /// `None` before the first look.
+    phase: Option<Phase>,
     deadline: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// When `sleep` ends, if it has not.
@@ -163,14 +165,18 @@ impl Watch {
         } else if activity.in_head() {
             (Phase::Head(activity.requests()), Some(self.times.header))
         } else {
-            (Phase::Idle(activity.requests()), Some(self.times.idle))
+            match activity.requests() {
+                // The time of the first head runs from the start: a client that connects has something to say.
+                0 => (Phase::New, Some(self.times.header)),
+                requests => (Phase::Idle(requests), Some(self.times.idle)),
+            }
         }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         let (phase, time) = self.phase();
-        if phase != self.phase {
-            self.phase = phase;
+        if self.phase != Some(phase) {
+            self.phase = Some(phase);
             self.deadline = time.map(|time| Instant::now() + time);
         }
         let Some(deadline) = self.deadline else {
@@ -194,7 +200,7 @@ impl Watch {
             self.armed = None;
             if Instant::now() >= deadline {
                 return Poll::Ready(match self.phase {
-                    Phase::Head(_) => End::HeadTimeout,
+                    Some(Phase::Head(_)) => End::HeadTimeout,
                     _ => End::Timeout,
                 });
             }

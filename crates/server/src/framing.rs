@@ -1,16 +1,18 @@
 //! Follows the framing of what a client sends, beside hyper: hyper answers a request that has both `Content-Length` and
 //! `Transfer-Encoding` by the latter and hides the former, where RFC 9112 (6.1) has servers refuse what smells of request smuggling.
-//! It also tells when a head has begun to arrive, which is when its time runs.
+//! It also tells when a head has begun to arrive, which is when its time runs, and how long the head is.
+//!
+//! Lines may be of any length: names are compared and lengths are computed as the bytes come.
 
-/// So much of a line is looked at: a name, white space, and a length.
-const LINE: usize = 64;
+/// The longest name that is compared: `transfer-encoding`.
+const NAME: usize = 17;
 
 /// What was found out about a connection's requests so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Between requests.
     Between,
-    /// In a head; `line` has the start of its current line.
+    /// In a head.
     Head,
     /// In a body: so many bytes are left.
     Body(u64),
@@ -20,21 +22,38 @@ enum State {
     Chunk(u64),
     /// In trailers.
     Trailers,
-    /// hyper will refuse this, or has its own view: nothing more is looked at.
+    /// hyper will refuse this: nothing more is looked at.
     Lost,
+}
+
+/// The part of a line that is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Nothing yet, or a carriage return alone: the line may be empty.
+    Start,
+    /// A header's name.
+    Name,
+    /// The value of `Content-Length`, or the size of a chunk.
+    Number,
+    /// What does not matter.
+    Rest,
 }
 
 /// A reader of framing.
 #[derive(Debug)]
 pub(crate) struct Framing {
     state: State,
-    line: [u8; LINE],
-    /// Length of the line so far, what is beyond `LINE` included.
-    length: usize,
-    content_length: Option<u64>,
+    part: Part,
+    name: [u8; NAME],
+    /// Length of the name so far; more than `NAME` is another header.
+    name_len: usize,
+    number: Number,
+    content_length: Option<Number>,
     transfer_encoding: bool,
     heads: u64,
-    /// The first head, counted from 0, that had both.
+    /// Bytes of the current head.
+    head_len: usize,
+    /// The first request, counted from 0, whose framing is not trusted.
     conflict: Option<u64>,
 }
 
@@ -42,11 +61,14 @@ impl Framing {
     pub(crate) fn new() -> Self {
         Self {
             state: State::Between,
-            line: [0; LINE],
-            length: 0,
+            part: Part::Start,
+            name: [0; NAME],
+            name_len: 0,
+            number: Number::Empty,
             content_length: None,
             transfer_encoding: false,
             heads: 0,
+            head_len: 0,
             conflict: None,
         }
     }
@@ -56,14 +78,19 @@ impl Framing {
         self.state == State::Head
     }
 
-    /// The first head, counted from 0, that had both headers.
+    /// Bytes of the head that has begun, and has not ended.
+    pub(crate) fn head_len(&self) -> usize {
+        if self.in_head() { self.head_len } else { 0 }
+    }
+
+    /// The first request, counted from 0, that has both headers, or a length that is none.
     pub(crate) fn conflict(&self) -> Option<u64> {
         self.conflict
     }
 
     /// Takes what the client sent.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+        while let Some(first) = bytes.first() {
             match &mut self.state {
                 State::Lost => return,
                 State::Body(left) | State::Chunk(left) => {
@@ -79,93 +106,157 @@ impl Framing {
                         };
                     }
                 }
-                State::Between | State::Head | State::Size | State::Trailers => {
-                    if self.state == State::Between {
-                        // Empty lines before a request are allowed.
-                        if matches!(bytes[0], b'\r' | b'\n') {
-                            bytes = &bytes[1..];
-                            continue;
-                        }
+                State::Between => {
+                    // Empty lines before a request are allowed.
+                    if matches!(first, b'\r' | b'\n') {
+                        bytes = &bytes[1..];
+                    } else {
                         self.state = State::Head;
+                        self.head_len = 0;
                     }
+                }
+                State::Head | State::Size | State::Trailers => {
                     let end = bytes.iter().position(|byte| *byte == b'\n');
-                    let part = &bytes[..end.unwrap_or(bytes.len())];
-                    if self.length < LINE {
-                        let take = part.len().min(LINE - self.length);
-                        self.line[self.length..self.length + take].copy_from_slice(&part[..take]);
+                    self.line(&bytes[..end.unwrap_or(bytes.len())]);
+                    let taken = end.map_or(bytes.len(), |end| end + 1);
+                    self.head_len = self.head_len.saturating_add(taken);
+                    bytes = &bytes[taken..];
+                    if end.is_some() {
+                        self.end_line();
                     }
-                    self.length = self.length.saturating_add(part.len());
-                    let Some(end) = end else { return };
-                    bytes = &bytes[end + 1..];
-                    self.end_line();
                 }
             }
         }
     }
 
-    fn end_line(&mut self) {
-        let length = self.length.min(LINE);
-        let whole = self.length <= LINE;
-        let line = self.line;
-        let mut line = &line[..length];
-        if whole && let Some(rest) = line.strip_suffix(b"\r") {
-            line = rest;
-        }
-        self.length = 0;
-        match self.state {
-            State::Head if line.is_empty() => self.end_head(),
-            State::Head => self.header(line, whole),
-            State::Size => match (whole, chunk_size(line)) {
-                (true, Some(0)) => self.state = State::Trailers,
-                // The chunk's line break is CR LF; hyper takes nothing else.
-                (true, Some(size)) if size < u64::MAX - 2 => self.state = State::Chunk(size + 2),
-                _ => self.state = State::Lost,
-            },
-            State::Trailers if line.is_empty() => self.state = State::Between,
-            _ => {}
+    /// Takes a part of a line.
+    fn line(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match self.part {
+                Part::Rest => return,
+                Part::Start if *byte == b'\r' => {}
+                Part::Start => {
+                    (self.name_len, self.number) = (0, Number::Empty);
+                    if self.state == State::Size {
+                        self.part = Part::Number;
+                        self.number.digit(*byte, 16);
+                    } else {
+                        self.part = Part::Name;
+                        self.name_byte(*byte);
+                    }
+                }
+                Part::Name => self.name_byte(*byte),
+                // Extensions follow.
+                Part::Number if self.state == State::Size && *byte == b';' => {
+                    self.part = Part::Rest
+                }
+                Part::Number => {
+                    let radix = if self.state == State::Size { 16 } else { 10 };
+                    self.number.digit(*byte, radix);
+                }
+            }
         }
     }
 
-    fn header(&mut self, line: &[u8], whole: bool) {
-        if starts(line, b"content-length:") {
-            let value = line[15..].trim_ascii();
-            match std::str::from_utf8(value)
-                .ok()
-                .and_then(|text| text.parse().ok())
-            {
-                Some(length) if whole => self.content_length = Some(length),
-                _ => self.content_length = Some(u64::MAX),
+    fn name_byte(&mut self, byte: u8) {
+        if byte == b':' {
+            let name = self.name.get(..self.name_len).unwrap_or_default();
+            let in_head = self.state == State::Head;
+            self.part = Part::Rest;
+            if in_head && name == b"content-length" {
+                self.part = Part::Number;
+            } else if in_head && name == b"transfer-encoding" {
+                self.transfer_encoding = true;
             }
-        } else if starts(line, b"transfer-encoding:") {
-            self.transfer_encoding = true;
+            return;
+        }
+        match self.name.get_mut(self.name_len) {
+            Some(place) => {
+                *place = byte.to_ascii_lowercase();
+                self.name_len += 1;
+            }
+            None => self.part = Part::Rest,
+        }
+    }
+
+    fn end_line(&mut self) {
+        let part = std::mem::replace(&mut self.part, Part::Start);
+        match self.state {
+            State::Head if part == Part::Start => self.end_head(),
+            State::Head if part == Part::Number => {
+                // hyper refuses lengths that differ.
+                self.content_length = Some(self.number);
+            }
+            State::Size => match (part, self.number.value()) {
+                (Part::Number | Part::Rest, Some(0)) => self.state = State::Trailers,
+                // The chunk's line break is CR LF; hyper takes nothing else.
+                (Part::Number | Part::Rest, Some(size)) if size < u64::MAX - 2 => {
+                    self.state = State::Chunk(size + 2);
+                }
+                _ => self.lose(),
+            },
+            State::Trailers if part == Part::Start => self.state = State::Between,
+            _ => {}
         }
     }
 
     fn end_head(&mut self) {
         let length = self.content_length.take();
-        self.state = match (std::mem::take(&mut self.transfer_encoding), length) {
-            (true, Some(_)) => {
-                self.conflict.get_or_insert(self.heads);
-                State::Lost
-            }
-            (true, None) => State::Size,
-            (false, Some(u64::MAX)) => State::Lost,
-            (false, None | Some(0)) => State::Between,
-            (false, Some(length)) => State::Body(length),
-        };
+        let is_chunked = std::mem::take(&mut self.transfer_encoding);
+        match length.map(Number::value) {
+            None if is_chunked => self.state = State::Size,
+            None => self.state = State::Between,
+            Some(Some(0)) if !is_chunked => self.state = State::Between,
+            Some(Some(length)) if !is_chunked => self.state = State::Body(length),
+            Some(_) => self.lose(),
+        }
         self.heads += 1;
+    }
+
+    /// Neither what came now nor what follows is trusted.
+    fn lose(&mut self) {
+        self.state = State::Lost;
+        self.conflict.get_or_insert(self.heads);
     }
 }
 
-fn starts(line: &[u8], name: &[u8]) -> bool {
-    line.get(..name.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(name))
+/// A length, digit by digit; white space around it does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    Empty,
+    Digits(u64),
+    /// White space came after the digits.
+    Ended(u64),
+    Bad,
 }
 
-/// The size in the first line of a chunk; extensions follow a semicolon.
-fn chunk_size(line: &[u8]) -> Option<u64> {
-    let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
-    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+impl Number {
+    fn digit(&mut self, byte: u8, radix: u32) {
+        let digit = (byte as char).to_digit(radix);
+        *self = match (*self, digit) {
+            (Self::Empty, Some(digit)) => Self::Digits(u64::from(digit)),
+            (Self::Digits(number), Some(digit)) => number
+                .checked_mul(u64::from(radix))
+                .and_then(|number| number.checked_add(u64::from(digit)))
+                .map_or(Self::Bad, Self::Digits),
+            (Self::Digits(number) | Self::Ended(number), None) if is_space(byte) => {
+                Self::Ended(number)
+            }
+            (Self::Empty, None) if is_space(byte) => Self::Empty,
+            _ => Self::Bad,
+        };
+    }
+
+    fn value(self) -> Option<u64> {
+        match self {
+            Self::Digits(number) | Self::Ended(number) => Some(number),
+            Self::Empty | Self::Bad => None,
+        }
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r')
 }
 
 #[cfg(test)]
@@ -219,6 +310,44 @@ mod tests {
             "{chunked}POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
         );
         assert_eq!(feed(&next).conflict, Some(1));
+    }
+
+    #[test]
+    fn long_lines_are_followed_like_short_ones() {
+        let spaces = " ".repeat(80);
+        let zeros = "0".repeat(100);
+        let extension = "e".repeat(1000);
+        for first in [
+            format!("POST / HTTP/1.1\r\nContent-Length:{spaces}5{spaces}\r\n\r\nhello"),
+            format!("POST / HTTP/1.1\r\nContent-Length: {zeros}5\r\n\r\nhello"),
+            format!(
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;{extension}\r\nhello\r\n{zeros}\r\n\r\n"
+            ),
+        ] {
+            assert_eq!(feed(&first).state, State::Between, "{first}");
+            assert!(feed(&format!("{first}GET / HT")).in_head(), "{first}");
+            let next = format!(
+                "{first}POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
+            );
+            assert_eq!(feed(&next).conflict, Some(1), "{first}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_is_none_is_not_trusted() {
+        for length in ["", "5 5", "+5", "5,5", "99999999999999999999", "0x5"] {
+            let head = format!("POST / HTTP/1.1\r\ncontent-length: {length}\r\n\r\n");
+            assert_eq!(feed(&head).conflict, Some(0), "{head}");
+        }
+        let size = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5 5\r\n";
+        assert_eq!(feed(size).conflict, Some(1));
+    }
+
+    #[test]
+    fn the_length_of_a_head_is_known_until_it_ends() {
+        assert_eq!(feed("\r\nGET / HTTP/1.1\r\nhost").head_len(), 20);
+        assert_eq!(feed("GET / HTTP/1.1\r\n\r\n").head_len(), 0);
+        assert_eq!(feed("GET / HTTP/1.1\r\n\r\nG").head_len(), 1);
     }
 
     #[test]

@@ -62,18 +62,48 @@ async fn a_body_has_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_connection_is_closed_but_not_before_its_time() {
+async fn an_idle_connection_is_closed_but_not_before_its_time() {
     let server = server("idle_timeout = \"1s\"\nheader_timeout = \"200ms\"").await;
-    let mut silent = server.connect().await;
     let mut alive = server.connect().await;
-    let start = Instant::now();
     for _ in 0..5 {
         assert_eq!(alive.get("/x").await.status, 200);
         sleep(Duration::from_millis(400)).await;
     }
-    assert!(silent.is_ended().await);
-    assert!(start.elapsed() < Duration::from_secs(4));
     assert!(alive.is_ended().await, "after its last request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_never_sends_has_the_time_of_a_head() {
+    let server = server("header_timeout = \"500ms\"").await;
+    let start = Instant::now();
+    for bytes in ["", "\r\n\r\n"] {
+        let mut silent = server.connect().await;
+        silent.send(bytes).await;
+        assert!(
+            silent.try_response().await.is_none(),
+            "closed without a word"
+        );
+    }
+    let took = start.elapsed();
+    assert!(
+        took > Duration::from_millis(900) && took < Duration::from_secs(10),
+        "{took:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_stops_after_long_lines_has_its_time() {
+    let server = server("header_timeout = \"500ms\"").await;
+    let mut client = server.connect().await;
+    let extension = "e".repeat(100);
+    client
+        .send(format!(
+            "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{extension}\r\na\r\n0\r\n\r\n"
+        ))
+        .await;
+    assert_eq!(client.response().await.status, 200);
+    client.send("GET /x HTTP/1.1\r\nhost").await;
+    assert_eq!(client.response().await.status, 408);
 }
 
 #[tokio::test(flavor = "multi_thread")]
