@@ -4,7 +4,8 @@ use std::{io, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, header, request::Parts, uri::Authority,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts,
+    uri::Authority,
 };
 use hyper::body::{Body as _, Incoming};
 use wws_engine::{Call, CallError, Engine, Guest};
@@ -85,8 +86,12 @@ impl App {
         // Until it is read.
         client.activity.set_abandoned(!body.is_end_stream());
         if client.activity.conflicts(number) {
-            let text = "The request has both Content-Length and Transfer-Encoding.";
+            let text =
+                "The request has both Content-Length and Transfer-Encoding, or a bad length.";
             return closing(page(StatusCode::BAD_REQUEST, text, id));
+        }
+        if let Some((status, text)) = bad_coding(&parts.headers) {
+            return closing(page(status, text, id));
         }
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return closing(page(
@@ -244,6 +249,31 @@ fn bad_upload(bad: BadUpload, id: &str) -> Response<Body> {
         );
     }
     closing(page(status, text, id))
+}
+
+/// What is wrong with the transfer codings of a request: hyper looks at the last one only, and passes the body on as it came
+/// whatever the others are.
+fn bad_coding(headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
+    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = values.next()?;
+    let is_chunked = |value: &[u8]| value.trim_ascii().eq_ignore_ascii_case(b"chunked");
+    if values.next().is_none() && is_chunked(first.as_bytes()) {
+        return None;
+    }
+    let mut codings = headers
+        .get_all(header::TRANSFER_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    if codings.all(|coding| coding.trim_ascii().is_empty() || is_chunked(coding)) {
+        return Some((
+            StatusCode::BAD_REQUEST,
+            "The request's Transfer-Encoding is not valid.",
+        ));
+    }
+    Some((
+        StatusCode::NOT_IMPLEMENTED,
+        "The request's Transfer-Encoding is not supported.",
+    ))
 }
 
 /// The rest of the request is not worth reading.

@@ -108,6 +108,55 @@ async fn both_lengths_are_a_400_in_either_order_and_later_on_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn long_lines_hide_no_contradiction_from_the_server() {
+    let server = server().await;
+    let both = "POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let spaces = " ".repeat(80);
+    for first in [
+        format!(
+            "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{}\r\na\r\n0\r\n\r\n",
+            "e".repeat(100)
+        ),
+        format!("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length:{spaces}5\r\n\r\nhello"),
+    ] {
+        let mut client = server.connect().await;
+        client.send(&first).await;
+        assert_eq!(client.response().await.status, 200, "{first}");
+        client.send(both).await;
+        assert_eq!(client.response().await.status, 400, "{first}");
+        assert!(client.is_ended().await, "what follows is not trusted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transfer_codings_other_than_chunked_are_refused() {
+    let server = server().await;
+    for (codings, status) in [
+        ("transfer-encoding: gzip, chunked", 501),
+        ("transfer-encoding: x, chunked", 501),
+        ("transfer-encoding: identity, chunked", 501),
+        ("transfer-encoding: gzip\r\ntransfer-encoding: chunked", 501),
+        ("transfer-encoding: chunked, chunked", 400),
+        ("transfer-encoding: ,chunked", 400),
+        ("transfer-encoding: gzip", 400),
+    ] {
+        let mut client = server.connect().await;
+        client
+            .send(format!(
+                "POST /x HTTP/1.1\r\nhost: a\r\n{codings}\r\n\r\n1\r\na\r\n0\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(client.response().await.status, status, "{codings}");
+        assert!(client.is_ended().await, "{codings}");
+    }
+    let mut client = server.connect().await;
+    client
+        .send("POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \tChunked \r\n\r\n1\r\na\r\n0\r\n\r\n")
+        .await;
+    assert_eq!(client.response().await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nonsense_is_a_400() {
     let server = server().await;
     for bytes in [
