@@ -1,4 +1,5 @@
 //! A thread that writes lines, so that a reader who stalls never stops a worker: lines that have no room are dropped and counted.
+//! It also reports how many lines the rate limit left out, once their time is over.
 
 use std::{
     io,
@@ -9,6 +10,11 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing_subscriber::fmt::{MakeWriter, format, time::FormatTime};
+
+use super::{
+    escape::escape_controls,
+    rate_limit::{RateLimit, Suppressed},
+};
 
 /// Bytes of lines that wait.
 const ROOM: usize = 1 << 20;
@@ -24,6 +30,8 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     done: Condvar,
+    json: bool,
+    limit: Arc<RateLimit>,
 }
 
 #[derive(Default)]
@@ -32,25 +40,29 @@ struct State {
     dropped: u64,
     asleep: bool,
     writing: bool,
+    /// Lines that the rate limit left out are reported now, whether their time is over or not.
+    last: bool,
 }
 
 impl Writer {
-    /// Starts the thread.
-    pub(crate) fn start(json: bool) -> io::Result<Self> {
-        Self::to(io::stderr(), json)
+    /// Starts the thread, which also reports what `limit` leaves out.
+    pub(crate) fn start(json: bool, limit: Arc<RateLimit>) -> io::Result<Self> {
+        Self::to(io::stderr(), json, limit)
     }
 
-    fn to(out: impl AsFd + Send + 'static, json: bool) -> io::Result<Self> {
+    fn to(out: impl AsFd + Send + 'static, json: bool, limit: Arc<RateLimit>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
             done: Condvar::new(),
+            json,
+            limit,
         });
         let writer = Self(shared.clone());
         std::thread::Builder::new()
             .name("wws-log".into())
             .stack_size(128 * 1024)
-            .spawn(move || shared.write(&out, json))?;
+            .spawn(move || shared.write(&out))?;
         Ok(writer)
     }
 
@@ -66,11 +78,20 @@ impl Writer {
         }
     }
 
+    /// Has the thread look at what the rate limit left out.
+    pub(crate) fn wake(&self) {
+        if std::mem::take(&mut self.0.lock().asleep) {
+            self.0.wake.notify_one();
+        }
+    }
+
     /// Waits until all lines are written, or for `limit`.
     pub(crate) fn flush(&self, limit: Duration) {
         let end = Instant::now() + limit;
         let mut state = self.0.lock();
-        while !state.lines.is_empty() || state.dropped > 0 || state.writing {
+        state.last = true;
+        self.0.wake.notify_one();
+        while !state.lines.is_empty() || state.dropped > 0 || state.writing || state.last {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -90,22 +111,35 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, out: &impl AsFd, json: bool) {
+    fn write(&self, out: &impl AsFd) {
         let mut lines = Vec::new();
         loop {
             let mut state = self.lock();
             state.writing = false;
-            while state.lines.is_empty() && state.dropped == 0 {
+            let suppressed = loop {
+                let suppressed = self.limit.take(state.last);
+                if !state.lines.is_empty() || state.dropped > 0 || !suppressed.is_empty() {
+                    break suppressed;
+                }
+                state.last = false;
                 self.done.notify_all();
                 state.asleep = true;
-                state = self
-                    .wake
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
+                state = match self.limit.due() {
+                    None => self
+                        .wake
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner),
+                    Some(due) => {
+                        self.wake
+                            .wait_timeout(state, due.saturating_duration_since(Instant::now()))
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .0
+                    }
+                };
+            };
             state.asleep = false;
             state.writing = true;
-            if state.lines.len() < ROOM / 2 && state.dropped == 0 {
+            if state.lines.len() < ROOM / 2 && state.dropped == 0 && !state.last {
                 drop(state);
                 std::thread::sleep(GATHER);
                 state = self.lock();
@@ -118,8 +152,10 @@ impl Shared {
             // After a burst.
             lines.shrink_to(64 << 10);
             if dropped > 0 {
-                write_all(out, dropped_line(dropped, json).as_bytes());
+                write_all(out, dropped_line(dropped, self.json).as_bytes());
             }
+            // These become lines like others.
+            suppressed.iter().for_each(Suppressed::log);
         }
     }
 }
@@ -142,11 +178,16 @@ fn write_all(out: &impl AsFd, mut bytes: &[u8]) {
     }
 }
 
-fn dropped_line(count: u64, json: bool) -> String {
+fn now() -> String {
     let mut time = String::new();
     // Writing to a string does not fail.
     let _ =
         tracing_subscriber::fmt::time::SystemTime.format_time(&mut format::Writer::new(&mut time));
+    time
+}
+
+fn dropped_line(count: u64, json: bool) -> String {
+    let time = now();
     if json {
         format!(
             "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{count} lines dropped: the log's reader is too slow\",\"dropped\":{count},\"target\":\"wws\"}}\n"
@@ -161,7 +202,10 @@ pub(crate) struct Line<'w>(&'w Writer);
 
 impl io::Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.append(line);
+        match self.0.0.json {
+            true => self.0.append(line),
+            false => self.0.append(&escape_controls(line)),
+        }
         Ok(line.len())
     }
 
@@ -187,7 +231,7 @@ mod tests {
     #[test]
     fn a_reader_that_stalls_stops_nobody_and_is_told_what_it_missed() {
         let (read, write) = io::pipe().unwrap();
-        let writer = Writer::to(write, false).unwrap();
+        let writer = Writer::to(write, false, Arc::default()).unwrap();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         let start = Instant::now();
         for _ in 0..10_000 {
@@ -207,9 +251,26 @@ mod tests {
     }
 
     #[test]
+    fn a_line_cannot_look_like_another() {
+        use io::Write as _;
+        let (read, write) = io::pipe().unwrap();
+        let writer = Writer::to(write, false, Arc::default()).unwrap();
+        let line = "INFO guest: a\r2026-01-01 ERROR forged\0\u{202e}x\u{2028}y\nz\n";
+        let _ = Line(&writer).write(line.as_bytes()).unwrap();
+        writer.flush(Duration::from_secs(5));
+        let mut read = BufReader::new(read);
+        let mut line = String::new();
+        read.read_line(&mut line).unwrap();
+        assert_eq!(
+            line,
+            "INFO guest: a\\r2026-01-01 ERROR forged\\0\\u{202e}x\\u{2028}y\\nz\n"
+        );
+    }
+
+    #[test]
     fn lines_are_written_when_flushed_and_without_a_reader_nothing_hangs() {
         let (read, write) = io::pipe().unwrap();
-        let writer = Writer::to(write, true).unwrap();
+        let writer = Writer::to(write, true, Arc::default()).unwrap();
         writer.append(b"one\n");
         writer.flush(Duration::from_secs(5));
         let mut read = BufReader::new(read);
