@@ -67,13 +67,15 @@ settings! {
         idle_timeout: Duration = Duration::from_secs(75), 1 => DAY;
         /// Time for requests in flight to end after SIGTERM.
         grace_period: Duration = Duration::from_secs(8), 0 => DAY;
+        /// The least rate, in bytes a second, at which a client takes what is sent, as an average of `body_timeout`; a slower one is disconnected. 0 is no bound. While memory is short, an answer has to be taken within `body_timeout`.
+        min_send_rate: u64 = 1 << 10, 0 => GIB;
         /// Size of a request's head.
         max_header_bytes: u64 = 64 << 10, 8 << 10 => 16 << 20;
         /// Headers of a request.
         max_headers: u32 = 100, 1 => 10_000;
         /// Size of a request's body.
         max_body: u64 = 10 << 20, 0 => 4 * GIB;
-        /// Connections at once; further ones wait to be accepted.
+        /// Connections at once, as far as memory and open files allow (an eighth of the memory, 40 KiB for each). When a further one comes, those that have waited longest for their clients are closed.
         max_connections: u32 = 10_000, 1 => 1_000_000;
         /// Workers that run at once; 0 is 64 for each processor.
         concurrency: u32 = 0, 0 => 100_000;
@@ -89,6 +91,8 @@ settings! {
         strict: bool = true, 0 => 0;
         /// Private networks that requests of workers may be sent to, where `allowed_hosts` names the host.
         allow_private: Vec<Network> = Vec::new(), 0 => 0;
+        /// Proxies whose word on a client's address, scheme and host is taken; see [requests](project.md#the-client-behind-a-proxy-or-not).
+        trusted_proxies: Vec<Network> = Vec::new(), 0 => 0;
         /// Memory for all workers together; 0 takes three quarters of the container's or machine's.
         memory: u64 = 0, 0 => u64::MAX;
     }

@@ -1,6 +1,6 @@
 //! One line for each request, whatever becomes of it.
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use http::{Method, StatusCode, Uri};
 
@@ -14,6 +14,8 @@ pub(crate) struct Entry<'a> {
     method: Method,
     target: Uri,
     request_id: &'a str,
+    /// The client, once it is known.
+    client: Option<IpAddr>,
     /// The worker that answers.
     worker: Option<&'a str>,
     status: u16,
@@ -29,10 +31,15 @@ impl<'a> Entry<'a> {
             method: method.clone(),
             target: target.clone(),
             request_id,
+            client: None,
             worker: None,
             status: CLIENT_GONE,
             bytes: 0,
         }
+    }
+
+    pub(crate) fn client(&mut self, address: IpAddr) {
+        self.client = Some(address);
     }
 
     pub(crate) fn worker(&mut self, name: &'a str) {
@@ -60,6 +67,7 @@ impl Drop for Entry<'_> {
             status = self.status,
             bytes = self.bytes,
             ms,
+            client = self.client.map(tracing::field::display),
             worker = self.worker,
             request_id = self.request_id,
         );

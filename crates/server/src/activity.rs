@@ -1,11 +1,27 @@
 //! What a connection is doing, as its socket, its requests and its driver see it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::Waker,
+    time::{Duration, Instant},
 };
 
-/// Shared by the parts of one connection, which all run in one task: atomics are for the compiler only.
+use futures_util::task::AtomicWaker;
+
+/// A connection that has waited for its client for less time than this makes no room for others, in milliseconds.
+const LEAST_WAIT: u64 = 1000;
+
+/// Milliseconds since some moment.
+fn clock() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Shared by the parts of one connection, which all run in one task: most atomics are for the compiler only. Who looks for a
+/// connection to close reads how long this one has waited.
 #[derive(Debug)]
 pub(crate) struct Activity {
     /// Requests whose response is not wholly handed over.
@@ -20,6 +36,18 @@ pub(crate) struct Activity {
     stalled: AtomicBool,
     /// Bytes that were sent.
     sent: AtomicU64,
+    /// Those of them that the client has taken, as of the last time that it didn't take more.
+    taken: AtomicU64,
+    /// Bytes of an answer in memory that is being sent.
+    held: AtomicU64,
+    /// What the client sends is not taken for want of memory.
+    refused: AtomicBool,
+    /// Since when, by [`clock`], the connection waits for its client to send; `u64::MAX` where it doesn't.
+    waits_since: AtomicU64,
+    /// How long it may wait, in milliseconds.
+    waits_for: AtomicU64,
+    evicted: AtomicBool,
+    task: AtomicWaker,
     /// A request's body was not read to its end.
     abandoned: AtomicBool,
 }
@@ -43,6 +71,13 @@ impl Activity {
             conflict: AtomicU64::new(u64::MAX),
             stalled: AtomicBool::new(false),
             sent: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
+            waits_since: AtomicU64::new(u64::MAX),
+            waits_for: AtomicU64::new(0),
+            evicted: AtomicBool::new(false),
+            task: AtomicWaker::new(),
             abandoned: AtomicBool::new(false),
         })
     }
@@ -76,8 +111,11 @@ impl Activity {
         self.conflict.load(Relaxed) == request
     }
 
-    pub(crate) fn write_stalled(&self) {
+    /// The client doesn't take more; `waiting` bytes of what was sent are still on their way.
+    pub(crate) fn write_stalled(&self, waiting: u64) {
         self.stalled.store(true, Relaxed);
+        let taken = self.sent.load(Relaxed).saturating_sub(waiting);
+        self.taken.fetch_max(taken, Relaxed);
     }
 
     pub(crate) fn wrote(&self, bytes: usize) {
@@ -89,8 +127,62 @@ impl Activity {
         self.stalled.load(Relaxed)
     }
 
-    pub(crate) fn sent(&self) -> u64 {
-        self.sent.load(Relaxed)
+    /// Bytes that the client has taken, as far as is known while it is stalled.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Relaxed)
+    }
+
+    /// An answer of so many bytes in memory is being sent.
+    pub(crate) fn set_held(&self, bytes: u64) {
+        self.held.store(bytes, Relaxed);
+    }
+
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Relaxed)
+    }
+
+    /// No memory is left for what the client sends.
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// From now on the connection waits for its client to send, for so long at most; `None`: it does something else.
+    pub(crate) fn waits(&self, time: Option<Duration>) {
+        let Some(time) = time else {
+            self.waits_since.store(u64::MAX, Relaxed);
+            return;
+        };
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.waits_for.store(time, Relaxed);
+        self.waits_since.store(clock(), Relaxed);
+    }
+
+    /// How much of the time was used that the connection may wait for its client, in thousandths. `None` where it doesn't wait, or
+    /// has only begun.
+    pub(crate) fn used_time(&self) -> Option<u64> {
+        let waited = clock().checked_sub(self.waits_since.load(Relaxed))?;
+        let time = self.waits_for.load(Relaxed).max(1);
+        (waited >= LEAST_WAIT).then(|| waited.saturating_mul(1000) / time)
+    }
+
+    /// Notes the connection's task.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.task.register(waker);
+    }
+
+    /// Has the connection closed, if it still waits when it notes this.
+    pub(crate) fn evict(&self) {
+        self.evicted.store(true, Relaxed);
+        self.task.wake();
+    }
+
+    /// It was to be closed.
+    pub(crate) fn take_evicted(&self) -> bool {
+        self.evicted.load(Relaxed) && self.evicted.swap(false, Relaxed)
     }
 
     pub(crate) fn set_abandoned(&self, abandoned: bool) {

@@ -17,7 +17,9 @@ use crate::{
     admission::Admission,
     asset,
     body::Body,
+    clients::Clients,
     connection::Asked,
+    forwarded::{Peer, Proxies},
     idle::Idle,
     page::page,
     request_id::{self, RequestIds},
@@ -36,6 +38,10 @@ pub(crate) struct App {
     pub(crate) warnings: Vec<Problem>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) uploads: Uploads,
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) proxies: Proxies,
+    /// Bytes that this process may use.
+    pub(crate) memory: u64,
     pub(crate) ids: RequestIds,
     pub(crate) access_log: bool,
     pub(crate) idle: Idle,
@@ -47,6 +53,7 @@ pub(crate) struct Client {
     pub(crate) activity: Arc<Activity>,
     /// Our address.
     pub(crate) local: Authority,
+    pub(crate) peer: Peer,
 }
 
 const SORRY: &str = "The request could not be answered.";
@@ -69,9 +76,12 @@ impl App {
         let mut response = unless_panics(answer, &id).await;
         entry.answered(response.status(), response.body().size());
         if let Ok(id) = HeaderValue::from_str(&id) {
-            response.headers_mut().insert(request_id::HEADER, id);
+            // A worker may have named it otherwise.
+            let headers = response.headers_mut();
+            headers.entry(request_id::HEADER).or_insert(id);
         }
-        response.map(|body| body.until_sent(busy))
+        client.activity.set_held(response.body().held());
+        response.map(|body| body.until_sent(busy, self.engine.account()))
     }
 
     async fn answer<'a>(
@@ -100,7 +110,10 @@ impl App {
                 id,
             ));
         }
-        match target::url(&parts.uri, &parts.headers, parts.version, &client.local) {
+        let origin = self.proxies.origin(&client.peer, &mut parts.headers);
+        entry.client(origin.client);
+        let (version, local) = (parts.version, &client.local);
+        match target::url(&parts.uri, &parts.headers, version, local, &origin) {
             Ok(url) => parts.uri = url,
             Err(bad) => return closing(page(StatusCode::BAD_REQUEST, bad.text(), id)),
         }
@@ -121,6 +134,9 @@ impl App {
                     .into_iter()
                     .map(|(name, value)| (name.to_owned(), value))
                     .collect();
+                if let Ok(id) = HeaderValue::from_str(id) {
+                    parts.headers.insert(request_id::HEADER, id);
+                }
                 self.work(client, worker, parts, params, body, id).await
             }
             Found::NotFound => self.not_found(id),
@@ -142,8 +158,8 @@ impl App {
             return closing(page(StatusCode::INTERNAL_SERVER_ERROR, SORRY, id));
         };
         // Before admission: a slow client takes no worker's place.
-        let (body, _room) = match self.uploads.read(body).await {
-            Ok(read) => read,
+        let body = match self.uploads.read(body).await {
+            Ok(body) => body,
             Err(bad) => return bad_upload(bad, id),
         };
         client.activity.set_abandoned(false);

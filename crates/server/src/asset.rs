@@ -16,8 +16,8 @@ use crate::{
     range::{self, Version, Wanted},
 };
 
-/// A part of at most this size, in bytes, is read at once.
-const SMALL: u64 = 64 << 10;
+/// A part of at most this size, in bytes, is read at once. Larger ones are charged while they are sent.
+const SMALL: u64 = 16 << 10;
 
 /// Methods that assets answer.
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");

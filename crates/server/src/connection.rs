@@ -25,6 +25,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 use tokio_util::sync::CancellationToken;
+use wws_engine::Account;
 
 use crate::{activity::Activity, body::Body, socket::Socket};
 
@@ -36,13 +37,29 @@ const LINGER: Duration = Duration::from_secs(5);
 const HEAD_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Times of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+/// The answer to a head that there is no memory or no place for.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// What a client takes is looked at so often within the time that its rate is an average of.
+const LOOKS: u32 = 6;
+
+/// So much of what a client still sends is read before an early end: closing a socket with unread data resets it, and the answer
+/// is lost.
+const UNREAD: usize = 256 << 10;
+
+/// Bounds of a connection.
+#[derive(Clone)]
+pub(crate) struct Bounds {
     pub(crate) header: Duration,
     pub(crate) idle: Duration,
-    /// For a client to take any part of what is sent.
+    /// For a client to take what is sent, at a rate of `min_rate` or more.
     pub(crate) write: Duration,
+    /// Bytes a second.
+    pub(crate) min_rate: u64,
+    /// The memory for all: while it is short, slow clients have less time.
+    pub(crate) memory: Account,
+    /// What long heads are charged to.
+    pub(crate) heads: Account,
 }
 
 /// Serves a connection until it ends. `draining` lets it end after the request that it is at.
@@ -51,19 +68,20 @@ pub(crate) async fn serve<S>(
     http: &Builder,
     service: S,
     activity: Arc<Activity>,
-    times: Times,
+    bounds: Bounds,
     draining: CancellationToken,
 ) where
     S: HttpService<Incoming, ResBody = Body, Error = Infallible>,
 {
-    let socket = Socket::new(stream, activity.clone());
+    let socket = Socket::new(stream, activity.clone(), bounds.heads.clone());
     let connection = http.serve_connection(TokioIo::new(socket), service);
     let mut driver = Driver {
         connection,
         watch: Watch {
             activity: activity.clone(),
-            times,
+            bounds,
             phase: None,
+            rate: None,
             deadline: None,
             sleep: None,
             armed: None,
@@ -77,6 +95,7 @@ pub(crate) async fn serve<S>(
         std::future::poll_fn(|context| {
             if !registered {
                 registered = cancelled.as_mut().poll(context).is_pending();
+                activity.register(context.waker());
             }
             driver.poll(context, draining.is_cancelled())
         })
@@ -89,6 +108,16 @@ pub(crate) async fn serve<S>(
             // The socket of a client that is this slow has room.
             let _ = stream.try_write(HEAD_TIMEOUT);
         }
+        End::NoRoom => {
+            let mut scrap = [0; 4 << 10];
+            let mut left = UNREAD;
+            while let Ok(read @ 1..) = stream.try_read(&mut scrap)
+                && left > 0
+            {
+                left = left.saturating_sub(read);
+            }
+            let _ = stream.try_write(NO_ROOM);
+        }
         End::Closed | End::Timeout => {}
     }
 }
@@ -99,6 +128,8 @@ enum End {
     Closed,
     HeadTimeout,
     Timeout,
+    /// There is no memory for the head, or another connection needs the place.
+    NoRoom,
 }
 
 struct Driver<S: HttpService<Incoming>> {
@@ -123,6 +154,7 @@ where
                 }
                 Poll::Ready(End::Closed)
             }
+            Poll::Pending if self.watch.activity.is_refused() => Poll::Ready(End::NoRoom),
             Poll::Pending => self.watch.poll(context),
         }
     }
@@ -139,14 +171,24 @@ enum Phase {
     Head(u64),
     /// For us: no time runs here.
     Busy,
-    /// For the client to take what is sent; so many bytes were taken.
-    Stalled(u64),
+    /// For the client to take what is sent.
+    Stalled,
+}
+
+/// What a client took, since the beginning of the time that its rate is an average of, and since the last look.
+#[derive(Clone, Copy)]
+struct Rate {
+    since: Instant,
+    taken: u64,
+    taken_at_look: u64,
 }
 
 /// Bounds the time of each phase.
 struct Watch {
     activity: Arc<Activity>,
-    times: Times,
+    bounds: Bounds,
+    /// Of a client that doesn't take all that is sent.
+    rate: Option<Rate>,
     /// `None` before the first look.
     phase: Option<Phase>,
     deadline: Option<Instant>,
@@ -157,18 +199,18 @@ struct Watch {
 
 impl Watch {
     fn phase(&self) -> (Phase, Option<Duration>) {
-        let activity = &self.activity;
+        let (activity, bounds) = (&self.activity, &self.bounds);
         if activity.is_stalled() {
-            (Phase::Stalled(activity.sent()), Some(self.times.write))
+            (Phase::Stalled, Some(bounds.write / LOOKS))
         } else if activity.is_busy() {
             (Phase::Busy, None)
         } else if activity.in_head() {
-            (Phase::Head(activity.requests()), Some(self.times.header))
+            (Phase::Head(activity.requests()), Some(bounds.header))
         } else {
             match activity.requests() {
                 // The time of the first head runs from the start: a client that connects has something to say.
-                0 => (Phase::New, Some(self.times.header)),
-                requests => (Phase::Idle(requests), Some(self.times.idle)),
+                0 => (Phase::New, Some(bounds.header)),
+                requests => (Phase::Idle(requests), Some(bounds.idle)),
             }
         }
     }
@@ -176,13 +218,20 @@ impl Watch {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         let (phase, time) = self.phase();
         if self.phase != Some(phase) {
-            self.phase = Some(phase);
-            self.deadline = time.map(|time| Instant::now() + time);
+            self.enter(phase, time);
         }
-        let Some(deadline) = self.deadline else {
-            return Poll::Pending;
-        };
+        if self.activity.take_evicted() {
+            match phase {
+                Phase::New | Phase::Idle(_) => return Poll::Ready(End::Closed),
+                Phase::Head(_) => return Poll::Ready(End::NoRoom),
+                // It is of use meanwhile.
+                Phase::Busy | Phase::Stalled => {}
+            }
+        }
         loop {
+            let Some(deadline) = self.deadline else {
+                return Poll::Pending;
+            };
             // A timer that ends too early is set again when it does.
             if self.armed.is_none_or(|armed| armed > deadline) {
                 match &mut self.sleep {
@@ -198,14 +247,61 @@ impl Watch {
                 return Poll::Pending;
             }
             self.armed = None;
-            if Instant::now() >= deadline {
-                return Poll::Ready(match self.phase {
-                    Some(Phase::Head(_)) => End::HeadTimeout,
-                    _ => End::Timeout,
-                });
+            let now = Instant::now();
+            if now < deadline {
+                continue;
+            }
+            match phase {
+                Phase::Head(_) => return Poll::Ready(End::HeadTimeout),
+                Phase::Stalled if self.is_fast_enough(now) => {
+                    self.deadline = Some(now + self.bounds.write / LOOKS);
+                }
+                _ => return Poll::Ready(End::Timeout),
             }
         }
     }
+
+    fn enter(&mut self, phase: Phase, time: Option<Duration>) {
+        self.phase = Some(phase);
+        let now = time.map(|time| (Instant::now(), time));
+        self.deadline = now.map(|(now, time)| now + time);
+        let is_stalled = phase == Phase::Stalled;
+        let taken = self.activity.taken();
+        self.rate = now.filter(|_| is_stalled).map(|(now, _)| Rate {
+            since: now,
+            taken,
+            taken_at_look: taken,
+        });
+        self.activity.waits(time.filter(|_| !is_stalled));
+    }
+
+    /// Whether a client takes what is sent as fast as it has to: `min_rate`, as an average of `write`; and while memory is short,
+    /// as fast as it needs to take what is held for it within `write`.
+    fn is_fast_enough(&mut self, now: Instant) -> bool {
+        let Some(rate) = &mut self.rate else {
+            return true;
+        };
+        let bounds = &self.bounds;
+        let taken = self.activity.taken();
+        let since_look = taken - rate.taken_at_look;
+        rate.taken_at_look = taken;
+        if bounds.memory.is_short() {
+            let minimum = bytes_in(bounds.min_rate, bounds.write).max(self.activity.held());
+            return since_look >= (minimum / u64::from(LOOKS)).max(1);
+        }
+        if now - rate.since < bounds.write {
+            return true;
+        }
+        let enough = taken - rate.taken >= bytes_in(bounds.min_rate, bounds.write).max(1);
+        (rate.since, rate.taken) = (now, taken);
+        enough
+    }
+}
+
+/// Bytes that pass within a time at a rate.
+pub(crate) fn bytes_in(rate: u64, time: Duration) -> u64 {
+    let bytes = u128::from(rate) * time.as_millis() / 1000;
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Reads and throws away until the client has ended, or is out of time. Our side is closed already.
@@ -220,3 +316,75 @@ pub(crate) type Answer = Result<Response<Body>, Infallible>;
 
 /// What it is asked.
 pub(crate) type Asked = Request<Incoming>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITE: Duration = Duration::from_millis(600);
+
+    fn watch(memory: &Account) -> Watch {
+        Watch {
+            activity: Activity::new(),
+            bounds: Bounds {
+                header: WRITE,
+                idle: WRITE,
+                write: WRITE,
+                min_rate: 1000,
+                memory: memory.clone(),
+                heads: memory.clone(),
+            },
+            rate: None,
+            phase: None,
+            deadline: None,
+            sleep: None,
+            armed: None,
+        }
+    }
+
+    /// How long a client is served that takes so many bytes of an answer of `held` bytes each 20 ms; at most 2 s.
+    async fn served(memory: &Account, held: u64, bytes: usize) -> Duration {
+        let mut watch = watch(memory);
+        let activity = watch.activity.clone();
+        let _busy = activity.request();
+        activity.set_held(held);
+        activity.write_stalled(0);
+        let takes = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                activity.wrote(bytes);
+                activity.write_stalled(0);
+            }
+        };
+        let start = Instant::now();
+        tokio::select! {
+            _ = std::future::poll_fn(|context| watch.poll(context)) => {}
+            () = takes => {}
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+        }
+        start.elapsed()
+    }
+
+    #[tokio::test]
+    async fn a_client_has_to_take_what_is_sent_at_the_least_rate() {
+        let memory = Account::new(1 << 20);
+        let slow = served(&memory, 1 << 20, 1).await;
+        assert!(slow >= WRITE && slow < WRITE * 2, "{slow:?}");
+        let fast_enough = served(&memory, 1 << 20, 100).await;
+        assert!(fast_enough > WRITE * 3, "{fast_enough:?}");
+    }
+
+    #[tokio::test]
+    async fn while_memory_is_short_an_answer_has_to_be_taken_in_time() {
+        let memory = Account::new(1 << 20);
+        let all = memory.charge(1 << 20);
+        assert!(all.is_some() && memory.is_short());
+        let slow = served(&memory, 1 << 20, 1000).await;
+        assert!(slow < WRITE, "{slow:?}");
+        let fast_enough = served(&memory, 1 << 20, 100_000).await;
+        assert!(fast_enough > WRITE * 3, "{fast_enough:?}");
+        // What is small need not be taken faster than usual.
+        let small = served(&memory, 100, 100).await;
+        assert!(small > WRITE * 3, "{small:?}");
+    }
+}

@@ -3,10 +3,9 @@
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1::Builder, service::service_fn};
-use rustix::process::{Resource, getrlimit};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -15,14 +14,11 @@ use wws_project::{Problem, Project, ServerSettings};
 use crate::{
     activity::Activity,
     app::{App, Client, authority},
-    connection::{self, Answer, Times},
+    connection::{self, Answer, Bounds},
 };
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 4096;
-
-/// Descriptors that are not for connections: files, outgoing requests, the log.
-const OTHER_FILES: u64 = 256;
 
 /// Wait after an error of accepting, most often too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -35,6 +31,12 @@ const USUAL_HEADERS: u32 = 100;
 
 /// The least and the usual size of a connection's buffers, in bytes.
 const BUFFER: usize = 64 << 10;
+
+/// At most this part of the memory is for heads of more than 8 KiB.
+const HEADS_PART: u64 = 8;
+
+/// With less memory than this, in bytes, the kernel's buffers of a connection are small.
+const SMALL_MEMORY: u64 = 512 << 20;
 
 /// A server, ready to listen.
 pub struct Server {
@@ -84,6 +86,7 @@ impl Server {
         }?;
         // A server that was just stopped must not keep its successor from starting.
         socket.set_reuseaddr(true)?;
+        bound_buffers(&socket, self.app.memory)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
@@ -137,17 +140,18 @@ impl Bound {
     }
 }
 
-/// Connections that may be open at once.
-fn max_connections(settings: &ServerSettings) -> usize {
-    let wanted = settings.max_connections as usize;
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    // A quarter is for the files of guests.
-    let possible = (files / 4 * 3).saturating_sub(OTHER_FILES).max(files / 2);
-    let possible = usize::try_from(possible).unwrap_or(usize::MAX);
-    if possible < wanted {
-        tracing::warn!("only {possible} connections at once: the limit of open files is {files}");
+/// Bounds what the kernel keeps for a connection, which counts as the container's memory. The sockets that are accepted have
+/// these settings of their listener.
+fn bound_buffers(socket: &TcpSocket, memory: u64) -> io::Result<()> {
+    let is_small = memory < SMALL_MEMORY;
+    // What is on its way to the client has the size that the network needs; what waits behind it need not be large.
+    let unsent = if is_small { 16 << 10 } else { 128 << 10 };
+    SockRef::from(socket).set_tcp_notsent_lowat(unsent)?;
+    if is_small {
+        // Linux takes twice this size, for its own use. Larger ones would not grow while nobody reads, but begin at 128 KiB.
+        socket.set_recv_buffer_size(32 << 10)?;
     }
-    wanted.min(possible).clamp(1, Semaphore::MAX_PERMITS)
+    Ok(())
 }
 
 fn builder(settings: &ServerSettings) -> Builder {
@@ -170,18 +174,19 @@ async fn accept(
 ) -> Infallible {
     let settings = app.project.settings();
     let http = Arc::new(builder(settings));
-    let times = Times {
+    let memory = app.engine.account();
+    let bounds = Bounds {
         header: settings.header_timeout,
         idle: settings.idle_timeout,
         write: settings.body_timeout,
+        min_rate: settings.min_send_rate,
+        memory: memory.clone(),
+        heads: memory.part(memory.total() / HEADS_PART),
     };
-    let places = Arc::new(Semaphore::new(max_connections(settings)));
     let mut failed = false;
     loop {
-        // The semaphore is never closed.
-        let place = places.clone().acquire_owned().await.ok();
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 if !is_of_the_client(&error) {
                     // Once, until it works again.
@@ -194,9 +199,12 @@ async fn accept(
             }
         };
         failed = false;
+        let activity = Activity::new();
+        let place = app.clients.enter(activity.clone()).await;
         let (app, http, draining) = (app.clone(), http.clone(), draining.clone());
+        let bounds = bounds.clone();
         connections.spawn(async move {
-            serve(app, stream, &http, times, draining).await;
+            serve(app, stream, peer, &http, activity, bounds, draining).await;
             drop(place);
         });
         while connections.try_join_next().is_some() {}
@@ -215,8 +223,10 @@ fn is_of_the_client(error: &io::Error) -> bool {
 async fn serve(
     app: Arc<App>,
     stream: TcpStream,
+    peer: SocketAddr,
     http: &Builder,
-    times: Times,
+    activity: Arc<Activity>,
+    bounds: Bounds,
     draining: CancellationToken,
 ) {
     let Ok(local) = stream.local_addr() else {
@@ -224,14 +234,12 @@ async fn serve(
     };
     // Without it the end of a response may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let activity = Activity::new();
-    let client = Arc::new((
-        app,
-        Client {
-            activity: activity.clone(),
-            local: authority(local),
-        },
-    ));
+    let client = Client {
+        activity: activity.clone(),
+        local: authority(local),
+        peer: app.proxies.peer(peer.ip()),
+    };
+    let client = Arc::new((app, client));
     let service = service_fn(move |request| {
         let client = client.clone();
         async move {
@@ -240,5 +248,29 @@ async fn serve(
             Answer::Ok(app.handle(client, request).await)
         }
     });
-    connection::serve(stream, http, service, activity, times, draining).await;
+    connection::serve(stream, http, service, activity, bounds, draining).await;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_have_the_bounds_of_their_listener() {
+        for (memory, unsent) in [(64 << 20, 16 << 10), (4 << 30, 128 << 10)] {
+            let socket = TcpSocket::new_v4().unwrap();
+            bound_buffers(&socket, memory).unwrap();
+            socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+            let listener = socket.listen(8).unwrap();
+            let address = listener.local_addr().unwrap();
+            let _client = TcpStream::connect(address).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let accepted = SockRef::from(&stream);
+            assert_eq!(accepted.tcp_notsent_lowat().unwrap(), unsent);
+            if memory < SMALL_MEMORY {
+                assert_eq!(accepted.recv_buffer_size().unwrap(), 64 << 10);
+            }
+        }
+    }
 }

@@ -15,6 +15,8 @@ use crate::{
     Server,
     admission::{Admission, Bounds},
     app::App,
+    clients::{self, Clients},
+    forwarded::Proxies,
     guests::{Maker, NotMade, located, problem},
     idle::Idle,
     memory,
@@ -116,8 +118,10 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         calls => calls,
     };
     let available = options.memory.unwrap_or(u64::MAX).min(memory::available());
+    let usable = usable(available);
+    let connections = clients::max_connections(&settings, usable);
     let guests_memory = match settings.memory {
-        0 => usable(available),
+        0 => usable - (connections * clients::COST).min(usable / 2),
         bytes => bytes,
     };
     let engine = Engine::new(&EngineOptions {
@@ -147,8 +151,8 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
             .map(|worker| worker.limits.concurrency)
             .collect(),
     });
-    // Half of what is not the guests'.
-    let uploads = Uploads::new(settings.max_body, available / 8, settings.body_timeout);
+    let (time, wait) = (settings.body_timeout, settings.queue_timeout);
+    let uploads = Uploads::new(settings.max_body, engine.account(), time, wait);
     Ok(Server::new(App {
         access_log: settings.access_log,
         root,
@@ -156,6 +160,9 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         guests: served.guests,
         admission,
         uploads,
+        clients: Clients::new(connections),
+        proxies: Proxies(settings.trusted_proxies.clone()),
+        memory: available,
         ids: RequestIds::new(),
         idle: Idle::default(),
         on_idle: options.on_idle,

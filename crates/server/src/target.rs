@@ -1,11 +1,11 @@
-//! The full URL of a request, as its worker sees it: `http://HOST/path?query`.
-//!
-//! What a proxy says in `x-forwarded-*` is not believed: anybody can send it.
+//! The full URL of a request, as its worker sees it: `http://HOST/path?query`, or what a trusted proxy says of scheme and host.
 
 use http::{
     HeaderMap, Uri, Version, header,
-    uri::{Authority, PathAndQuery, Scheme},
+    uri::{Authority, PathAndQuery},
 };
+
+use crate::forwarded::Origin;
 
 /// Why a request has no URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub(crate) fn url(
     headers: &HeaderMap,
     version: Version,
     local: &Authority,
+    origin: &Origin,
 ) -> Result<Uri, BadTarget> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -47,6 +48,7 @@ pub(crate) fn url(
         Some(own) => authority(own.as_str().as_bytes())?,
         None => host.unwrap_or_else(|| local.clone()),
     };
+    let host = origin.host.clone().unwrap_or(host);
     let path = match uri.path_and_query() {
         Some(path) if path.as_str().starts_with('/') => path.clone(),
         Some(path) if path.as_str().starts_with('?') => {
@@ -56,13 +58,14 @@ pub(crate) fn url(
         _ => return Err(BadTarget::NotAPath),
     };
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(origin.scheme.clone());
     parts.authority = Some(host);
     parts.path_and_query = Some(path);
     Uri::from_parts(parts).map_err(|_| BadTarget::NotAPath)
 }
 
-fn authority(bytes: &[u8]) -> Result<Authority, BadTarget> {
+/// A host, and a port where there is one.
+pub(crate) fn authority(bytes: &[u8]) -> Result<Authority, BadTarget> {
     let host = Authority::try_from(bytes).map_err(|_| BadTarget::NotAHost)?;
     let is_host = !host.host().is_empty()
         && !host.as_str().contains(['@', '%'])
@@ -78,6 +81,7 @@ fn authority(bytes: &[u8]) -> Result<Authority, BadTarget> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use http::uri::Scheme;
 
     fn of(target: &str, hosts: &[&str], version: Version) -> Result<String, BadTarget> {
         let mut headers = HeaderMap::new();
@@ -85,7 +89,12 @@ mod tests {
             headers.append(header::HOST, host.parse().unwrap());
         }
         let local = Authority::from_static("127.0.0.1:3000");
-        url(&target.parse().unwrap(), &headers, version, &local).map(|uri| uri.to_string())
+        let origin = Origin {
+            client: [127, 0, 0, 1].into(),
+            scheme: Scheme::HTTP,
+            host: None,
+        };
+        url(&target.parse().unwrap(), &headers, version, &local, &origin).map(|uri| uri.to_string())
     }
 
     #[test]

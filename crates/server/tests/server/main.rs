@@ -9,6 +9,8 @@ mod clients;
 mod drain;
 mod guests;
 mod limits;
+mod memory;
 mod old;
+mod origin;
 mod routing;
 mod start;

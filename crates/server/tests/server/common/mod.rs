@@ -48,14 +48,18 @@ impl Site {
         self.file(".wws.toml", format!("version = 1\n[server]\n{lines}\n"))
     }
 
-    fn prepare(&self, options: &LoadOptions) -> Result<wws_server::Server, String> {
-        let project = wws_project::load(self.root(), options).map_err(|e| e.to_string())?;
-        wws_server::prepare(project, &PrepareOptions::default()).map_err(|e| e.to_string())
+    fn prepare(
+        &self,
+        load: &LoadOptions,
+        options: &PrepareOptions,
+    ) -> Result<wws_server::Server, String> {
+        let project = wws_project::load(self.root(), load).map_err(|e| e.to_string())?;
+        wws_server::prepare(project, options).map_err(|e| e.to_string())
     }
 
     /// What is said when it does not start.
     pub fn problems(&self) -> String {
-        match self.prepare(&LoadOptions::default()) {
+        match self.prepare(&LoadOptions::default(), &PrepareOptions::default()) {
             Ok(_) => panic!("it starts"),
             Err(problems) => problems,
         }
@@ -66,8 +70,22 @@ impl Site {
     }
 
     pub async fn start_with(&self, options: &LoadOptions) -> Running {
+        self.start_prepared(options, &PrepareOptions::default())
+            .await
+    }
+
+    /// Starts a server that may use so many bytes.
+    pub async fn start_within(&self, memory: u64) -> Running {
+        let options = PrepareOptions {
+            memory: Some(memory),
+            ..PrepareOptions::default()
+        };
+        self.start_prepared(&LoadOptions::default(), &options).await
+    }
+
+    async fn start_prepared(&self, load: &LoadOptions, options: &PrepareOptions) -> Running {
         let server = self
-            .prepare(options)
+            .prepare(load, options)
             .unwrap_or_else(|problems| panic!("{problems}"));
         let warnings = server.warnings().iter().map(ToString::to_string).collect();
         let bound = server.bind(([127, 0, 0, 1], 0).into()).await.unwrap();

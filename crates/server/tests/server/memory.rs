@@ -1,0 +1,207 @@
+//! What clients make the server hold is bounded, and others are served meanwhile.
+
+use std::time::{Duration, Instant};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    time::{sleep, timeout},
+};
+
+use crate::common::{Running, Site, wat};
+
+/// That of a small container.
+const MEMORY: u64 = 64 << 20;
+
+/// Size of a file that is larger than all buffers between it and a client.
+const FILE: usize = 24 << 20;
+
+async fn server(settings: &str) -> Running {
+    let site = Site::new();
+    site.settings(settings)
+        .wasm("x.wasm", &wat::answers("x"))
+        .file("public/big.bin", vec![1; FILE]);
+    site.start_within(MEMORY).await
+}
+
+/// A connection whose client has sent a part of a head.
+async fn half_head(server: &Running, bytes: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = format!("GET /x HTTP/1.1\r\nhost: a\r\na: {}", "x".repeat(bytes));
+    // The server may have ended it meanwhile.
+    let _ = timeout(Duration::from_secs(5), stream.write_all(head.as_bytes())).await;
+    stream
+}
+
+async fn status(mut stream: TcpStream) -> Option<u16> {
+    let mut answer = Vec::new();
+    let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    text.split(' ').nth(1)?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_heads_beyond_their_memory_are_a_503() {
+    let server = server("").await;
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        held.push(half_head(&server, 60_000).await);
+        assert_eq!(
+            server.get("/x").await.status,
+            200,
+            "short heads have their place"
+        );
+    }
+    let mut refused = 0;
+    for stream in &held {
+        let mut first = [0; 12];
+        match stream.try_read(&mut first) {
+            Ok(12) if &first == b"HTTP/1.1 503" => refused += 1,
+            _ => {}
+        }
+    }
+    assert!((10..30).contains(&refused), "{refused} of 40");
+    drop(held);
+    sleep(Duration::from_millis(200)).await;
+    let long = format!("a: {}\r\n", "x".repeat(50_000));
+    let response = server
+        .connect()
+        .await
+        .request("GET", "/x", &long, b"")
+        .await;
+    assert_eq!(response.status, 200, "its memory is free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_unfinished_heads_does_not_keep_others_out() {
+    let server = server("").await;
+    let mut flood = Vec::new();
+    for _ in 0..600 {
+        let address = server.address;
+        flood.push(tokio::spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let _ = stream.write_all(b"GET /x HTTP/1.1\r\nhost: a\r\n").await;
+            stream
+        }));
+    }
+    sleep(Duration::from_millis(500)).await;
+    let start = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(server.get("/x").await.status, 200);
+    }
+    // The time of a head is 10 s.
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connection_that_waits_longest_makes_room_for_another() {
+    let server = server("max_connections = 2").await;
+    let mut idle = server.connect().await;
+    assert_eq!(idle.get("/x").await.status, 200);
+    let half = half_head(&server, 10).await;
+    // 2 of 10 seconds are more than 2 of 75.
+    sleep(Duration::from_millis(1500)).await;
+    assert_eq!(server.get("/x").await.status, 200);
+    assert_eq!(status(half).await, Some(503));
+    assert_eq!(idle.get("/x").await.status, 200, "it was not in the way");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_beyond_their_memory_are_a_503_and_small_ones_are_taken() {
+    let server = server("max_body = \"4MiB\"\nqueue_timeout = \"100ms\"\nconcurrency = 4").await;
+    let body = vec![b'x'; 3 << 20];
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = "POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 4194304\r\n\r\n";
+        let _ = stream.write_all(head.as_bytes()).await;
+        let _ = timeout(Duration::from_secs(5), stream.write_all(&body)).await;
+        held.push(stream);
+        let small = server
+            .connect()
+            .await
+            .request("POST", "/x", "", b"small")
+            .await;
+        assert_eq!(small.status, 200);
+    }
+    sleep(Duration::from_millis(500)).await;
+    let mut first = [0; 12];
+    let refused = held.iter().filter(|stream| {
+        stream.try_read(&mut first).is_ok_and(|read| read == 12) && &first == b"HTTP/1.1 503"
+    });
+    let refused = refused.count();
+    assert!((3..8).contains(&refused), "{refused} of 8");
+    drop(held);
+    sleep(Duration::from_millis(300)).await;
+    let whole = vec![b'x'; 4 << 20];
+    let response = server
+        .connect()
+        .await
+        .request("POST", "/x", "", &whole)
+        .await;
+    assert_eq!(
+        response.status, 200,
+        "one of the largest size has room when it is alone"
+    );
+}
+
+/// Asks for the large file, with a small buffer of its own.
+async fn reader(server: &Running) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    let head = b"GET /big.bin HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    stream
+}
+
+/// Reads so many bytes at a time for 4 s, and what follows as fast as it comes. Returns how much it was.
+async fn read_slowly(mut stream: TcpStream, bytes: usize) -> usize {
+    let start = Instant::now();
+    let mut buffer = vec![0; bytes];
+    let mut all = 0;
+    while start.elapsed() < Duration::from_secs(4) {
+        sleep(Duration::from_millis(50)).await;
+        if bytes > 0 {
+            all += stream.read(&mut buffer).await.unwrap_or(0);
+        }
+    }
+    let mut rest = Vec::new();
+    let read = timeout(Duration::from_secs(15), stream.read_to_end(&mut rest)).await;
+    assert!(read.is_ok(), "it ends");
+    all + rest.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_too_little_are_disconnected() {
+    let server = server("body_timeout = \"1200ms\"\nmin_send_rate = \"100KiB\"").await;
+    let read = async |bytes| read_slowly(reader(&server).await, bytes).await;
+    // 10 KB, nothing, and 1.3 MB a second.
+    let (slow, stuck, fast) = tokio::join!(read(500), read(0), read(64 << 10));
+    assert!(fast > FILE, "{fast}");
+    // What the kernel has is read when the server has ended the connection.
+    assert!(slow < FILE / 2, "{slow}");
+    assert!(stuck < FILE / 2, "{stuck}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_slow_readers_of_a_large_file_share_what_memory_there_is() {
+    let server = server("").await;
+    let mut readers = Vec::new();
+    for _ in 0..100 {
+        readers.push(reader(&server).await);
+    }
+    sleep(Duration::from_millis(500)).await;
+    let mut client = server.connect().await;
+    assert_eq!(client.get("/x").await.status, 200);
+    // Each goes on when its client does.
+    for mut stream in readers.into_iter().take(10) {
+        let mut part = vec![0; 1 << 20];
+        let read = timeout(Duration::from_secs(10), stream.read_exact(&mut part)).await;
+        assert!(read.unwrap().is_ok());
+    }
+}
