@@ -19,13 +19,24 @@ need node nodejs
 [[ -n ${NPM_CONFIG_REGISTRY-}${npm_config_registry-} ]] || need npm npm
 [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
 
+# Before anything is downloaded: what is too old, or missing and cannot be installed from here.
+cd "$(dirname "$0")/.."
+needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+pinned=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 if ! command -v cargo > /dev/null; then
-    echo "cargo is missing: install Rust 1.88 or newer (rustup, or the distribution's), then run this again" >&2
+    echo "cargo is missing: install Rust $needed or newer (rustup, or the distribution's), then run this again" >&2
     exit 1
 fi
-version=$(cargo --version | cut -d ' ' -f 2)
-if [[ $(printf '%s\n' 1.88.0 "$version" | sort -V | head -1) != 1.88.0 ]]; then
-    echo "cargo $version is too old: Rust 1.88 or newer is needed" >&2
+# rustup would fetch the toolchain that rust-toolchain.toml names without a question.
+if ! version=$(RUSTUP_AUTO_INSTALL=0 cargo --version 2>&1); then
+    echo "$version" >&2
+    echo "Rust $pinned is not installed: rustup toolchain install $pinned --profile minimal --component clippy,rustfmt" >&2
+    echo "(RUSTUP_TOOLCHAIN=stable takes another one, which must be $needed or newer)" >&2
+    exit 1
+fi
+version=$(cut -d ' ' -f 2 <<< "$version")
+if [[ $(printf '%s\n' "$needed" "$version" | sort -V | head -1) != "$needed" ]]; then
+    echo "cargo $version is too old: Rust $needed or newer is needed" >&2
     exit 1
 fi
 ((${#missing[@]})) || exit 0
