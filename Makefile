@@ -68,12 +68,13 @@ lint: interpreters ## format, compiler's and clippy's warnings, licences of depe
 	cargo clippy $(CARGO_FLAGS) --release --workspace --all-targets -- -D warnings
 	@if [[ -x target/tools/cargo-deny/bin/cargo-deny ]]; then \
 		target/tools/cargo-deny/bin/cargo-deny check bans licenses sources; \
-	else echo "licences and sources of dependencies not checked: make deny"; fi
+	else echo "licences, sources and advisories of dependencies not checked: make deny"; fi
 
 .PHONY: deny
-deny: setup ## install the pinned cargo-deny below target/tools (minutes) and run it
+deny: setup ## install the pinned cargo-deny below target/tools (minutes) and run it; advisories where there is a database
 	CARGO_BUILD_TARGET=$(HOST) cargo install cargo-deny --version 0.20.2 --locked --quiet --root target/tools/cargo-deny
 	target/tools/cargo-deny/bin/cargo-deny check bans licenses sources
+	@scripts/advisories.sh
 
 .PHONY: doc
 doc: interpreters ## the crates' documentation, below target/$(HOST)/doc
