@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +13,9 @@ use crate::wait::patience;
 
 /// Most of a program's output that is kept, in bytes.
 const MAX_OUTPUT: u64 = 16 * 1024 * 1024;
+
+/// The longest wait without a look at the clock.
+const STEP: Duration = Duration::from_secs(1);
 
 /// A program that has ended.
 #[derive(Debug)]
@@ -83,20 +86,23 @@ pub fn run_with(command: &mut Command, input: Stdio, limit: Duration) -> Result<
 /// # Errors
 /// The kernel refuses the wait.
 pub fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
-    let limit = patience(limit);
+    let started = Instant::now();
     if let Some(status) = child.try_wait()? {
         return Ok(Some(status));
     }
     let pid = Pid::from_child(child);
     let fd = pidfd_open(pid, PidfdFlags::empty())?;
-    let timeout = Timespec {
-        tv_sec: limit.as_secs().try_into()?,
-        tv_nsec: limit.subsec_nanos().into(),
-    };
-    if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))? == 0 {
-        return Ok(None);
+    loop {
+        // In steps, as the machine may become busy meanwhile.
+        let left = patience(limit).saturating_sub(started.elapsed());
+        let step = Timespec::try_from(left.min(STEP))?;
+        if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&step))? > 0 {
+            return Ok(Some(child.wait()?));
+        }
+        if left.is_zero() {
+            return Ok(None);
+        }
     }
-    Ok(Some(child.wait()?))
 }
 
 fn read(file: &mut File) -> Result<String> {

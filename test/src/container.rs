@@ -277,8 +277,16 @@ impl Container<'_> {
     /// # Errors
     /// It ends, or does not answer within seconds: its log.
     pub fn wait_until_up(&mut self) -> Result<()> {
+        self.wait_until_up_within(LIMIT)
+    }
+
+    /// Waits until the server in it answers anything at all, for `limit` at most.
+    ///
+    /// # Errors
+    /// It ends, or does not answer in time: its log.
+    pub fn wait_until_up_within(&mut self, limit: Duration) -> Result<()> {
         let port = self.port;
-        let up = wait::until("the container answers", LIMIT, || {
+        let up = wait::until("the container answers", limit, || {
             if let Some(status) = self.ctr.try_wait()? {
                 bail!("the container has ended: {status}");
             }

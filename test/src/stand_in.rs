@@ -18,6 +18,8 @@ use rustix::net::{Shutdown, shutdown};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use crate::wait::patience;
+
 /// The host that the stand-in stands in for.
 pub const HOST: &str = "random-data-api.com";
 
@@ -166,8 +168,8 @@ fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, shared: &Arc<Share
 
 /// Answers the requests of one connection.
 fn serve(stream: TcpStream, config: Arc<ServerConfig>, shared: &Shared) -> Result<()> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(patience(TIMEOUT)))?;
+    stream.set_write_timeout(Some(patience(TIMEOUT)))?;
     stream.set_nodelay(true)?;
     let mut tls = StreamOwned::new(ServerConnection::new(config)?, stream);
     while let Some(head) = read_head(&mut tls)? {

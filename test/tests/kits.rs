@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use ureq::http::Request;
+use wws_test::wait::{patience, until};
 use wws_test::{http, workspace};
 
 /// The kits, and where their worker lies: built by `scripts/build-kit-guests.sh`, or a source that is served as it is.
@@ -37,6 +38,9 @@ const RUNTIMES: [(&str, &str, &str); 2] = [
 
 /// The longest time until the server listens: it compiles every worker.
 const START: Duration = Duration::from_secs(300);
+
+/// The longest wait for a line of the log.
+const LOGGED: Duration = Duration::from_secs(5);
 
 /// A running server. It is killed when dropped.
 struct Server {
@@ -72,7 +76,10 @@ impl Server {
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let log = fs::read_to_string(&server.log)?;
             ensure!(server.child.try_wait()?.is_none(), "wws ended: {log}");
-            ensure!(started.elapsed() < START, "wws does not listen: {log}");
+            ensure!(
+                started.elapsed() < patience(START),
+                "wws does not listen: {log}"
+            );
             thread::sleep(Duration::from_millis(50));
         }
         Ok(server)
@@ -80,14 +87,11 @@ impl Server {
 
     /// Waits until the log says `text` after its first `skip` bytes: it is written beside the answers.
     fn logged(&self, skip: usize, text: &str) -> Result<()> {
-        for _ in 0..100 {
+        until(&format!("{text:?} in the log"), LOGGED, || {
             let log = fs::read(&self.log)?;
-            if String::from_utf8_lossy(log.get(skip..).unwrap_or_default()).contains(text) {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        bail!("the log does not say {text:?}")
+            let new = String::from_utf8_lossy(log.get(skip..).unwrap_or_default()).into_owned();
+            Ok(new.contains(text).then_some(()))
+        })
     }
 }
 

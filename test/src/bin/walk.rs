@@ -6,6 +6,7 @@
 //! * `walk sweep`: clears up after a walk or test that was killed.
 
 use std::process::{self, Command};
+use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
@@ -15,10 +16,13 @@ use wws_test::container::{Container, LIMIT};
 use wws_test::containerd::{Containerd, Version};
 use wws_test::mark::Mark;
 use wws_test::user_generation::{self, UserGeneration};
-use wws_test::{bridge, command, http};
+use wws_test::{bridge, command, http, wait};
 
 /// The container's name.
 const NAME: &str = "user-generation";
+
+/// The longest wait for a container whose interpreters may have to be compiled.
+const FIRST_START: Duration = Duration::from_secs(300);
 
 fn main() -> Result<()> {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -59,13 +63,14 @@ fn walk(signals: Option<Signals>) -> Result<()> {
     let run = example.run(NAME)?;
     println!("\n$ {}", run.command_line());
     let mut container = run.start()?;
-    container.wait_until_up()?;
+    println!("(a first start compiles the interpreters of Python and Ruby: about a minute)");
+    wait::with_progress("the container starts", || {
+        container.wait_until_up_within(FIRST_START)
+    })?;
     for language in user_generation::LANGUAGES {
         for count in 1..=2 {
-            let answer = ask(container.port(), language)?;
-            if !answer.contains(&format!("\"generated_users\":{count}")) {
-                bail!("the worker did not count to {count}");
-            }
+            asked(&container, language, count)
+                .with_context(|| format!("the log:\n{}", container.log().unwrap_or_default()))?;
         }
     }
     if let Some(mut signals) = signals {
@@ -85,6 +90,15 @@ fn walk(signals: Option<Signals>) -> Result<()> {
     Ok(())
 }
 
+/// Asks a worker, whose answer must count the requests.
+fn asked(container: &Container<'_>, language: &str, count: u32) -> Result<()> {
+    let answer = ask(container.port(), language)?;
+    if !answer.contains(&format!("\"generated_users\":{count}")) {
+        bail!("the worker did not count to {count}");
+    }
+    Ok(())
+}
+
 /// Asks by curl, as a user would, and prints question and answer.
 fn ask(port: u16, language: &str) -> Result<String> {
     let url = format!("127.0.0.1:{port}/user-generation-{language}");
@@ -98,7 +112,7 @@ fn ask(port: u16, language: &str) -> Result<String> {
         "*",
         "--max-time",
     ]);
-    curl.args([&http::TIMEOUT.as_secs().to_string(), &url]);
+    curl.args([&wait::patience(http::TIMEOUT).as_secs().to_string(), &url]);
     let answer = command::run(&mut curl, http::TIMEOUT * 2)?.success()?;
     println!("{}", answer.replace('\r', "").trim_end());
     if !answer.starts_with("HTTP/1.1 200 ") {
