@@ -105,6 +105,9 @@ pub(crate) struct Compile {
     /// The process that waits for it: without that it ends
     #[arg(long, value_name = "PID")]
     pub(crate) parent: Option<u32>,
+    /// CPU time that it may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) cpu_time: u64,
 }
 
 #[derive(Clone, Debug, clap::Args)]

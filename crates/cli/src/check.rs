@@ -3,9 +3,9 @@
 use std::{fmt::Display, process::ExitCode};
 
 use wws_project::Problem;
-use wws_server::PrepareOptions;
+use wws_server::{Compiling, PrepareOptions};
 
-use crate::{args::Folder, code, environment, routes};
+use crate::{args::Folder, code, environment, progress, routes};
 
 /// Loads and compiles a project; prints its routes, or all that is wrong with it.
 pub(crate) fn check(folder: &Folder) -> ExitCode {
@@ -14,12 +14,21 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
         Err(problems) => return failed(&problems),
     };
     warn(project.warnings());
-    let options = PrepareOptions {
-        env: environment::variables(),
-        code: code::of_user(project.root()),
-        ..PrepareOptions::default()
-    };
-    match wws_server::prepare(project, &options) {
+    let compiling = Compiling::default();
+    let prepared = progress::while_compiling(
+        &compiling,
+        |text| eprintln!("{text}"),
+        || {
+            let options = PrepareOptions {
+                env: environment::variables(),
+                code: code::of_user(project.root(), &compiling),
+                compiling: compiling.clone(),
+                ..PrepareOptions::default()
+            };
+            wws_server::prepare(project, &options)
+        },
+    );
+    match prepared {
         Ok(server) => {
             warn(server.warnings());
             print!("{}", routes::table(server.project()));

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use wws_server::{CodeCache, Precompile};
+use wws_server::{CodeCache, Compiling, Precompile};
 
 /// The same variable as for the shim: another place, or none where it is empty.
 const VARIABLE: &str = "WWS_STORE";
@@ -15,7 +15,7 @@ const VARIABLE: &str = "WWS_STORE";
 const MAX: u64 = 2 << 30;
 
 /// The user's store, with the code that a project needs. A store that cannot be had costs time and nothing else.
-pub(crate) fn of_user(project: &Path) -> Option<CodeCache> {
+pub(crate) fn of_user(project: &Path, compiling: &Compiling) -> Option<CodeCache> {
     let folder = folder(|name| std::env::var_os(name))?;
     let store = CodeCache::open(&folder, MAX)
         .inspect_err(|error| tracing::debug!("compiled code is not kept: {error}"))
@@ -25,6 +25,7 @@ pub(crate) fn of_user(project: &Path) -> Option<CodeCache> {
         store: &store,
         links: None,
         container: false,
+        compiling,
         // The user's own project, in the process that would compile it anyway.
         compile: &wws_server::compile_here,
     };

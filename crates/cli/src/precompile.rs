@@ -13,7 +13,7 @@ use std::{
     process::ExitCode,
 };
 
-use wws_server::{CodeCache, Kind, Precompile};
+use wws_server::{CodeCache, Compiling, Kind, Precompile};
 
 use crate::args;
 
@@ -31,6 +31,7 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
             store: &store,
             links,
             container: args.container,
+            compiling: &Compiling::default(),
             compile: &compiler::in_process,
         };
         precompile.run(&args.path)
@@ -60,7 +61,7 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
 /// Compiles standard input to standard output.
 pub(crate) fn compile(args: &args::Compile) -> ExitCode {
     let run = || -> io::Result<()> {
-        confine::give_up_rights(args.parent)?;
+        confine::give_up_rights(args.parent, args.cpu_time)?;
         let mut wasm = Vec::new();
         io::stdin().lock().take(MAX_SIZE).read_to_end(&mut wasm)?;
         let kind = match args.interpreter {

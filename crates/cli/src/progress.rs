@@ -1,12 +1,15 @@
-//! How far a download is: on a terminal a line that changes, elsewhere a line for each file.
+//! How far something is that takes long. A download: on a terminal a line that changes, elsewhere a line for each file. Compiling:
+//! a line now and then.
 
 use std::{
     cell::Cell,
     io::{IsTerminal, Write, stderr},
+    sync::mpsc::{RecvTimeoutError, channel},
     time::{Duration, Instant},
 };
 
 use wws_runtimes::Progress;
+use wws_server::Compiling;
 
 /// How often the line changes.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -46,6 +49,68 @@ impl Progress for Bar {
     }
 }
 
+/// When it is first said that something is being compiled, and how often after that.
+const FIRST: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Does `work`, and meanwhile says by `say` what is being compiled where that takes seconds.
+pub(crate) fn while_compiling<T>(
+    compiling: &Compiling,
+    say: impl Fn(&str) + Send,
+    work: impl FnOnce() -> T,
+) -> T {
+    std::thread::scope(|scope| {
+        let (end, ended) = channel::<()>();
+        let watch = move || {
+            let (started, mut next) = (Instant::now(), FIRST);
+            while ended.recv_timeout(next) == Err(RecvTimeoutError::Timeout) {
+                let names = compiling.names();
+                if !names.is_empty() {
+                    let seconds = started.elapsed().as_secs();
+                    say(&format!("compiling {}: {seconds} s so far", listed(&names)));
+                }
+                next = AGAIN;
+            }
+        };
+        // Without a thread nothing is said.
+        let watching = std::thread::Builder::new().spawn_scoped(scope, watch);
+        let done = work();
+        drop((end, watching));
+        done
+    })
+}
+
+/// Some of some names.
+pub(crate) fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let mut text = names[..names.len().min(SHOWN)].join(", ");
+    if let Some(more) = names.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+        text += &format!(" and {more} more");
+    }
+    text
+}
+
 fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_some_names() {
+        let names: Vec<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
+        assert_eq!(listed(&names[..1]), "a");
+        assert_eq!(listed(&names[..3]), "a, b, c");
+        assert_eq!(listed(&names), "a, b, c and 2 more");
+    }
+
+    #[test]
+    fn returns_as_soon_as_the_work_is_done() {
+        let started = Instant::now();
+        let done = while_compiling(&Compiling::default(), |_| {}, || 7);
+        assert_eq!(done, 7);
+        assert!(started.elapsed() < FIRST);
+    }
 }

@@ -9,10 +9,10 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use wws_project::{Project, ServerSettings};
-use wws_server::{CodeCache, PrepareOptions, Server};
+use wws_server::{CodeCache, Compiling, PrepareOptions, Server};
 
 use crate::{
-    EXIT_CONFIG, args::Serve, code, environment, log::Log, memory, routes, runtimes,
+    EXIT_CONFIG, args::Serve, code, environment, log::Log, memory, progress, routes, runtimes,
     signals::Signals,
 };
 
@@ -71,7 +71,7 @@ pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
     settings.host = args.host.or(settings.host);
     settings.port = args.port.or(settings.port);
     let log = match Log::start(
-        settings.log_format,
+        project.settings().log_format,
         std::env::var("WWS_LOG").ok().as_deref(),
     ) {
         Ok(log) => log,
@@ -116,17 +116,24 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
     // Compiling takes long, and a signal must end it.
     let given = args.code.as_deref().map(CodeCache::read_only);
     let limit = args.memory;
+    let limit_of_time = project.settings().compile_timeout;
+    let compiling = Compiling::default();
+    let noted = compiling.clone();
     let preparing = tokio::task::spawn_blocking(move || {
-        let options = PrepareOptions {
-            env: environment::variables(),
-            code: match place {
-                Place::Machine => given.or_else(|| code::of_user(project.root())),
-                Place::Container => given,
-            },
-            memory: limit,
-            on_idle: Some(memory::rest),
+        let prepare = || {
+            let options = PrepareOptions {
+                env: environment::variables(),
+                code: match place {
+                    Place::Machine => given.or_else(|| code::of_user(project.root(), &noted)),
+                    Place::Container => given,
+                },
+                memory: limit,
+                compiling: noted.clone(),
+                on_idle: Some(memory::rest),
+            };
+            wws_server::prepare(project, &options)
         };
-        let prepared = wws_server::prepare(project, &options);
+        let prepared = progress::while_compiling(&noted, |text| tracing::info!("{text}"), prepare);
         memory::collect_after_compiling();
         prepared
     });
@@ -135,6 +142,13 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
         (signal, _) = signals.next() => {
             tracing::info!("{signal} before the start");
             return End::Stopped;
+        }
+        () = tokio::time::sleep(limit_of_time) => {
+            return End::BadProject(format!(
+                "not ready after {} s (`server.compile_timeout`), at work on {}",
+                limit_of_time.as_secs(),
+                progress::listed(&compiling.names()),
+            ));
         }
     };
     let server = match prepared {

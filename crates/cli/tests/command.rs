@@ -21,6 +21,9 @@ const HELLO: &str = r#"(module
     (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 16))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
 
+/// Loops of a module that takes seconds to be compiled.
+const SLOW: usize = 40_000;
+
 fn hello(milliseconds: u64) -> Vec<u8> {
     let sleep = format!(
         "(i32.store (i32.const 112) (i32.const 1)) (i64.store (i32.const 120) (i64.const {}))
@@ -323,7 +326,7 @@ fn a_compiler_has_no_rights_and_ends_with_who_waits_for_it() {
         assert!(has("Uid:\t65534\t65534\t65534\t65534") && has("Gid:\t65534\t65534\t65534\t65534"));
         let limits = read("limits").unwrap();
         for (limit, most) in [
-            ("Max data size", "4294967296"),
+            ("Max data size", "2147483648"),
             ("Max file size", "0"),
             ("Max core file size", "0"),
             ("Max cpu time", "120"),
@@ -379,4 +382,101 @@ fn a_project_is_compiled_ahead_by_processes_without_rights() {
         "0 compiled, 1 were in the store, 1 left to the server\n"
     );
     assert_eq!(err, "");
+}
+
+fn leb128(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let byte = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            bytes.push(byte);
+            return bytes;
+        }
+        bytes.push(byte | 0x80);
+    }
+}
+
+/// A worker's module with more functions, each with this body.
+fn with_functions(count: usize, body: &[u8]) -> Vec<u8> {
+    let section = |id: u8, content: Vec<u8>| [vec![id], leb128(content.len()), content].concat();
+    let size = leb128(body.len());
+    let bodies = std::iter::repeat_n([&size, body].concat(), count);
+    [
+        b"\0asm\x01\0\0\0".to_vec(),
+        // One type, without parameters and results.
+        section(1, vec![1, 0x60, 0, 0]),
+        section(3, [leb128(count), vec![0; count]].concat()),
+        section(5, vec![1, 0, 1]),
+        section(
+            7,
+            [&[2][..], b"\x06_start\x00\x00", b"\x06memory\x02\x00"].concat(),
+        ),
+        section(
+            10,
+            [leb128(count), bodies.collect::<Vec<_>>().concat()].concat(),
+        ),
+    ]
+    .concat()
+}
+
+/// A module of a few hundred kilobytes that takes long to be compiled: loops, each of which may begin again or end.
+fn slow(loops: usize) -> Vec<u8> {
+    // No locals; a loop around `local`-free branches out of and into it.
+    let one = b"\x02\x40\x03\x40\x41\x01\x0d\x00\x41\x01\x0d\x01\x0b\x0b";
+    let body = [&[0][..], &one.repeat(loops), &[0x0b]].concat();
+    with_functions(1, &body)
+}
+
+#[test]
+fn a_module_of_very_many_functions_is_refused_before_it_takes_memory() {
+    // The smallest that there are: 4 MB, which took 3 GB to be compiled.
+    let many = with_functions(990_000, b"\0\x0b");
+    let few = with_functions(1000, b"\0\x0b");
+    let project = project(&[("few.wasm", &few), ("many.wasm", &many)]);
+    let (code, _, err) = text(&wws(&["check"], project.path()).output().unwrap());
+    assert_eq!(code, Some(1), "{err}");
+    assert!(
+        err.contains("many.wasm: it has 990000 functions, and can have 100000"),
+        "{err}"
+    );
+    let store = tempfile::tempdir().unwrap();
+    let mut command = wws(&["precompile", "--store"], store.path());
+    let (_, out, _) = text(&command.arg(project.path()).output().unwrap());
+    assert_eq!(
+        out,
+        "1 compiled, 0 were in the store, 1 left to the server\n"
+    );
+}
+
+#[test]
+fn a_compiler_has_as_much_cpu_time_as_it_is_given() {
+    use std::os::unix::process::ExitStatusExt;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wws"));
+    command.args(["compile", "--cpu-time", "1"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut compiler = command.spawn().unwrap();
+    compiler
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&slow(SLOW))
+        .unwrap();
+    let status = compiler.wait().unwrap();
+    assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}");
+}
+
+#[test]
+fn a_server_that_takes_too_long_to_compile_says_so() {
+    let project = project(&[("slow.wasm", &slow(SLOW))]);
+    let mut command = wws(&["-p", "0"], project.path());
+    command.env("WWS_COMPILE_TIMEOUT", "1s");
+    let started = Instant::now();
+    let (code, _, err) = text(&command.output().unwrap());
+    assert_eq!(code, Some(78), "{err}");
+    assert!(
+        err.contains("not ready after 1 s (`server.compile_timeout`), at work on slow.wasm"),
+        "{err}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(30));
 }

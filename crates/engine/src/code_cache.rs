@@ -18,7 +18,7 @@ mod failed;
 mod turn;
 mod writing;
 
-pub use turn::Turn;
+pub use turn::{Turn, Work};
 pub use writing::Writing;
 
 use std::{

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use wasmparser::Payload;
+use wasmparser::{Parser, Payload};
 use wasmtime::{Config, InstancePre, Linker, OptLevel};
 
 use crate::{
@@ -38,6 +38,9 @@ fn max_idle_stacks(memory: u64, concurrency: usize) -> usize {
     let share = usize::try_from(memory / 16).unwrap_or(usize::MAX) / STACK;
     share.max(4).min(concurrency)
 }
+
+/// Functions of a module. The compiler takes some kilobytes for each, also for an empty one; Python's interpreter has 13,000.
+const MAX_FUNCTIONS: u64 = 100_000;
 
 /// What an [`Engine`] is made with.
 #[derive(Clone, Debug)]
@@ -352,7 +355,7 @@ pub(crate) fn instance_size(wasm: &[u8]) -> u64 {
     const FUNCTION: u64 = 32;
     const IMPORT: u64 = 64;
     let mut size = 16 << 10;
-    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+    for payload in Parser::new(0).parse_all(wasm) {
         size += match payload {
             Ok(Payload::ImportSection(imports)) => u64::from(imports.count()) * IMPORT,
             Ok(Payload::FunctionSection(functions)) => u64::from(functions.count()) * FUNCTION,
@@ -365,17 +368,35 @@ pub(crate) fn instance_size(wasm: &[u8]) -> u64 {
     size
 }
 
+/// Refuses a module whose functions alone would take gigabytes while they are compiled, however small they are.
+fn check_functions(wasm: &[u8]) -> Result<(), LoadError> {
+    let functions = Parser::new(0)
+        .parse_all(wasm)
+        .map_while(Result::ok)
+        .take_while(|payload| !matches!(payload, Payload::CodeSectionStart { .. }))
+        .fold(0u64, |sum, payload| match payload {
+            Payload::FunctionSection(section) => sum + u64::from(section.count()),
+            _ => sum,
+        });
+    if functions > MAX_FUNCTIONS {
+        return Err(LoadError(format!(
+            "it has {functions} functions, and can have {MAX_FUNCTIONS}: leave out what the worker does not need"
+        )));
+    }
+    Ok(())
+}
+
 fn invalid(error: &wasmtime::Error) -> LoadError {
     LoadError(format!("not a valid WebAssembly module: {error:#}"))
 }
 
-/// Says what a file is that isn't a core module.
+/// Says what a file is that isn't a core module, or that is too large a one to be compiled.
 pub(crate) fn check_header(wasm: &[u8]) -> Result<(), LoadError> {
     if wasm.len() > MAX_MODULE {
         return Err(LoadError(format!("larger than {MAX_MODULE} bytes")));
     }
     match wasm {
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(()),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => check_functions(wasm),
         [0, b'a', b's', b'm', _, 0, 1, 0, ..] => Err(LoadError(
             "a WebAssembly component; workers are core modules (WASI preview 1 commands): build for wasm32-wasip1".into(),
         )),

@@ -36,7 +36,7 @@ mod wasi;
 
 pub use account::{Account, Charge};
 pub use channel::{Channel, is_suspended};
-pub use code_cache::{CodeCache, CodeKey, EntryState, Turn, Writing};
+pub use code_cache::{CodeCache, CodeKey, EntryState, Turn, Work, Writing};
 pub use engine::{Code, Engine, EngineOptions, Module};
 pub use error::{CallError, EngineError, LoadError};
 pub use folders::{FileStat, Folders, WriteMode};

@@ -59,6 +59,8 @@ settings! {
         host: Option<IpAddr> = None, 0 => 0;
         /// Port to listen on: 3000 in a container, 8080 for `wws`; 0 takes a free one.
         port: Option<u16> = None, 0 => 0;
+        /// Time for the project to be compiled; a server that is not ready then exits.
+        compile_timeout: Duration = Duration::from_secs(600), 1000 => DAY;
         /// Time for a request's head to arrive.
         header_timeout: Duration = Duration::from_secs(10), 1 => DAY;
         /// Time for a request's body to arrive.

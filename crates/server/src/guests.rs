@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -17,13 +17,16 @@ use wws_engine::{
 use wws_languages::{GuestError, JavaScript, Python, Ruby, runtime_guest};
 use wws_project::{Kit, Limits, Problem, Project, Runtime, Worker, WorkerKind, beneath::Root};
 
-use crate::{no_worker, outgoing::Outgoing};
+use crate::{compiling::Compiling, no_worker, outgoing::Outgoing};
 
 /// A larger module is not read, in bytes.
 const MAX_MODULE: u64 = 512 << 20;
 
 /// A source that is larger than this is a broken worker, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
+
+/// What the engine of JavaScript is called, as it has no file.
+pub(crate) const JAVASCRIPT: &str = "the JavaScript engine";
 
 type Digests = [u8; 32];
 
@@ -35,7 +38,12 @@ pub(crate) struct Maker<'a> {
     pub(crate) outgoing: &'a Outgoing,
     /// Where code may be that was compiled before.
     pub(crate) code: Option<&'a CodeCache>,
+    /// Where to note what is being compiled.
+    pub(crate) compiling: &'a Compiling,
 }
+
+/// A module to be compiled, and the file that it was read from.
+type Content = (PathBuf, Vec<u8>);
 
 /// What a worker runs as, or why it can't.
 type Source = Result<Runs, NotMade>;
@@ -199,7 +207,10 @@ impl Maker<'_> {
             Runs::JavaScript => {
                 let javascript = languages
                     .javascript
-                    .get_or_init(|| JavaScript::new(self.engine, self.code).map_err(text))
+                    .get_or_init(|| {
+                        let _compiling = self.compiling.begin(JAVASCRIPT);
+                        JavaScript::new(self.engine, self.code).map_err(text)
+                    })
                     .as_ref()
                     .map_err(Clone::clone)?;
                 let made = javascript.guest(self.root, &worker.path, spec);
@@ -233,7 +244,7 @@ impl Maker<'_> {
         &self,
         worker: &Worker,
         runtimes: &[Runtime],
-        contents: &mut HashMap<Digests, Vec<u8>>,
+        contents: &mut HashMap<Digests, Content>,
     ) -> Source {
         if !worker.problems.is_empty() {
             return Err(NotMade::Broken(worker.problems.clone()));
@@ -243,7 +254,7 @@ impl Maker<'_> {
                 let wasm = self.file(&worker.path)?;
                 match no_worker::of_wasm(&wasm) {
                     Some(reason) => Err(NotMade::NoWorker(reason)),
-                    None => Ok(Runs::Module(hashed(wasm, contents))),
+                    None => Ok(Runs::Module(hashed(&worker.path, wasm, contents))),
                 }
             }
             WorkerKind::JavaScript => Ok(Runs::JavaScript),
@@ -274,6 +285,7 @@ impl Maker<'_> {
             .digest()
             .unwrap_or_else(|| Sha256::digest(&wasm).into());
         let key = self.engine.interpreter_key(&digest);
+        let _compiling = self.compiling.begin(&path.display().to_string());
         let made = new(self.engine, &wasm, self.code.map(|code| (code, &key)));
         made.map_err(|error| format!("{}: {error}", path.display()))
     }
@@ -288,19 +300,20 @@ impl Maker<'_> {
     fn read(
         &self,
         path: &Path,
-        contents: &mut HashMap<Digests, Vec<u8>>,
+        contents: &mut HashMap<Digests, Content>,
     ) -> Result<Digests, String> {
-        Ok(hashed(self.file(path)?, contents))
+        Ok(hashed(path, self.file(path)?, contents))
     }
 
     /// The compiler itself is parallel, but has stretches that are not.
     fn compile(
         &self,
-        contents: HashMap<Digests, Vec<u8>>,
+        contents: HashMap<Digests, Content>,
     ) -> HashMap<Digests, Result<Module, String>> {
-        let contents: Vec<(Digests, Vec<u8>)> = contents.into_iter().collect();
+        let contents: Vec<(Digests, Content)> = contents.into_iter().collect();
         let modules = in_parallel(contents.len(), |index| {
-            let (digest, wasm) = &contents[index];
+            let (digest, (path, wasm)) = &contents[index];
+            let _compiling = self.compiling.begin(&path.display().to_string());
             self.module(wasm, digest).map_err(text)
         });
         let digests = contents.iter().map(|(digest, _)| *digest);
@@ -354,10 +367,12 @@ impl Maker<'_> {
     }
 }
 
-/// Adds a module to those that are compiled.
-fn hashed(wasm: Vec<u8>, contents: &mut HashMap<Digests, Vec<u8>>) -> Digests {
+/// Adds the module of a file to those that are compiled.
+fn hashed(path: &Path, wasm: Vec<u8>, contents: &mut HashMap<Digests, Content>) -> Digests {
     let digest = Sha256::digest(&wasm).into();
-    contents.entry(digest).or_insert(wasm);
+    contents
+        .entry(digest)
+        .or_insert_with(|| (path.to_owned(), wasm));
     digest
 }
 

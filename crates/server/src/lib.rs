@@ -13,6 +13,7 @@ mod app;
 mod asset;
 mod body;
 mod clients;
+mod compiling;
 mod connection;
 mod forwarded;
 mod framing;
@@ -31,8 +32,11 @@ mod socket;
 mod target;
 mod upload;
 
+pub use compiling::Compiling;
 pub use listen::{Bound, Drained, Server};
-pub use precompile::{Job, Kind, Precompile, Precompiled, compile, compile_here, hashed};
+pub use precompile::{
+    COMPILER_MEMORY, Job, Kind, Precompile, Precompiled, compile, compile_here, hashed,
+};
 pub use prepare::{PrepareOptions, prepare};
 
 /// Compiled code that was made before.

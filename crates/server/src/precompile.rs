@@ -12,15 +12,33 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    CodeCache, CodeKey, Engine, EngineOptions, EntryState, LoadError, interpreter_module,
+    CodeCache, CodeKey, Engine, EngineOptions, EntryState, LoadError, Work, interpreter_module,
 };
 use wws_languages::JavaScript;
 use wws_project::{beneath::Root, compilable};
 
-/// Beyond these a folder is left to its server, which compiles within its own limits.
+use crate::{compiling::Compiling, guests::JAVASCRIPT};
+
+/// Beyond these a directory is left to its server, which compiles within its own limits.
 const MAX_FILES: usize = 1000;
 const MAX_BYTES: u64 = 256 << 20;
 const MAX_TIME: Duration = Duration::from_secs(60);
+
+/// Memory that compiling one module may take, in bytes. Python's interpreter takes 0.4 GiB, and the allocator reserves 1 GiB at
+/// a time.
+pub const COMPILER_MEMORY: u64 = 2 << 30;
+
+/// How long a module waits for modules of others. Then it is left to its server, so that who fills the machine with modules
+/// that take long does not delay anybody else.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// CPU time for a module; the largest interpreters take about 20 s.
+const MAX_CPU_TIME: Duration = Duration::from_secs(120);
+
+/// A module up to this size, in bytes, is small: a turn is kept for its kind, of which none may take long. Usually it is some
+/// tenths of a second.
+const SMALL: u64 = 1 << 20;
+const SMALL_CPU_TIME: Duration = Duration::from_secs(10);
 
 /// How much of a file is in memory.
 const PIECE: usize = 64 << 10;
@@ -64,6 +82,8 @@ pub struct Job<'a> {
     pub wasm: &'a mut (dyn Read + Send),
     /// When nobody waits for it any more.
     pub until: Instant,
+    /// CPU time that it may take.
+    pub cpu_time: Duration,
 }
 
 /// Compiles in this very process.
@@ -97,6 +117,8 @@ pub struct Precompile<'a> {
     pub links: Option<&'a Path>,
     /// Whether the folder is the root of a container.
     pub container: bool,
+    /// Where to note what is being compiled.
+    pub compiling: &'a Compiling,
     /// Compiles one module. The text of an untrusted image is work for a process that has nothing to lose.
     pub compile: &'a dyn Fn(Job<'_>, &mut dyn Write) -> io::Result<()>,
 }
@@ -126,6 +148,13 @@ enum Place<'a> {
 }
 
 impl Place<'_> {
+    fn name(&self) -> String {
+        match self {
+            Self::File(_, path) => path.display().to_string(),
+            Self::Ours(_) => JAVASCRIPT.to_owned(),
+        }
+    }
+
     fn open(&self) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::File(root, path) => Box::new(root.file(path)?),
@@ -146,6 +175,15 @@ impl<R: Read> Read for Hashed<R> {
         self.hash.update(&buffer[..len]);
         Ok(len)
     }
+}
+
+/// A module of which it is known what it is.
+struct Module<'a> {
+    kind: Kind,
+    place: Place<'a>,
+    digest: [u8; 32],
+    /// In bytes.
+    size: u64,
 }
 
 /// The SHA-256 of a file that is not larger than what is left.
@@ -207,6 +245,7 @@ impl Precompile<'_> {
         let mut left = MAX_BYTES;
         for (kind, file, of_runtime) in &files {
             // Read to its end, whatever the project says of it: code is for those who have the module.
+            let before = left;
             let Some(digest) = digest(&root, file, &mut left) else {
                 done.left += 1;
                 continue;
@@ -215,17 +254,27 @@ impl Precompile<'_> {
                 Kind::Module => engine.code_key(&digest),
                 Kind::Interpreter => engine.interpreter_key(&digest),
             };
-            let place = Place::File(&root, file);
-            self.module(&key, (*kind, place, digest), until, &mut done)?;
+            let module = Module {
+                kind: *kind,
+                place: Place::File(&root, file),
+                digest,
+                size: before - left,
+            };
+            self.module(&key, &module, until, &mut done)?;
             if *of_runtime {
                 self.note_hashed(file, &digest)?;
             }
         }
         if found.javascript {
-            let module = JavaScript::module();
-            let (place, digest) = (Place::Ours(module), Sha256::digest(module).into());
-            let key = engine.interpreter_key(&digest);
-            self.module(&key, (Kind::Interpreter, place, digest), until, &mut done)?;
+            let ours = JavaScript::module();
+            let module = Module {
+                kind: Kind::Interpreter,
+                place: Place::Ours(ours),
+                digest: Sha256::digest(ours).into(),
+                size: ours.len() as u64,
+            };
+            let key = engine.interpreter_key(&module.digest);
+            self.module(&key, &module, until, &mut done)?;
         }
         Ok(done)
     }
@@ -234,7 +283,7 @@ impl Precompile<'_> {
     fn module(
         &self,
         key: &CodeKey,
-        module: (Kind, Place<'_>, [u8; 32]),
+        module: &Module<'_>,
         until: Instant,
         done: &mut Precompiled,
     ) -> io::Result<()> {
@@ -258,12 +307,7 @@ impl Precompile<'_> {
         self.link(key)
     }
 
-    fn compiled(
-        &self,
-        key: &CodeKey,
-        (kind, place, digest): (Kind, Place<'_>, [u8; 32]),
-        until: Instant,
-    ) -> io::Result<Outcome> {
+    fn compiled(&self, key: &CodeKey, module: &Module<'_>, until: Instant) -> io::Result<Outcome> {
         if Instant::now() >= until || self.store.failed(key) {
             return Ok(Outcome::Left);
         }
@@ -274,7 +318,14 @@ impl Precompile<'_> {
         if self.store.state(key) == EntryState::Whole {
             return Ok(Outcome::Cached);
         }
-        let Some(_processor) = self.store.processor(until)? else {
+        // The engine of our own is known to take a second.
+        let small = module.size <= SMALL || matches!(module.place, Place::Ours(_));
+        let work = Work {
+            memory: COMPILER_MEMORY,
+            small,
+        };
+        let patience = until.min(Instant::now() + PATIENCE);
+        let Some(_cpu) = self.store.cpu(work, patience)? else {
             return Ok(Outcome::Left);
         };
         if self.store.failed(key) {
@@ -282,18 +333,21 @@ impl Precompile<'_> {
         }
         let mut entry = self.store.write(key)?;
         let mut wasm = Hashed {
-            inner: place.open()?,
+            inner: module.place.open()?,
             hash: Sha256::new(),
         };
         let job = Job {
-            kind,
+            kind: module.kind,
             wasm: &mut wasm,
             until,
+            cpu_time: if small { SMALL_CPU_TIME } else { MAX_CPU_TIME },
         };
         let started = Instant::now();
+        let compiling = self.compiling.begin(&module.place.name());
         let compiled = (self.compile)(job, &mut entry);
+        drop(compiling);
         // A file that changed since its key was made is another module, of which nothing is known.
-        if wasm.hash.finalize()[..] != digest {
+        if wasm.hash.finalize()[..] != module.digest {
             return Err(compiled
                 .err()
                 .unwrap_or_else(|| io::Error::other("it changed")));
@@ -390,6 +444,7 @@ mod tests {
                 store: &self.store,
                 links: Some(links.path()),
                 container: false,
+                compiling: &Compiling::default(),
                 compile: &|job, code| {
                     self.compiled.fetch_add(1, Ordering::Relaxed);
                     compile_here(job, code)
@@ -452,6 +507,7 @@ mod tests {
             store: &machine.store,
             links: Some(links.path()),
             container: false,
+            compiling: &Compiling::default(),
             compile: &compile_here,
         };
         assert!(hashed(links.path()).is_empty());
@@ -511,6 +567,7 @@ mod tests {
             store: &machine.store,
             links: None,
             container: false,
+            compiling: &Compiling::default(),
             compile: &|job, _| {
                 io::copy(job.wasm, &mut io::sink())?;
                 Err(io::ErrorKind::TimedOut.into())
@@ -539,6 +596,7 @@ mod tests {
                             store: &machine.store,
                             links: Some(links.path()),
                             container: true,
+                            compiling: &Compiling::default(),
                             compile: &precompile,
                         };
                         let did = precompile.run(&project).unwrap();
@@ -555,6 +613,31 @@ mod tests {
             }
         });
         assert_eq!(machine.compiled.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn one_that_is_small_waits_for_none_that_take_long_and_others_not_for_long() {
+        let machine = Machine::new(1 << 30);
+        let small = machine.project("small", &[("a.wasm", &module("a"))]);
+        let text = "b".repeat(usize::try_from(SMALL).unwrap());
+        let large = machine.project("large", &[("b.wasm", &module(&text))]);
+        // What other images' modules do.
+        let work = Work {
+            memory: COMPILER_MEMORY,
+            small: false,
+        };
+        let mut held = Vec::new();
+        while let Some(turn) = machine.store.cpu(work, Instant::now()).unwrap() {
+            held.push(turn);
+        }
+        assert_eq!(machine.run(&small).0, done(1, 0, 0));
+        let started = Instant::now();
+        assert_eq!(machine.run(&large).0, done(0, 0, 1));
+        assert!(started.elapsed() >= PATIENCE);
+        assert_eq!(machine.compiled.load(Ordering::Relaxed), 1);
+        // It was not its fault.
+        drop(held);
+        assert_eq!(machine.run(&large).0, done(1, 0, 0));
     }
 
     #[test]
@@ -637,6 +720,7 @@ mod tests {
             store: &machine.store,
             links: None,
             container: false,
+            compiling: &Compiling::default(),
             compile: &|job, code| {
                 fs::write(&file, &after).unwrap();
                 compile_here(job, code)
@@ -661,6 +745,7 @@ mod tests {
             store: &machine.store,
             links: Some(links.path()),
             container: false,
+            compiling: &Compiling::default(),
             compile: &compile_here,
         };
         for expected in [done(1, 0, 0), done(0, 1, 0)] {

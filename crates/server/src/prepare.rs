@@ -16,6 +16,7 @@ use crate::{
     admission::{Admission, Bounds},
     app::App,
     clients::{self, Clients},
+    compiling::Compiling,
     forwarded::Proxies,
     guests::{Maker, NotMade, located, problem},
     idle::Idle,
@@ -37,6 +38,8 @@ pub struct PrepareOptions {
     pub code: Option<CodeCache>,
     /// Bytes that this process may use, where that is known from outside: a container need not see its own control group.
     pub memory: Option<u64>,
+    /// Where to note what is being compiled.
+    pub compiling: Compiling,
     /// Called when the server has become idle, after it gave its own memory back.
     pub on_idle: Option<fn()>,
 }
@@ -138,6 +141,7 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         kv: Arc::new(wws_kv::Memory::default().metered(KvMeter::new(engine.account()))),
         outgoing: &outgoing,
         code: options.code.as_ref(),
+        compiling: &options.compiling,
     };
     let made = maker.guests(&project);
     let served = serve(&mut project, made)?;

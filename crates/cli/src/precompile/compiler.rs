@@ -42,7 +42,9 @@ pub(super) fn in_process(job: Job<'_>, code: &mut dyn Write) -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["compile", "--parent"])
-        .arg(std::process::id().to_string());
+        .arg(std::process::id().to_string())
+        .arg("--cpu-time")
+        .arg(job.cpu_time.as_secs().max(1).to_string());
     if job.kind == Kind::Interpreter {
         command.arg("--interpreter");
     }
@@ -147,6 +149,7 @@ mod tests {
             kind: Kind::Module,
             wasm: &mut wasm,
             until: Instant::now() + limit,
+            cpu_time: limit,
         };
         run(Command::new("/bin/sh").args(["-c", script]), job, &mut code).map(|()| code)
     }

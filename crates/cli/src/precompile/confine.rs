@@ -7,21 +7,15 @@ use rustix::process::{
     setpriority_process, setrlimit,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use wws_server::COMPILER_MEMORY;
 
 use super::landlock;
 
 /// The user and group `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Memory of a compiling process, in bytes: what it may write to. Python's interpreter takes 0.4 GiB, and
-/// the allocator reserves 1 GiB at a time.
-const MAX_MEMORY: u64 = 4 << 30;
-
 /// Its address space, of which the engine reserves much and uses little.
 const MAX_SPACE: u64 = 16 << 30;
-
-/// Its CPU time, in seconds; the largest interpreters take about 20.
-const MAX_TIME: u64 = 120;
 
 /// All processes and threads of its user.
 const MAX_THREADS: u64 = 4096;
@@ -52,15 +46,15 @@ pub(super) fn bound_reader(written: &[&Path]) -> io::Result<()> {
         };
         rustix::thread::set_capabilities(None, kept)?;
     }
-    landlock::write_only_to(written)
+    landlock::write_only_to(written).map(drop)
 }
 
-/// For the process that compiles. While this is its only thread: those of the compiler inherit it.
-pub(super) fn give_up_rights(parent: Option<u32>) -> io::Result<()> {
+/// For the process that compiles, for `cpu_time` seconds at most. While this is its only thread: those of the compiler inherit it.
+pub(super) fn give_up_rights(parent: Option<u32>, cpu_time: u64) -> io::Result<()> {
     die_first();
     bound(Resource::As, MAX_SPACE, true)?;
-    bound(Resource::Data, MAX_MEMORY, true)?;
-    bound(Resource::Cpu, MAX_TIME, true)?;
+    bound(Resource::Data, COMPILER_MEMORY, true)?;
+    bound(Resource::Cpu, cpu_time, true)?;
     bound(Resource::Core, 0, true)?;
     bound(Resource::Fsize, 0, true)?;
     bound(Resource::Nproc, MAX_THREADS, true)?;
