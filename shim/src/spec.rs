@@ -23,7 +23,8 @@ pub(crate) const SERVER: &str = "/dev/wws";
 /// The same where `/dev` is none of the container's own.
 pub(crate) const SERVER_IN_ROOT: &str = "/.wws/server";
 
-/// Where it finds its compiled code, by where the server is.
+/// Where it finds its compiled code, by where the server is. The server looks there and nowhere else, so there is always a mount
+/// of ours: neither the image nor a volume has a say in it.
 const CODE: [(&str, &str); 2] = [(SERVER, "/dev/wws-code"), (SERVER_IN_ROOT, "/.wws/code")];
 
 /// The server's command that serves a container.
@@ -158,13 +159,14 @@ impl Spec {
     /// The specification has no process.
     pub(crate) fn call_server(&mut self, server: &Path) -> Result<&'static str> {
         let path = self.server_path();
-        let mount = bind(path, &utf8(server)?);
+        // It serves, if that is what its arguments say, without code that was compiled ahead.
+        let mounts = vec![bind(path, &utf8(server)?), code_mount(path, None)?];
         if let Some(Value::Array(given)) = self.process()?.get_mut("args")
             && let Some(program) = given.first_mut()
         {
             *program = json!(path);
         }
-        self.add_mounts(vec![mount]);
+        self.add_mounts(mounts);
         Ok(path)
     }
 
@@ -244,19 +246,16 @@ impl Spec {
             .as_u64()
             .filter(|limit| *limit > 0);
         let process = self.process()?;
-        let mut arguments = vec![json!(path), json!(SERVE), json!(folder)];
-        let mut mounts = vec![bind(path, &server)];
-        if let Some(code) = code {
-            let to = CODE.iter().find(|(at, _)| *at == path);
-            let to = to.map_or(CODE[1].1, |(_, to)| to);
-            arguments.extend([json!("--code"), json!(to)]);
-            mounts.push(bind(to, &utf8(code)?));
-        }
+        let mut arguments = vec![json!(path), json!(SERVE)];
+        let code = code_mount(path, code)?;
+        let mounts = vec![bind(path, &server), code];
         if let Some(limit) = memory {
             // The container need not see its own control group.
             arguments.extend([json!("--memory"), json!(limit.to_string())]);
         }
-        // What follows the entry point is for the server, which knows what it understands.
+        // From here on it is the image's words, of which none is taken for an option of ours. The server knows what it
+        // understands of what follows the entry point.
+        arguments.extend([json!("--"), json!(folder)]);
         if let Some(Value::Array(given)) = process.get("args") {
             arguments.extend(given.iter().skip(1).cloned());
         }
@@ -292,6 +291,26 @@ fn bind(to: &str, from: &str) -> Value {
         "type": "bind",
         "source": from,
         "options": ["bind", "ro", "nosuid", "nodev"],
+    })
+}
+
+/// What a container with our server at `path` has as its compiled code: a directory of the host, or nothing.
+fn code_mount(path: &str, code: Option<&Path>) -> Result<Value> {
+    let to = CODE.iter().find(|(at, _)| *at == path);
+    let to = to.map_or(CODE[1].1, |(_, to)| to);
+    Ok(match code {
+        Some(code) => bind(to, &utf8(code)?),
+        None => empty(to),
+    })
+}
+
+/// A mount of an empty directory, where there is nothing of the host's to be mounted.
+fn empty(to: &str) -> Value {
+    json!({
+        "destination": to,
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": ["ro", "nosuid", "nodev", "noexec", "size=4k", "mode=0755"],
     })
 }
 
@@ -333,11 +352,18 @@ mod tests {
             .unwrap();
         assert_eq!(path, "/dev/wws");
         let mut expected = spec();
-        expected["process"]["args"] = json!(["/dev/wws", "serve-container", "/app"]);
-        expected["mounts"].as_array_mut().unwrap().push(json!({
-            "destination": "/dev/wws", "type": "bind", "source": "/opt/wws",
-            "options": ["bind", "ro", "nosuid", "nodev"],
-        }));
+        expected["process"]["args"] = json!(["/dev/wws", "serve-container", "--", "/app"]);
+        expected["mounts"].as_array_mut().unwrap().extend([
+            json!({
+                "destination": "/dev/wws", "type": "bind", "source": "/opt/wws",
+                "options": ["bind", "ro", "nosuid", "nodev"],
+            }),
+            // Without code of the host's nothing of the image is taken for it.
+            json!({
+                "destination": "/dev/wws-code", "type": "tmpfs", "source": "tmpfs",
+                "options": ["ro", "nosuid", "nodev", "noexec", "size=4k", "mode=0755"],
+            }),
+        ]);
         assert_eq!(changed.0, expected);
     }
 
@@ -350,13 +376,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             changed.0["process"]["args"],
-            json!([
-                "/dev/wws",
-                "serve-container",
-                "/app",
-                "--code",
-                "/dev/wws-code"
-            ])
+            json!(["/dev/wws", "serve-container", "--", "/app"])
         );
         let last = changed.0["mounts"].as_array().unwrap().last().unwrap();
         assert_eq!(
@@ -377,7 +397,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             spec.0["process"]["args"],
-            json!(["/dev/wws", "serve-container", "/", "--prefix", "x"])
+            json!(["/dev/wws", "serve-container", "--", "/", "--prefix", "x"])
         );
     }
 
@@ -391,7 +411,14 @@ mod tests {
             .unwrap();
         assert_eq!(
             limited.0["process"]["args"],
-            json!(["/dev/wws", "serve-container", "/", "--memory", "67108864"])
+            json!([
+                "/dev/wws",
+                "serve-container",
+                "--memory",
+                "67108864",
+                "--",
+                "/"
+            ])
         );
         // No limit.
         value["linux"]["resources"]["memory"]["limit"] = json!(-1);
@@ -401,7 +428,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             unlimited.0["process"]["args"],
-            json!(["/dev/wws", "serve-container", "/"])
+            json!(["/dev/wws", "serve-container", "--", "/"])
         );
     }
 

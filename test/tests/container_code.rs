@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use wws_test::command;
 use wws_test::container::{LIMIT, Run};
 use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
+use wws_test::{command, http, wait};
 
 fn store(containerd: &Containerd) -> PathBuf {
     containerd.folder().join("store")
@@ -223,4 +223,118 @@ fn a_missing_runtime_and_one_that_is_too_old_are_named() -> Result<()> {
         containerd.expect_nothing_left()?;
     }
     Ok(())
+}
+
+/// An entry with other machine code, all of which traps, and a right checksum: what an attacker would put in its place.
+fn forged(entry: &[u8]) -> Result<Vec<u8>> {
+    const TRAILER: usize = 20;
+    let (code, trailer) = entry.split_at(entry.len() - TRAILER);
+    let (mut code, mut trailer) = (code.to_vec(), trailer.to_vec());
+    let number = |bytes: &[u8], at: usize, len: usize| -> usize {
+        (0..len).rfold(0, |number, byte| {
+            number << 8 | usize::from(bytes[at + byte])
+        })
+    };
+    // The section headers of ELF: where they are, how large and how many.
+    let (at, size, count) = (
+        number(&code, 0x28, 8),
+        number(&code, 0x3a, 2),
+        number(&code, 0x3c, 2),
+    );
+    let mut changed = 0;
+    for header in (0..count).map(|index| at + index * size) {
+        let executable = number(&code, header + 8, 8) & 4 != 0;
+        if executable {
+            let (from, len) = (number(&code, header + 24, 8), number(&code, header + 32, 8));
+            // `ud2`
+            for pair in code[from..from + len].chunks_exact_mut(2) {
+                pair.copy_from_slice(&[0x0f, 0x0b]);
+            }
+            changed += len;
+        }
+    }
+    anyhow::ensure!(changed > 0, "no machine code in the entry");
+    trailer[16..].copy_from_slice(&crc32fast::hash(&code).to_le_bytes());
+    Ok([code, trailer].concat())
+}
+
+/// A second server in a container, started by `exec` on a port of its own, until it is dropped.
+struct Second(std::process::Child, u16);
+
+impl Second {
+    fn start(containerd: &Containerd, container: &str) -> Result<Self> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        drop(listener);
+        let mut command = containerd.ctr_command();
+        command.args(["task", "exec", "--exec-id", "second", container]);
+        command.args(["wws", "--port", &port.to_string(), "/"]);
+        Ok(Self(command.spawn()?, port))
+    }
+
+    fn status(&self, path: &str) -> Result<u16> {
+        wait::until("the second server answers", LIMIT, || {
+            Ok(http::get(self.1, path).ok().map(|answer| answer.status))
+        })
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[test]
+fn native_code_of_an_image_or_a_volume_is_not_run() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("probe", "")?.import(&containerd)?;
+    run(&containerd, &image, "first")?;
+    let (entry, _) = &entries(&containerd)?[0];
+    let name = entry.file_name().context("a name")?.to_string_lossy();
+    let forged = forged(&fs::read(entry)?)?;
+    let mut evil = Image::probe("evil", "")?;
+    // Where an option said that code is, where our server looks, and where it looks on a developer's machine.
+    for place in ["evil", "dev/wws-code", ".wws/code", ".cache/wws/code"] {
+        evil = evil.file(&format!("{place}/{name}"), forged.clone())?;
+    }
+    let evil = evil.import(&containerd)?;
+    let volume = containerd.folder().join("volume");
+    fs::create_dir(&volume)?;
+    fs::write(volume.join(&*name), &forged)?;
+    let probe = format!("{PROBE}?log=asked");
+    for store in ["a store", "no store"] {
+        let without = match store {
+            "a store" => None,
+            _ => Some(Mounted::new(
+                &self::store(&containerd),
+                &["-t", "tmpfs", "-o", "ro", "tmpfs"],
+            )?),
+        };
+        let name = store.replace(' ', "-");
+        let mut told = Run::workers(&containerd, &evil, &format!("told-{name}"))?
+            .arguments(&["--code", "/evil"])
+            .start()?;
+        assert_eq!(told.wait()?, 2, "{}", told.log()?);
+        let log = told.log()?;
+        assert!(log.contains("unexpected argument '--code'"), "{log}");
+        told.remove()?;
+
+        let name = format!("home-{name}");
+        let mut container = Run::workers(&containerd, &evil, &name)?
+            .env("HOME", "/")
+            .mount_read_only(&volume, "/dev/wws-code")
+            .start()?;
+        container.wait_until_up()?;
+        let answer = container.get(&probe)?;
+        assert_eq!(answer.status, 200, "{store}: {}", container.log()?);
+        let second = Second::start(&containerd, &name)?;
+        assert_eq!(second.status(&probe)?, 200, "{store}");
+        assert!(complaints(&container.log()?).is_empty());
+        container.signal("SIGTERM")?;
+        container.remove()?;
+        drop((second, without));
+    }
+    containerd.expect_nothing_left()
 }

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{ffi::OsString, net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -123,25 +123,49 @@ pub(crate) struct Serve {
     /// First install the runtimes that `.wws.toml` lists and which are missing
     #[arg(short, long)]
     pub(crate) install_runtimes: bool,
-    /// Folder of compiled code, written by nobody but us
-    #[arg(long, hide = true)]
-    pub(crate) code: Option<PathBuf>,
     /// Bytes of memory that the container may use
     #[arg(long, hide = true)]
     pub(crate) memory: Option<u64>,
 }
 
+/// What the shim says. What the image says comes after `--`, so that it is none of the shim's options.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Container {
-    /// The project's folder
-    #[arg(default_value = "/")]
-    path: PathBuf,
-    /// Folder of compiled code, written by nobody but us
-    #[arg(long)]
-    code: Option<PathBuf>,
     /// Bytes of memory that the container may use
     #[arg(long)]
     memory: Option<u64>,
+    /// The project's folder
+    #[arg(default_value = "/")]
+    path: PathBuf,
+    /// What follows the image's entry point
+    arguments: Vec<OsString>,
+}
+
+/// What may follow the entry point of an image.
+#[derive(Debug, Parser)]
+#[command(name = "wws", no_binary_name = true, disable_help_flag = true)]
+struct OfImage {}
+
+impl Container {
+    /// What is to be served.
+    ///
+    /// # Errors
+    /// The image's arguments are not what they can be.
+    pub(crate) fn serve(self) -> Result<Serve, clap::Error> {
+        let OfImage {} = OfImage::try_parse_from(self.arguments)?;
+        let folder = Folder {
+            path: self.path,
+            prefix: None,
+            ignore: Vec::new(),
+        };
+        Ok(Serve {
+            folder,
+            host: None,
+            port: None,
+            install_runtimes: false,
+            memory: self.memory,
+        })
+    }
 }
 
 impl std::convert::From<Named> for Folder {
@@ -150,24 +174,6 @@ impl std::convert::From<Named> for Folder {
             path: named.path,
             prefix: named.prefix,
             ignore: named.ignore,
-        }
-    }
-}
-
-impl std::convert::From<Container> for Serve {
-    fn from(container: Container) -> Self {
-        let folder = Folder {
-            path: container.path,
-            prefix: None,
-            ignore: Vec::new(),
-        };
-        Self {
-            folder,
-            host: None,
-            port: None,
-            install_runtimes: false,
-            code: container.code,
-            memory: container.memory,
         }
     }
 }
@@ -329,10 +335,28 @@ mod tests {
             (folder.path.as_path(), folder.prefix.as_deref()),
             (Path::new("site"), Some("/x"))
         );
-        let Some(Command::ServeContainer(container)) = parse(&["serve-container"]).command else {
-            unreachable!()
+    }
+
+    #[test]
+    fn an_image_sets_none_of_the_options_that_the_shim_sets() {
+        let container = |args: &[&str]| {
+            let args = [&["serve-container"], args].concat();
+            match parse(&args).command {
+                Some(Command::ServeContainer(container)) => container.serve(),
+                _ => unreachable!(),
+            }
         };
-        assert_eq!(container.path, Path::new("/"));
+        assert_eq!(container(&[]).unwrap().folder.path, Path::new("/"));
+        let serve = container(&["--memory", "1", "--", "/app"]).unwrap();
+        assert_eq!(
+            (serve.memory, serve.folder.path.as_path()),
+            (Some(1), Path::new("/app"))
+        );
+        for option in ["--memory", "--code"] {
+            let error = container(&["--memory", "1", "--", "/", option, "2"]).unwrap_err();
+            let message = format!("unexpected argument '{option}' found");
+            assert!(error.to_string().contains(&message), "{error}");
+        }
     }
 
     #[test]

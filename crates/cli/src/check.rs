@@ -9,7 +9,11 @@ use crate::{args::Folder, code, environment, progress, routes};
 
 /// Loads and compiles a project; prints its routes, or all that is wrong with it.
 pub(crate) fn check(folder: &Folder) -> ExitCode {
-    let project = match environment::load_strictly(folder) {
+    let code = code::of_container().unwrap_or_else(|error| {
+        eprintln!("warning: {error}");
+        None
+    });
+    let project = match environment::load_strictly(folder, code.as_ref()) {
         Ok(project) => project,
         Err(problems) => return failed(&problems),
     };
@@ -21,7 +25,7 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
         || {
             let options = PrepareOptions {
                 env: environment::variables(),
-                code: code::of_user(project.root(), &compiling),
+                code: code.or_else(|| code::of_user(&project, &compiling)),
                 compiling: compiling.clone(),
                 ..PrepareOptions::default()
             };

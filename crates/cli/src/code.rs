@@ -1,12 +1,17 @@
-//! Compiled code on a developer's machine: kept in the user's cache, so that a project's next start does not compile it again.
+//! Compiled code that a command may use: in a container what the shim mounted, on a developer's machine the user's cache, so that
+//! a project's next start does not compile it again.
 
 use std::{
     ffi::OsString,
+    fs, io,
     path::{Path, PathBuf},
     time::Instant,
 };
 
+use wws_project::{Project, Worker};
 use wws_server::{CodeCache, Compiling, Precompile};
+
+use crate::environment;
 
 /// The same variable as for the shim: another place, or none where it is empty.
 const VARIABLE: &str = "WWS_STORE";
@@ -14,12 +19,37 @@ const VARIABLE: &str = "WWS_STORE";
 /// Code of all projects, in bytes.
 const MAX: u64 = 2 << 30;
 
-/// The user's store, with the code that a project needs. A store that cannot be had costs time and nothing else.
-pub(crate) fn of_user(project: &Path, compiling: &Compiling) -> Option<CodeCache> {
+/// The code that the shim mounted, for a command inside a container; `None` where there is none, or where this is no container.
+///
+/// # Errors
+/// Something is there that the shim did not mount.
+pub(crate) fn of_container() -> io::Result<Option<CodeCache>> {
+    let Some(folder) = environment::code_of_container() else {
+        return Ok(None);
+    };
+    match CodeCache::read_only(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// The user's cache, with the code that a project needs. A cache that cannot be had costs time and nothing else. None in a
+/// container, where the user's directories are the image's.
+pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCache> {
+    if environment::is_in_container() {
+        return None;
+    }
     let folder = folder(|name| std::env::var_os(name))?;
     let store = CodeCache::open(&folder, MAX)
         .inspect_err(|error| tracing::debug!("compiled code is not kept: {error}"))
         .ok()?;
+    if let Some(worker) = writer(project, &folder) {
+        tracing::warn!(
+            "compiled code is not kept: the worker {worker} may write to {}",
+            folder.display()
+        );
+        return None;
+    }
     let started = Instant::now();
     let precompile = Precompile {
         store: &store,
@@ -29,7 +59,7 @@ pub(crate) fn of_user(project: &Path, compiling: &Compiling) -> Option<CodeCache
         // The user's own project, in the process that would compile it anyway.
         compile: &wws_server::compile_here,
     };
-    match precompile.run(project) {
+    match precompile.run(project.root()) {
         Ok(done) if done.compiled > 0 => tracing::info!(
             "compiled {} modules in {:.1} s, and kept their code in {}",
             done.compiled,
@@ -40,6 +70,19 @@ pub(crate) fn of_user(project: &Path, compiling: &Compiling) -> Option<CodeCache
         Err(error) => tracing::debug!("nothing is compiled ahead: {error}"),
     }
     Some(store)
+}
+
+/// A worker whose directories hold the cache, or are in it: it could write native code that we would run.
+fn writer<'a>(project: &'a Project, cache: &Path) -> Option<&'a str> {
+    let cache = fs::canonicalize(cache).ok()?;
+    let holds = |worker: &&Worker| {
+        worker.folders.iter().any(|folder| {
+            fs::canonicalize(project.root().join(&folder.from))
+                .is_ok_and(|folder| folder.starts_with(&cache) || cache.starts_with(folder))
+        })
+    };
+    let worker = project.workers().iter().find(holds)?;
+    Some(&worker.name)
 }
 
 /// Where the store is, as the XDG Base Directory Specification has it.

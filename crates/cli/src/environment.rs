@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use wws_project::{LoadOptions, Problems, Project};
+use wws_server::CodeCache;
 
 use crate::args::Folder;
 
@@ -24,8 +25,9 @@ pub(crate) fn is_in_container() -> bool {
     code_of_container().is_some()
 }
 
-/// Where the code of the container's project is, if it was compiled ahead, for a command that was started inside a container.
-fn code_of_container() -> Option<&'static Path> {
+/// Where the code of the container's project is, if it was compiled ahead: the shim mounts something there in any case. No
+/// option and no variable names another place, as the image sets both.
+pub(crate) fn code_of_container() -> Option<&'static Path> {
     let program = std::env::current_exe().ok()?;
     IN_CONTAINER
         .iter()
@@ -33,35 +35,37 @@ fn code_of_container() -> Option<&'static Path> {
         .map(|(_, code)| Path::new(code))
 }
 
-/// Loads a folder, whose compiled code may be in the folder `code`.
+/// Loads a directory, whose compiled code may be in `code`.
 pub(crate) fn load(
     folder: &Folder,
     container: bool,
-    code: Option<&Path>,
+    code: Option<&CodeCache>,
 ) -> Result<Project, Problems> {
     load_with(folder, container, code, None)
 }
 
 /// Loads a folder to report everything that is wrong with it, whatever its settings say.
-pub(crate) fn load_strictly(folder: &Folder) -> Result<Project, Problems> {
-    load_with(folder, false, None, Some(true))
+pub(crate) fn load_strictly(
+    folder: &Folder,
+    code: Option<&CodeCache>,
+) -> Result<Project, Problems> {
+    load_with(folder, false, code, Some(true))
 }
 
 fn load_with(
     folder: &Folder,
     container: bool,
-    code: Option<&Path>,
+    code: Option<&CodeCache>,
     strict: Option<bool>,
 ) -> Result<Project, Problems> {
-    let inside = code_of_container();
-    let code = code.or(inside);
+    let hashed = code.map(|code| wws_server::hashed(code.folder()));
     let options = LoadOptions {
         prefix: folder.prefix.clone(),
         ignore: folder.ignore.clone(),
         env: variables(),
-        container: container || inside.is_some(),
+        container: container || is_in_container(),
         strict,
-        hashed: code.map(wws_server::hashed).unwrap_or_default(),
+        hashed: hashed.unwrap_or_default(),
     };
     wws_project::load(&folder.path, &options)
 }

@@ -48,7 +48,10 @@ fn main() -> ExitCode {
         }
         Some(Command::Precompile(args)) => precompile::precompile(&args),
         Some(Command::Compile(args)) => precompile::compile(&args),
-        Some(Command::ServeContainer(folder)) => serve::serve(&folder.into(), Place::Container),
+        Some(Command::ServeContainer(container)) => match container.serve() {
+            Ok(args) => serve::serve(&args, Place::Container),
+            Err(error) => error.exit(),
+        },
         Some(Command::Runtimes(args)) => runtimes::runtimes(&args),
     }
 }

@@ -59,14 +59,15 @@ pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
     if args.install_runtimes && !runtimes::install_missing(&args.folder.path) {
         return ExitCode::FAILURE;
     }
-    let mut project = match environment::load(
-        &args.folder,
-        place == Place::Container,
-        args.code.as_deref(),
-    ) {
-        Ok(project) => project,
-        Err(problems) => return config_error(&problems),
+    let (code, refused) = match code::of_container() {
+        Ok(code) => (code, None),
+        Err(error) => (None, Some(error)),
     };
+    let mut project =
+        match environment::load(&args.folder, place == Place::Container, code.as_ref()) {
+            Ok(project) => project,
+            Err(problems) => return config_error(&problems),
+        };
     let settings = project.settings_mut();
     settings.host = args.host.or(settings.host);
     settings.port = args.port.or(settings.port);
@@ -77,6 +78,9 @@ pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
         Ok(log) => log,
         Err(error) => return failure(&format!("cannot start the log: {error}")),
     };
+    if let Some(error) = refused {
+        tracing::warn!("{error}");
+    }
     for warning in project.warnings() {
         tracing::warn!("{}", on_one_line(warning));
     }
@@ -86,7 +90,7 @@ pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
         .build();
     let end = match runtime {
         Ok(runtime) => {
-            let end = runtime.block_on(run(project, place, args));
+            let end = runtime.block_on(run(project, place, args, code));
             // A blocked read of a file must not keep the process.
             runtime.shutdown_background();
             end
@@ -107,14 +111,13 @@ enum End {
     BadProject(String),
 }
 
-async fn run(project: Project, place: Place, args: &Serve) -> End {
+async fn run(project: Project, place: Place, args: &Serve, given: Option<CodeCache>) -> End {
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => return End::Failed(format!("cannot handle signals: {error}")),
     };
     let address = place.address(project.settings());
     // Compiling takes long, and a signal must end it.
-    let given = args.code.as_deref().map(CodeCache::read_only);
     let limit = args.memory;
     let limit_of_time = project.settings().compile_timeout;
     let compiling = Compiling::default();
@@ -124,7 +127,7 @@ async fn run(project: Project, place: Place, args: &Serve) -> End {
             let options = PrepareOptions {
                 env: environment::variables(),
                 code: match place {
-                    Place::Machine => given.or_else(|| code::of_user(project.root(), &noted)),
+                    Place::Machine => given.or_else(|| code::of_user(&project, &noted)),
                     Place::Container => given,
                 },
                 memory: limit,

@@ -480,3 +480,43 @@ fn a_server_that_takes_too_long_to_compile_says_so() {
     );
     assert!(started.elapsed() < Duration::from_secs(30));
 }
+
+#[test]
+fn a_second_start_believes_no_code_that_others_could_write() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = project(&[("w.wasm", &hello(0))]);
+    let store = tempfile::tempdir().unwrap();
+    let cache = store.path().join("code");
+    let start = || {
+        let mut command = wws(&["-p", "0"], folder.path());
+        command.env("WWS_STORE", &cache);
+        let served = Served::start(command);
+        assert!(answer(served.send()).ends_with("hello"));
+        served.signal(Signal::TERM);
+        served.end().1
+    };
+    let compiled = "compiled 1 modules";
+    assert!(start().contains(compiled));
+    assert!(!start().contains(compiled));
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(start().contains(compiled));
+    assert!(!start().contains(compiled));
+}
+
+#[test]
+fn no_code_is_kept_where_a_worker_may_write() {
+    let toml = b"name = \"w\"\nversion = \"1\"\n[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
+    let folder = project(&[("w.wasm", &hello(0)), ("w.toml", toml)]);
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    let mut command = wws(&["-p", "0"], folder.path());
+    command.env("WWS_STORE", folder.path().join("data/cache/code"));
+    let served = Served::start(command);
+    assert!(answer(served.send()).ends_with("hello"));
+    served.signal(Signal::TERM);
+    let (_, log) = served.end();
+    assert!(
+        log.contains("compiled code is not kept: the worker w.wasm may write to"),
+        "{log}"
+    );
+    assert!(!log.contains("compiled 1 modules"), "{log}");
+}

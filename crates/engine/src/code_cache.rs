@@ -1,8 +1,10 @@
 //! Compiled code on disk: made once for a host and an engine, mapped by every process that runs it.
 //!
-//! Native code is trusted by whoever maps it, so a store is only ever written by us: by `wws` on behalf of the shim, outside of
-//! all containers, which see a read-only view of the entries that they need. An entry's name is the SHA-256 of what it was compiled from and
-//! of what compiled it; so a changed file, setting, processor or version of the engine finds no entry rather than a wrong one.
+//! Native code is trusted by whoever maps it, so a cache is only ever written by us: by `wws` on behalf of the shim, outside of
+//! all containers, which see the entries that they need through a read-only mount. The two ways to have a cache check that:
+//! [`CodeCache::read_only`] takes only a read-only mount, [`CodeCache::open`] only a directory and entries of this very user.
+//! An entry's name is the SHA-256 of what it was compiled from and of what compiled it; so a changed file, setting, CPU or
+//! version of the engine finds no entry rather than a wrong one.
 //!
 //! An entry is a file of wasmtime's format, and a trailer against damage (not against an attacker, who could write no entry):
 //!
@@ -22,15 +24,15 @@ pub use turn::{Turn, Work};
 pub use writing::Writing;
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, DirBuilder, File, Permissions},
     hash::{Hash, Hasher},
     io::{self, Read, Write as _},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{AtFlags, CWD, OFlags, StatVfsMountFlags, StatxAttributes, StatxFlags, statx};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, Module};
 
@@ -48,6 +50,9 @@ const UNFINISHED: &str = ".part";
 
 /// Files that a crash left unfinished are removed after this time.
 const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Write permission of the group and of all others.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// A store of compiled code.
 #[derive(Clone, Debug)]
@@ -116,22 +121,60 @@ pub(crate) enum Found {
 }
 
 impl CodeCache {
-    /// A store that others fill, with entries that they have found whole.
-    #[must_use]
-    pub fn read_only(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            max: None,
-        }
-    }
-
-    /// A store of at most `max` bytes, made where it is missing. Nobody else may write into its folder.
+    /// A cache that the shim fills, with entries that it has found whole, and mounts into a container.
     ///
     /// # Errors
-    /// The folder cannot be made, its code not be run, or somebody else may write into it.
+    /// There is none, or it is not a read-only mount: somebody other than the shim may have written its entries.
+    pub fn read_only(folder: &Path) -> io::Result<Self> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let found = statx(CWD, folder, flags, StatxFlags::TYPE)?;
+        let mount = rustix::fs::statvfs(folder)?;
+        let refused = |why: &str| {
+            Err(io::Error::other(format!(
+                "compiled code in {} is not used: it is {why}",
+                folder.display()
+            )))
+        };
+        if !rustix::fs::FileType::from_raw_mode(found.stx_mode.into()).is_dir() {
+            return refused("not a directory");
+        }
+        if !mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return refused("not mounted read-only");
+        }
+        // Kernels before 5.8 do not report it.
+        if found
+            .stx_attributes_mask
+            .contains(StatxAttributes::MOUNT_ROOT)
+            && !found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        {
+            return refused("not a mount of its own");
+        }
+        Ok(Self {
+            folder: folder.to_owned(),
+            max: None,
+        })
+    }
+
+    /// A cache of at most `max` bytes, made where it is missing. Nobody else may write into its directory; entries that were in
+    /// it while others could write there are removed.
+    ///
+    /// # Errors
+    /// The directory cannot be made, its code cannot be run, or it belongs to another user.
     pub fn open(folder: &Path, max: u64) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
+        if let Some(parent) = folder.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
         let metadata = fs::metadata(folder)?;
+        if !metadata.is_dir() {
+            return Err(io::Error::other(format!(
+                "{} is not a directory",
+                folder.display()
+            )));
+        }
         let mount = rustix::fs::statvfs(folder)?;
         if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
             return Err(io::Error::other(format!(
@@ -147,13 +190,23 @@ impl CodeCache {
                 metadata.uid()
             )));
         }
-        if metadata.permissions().mode() & 0o077 != 0 {
+        let mode = metadata.permissions().mode();
+        if mode & 0o077 != 0 {
             fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+        }
+        if mode & OTHERS_WRITE != 0 {
+            remove_entries(folder)?;
         }
         Ok(Self {
             folder: folder.to_owned(),
             max: Some(max),
         })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Path of an entry, which may be there or not.
@@ -172,15 +225,37 @@ impl CodeCache {
     #[must_use]
     pub fn state(&self, key: &CodeKey) -> EntryState {
         let used = |file: File| check(&file).map(|()| self.touch(&file));
-        match File::open(self.path(key)).and_then(used) {
+        match self.open_entry(key).and_then(used) {
             Ok(()) => EntryState::Whole,
             Err(error) if error.kind() == io::ErrorKind::NotFound => EntryState::Missing,
             Err(_) => EntryState::Damaged,
         }
     }
 
+    /// Opens an entry: a regular file, which nobody but us can have written.
+    fn open_entry(&self, key: &CodeKey) -> io::Result<File> {
+        // A FIFO must not hold us up.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::options()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(self.path(key))?;
+        let metadata = file.metadata()?;
+        // In a container's user namespace the shim's entries belong to nobody: there it is the mount that counts.
+        let ours = self.max.is_none()
+            || (metadata.uid() == rustix::process::geteuid().as_raw()
+                && metadata.permissions().mode() & OTHERS_WRITE == 0);
+        if !metadata.is_file() || !ours {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "another user may have written it",
+            ));
+        }
+        Ok(file)
+    }
+
     pub(crate) fn load(&self, engine: &Engine, key: &CodeKey) -> Found {
-        let file = match File::open(self.path(key)) {
+        let file = match self.open_entry(key) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Found::Nothing,
             Err(error) => return Found::Damaged(error.to_string()),
@@ -192,7 +267,9 @@ impl CodeCache {
             return Found::Damaged(error.to_string());
         }
         self.touch(&file);
-        // SAFETY: the store is written by us alone (see above), and the file is whole.
+        // SAFETY: the file must be code that wasmtime made, unchanged. The cache is a read-only mount of the shim's
+        // (`read_only`), or a directory and an entry that no other user could write (`open`, `open_entry`), so we alone
+        // have written the file; and it is whole, by its checksum.
         match unsafe { Module::deserialize_open_file(engine, file) } {
             Ok(module) => Found::Code(module),
             Err(error) => Found::Damaged(format!("{error:#}")),
@@ -259,6 +336,19 @@ impl CodeCache {
         }
         Ok(())
     }
+}
+
+/// Removes what others may have written: finished and unfinished entries, and nothing that is not a cache's.
+fn remove_entries(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(ENDING) || name.ends_with(UNFINISHED) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the whole file once, through the page cache from which it is mapped later.

@@ -54,10 +54,121 @@ fn an_entry_is_made_once_and_used_by_another_engine() {
     assert!(cache.has(&key));
     let other = self::engine();
     assert_eq!(other.code_key(&digest(&wasm)), key);
-    let reader = CodeCache::read_only(dir.path());
-    let (_, from) = other.compile_cached(&wasm, &key, &reader).unwrap();
+    let (_, from) = other.compile_cached(&wasm, &key, &cache).unwrap();
     assert_eq!(from, wws_engine::Code::Cached);
     assert_eq!(entries(dir.path()), [key.file_name()]);
+}
+
+/// Runs `test` with `folder` bind-mounted onto itself, read-only if it should be, in a mount namespace of its own. Not at all
+/// where the user may not mount.
+fn mounted(folder: &Path, read_only: bool, test: impl FnOnce() + Send) {
+    use rustix::mount::{
+        MountFlags, MountPropagationFlags, mount_bind, mount_change, mount_remount,
+    };
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can mount");
+        return;
+    }
+    let in_namespace = || {
+        // SAFETY: of what threads share, only the mounts, root and working directory become this one's own.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+        let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+        mount_change("/", private).unwrap();
+        mount_bind(folder, folder).unwrap();
+        if read_only {
+            mount_remount(folder, MountFlags::BIND | MountFlags::RDONLY, "").unwrap();
+        }
+        test();
+    };
+    std::thread::scope(|scope| scope.spawn(in_namespace).join().unwrap());
+}
+
+#[test]
+fn only_a_read_only_mount_is_read_without_a_look_at_its_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
+    let (engine, wasm) = (engine(), wasm(HELLO));
+    let key = engine.code_key(&digest(&wasm));
+    cache
+        .store(&key, &engine.precompile(&wasm).unwrap())
+        .unwrap();
+    let refused = |folder: &Path, why: &str| {
+        let error = CodeCache::read_only(folder).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    };
+    // As an image, or a volume, could bring it along.
+    refused(dir.path(), "not mounted read-only");
+    mounted(dir.path(), false, || {
+        refused(dir.path(), "not mounted read-only");
+    });
+    mounted(dir.path(), true, || {
+        let reader = CodeCache::read_only(dir.path()).unwrap();
+        let (_, from) = engine.compile_cached(&wasm, &key, &reader).unwrap();
+        assert_eq!(from, wws_engine::Code::Cached);
+        assert!(reader.store(&key, b"x").is_err());
+    });
+    // In a container with a read-only root file system everything of the image is mounted so.
+    let inner = dir.path().join("image/code");
+    fs::create_dir_all(&inner).unwrap();
+    std::os::unix::fs::symlink("code", dir.path().join("image/link")).unwrap();
+    mounted(dir.path(), true, || {
+        refused(&inner, "not a mount of its own");
+        refused(&dir.path().join("image/link"), "not a directory");
+    });
+}
+
+#[test]
+fn entries_that_others_could_write_are_not_believed() {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let (engine, wasm) = (engine(), wasm(HELLO));
+    let key = engine.code_key(&digest(&wasm));
+    let code = engine.precompile(&wasm).unwrap();
+    let open = || CodeCache::open(dir.path(), 1 << 30).unwrap();
+    open().store(&key, &code).unwrap();
+    // Readable by others it was no less ours.
+    mode(dir.path(), 0o755);
+    assert!(open().has(&key));
+    assert_eq!(
+        fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    for open_to in [0o777, 0o770, 0o1777] {
+        fs::write(dir.path().join("not-code"), "").unwrap();
+        mode(dir.path(), open_to);
+        let cache = open();
+        assert!(!cache.path(&key).exists(), "{open_to:o}");
+        assert!(dir.path().join("not-code").exists());
+        cache.store(&key, &code).unwrap();
+        assert!(cache.has(&key));
+    }
+    let cache = open();
+    let path = cache.path(&key);
+    let is_refused = || {
+        assert!(!cache.has(&key));
+        let (_, from) = engine.compile_cached(&wasm, &key, &cache).unwrap();
+        assert!(
+            matches!(from, wws_engine::Code::Compiled { damaged: Some(_) }),
+            "{from:?}"
+        );
+    };
+    mode(&path, 0o464);
+    is_refused();
+    cache.store(&key, &code).unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&path, &elsewhere).unwrap();
+    symlink(&elsewhere, &path).unwrap();
+    is_refused();
+    cache.store(&key, &code).unwrap();
+    assert!(cache.has(&key));
+    if rustix::process::geteuid().is_root() {
+        chown(&path, Some(65534), None).unwrap();
+        is_refused();
+    }
 }
 
 #[test]
@@ -129,6 +240,14 @@ fn a_store_that_cannot_be_written_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let engine = engine();
     let key = engine.code_key(&[0; 32]);
-    assert!(CodeCache::read_only(dir.path()).store(&key, b"x").is_err());
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(CodeCache::open(&file, 1).is_err());
+    assert!(
+        CodeCache::open(dir.path(), 1)
+            .unwrap()
+            .store(&key, b"x")
+            .is_err()
+    );
     assert!(CodeCache::open(Path::new("/proc/wws"), 1).is_err());
 }
