@@ -1,5 +1,6 @@
 //! A container of workers is what containerd was asked for: environment, user, capabilities, read-only root.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -84,6 +85,85 @@ fn capabilities_are_those_that_containerd_gives_also_to_others() -> Result<()> {
     // CAP_CHOWN is 0, CAP_KILL is 5.
     assert_eq!(bits(&usual)? & 0b10_0001, 0b10_0001, "{usual}");
     assert_eq!(bits(&less)?, bits(&usual)? & !0b10_0001, "{less}");
+    Ok(())
+}
+
+/// A field of the status of each thread of a process.
+fn of_all_threads(pid: Pid, field: &str) -> Result<BTreeSet<String>> {
+    let mut values = BTreeSet::new();
+    for thread in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
+        let Ok(status) = fs::read_to_string(thread?.path().join("status")) else {
+            // It has ended meanwhile.
+            continue;
+        };
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        values.insert(line.context("no such field")?.trim().to_owned());
+    }
+    Ok(values)
+}
+
+#[test]
+fn the_server_gives_up_capabilities_privileges_and_system_calls() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("gives-up", "")?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "gives-up")?.start()?;
+    container.wait_until_up()?;
+    assert_eq!(container.get(&format!("{PROBE}?log=x"))?.status, 200);
+    let pid = container.pid()?;
+    for (field, value) in [
+        ("CapEff:", "0000000000000000"),
+        ("CapPrm:", "0000000000000000"),
+        ("CapInh:", "0000000000000000"),
+        ("CapAmb:", "0000000000000000"),
+        ("NoNewPrivs:", "1"),
+        ("Seccomp:", "2"),
+    ] {
+        let all = of_all_threads(pid, field)?;
+        assert_eq!(all, [value.to_owned()].into(), "{field}");
+    }
+    let log = container.log()?;
+    assert!(!log.contains("WARN server"), "{log}");
+    assert!(!log.contains("rights that the server"), "{log}");
+    assert!(!log.contains("made executable"), "{log}");
+    // What `exec` starts is a process of the container like any other.
+    for command in ["health", "check"] {
+        containerd.ctr(&[
+            "task",
+            "exec",
+            "--exec-id",
+            command,
+            "gives-up",
+            "wws",
+            command,
+        ])?;
+    }
+    container.signal("SIGTERM")?;
+    container.remove()?;
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn a_volume_of_another_user_is_written_by_roots_server_as_before() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let toml = "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
+    let image = Image::probe("others", toml)?
+        .folder("data")?
+        .import(&containerd)?;
+    let volume = containerd.folder().join("volume");
+    fs::create_dir(&volume)?;
+    std::os::unix::fs::chown(&volume, Some(1000), Some(1000))?;
+    let mut container = Run::workers(&containerd, &image, "others")?
+        .mount(&volume, "/data")
+        .start()?;
+    container.wait_until_up()?;
+    let write = container.get(&format!("{PROBE}?write=/data/file"))?;
+    assert_eq!(write.status, 200, "{}", write.text());
+    // CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER, and no others.
+    let kept = of_all_threads(container.pid()?, "CapEff:")?;
+    let kept = kept.iter().map(|mask| u64::from_str_radix(mask, 16));
+    for mask in kept {
+        assert_eq!(mask? & !0b1110, 0);
+    }
     Ok(())
 }
 

@@ -11,6 +11,8 @@ mod precompile;
 mod progress;
 mod routes;
 mod runtimes;
+mod sandbox;
+mod seccomp;
 mod serve;
 mod settings;
 mod signals;

@@ -13,7 +13,7 @@ use wws_server::{CodeCache, Compiling, PrepareOptions, Server};
 
 use crate::{
     EXIT_CONFIG, args::Serve, code, environment, log::Log, memory, progress, routes, runtimes,
-    signals::Signals,
+    sandbox, signals::Signals,
 };
 
 /// Where a server runs.
@@ -59,6 +59,7 @@ pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
     if args.install_runtimes && !runtimes::install_missing(&args.folder.path) {
         return ExitCode::FAILURE;
     }
+    let sandbox = sandbox::enter();
     let (code, refused) = match code::of_container() {
         Ok(code) => (code, None),
         Err(error) => (None, Some(error)),
@@ -80,6 +81,9 @@ pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
     };
     if let Some(error) = refused {
         tracing::warn!("{error}");
+    }
+    if let Err(error) = sandbox {
+        tracing::warn!("rights that no server needs are kept: {error}");
     }
     for warning in project.warnings() {
         tracing::warn!("{}", on_one_line(warning));
@@ -170,6 +174,9 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
         Ok(bound) => bound,
         Err(error) => return End::Failed(format!("cannot listen on {address}: {error}")),
     };
+    if let Err(error) = sandbox::close(bound.project()) {
+        tracing::warn!("rights that the server no longer needs are kept: {error}");
+    }
     if place == Place::Machine {
         print!("{}", routes::table(bound.project()));
     }

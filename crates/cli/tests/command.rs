@@ -22,7 +22,7 @@ const HELLO: &str = r#"(module
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
 
 /// Loops of a module that takes seconds to be compiled.
-const SLOW: usize = 40_000;
+const SLOW: usize = 100_000;
 
 fn hello(milliseconds: u64) -> Vec<u8> {
     let sleep = format!(
@@ -64,6 +64,8 @@ fn text(output: &Output) -> (Option<i32>, String, String) {
 struct Served {
     child: Child,
     address: String,
+    /// Its log until it listened.
+    before: String,
     log: BufReader<std::process::ChildStderr>,
 }
 
@@ -76,14 +78,17 @@ impl Served {
             .spawn()
             .unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut before = String::new();
         loop {
             let mut line = String::new();
-            assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended: {before}");
+            before += &line;
             if let Some((_, rest)) = line.split_once("listening on http://") {
                 let address = rest.split([' ', '"']).next().unwrap().to_owned();
                 return Self {
                     child,
                     address,
+                    before,
                     log,
                 };
             }
@@ -106,7 +111,7 @@ impl Served {
     }
 
     fn end(mut self) -> (Option<i32>, String) {
-        let mut log = String::new();
+        let mut log = std::mem::take(&mut self.before);
         self.log.read_to_string(&mut log).unwrap();
         (self.child.wait().unwrap().code(), log)
     }
@@ -515,8 +520,38 @@ fn no_code_is_kept_where_a_worker_may_write() {
     served.signal(Signal::TERM);
     let (_, log) = served.end();
     assert!(
-        log.contains("compiled code is not kept: the worker w.wasm may write to"),
+        log.contains("compiled code is not kept: the worker w may write to"),
         "{log}"
     );
     assert!(!log.contains("compiled 1 modules"), "{log}");
+}
+
+#[test]
+fn a_server_on_a_machine_gives_up_its_rights() {
+    let folder = project(&[("w.wasm", &hello(0))]);
+    let served = Served::start(wws(&["-p", "0"], folder.path()));
+    assert!(answer(served.send()).ends_with("hello"));
+    let mut threads = 0;
+    for thread in std::fs::read_dir(format!("/proc/{}/task", served.child.id())).unwrap() {
+        let thread = thread.unwrap().path().join("status");
+        let Ok(status) = std::fs::read_to_string(thread) else {
+            // It has ended.
+            continue;
+        };
+        threads += 1;
+        for line in [
+            "CapEff:\t0000000000000000",
+            "CapPrm:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+        ] {
+            assert!(status.contains(line), "{status}");
+        }
+    }
+    assert!(threads > 1);
+    // It is well all the same.
+    assert!(answer(served.send()).ends_with("hello"));
+    served.signal(Signal::TERM);
+    let (_, log) = served.end();
+    assert!(!log.contains("rights that"), "{log}");
 }
