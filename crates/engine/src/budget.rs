@@ -3,6 +3,7 @@
 use wasmtime::ResourceLimiter;
 
 use crate::account::{Account, Charge};
+use crate::instantiable::MAX_TABLES;
 
 /// Bytes of one element of a table, as wasmtime keeps it.
 const TABLE_ELEMENT: u64 = 8;
@@ -172,7 +173,7 @@ impl ResourceLimiter for Quota {
     }
 
     fn tables(&self) -> usize {
-        16
+        MAX_TABLES
     }
 }
 

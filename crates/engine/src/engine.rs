@@ -13,6 +13,7 @@ use crate::{
     host::Host,
     http_import,
     image_of::{self, WASM_PAGE},
+    instantiable,
     lane::SlowLane,
     memory::{Image, Pool},
     open_files::AllFiles,
@@ -196,6 +197,7 @@ impl Engine {
     fn load(&self, wasm: &[u8], code: Option<wasmtime::Module>) -> Result<Module, LoadError> {
         check_header(wasm)?;
         let (module, image) = self.parts(wasm, code)?;
+        instantiable::check_segments(wasm)?;
         // A reactor's `_initialize` is all there is of it: Zig's kit for the old server has its `main` in there.
         let Some((entry, ty)) = ["_start", "_initialize"].into_iter().find_map(|name| {
             let export = module.get_export(name)?;
@@ -271,7 +273,7 @@ impl Engine {
     /// # Errors
     /// It imports what we don't have, or asks for more than it may.
     pub fn guest(&self, module: &Module, spec: GuestSpec) -> Result<Guest, LoadError> {
-        Guest::new(self, module, spec, Vec::new())
+        self.guest_with(module, spec, Vec::new())
     }
 
     /// [`Self::guest`] with folders which the guest can read only, before those of `spec`.
@@ -284,6 +286,7 @@ impl Engine {
         spec: GuestSpec,
         read_only: Vec<PreopenedFolder>,
     ) -> Result<Guest, LoadError> {
+        instantiable::check_tables(&module.module, spec.limits.table_elements)?;
         Guest::new(self, module, spec, read_only)
     }
 

@@ -21,6 +21,7 @@ mod guest_log;
 mod host;
 mod http_import;
 mod image_of;
+mod instantiable;
 mod kv_view;
 mod lane;
 mod memory;
