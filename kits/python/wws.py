@@ -18,7 +18,7 @@ import sys
 import time
 import types
 from _collections_abc import Iterable, Mapping
-from _frozen_importlib import spec_from_loader
+from _frozen_importlib import ModuleSpec, spec_from_loader
 from _frozen_importlib_external import PathFinder
 from _json import encode_basestring, make_encoder, make_scanner
 from _weakrefset import WeakSet
@@ -90,6 +90,15 @@ def _ask(message: dict, body: bytes = b"") -> tuple[dict, bytes]:
     return line, b"".join(parts)
 
 
+def _process_time_ns() -> int:
+    """CPU time. The interpreter's own function counts time that passes, and takes nanoseconds for hundredths of a second."""
+    return _ask({"op": "cpu_time"})[0]["ns"]
+
+
+time.process_time_ns = _process_time_ns
+time.process_time = lambda: _process_time_ns() / 1e9
+
+
 # -- Requests and responses ----------------------------------------------------------------------------------------------------
 
 
@@ -110,13 +119,31 @@ class Headers(dict):
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name.lower() if isinstance(name, str) else name)
 
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name.lower(), value)
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name.lower())
+
     def get(self, name: str, default: Any = None) -> Any:
         return super().get(name.lower(), default)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        return super().pop(name.lower(), *default)
 
     def get_all(self, name: str) -> list[str]:
         """The values of all lines of that name."""
         name = name.lower()
         return [value for key, value in self._lines if key == name]
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        """All lines; of a name that was set anew the new value."""
+        pairs = []
+        came = Headers(self._lines)
+        for name, value in self.items():
+            same = dict.get(came, name) == value
+            pairs.extend((name, line) for line in (self.get_all(name) if same else [value]))
+        return pairs
 
 
 def _text_or_bytes(data: bytes) -> Union[str, bytes]:
@@ -186,12 +213,13 @@ class Request:
 
 
 class Response:
-    """What a worker answers. `body` is text, bytes, or parts of either (a generator, say). A header's value may be a list: a line for each."""
+    """What a worker answers. `body` is text, bytes, or parts of either (a generator, say). `headers` is a dictionary or pairs; a header's
+    value may be a list: a line for each. One that is None is left out."""
 
-    def __init__(self, body: Body = "", status_code: int = 200, headers: Optional[Mapping] = None, *, status: Optional[int] = None) -> None:
+    def __init__(self, body: Body = "", status_code: int = 200, headers: Any = None, *, status: Optional[int] = None) -> None:
         self.body = body
         self.status_code = status_code if status is None else status
-        self.headers = {} if headers is None else dict(headers)
+        self.headers = {} if headers is None else _header_dict(headers)
 
     @property
     def status(self) -> int:
@@ -202,11 +230,14 @@ class Response:
         self.status_code = status
 
     @classmethod
-    def json(cls, value: Any, status: int = 200, headers: Optional[Mapping] = None) -> Response:
+    def json(cls, value: Any, status: int = 200, headers: Any = None) -> Response:
         """A response with the value as JSON."""
         import json
 
-        return cls(json.dumps(value), status, {"content-type": "application/json", **(headers or {})})
+        headers = _header_dict(headers or {})
+        if all(name.lower() != "content-type" for name in headers):
+            headers["content-type"] = "application/json"
+        return cls(json.dumps(value), status, headers)
 
     @classmethod
     def redirect(cls, url: str, status: int = 302) -> Response:
@@ -229,11 +260,38 @@ def _to_bytes(body: Body, what: str) -> bytes:
     raise TypeError(f"{what} is text, bytes or parts of either, not {type(body).__name__}; for JSON there is Response.json(value)")
 
 
+def _header_pairs(headers: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(headers, Headers):
+        return headers._pairs()
+    # Not every class with names and values (wsgiref's, say) is a Mapping.
+    return headers.items() if hasattr(headers, "items") else headers
+
+
+def _header_dict(headers: Any) -> dict:
+    """Headers by name: a list where several lines have that name."""
+    if type(headers) is dict:
+        return dict(headers)
+    named: dict = {}
+    names: dict = {}
+    for pair in _header_pairs(headers):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"headers are a dictionary or pairs of name and value, not {pair!r}")
+        name, value = pair
+        name = names.setdefault(str(name).lower(), str(name))
+        if name not in named:
+            named[name] = value
+        else:
+            before = named[name]
+            named[name] = [*(before if isinstance(before, list) else [before]), *(value if isinstance(value, (list, tuple)) else [value])]
+    return named
+
+
 def _header_lines(headers: Any) -> list[tuple[str, str]]:
     lines = []
-    for name, values in headers.items() if isinstance(headers, Mapping) else headers:
+    for name, values in _header_pairs(headers):
         for value in values if isinstance(values, (list, tuple)) else [values]:
-            lines.append((str(name), value if isinstance(value, str) else str(value)))
+            if value is not None:
+                lines.append((str(name), value if isinstance(value, str) else str(value)))
     return lines
 
 
@@ -267,6 +325,10 @@ class Cache:
         except StoreError as error:
             # Without a store nothing is there, as it always was.
             if error.kind == "no-store":
+                return None
+            # Nor where the worker is loaded.
+            if error.kind == "loading":
+                log(f"Cache.get({key!r}) is None where the worker is loaded: ask in worker()", level="warn")
                 return None
             raise
 
@@ -303,9 +365,10 @@ class FetchError(OSError):
 class FetchResponse:
     """What another server answered."""
 
-    def __init__(self, status: int, url: str, headers: Headers, body: bytes) -> None:
+    def __init__(self, status: int, url: str, headers: Headers, body: bytes, redirected: bool = False) -> None:
         self.status = self.status_code = status
         self.url = url
+        self.redirected = redirected
         self.headers = headers
         self._bytes = body
 
@@ -352,7 +415,7 @@ def fetch(url: str, method: str = "GET", headers: Optional[Any] = None, body: Bo
     error = line.get("error")
     if error:
         raise FetchError(error["kind"], error["message"])
-    return FetchResponse(line["status"], url, Headers(line["headers"]), answer)
+    return FetchResponse(line["status"], line.get("url") or url, Headers(line["headers"]), answer, line.get("redirected", False))
 
 
 # -- The log -----------------------------------------------------------------------------------------------------------------------
@@ -406,6 +469,9 @@ class _Then:
         self._loader.exec_module(module)
         self._then(module)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
 
 def _with_logging(module: Any) -> None:
     """Records go to the log with their levels."""
@@ -438,10 +504,7 @@ class _Finder:
             if spec:
                 spec.loader = _Then(spec.loader, then)
             return spec
-        last = name.rpartition(".")[2]
-        folders = self._folders if path is None else [item[4:] for item in path if isinstance(item, str) and item.startswith("wws:")]
-        for folder in folders:
-            base = f"{folder}/{last}" if folder else last
+        for base in self._bases(name, path):
             for file, is_package in ((f"{base}/__init__.py", True), (f"{base}.py", False)):
                 line, source = _ask({"op": "source", "name": file})
                 if "error" not in line:
@@ -451,6 +514,34 @@ class _Finder:
                         spec.submodule_search_locations = ["wws:" + base]
                     return spec
         return None
+
+    def _bases(self, name: str, path: Any) -> list[str]:
+        """Where the module may lie, without an extension."""
+        last = name.rpartition(".")[2]
+        folders = self._folders if path is None else [item[4:] for item in path if isinstance(item, str) and item.startswith("wws:")]
+        return [f"{folder}/{last}" if folder else last for folder in folders]
+
+
+class _LastFinder:
+    """Asked when all others found nothing: has modules that CPython for WASI lacks, and directories without an `__init__.py` (PEP 420)."""
+
+    def __init__(self, finder: _Finder) -> None:
+        self._finder = finder
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name.partition(".")[0] in _STAND_INS:
+            line, source = _ask({"op": "library", "name": name})
+            if "error" not in line:
+                return spec_from_loader(name, _Loader(f"<wws {name}>", source), origin="wws", is_package=name in ("ctypes", "multiprocessing"))
+        found = [base for base in self._finder._bases(name, path) if _ask({"op": "directory", "name": base})[0].get("found")]
+        if not found:
+            return None
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = ["wws:" + base for base in found]
+        return spec
+
+
+_STAND_INS = ("ssl", "ctypes", "multiprocessing", "concurrent")
 
 
 class _Loader:
@@ -470,7 +561,7 @@ class _Loader:
 _lines: dict[str, list[str]] = {}
 
 # What a text that has one of these words will want: loaded now, it costs no request anything.
-_WANTED = ((b"json", "json"), (b"query", "urllib.parse"), (b".path", "urllib.parse"))
+_WANTED = ((b"json", "json"), (b"query", "urllib.parse"), (b".path", "urllib.parse"), (b"async def", "asyncio"))
 
 
 def _compiled(source: bytes, file: str) -> Any:
@@ -488,7 +579,7 @@ _FRAMES = 20
 
 
 def _own(filename: str) -> bool:
-    return filename == "<wws>" or filename.startswith("<frozen ") or filename == "<string>"
+    return filename.startswith(("<wws", "<frozen ")) or filename == "<string>"
 
 
 def _frames(error: BaseException) -> list:
@@ -562,7 +653,11 @@ def _described(error: BaseException) -> tuple[str, str]:
         file, line, column, _ = of_project[-1] if of_project else frames[-1]
         place = f"{file}:{line}:{column}: "
     what = _what(error).splitlines()
-    return place + (what[0] if what else ""), _traceback(error, set())
+    message = place + (what[0] if what else "")
+    # A load problem is this one line.
+    if _worker is None and frames and frames[-1][0] not in _lines:
+        message += f", raised at {frames[-1][0]}:{frames[-1][1]}"
+    return message, _traceback(error, set())
 
 
 def _fail(error: BaseException) -> None:
@@ -596,11 +691,98 @@ def _remember_seed(self: random.Random, a: Any = None, version: int = 2) -> None
     _seed(self, a, version)
 
 
-_THEN = {"logging": _with_logging, "random": _with_random}
-
-
 def _no_urandom(size: int) -> bytes:
-    raise RuntimeError("random bytes are drawn where the worker is loaded: every request would have the same; draw them in worker()")
+    raise RuntimeError(
+        "random bytes are drawn where the worker is loaded: every request would have the same; draw them (or import the module that does)"
+        " in worker(), or allow it in the worker's TOML: [vars] WWS_RANDOM_AT_LOAD = \"allow\""
+    )
+
+
+# -- Modules of the library that need the server's help ------------------------------------------------------------------------
+
+
+def _library(name: str, into: dict) -> None:
+    line, source = _ask({"op": "library", "name": name})
+    if "error" in line:
+        raise ImportError(line["error"]["message"])
+    exec(compile(source, f"<wws {name}>", "exec", dont_inherit=True), into)
+
+
+def _with_asyncio(module: Any) -> None:
+    """A loop without sockets."""
+    global _run_awaitable
+    names = {"__name__": "wws.asyncio_loop"}
+    _library("asyncio_loop", names)
+    _run_awaitable = names["run"]
+
+
+_run_awaitable: Any = None
+
+
+def _with_hashlib(module: Any) -> None:
+    names = {"_ask": _ask, "__name__": "hashlib"}
+    _library("hashlib_more", names)
+    for name in ("pbkdf2_hmac", "scrypt"):
+        if not hasattr(module, name):
+            setattr(module, name, names[name])
+
+
+_NO_SOCKETS = "a worker has no sockets: use fetch(), and [features.http_requests] in the worker's TOML"
+
+
+def _with_socket(module: Any) -> None:
+    """Names are not looked up, and connections are not made."""
+    lookup_error = getattr(module, "gaierror", OSError)
+
+    def no_lookup(*args: Any, **options: Any) -> Any:
+        raise lookup_error(-4, _NO_SOCKETS)
+
+    for name in ("getaddrinfo", "getnameinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "create_connection", "create_server"):
+        setattr(module, name, no_lookup)
+
+    def no_socket(*args: Any, **options: Any) -> Any:
+        raise OSError(58, _NO_SOCKETS)
+
+    module.socketpair = no_socket
+    if hasattr(module, "socket"):
+        module.socket.__init__ = no_socket
+
+
+def _with_tempfile(module: Any) -> None:
+    """Without a directory for temporary files, those without a name are in memory, and others cannot be made."""
+    find = module._get_default_tempdir
+    file = module.TemporaryFile
+
+    def find_or_say(*args: Any) -> Any:
+        try:
+            return find(*args)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                2, "a worker has no directory for temporary files unless its TOML gives one: [[folders]] from = \"./tmp\", to = \"/tmp\""
+            ) from None
+
+    def file_or_memory(mode: str = "w+b", buffering: int = -1, encoding: Any = None, newline: Any = None, suffix: Any = None, prefix: Any = None,
+                       dir: Any = None, *, errors: Any = None) -> Any:
+        try:
+            if dir is None:
+                module.gettempdir()
+        except FileNotFoundError:
+            memory = io.BytesIO()
+            return memory if "b" in mode else io.TextIOWrapper(memory, encoding, errors, newline)
+        return file(mode, buffering, encoding, newline, suffix, prefix, dir, errors=errors)
+
+    module._get_default_tempdir = find_or_say
+    module.TemporaryFile = file_or_memory
+
+
+_THEN = {
+    "asyncio": _with_asyncio,
+    "hashlib": _with_hashlib,
+    "logging": _with_logging,
+    "random": _with_random,
+    "socket": _with_socket,
+    "tempfile": _with_tempfile,
+}
 
 
 # -- Loading and answering -----------------------------------------------------------------------------------------------------------
@@ -615,7 +797,7 @@ def _dispatch() -> None:
             _seed(generator)
         request = Request(line["method"], line["url"], line["headers"], body, line["params"])
         answer = _worker(request)
-        if isinstance(answer, types.CoroutineType):
+        if hasattr(type(answer), "__await__") or hasattr(type(getattr(answer, "body", None)), "__aiter__"):
             answer = _run(answer)
         if isinstance(answer, (str, bytes)):
             answer = Response(answer)
@@ -632,14 +814,11 @@ def _dispatch() -> None:
         _fail(error)
 
 
-def _run(coroutine: Any) -> Any:
-    """Runs an `async def worker`, whose awaits are of coroutines that end by themselves."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    coroutine.close()
-    raise RuntimeError("it awaits something that only an event loop could fulfil; requests are answered one by one, and fetch() waits by itself")
+def _run(answer: Any) -> Any:
+    """Runs an `async def worker` in the event loop, or takes an answer whose body an asynchronous generator gives."""
+    import asyncio  # It brings `_run_awaitable` along.
+
+    return _run_awaitable(answer)
 
 
 def _main() -> None:
@@ -648,7 +827,9 @@ def _main() -> None:
     sys.stdin = io.StringIO()
     module = types.ModuleType("worker")
     try:
-        os.urandom = _no_urandom
+        may_draw = os.environ.pop("WWS_RANDOM_AT_LOAD", "") == "allow"
+        if not may_draw:
+            os.urandom = _no_urandom
         line, source = _ask({"op": "worker"})
         if "error" in line:
             raise ImportError(line["error"]["message"])
@@ -656,12 +837,18 @@ def _main() -> None:
         sys.argv = [file]
         sys.path = [item for item in sys.path if item]
         # Before the search of folders, as a script's own folder comes first.
-        sys.meta_path.insert(2, _Finder(file.rpartition("/")[0]))
+        finder = _Finder(file.rpartition("/")[0])
+        sys.meta_path.insert(2, finder)
+        sys.meta_path.append(_LastFinder(finder))
         sys.modules["worker"] = module
-        sys.modules["poly"] = sys.modules["wws"]
+        sys.modules["poly"] = poly = _Poly("poly")
         module.__file__ = file
         for name in __all__:
-            module.__dict__[name] = globals()[name]
+            module.__dict__[name] = poly.__dict__[name] = globals()[name]
+        # Names that the kit of Wasm Workers Server 1.x brought along.
+        module.__dict__["sys"] = poly.__dict__["sys"] = sys
+        if b"json" in source:
+            module.__dict__["json"] = __import__("json")
         exec(_compiled(source, file), module.__dict__)
         _worker = module.__dict__.get("worker")
         if not callable(_worker):
@@ -677,7 +864,7 @@ def _main() -> None:
     _out.end()
     _err.end()
     os.urandom = _urandom
-    if "random" in sys.modules:
+    if "random" in sys.modules and not may_draw:
         # It has a name of its own for the function.
         sys.modules["random"]._urandom = _urandom
     # What is there now is never collected; a request that makes little garbage has no collection.
@@ -688,6 +875,17 @@ def _main() -> None:
     _tell({"op": "ready", "function": id(_dispatch), "arguments": id(arguments)})
     # The host leaves here, and calls _dispatch.
     time.time()
+
+
+class _Poly(types.ModuleType):
+    """`poly`, as the kit was called in Wasm Workers Server 1.x. It had `json` and `sys` as well."""
+
+    __all__ = [*__all__, "json", "sys"]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "json":
+            return __import__("json")
+        raise AttributeError(f"module 'poly' has no attribute {name!r}")
 
 
 class _Problem(Exception):

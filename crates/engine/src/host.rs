@@ -13,7 +13,7 @@ use crate::{
     account::Charge,
     ahead::Awaited,
     budget::{Quota, Refused},
-    clocks::Clocks,
+    clocks::{ClockId, Clocks},
     error::Stop,
     folders::Folders,
     guest::Inner,
@@ -175,6 +175,12 @@ impl Host {
         self.clocks.elapsed()
     }
 
+    /// CPU time that the guest used, its loading included: the time in which it did not wait.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        self.clocks.time(ClockId::Cpu)
+    }
+
     /// Lets other guests have a turn in the middle of work that is done for this one, and counts that work as its CPU time.
     ///
     /// # Errors
@@ -186,6 +192,12 @@ impl Host {
         }
         tokio::task::yield_now().await;
         Ok(())
+    }
+
+    /// Goes on where long calls run: what follows takes long and cannot be interrupted.
+    pub async fn move_to_slow_lane(&mut self) {
+        self.cpu.move_to_slow_lane();
+        tokio::task::yield_now().await;
     }
 
     /// Writes to the guest's log, of which a call may write `limits.log` bytes.

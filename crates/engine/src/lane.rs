@@ -136,6 +136,11 @@ impl CpuMeter {
         self.looks.0 = Some(thread_and_time());
     }
 
+    /// The guest gives way when it waits for the next time.
+    pub(crate) fn move_to_slow_lane(&self) {
+        self.usage.yielded.store(true, Ordering::Relaxed);
+    }
+
     /// The host did something for the guest, which counts as the guest's CPU time.
     pub(crate) fn worked(&mut self) {
         if !self.usage.slow.load(Ordering::Relaxed) {

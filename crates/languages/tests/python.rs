@@ -363,3 +363,438 @@ async fn an_asynchronous_worker_answers() {
     );
     assert_eq!(text(&guest, "/").await, "ok");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sleeps_as_long_as_asked_at_any_age_of_the_server() {
+    let (_project, guest) = worker(
+        r#"
+import time, threading, select
+start, begun = time.monotonic(), time.process_time()
+def worker(request):
+    before, used = time.time(), time.process_time()
+    assert time.monotonic() - start > 1.5
+    assert begun <= used < begun + 1, (begun, used)
+    time.sleep(0.05)
+    time.sleep(0)
+    threading.Event().wait(0.01)
+    select.select([], [], [], 0.01)
+    slept = time.time() - before
+    assert time.process_time() - used < 0.06
+    end = time.perf_counter() + 0.05
+    while time.perf_counter() < end: pass
+    worked = time.process_time() - used
+    return Response(f"{slept} {worked} {time.process_time_ns() / 1e9 - used}")
+"#,
+    );
+    tokio::time::sleep(std::time::Duration::from_millis(1600)).await;
+    let text = text(&guest, "/").await;
+    let times: Vec<f64> = text.split(' ').map(|time| time.parse().unwrap()).collect();
+    assert!(times[0] >= 0.07 && times[0] < 1.0, "slept {text}");
+    assert!(times[1] >= 0.045 && times[1] < 2.0, "worked {text}");
+    assert!(times[2] >= times[1] && times[2] < 2.0, "worked {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_packages_without_an_init_file() {
+    let project = Project::new(&[
+        (
+            "a/w.py",
+            "from _libs import util\nimport _libs.deep.one, json\n\
+             def worker(request):\n    from _libs import late\n    try:\n        import _none\n    except ModuleNotFoundError: pass\n\
+             \n    return Response(util.u + _libs.deep.one.o + late.l + json.dumps([1]))",
+        ),
+        ("_libs/util.py", "u = 'u'"),
+        ("a/_libs/deep/one.py", "o = 'o'"),
+        ("_libs/late.py", "l = 'l'"),
+        // A directory of that name is no reason to lose a module of the library.
+        ("json/x.py", ""),
+    ]);
+    let guest = project.guest("a/w.py", spec());
+    assert_eq!(text(&guest, "/").await, "uol[1]");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_an_event_loop() {
+    let (_project, guest) = worker(
+        r#"
+import asyncio, time
+async def part(n):
+    await asyncio.sleep(0.02)
+    return n
+async def refused(call):
+    try:
+        await call()
+    except Exception as error:
+        return type(error).__name__ + ": " + str(error)
+async def all_of_it():
+    before = time.monotonic()
+    got = await asyncio.gather(*(part(n) for n in range(5)))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(part(5))
+    got.append(task.result())
+    try:
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(5)
+    except TimeoutError:
+        got.append("timeout")
+    queue = asyncio.Queue()
+    asyncio.get_running_loop().call_later(0.01, queue.put_nowait, "queued")
+    got.append(await queue.get())
+    asyncio.create_task(part(6))
+    assert time.monotonic() - before < 1.5
+    return got
+async def worker(request):
+    if request.path == "/thread": return Response(await refused(lambda: asyncio.to_thread(print)))
+    if request.path == "/socket": return Response(await refused(lambda: asyncio.open_connection("a.b", 80)))
+    if request.path == "/process": return Response(await refused(lambda: asyncio.create_subprocess_exec("ls")))
+    if request.path == "/never": await asyncio.Event().wait()
+    if request.path == "/raise": raise KeyError("x")
+    if request.path == "/parts":
+        async def parts():
+            for n in "abc":
+                await asyncio.sleep(0)
+                yield n
+        return Response(parts())
+    return Response(str(await all_of_it()))
+"#,
+    );
+    for _ in 0..2 {
+        assert_eq!(
+            text(&guest, "/").await,
+            "[0, 1, 2, 3, 4, 5, 'timeout', 'queued']"
+        );
+    }
+    assert_eq!(text(&guest, "/parts").await, "abc");
+    for (path, why) in [
+        (
+            "/thread",
+            "RuntimeError: can't start new thread: a worker has one",
+        ),
+        ("/socket", "a worker has no sockets: use fetch()"),
+        (
+            "/process",
+            "NotImplementedError: a worker starts no processes",
+        ),
+    ] {
+        let answer = text(&guest, path).await;
+        assert!(answer.contains(why), "{path}: {answer}");
+    }
+    for (path, why) in [
+        ("/never", "all tasks wait for something that never comes"),
+        ("/raise", "w.py:33:34: KeyError: 'x'"),
+    ] {
+        let error = guest.call(get(path)).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{path}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_the_event_loop_of_an_ordinary_worker() {
+    let (_project, guest) = worker(
+        r#"
+import asyncio
+async def part(n):
+    await asyncio.sleep(0.001)
+    return str(n)
+print(asyncio.run(part(1)))
+def worker(request):
+    if request.path == "/returned": return later()
+    return Response(asyncio.run(part(2)) + asyncio.run(part(3)))
+async def later(): return Response(await part(4))
+"#,
+    );
+    assert_eq!(text(&guest, "/").await, "23");
+    assert_eq!(text(&guest, "/returned").await, "4");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imports_modules_that_cannot_do_anything_here() {
+    let (_project, guest) = worker(
+        r#"
+import ssl, ctypes, ctypes.util, multiprocessing, multiprocessing.pool, concurrent.futures, socket, http.client, urllib.request
+from concurrent.futures import ThreadPoolExecutor, ProcessPoolExecutor
+from multiprocessing.managers import BaseManager
+from ssl import SSLContext, OP_NO_SSLv2, PROTOCOL_TLS_CLIENT, TLSVersion
+context = ssl.create_default_context()
+context.minimum_version = TLSVersion.TLSv1_2
+context.options |= ssl.OP_NO_COMPRESSION
+context.load_verify_locations("none")
+def why(call):
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+def worker(request):
+    assert ctypes.sizeof(ctypes.c_long) == 4 and ctypes.util.find_library("c") is None and multiprocessing.cpu_count() == 1
+    assert not hasattr(ctypes, "windll")
+    return Response("\n".join([
+        why(lambda: urllib.request.urlopen("http://example.com/")),
+        why(lambda: urllib.request.urlopen("https://example.com/")),
+        why(lambda: socket.getaddrinfo("example.com", 80)),
+        why(lambda: socket.create_connection(("10.0.0.1", 80))),
+        why(lambda: socket.socket()),
+        why(lambda: context.wrap_socket(None)),
+        why(lambda: ThreadPoolExecutor().submit(print)),
+        why(lambda: ProcessPoolExecutor().submit(print)),
+        why(lambda: multiprocessing.Process(target=print).start()),
+        why(lambda: multiprocessing.Pool()),
+        why(lambda: ctypes.CDLL("libc.so")),
+        why(lambda: __import__("threading").Thread(target=print).start()),
+    ]))
+"#,
+    );
+    let answer = text(&guest, "/").await;
+    let lines: Vec<_> = answer.lines().collect();
+    for (index, why) in [
+        "use fetch()",
+        "use fetch()",
+        "gaierror: [Errno -4] a worker has no sockets: use fetch()",
+        "use fetch()",
+        "use fetch()",
+        "SSLError: ",
+        "can't start new thread: a worker has one",
+        "a worker starts no processes",
+        "a worker starts no processes",
+        "a worker starts no processes",
+        "OSError: a worker cannot call native code",
+        "can't start new thread",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(lines[index].contains(why), "{why}: {}", lines[index]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn derives_keys_from_passwords() {
+    let (_project, guest) = worker(
+        r#"
+import hashlib, hmac
+def worker(request):
+    if request.path == "/long": hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**12)
+    keys = [
+        hashlib.pbkdf2_hmac("sha256", b"passwd", b"salt", 1, 64),
+        hashlib.pbkdf2_hmac("SHA-1", b"password", b"salt", 4096, 25),
+        hashlib.pbkdf2_hmac("sha512", bytearray(b"p" * 300), b"", 5000),
+        hashlib.scrypt(b"", salt=b"", n=16, r=1, p=1, dklen=64),
+        hashlib.scrypt(b"pleaseletmein", salt=b"SodiumChloride", n=16384, r=8, p=1, dklen=64),
+    ]
+    for call in [lambda: hashlib.pbkdf2_hmac("md9", b"", b"", 1), lambda: hashlib.pbkdf2_hmac("sha1", b"", b"", 0),
+                 lambda: hashlib.scrypt(b"", salt=b"", n=15, r=1, p=1), lambda: hashlib.scrypt(b"", salt=b"", n=1 << 20, r=8, p=1),
+                 lambda: hashlib.scrypt(b"", salt=b"", n=1 << 20, r=8, p=1, maxmem=1 << 40)]:
+        try:
+            call()
+        except ValueError:
+            continue
+        raise AssertionError
+    return Response("\n".join(key.hex() for key in keys))
+"#,
+    );
+    assert_eq!(
+        text(&guest, "/").await.lines().collect::<Vec<_>>(),
+        [
+            "55ac046e56e3089fec1691c22544b605f94185216dde0465e68b9d57c20dacbc\
+             49ca9cccf179b645991664b39d77ef317c71b845b1e30bd509112041d3a19783",
+            "4b007901b765489abead49d926f721d065a429c12e463f6c4c",
+            "88d034918b6177f42c2e376aee6f07947081ece53860fe867748140d2fd839d8\
+             5953405752d33e205c4d6e80d5a97f1fcd24f91c50d82397565082d9f1514d12",
+            "77d6576238657b203b19ca42c18a0497f16b4844e3074ae8dfdffa3fede21442\
+             fcd0069ded0948f8326a753a0fc81f17e8d3e0fb2e0d3628cf35e20c38d18906",
+            "7023bdcb3afd7348461c06cd81fd38ebfda8fbba904f8e3ea9b543f6545da1f2\
+             d5432955613f0fcf62d49705242a9af9e61e85dc0d651e40dfcf017b45575887",
+        ]
+    );
+    let error = guest.call(get("/long")).await.unwrap_err();
+    assert!(matches!(error, CallError::CpuTime(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_may_be_pairs() {
+    let (_project, guest) = worker(
+        r#"
+import wsgiref.headers
+def worker(request):
+    if request.path == "/wsgi": return Response("x", headers=wsgiref.headers.Headers([("set-cookie", "a=1"), ("Set-Cookie", "b=2")]))
+    if request.path == "/bad": return Response("x", headers=["a: b"])
+    if request.path == "/same":
+        request.headers["X-New"] = "n"; del request.headers["x-old"]
+        return Response("x", headers=request.headers)
+    if request.path == "/json": return Response.json(1, headers=[("Content-Type", "a/b"), ("set-cookie", "a=1"), ("set-cookie", "b=2")])
+    response = Response("x", headers=[("set-cookie", "a=1"), ("X-Other", 7), ("Set-Cookie", "b=2"), ("x-none", None)])
+    response.headers["x-more"] = ["1", "2"]
+    return response
+"#,
+    );
+    async fn lines(guest: &Guest, path: &str, name: &str) -> String {
+        let mut call = get(path);
+        for (name, value) in [
+            ("set-cookie", "a=1, x"),
+            ("set-cookie", "b=2"),
+            ("x-old", "1"),
+        ] {
+            call.request
+                .headers_mut()
+                .append(name, value.parse().unwrap());
+        }
+        let response = guest.call(call).await.unwrap();
+        let values = response.headers().get_all(name);
+        let values: Vec<_> = values.iter().map(|value| value.to_str().unwrap()).collect();
+        values.join("|")
+    }
+    for (path, name, values) in [
+        ("/", "set-cookie", "a=1|b=2"),
+        ("/", "x-other", "7"),
+        ("/", "x-none", ""),
+        ("/", "x-more", "1|2"),
+        ("/wsgi", "set-cookie", "a=1|b=2"),
+        ("/json", "set-cookie", "a=1|b=2"),
+        ("/json", "content-type", "a/b"),
+        ("/same", "set-cookie", "a=1, x|b=2"),
+        ("/same", "x-new", "n"),
+        ("/same", "x-old", ""),
+    ] {
+        assert_eq!(lines(&guest, path, name).await, values, "{path} {name}");
+    }
+    let error = guest.call(get("/bad")).await.unwrap_err().to_string();
+    assert!(
+        error.contains("TypeError: headers are a dictionary or pairs"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_the_polyfill_brought_along_are_there() {
+    let project = Project::new(&[
+        (
+            "w.py",
+            "from helper import dumped\nX = Cache.get('a')\n\
+             def worker(request):\n    return Response(json.dumps([X, sys.argv, json.loads('1'), dumped]))",
+        ),
+        (
+            "helper.py",
+            "from poly import *\ndumped = json.dumps([sys.argv, Response('').status])",
+        ),
+    ]);
+    let guest = project.guest("w.py", spec());
+    assert_eq!(
+        text(&guest, "/").await,
+        r#"[null, ["w.py"], 1, "[[\"w.py\"], 200]"]"#
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_values_at_load_are_refused_unless_allowed() {
+    let source = "import uuid, os\nID = uuid.uuid4()\n\
+                  def worker(request):\n    return Response(f'{ID} {uuid.uuid4()} {os.environ}')";
+    let project = Project::new(&[("w.py", source)]);
+    let error = project.load("w.py", spec()).err().unwrap().to_string();
+    assert!(
+        error.contains("w.py:2:6: RuntimeError") && error.contains("WWS_RANDOM_AT_LOAD"),
+        "{error}"
+    );
+    let mut allowed = spec();
+    allowed.env = vec![("WWS_RANDOM_AT_LOAD".into(), "allow".into())];
+    let guest = project.guest("w.py", allowed);
+    let (one, two) = (text(&guest, "/").await, text(&guest, "/").await);
+    let (one, two): (Vec<_>, Vec<_>) = (one.split(' ').collect(), two.split(' ').collect());
+    assert_eq!(one[0], two[0]);
+    assert_ne!(one[1], two[1]);
+    assert!(!one.join(" ").contains("WWS_RANDOM"), "{one:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_files_are_in_memory_or_in_a_directory_that_is_given() {
+    let source = r#"
+import tempfile
+def worker(request):
+    with tempfile.TemporaryFile() as file:
+        file.write(b"bytes"); file.seek(0); out = file.read().decode()
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        file.write("text"); file.seek(0); out += file.read()
+    with tempfile.SpooledTemporaryFile(max_size=3) as file:
+        file.write(b"spooled"); file.seek(0); out += file.read().decode()
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"named"); file.flush(); out += open(file.name).read()
+        with tempfile.TemporaryDirectory() as path:
+            open(path + "/a", "w").write("x"); out += path[:5]
+    except FileNotFoundError as error:
+        out += str(error)
+    return Response(out)
+"#;
+    let (_project, guest) = worker(source);
+    let answer = text(&guest, "/").await;
+    assert!(
+        answer
+            .starts_with("bytestextspooled[Errno 2] a worker has no directory for temporary files")
+            && answer.contains("to = \"/tmp\""),
+        "{answer}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let project = Project::new(&[("w.py", source)]);
+    let mut spec = spec();
+    spec.folders = vec![wws_engine::PreopenedFolder {
+        dir: std::fs::File::open(folder.path()).unwrap(),
+        to: "/tmp".into(),
+    }];
+    let guest = project.guest("w.py", spec);
+    assert_eq!(text(&guest, "/").await, "bytestextspoolednamed/tmp/");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_problem_in_a_library_names_both_places() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("pure.py"),
+        "\ndef f(): raise KeyError('x')",
+    )
+    .unwrap();
+    let project = Project::new(&[(
+        "w.py",
+        "import sys\nsys.path.append('/lib')\nimport pure\npure.f()",
+    )]);
+    let mut spec = spec();
+    spec.folders = vec![wws_engine::PreopenedFolder {
+        dir: std::fs::File::open(folder.path()).unwrap(),
+        to: "/lib".into(),
+    }];
+    let error = project.load("w.py", spec).err().unwrap().to_string();
+    assert!(
+        error.contains("w.py:4:1: KeyError: 'x', raised at /lib/pure.py:2"),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_messages_in_one_write_ends_at_the_cpu_limit() {
+    let project = Project::new(&[(
+        "w.py",
+        "import os\ndef worker(request):\n    line = b'{\"op\":\"log\"}\\n' * 600000\n    while True: os.pwrite(1, line, 0)",
+    )]);
+    let mut spec = spec();
+    spec.limits.cpu_time = std::time::Duration::from_millis(500);
+    spec.limits.wall_time = std::time::Duration::from_secs(60);
+    let guest = project.guest("w.py", spec);
+    let error = guest.call(get("/")).await.unwrap_err();
+    assert!(matches!(error, CallError::CpuTime(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_names_the_url_that_gave_it() {
+    let (address, http) = common::redirecting().await;
+    let mut spec = spec();
+    spec.env = vec![("TARGET".into(), format!("http://{address}"))];
+    spec.http = Some(http);
+    let project = Project::new(&[(
+        "w.py",
+        "import os\ndef worker(request):\n    at = os.environ['TARGET']\n    \
+         answers = [fetch(at + '/moved'), fetch(at + '/end')]\n    \
+         return Response.json([[a.url.removeprefix(at), a.redirected, a.text()] for a in answers])",
+    )]);
+    let guest = project.guest("w.py", spec);
+    assert_eq!(
+        text(&guest, "/").await,
+        r#"[["/end", true, "end"], ["/end", false, "end"]]"#
+    );
+}

@@ -6,7 +6,7 @@ use tracing::Level;
 use wws_engine::{Host, wasmtime::Result};
 
 use super::{
-    Outcome, Session, broken,
+    Outcome, Session, broken, derive,
     message::{Body, Message},
     outgoing,
 };
@@ -60,6 +60,12 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
         }
         "source" => source(host, &line.name)
             .and_then(|bytes| Ok((to_line(&Body { body: bytes.len() })?, bytes))),
+        "cpu_time" => {
+            to_line(&json!({"ns": u64::try_from(host.cpu_time().as_nanos()).unwrap_or(u64::MAX)}))
+                .map(|line| (line, Bytes::new()))
+        }
+        "library" => library(host, &line.name),
+        "directory" => directory(host, &line.name),
         "request" => match Session::of(host)?.request.clone() {
             Some(request) => Ok(request),
             None => Err(not_now()),
@@ -73,20 +79,22 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
             store(host, &line.op, line.key, value)
         }
         "kv_increment" => increment(host, line.key, line.by).await,
+        "pbkdf2" => derive::pbkdf2(host, &line, &body).await?,
+        "scrypt" => derive::scrypt(host, &line, &body).await?,
         "http" => outgoing::send(host, line, body).await,
         op => return Err(broken(format!("no operation {op:?}"))),
     };
-    let (mut reply, body) = replied.or_else(|(kind, message)| {
+    let (mut line, body) = replied.or_else(|(kind, message)| {
         to_line(&json!({"error": {"kind": kind, "message": message}}))
             .map(|line| (line, Bytes::new()))
             .map_err(|(_, text)| broken(text))
     })?;
-    reply.push(b'\n');
-    reply.extend_from_slice(&body);
-    let session = Session::of(host)?;
+    line.push(b'\n');
     // What the kit did not read of the reply before is of no use to it.
-    session.reply = reply;
-    session.read = 0;
+    Session::of(host)?.reply = super::Reply {
+        line: line.into(),
+        body,
+    };
     Ok(())
 }
 
@@ -123,6 +131,33 @@ fn source(host: &mut Host, name: &str) -> Result<Bytes, Refusal> {
         .read(&format!("/{name}"), MAX_SOURCE)
         .map(Bytes::from)
         .map_err(|error| ("not-found", format!("cannot read {name}: {error}")))
+}
+
+/// A file of the kit's own that it loads when it is needed.
+fn library(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
+    let found = match Session::of(host) {
+        Ok(session) => session
+            .sources
+            .library
+            .iter()
+            .find(|(known, _)| *known == name),
+        Err(error) => return Err(("internal", error.to_string())),
+    };
+    let Some((_, text)) = found else {
+        return Err(("not-found", format!("{name} is no part of the kit")));
+    };
+    let line = to_line(&Body { body: text.len() })?;
+    Ok((line, Bytes::from_static(text.as_bytes())))
+}
+
+/// Whether the project has that directory.
+fn directory(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
+    let found = match Session::of(host) {
+        Ok(session) => session.sources.folders.stat(&format!("/{name}")),
+        Err(error) => return Err(("internal", error.to_string())),
+    };
+    let found = found.is_ok_and(|stat| stat.is_folder);
+    Ok((to_line(&json!({"found": found}))?, Bytes::new()))
 }
 
 fn no_store() -> Refusal {

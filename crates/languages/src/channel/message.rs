@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use wws_engine::{AnsweredBy, Call, wasmtime::Result};
@@ -30,6 +30,12 @@ pub(super) struct Line {
     pub(super) name: String,
     pub(super) function: u32,
     pub(super) arguments: u32,
+    pub(super) iterations: u64,
+    pub(super) length: usize,
+    pub(super) split: usize,
+    pub(super) n: u64,
+    pub(super) r: u32,
+    pub(super) p: u32,
 }
 
 /// A whole message.
@@ -38,19 +44,62 @@ pub(super) struct Message {
     pub(super) body: Bytes,
 }
 
-impl Message {
-    /// Takes the first message off `bytes`, if it is whole.
-    pub(super) fn take(bytes: &mut Bytes) -> Result<Option<Self>> {
-        let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
-            return Ok(None);
+/// What a kit wrote and what is not yet taken: each byte is looked at once, in however many parts it comes.
+#[derive(Default)]
+pub(super) struct Incoming {
+    bytes: BytesMut,
+    /// Bytes from the start that have no line break.
+    searched: usize,
+    /// A line whose body is not whole yet.
+    line: Option<Line>,
+}
+
+impl Incoming {
+    /// Appends what the kit wrote.
+    pub(super) fn push(&mut self, bytes: Vec<u8>) {
+        if self.bytes.is_empty() {
+            self.bytes = BytesMut::from(Bytes::from(bytes));
+        } else {
+            self.bytes.extend_from_slice(&bytes);
+        }
+    }
+
+    /// Bytes that are not taken.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Takes the first message, if it is whole.
+    pub(super) fn take(&mut self) -> Result<Option<Message>> {
+        let line = match self.line.take() {
+            Some(line) => line,
+            None => match self.take_line()? {
+                Some(line) => line,
+                None => return Ok(None),
+            },
         };
-        let line: Line = serde_json::from_slice(&bytes[..end]).map_err(broken)?;
-        if bytes.len() - end - 1 < line.body {
+        if self.bytes.len() < line.body {
+            self.line = Some(line);
             return Ok(None);
         }
-        bytes.advance(end + 1);
-        let body = bytes.split_to(line.body);
-        Ok(Some(Self { line, body }))
+        let body = match line.body {
+            0 => Bytes::new(),
+            len => self.bytes.split_to(len).freeze(),
+        };
+        Ok(Some(Message { line, body }))
+    }
+
+    fn take_line(&mut self) -> Result<Option<Line>> {
+        let rest = &self.bytes[self.searched..];
+        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+            self.searched = self.bytes.len();
+            return Ok(None);
+        };
+        let end = self.searched + end;
+        self.searched = 0;
+        let line = serde_json::from_slice(&self.bytes[..end]).map_err(broken)?;
+        self.bytes.advance(end + 1);
+        Ok(Some(line))
     }
 }
 
@@ -126,17 +175,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn messages_are_taken_when_they_are_whole() {
-        let mut bytes = Bytes::from_static(b"{\"op\":\"a\",\"body\":3}\nab");
-        assert!(Message::take(&mut bytes).unwrap().is_none());
-        let mut bytes =
-            Bytes::from_static(b"{\"op\":\"a\",\"body\":3}\nab\n{\"op\":\"b\"}\n{\"op\"");
-        let first = Message::take(&mut bytes).unwrap().unwrap();
-        assert_eq!((first.line.op.as_str(), &*first.body), ("a", &b"ab\n"[..]));
-        assert_eq!(Message::take(&mut bytes).unwrap().unwrap().line.op, "b");
-        assert!(Message::take(&mut bytes).unwrap().is_none());
-        assert_eq!(&*bytes, b"{\"op\"");
+    fn taken(incoming: &mut Incoming) -> Vec<(String, Vec<u8>)> {
+        let mut all = Vec::new();
+        while let Some(Message { line, body }) = incoming.take().unwrap() {
+            all.push((line.op, body.to_vec()));
+        }
+        all
     }
 
     #[test]
@@ -156,8 +200,46 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_an_error() {
-        let mut bytes = Bytes::from_static(b"hello\n");
-        assert!(Message::take(&mut bytes).is_err());
+    fn takes_messages_once_they_are_whole() {
+        let text = b"{\"op\":\"a\",\"body\":3}\nab\n{\"op\":\"b\"}\n{\"op\"";
+        let whole = [("a".to_owned(), b"ab\n".to_vec()), ("b".to_owned(), vec![])];
+        for size in 1..=text.len() {
+            let mut incoming = Incoming::default();
+            let mut all = Vec::new();
+            for part in text.chunks(size) {
+                incoming.push(part.to_vec());
+                all.extend(taken(&mut incoming));
+            }
+            assert_eq!(all, whole, "in parts of {size}");
+            assert_eq!(&*incoming.bytes, b"{\"op\"");
+        }
+    }
+
+    #[test]
+    fn takes_a_body_in_many_parts_in_linear_time() {
+        let mut incoming = Incoming::default();
+        let head = format!("{{\"op\":\"a\",\"body\":{}}}\n", 1 << 20);
+        incoming.push(head.into());
+        let start = std::time::Instant::now();
+        for _ in 1..1 << 20 {
+            incoming.push(vec![0]);
+            assert!(incoming.take().unwrap().is_none());
+        }
+        incoming.push(vec![0]);
+        assert_eq!(taken(&mut incoming)[0].1.len(), 1 << 20);
+        // A line without an end, too.
+        for _ in 0..1 << 20 {
+            incoming.push(vec![b' ']);
+            assert!(incoming.take().unwrap().is_none());
+        }
+        // Looking at all of it each time would take minutes.
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn rejects_what_is_no_json() {
+        let mut incoming = Incoming::default();
+        incoming.push(b"hello\n".to_vec());
+        assert!(incoming.take().is_err());
     }
 }

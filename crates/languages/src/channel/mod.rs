@@ -4,23 +4,30 @@
 //! `answer.rs` what the host does. How the bytes travel is [`wws_engine::Channel`]'s.
 
 mod answer;
+mod derive;
 mod message;
 mod outgoing;
 
 use std::path::Path;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::Response;
 use wws_engine::{
-    Boxed, Call, Channel, Folders, Host, ProgramError,
+    Boxed, Call, Channel, Charge, Folders, Host, ProgramError,
     wasmtime::{self, Error, Result},
 };
 use wws_project::beneath::Root;
 
-use message::{Message, Pairs};
+use message::{Incoming, Pairs};
 
 /// The line of a message is not longer, in bytes: it holds headers, keys and values, but no bodies.
 const LINE: u64 = 8 << 20;
+
+/// What is always there for a call, in bytes.
+const UNCHARGED: u64 = 16 << 10;
+
+/// After so many messages of one write the server's others have a turn.
+const PAUSE: u32 = 256;
 
 /// Answers kits. What is known of a call lies in its host.
 pub(crate) struct Kit;
@@ -33,13 +40,18 @@ pub(crate) struct Sources {
     folders: Folders,
     /// Files of other extensions are not given: they may hold secrets.
     extension: &'static str,
+    library: Library,
 }
+
+/// Files of a kit that it loads when they are needed: names and texts.
+pub(crate) type Library = &'static [(&'static str, &'static str)];
 
 impl Sources {
     pub(crate) fn new(
         root: &Root,
         worker: &Path,
         extension: &'static str,
+        library: Library,
     ) -> Result<Self, wws_engine::LoadError> {
         let folder = root.folder(Path::new("")).map_err(|error| {
             wws_engine::LoadError::new(format!("cannot open the project: {error}"))
@@ -48,6 +60,7 @@ impl Sources {
             worker: worker.to_string_lossy().into_owned(),
             folders: Folders::new(vec![(folder.into(), "/".into())]),
             extension,
+            library,
         })
     }
 }
@@ -57,12 +70,33 @@ pub(crate) struct Session {
     sources: Sources,
     /// The head of the request as a reply's line, and the body; none while the worker is loaded.
     request: Option<(Vec<u8>, Bytes)>,
-    incoming: Vec<u8>,
-    reply: Vec<u8>,
-    read: usize,
+    incoming: Incoming,
+    reply: Reply,
+    /// For the messages, the reply and the answer that are kept, where they are more than [`UNCHARGED`].
+    charge: Option<Charge>,
     outcome: Option<Outcome>,
     /// What the kit said when it was ready: pointers to a function of the guest's and to its arguments.
     ready: Option<(u32, u32)>,
+}
+
+/// What the kit reads: a line, then bytes. They are kept as they came.
+#[derive(Default)]
+struct Reply {
+    line: Bytes,
+    body: Bytes,
+}
+
+impl Reply {
+    /// Gives its next bytes, of the line first.
+    fn read(&mut self, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        for part in [&mut self.line, &mut self.body] {
+            let n = part.len().min(to.len() - done);
+            part.copy_to_slice(&mut to[done..done + n]);
+            done += n;
+        }
+        done
+    }
 }
 
 /// What the kit gave in the end.
@@ -89,9 +123,9 @@ impl Session {
         host.set_state(Self {
             sources,
             request,
-            incoming: Vec::new(),
-            reply: Vec::new(),
-            read: 0,
+            incoming: Incoming::default(),
+            reply: Reply::default(),
+            charge: None,
             outcome: None,
             ready: None,
         });
@@ -105,6 +139,33 @@ impl Session {
 
     fn is_loading(&self) -> bool {
         self.request.is_none()
+    }
+
+    /// Charges what is kept from one message to the next.
+    fn charge_kept(host: &mut Host) -> Result<()> {
+        let session = Self::of(host)?;
+        let answer = match &session.outcome {
+            Some(Outcome::Response(_, _, body)) => body.len(),
+            _ => 0,
+        };
+        let kept = (session.incoming.len() + session.reply.body.len() + answer) as u64;
+        if kept <= UNCHARGED {
+            session.charge = None;
+            return Ok(());
+        }
+        let charge = match session.charge.take() {
+            Some(mut charge) => {
+                charge.shrink_to(kept);
+                charge.grow_to(kept).then_some(charge)
+            }
+            None => None,
+        };
+        let charge = match charge {
+            Some(charge) => charge,
+            None => host.hold(kept).map_err(Error::new)?,
+        };
+        Self::of(host)?.charge = Some(charge);
+        Ok(())
     }
 
     /// Pointers to a function of the guest's, and to its arguments; what kept the kit from getting ready.
@@ -127,7 +188,10 @@ impl Session {
 
     /// The response, or how the worker failed. `Ok(None)`: the kit gave neither.
     pub(crate) fn outcome(host: &mut Host) -> Result<Option<Response<Bytes>>, ProgramError> {
-        match Self::of(host)?.outcome.take() {
+        let session = Self::of(host)?;
+        // Who takes it charges it.
+        session.charge = None;
+        match session.outcome.take() {
             None => Ok(None),
             Some(Outcome::Failed(text)) => Err(ProgramError::Failed(text)),
             Some(Outcome::Response(status, headers, body)) => {
@@ -150,38 +214,26 @@ impl Channel for Kit {
     fn written<'a>(&'a self, host: &'a mut Host, bytes: Vec<u8>) -> Boxed<'a, Result<()>> {
         Box::pin(async move {
             let limit = host.limits().output.saturating_add(LINE);
-            let session = Session::of(host)?;
-            let mut incoming = std::mem::take(&mut session.incoming);
-            if incoming.is_empty() {
-                incoming = bytes;
-            } else {
-                incoming.extend_from_slice(&bytes);
-            }
-            if incoming.len() as u64 > limit {
+            let mut incoming = std::mem::take(&mut Session::of(host)?.incoming);
+            if (incoming.len() + bytes.len()) as u64 > limit {
                 return Err(Host::too_much_output());
             }
-            let mut rest = Bytes::from(incoming);
-            while let Some(message) = Message::take(&mut rest)? {
+            incoming.push(bytes);
+            let mut taken = 0u32;
+            while let Some(message) = incoming.take()? {
                 answer::answer(host, message).await?;
+                taken += 1;
+                if taken.is_multiple_of(PAUSE) {
+                    host.give_way().await?;
+                }
             }
-            Session::of(host)?.incoming = rest.into();
-            Ok(())
+            Session::of(host)?.incoming = incoming;
+            Session::charge_kept(host)
         })
     }
 
     fn read(&self, host: &mut Host, to: &mut [u8]) -> usize {
-        let Ok(session) = Session::of(host) else {
-            return 0;
-        };
-        let from = &session.reply[session.read..];
-        let n = from.len().min(to.len());
-        to[..n].copy_from_slice(&from[..n]);
-        session.read += n;
-        if session.read == session.reply.len() {
-            session.reply.clear();
-            session.read = 0;
-        }
-        n
+        Session::of(host).map_or(0, |session| session.reply.read(to))
     }
 }
 

@@ -20,12 +20,38 @@ use wws_engine::{
 use wws_project::beneath::Root;
 
 use crate::{
-    channel::{Session, Sources},
+    channel::{Library, Session, Sources},
     load::load,
 };
 
 /// The kit.
 const KIT: &str = include_str!("../../../../kits/python/wws.py");
+
+macro_rules! library {
+    ($($name:literal)*) => {
+        &[$(($name, include_str!(concat!("../../../../kits/python/library/", $name, ".py"))),)*]
+    };
+}
+
+/// Modules that CPython for WASI lacks, and what the kit does to those that want the server's help.
+const LIBRARY: Library = library!(
+    "asyncio_loop"
+    "concurrent.futures.process"
+    "concurrent.futures.thread"
+    "ctypes"
+    "ctypes.util"
+    "hashlib_more"
+    "multiprocessing"
+    "multiprocessing.connection"
+    "multiprocessing.context"
+    "multiprocessing.managers"
+    "multiprocessing.pool"
+    "multiprocessing.process"
+    "multiprocessing.queues"
+    "multiprocessing.shared_memory"
+    "multiprocessing.synchronize"
+    "ssl"
+);
 
 /// `ob_type` of an object, and `tp_call` of a type, in CPython on a 32-bit machine (`Include/cpython/object.h`).
 const OB_TYPE: u32 = 4;
@@ -82,7 +108,7 @@ impl Python {
             .map(str::to_owned)
             .into();
         let worker = Worker {
-            sources: Sources::new(root, file, "py")?,
+            sources: Sources::new(root, file, "py", LIBRARY)?,
             entry: OnceLock::new(),
         };
         load(&self.0, spec, Arc::new(worker))

@@ -1,5 +1,7 @@
 //! What is evaluated before a worker: the kit of `kits/ruby`.
 
+use crate::channel::Library;
+
 macro_rules! kit {
     ($($file:literal)*) => {
         [$(($file, include_str!(concat!("../../../../kits/ruby/src/", $file, ".rb"))),)*]
@@ -7,8 +9,17 @@ macro_rules! kit {
 }
 
 /// Its files, in order.
-const FILES: [(&str, &str); 10] =
-    kit!("channel" "env" "request" "response" "cache" "fetch" "log" "require" "random" "main");
+const FILES: [(&str, &str); 11] = kit!("channel" "env" "request" "response" "cache" "fetch" "log" "absent" "require" "random" "main");
+
+/// Files that `require` has where this Ruby has none.
+pub(super) const LIBRARY: Library = &[
+    // What it has is in the core since Ruby 3.2.
+    ("io/wait", ""),
+    (
+        "socket",
+        include_str!("../../../../kits/ruby/library/socket.rb"),
+    ),
+];
 
 /// A line that no file of the kit has.
 const END: &str = "WWS_END_OF_FILE";

@@ -79,7 +79,7 @@ impl Ruby {
             }
         }
         let worker = Worker {
-            sources: Sources::new(root, file, "rb")?,
+            sources: Sources::new(root, file, "rb", kit::LIBRARY)?,
             settings,
             answer: OnceLock::new(),
         };

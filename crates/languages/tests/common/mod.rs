@@ -134,3 +134,31 @@ fn call(method: http::Method, path: &str, body: Vec<u8>) -> Call {
         request_id: "r".into(),
     }
 }
+
+/// A server that sends `/moved` to `/end`, and what a worker needs to ask it.
+pub async fn redirecting() -> (
+    std::net::SocketAddr,
+    (wws_outbound::Policy, wws_outbound::Client),
+) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 8 << 10];
+            let n = stream.read(&mut request).await.unwrap();
+            let answer = if request[..n].starts_with(b"GET /moved ") {
+                "HTTP/1.1 302 Found\r\nlocation: /end\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            } else {
+                "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nend"
+            };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let hosts = [address.to_string()];
+    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
+    let client = Client::new(ClientOptions::default()).unwrap();
+    (address, (policy, client))
+}
