@@ -257,9 +257,24 @@ async fn what_cannot_be_loaded_is_named_with_its_place() {
             "w.rb:2: secret random values can be drawn only while a request is handled",
         ),
         ("Random.urandom(4)", "w.rb:1: secret random values"),
-        ("Cache.get('a')", "w.rb:1: only while a request is handled"),
+        (
+            "Cache.set('a', 1)",
+            "w.rb:1: only while a request is handled",
+        ),
         ("fetch('http://a/')", "only while a request is handled"),
-        ("Thread.new {}", "w.rb:1:"),
+        (
+            "Thread.new {}",
+            "w.rb:1: a worker has one thread: Thread.new, Timeout and what needs them are not there (NotImplementedError)",
+        ),
+        (
+            "require 'bigdecimal'",
+            "w.rb:1: cannot load such file -- bigdecimal (a gem with native code",
+        ),
+        ("require 'nokogiri'", "rexml is in pure Ruby"),
+        (
+            "require 'ipaddr'\nIPAddr.new('x')",
+            "w.rb:2: invalid address:",
+        ),
         ("def f = f\nf", "w.rb:1: stack level too deep"),
         ("STDOUT.pwrite(\"x\\n\", 0)", "cannot be read"),
     ] {
@@ -450,5 +465,159 @@ async fn requests_to_others_are_sent_within_the_allow_list() {
     assert_eq!(
         body(&guest, "/").await,
         r#"[201,true,["a=1","b=2"],"a=1, b=2","GET /a?b=1 HTTP/1.1",["x-n: 1","x-n: 2"],"ASCII-8BIT",[255,0],"not-allowed","not-allowed","invalid-request"]"#
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_cookies_by_semicolons_and_keeps_lines_apart() {
+    let (_project, guest) = worker(
+        r##"
+        def worker(req)
+          headers = req.headers
+          headers["x-new"] = "n"
+          headers.delete("x-old")
+          Response.new("#{req.headers["Cookie"]}|#{req.headers["set-cookie"]}", 200, headers)
+        end
+        "##,
+    );
+    let mut call = get("/");
+    for (name, value) in [
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+        ("set-cookie", "c=1, x"),
+        ("set-cookie", "d=2"),
+        ("x-old", "o"),
+    ] {
+        call.request
+            .headers_mut()
+            .append(name, value.parse().unwrap());
+    }
+    let response = guest.call(call).await.unwrap();
+    assert_eq!(response.body(), "a=1; b=2|c=1, x, d=2");
+    let values = response.headers().get_all("set-cookie");
+    let values: Vec<_> = values.iter().map(|value| value.to_str().unwrap()).collect();
+    assert_eq!(values, ["c=1, x", "d=2"]);
+    assert_eq!(response.headers()["x-new"], "n");
+    assert!(!response.headers().contains_key("x-old"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libraries_that_can_do_without_load() {
+    let (_project, guest) = worker(
+        r##"
+        require "securerandom"
+        # As Sinatra does.
+        SECRET = begin
+          SecureRandom.hex(64)
+        rescue LoadError, NotImplementedError
+          format("%064x", Kernel.rand((2**256) - 1))
+        end
+        require "ipaddr"
+        require "net/http"
+        require "open-uri"
+        require "tempfile"
+        require "timeout"
+        EARLY = Cache.get("a")
+
+        def why
+          yield
+        rescue NotImplementedError, StandardError => e
+          "#{e.class}: #{e.message}"
+        end
+
+        def worker(req)
+          Response.new([
+            SECRET.size, EARLY.inspect, IPAddr.new("10.0.0.0/8").include?("10.1.2.3"), IPAddr.new("::1").ipv6?,
+            why { Net::HTTP.get(URI("http://example.com/")) },
+            why { URI.open("https://example.com/") },
+            why { TCPSocket.new("a", 1) },
+            why { Thread.new {} },
+            why { Timeout.timeout(1) { sleep 2 } },
+            why { `echo hi` },
+            why { system("ls") },
+            why { IO.popen("ls") },
+            why { Tempfile.new("a") },
+            why { Dir.mktmpdir }
+          ].join("\n"))
+        end
+        "##,
+    );
+    let answer = body(&guest, "/").await;
+    let lines: Vec<_> = answer.lines().collect();
+    for (index, why) in [
+        "64",
+        "nil",
+        "true",
+        "true",
+        "a worker has no sockets: use fetch()",
+        "a worker has no sockets: use fetch()",
+        "NotImplementedError: a worker has no sockets: use fetch()",
+        "NotImplementedError: a worker has one thread",
+        "NotImplementedError: a worker has one thread",
+        "NotImplementedError: a worker starts no processes",
+        "NotImplementedError: a worker starts no processes",
+        "NotImplementedError: a worker starts no processes",
+        "ArgumentError: a worker has no directory for temporary files",
+        "ArgumentError: a worker has no directory for temporary files",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(lines[index].contains(why), "{why}: {}", lines[index]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_values_at_load_can_be_allowed() {
+    let mut allowed = spec();
+    allowed.env = vec![("WWS_RANDOM_AT_LOAD".into(), "allow".into())];
+    let (_project, guest) = worker_with(
+        "require 'securerandom'\nID = SecureRandom.hex\nMADE = Random.new\n\
+         def worker(req) = Response.new(\"#{ID} #{SecureRandom.hex} #{MADE.rand} #{ENV.to_h}\")",
+        allowed,
+    );
+    let (one, two) = (body(&guest, "/").await, body(&guest, "/").await);
+    let (one, two): (Vec<_>, Vec<_>) = (one.split(' ').collect(), two.split(' ').collect());
+    assert_eq!(one[0], two[0]);
+    assert_ne!(one[1], two[1]);
+    assert_ne!(one[2], two[2]);
+    assert_eq!(one[3], "{}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sleeps_as_long_as_asked_at_any_age_of_the_server() {
+    let (_project, guest) = worker(
+        r#"
+        def worker(req)
+          before = Time.now
+          sleep 0.05
+          IO.select(nil, nil, nil, 0.01)
+          Response.new((Time.now - before).to_s)
+        end
+        "#,
+    );
+    tokio::time::sleep(std::time::Duration::from_millis(1600)).await;
+    let slept: f64 = body(&guest, "/").await.parse().unwrap();
+    assert!((0.06..1.0).contains(&slept), "{slept}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_names_the_url_that_gave_it() {
+    let (address, http) = common::redirecting().await;
+    let mut with = spec();
+    with.env = vec![("TARGET".into(), format!("http://{address}"))];
+    with.http = Some(http);
+    let (_project, guest) = worker_with(
+        r#"
+        def worker(req)
+          at = ENV["TARGET"]
+          Response.json([fetch(at + "/moved"), fetch(at + "/end")].map { |a| [a.url.delete_prefix(at), a.redirected?, a.body] })
+        end
+        "#,
+        with,
+    );
+    assert_eq!(
+        body(&guest, "/").await,
+        r#"[["/end",true,"end"],["/end",false,"end"]]"#
     );
 }

@@ -5,6 +5,11 @@ module Cache
   # The value, or nil.
   def get(key)
     ask({ op: "kv_get", key: Wws::Wire.text(key) })&.fetch("value")
+  rescue Wws::Error => e
+    raise unless e.kind == "loading"
+
+    Wws.log("Cache.get(#{key.inspect}) is nil where the worker is loaded: ask in `worker`", :warn)
+    nil
   end
 
   # Gives the value.

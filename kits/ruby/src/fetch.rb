@@ -14,14 +14,18 @@ module Wws
     # The body: text where it is UTF-8, else in ASCII-8BIT.
     attr_reader :body
 
-    def initialize(status, url, header_list, body)
+    def initialize(status, url, header_list, body, redirected = false)
       @status = status
       @url = url
+      @redirected = redirected
       @header_list = header_list
       @body = body
     end
 
     alias status_code status
+
+    # Another address than the one that was asked.
+    def redirected? = @redirected
 
     def ok? = status.between?(200, 299)
 
@@ -44,7 +48,7 @@ module Wws
   def self.fetch(url, method: "GET", headers: {}, body: nil)
     message = { op: "http", method: method.to_s.upcase, url: url.to_s, headers: Wire.headers(headers) }
     reply, bytes = Channel.ask(message, Wire.body(body))
-    FetchResponse.new(reply["status"], reply["url"], reply["headers"], text(bytes))
+    FetchResponse.new(reply["status"], reply["url"] || url.to_s, reply["headers"], text(bytes), reply["redirected"] || false)
   rescue FetchError
     raise
   rescue Error => e

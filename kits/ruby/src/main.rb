@@ -11,6 +11,7 @@ module Wws
   # Runs the worker's file. What is wrong with it is told to the server. +settings+ are variables that are not the worker's.
   def self.load(file, settings)
     settings.each { |name| ENV.delete(name) }
+    Randomness.allow if ENV.delete("WWS_RANDOM_AT_LOAD") == "allow"
     STDOUT.sync = true
     @file = file
     $0 = $PROGRAM_NAME = file
@@ -82,6 +83,10 @@ module Wws
   def self.failed(error)
     frames = frames(error)
     message = error.is_a?(SyntaxError) ? syntax(error, frames) : "#{place(frames)}: #{reason(error)}"
+    # A load problem is this one line.
+    if @worker.nil? && (at = frames.first&.slice(LINE)) && !message.start_with?(at)
+      message << ", raised at #{at}"
+    end
     fail_with(message, describe(error, frames))
   rescue SystemStackError, NoMemoryError => e
     fail_with("#{@file}: #{e.message} (#{e.class})")

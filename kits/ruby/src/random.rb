@@ -2,6 +2,11 @@
 require "securerandom"
 
 module Wws
+  # Something that is not possible where the worker is loaded. Libraries that can do without rescue NotImplementedError.
+  class LoadingError < NotImplementedError
+    def kind = "loading"
+  end
+
   # What has to be done before a request draws.
   module Randomness
     @loading = true
@@ -25,18 +30,28 @@ module Wws
 
     class << self
       def secret
-        raise Error.new("secret random values can be drawn only while a request is handled", "loading") if @loading
+        if @loading
+          raise LoadingError, "secret random values can be drawn only while a request is handled: every request would have the same; " \
+                              "draw them (or require what does) in `worker`, or allow it in the worker's TOML: " \
+                              "[vars] WWS_RANDOM_AT_LOAD = \"allow\""
+        end
 
         yield
       end
 
+      # The worker's author has said that it may.
+      def allow
+        @loading = false
+        @may_draw = true
+      end
+
       def made(generator)
-        @made << generator if @loading
+        @made << generator if @loading || @may_draw
       end
 
       # The worker was loaded.
       def loaded
-        @loading = false
+        @loading = @may_draw = false
         @openssl = defined?(OpenSSL::Random) ? true : false
       end
 

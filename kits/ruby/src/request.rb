@@ -8,11 +8,24 @@ module Wws
 
     module_function
 
-    # Values of one name are joined by ", ".
+    # Values of one name are joined by ", ", cookies by "; " (RFC 9113).
     def headers(list)
       all = Hash.new(&HEADERS)
-      list.each { |name, value| all[name] = (before = all.fetch(name, nil)) ? "#{before}, #{value}" : value }
+      list.each do |name, value|
+        before = all.fetch(name, nil)
+        all[name] = before ? "#{before}#{name == "cookie" ? "; " : ", "}#{value}" : value
+      end
+      all.instance_variable_set(:@lines, list)
       all
+    end
+
+    # The lines that headers came from; of a name that was set anew, the new value.
+    def lines(headers)
+      came = headers.instance_variable_get(:@lines) or return headers
+      joined = headers(came)
+      headers.flat_map do |name, value|
+        joined.fetch(name, nil) == value ? came.select { |line, _| line == name } : [[name, value]]
+      end
     end
 
     def params(hash)
@@ -50,7 +63,7 @@ class Request
     @params = Wws::Keys.params(params || {})
   end
 
-  # Headers: { "accept" => "text/html" }, asked in any case. Lines of one name are joined by ", ".
+  # Headers: { "accept" => "text/html" }, asked in any case. Lines of one name are joined by ", ", cookies by "; ".
   def headers
     @headers ||= Wws::Keys.headers(@header_list)
   end

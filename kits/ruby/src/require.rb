@@ -42,6 +42,19 @@ module Wws
       RubyVM::InstructionSequence.compile(source, name, "/#{name}", 1).eval
     end
 
+    # Loads a file that the kit has where this Ruby has none. Gives nil if there is none.
+    def library(name)
+      key = "wws:#{name}"
+      return false if LOADED[key]
+
+      text = Channel.ask({ op: "library", name: })[1].dup.force_encoding(Encoding::UTF_8)
+      LOADED[key] = true
+      RubyVM::InstructionSequence.compile(text, key, key, 1).eval
+      true
+    rescue Error => e
+      raise unless e.kind == "not-found"
+    end
+
     # What can be required of the worker's folders and of Ruby's own library is a file there.
     def outside?(path)
       File.file?(path) || File.file?("#{path}.rb")
@@ -50,6 +63,17 @@ module Wws
 
   # Before Ruby's own methods.
   module Require
+    NATIVE = "a gem with native code, which a worker cannot have"
+    # What is often missed.
+    HINTS = {
+      "bigdecimal" => "#{NATIVE}; Ruby 3.3 has it inside: wws runtimes install ruby 3.3",
+      "nokogiri" => "#{NATIVE}; rexml is in pure Ruby",
+      "racc/parser" => "gem install --install-dir _gems racc; docs/ruby.md says how gems are found",
+      "io/console" => NATIVE,
+      "pty" => "a worker starts no processes"
+    }.freeze
+    private_constant :NATIVE, :HINTS
+
     private
 
     def require(name)
@@ -68,7 +92,7 @@ module Wws
         }
       end
       begin
-        super
+        super.tap { |is_new| Absent.loaded(name) if is_new }
       rescue LoadError => e
         raise unless e.path == name
 
@@ -80,7 +104,11 @@ module Wws
           found = Files.require("#{folder}/#{name}")
           break unless found.nil?
         end
-        raise if found.nil?
+        found = Files.library(name) if found.nil?
+        if found.nil?
+          hint = HINTS[name] or raise
+          raise LoadError.new("#{e.message} (#{hint})").tap { |error| error.instance_variable_set(:@path, name) }
+        end
 
         found
       end

@@ -59,6 +59,7 @@ module Wws
       end
       return [] if headers.empty?
 
+      headers = Keys.lines(headers) if headers.is_a?(Hash)
       headers.flat_map do |name, value|
         (value.is_a?(Array) ? value : [value]).filter_map { |line| [text(name), text(line)] unless line.nil? }
       end
