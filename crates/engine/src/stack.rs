@@ -60,6 +60,9 @@ impl Stack {
             total,
             uses: 0,
         };
+        // A large page would be two mebibytes of memory for the little that most calls use.
+        // SAFETY: all of our own new mapping; the system's refusal costs nothing but memory.
+        let _ = unsafe { rustix::mm::madvise(base, total, Advice::LinuxNoHugepage) };
         // SAFETY: all of our own mapping but its first page, the guard.
         unsafe {
             rustix::mm::mprotect(

@@ -592,6 +592,16 @@ async fn a_namespace_that_every_call_reads_is_charged_for_each() {
 /// stays within the account and a constant for the allocator, stacks and idle slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resident_memory_never_exceeds_the_account() {
+    const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+    // What is freed is to be given back at once: otherwise the allocator keeps for a while what differs from run to run.
+    if std::env::var_os(PURGE_DELAY).is_none() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "resident_memory_never_exceeds_the_account"])
+            .env(PURGE_DELAY, "0")
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
     let _turn = TURN.lock().await;
     const ACCOUNT: u64 = 96 * MIB;
     const CONSTANT: u64 = 48 * MIB;
