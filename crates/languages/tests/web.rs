@@ -607,6 +607,48 @@ async fn what_cannot_be_written_is_not_kept() {
     assert!(grown < 1024, "{grown} MiB more");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_that_is_not_there_is_an_error_that_can_be_caught() {
+    let source = "import * as fs from 'node:fs/promises';
+        export default async () => {
+          const kept = [], text = 'x'.repeat(40 << 20);
+          for (let n = 0; n < 60; n++) kept.push(new Uint8Array(1 << 20));
+          const codes = [];
+          try { new TextEncoder().encode(text); } catch (error) { codes.push(error.code ?? error.name); }
+          await fs.readFile('/data/x').catch((error) => codes.push(error.code));
+          return new Response(codes.join());
+        }";
+    let project = Project::new(&[("w.js", source)]);
+    let spec = with_folder(&project);
+    std::fs::write(project.path().join("data/x"), vec![0; 50 << 20]).unwrap();
+    let guest = project.guest("w.js", spec);
+    let response = guest.call(get("/")).await.unwrap();
+    let text = String::from_utf8_lossy(response.body()).into_owned();
+    assert!(
+        ["ENOMEM,ENOMEM", "InternalError,ENOMEM"].contains(&&*text),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_that_wait_to_be_written_are_bounded() {
+    let source = "import * as fs from 'node:fs/promises';
+        export default async () => {
+          const content = new Uint8Array(30 << 20).fill(1);
+          const all = await Promise.allSettled(Array.from({ length: 200 }, (_, n) => fs.writeFile('/data/x', content)));
+          const codes = new Set(all.map((one) => one.reason?.code ?? one.status));
+          const back = await fs.readFile('/data/x');
+          return new Response([...codes].sort().join() + back.length);
+        }";
+    let project = Project::new(&[("w.js", source)]);
+    let guest = project.guest("w.js", with_folder(&project));
+    let before = peak();
+    let response = guest.call(get("/")).await.unwrap();
+    assert_eq!(response.body(), &format!("ENOMEM,fulfilled{}", 30 << 20));
+    let grown = peak().saturating_sub(before) >> 20;
+    assert!(grown < 1024, "{grown} MiB more");
+}
+
 /// Programs whose steps are compared with Node's: the first of them, and how many. `WWS_DIFFERENTIAL=FIRST,COUNT` asks for others.
 fn programs() -> (u32, u32) {
     let given = std::env::var("WWS_DIFFERENTIAL").unwrap_or_else(|_| "0,2000".into());

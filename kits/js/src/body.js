@@ -128,7 +128,8 @@
       const taken = await take(this);
       if (type?.essence === "application/x-www-form-urlencoded") {
         const data = new FormData();
-        new URLSearchParams(`?${as_string(taken)}`).forEach((value, name) => data.append(name, value));
+        const query = typeof taken === "string" ? taken : utf8.decode(as_bytes(taken), true);
+        new URLSearchParams(`?${query}`).forEach((value, name) => data.append(name, value));
         return data;
       }
       const boundary = type?.essence === "multipart/form-data" ? type.parameters.get("boundary") : undefined;
@@ -142,10 +143,12 @@
     if (typeof taken === "string") return host.encode(taken);
     return own ? taken.slice() : taken;
   };
+  // As UTF-8 that is decoded: without a byte order mark at the beginning.
   const as_string = (taken) => {
     if (taken === null) return "";
     if (taken === incoming) return host.bodyText();
-    return typeof taken === "string" ? taken.toWellFormed() : utf8.decode(taken, false);
+    if (typeof taken !== "string") return utf8.decode(taken, false);
+    return (taken.charCodeAt(0) === 0xfeff ? taken.slice(1) : taken).toWellFormed();
   };
   const { take, copy, move, replace, is_used, is_unusable, is_text } = Body;
   for (const name of ["take", "copy", "move", "replace", "is_used", "is_unusable", "is_text"]) delete Body[name];

@@ -2,7 +2,7 @@
 
 use wws_engine::{
     Host, Vm,
-    wasmtime::{AsContextMut, Memory, Result, StoreContext, TypedFunc, error::Context as _},
+    wasmtime::{AsContextMut, Error, Memory, Result, StoreContext, TypedFunc, error::Context as _},
 };
 
 use super::encoding;
@@ -55,6 +55,18 @@ exports! {
     /// Throws a value: what the host's function gives back then is 0.
     throw: "qjs_throw"(u32) -> u32;
 }
+
+/// The guest has no memory left for so many bytes. The worker can catch it.
+#[derive(Debug)]
+pub(super) struct NoRoom(usize);
+
+impl std::fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no memory left for {} bytes (`limits.memory`)", self.0)
+    }
+}
+
+impl std::error::Error for NoRoom {}
 
 /// Where bytes of the guest lie.
 #[derive(Clone, Copy)]
@@ -184,9 +196,7 @@ impl Exports {
             return Ok(Span::NONE);
         }
         if offset.checked_add(len).is_none_or(|end| end > all) {
-            return Err(wws_engine::wasmtime::Error::msg(
-                "the interpreter gave a view beyond its buffer",
-            ));
+            return Err(Error::msg("the interpreter gave a view beyond its buffer"));
         }
         let at = at
             .checked_add(offset)
@@ -210,7 +220,10 @@ impl Exports {
             .call_async(cx.as_context_mut(), (span.len.max(1),))
             .await?;
         if to == 0 {
-            return Err(wws_engine::wasmtime::Error::msg("no memory left for bytes"));
+            self.free_string
+                .call_async(cx.as_context_mut(), (span.at,))
+                .await?;
+            return Err(Error::new(NoRoom(span.len as usize)));
         }
         self.slice(cx.as_context_mut(), span)?;
         let (from, len) = (span.at as usize, span.len as usize);
@@ -251,7 +264,7 @@ impl Exports {
         let at = self
             .put(cx.as_context_mut(), text.as_bytes())
             .await?
-            .context("no memory left for a text")?;
+            .ok_or_else(|| Error::new(NoRoom(text.len())))?;
         let value = self
             .new_string
             .call_async(cx.as_context_mut(), (at, len))
@@ -270,7 +283,7 @@ impl Exports {
         let at = self
             .put(cx.as_context_mut(), bytes)
             .await?
-            .context("no memory left for bytes")?;
+            .ok_or_else(|| Error::new(NoRoom(bytes.len())))?;
         self.new_bytes.call_async(cx, (at, len)).await
     }
 

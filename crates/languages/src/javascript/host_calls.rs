@@ -12,7 +12,7 @@ use wws_engine::{
 use super::{
     crypto::{Hash, Hmac},
     encoding::{self, TextDecoder},
-    exports::{Exports, Span},
+    exports::{Exports, NoRoom, Span},
     files::{self, FileCall},
     modules, multipart,
     operations::{self, Operation},
@@ -181,14 +181,20 @@ impl From<Option<Vec<u8>>> for Answer {
 impl Call<'_> {
     async fn run(&self, caller: &mut Caller<'_, Host>, name: &[u8]) -> Result<u32> {
         let name = std::str::from_utf8(name)?;
-        let js = self.js;
-        let answer = match self.answer(caller, name).await {
-            Ok(answer) => answer,
-            Err(error) => match error.downcast_ref::<NoMemory>() {
-                Some(refused) => return self.throw(caller, &format!("ENOMEM:{refused}")).await,
-                None => return Err(error),
-            },
+        let given = match self.answer(caller, name).await {
+            Ok(answer) => self.give(caller, answer).await,
+            Err(error) => Err(error),
         };
+        match given {
+            Err(error) if error.is::<NoMemory>() || error.is::<NoRoom>() => {
+                self.throw(caller, &format!("ENOMEM:{error}")).await
+            }
+            given => given,
+        }
+    }
+
+    async fn give(&self, caller: &mut Caller<'_, Host>, answer: Answer) -> Result<u32> {
+        let js = self.js;
         match answer {
             Answer::Undefined => js.undefined.call_async(caller, ()).await,
             Answer::Bool(true) => js.get_true.call_async(caller, ()).await,

@@ -149,10 +149,10 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// `Err`: the next event is there.
-    pub(super) fn of(state: &mut State) -> Result<Self, Event> {
+    pub(super) fn of(state: &mut State) -> Result<Self, Box<Event>> {
         while let Some(done) = state.ended.pop_front() {
             if done.result.is_some() && state.cancel.remove(&done.id).is_some() {
-                return Err(Event::Done(done));
+                return Err(Box::new(Event::Done(done)));
             }
         }
         let timer_first = !state.was_timer || state.pending.is_empty();
@@ -161,9 +161,9 @@ impl Waiting {
             Some(at) if timer_first && at <= Instant::now() => {
                 state.was_timer = true;
                 state.wake = None;
-                Err(Event::Timer)
+                Err(Box::new(Event::Timer))
             }
-            None if state.pending.is_empty() => Err(Event::Never),
+            None if state.pending.is_empty() => Err(Box::new(Event::Never)),
             wake => Ok(Self {
                 pending: std::mem::take(&mut state.pending),
                 timer: wake.map(|at| (at, Box::pin(tokio::time::sleep_until(at)))),

@@ -13,13 +13,13 @@ use wws_engine::{
 };
 
 use super::{
-    exports::{Exports, SCRATCH},
+    exports::{Exports, NoRoom, SCRATCH},
     host_calls::NAMES,
     kit, modules,
     operations::{Event, Waiting},
     place::{with_callee, with_place},
     source_map::SourceMaps,
-    state::{Done, KitFunctions, State},
+    state::{Done, Ended, KitFunctions, State},
 };
 
 /// `qjs_eval`: as a script, as a module, and only to see whether it is a script.
@@ -383,7 +383,7 @@ impl Worker {
                     waiting.back(State::of(js.vm.host())?, &event);
                     event
                 }
-                Err(event) => event,
+                Err(event) => *event,
             };
             match event {
                 Event::Done(done) => js.settle(&points, done).await?,
@@ -505,19 +505,16 @@ impl Js<'_> {
         };
         let id = self.vm.call(&exports.new_number, (done.id as f64,)).await?;
         let undefined = self.vm.call(&exports.undefined, ()).await?;
-        let arguments = match result {
-            Ok(ended) => {
-                if let (Some((key, value)), Some(kv)) = (ended.learned, self.vm.host().kv()) {
-                    // A view that is full shows the value of before, as it would without this.
-                    let _ = kv.learn(key, Some(value));
-                }
-                let bytes = match ended.bytes {
-                    Some(bytes) => exports.make_bytes(self.vm.context(), &bytes).await?,
-                    None => undefined,
-                };
-                let text = self.make(&ended.text).await?;
-                [id, undefined, text, bytes]
-            }
+        let given = match result {
+            Ok(ended) => match self.given(ended).await {
+                // The worker may go on without it.
+                Err(error) if error.is::<NoRoom>() => Err(format!("ENOMEM:{error}")),
+                given => Ok(given?),
+            },
+            Err(failure) => Err(failure),
+        };
+        let arguments = match given {
+            Ok((text, bytes)) => [id, undefined, text, bytes.unwrap_or(undefined)],
             Err(failure) => [id, self.make(&failure).await?, undefined, undefined],
         };
         self.counted_call(points, points.settle, &arguments).await?;
@@ -527,6 +524,20 @@ impl Js<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What an operation gave, as values of the guest's.
+    async fn given(&mut self, ended: Ended) -> Result<(u32, Option<u32>)> {
+        if let (Some((key, value)), Some(kv)) = (ended.learned, self.vm.host().kv()) {
+            // A view that is full shows the value of before, as it would without this.
+            let _ = kv.learn(key, Some(value));
+        }
+        let exports = self.exports.clone();
+        let bytes = match ended.bytes {
+            Some(bytes) => Some(exports.make_bytes(self.vm.context(), &bytes).await?),
+            None => None,
+        };
+        Ok((self.make(&ended.text).await?, bytes))
     }
 
     /// Calls a function of the kit, whose time is the guest's.
