@@ -76,11 +76,7 @@ fn a_module_without_a_start_is_left_out() -> Result<()> {
     let mut container = Run::workers(&containerd, &image, "empty")?.start()?;
     container.wait_until_up()?;
     assert_eq!(container.get("/empty")?.status, 404);
-    let log = container.log()?;
-    assert!(
-        log.contains("empty.wasm: no worker, and not served: it is a library"),
-        "{log}"
-    );
+    container.wait_for_log("empty.wasm: no worker, and not served: it is a library")?;
     container.signal("SIGTERM")?;
     container.remove()?;
     containerd.expect_nothing_left()
@@ -98,8 +94,7 @@ fn a_broken_worker_costs_its_own_route_where_the_container_says_so() -> Result<(
         .start()?;
     container.wait_until_up()?;
     assert_eq!(container.get("/text")?.status, 500);
-    let log = container.log()?;
-    assert!(log.contains("text.wasm: /text answers 500"), "{log}");
+    container.wait_for_log("text.wasm: /text answers 500")?;
     container.signal("SIGTERM")?;
     container.remove()?;
     containerd.expect_nothing_left()

@@ -70,7 +70,7 @@ fn a_stored_file_is_no_worker() {
     symlink("../../..", dir.path().join("api/data/out.js")).unwrap();
     let secret = dir.path().join("api/data/secret.js");
     fs::write(&secret, "").unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
     let after = open(&dir);
     assert_eq!(workers(&after), served);
     let told = warnings(&after);
@@ -216,7 +216,7 @@ fn a_stored_file_is_no_asset_unless_that_is_wanted() {
 #[test]
 fn a_directory_that_cannot_be_read_costs_what_is_in_it() {
     let dir = project(&[("index.js", ""), ("pgdata/x.js", "")]);
-    fs::set_permissions(dir.path().join("pgdata"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(dir.path().join("pgdata"), fs::Permissions::from_mode(0o000)).unwrap();
     let found = open(&dir);
     if rustix::process::geteuid().is_root() {
         assert_eq!(workers(&found).len(), 2);
