@@ -303,6 +303,7 @@ fn config(folder: &Path) -> Result<String> {
 sandbox_image = "localhost/pause:latest"
 restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
+drain_exec_sync_io_timeout = "3s"
 stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 [plugins."io.containerd.grpc.v1.cri".cni]

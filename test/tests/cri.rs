@@ -15,6 +15,7 @@ use wws_test::pods::{Pod, Pods};
 use wws_test::{command, groups, http, wait};
 
 const NATIVE: &str = env!("CARGO_BIN_EXE_native-hello");
+const TOOL: &str = env!("CARGO_BIN_EXE_native-tool");
 
 /// Where a container of workers listens.
 const PORT: u16 = 3000;
@@ -41,6 +42,7 @@ on_each_containerd![
     a_pod_has_one_shim_and_one_network,
     logs_statistics_and_processes,
     commands_and_probes_are_run_inside,
+    a_command_that_leaves_a_process_behind_ends,
     limits_are_kept_and_changed,
     the_examples_security_context_is_kept,
     a_request_in_flight_ends_within_the_grace_period,
@@ -176,6 +178,31 @@ fn commands_and_probes_are_run_inside(pods: &mut Pods) -> Result<()> {
         "{slow:?}"
     );
     is_served(pods, &pod)?;
+    pods.remove(&pod)
+}
+
+fn a_command_that_leaves_a_process_behind_ends(pods: &mut Pods) -> Result<()> {
+    if pods.containerd().version() == Version::V1_6 {
+        // It has no `drain_exec_sync_io_timeout`, and waits for the process.
+        return Ok(());
+    }
+    let image = Image::native("tool", TOOL)?.entrypoint(&["/program", "sleep", "1000"]);
+    let image = image.import(pods.containerd())?;
+    let pod = pods.run_pod("behind")?;
+    let id = pods.create(&pod, "tool", &image, &[], json!({}))?;
+    pods.crictl(&["start", &id])?;
+    let exec = |seconds| pods.try_crictl(&["exec", "--sync", &id, "/program", "orphan", seconds]);
+    let in_time = exec("1")?.success()?;
+    assert_eq!(in_time, "started\n");
+    // The 3 s of containerd's configuration, and those that the streams are kept for: it took until the client gave up.
+    let from = Instant::now();
+    let held = exec("300")?;
+    assert!(
+        held.stderr.contains("failed to drain exec process"),
+        "{held:?}"
+    );
+    let limit = wait::patience(Duration::from_secs(20));
+    assert!(from.elapsed() < limit, "{:?}", from.elapsed());
     pods.remove(&pod)
 }
 
