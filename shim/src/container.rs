@@ -258,10 +258,7 @@ impl Container {
     /// As the OCI runtime says.
     pub(crate) async fn pause(&self) -> Result<()> {
         let _changing = self.gate.lock().await;
-        self.expect_running("pause")?;
-        if matches!(self.init.phase(), Phase::Created(_)) {
-            return Err(self.cannot("pause", "has not been started"));
-        }
+        self.expect(Change::Pause)?;
         self.runc.pause(&self.shared.reaper, &self.id).await?;
         self.paused.store(true, Ordering::Relaxed);
         Ok(())
@@ -273,9 +270,7 @@ impl Container {
     /// As the OCI runtime says.
     pub(crate) async fn resume(&self) -> Result<()> {
         let _changing = self.gate.lock().await;
-        if !self.paused() {
-            return Err(self.cannot("resume", "is not paused"));
-        }
+        self.expect(Change::Resume)?;
         self.runc.resume(&self.shared.reaper, &self.id).await?;
         self.paused.store(false, Ordering::Relaxed);
         Ok(())
@@ -352,23 +347,51 @@ impl Container {
         }
     }
 
-    fn expect_running(&self, verb: &str) -> Result<()> {
-        let state = match self.init.phase() {
-            Phase::Ended(..) => "has ended",
-            _ if self.paused() => "is paused",
-            _ => return Ok(()),
-        };
-        Err(self.cannot(verb, state))
-    }
-
-    fn cannot(&self, verb: &str, state: &str) -> Error {
-        Error::FailedPrecondition(format!("cannot {verb} container {}: it {state}", self.id))
+    /// Fails where the container's state does not allow `change`.
+    fn expect(&self, change: Change) -> Result<()> {
+        match change.refusal(&self.init.phase(), self.paused()) {
+            None => Ok(()),
+            Some(state) => Err(Error::FailedPrecondition(format!(
+                "cannot {} container {}: it {state}",
+                change.verb(),
+                self.id
+            ))),
+        }
     }
 
     fn cgroup(&self) -> Result<&Cgroup> {
         self.cgroup.as_ref().ok_or_else(|| {
             Error::NotFound(format!("the control groups of {} are not known", self.id))
         })
+    }
+}
+
+/// A change of a container that only some of its states allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Exec,
+    Pause,
+    Resume,
+}
+
+impl Change {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Exec => "exec in",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+        }
+    }
+
+    /// What is wrong with the state of a container, if it does not allow this.
+    fn refusal(self, phase: &Phase, paused: bool) -> Option<&'static str> {
+        match (self, phase) {
+            (_, Phase::Ended(..)) => Some("has ended"),
+            (Self::Resume, _) => (!paused).then_some("is not paused"),
+            _ if paused => Some("is paused"),
+            (Self::Pause, Phase::Created(_)) => Some("has not been started"),
+            _ => None,
+        }
     }
 }
 
@@ -394,5 +417,33 @@ async fn unmount(root: PathBuf) -> Result<()> {
         Ok(()) => Ok(()),
         // Without a thread to be had, right here: a mount that stays would be worse than the others' wait.
         Err(_) => mount::unmount_all(&root),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_allows_what_it_allows_under_runc() {
+        let (created, running) = (Phase::Created(7), Phase::Running(7));
+        let ended = Phase::Ended(7, Exit::unknown());
+        for (change, phase, paused, allowed) in [
+            (Change::Pause, &created, false, false),
+            (Change::Pause, &running, false, true),
+            (Change::Pause, &running, true, false),
+            (Change::Pause, &ended, false, false),
+            (Change::Resume, &created, false, false),
+            (Change::Resume, &running, false, false),
+            (Change::Resume, &running, true, true),
+            (Change::Resume, &ended, true, false),
+            (Change::Exec, &created, false, true),
+            (Change::Exec, &running, false, true),
+            (Change::Exec, &running, true, false),
+            (Change::Exec, &ended, false, false),
+        ] {
+            let refusal = change.refusal(phase, paused);
+            assert_eq!(refusal.is_none(), allowed, "{change:?} {phase:?} {paused}");
+        }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use containerd_shim_protos::api::ProcessInfo;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
-use super::Container;
 use super::launch::Launch;
+use super::{Change, Container};
 use crate::error::{Error, OnPath, Result};
 use crate::exec;
 use crate::process::{Phase, Process, Role};
@@ -30,7 +30,7 @@ impl Container {
     /// # Errors
     /// The name is taken, or the description broken; the container is paused or has ended.
     pub(crate) fn add(&self, id: &str, wanted: Wanted, spec: &Any) -> Result<()> {
-        self.expect_running("exec in")?;
+        self.expect(Change::Exec)?;
         let spec = exec::rewrite(&spec.value, wanted.terminal, self.workers.as_ref())?;
         let mut execs = self.execs();
         if execs.contains_key(id) {
@@ -54,7 +54,7 @@ impl Container {
         started: impl FnOnce(u32),
     ) -> Result<u32> {
         let exec = self.exec(id)?;
-        self.expect_running("exec in")?;
+        self.expect(Change::Exec)?;
         let process = &exec.process;
         let _starting = process.gate.lock().await;
         if process.phase() != Phase::Added {
