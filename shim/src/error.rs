@@ -30,6 +30,9 @@ pub(crate) enum Error {
     /// There is no OCI runtime that could be called: another try fails in the same way.
     #[error("{0}")]
     NoRuntime(String),
+    /// The OCI runtime failed and left no message in its log.
+    #[error("{0}")]
+    Unexplained(String),
     /// A part of the machine failed, or the OCI runtime did.
     #[error("{0}")]
     Other(String),
@@ -52,6 +55,7 @@ impl Error {
             Self::InvalidArgument(text) => Self::InvalidArgument(format!("{context}: {text}")),
             Self::Unimplemented(text) => Self::Unimplemented(format!("{context}: {text}")),
             Self::NoRuntime(text) => Self::NoRuntime(format!("{context}: {text}")),
+            Self::Unexplained(text) => Self::Unexplained(format!("{context}: {text}")),
             Self::Other(text) => Self::Other(format!("{context}: {text}")),
         }
     }
@@ -64,7 +68,7 @@ impl Error {
             Self::FailedPrecondition(_) => Code::FAILED_PRECONDITION,
             Self::InvalidArgument(_) => Code::INVALID_ARGUMENT,
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
-            Self::NoRuntime(_) | Self::Other(_) => Code::UNKNOWN,
+            Self::NoRuntime(_) | Self::Unexplained(_) | Self::Other(_) => Code::UNKNOWN,
         }
     }
 }

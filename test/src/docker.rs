@@ -278,6 +278,8 @@ fn config(
         "ip-masq": false,
         "ip-forward": false,
         "userland-proxy-path": programs.join("sbin/docker-proxy"),
+        // Any program: what `--init` puts before an entry point, and what must not run there instead of workers.
+        "init-path": "/bin/true",
     })
 }
 

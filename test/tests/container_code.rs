@@ -203,11 +203,15 @@ fn a_missing_runtime_and_one_that_is_too_old_are_named() -> Result<()> {
     )?;
     let old = old.to_str().context("a path that is not UTF-8")?.to_owned();
     for (name, binary, expected) in [
-        ("missing", "/nowhere/runc", "/nowhere/runc is not installed"),
+        (
+            "missing",
+            "/nowhere/runc",
+            "\"/nowhere/runc\" is not installed",
+        ),
         (
             "old",
             old.as_str(),
-            "flag provided but not defined: -no-new-keyring",
+            "it wrote: flag provided but not defined: -no-new-keyring",
         ),
     ] {
         let options = containerd.folder().join(format!("{name}.toml"));

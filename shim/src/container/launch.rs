@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::Shared;
 use crate::console::{Console, Socket};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::process::{Process, Resources, Role};
 use crate::runc::New;
@@ -97,7 +97,14 @@ impl Launch {
                 if let Some(logger) = logger {
                     stdio::dismiss(logger);
                 }
-                Err(error)
+                // Its usage, the words of a wrapper: standard error is the last one.
+                let said = outlets.last().and_then(Outlet::unread);
+                Err(match (error, said) {
+                    (Error::Unexplained(text), Some(said)) => {
+                        Error::Other(format!("{text}; it wrote: {said}"))
+                    }
+                    (error, _) => error,
+                })
             }
         }
     }

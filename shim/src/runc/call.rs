@@ -80,13 +80,13 @@ impl Call {
         log::debug!("{} {}: {code}: {text:?}", self.program, self.verb);
         Err(match text {
             Some(text) => prefixed(&self.verb, classify(&self.verb, text)),
-            None if code > 128 => Error::Other(format!(
+            None if code > 128 => Error::Unexplained(format!(
                 "{} {} was ended by signal {}: the host is out of processes or memory, or somebody killed it",
                 self.program,
                 self.verb,
                 code - 128
             )),
-            None => Error::Other(format!(
+            None => Error::Unexplained(format!(
                 "{} {} ended with {code} and no message: the host is out of processes or memory, or it is older than runc 1.0",
                 self.program, self.verb
             )),

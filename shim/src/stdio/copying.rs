@@ -20,6 +20,9 @@ use crate::log;
 /// The most that is copied at once, in bytes.
 const CHUNK: usize = 16 * 1024;
 
+/// The most that an error repeats of what a failed program wrote, in bytes.
+const MAX_UNREAD: usize = 2048;
+
 /// An output whose process is about to be made: nothing is copied yet.
 #[derive(Debug)]
 pub(crate) struct Outlet(Pump);
@@ -34,6 +37,14 @@ impl Outlet {
         let from =
             Receiver::from_owned_fd(read).map_err(|error| Error::io("read a pipe", error))?;
         Ok((write, Self(Pump::new(from, to))))
+    }
+
+    /// The beginning of what has been written so far, for a process that could not be made.
+    pub(crate) fn unread(&self) -> Option<String> {
+        let mut buffer = [0; MAX_UNREAD];
+        let count = rustix::io::read(&self.0.from, &mut buffer).ok()?;
+        let text = String::from_utf8_lossy(&buffer[..count]).trim().to_owned();
+        (!text.is_empty()).then_some(text)
     }
 
     /// Starts copying.

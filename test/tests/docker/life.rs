@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use wws_test::container::LIMIT;
 use wws_test::docker::{Docker, free_port};
-use wws_test::image::PROBE;
-use wws_test::{groups, wait, workspace};
+use wws_test::image::{Image, PROBE};
+use wws_test::{command, groups, wait, workspace};
 
-use super::{PLATFORM, RUNTIME, exit, is_served, probe, run};
+use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
 
 pub(super) fn an_image_is_built_and_run_with_a_published_port_and_a_volume(
     docker: &mut Docker,
@@ -172,7 +173,7 @@ pub(super) fn the_hosts_network_and_a_terminal(docker: &mut Docker) -> Result<()
     assert!(log.contains(&port.to_string()), "{log}");
     // An exec with a terminal: `script` gives the client one.
     let client = docker.command();
-    let mut script = std::process::Command::new("script");
+    let mut script = Command::new("script");
     let line = format!(
         "{} exec --interactive --tty host wws --version",
         client.get_program().to_string_lossy()
@@ -184,7 +185,7 @@ pub(super) fn the_hosts_network_and_a_terminal(docker: &mut Docker) -> Result<()
             None => script.env_remove(name),
         };
     }
-    let said = wws_test::command::run(&mut script, LIMIT)?.success()?;
+    let said = command::run(&mut script, LIMIT)?.success()?;
     assert!(said.contains("wws "), "{said}");
     docker.docker(&["stop", "--time", "5", "host"])?;
     assert_eq!(exit(docker, "host")?, "exited 0 false");
@@ -235,5 +236,37 @@ pub(super) fn a_command_of_the_server_is_run_on_an_image(docker: &mut Docker) ->
     ];
     let routes = docker.docker(&words)?;
     assert!(routes.contains(PROBE), "{routes}");
+    Ok(())
+}
+
+pub(super) fn a_program_opens_its_input_by_name(docker: &mut Docker) -> Result<()> {
+    let tool = Image::native("tool", env!("CARGO_BIN_EXE_native-tool"))?;
+    let image = load(docker, tool)?;
+    let cat = |words: &[&str]| -> Result<String> {
+        let mut command = docker.command();
+        command.args(words).args(["/program", "cat", "/dev/stdin"]);
+        let mut writer = Command::new("echo");
+        let mut writer = writer.arg("hello").stdout(Stdio::piped()).spawn()?;
+        let input = writer.stdout.take().context("no pipe")?;
+        let finished = command::run_with(&mut command, input.into(), LIMIT)?;
+        writer.wait()?;
+        finished.success()
+    };
+    let sleep = ["--entrypoint", "/program", &image, "sleep", "1000"];
+    docker.docker(
+        &[
+            &["run", "--detach", "--name", "sleeps", RUNTIME][..],
+            &sleep,
+        ]
+        .concat(),
+    )?;
+    for user in ["0", "1000"] {
+        let run = ["run", "--rm", "--interactive", "--user", user, RUNTIME];
+        let run = [&run[..], &["--entrypoint", "", &image]].concat();
+        assert_eq!(cat(&run)?, "hello\n", "run as {user}");
+        let exec = ["exec", "--interactive", "--user", user, "sleeps"];
+        assert_eq!(cat(&exec)?, "hello\n", "exec as {user}");
+    }
+    docker.docker(&["rm", "--force", "sleeps"])?;
     Ok(())
 }

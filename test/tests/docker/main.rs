@@ -39,6 +39,7 @@ on_each_docker![
     life: nothing_of_ours_is_committed,
     life: commands_are_run_inside,
     life: the_hosts_network_and_a_terminal,
+    life: a_program_opens_its_input_by_name,
     life: an_init_program_changes_nothing,
     life: a_command_of_the_server_is_run_on_an_image,
     bounds: limits_and_privileges_are_kept,
