@@ -454,6 +454,23 @@ mod tests {
     }
 
     #[test]
+    fn a_command_of_the_server_keeps_its_arguments() {
+        let mut value = spec();
+        value["process"]["args"] = json!(["wws", "routes", "--json"]);
+        let mut spec = Spec(value);
+        let path = spec.call_server(Path::new("/opt/wws")).unwrap();
+        assert_eq!(path, "/dev/wws");
+        let process = &spec.0["process"];
+        assert_eq!(process["args"], json!(["/dev/wws", "routes", "--json"]));
+        let mounts = spec.0["mounts"].as_array().unwrap();
+        let [.., server, code] = &mounts[..] else {
+            unreachable!("two mounts are added")
+        };
+        assert_eq!(server["source"], "/opt/wws");
+        assert_eq!(code, &empty("/dev/wws-code"));
+    }
+
+    #[test]
     fn a_specification_survives_reading_and_writing() {
         let bundle = tempfile::tempdir().unwrap();
         let path = bundle.path().join("config.json");
