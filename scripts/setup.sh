@@ -29,7 +29,7 @@ if ! command -v cargo > /dev/null; then
 fi
 # rustup would fetch the toolchain that rust-toolchain.toml names without a question.
 if ! version=$(RUSTUP_AUTO_INSTALL=0 cargo --version 2>&1); then
-    echo "$version" >&2
+    echo "${version%%$'\n'*}" >&2
     echo "Rust $pinned is not installed: rustup toolchain install $pinned --profile minimal --component clippy,rustfmt" >&2
     echo "(RUSTUP_TOOLCHAIN=stable takes another one, which must be $needed or newer)" >&2
     exit 1
