@@ -318,7 +318,7 @@ fn native_code_of_an_image_or_a_volume_is_not_run() -> Result<()> {
         };
         let name = store.replace(' ', "-");
         let mut told = Run::workers(&containerd, &evil, &format!("told-{name}"))?
-            .arguments(&["--code", "/evil"])
+            .arguments(&["/", "--code", "/evil"])
             .start()?;
         assert_eq!(told.wait()?, 2, "{}", told.log()?);
         let log = told.log()?;
