@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use wws_engine::{Call, Engine, EngineOptions, GuestLimits, GuestSpec};
-use wws_languages::{JavaScript, Python, Ruby};
+use wws_languages::{GuestError, JavaScript, Python, Ruby};
 use wws_project::beneath::Root;
 
 fn main() {
@@ -63,11 +63,13 @@ fn main() {
         }
         "py" => {
             let python = Python::new(&engine, &interpreter("python/python.wasm"), None).unwrap();
-            (Instant::now(), python.guest(&root, file, spec))
+            let guest = python.guest(&root, file, spec);
+            (Instant::now(), guest.map_err(GuestError::from))
         }
         _ => {
             let ruby = Ruby::new(&engine, &interpreter("ruby/ruby+stdlib.wasm"), None).unwrap();
-            (Instant::now(), ruby.guest(&root, file, spec))
+            let guest = ruby.guest(&root, file, spec);
+            (Instant::now(), guest.map_err(GuestError::from))
         }
     };
     let guest = guest.unwrap();
