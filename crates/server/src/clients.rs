@@ -58,6 +58,7 @@ pub(crate) struct Clients {
 #[derive(Default)]
 struct OpenClients {
     next: u64,
+    closed: u64,
     all: HashMap<u64, Arc<Activity>>,
 }
 
@@ -70,7 +71,9 @@ pub(crate) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.clients.lock().all.remove(&self.number);
+        let mut open = self.clients.lock();
+        open.all.remove(&self.number);
+        open.closed += 1;
     }
 }
 
@@ -85,6 +88,11 @@ impl Clients {
 
     fn lock(&self) -> MutexGuard<'_, OpenClients> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections that were closed so far.
+    pub(crate) fn closed(&self) -> u64 {
+        self.lock().closed
     }
 
     /// Waits for room for one more connection. Where there is none, connections that wait for their clients are closed.

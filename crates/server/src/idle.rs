@@ -23,7 +23,12 @@ impl Idle {
     }
 
     /// Runs `trim` each time that `count` has not moved for `quiet`: after the start, and after it has moved.
-    pub(crate) async fn watch(&self, quiet: Duration, count: impl Fn() -> u64, trim: impl Fn()) {
+    pub(crate) async fn watch<F: Future<Output = ()>>(
+        &self,
+        quiet: Duration,
+        count: impl Fn() -> u64,
+        trim: impl Fn() -> F,
+    ) {
         loop {
             loop {
                 let before = count();
@@ -32,7 +37,7 @@ impl Idle {
                     break;
                 }
             }
-            trim();
+            trim().await;
             self.asleep.store(true, Relaxed);
             self.wake.notified().await;
         }
@@ -50,7 +55,10 @@ mod tests {
         let mut watch = pin!(idle.watch(
             Duration::from_millis(60),
             || count.get(),
-            || trims.set(trims.get() + 1)
+            || {
+                trims.set(trims.get() + 1);
+                std::future::ready(())
+            }
         ));
         let mut pass = async |time: u64| {
             let _ = tokio::time::timeout(Duration::from_millis(time), watch.as_mut()).await;

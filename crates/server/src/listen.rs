@@ -1,6 +1,12 @@
 //! Accepts connections, and ends them when the server stops.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper::{server::conn::http1::Builder, service::service_fn};
 use socket2::SockRef;
@@ -25,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// So long without a request is idle: then memory is given back.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// A thread waits for the others no longer than this when memory is given back.
+const LONGEST_TRIM: Duration = Duration::from_millis(20);
 
 /// hyper's own count of headers, which it keeps on the stack.
 const USUAL_HEADERS: u32 = 100;
@@ -119,9 +128,9 @@ impl Bound {
         let watch = tokio::spawn({
             let app = app.clone();
             async move {
-                app.idle
-                    .watch(QUIET, || app.ids.count(), || app.trim())
-                    .await
+                // What a request held may be freed long after it came.
+                let count = || app.ids.count() + app.clients.closed();
+                app.idle.watch(QUIET, count, || trim(app.clone())).await
             }
         });
         let mut connections = JoinSet::new();
@@ -166,6 +175,50 @@ fn builder(settings: &ServerSettings) -> Builder {
     http
 }
 
+/// Gives memory back to the system. The allocator keeps what a thread freed for that thread: each of them has to give it back,
+/// and nobody has anything else to do.
+async fn trim(app: Arc<App>) {
+    app.trim();
+    let Some(on_idle) = app.on_idle else { return };
+    let threads = tokio::runtime::Handle::current().metrics().num_workers();
+    let all_here = Arc::new(Barrier::new(threads));
+    let tasks = (0..threads).map(|_| {
+        let all_here = all_here.clone();
+        tokio::spawn(async move {
+            on_idle();
+            all_here.wait(LONGEST_TRIM);
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        let _ = task.await;
+    }
+}
+
+/// Holds each thread until all of them are there, so that each runs one of as many tasks.
+struct Barrier {
+    missing: Mutex<usize>,
+    none: Condvar,
+}
+
+impl Barrier {
+    fn new(threads: usize) -> Self {
+        Self {
+            missing: Mutex::new(threads),
+            none: Condvar::new(),
+        }
+    }
+
+    fn wait(&self, limit: Duration) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        *missing = missing.saturating_sub(1);
+        self.none.notify_all();
+        // A thread may be busy with a request that has just come.
+        let _ = self
+            .none
+            .wait_timeout_while(missing, limit, |missing| *missing > 0);
+    }
+}
+
 async fn accept(
     app: &Arc<App>,
     listener: &TcpListener,
@@ -204,8 +257,10 @@ async fn accept(
         let (app, http, draining) = (app.clone(), http.clone(), draining.clone());
         let bounds = bounds.clone();
         connections.spawn(async move {
+            let served = app.clone();
             serve(app, stream, peer, &http, activity, bounds, draining).await;
             drop(place);
+            served.idle.touch();
         });
         while connections.try_join_next().is_some() {}
     }
@@ -255,6 +310,19 @@ async fn serve(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn each_thread_waits_for_the_others_but_not_for_ever() {
+        let barrier = Barrier::new(2);
+        let start = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| barrier.wait(Duration::from_secs(60)));
+            barrier.wait(Duration::from_secs(60));
+            assert!(first.join().is_ok());
+        });
+        assert!(start.elapsed() < Duration::from_secs(30));
+        Barrier::new(2).wait(Duration::from_millis(20));
+    }
 
     #[tokio::test]
     async fn accepted_sockets_have_the_bounds_of_their_listener() {
