@@ -1,6 +1,6 @@
 //! A request, from its head to its response.
 
-use std::{io, panic::AssertUnwindSafe, sync::Arc};
+use std::{io, panic::AssertUnwindSafe, path::Path, sync::Arc};
 
 use futures_util::FutureExt;
 use http::{
@@ -18,6 +18,7 @@ use crate::{
     asset,
     body::Body,
     clients::Clients,
+    compress::{self, Compressor, Precompressed},
     connection::Asked,
     forwarded::{Peer, Proxies},
     idle::Idle,
@@ -38,6 +39,9 @@ pub(crate) struct App {
     pub(crate) warnings: Vec<Problem>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) uploads: Uploads,
+    /// `None` where answers are sent as they are.
+    pub(crate) compressor: Option<Compressor>,
+    pub(crate) precompressed: Precompressed,
     pub(crate) clients: Arc<Clients>,
     pub(crate) proxies: Proxies,
     /// Bytes that this process may use.
@@ -125,7 +129,7 @@ impl App {
         match found {
             Found::AssetAt(location) => asset::moved(&location, path.query()),
             Found::Asset(asset) => {
-                let served = asset::serve(&self.root, &asset.path, &parts.method, &parts.headers);
+                let served = self.asset(&asset.path, &parts.method, &parts.headers);
                 served.unwrap_or_else(|error| self.no_file(&asset.path, &error, id))
             }
             Found::Worker { worker, params } => {
@@ -174,6 +178,10 @@ impl App {
                 );
             }
         };
+        let wanted = self.compressor.as_ref().map(|compressor| {
+            let accepted = compress::accepted(&parts.headers);
+            (compressor, parts.method.clone(), accepted)
+        });
         let request = Request::from_parts(parts, body);
         match guest
             .call(Call {
@@ -183,9 +191,43 @@ impl App {
             })
             .await
         {
-            Ok(response) => response.map(Body::from),
+            Ok(response) => match wanted {
+                Some((compressor, method, accepted)) => compressor
+                    .compress(&method, &accepted, response)
+                    .await
+                    .map(Body::from),
+                None => response.map(Body::from),
+            },
             Err(error) => failed(worker, &error, id),
         }
+    }
+
+    /// A file, or the compressed one beside it that the client prefers.
+    fn asset(
+        &self,
+        path: &Path,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> io::Result<Response<Body>> {
+        if !self.precompressed.has(path) {
+            return asset::serve(&self.root, path, method, headers);
+        }
+        let mut response = match self.precompressed.find(path, headers) {
+            Some((beside, coding)) => {
+                let mut response = asset::serve(&self.root, &beside, method, headers)?;
+                let headers = response.headers_mut();
+                if headers.contains_key(header::CONTENT_TYPE) {
+                    headers.insert(header::CONTENT_ENCODING, coding);
+                    if let Some(kind) = asset::content_type(path) {
+                        headers.insert(header::CONTENT_TYPE, kind);
+                    }
+                }
+                response
+            }
+            None => asset::serve(&self.root, path, method, headers)?,
+        };
+        compress::vary(response.headers_mut());
+        Ok(response)
     }
 
     fn not_found(&self, id: &str) -> Response<Body> {
@@ -204,7 +246,7 @@ impl App {
     }
 
     /// A file that was there at start cannot be opened.
-    fn no_file(&self, path: &std::path::Path, error: &io::Error, id: &str) -> Response<Body> {
+    fn no_file(&self, path: &Path, error: &io::Error, id: &str) -> Response<Body> {
         if error.kind() == io::ErrorKind::NotFound {
             return self.not_found(id);
         }

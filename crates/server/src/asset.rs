@@ -150,7 +150,7 @@ fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     }
 }
 
-fn content_type(path: &Path) -> Option<HeaderValue> {
+pub(crate) fn content_type(path: &Path) -> Option<HeaderValue> {
     let kind = mime_guess::from_path(path).first_or_octet_stream();
     let text = kind.essence_str();
     let is_text = kind.type_() == "text"

@@ -14,6 +14,7 @@ mod asset;
 mod body;
 mod clients;
 mod compiling;
+mod compress;
 mod connection;
 mod forwarded;
 mod framing;

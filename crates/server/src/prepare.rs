@@ -17,6 +17,7 @@ use crate::{
     app::App,
     clients::{self, Clients},
     compiling::Compiling,
+    compress::{Compressor, Precompressed},
     forwarded::Proxies,
     guests::{Maker, NotMade, located, problem},
     idle::Idle,
@@ -155,6 +156,9 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
             .map(|worker| worker.limits.concurrency)
             .collect(),
     });
+    let compressor = settings
+        .compression
+        .then(|| Compressor::new(engine.account()));
     let (time, wait) = (settings.body_timeout, settings.queue_timeout);
     let uploads = Uploads::new(settings.max_body, engine.account(), time, wait);
     Ok(Server::new(App {
@@ -164,6 +168,8 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         guests: served.guests,
         admission,
         uploads,
+        compressor,
+        precompressed: Precompressed::of(project.assets().iter().map(|asset| &*asset.path)),
         clients: Clients::new(connections),
         proxies: Proxies(settings.trusted_proxies.clone()),
         memory: available,

@@ -6,6 +6,7 @@ mod common;
 mod admission;
 mod assets;
 mod clients;
+mod compress;
 mod drain;
 mod guests;
 mod limits;
