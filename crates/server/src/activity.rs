@@ -42,7 +42,7 @@ pub(crate) struct Activity {
     held: AtomicU64,
     /// What the client sends is not taken for want of memory.
     refused: AtomicBool,
-    /// Since when, by [`clock`], the connection waits for its client to send; `u64::MAX` where it doesn't.
+    /// Since when, by [`clock`], the connection waits for its client to send or to take anything; `u64::MAX` where it doesn't.
     waits_since: AtomicU64,
     /// How long it may wait, in milliseconds.
     waits_for: AtomicU64,
@@ -150,7 +150,7 @@ impl Activity {
         self.refused.load(Relaxed)
     }
 
-    /// From now on the connection waits for its client to send, for so long at most; `None`: it does something else.
+    /// From now on the connection waits for its client to send or to take anything, for so long at most; `None`: it does something else.
     pub(crate) fn waits(&self, time: Option<Duration>) {
         let Some(time) = time else {
             self.waits_since.store(u64::MAX, Relaxed);

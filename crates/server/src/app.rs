@@ -192,10 +192,12 @@ impl App {
             .await
         {
             Ok(response) => match wanted {
-                Some((compressor, method, accepted)) => compressor
-                    .compress(&method, &accepted, response)
-                    .await
-                    .map(Body::from),
+                // Beside the request's own state, which is moved, and rarely compresses.
+                Some((compressor, method, accepted)) => {
+                    Box::pin(compressor.compress(&method, &accepted, response))
+                        .await
+                        .map(Body::from)
+                }
                 None => response.map(Body::from),
             },
             Err(error) => failed(worker, &error, id),

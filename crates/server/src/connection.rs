@@ -80,6 +80,7 @@ pub(crate) async fn serve<S>(
         watch: Watch {
             activity: activity.clone(),
             bounds,
+            seen: 0,
             phase: None,
             rate: None,
             deadline: None,
@@ -187,6 +188,8 @@ struct Rate {
 struct Watch {
     activity: Arc<Activity>,
     bounds: Bounds,
+    /// What the client has taken, as of the last time that this moved.
+    seen: u64,
     /// Of a client that doesn't take all that is sent.
     rate: Option<Rate>,
     /// `None` before the first look.
@@ -220,10 +223,18 @@ impl Watch {
         if self.phase != Some(phase) {
             self.enter(phase, time);
         }
+        if phase == Phase::Stalled && self.activity.taken() != self.seen {
+            // It is slow, but goes on.
+            self.seen = self.activity.taken();
+            self.activity.waits(Some(self.bounds.write));
+        }
         if self.activity.take_evicted() {
             match phase {
                 Phase::New | Phase::Idle(_) => return Poll::Ready(End::Closed),
                 Phase::Head(_) => return Poll::Ready(End::NoRoom),
+                Phase::Stalled if self.activity.used_time().is_some() => {
+                    return Poll::Ready(End::Timeout);
+                }
                 // It is of use meanwhile.
                 Phase::Busy | Phase::Stalled => {}
             }
@@ -272,7 +283,10 @@ impl Watch {
             taken,
             taken_at_look: taken,
         });
-        self.activity.waits(time.filter(|_| !is_stalled));
+        self.seen = taken;
+        // A look at a client that takes nothing is not the end of its time.
+        self.activity
+            .waits(time.map(|time| if is_stalled { self.bounds.write } else { time }));
     }
 
     /// Whether a client takes what is sent as fast as it has to: `min_rate`, as an average of `write`; and while memory is short,
@@ -334,6 +348,7 @@ mod tests {
                 memory: memory.clone(),
                 heads: memory.clone(),
             },
+            seen: 0,
             rate: None,
             phase: None,
             deadline: None,
@@ -372,6 +387,34 @@ mod tests {
         assert!(slow >= WRITE && slow < WRITE * 2, "{slow:?}");
         let fast_enough = served(&memory, 1 << 20, 100).await;
         assert!(fast_enough > WRITE * 3, "{fast_enough:?}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_makes_room_and_one_that_goes_on_does_not() {
+        let memory = Account::new(1 << 20);
+        for (bytes, ended) in [(0, true), (1000, false)] {
+            let mut watch = watch(&memory);
+            watch.bounds.write = Duration::from_secs(60);
+            let activity = watch.activity.clone();
+            let _busy = activity.request();
+            activity.write_stalled(0);
+            let evicts = async {
+                for _ in 0..30 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    activity.wrote(bytes);
+                    activity.write_stalled(0);
+                    activity.evict();
+                }
+            };
+            let end = tokio::select! {
+                end = std::future::poll_fn(|context| {
+                    watch.activity.register(context.waker());
+                    watch.poll(context)
+                }) => Some(end),
+                () = evicts => None,
+            };
+            assert_eq!(matches!(end, Some(End::Timeout)), ended, "{end:?}");
+        }
     }
 
     #[tokio::test]

@@ -189,6 +189,23 @@ async fn clients_that_take_too_little_are_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readers_that_take_nothing_do_not_keep_others_out() {
+    let server = server("max_connections = 4").await;
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        readers.push(reader(&server).await);
+    }
+    let start = Instant::now();
+    assert_eq!(server.get("/x").await.status, 200);
+    // The time of a body is 30 s.
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_slow_readers_of_a_large_file_share_what_memory_there_is() {
     let server = server("").await;
     let mut readers = Vec::new();
