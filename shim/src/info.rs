@@ -7,7 +7,10 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 
+use serde_json::{Value, json};
+
 use crate::error::{Error, Result};
+use crate::mount;
 use crate::runc::Runc;
 use crate::start;
 
@@ -23,8 +26,12 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 /// Options that are broken.
 pub(crate) fn info() -> Result<Vec<u8>> {
     let options = start::read_options(io::stdin(), "")?;
-    // All that can be done with containers is done by the OCI runtime.
+    // What can be done with containers is what the OCI runtime does, but for their root file systems.
     let features = Runc::new(options, "", Path::new("/"), false).features();
+    let features = features.map(|features| match mount::maps_ids() {
+        true => features,
+        false => without_id_maps(features),
+    });
     let info = RuntimeInfo {
         name: NAME.to_owned(),
         version: MessageField::some(RuntimeVersion {
@@ -42,4 +49,39 @@ pub(crate) fn info() -> Result<Vec<u8>> {
     };
     info.write_to_bytes()
         .map_err(|error| Error::Other(format!("write the answer: {error}")))
+}
+
+/// The OCI runtime's features without ID-mapped mounts, of which Kubernetes makes pods with user namespaces.
+fn without_id_maps(features: Vec<u8>) -> Vec<u8> {
+    let Ok(mut all) = serde_json::from_slice::<Value>(&features) else {
+        return features;
+    };
+    match all.pointer_mut("/linux/mountExtensions/idmap/enabled") {
+        Some(enabled) => *enabled = json!(false),
+        None => return features,
+    }
+    all.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn id_maps_are_taken_out_and_all_else_stays() {
+        let features = |enabled: bool| {
+            json!({"ociVersionMin": "1.0.0", "linux": {
+                "namespaces": ["user"], "mountExtensions": {"idmap": {"enabled": enabled}},
+            }})
+        };
+        let left = without_id_maps(features(true).to_string().into_bytes());
+        assert_eq!(
+            serde_json::from_slice::<Value>(&left).unwrap(),
+            features(false)
+        );
+        for other in ["", r#"{"linux":{}}"#] {
+            assert_eq!(without_id_maps(other.into()), other.as_bytes());
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! The root file system: mounts that containerd asks for, made by the system calls.
 
+mod idmap;
+
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -16,6 +18,9 @@ use crate::error::{Error, Result};
 use crate::rootfs;
 use crate::thread::within;
 
+use idmap::Maps;
+pub(crate) use idmap::is_supported as maps_ids;
+
 /// What mount(2) takes as data: a page, with its final NUL.
 const MAX_DATA: usize = 4095;
 
@@ -29,6 +34,7 @@ struct Parsed {
     propagation: MountPropagationFlags,
     bind: Bind,
     data: Vec<String>,
+    maps: Maps,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +110,7 @@ fn mount_one(one: &Mount, root: &Path) -> Result<()> {
     let parsed = parse(&one.type_, &one.options)?;
     let failed = |error: Errno| Error::Other(explain(error));
     let (place, open) = target(one, root)?;
+    let namespace = parsed.maps.namespace()?;
     if parsed.bind == Bind::No {
         let (folder, data) = shorten(&parsed.data);
         let data = CString::new(data.join(",")).map_err(|_| failed(Errno::INVAL))?;
@@ -113,16 +120,34 @@ fn mount_one(one: &Mount, root: &Path) -> Result<()> {
                 data.count_bytes()
             )));
         }
-        in_folder(folder.as_deref(), || {
+        let make = |place: &Path| {
             mount(
                 one.source.as_str(),
-                place.as_path(),
+                place,
                 one.type_.as_str(),
                 parsed.flags,
                 data.as_c_str(),
             )
-        })?
-        .map_err(failed)?;
+        };
+        match &namespace {
+            None => in_folder(folder.as_deref(), || make(&place))?.map_err(failed)?,
+            Some(namespace) => {
+                let lower = lower_folders(&one.type_, &parsed.data)?;
+                let mounted = idmap::with_mapped(&lower, namespace.as_fd(), root, || {
+                    if let Some(folder) = &folder {
+                        rustix::process::chdir(folder)?;
+                    }
+                    make(root)
+                })?;
+                idmap::attach(mounted.as_fd(), &place).map_err(failed)?;
+            }
+        }
+    } else if let Some(namespace) = &namespace {
+        let source = Path::new(&one.source);
+        let recursive = parsed.bind == Bind::Recursive;
+        idmap::mapped(source, recursive, namespace.as_fd())
+            .and_then(|tree| idmap::attach(tree.as_fd(), &place))
+            .map_err(|error| idmap::refused(source, error))?;
     } else {
         let mut flags = MountFlags::BIND;
         if parsed.bind == Bind::Recursive {
@@ -166,8 +191,12 @@ fn parse(kind: &str, options: &[String]) -> Result<Parsed> {
         propagation: MountPropagationFlags::empty(),
         bind: if kind == "bind" { Bind::One } else { Bind::No },
         data: Vec::new(),
+        maps: Maps::default(),
     };
-    for option in options.iter().flat_map(|options| options.split(',')) {
+    for option in options.iter().flat_map(split) {
+        if parsed.maps.take(option)? {
+            continue;
+        }
         if let Some((flag, on)) = flag(option) {
             parsed.flags.set(flag, on);
             continue;
@@ -181,18 +210,35 @@ fn parse(kind: &str, options: &[String]) -> Result<Parsed> {
             "bind" => parsed.bind = Bind::One,
             "rbind" => parsed.bind = Bind::Recursive,
             "loop" => return Err(unserved(option)),
-            _ if option.starts_with("uidmap=") || option.starts_with("gidmap=") => {
-                return Err(Error::Unimplemented(format!(
-                    "the mount option {option}, of a container with a user name space, is not served: have containerd's overlayfs \
-                     snapshotter change the owners of files instead (`slow_chown = true`)"
-                )));
-            }
             // For programs, not for the kernel.
             _ if option.starts_with("x-") || option.starts_with("X-") => {}
             _ => parsed.data.push(option.to_owned()),
         }
     }
     Ok(parsed)
+}
+
+/// The options in one text. That of a map has commas of its own.
+fn split(options: &String) -> Box<dyn Iterator<Item = &str> + '_> {
+    if options.starts_with("uidmap=") || options.starts_with("gidmap=") {
+        Box::new(std::iter::once(options.as_str()))
+    } else {
+        Box::new(options.split(','))
+    }
+}
+
+/// The directories below an overlay, which are mapped one by one.
+fn lower_folders<'d>(kind: &str, data: &'d [String]) -> Result<Vec<&'d str>> {
+    let lower = data
+        .iter()
+        .find_map(|option| option.strip_prefix("lowerdir="));
+    match lower {
+        // A colon or a backslash in a name is written with a backslash before it.
+        Some(lower) if kind == "overlay" && !lower.contains('\\') => Ok(lower.split(':').collect()),
+        _ => Err(Error::Unimplemented(format!(
+            "the IDs of a mount of type {kind} cannot be mapped: use the overlayfs snapshotter"
+        ))),
+    }
 }
 
 fn unserved(option: &str) -> Error {
@@ -346,10 +392,8 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_refused_by_name() {
-        for option in ["loop", "uidmap=0:1000:1"] {
-            let error = parse("erofs", &options(option)).unwrap_err();
-            assert!(matches!(&error, Error::Unimplemented(text) if text.contains(option)));
-        }
+        let error = parse("erofs", &options("loop")).unwrap_err();
+        assert!(matches!(&error, Error::Unimplemented(text) if text.contains("loop")));
     }
 
     #[test]
@@ -447,5 +491,105 @@ mod tests {
         assert_eq!(seen, 60);
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
         assert_eq!(std::env::current_dir().unwrap(), before);
+    }
+
+    /// Whether this kernel and the file system of temporary files can map IDs; the tests of it are run where they can.
+    fn can_map(folder: &Path) -> bool {
+        let mut maps = Maps::default();
+        maps.take("uidmap=0:1000:1").unwrap();
+        maps.take("gidmap=0:1000:1").unwrap();
+        rustix::process::geteuid().is_root()
+            && maps_ids()
+            && idmap::mapped(folder, false, maps.namespace().unwrap().unwrap().as_fd()).is_ok()
+    }
+
+    fn owner(path: &Path) -> (u32, u32) {
+        use std::os::unix::fs::MetadataExt;
+        let data = std::fs::metadata(path).unwrap();
+        (data.uid(), data.gid())
+    }
+
+    #[test]
+    fn the_layers_of_an_overlay_have_the_owners_of_the_container() {
+        let folder = tempfile::tempdir().unwrap();
+        if !can_map(folder.path()) {
+            return;
+        }
+        let at = |name: &str| folder.path().join(name);
+        for name in ["low1", "low2/in", "up", "work", "root"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        for (file, owner) in [
+            ("low1/root", 0),
+            ("low2/in/user", 7),
+            ("low2/other", 200_000),
+        ] {
+            std::fs::write(at(file), file).unwrap();
+            std::os::unix::fs::chown(at(file), Some(owner), Some(owner)).unwrap();
+        }
+        let (root, text) = (at("root"), |name: &str| at(name).display().to_string());
+        let overlay = Mount {
+            type_: "overlay".to_owned(),
+            source: "overlay".to_owned(),
+            options: vec![
+                "uidmap=0:100000:10,10:300000:100".to_owned(),
+                "gidmap=0:100000:10,10:300000:100".to_owned(),
+                format!("workdir={}", text("work")),
+                format!("upperdir={}", text("up")),
+                format!("lowerdir={}:{}", text("low1"), text("low2")),
+            ],
+            ..Mount::default()
+        };
+        mount_all(&[overlay.clone()], &root).unwrap();
+        let seen = ["root", "in/user", "other"].map(|file| owner(&root.join(file)));
+        std::fs::write(root.join("new"), "").unwrap();
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        unmount_all(&root).unwrap();
+        // IDs without a place in the map are nobody's.
+        assert_eq!(
+            seen,
+            [(100_000, 100_000), (100_007, 100_007), (65534, 65534)]
+        );
+        assert!(at("up/new").exists());
+        let folder_of_all = folder.path().display().to_string();
+        assert_eq!(
+            table.matches(&format!(" {folder_of_all}/")).count(),
+            1,
+            "{table}"
+        );
+        assert_eq!(owner(&at("low2/in/user")), (7, 7));
+
+        // What fails leaves nothing.
+        let mut broken = overlay;
+        broken.options[4] = format!("lowerdir={}:{}", text("low1"), text("nowhere"));
+        let error = mount_all(&[broken], &root).unwrap_err().to_string();
+        assert!(error.contains("nowhere"), "{error}");
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(&folder_of_all), "{table}");
+    }
+
+    #[test]
+    fn a_bind_mount_has_the_owners_of_the_container_and_its_flags() {
+        use rustix::fs::{StatVfsMountFlags, statvfs};
+        let folder = tempfile::tempdir().unwrap();
+        if !can_map(folder.path()) {
+            return;
+        }
+        let [root, source] = ["root", "source"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::create_dir(&source).unwrap();
+        std::fs::write(source.join("file"), "").unwrap();
+        let bind = Mount {
+            type_: "bind".to_owned(),
+            source: source.display().to_string(),
+            options: options("uidmap=0:5000:10 gidmap=0:6000:10 ro rbind"),
+            ..Mount::default()
+        };
+        mount_all(&[bind], &root).unwrap();
+        let seen = owner(&root.join("file"));
+        let flags = statvfs(&root).unwrap().f_flag;
+        unmount_all(&root).unwrap();
+        assert_eq!(seen, (5000, 6000));
+        assert!(flags.contains(StatVfsMountFlags::RDONLY));
     }
 }
