@@ -1,40 +1,76 @@
-//! Signals: the first SIGTERM or SIGINT stops the server, the second ends it at once.
+//! Signals: the first that asks for an end stops the server gracefully, the second ends it at once.
 //!
-//! As the first process of a container a signal without a handler would be ignored, and orphans become ours.
+//! As the init process of a container, a signal without a handler would be ignored, and orphans become ours.
 
-use std::{future::pending, io, process};
+use std::{
+    future::{pending, poll_fn},
+    io::{self, IsTerminal},
+    process,
+    task::Poll,
+};
 
 use rustix::process::{WaitOptions, getpid, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// The signals that stop a server: what Docker, Kubernetes and systemd send, and what images of other servers name as their stop
+/// signal (nginx: `SIGQUIT`; systemd: `SIGRTMIN+3`, which is 37 for whoever sends it by name).
+const STOPPING: [(&str, i32); 4] = [
+    ("SIGTERM", libc::SIGTERM),
+    ("SIGINT", libc::SIGINT),
+    ("SIGQUIT", libc::SIGQUIT),
+    ("SIGRTMIN+3", 37),
+];
+
+/// Signals without a meaning here, whose default is to end the process.
+const WITHOUT_MEANING: [i32; 2] = [libc::SIGUSR1, libc::SIGUSR2];
+
 /// The signals that end a server.
-pub(crate) struct Signals {
-    term: Signal,
-    int: Signal,
-}
+pub(crate) struct Signals(Vec<(Signal, &'static str, i32)>);
 
 impl Signals {
     /// Installs the handlers. Within a runtime.
     pub(crate) fn install() -> io::Result<Self> {
-        let signals = Self {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-        };
+        let mut stopping = Vec::with_capacity(STOPPING.len() + 1);
+        for (name, number) in STOPPING {
+            stopping.push((signal(SignalKind::from_raw(number))?, name, number));
+        }
+        for number in WITHOUT_MEANING {
+            // A handler that was installed once stays.
+            drop(signal(SignalKind::from_raw(number))?);
+        }
+        let hangup = signal(SignalKind::hangup())?;
+        if io::stdin().is_terminal() || io::stderr().is_terminal() {
+            // The terminal is closed.
+            stopping.push((hangup, "SIGHUP", libc::SIGHUP));
+        } else {
+            tokio::spawn(ignore(hangup));
+        }
         if getpid().is_init() {
             let children = signal(SignalKind::child())?;
             tokio::spawn(reap(children));
         }
-        Ok(signals)
+        Ok(Self(stopping))
     }
 
     /// Waits for one. Returns its name and number.
     pub(crate) async fn next(&mut self) -> (&'static str, i32) {
-        let (received, name) = tokio::select! {
-            received = self.term.recv() => (received, ("SIGTERM", 15)),
-            received = self.int.recv() => (received, ("SIGINT", 2)),
-        };
-        match received {
-            Some(()) => name,
+        let received = poll_fn(|context| {
+            let mut open = false;
+            for (signal, name, number) in &mut self.0 {
+                match signal.poll_recv(context) {
+                    Poll::Ready(Some(())) => return Poll::Ready(Some((*name, *number))),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => open = true,
+                }
+            }
+            if open {
+                Poll::Pending
+            } else {
+                Poll::Ready(None)
+            }
+        });
+        match received.await {
+            Some(received) => received,
             // The runtime is gone, and this with it.
             None => pending().await,
         }
@@ -49,7 +85,14 @@ impl Signals {
     }
 }
 
-/// Takes leave of orphans. We start no processes of our own.
+/// Logs that a server does not reload.
+async fn ignore(mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("SIGHUP is ignored: restart the server to load the project again");
+    }
+}
+
+/// Collects orphans. We start no processes of our own.
 async fn reap(mut children: Signal) {
     while children.recv().await.is_some() {
         while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
