@@ -6,13 +6,14 @@
 
 use std::{
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    thread::ThreadId,
+    thread::{self, ThreadId},
     time::{Duration, Instant},
 };
 
@@ -257,23 +258,61 @@ impl Habit {
 
 /// The slow lane's threads, started when first needed.
 #[derive(Default)]
-pub(crate) struct SlowLane(OnceLock<Option<Runtime>>);
+pub(crate) struct SlowLane {
+    runtime: OnceLock<Runtime>,
+    /// Held while they are started. Whether it was reported that they could not be.
+    starting: Mutex<bool>,
+}
 
 impl SlowLane {
+    /// `None`: there are too few threads for now, as of a container with a low limit of processes.
     fn runtime(&self) -> Option<&Runtime> {
-        self.0
-            .get_or_init(|| {
+        if let Some(runtime) = self.runtime.get() {
+            return Some(runtime);
+        }
+        let mut reported = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(runtime) = self.runtime.get() {
+            return Some(runtime);
+        }
+        // tokio panics where it cannot start its first thread, and loses calls where it cannot start another.
+        let started = can_start_threads(thread::available_parallelism().map_or(1, usize::from))
+            .and_then(|()| {
                 tokio::runtime::Builder::new_multi_thread()
                     // A call that moved here may still wait for time and sockets.
                     .enable_all()
                     .thread_name("wws-slow")
                     .on_thread_start(priority::give_way)
                     .build()
-                    .inspect_err(|error| tracing::error!("no threads for long calls: {error}"))
-                    .ok()
-            })
-            .as_ref()
+            });
+        match started {
+            Ok(runtime) => Some(self.runtime.get_or_init(|| runtime)),
+            Err(error) => {
+                if !std::mem::replace(&mut *reported, true) {
+                    tracing::error!("no threads for long calls, which hold up short ones: {error}");
+                }
+                None
+            }
+        }
     }
+}
+
+/// Whether so many more threads can run at once.
+fn can_start_threads(count: usize) -> io::Result<()> {
+    const STACK: usize = 16 * 1024;
+    let gate = Mutex::new(());
+    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    thread::scope(|scope| {
+        let start = |_| {
+            let wait = || drop(gate.lock());
+            let started = thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, wait);
+            started.map(drop)
+        };
+        let all = (0..count).try_for_each(start);
+        drop(closed);
+        all
+    })
 }
 
 impl SlowLane {
@@ -286,7 +325,7 @@ impl SlowLane {
 impl Drop for SlowLane {
     fn drop(&mut self) {
         // Dropping a runtime waits for its threads, which an asynchronous caller must not.
-        if let Some(Some(runtime)) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }

@@ -12,14 +12,15 @@ pub(crate) fn load(
 ) -> Result<Guest, LoadError> {
     // The caller may be inside a runtime, which must not be blocked on from within.
     std::thread::scope(|scope| {
-        scope
-            .spawn(move || {
+        std::thread::Builder::new()
+            .spawn_scoped(scope, move || {
                 tokio::runtime::Builder::new_current_thread()
                     .enable_time()
                     .build()
                     .map_err(|error| LoadError::new(error.to_string()))?
                     .block_on(interpreter.snapshot(spec, program))
             })
+            .map_err(|error| LoadError::new(format!("cannot start a thread: {error}")))?
             .join()
             .unwrap_or_else(|_| Err(LoadError::new("loading panicked")))
     })

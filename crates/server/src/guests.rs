@@ -133,14 +133,17 @@ fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T
                 done.push((index, work(index)));
             }
         };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
-        threads
-            .into_iter()
-            .flat_map(|thread| match thread.join() {
-                Ok(done) => done,
+        // This thread works, too: where no other can be started, it does all.
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, take).ok();
+        let others: Vec<_> = (1..threads).map_while(start).collect();
+        let mut all = take();
+        for thread in others {
+            match thread.join() {
+                Ok(done) => all.extend(done),
                 Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect()
+            }
+        }
+        all
     });
     done.sort_unstable_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, result)| result).collect()

@@ -1,0 +1,160 @@
+//! How many threads a server may have: containers and users have limits of processes, which threads count as. A thread that cannot
+//! be started later is a panic, or a server that listens and never answers, so it is tried before.
+
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+/// Threads beside the main one that any server needs: one for requests, two for files and for loading the project, one each for
+/// the log, the clock, the compiler and the interpreters.
+const LEAST: usize = 7;
+
+/// Threads more for each further CPU: for requests, for long calls, for loading and for compiling.
+const PER_CPU: usize = 4;
+
+/// What a thread needs to wait.
+const STACK: usize = 16 * 1024;
+
+/// A thread for files that has nothing to do ends after this time, unless threads are scarce.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// The threads of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Threads {
+    /// How many CPUs are used.
+    cpus: usize,
+    /// Threads are fewer than wanted: what has been started must not be given back.
+    scarce: bool,
+}
+
+/// There are too few for any server.
+#[derive(Debug)]
+pub(crate) struct TooFew {
+    /// Processes that there may be, this one included.
+    possible: usize,
+    /// Why there are not more.
+    error: io::Error,
+}
+
+impl std::fmt::Display for TooFew {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "a server needs {} processes (threads count), {} can be started here ({}): raise the limit \
+             of the container (`--pids-limit`) or of its user (`--ulimit nproc`)",
+            LEAST + 1,
+            self.possible,
+            self.error
+        )
+    }
+}
+
+impl Threads {
+    /// Finds out how many threads can be started.
+    ///
+    /// # Errors
+    /// Too few for a server.
+    pub(crate) fn plan() -> Result<Self, TooFew> {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let (possible, error) = probe(LEAST + (cpus - 1) * PER_CPU);
+        Self::of(cpus, possible).ok_or_else(|| TooFew {
+            possible: possible + 1,
+            error: error.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()),
+        })
+    }
+
+    fn of(cpus: usize, possible: usize) -> Option<Self> {
+        let more = possible.checked_sub(LEAST)? / PER_CPU;
+        Some(Self {
+            cpus: cpus.min(1 + more),
+            scarce: more + 1 < cpus,
+        })
+    }
+
+    /// Makes the runtime of the server, and the compiler's pool.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn runtime(self) -> io::Result<tokio::runtime::Runtime> {
+        // There may be one already, made by a test.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.cpus)
+            .build_global();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .thread_name("wws")
+            .worker_threads(self.cpus)
+            .thread_keep_alive(KEEP_ALIVE)
+            .enable_all();
+        if self.scarce {
+            builder
+                .max_blocking_threads(2)
+                .thread_keep_alive(Duration::from_secs(u64::from(u32::MAX)));
+        }
+        builder.build()
+    }
+}
+
+/// Starts up to `wanted` threads at once, and ends them. Returns how many there could be, and why not more.
+fn probe(wanted: usize) -> (usize, Option<io::Error>) {
+    let gate = Mutex::new(());
+    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    thread::scope(|scope| {
+        let mut error = None;
+        let mut started = 0;
+        while started < wanted {
+            let wait = || drop(gate.lock());
+            match thread::Builder::new()
+                .stack_size(STACK)
+                .spawn_scoped(scope, wait)
+            {
+                Ok(_) => started += 1,
+                Err(failed) => {
+                    error = Some(failed);
+                    break;
+                }
+            }
+        }
+        drop(closed);
+        (started, error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn uses_as_many_cpus_as_there_are_threads_for() {
+        let of = |cpus, possible| Threads::of(cpus, possible).map(|plan| (plan.cpus, plan.scarce));
+        assert_eq!(of(2, LEAST - 1), None);
+        assert_eq!(of(1, LEAST), Some((1, false)));
+        assert_eq!(of(2, LEAST), Some((1, true)));
+        assert_eq!(of(2, LEAST + PER_CPU), Some((2, false)));
+        assert_eq!(of(16, LEAST + 3 * PER_CPU), Some((4, true)));
+        assert_eq!(of(2, 1000), Some((2, false)));
+    }
+
+    #[test]
+    fn probing_starts_what_is_wanted() {
+        let (started, error) = probe(20);
+        assert_eq!(started, 20);
+        assert!(error.is_none());
+        assert!(Threads::plan().is_ok());
+    }
+
+    #[test]
+    fn names_both_numbers() {
+        let text = TooFew {
+            possible: 5,
+            error: io::Error::from_raw_os_error(libc::EAGAIN),
+        };
+        let text = text.to_string();
+        assert!(text.contains("needs 8 processes"), "{text}");
+        assert!(text.contains(" 5 can be started"), "{text}");
+    }
+}
