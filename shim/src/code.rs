@@ -1,6 +1,7 @@
 //! Code compiled ahead. The host keeps one store for all containers; `wws precompile` fills it with what a project lacks, in a
-//! process without rights, while the OCI runtime makes the container. A container sees, read-only, a folder of its own with links
-//! to the entries of its project and no others. Without a store, or without room in it, the server compiles for itself.
+//! process without rights, while the OCI runtime makes the container and the server starts, which waits for it. A container sees,
+//! read-only, a directory of its own with links to the entries of its project and no others. Without a code cache, or without room
+//! in it, the server compiles for itself.
 //!
 //! ```text
 //! /var/lib/wws/code                               compiled code, of `wws precompile`
@@ -19,7 +20,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{FlockOperation, StatVfsMountFlags};
 
 use crate::error::{Error, OnPath, Result};
 use crate::log;
@@ -38,7 +39,10 @@ const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 /// How many containers of other runs are removed with one of this one.
 const MAX_STALE: usize = 100;
 
-/// How long a container's start waits for its code: a little longer than `wws precompile` allows itself.
+/// The file among the links that is locked while code is compiled: the server in the container waits for it.
+const COMPILING: &str = "compiling";
+
+/// How long code is waited for: a little longer than `wws precompile` allows itself.
 const LIMIT: Duration = Duration::from_secs(70);
 
 /// How much of what the compiler says is told: bytes and lines.
@@ -62,12 +66,14 @@ pub(crate) struct Project {
     pub(crate) is_root: bool,
 }
 
-/// Code that is being compiled. Nobody wants it any more when this is dropped.
+/// Code that is being compiled. Dropped, the compiler is killed, and the server waits no longer.
 #[derive(Debug)]
 pub(crate) struct Compiling {
     child: Option<Child>,
     /// What it says.
     said: Option<File>,
+    /// Held locked until this is dropped; by the kernel's hand also if the shim dies.
+    _lock: Option<File>,
 }
 
 impl Code {
@@ -172,6 +178,10 @@ impl Code {
             None => Stdio::null(),
         });
         die_with_parent(&mut command);
+        let lock = self
+            .lock()
+            .inspect_err(|error| log::warning!("the server will not wait for its code: {error}"))
+            .ok();
         let child = reaper.spawn(&mut command);
         child
             .inspect_err(|error| log::warning!("compile ahead: {error}"))
@@ -179,7 +189,17 @@ impl Code {
             .map(|child| Compiling {
                 child: Some(child),
                 said: said.map(|(reader, _)| reader),
+                _lock: lock,
             })
+    }
+
+    /// Has the server of the container wait until the answer is dropped. A lock and not a mere file, so that nobody waits for a
+    /// shim that has died.
+    fn lock(&self) -> Result<File> {
+        let path = self.links.join(COMPILING);
+        let file = File::create(&path).on("create", &path)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).on("lock", &path)?;
+        Ok(file)
     }
 }
 
@@ -352,6 +372,23 @@ mod tests {
         let code = Code::below(folder.path(), "default", "c1");
         assert!(code.command(&server, project).status().unwrap().success());
         assert_eq!(fs::read_to_string(at("seen")).unwrap(), "ours\n");
+    }
+
+    #[test]
+    fn a_lock_is_held_while_code_is_compiled() {
+        let folder = tempfile::tempdir().unwrap();
+        let code = Code::below(folder.path(), "default", "c1");
+        code.make().unwrap();
+        let lock = code.lock().unwrap();
+        let path = code.links.join(COMPILING);
+        // By the container's user, who may read it and no more.
+        assert_eq!(mode(&path) & 0o022, 0);
+        assert_eq!(mode(&path) & 0o444, 0o444);
+        let seen = File::open(&path).unwrap();
+        let shared = || rustix::fs::flock(&seen, FlockOperation::NonBlockingLockShared);
+        assert_eq!(shared(), Err(rustix::io::Errno::WOULDBLOCK));
+        drop(lock);
+        assert_eq!(shared(), Ok(()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::time::Duration;
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use tokio::sync::Mutex as Gate;
+use tokio::task::AbortHandle;
 
 use crate::cgroup::Cgroup;
 use crate::code::{Code, Compiling};
@@ -68,7 +69,8 @@ pub(crate) struct Container {
     workers: Option<Workers>,
     shares_pids: bool,
     code: Option<Code>,
-    compiling: Gate<Option<Compiling>>,
+    /// Waits for the compiler of the code.
+    compiling: Option<AbortHandle>,
     paused: AtomicBool,
     /// Held by whatever changes the container as a whole.
     gate: Gate<()>,
@@ -158,6 +160,7 @@ impl Container {
         init.keep(resources);
         let end = birth.claim(pid);
         init.begin(Phase::Created(pid), &end);
+        let compiling = compiling.map(|compiling| follow(compiling, &init, &request.id));
         let cgroup = Cgroup::of(pid)
             .inspect_err(|error| log::warning!("control groups of {}: {error}", request.id))
             .ok();
@@ -172,7 +175,7 @@ impl Container {
             workers: prepared.workers,
             shares_pids: prepared.shares_pids,
             code,
-            compiling: Gate::new(compiling),
+            compiling,
             paused: AtomicBool::new(false),
             gate: Gate::new(()),
             execs: Mutex::default(),
@@ -187,7 +190,6 @@ impl Container {
     /// # Errors
     /// As the OCI runtime says.
     pub(crate) async fn start(&self, started: impl FnOnce(u32)) -> Result<u32> {
-        self.compiled().await;
         let _changing = self.gate.lock().await;
         let _starting = self.init.gate.lock().await;
         let Phase::Created(pid) = self.init.phase() else {
@@ -205,17 +207,6 @@ impl Container {
         self.init.advance(Phase::Running(pid));
         started(pid);
         Ok(pid)
-    }
-
-    /// Waits for the compiled code, with no gate held: what ends the container meanwhile is told, and ends the waiting.
-    async fn compiled(&self) {
-        let mut compiling = self.compiling.lock().await;
-        if let Some(compiling) = compiling.take() {
-            tokio::select! {
-                () = compiling.finish(&self.id) => {}
-                _ = self.init.wait() => {}
-            }
-        }
     }
 
     /// A process: the first one, or the one of `exec`.
@@ -315,9 +306,8 @@ impl Container {
                 self.id
             )));
         }
-        // Where a start waits for it, that lets go when the first process ends.
-        if let Ok(mut compiling) = self.compiling.try_lock() {
-            drop(compiling.take());
+        if let Some(compiling) = &self.compiling {
+            compiling.abort();
         }
         self.runc.delete(&self.shared.reaper, &self.id).await?;
         // One that was never started ends only now.
@@ -393,6 +383,19 @@ impl Change {
             _ => None,
         }
     }
+}
+
+/// Waits for the compiler of a container's code until the container ends. Its start does not: whoever deletes the container, or
+/// starts others of its pod, would wait too. The server in it waits.
+fn follow(compiling: Compiling, init: &Arc<Process>, id: &str) -> AbortHandle {
+    let (init, id) = (Arc::clone(init), id.to_owned());
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            () = compiling.finish(&id) => {}
+            _ = init.wait() => {}
+        }
+    });
+    task.abort_handle()
 }
 
 /// Removes what the OCI runtime made of a container whose creation failed. The first error is the one to tell.

@@ -30,7 +30,7 @@ fn processes(words: &[&str]) -> Result<Vec<Pid>> {
     Ok(found)
 }
 
-/// A container whose start waits for its code, which is never done: its compiler is stopped.
+/// A container whose server waits for its code, which is never done: its compiler is stopped.
 struct Waiting {
     ctr: Child,
     compiler: Pid,
@@ -50,8 +50,9 @@ impl Waiting {
             Ok(processes(&["precompile", store])?.first().copied())
         })?;
         kill_process(compiler, Signal::STOP)?;
-        wait::until("the container is made", LIMIT, || {
-            Ok(container::status(containerd, "waits")?.filter(|status| status == "CREATED"))
+        // Its start does not wait.
+        wait::until("the container runs", LIMIT, || {
+            Ok(container::status(containerd, "waits")?.filter(|status| status == "RUNNING"))
         })?;
         Ok(Self { ctr, compiler })
     }
@@ -62,7 +63,7 @@ impl Waiting {
         if command::wait(&mut self.ctr, soon)?.is_none() {
             self.ctr.kill()?;
             self.ctr.wait()?;
-            bail!("the start waits on");
+            bail!("the container waits on");
         }
         containerd.try_ctr(&["task", "delete", "--force", "waits"])?;
         containerd.try_ctr(&["container", "rm", "waits"])?;
@@ -80,6 +81,20 @@ impl Waiting {
 
 fn image(containerd: &Containerd) -> Result<String> {
     Image::probe("probe", "")?.import(containerd)
+}
+
+#[test]
+fn a_container_that_is_stopped_while_it_waits_for_its_code_ends_at_once() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let waiting = Waiting::start(&containerd, &image(&containerd)?)?;
+    // The server may not have come to its handlers yet, before which the kernel ignores the signal.
+    let signal = || containerd.try_ctr(&["task", "kill", "--signal", "SIGTERM", "waits"]);
+    wait::until("the end", LIMIT, || {
+        signal()?;
+        let status = container::status(&containerd, "waits")?;
+        Ok((status.as_deref() != Some("RUNNING")).then_some(()))
+    })?;
+    waiting.expect_end(&containerd)
 }
 
 #[test]

@@ -1,13 +1,16 @@
-//! Compiled code that a command may use: in a container what the shim mounted, on a developer's machine the user's cache, so that
-//! a project's next start does not compile it again.
+//! Compiled code that a command may use: in a container what the shim mounted, which the host may still be compiling; on a
+//! developer's machine the user's cache, so that a project's next start does not compile it again.
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use wws_project::{Project, Worker};
 use wws_server::{CodeCache, Compiling, Precompile};
 
@@ -85,6 +88,59 @@ fn writer<'a>(project: &'a Project, cache: &Path) -> Option<&'a str> {
     Some(&worker.name)
 }
 
+/// A file beside compiled code that the shim holds locked while the code is being compiled.
+const COMPILING: &str = "compiling";
+
+/// How long a server waits for the host's compiler: longer than the shim allows it. What is missing then the server compiles.
+const HOST_LIMIT: Duration = Duration::from_secs(75);
+
+/// A wait that is longer than this is logged.
+const HOST_QUIET: Duration = Duration::from_secs(1);
+
+/// The pause between two looks: a small part of what has passed, within these bounds.
+const HOST_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// Waits until the host has compiled the code of a container's project, but not forever. Returns whether it waited to the end.
+pub(crate) fn wait_for_host(code: &Path) -> bool {
+    wait_for(code, HOST_LIMIT)
+}
+
+fn wait_for(code: &Path, limit: Duration) -> bool {
+    let Ok(file) = File::open(code.join(COMPILING)) else {
+        // There is nothing to wait for.
+        return true;
+    };
+    let started = Instant::now();
+    let mut reported = false;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // A file system without locks has none to wait for, either.
+            _ => {
+                if reported {
+                    let seconds = started.elapsed().as_secs_f32();
+                    tracing::info!("the host compiled the project in {seconds:.1} s");
+                }
+                return true;
+            }
+        }
+        let passed = started.elapsed();
+        if passed > limit {
+            let seconds = limit.as_secs();
+            tracing::warn!("the host did not compile the project within {seconds} s");
+            return false;
+        }
+        if passed > HOST_QUIET && !std::mem::replace(&mut reported, true) {
+            tracing::info!(
+                "waiting for the host to compile the project, once for all its containers \
+                 ({} s at most)",
+                limit.as_secs()
+            );
+        }
+        thread::sleep((passed / 8).clamp(HOST_PAUSE.0, HOST_PAUSE.1));
+    }
+}
+
 /// Where the store is, as the XDG Base Directory Specification has it.
 fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(store) = variable(VARIABLE) {
@@ -102,6 +158,7 @@ fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn with(set: &[(&str, &str)]) -> Option<PathBuf> {
@@ -109,6 +166,24 @@ mod tests {
             let (_, value) = set.iter().find(|(set, _)| *set == name)?;
             Some((*value).into())
         })
+    }
+
+    #[test]
+    fn a_server_waits_while_the_host_compiles() {
+        let code = tempfile::tempdir().unwrap();
+        let limit = Duration::from_millis(100);
+        assert!(wait_for(code.path(), limit), "nothing is compiled");
+        let lock = File::create(code.path().join(COMPILING)).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        assert!(!wait_for(code.path(), limit), "too long");
+        let started = Instant::now();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(lock);
+        });
+        assert!(wait_for(code.path(), Duration::from_secs(20)));
+        assert!(started.elapsed() >= Duration::from_millis(50));
+        assert!(wait_for(code.path(), limit), "compiled");
     }
 
     #[test]
