@@ -15,6 +15,9 @@ use crate::shell;
 /// The variable by which our server's commands know the project's folder, where none is named.
 const FOLDER: &str = "WWS_FOLDER";
 
+/// The variable by which our server's commands know what was given after the entry point, as a JSON array.
+const ARGUMENTS: &str = "WWS_ARGUMENTS";
+
 /// The process as the OCI runtime is to start it: a call of `wws` becomes one of our server's program, which no image holds.
 ///
 /// # Errors
@@ -31,18 +34,23 @@ pub(crate) fn rewrite(spec: &[u8], terminal: bool, workers: Option<&Workers>) ->
     if let (Some(workers), Some(Value::Array(arguments))) = (workers, process.get_mut("args"))
         && call_server(arguments, workers)
     {
-        // Not the working directory: the folder that is served. A variable, as only the server knows which words are folders.
-        let variable = json!(format!("{FOLDER}={}", workers.folder.display()));
+        // Not the working directory: the directory that is served. Variables, as only the server knows which words are directories.
         let env = process.entry("env").or_insert_with(|| json!([]));
-        if let Value::Array(env) = env {
-            env.retain(|one| {
-                !one.as_str()
-                    .is_some_and(|one| one.starts_with("WWS_FOLDER="))
-            });
-            env.push(variable);
-        }
+        set(env, FOLDER, &workers.folder.display().to_string());
+        set(env, ARGUMENTS, &json!(workers.arguments).to_string());
     }
     Ok(spec.to_string().into_bytes())
+}
+
+/// Sets a variable of an environment.
+fn set(env: &mut Value, name: &str, value: &str) {
+    let Value::Array(env) = env else { return };
+    let is_it = |one: &Value| {
+        let rest = one.as_str().and_then(|one| one.strip_prefix(name));
+        rest.is_some_and(|rest| rest.starts_with('='))
+    };
+    env.retain(|one| !is_it(one));
+    env.push(json!(format!("{name}={value}")));
 }
 
 /// Whether it is a call of our server, which it then is made: a direct one, or one by a shell that the container does not have.
@@ -97,6 +105,7 @@ mod tests {
         Workers {
             server: "/dev/wws",
             folder: "/app".into(),
+            arguments: vec!["--port".to_owned(), "81".to_owned()],
             has_own,
             has_shell: false,
         }
@@ -113,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn our_commands_are_found_in_a_container_of_workers_and_know_its_folder() {
+    fn our_commands_are_found_in_a_container_of_workers_and_know_its_directory_and_arguments() {
         for (given, called) in [
             (vec!["wws", "--version"], vec!["/dev/wws", "--version"]),
             (vec!["/dev/wws", "check"], vec!["/dev/wws", "check"]),
@@ -124,7 +133,10 @@ mod tests {
         ] {
             let [arguments, env] = rewritten(&given, Some(&workers(false)));
             assert_eq!(arguments, called);
-            assert_eq!(env, ["A=b", "WWS_FOLDER=/app"]);
+            assert_eq!(
+                env,
+                ["A=b", "WWS_FOLDER=/app", r#"WWS_ARGUMENTS=["--port","81"]"#]
+            );
         }
     }
 

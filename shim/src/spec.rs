@@ -264,6 +264,13 @@ impl Spec {
         Ok(path)
     }
 
+    /// What the image or its user gives after the entry point.
+    pub(crate) fn after_entry_point(&self) -> Vec<String> {
+        let given = self.0["process"]["args"].as_array();
+        let words = given.into_iter().flatten().skip(1);
+        words.filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
     /// The path at which the server of a container already made can be run.
     pub(crate) fn server_path(&self) -> &'static str {
         let mounts = self.0["mounts"].as_array();
@@ -393,6 +400,7 @@ mod tests {
         let mut value = spec();
         value["process"]["args"] = json!(["/", "--prefix", "x"]);
         let mut spec = Spec(value);
+        assert_eq!(spec.after_entry_point(), ["--prefix", "x"]);
         spec.serve(Path::new("/opt/wws"), Path::new("/"), None)
             .unwrap();
         assert_eq!(

@@ -16,10 +16,7 @@ fn lines_have_the_workers_name_and_the_requests_id() -> Result<()> {
     let image = Image::probe("lines", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "lines")?.start()?;
     let log = container.wait_until_listening()?;
-    assert!(
-        log.contains(&format!("0.0.0.0:{}", container.port())),
-        "{log}"
-    );
+    assert!(log.contains(&format!("]:{}", container.port())), "{log}");
     let answer = container.get(&format!("{PROBE}?log=a-line-of-the-worker"))?;
     let id = answer.header("x-request-id").context("no x-request-id")?;
     let log = container

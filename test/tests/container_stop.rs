@@ -37,8 +37,15 @@ fn a_request_in_flight_is_answered_before_the_end() -> Result<()> {
 fn signals_end_it_with_their_codes() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("signals", "")?.import(&containerd)?;
-    for (signal, code) in [("SIGTERM", 0), ("SIGINT", 0), ("SIGKILL", 137)] {
-        let name = signal.to_lowercase();
+    let cases = [
+        ("SIGTERM", 0),
+        ("SIGINT", 0),
+        ("SIGQUIT", 0),
+        ("SIGRTMIN+3", 0),
+        ("SIGKILL", 137),
+    ];
+    for (signal, code) in cases {
+        let name = signal.to_lowercase().replace('+', "-");
         let mut container = Run::workers(&containerd, &image, &name)?.start()?;
         container.wait_until_up()?;
         let from = Instant::now();
@@ -51,6 +58,25 @@ fn signals_end_it_with_their_codes() -> Result<()> {
         );
         container.remove()?;
     }
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn other_signals_do_not_end_it() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("others", "")?.import(&containerd)?;
+    let mut container = Run::workers(&containerd, &image, "others")?.start()?;
+    container.wait_until_up()?;
+    for signal in ["SIGHUP", "SIGUSR1", "SIGUSR2"] {
+        container.signal(signal)?;
+        thread::sleep(Duration::from_millis(100));
+        let answer = container.get(&format!("{PROBE}?log=still"))?;
+        assert_eq!(answer.status, 200, "{signal}: {}", container.log()?);
+    }
+    container.wait_for_log("SIGHUP is ignored")?;
+    container.signal("SIGTERM")?;
+    assert_eq!(container.wait()?, 0);
+    container.remove()?;
     containerd.expect_nothing_left()
 }
 

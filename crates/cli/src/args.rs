@@ -1,8 +1,12 @@
 //! The command line.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf};
+use std::{
+    ffi::OsString,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 /// Serves a folder of WebAssembly workers over HTTP.
 #[derive(Debug, Parser)]
@@ -52,8 +56,8 @@ pub(crate) struct Folder {
     pub(crate) ignore: Vec<String>,
 }
 
-/// The same for commands beside a server that runs: in a container the shim names the folder that is served. The server itself does
-/// not look at that variable.
+/// The same for commands beside a server that runs: in a container the shim names the directory that is served, and what was given
+/// after the entry point. The server itself does not look at these variables.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Named {
     /// The project's folder
@@ -67,6 +71,36 @@ pub(crate) struct Named {
     ignore: Vec<String>,
 }
 
+/// What was given after the entry point of the container in which this command runs: a JSON array, from the shim.
+const GIVEN: &str = "WWS_ARGUMENTS";
+
+impl Named {
+    /// The project, and the address that its server was told by arguments.
+    pub(crate) fn resolve(self) -> (Folder, Option<IpAddr>, Option<u16>) {
+        let given = std::env::var(GIVEN).unwrap_or_default();
+        self.resolve_with(&given)
+    }
+
+    fn resolve_with(self, given: &str) -> (Folder, Option<IpAddr>, Option<u16>) {
+        // The server has reported what is wrong with them, and has not started.
+        let given = serde_json::from_str::<Vec<String>>(given)
+            .ok()
+            .and_then(|words| AfterEntrypoint::try_parse_from(words).ok())
+            .unwrap_or_default();
+        let ignore = if self.ignore.is_empty() {
+            given.ignore
+        } else {
+            self.ignore
+        };
+        let folder = Folder {
+            path: self.path,
+            prefix: self.prefix.or(given.prefix),
+            ignore,
+        };
+        (folder, given.host, given.port)
+    }
+}
+
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Health {
     #[command(flatten)]
@@ -77,6 +111,16 @@ pub(crate) struct Health {
     /// Seconds that the answer may take
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
+    /// Ask again until there is a good answer, for so many seconds at most [default: 60]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "60",
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    pub(crate) wait: Option<u64>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -134,47 +178,83 @@ pub(crate) struct Container {
     /// Bytes of memory that the container may use
     #[arg(long)]
     memory: Option<u64>,
-    /// The project's folder
-    #[arg(default_value = "/")]
-    path: PathBuf,
-    /// What follows the image's entry point
-    arguments: Vec<OsString>,
+    /// The project's directory, and what the image or its user gives after the entry point
+    words: Vec<OsString>,
 }
 
-/// What may follow the entry point of an image.
-#[derive(Debug, Parser)]
-#[command(name = "wws", no_binary_name = true, disable_help_flag = true)]
-struct OfImage {}
+/// What an image or its user may give after the entry point of a container of workers.
+#[derive(Debug, Default, Parser)]
+#[command(
+    name = "wws",
+    no_binary_name = true,
+    disable_help_flag = true,
+    override_usage = "ENTRYPOINT [--host IP] [--port PORT] [--prefix PREFIX] [--ignore GLOB]..."
+)]
+pub(crate) struct AfterEntrypoint {
+    /// The entry point once more, as images and their users give it
+    again: Option<PathBuf>,
+    #[arg(long)]
+    prefix: Option<String>,
+    #[arg(long, value_name = "GLOB", value_delimiter = ',')]
+    ignore: Vec<String>,
+    #[arg(long, value_parser = host)]
+    host: Option<IpAddr>,
+    #[arg(short, long)]
+    port: Option<u16>,
+}
 
-impl Container {
-    /// What is to be served.
+impl AfterEntrypoint {
+    /// Reads what is given after the entry point of a container that serves `directory`.
     ///
     /// # Errors
-    /// The image's arguments are not what they can be.
-    pub(crate) fn serve(self) -> Result<Serve, clap::Error> {
-        let OfImage {} = OfImage::try_parse_from(self.arguments)?;
-        let folder = Folder {
-            path: self.path,
-            prefix: None,
-            ignore: Vec::new(),
-        };
-        Ok(Serve {
-            folder,
-            host: None,
-            port: None,
-            install_runtimes: false,
-            memory: self.memory,
-        })
+    /// There is no such argument, or another directory is named.
+    fn parse_for(
+        directory: &Path,
+        words: impl IntoIterator<Item = OsString>,
+    ) -> Result<Self, clap::Error> {
+        let parsed = Self::try_parse_from(words)?;
+        if let Some(again) = &parsed.again
+            && !is_same_directory(directory, again)
+        {
+            let message = format!(
+                "unexpected argument '{}': the container serves its entry point {}, and one \
+                 container serves one directory",
+                again.display(),
+                directory.display()
+            );
+            return Err(Self::command().error(ErrorKind::UnknownArgument, message));
+        }
+        Ok(parsed)
     }
 }
 
-impl std::convert::From<Named> for Folder {
-    fn from(named: Named) -> Self {
-        Self {
-            path: named.path,
-            prefix: named.prefix,
-            ignore: named.ignore,
-        }
+fn is_same_directory(one: &Path, other: &Path) -> bool {
+    one == other
+        || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+impl Container {
+    /// How the container is served.
+    ///
+    /// # Errors
+    /// As of [`AfterEntrypoint::parse_for`].
+    pub(crate) fn into_serve(self) -> Result<Serve, clap::Error> {
+        let mut words = self.words.into_iter();
+        let path = words
+            .next()
+            .map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        let given = AfterEntrypoint::parse_for(&path, words)?;
+        Ok(Serve {
+            folder: Folder {
+                path,
+                prefix: given.prefix,
+                ignore: given.ignore,
+            },
+            host: given.host,
+            port: given.port,
+            install_runtimes: false,
+            memory: self.memory,
+        })
     }
 }
 
@@ -330,33 +410,108 @@ mod tests {
         else {
             unreachable!()
         };
-        let folder = Folder::from(named);
+        let (folder, ..) = named.resolve_with("");
         assert_eq!(
             (folder.path.as_path(), folder.prefix.as_deref()),
             (Path::new("site"), Some("/x"))
         );
+        assert_eq!(container(&[]).unwrap().folder.path, Path::new("/"));
+    }
+
+    fn container(args: &[&str]) -> Result<Serve, clap::Error> {
+        let Some(Command::ServeContainer(container)) =
+            parse(&[&["serve-container"], args].concat()).command
+        else {
+            unreachable!()
+        };
+        container.into_serve()
     }
 
     #[test]
-    fn an_image_sets_none_of_the_options_that_the_shim_sets() {
-        let container = |args: &[&str]| {
-            let args = [&["serve-container"], args].concat();
-            match parse(&args).command {
-                Some(Command::ServeContainer(container)) => container.serve(),
-                _ => unreachable!(),
-            }
-        };
-        assert_eq!(container(&[]).unwrap().folder.path, Path::new("/"));
-        let serve = container(&["--memory", "1", "--", "/app"]).unwrap();
-        assert_eq!(
-            (serve.memory, serve.folder.path.as_path()),
-            (Some(1), Path::new("/app"))
-        );
-        for option in ["--memory", "--code"] {
-            let error = container(&["--memory", "1", "--", "/", option, "2"]).unwrap_err();
-            let message = format!("unexpected argument '{option}' found");
-            assert!(error.to_string().contains(&message), "{error}");
+    fn takes_arguments_after_the_entry_point() {
+        let args = [
+            "--memory",
+            "5",
+            "--",
+            "/",
+            "--port",
+            "81",
+            "--host=::1",
+            "--prefix",
+            "/v1",
+            "--ignore",
+            "a,b",
+        ];
+        let serve = container(&args).unwrap();
+        assert_eq!(serve.folder.path, Path::new("/"));
+        assert_eq!(serve.folder.prefix.as_deref(), Some("/v1"));
+        assert_eq!(serve.folder.ignore, ["a", "b"]);
+        assert_eq!((serve.port, serve.memory), (Some(81), Some(5)));
+        assert_eq!(serve.host, Some(std::net::Ipv6Addr::LOCALHOST.into()));
+    }
+
+    #[test]
+    fn takes_the_entry_point_twice() {
+        for args in [
+            ["--", "/", "/"],
+            ["--", "/", "//"],
+            ["--", "/proc", "/proc/."],
+        ] {
+            let serve = container(&args).unwrap();
+            assert_eq!(serve.folder.path, Path::new(args[1]));
         }
+        let error = container(&["--", "/", "/proc"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("'/proc'"), "{error}");
+    }
+
+    #[test]
+    fn rejects_other_arguments_without_naming_hidden_ones() {
+        for word in [
+            "--code=/x",
+            "--memory=1",
+            "--nope",
+            "-x",
+            "--install-runtimes",
+        ] {
+            let text = container(&["--", "/", word]).unwrap_err().to_string();
+            assert!(text.contains("unexpected argument"), "{text}");
+            assert!(text.contains("ENTRYPOINT [--host"), "{text}");
+            for hidden in ["serve-container", "<CODE>", "[WORDS]"] {
+                assert!(!text.contains(hidden), "{word}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn commands_in_a_container_know_its_arguments() {
+        let named = |args: &[&str]| match parse(args).command {
+            Some(Command::Routes(named)) => named,
+            _ => unreachable!(),
+        };
+        let given = r#"["/", "--port", "81", "--prefix", "/a", "--ignore", "x"]"#;
+        let (folder, host, port) = named(&["routes"]).resolve_with(given);
+        assert_eq!((host, port), (None, Some(81)));
+        assert_eq!(
+            (folder.prefix.as_deref(), &folder.ignore[..]),
+            (Some("/a"), &["x".to_owned()][..])
+        );
+        let (folder, ..) = named(&["routes", "--prefix", "/b"]).resolve_with(given);
+        assert_eq!(folder.prefix.as_deref(), Some("/b"));
+        let (folder, ..) = named(&["routes"]).resolve_with("no JSON");
+        assert_eq!(folder.prefix, None);
+    }
+
+    #[test]
+    fn waiting_for_health_takes_its_seconds_or_none() {
+        let wait = |args: &[&str]| match parse(args).command {
+            Some(Command::Health(health)) => (health.wait, health.folder.path),
+            _ => unreachable!(),
+        };
+        assert_eq!(wait(&["health"]).0, None);
+        assert_eq!(wait(&["health", "--wait=5"]).0, Some(5));
+        let (seconds, path) = wait(&["health", "--wait", "site"]);
+        assert_eq!((seconds, path.as_path()), (Some(60), Path::new("site")));
     }
 
     #[test]
@@ -365,7 +520,7 @@ mod tests {
             unreachable!()
         };
         assert_eq!(health.request, "/x");
-        assert_eq!(Folder::from(health.folder).path, Path::new("."));
+        assert_eq!(health.folder.path, Path::new("."));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     process::ExitCode,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,9 @@ use crate::{args::Health, environment, serve::Place};
 /// What tells a status: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
 
+/// The pause between two questions of `--wait`.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Asks the server of a project, and says by its exit code whether it answers.
 pub(crate) fn health(args: &Health) -> ExitCode {
     let place = if environment::is_in_container() {
@@ -19,37 +23,86 @@ pub(crate) fn health(args: &Health) -> ExitCode {
     } else {
         Place::Machine
     };
-    let address = match environment::load(&args.folder.clone().into(), false, None) {
-        Ok(project) => reachable(place.address(project.settings())),
+    let (folder, host, port) = args.folder.clone().resolve();
+    let addresses = match wws_project::server_settings(&folder.path, &environment::variables()) {
+        Ok(mut settings) => {
+            settings.host = host.or(settings.host);
+            settings.port = port.or(settings.port);
+            reachable(place.address(&settings))
+        }
         Err(problems) => {
             eprintln!("{problems}");
             return ExitCode::FAILURE;
         }
     };
-    match ask(address, &args.request, Duration::from_secs(args.timeout)) {
-        Ok(status) if status < 500 => {
-            println!("{address}{}: {status}", args.request);
-            ExitCode::SUCCESS
+    let started = Instant::now();
+    let limit = Duration::from_secs(args.timeout);
+    let wait = args.wait.map_or(Duration::ZERO, Duration::from_secs);
+    let problem = loop {
+        let problem = match ask_any(&addresses, &args.request, limit) {
+            Ok((address, status)) if status < 500 => {
+                println!("{address}{}: {status}", args.request);
+                return ExitCode::SUCCESS;
+            }
+            Ok((address, status)) => format!("{address}{}: status {status}", args.request),
+            Err((address, error)) => format!("{address}{}: {error}", args.request),
+        };
+        if started.elapsed() + PAUSE > wait {
+            break problem;
         }
-        Ok(status) => failed(address, &args.request, &format!("status {status}")),
-        Err(error) => failed(address, &args.request, &error.to_string()),
+        thread::sleep(PAUSE);
+    };
+    match args.wait {
+        Some(seconds) => eprintln!("wws: {problem}; no good answer within {seconds} s"),
+        None => eprintln!("wws: {problem}"),
     }
-}
-
-fn failed(address: SocketAddr, path: &str, problem: &str) -> ExitCode {
-    eprintln!("wws: {address}{path}: {problem}");
     ExitCode::FAILURE
 }
 
-/// Where a server that listens on all addresses is asked.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
+/// Where a server that listens on all addresses is asked. One that listens on `::` answers on both families, of which a container may
+/// have one.
+fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
+    let at = |ip: IpAddr| SocketAddr::new(ip, address.port());
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![at(Ipv4Addr::LOCALHOST.into())],
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![
+            at(Ipv4Addr::LOCALHOST.into()),
+            at(Ipv6Addr::LOCALHOST.into()),
+        ],
+        _ => vec![address],
     }
-    address
+}
+
+/// The status of the first answer that comes, or the first problem.
+fn ask_any(
+    addresses: &[SocketAddr],
+    path: &str,
+    limit: Duration,
+) -> Result<(SocketAddr, u16), (SocketAddr, std::io::Error)> {
+    let mut first = None;
+    for address in addresses {
+        match ask(*address, path, limit) {
+            Ok(status) => return Ok((*address, status)),
+            Err(error) if nobody_is_there(&error) => {
+                first.get_or_insert((*address, error));
+            }
+            Err(error) => return Err((*address, error)),
+        }
+    }
+    Err(first.unwrap_or_else(|| {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        (nowhere, std::io::ErrorKind::AddrNotAvailable.into())
+    }))
+}
+
+fn nobody_is_there(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{
+        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, Unsupported,
+    };
+    matches!(
+        error.kind(),
+        AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable | Unsupported
+    ) || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// The status of the answer to `GET path`. The whole may take `limit`.
@@ -89,4 +142,41 @@ fn ask(address: SocketAddr, path: &str, limit: Duration) -> std::io::Result<u16>
         .and_then(|rest| rest.get(2..))
         .and_then(|status| status.parse().ok())
         .ok_or_else(|| invalid("no answer of HTTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_server_on_all_addresses_is_asked_on_loopback_of_either_family() {
+        let of = |text: &str| -> Vec<String> {
+            let all = reachable(text.parse().unwrap());
+            all.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(of("0.0.0.0:80"), ["127.0.0.1:80"]);
+        assert_eq!(of("[::]:80"), ["127.0.0.1:80", "[::1]:80"]);
+        assert_eq!(of("10.0.0.1:80"), ["10.0.0.1:80"]);
+    }
+
+    #[test]
+    fn asks_the_next_address_where_nobody_listens() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), open.port()));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 1024]);
+                stream.write_all(b"HTTP/1.1 204 No\r\n\r\n").unwrap();
+            }
+        });
+        let limit = Duration::from_secs(5);
+        assert_eq!(ask_any(&[closed, open], "/", limit).unwrap(), (open, 204));
+        let (address, error) = ask_any(&[closed], "/", limit).unwrap_err();
+        assert_eq!(address, closed);
+        assert!(nobody_is_there(&error), "{error}");
+    }
 }

@@ -17,6 +17,7 @@ mod serve;
 mod settings;
 mod signals;
 mod table;
+mod threads;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,9 @@ const EXIT_CONFIG: u8 = 78;
 /// `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
 
+/// `EX_OSERR`: the system gives this process too little to run.
+const EXIT_OS: u8 = 71;
+
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
@@ -39,10 +43,10 @@ fn main() -> ExitCode {
                 eprintln!("wws: {message}");
                 ExitCode::from(EXIT_USAGE)
             }
-            None => serve::serve(&args.serve, Place::Machine),
+            None => serve::serve(args.serve, Place::Machine),
         },
-        Some(Command::Check(folder)) => check::check(&folder.into()),
-        Some(Command::Routes(folder)) => check::routes(&folder.into()),
+        Some(Command::Check(named)) => check::check(&named.resolve().0),
+        Some(Command::Routes(named)) => check::routes(&named.resolve().0),
         Some(Command::Health(args)) => health::health(&args),
         Some(Command::Settings) => {
             print!("{}", settings::markdown());
@@ -50,8 +54,8 @@ fn main() -> ExitCode {
         }
         Some(Command::Precompile(args)) => precompile::precompile(&args),
         Some(Command::Compile(args)) => precompile::compile(&args),
-        Some(Command::ServeContainer(container)) => match container.serve() {
-            Ok(args) => serve::serve(&args, Place::Container),
+        Some(Command::ServeContainer(container)) => match container.into_serve() {
+            Ok(args) => serve::serve(args, Place::Container),
             Err(error) => error.exit(),
         },
         Some(Command::Runtimes(args)) => runtimes::runtimes(&args),

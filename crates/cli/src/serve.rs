@@ -2,18 +2,21 @@
 
 use std::{
     fmt::Display,
-    net::{IpAddr, SocketAddr},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::Path,
     process::ExitCode,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use wws_project::{Project, ServerSettings};
+use wws_project::ServerSettings;
 use wws_server::{CodeCache, Compiling, PrepareOptions, Server};
 
 use crate::{
-    EXIT_CONFIG, args::Serve, code, environment, log::Log, memory, progress, routes, runtimes,
-    sandbox, signals::Signals,
+    EXIT_CONFIG, EXIT_OS, args::Serve, code, environment, log::Log, memory, progress, routes,
+    runtimes, sandbox, signals::Signals, threads::Threads,
 };
 
 /// Where a server runs.
@@ -28,8 +31,9 @@ pub(crate) enum Place {
 impl Place {
     fn host(self) -> IpAddr {
         match self {
-            Self::Machine => [127, 0, 0, 1].into(),
-            Self::Container => [0, 0, 0, 0].into(),
+            Self::Machine => Ipv4Addr::LOCALHOST.into(),
+            Self::Container if has_ipv6() => Ipv6Addr::UNSPECIFIED.into(),
+            Self::Container => Ipv4Addr::UNSPECIFIED.into(),
         }
     }
 
@@ -43,65 +47,49 @@ impl Place {
     /// Where a server with these settings listens.
     pub(crate) fn address(self, settings: &ServerSettings) -> SocketAddr {
         (
-            settings.host.unwrap_or(self.host()),
+            settings.host.unwrap_or_else(|| self.host()),
             settings.port.unwrap_or(self.port()),
         )
             .into()
     }
 }
 
+/// Whether the kernel has IPv6, and this user may have a socket of it.
+fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
+}
+
 /// Log lines that wait for their reader when the process ends are given up after this time.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Serves, and says how the process ends.
-pub(crate) fn serve(args: &Serve, place: Place) -> ExitCode {
+pub(crate) fn serve(args: Serve, place: Place) -> ExitCode {
     raise_open_files();
     if args.install_runtimes && !runtimes::install_missing(&args.folder.path) {
         return ExitCode::FAILURE;
     }
+    // While this is the only thread.
     let sandbox = sandbox::enter();
-    let (code, refused) = match code::of_container() {
-        Ok(code) => (code, None),
-        Err(error) => (None, Some(error)),
+    let threads = match Threads::plan() {
+        Ok(threads) => threads,
+        Err(too_few) => {
+            eprintln!("wws: {too_few}");
+            return ExitCode::from(EXIT_OS);
+        }
     };
-    let mut project =
-        match environment::load(&args.folder, place == Place::Container, code.as_ref()) {
-            Ok(project) => project,
-            Err(problems) => return config_error(&problems),
-        };
-    let settings = project.settings_mut();
-    settings.host = args.host.or(settings.host);
-    settings.port = args.port.or(settings.port);
-    let log = match Log::start(
-        project.settings().log_format,
-        std::env::var("WWS_LOG").ok().as_deref(),
-    ) {
-        Ok(log) => log,
-        Err(error) => return failure(&format!("cannot start the log: {error}")),
-    };
-    if let Some(error) = refused {
-        tracing::warn!("{error}");
-    }
-    if let Err(error) = sandbox {
-        tracing::warn!("rights that no server needs are kept: {error}");
-    }
-    for warning in project.warnings() {
-        tracing::warn!("{}", on_one_line(warning));
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("wws")
-        .enable_all()
-        .build();
-    let end = match runtime {
+    let log = Arc::default();
+    let end = match threads.runtime() {
         Ok(runtime) => {
-            let end = runtime.block_on(run(project, place, args, code));
+            let end = runtime.block_on(run(args, place, sandbox, Arc::clone(&log)));
             // A blocked read of a file must not keep the process.
             runtime.shutdown_background();
             end
         }
         Err(error) => End::Failed(format!("cannot start threads: {error}")),
     };
-    log.flush(LAST_LINES);
+    if let Some(log) = log.get() {
+        log.flush(LAST_LINES);
+    }
     match end {
         End::Stopped => ExitCode::SUCCESS,
         End::Failed(message) => failure(&message),
@@ -115,58 +103,116 @@ enum End {
     BadProject(String),
 }
 
-async fn run(project: Project, place: Place, args: &Serve, given: Option<CodeCache>) -> End {
+/// The log, once the settings are known that say how it is written.
+type StartedLog = Arc<OnceLock<Log>>;
+
+async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog) -> End {
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => return End::Failed(format!("cannot handle signals: {error}")),
     };
-    let address = place.address(project.settings());
-    // Compiling takes long, and a signal must end it.
-    let limit = args.memory;
-    let limit_of_time = project.settings().compile_timeout;
+    // Waiting, loading and compiling take long, and a signal must end them.
+    let path = args.folder.path.clone();
+    let beginning = tokio::task::spawn_blocking(move || begin(&path, sandbox, &log));
+    let begun = tokio::select! {
+        begun = beginning => begun,
+        (signal, _) = signals.next() => return stopped_before_the_start(signal),
+    };
+    let (code, limit) = match begun {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(end)) => return end,
+        Err(_) => return End::Failed("the start panicked".into()),
+    };
     let compiling = Compiling::default();
     let noted = compiling.clone();
-    let preparing = tokio::task::spawn_blocking(move || {
-        let prepare = || {
-            let options = PrepareOptions {
-                env: environment::variables(),
-                code: match place {
-                    Place::Machine => given.or_else(|| code::of_user(&project, &noted)),
-                    Place::Container => given,
-                },
-                memory: limit,
-                compiling: noted.clone(),
-                on_idle: Some(memory::rest),
-            };
-            wws_server::prepare(project, &options)
-        };
-        let prepared = progress::while_compiling(&noted, |text| tracing::info!("{text}"), prepare);
-        memory::collect_after_compiling();
-        prepared
-    });
+    let preparing = tokio::task::spawn_blocking(move || prepare(&args, place, code, &noted));
     let prepared = tokio::select! {
         prepared = preparing => prepared,
-        (signal, _) = signals.next() => {
-            tracing::info!("{signal} before the start");
-            return End::Stopped;
-        }
-        () = tokio::time::sleep(limit_of_time) => {
+        (signal, _) = signals.next() => return stopped_before_the_start(signal),
+        () = tokio::time::sleep(limit) => {
             return End::BadProject(format!(
                 "not ready after {} s (`server.compile_timeout`), at work on {}",
-                limit_of_time.as_secs(),
+                limit.as_secs(),
                 progress::listed(&compiling.names()),
             ));
         }
     };
-    let server = match prepared {
-        Ok(Ok(server)) => server,
-        Ok(Err(error)) => return End::BadProject(error.to_string()),
-        Err(_) => return End::Failed("the start panicked".into()),
+    match prepared {
+        Ok(Ok((server, address))) => listen(server, address, place, signals).await,
+        Ok(Err(end)) => end,
+        Err(_) => End::Failed("the start panicked".into()),
+    }
+}
+
+fn stopped_before_the_start(signal: &str) -> End {
+    tracing::info!("{signal} before the start");
+    End::Stopped
+}
+
+/// Starts the log, and waits for the code that the host compiles. Returns that code, and how long compiling what is missing of it
+/// may take. Blocks the thread.
+fn begin(
+    project: &Path,
+    sandbox: io::Result<()>,
+    log: &StartedLog,
+) -> Result<(Option<CodeCache>, Duration), End> {
+    let settings = wws_project::server_settings(project, &environment::variables())
+        .map_err(|problems| End::BadProject(problems.to_string()))?;
+    let filter = std::env::var("WWS_LOG").ok();
+    let started = Log::start(settings.log_format, filter.as_deref())
+        .map_err(|error| End::Failed(format!("cannot start the log: {error}")))?;
+    // This is the only one.
+    let _ = log.set(started);
+    if let Err(error) = sandbox {
+        tracing::warn!("rights that no server needs are kept: {error}");
+    }
+    let code = code::of_container().unwrap_or_else(|error| {
+        tracing::warn!("{error}");
+        None
+    });
+    if let Some(code) = &code {
+        code::wait_for_host(code.folder());
+    }
+    Ok((code, settings.compile_timeout))
+}
+
+/// Loads and compiles the project. Returns its server and where that is to listen. Blocks the thread.
+fn prepare(
+    args: &Serve,
+    place: Place,
+    given: Option<CodeCache>,
+    compiling: &Compiling,
+) -> Result<(Server, SocketAddr), End> {
+    let bad = |problems: &dyn Display| End::BadProject(problems.to_string());
+    let loaded = environment::load(&args.folder, place == Place::Container, given.as_ref());
+    let mut project = loaded.map_err(|problems| bad(&problems))?;
+    let settings = project.settings_mut();
+    settings.host = args.host.or(settings.host);
+    settings.port = args.port.or(settings.port);
+    for warning in project.warnings() {
+        tracing::warn!("{}", on_one_line(warning));
+    }
+    let address = place.address(project.settings());
+    let work = || {
+        let options = PrepareOptions {
+            env: environment::variables(),
+            code: match place {
+                Place::Machine => given.or_else(|| code::of_user(&project, compiling)),
+                Place::Container => given,
+            },
+            memory: args.memory,
+            compiling: compiling.clone(),
+            on_idle: Some(memory::rest),
+        };
+        wws_server::prepare(project, &options)
     };
+    let prepared = progress::while_compiling(compiling, |text| tracing::info!("{text}"), work);
+    memory::collect_after_compiling();
+    let server = prepared.map_err(|problems| bad(&problems))?;
     for warning in server.warnings() {
         tracing::warn!("{}", on_one_line(warning));
     }
-    listen(server, address, place, signals).await
+    Ok((server, address))
 }
 
 async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: Signals) -> End {

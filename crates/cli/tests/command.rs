@@ -190,16 +190,35 @@ fn a_project_that_does_not_load_has_its_code_and_its_problems_last() {
 #[test]
 fn what_is_in_flight_ends_after_a_signal() {
     let folder = project(&[("w.wasm", &hello(700))]);
-    for signal in [Signal::TERM, Signal::INT] {
+    // The last is what Docker sends as `RTMIN+3`.
+    for signal in [15, 2, 3, 37] {
         let served = Served::start(wws(&["--port", "0"], folder.path()));
         let stream = served.send();
         std::thread::sleep(Duration::from_millis(200));
-        served.signal(signal);
-        assert!(answer(stream).ends_with("hello"));
+        let pid = served.child.id().to_string();
+        let mut kill = Command::new("/bin/kill");
+        let sent = kill.args([&format!("-{signal}"), &pid]).status();
+        assert!(sent.unwrap().success());
+        assert!(answer(stream).ends_with("hello"), "{signal}");
         let (code, log) = served.end();
         assert_eq!(code, Some(0), "{log}");
         assert!(log.contains("stopped"), "{log}");
     }
+}
+
+#[test]
+fn other_signals_do_not_stop_a_server() {
+    let folder = project(&[("w.wasm", &hello(0))]);
+    let served = Served::start(wws(&["--port", "0"], folder.path()));
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        served.signal(signal);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(answer(served.send()).ends_with("hello"), "{signal:?}");
+    }
+    served.signal(Signal::TERM);
+    let (code, log) = served.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("SIGHUP is ignored"), "{log}");
 }
 
 #[test]
@@ -239,6 +258,216 @@ fn a_container_takes_its_settings_from_the_environment() {
     }
 }
 
+/// A server of a container that is given `after` after its entry point, on a free port.
+fn container(folder: &Path, after: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wws"));
+    command
+        .args(["serve-container", "--"])
+        .arg(folder)
+        .args(after);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WWS_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_container_takes_arguments_and_its_entry_point_again() {
+    let folder = project(&[("w.wasm", &hello(0)), ("bad.wasm", b"no")]);
+    let again = folder.path().to_str().unwrap();
+    let args = [
+        again,
+        "--port=0",
+        "--host=127.0.0.1",
+        "--prefix=/v1",
+        "--ignore=bad.wasm",
+    ];
+    let served = Served::start(container(folder.path(), &args));
+    assert!(answer(served.send()).starts_with("HTTP/1.1 404"));
+    let mut stream = TcpStream::connect(&served.address).unwrap();
+    stream
+        .write_all(b"GET /v1/w HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    assert!(answer(stream).ends_with("hello"));
+    served.signal(Signal::TERM);
+    assert_eq!(served.end().0, Some(0));
+    for (word, says) in [
+        ("--code=/x", "unexpected argument '--code'"),
+        ("/proc", "one container serves one directory"),
+    ] {
+        let (code, _, err) = text(&container(folder.path(), &[word]).output().unwrap());
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains(says), "{err}");
+        assert!(err.contains("ENTRYPOINT [--host IP]"), "{err}");
+        assert!(!err.contains("serve-container"), "{err}");
+    }
+}
+
+#[test]
+fn prefix_and_ignored_files_are_settings() {
+    let toml =
+        b"version = 1\n[server]\nprefix = \"/v1\"\nignore = [\"bad.wasm\", \"x/*.{js,py}\"]\n";
+    let folder = project(&[
+        ("w.wasm", &hello(0)),
+        ("bad.wasm", b"no"),
+        (".wws.toml", toml),
+    ]);
+    let routes = |command: &mut Command| text(&command.output().unwrap()).1;
+    let of_file = routes(&mut wws(&["routes"], folder.path()));
+    assert!(
+        of_file.contains("/v1/w") && !of_file.contains("bad"),
+        "{of_file}"
+    );
+    let of_environment = routes(
+        wws(&["routes"], folder.path()).envs([("WWS_PREFIX", "/v2"), ("WWS_IGNORE", "w.*,y")]),
+    );
+    assert!(of_environment.contains("/v2/bad"), "{of_environment}");
+    assert!(!of_environment.contains("/v2/w"), "{of_environment}");
+    let of_flags = routes(
+        wws(
+            &["routes", "--prefix=/v3", "--ignore=bad.wasm"],
+            folder.path(),
+        )
+        .env("WWS_PREFIX", "/v2"),
+    );
+    assert!(
+        of_flags.contains("/v3/w") && !of_flags.contains("bad"),
+        "{of_flags}"
+    );
+}
+
+#[test]
+fn a_container_listens_on_both_families() {
+    let folder = project(&[("w.wasm", &hello(0))]);
+    let served = Served::start(container(folder.path(), &["--port=0"]));
+    let port = served.address.rsplit(':').next().unwrap().to_owned();
+    let ask = |address: &str| {
+        let mut stream = TcpStream::connect(format!("{address}:{port}")).unwrap();
+        // Without a name it is the address that was asked.
+        stream.write_all(b"GET /w HTTP/1.0\r\n\r\n").unwrap();
+        answer(stream)
+    };
+    assert!(ask("127.0.0.1").ends_with("hello"));
+    let has_ipv6 = std::net::UdpSocket::bind("[::]:0").is_ok();
+    assert_eq!(
+        served.address.starts_with("[::]"),
+        has_ipv6,
+        "{}",
+        served.address
+    );
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        assert!(ask("[::1]").ends_with("hello"));
+    }
+    served.signal(Signal::TERM);
+    assert_eq!(served.end().0, Some(0));
+}
+
+/// Asks a server that listens in a network namespace of its own.
+fn ask_inside(served: &Served, address: &str, port: &str) -> String {
+    let pid = served.child.id();
+    let url = format!("http://{address}:{port}/w");
+    let mut curl = Command::new("nsenter");
+    curl.arg(format!("--net=/proc/{pid}/ns/net"));
+    curl.args([
+        "curl",
+        "--silent",
+        "--show-error",
+        "--globoff",
+        "--noproxy",
+        "*",
+    ]);
+    let (_, out, err) = text(&curl.args(["--max-time", "10", &url]).output().unwrap());
+    format!("{out}{err}")
+}
+
+#[test]
+fn a_container_answers_in_networks_of_either_family_alone() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = project(&[("w.wasm", &hello(0))]);
+    let cases = [
+        ("ip address delete 127.0.0.1/8 dev lo", "[::1]", "127.0.0.1"),
+        (
+            "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
+            "127.0.0.1",
+            "[::1]",
+        ),
+    ];
+    for (prepare, works, fails) in cases {
+        let script = format!("ip link set lo up && {prepare} && exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command
+            .args(["--net", "/bin/sh", "-c", &script, "sh"])
+            .args([env!("CARGO_BIN_EXE_wws"), "serve-container", "--"])
+            .arg(folder.path())
+            .stdin(Stdio::null());
+        let served = Served::start(command);
+        let port = served.address.rsplit(':').next().unwrap().to_owned();
+        assert_eq!(port, "3000");
+        let answer = ask_inside(&served, works, &port);
+        assert_eq!(answer, "hello", "{prepare}");
+        assert_ne!(ask_inside(&served, fails, &port), "hello", "{prepare}");
+        served.signal(Signal::TERM);
+        assert_eq!(served.end().0, Some(0));
+    }
+}
+
+#[test]
+fn too_few_processes_are_one_line_and_an_exit_code() {
+    // The limit is one of a user, and does not hold for root.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = project(&[("w.wasm", &hello(0))]);
+    std::os::unix::fs::chown(folder.path(), Some(54_321), Some(54_321)).unwrap();
+    let run = |limit: u32| {
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--nproc={limit}"))
+            .args([
+                "setpriv",
+                "--reuid=54321",
+                "--regid=54321",
+                "--clear-groups",
+            ])
+            .args([env!("CARGO_BIN_EXE_wws"), "serve-container", "--"])
+            .arg(folder.path())
+            .args(["--port=0", "--host=127.0.0.1"])
+            .stdin(Stdio::null());
+        command
+    };
+    if !run(1000)
+        .arg("--help-me")
+        .output()
+        .is_ok_and(|output| output.status.code() == Some(2))
+    {
+        // The program lies where another user has no way to.
+        return;
+    }
+    for limit in 1..8 {
+        let (code, out, err) = text(&run(limit).output().unwrap());
+        assert_eq!((code, out.as_str()), (Some(71), ""), "{limit}: {err}");
+        assert_eq!(err.lines().count(), 1, "{limit}: {err}");
+        assert!(err.contains("needs 8 processes"), "{limit}: {err}");
+        assert!(
+            err.contains(&format!(" {limit} can be started")),
+            "{limit}: {err}"
+        );
+    }
+    for limit in 8..24 {
+        let served = Served::start(run(limit));
+        for _ in 0..3 {
+            assert!(answer(served.send()).ends_with("hello"), "{limit}");
+        }
+        served.signal(Signal::TERM);
+        let (code, log) = served.end();
+        assert_eq!(code, Some(0), "{limit}: {log}");
+        assert!(!log.contains("panicked"), "{limit}: {log}");
+    }
+}
+
 #[test]
 fn a_port_in_use_is_said() {
     let folder = project(&[("w.wasm", &hello(0))]);
@@ -271,6 +500,7 @@ fn the_health_of_a_server_is_told_by_the_exit_code() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.ends_with("/: 404\n"), "{said}");
     assert_eq!(ask(&["--request=/w"], &port).0, Some(0));
+    assert_eq!(ask(&["--wait"], &port).0, Some(0));
     let (code, _, said) = ask(&["--request=no path"], &port);
     assert!(code == Some(1) && said.contains("must begin"), "{said}");
     served.signal(Signal::STOP);
@@ -281,6 +511,42 @@ fn the_health_of_a_server_is_told_by_the_exit_code() {
     assert_eq!(served.end().0, Some(0));
     let (code, _, said) = ask(&[], &port);
     assert!(code == Some(1) && said.contains("refused"), "{said}");
+}
+
+#[test]
+fn health_waits_for_a_server_that_starts() {
+    let folder = project(&[("w.wasm", &hello(0))]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+        .port()
+        .to_string();
+    let mut ask = wws(&["health", "--wait=30"], folder.path());
+    let asking = ask
+        .env("WWS_PORT", &port)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let served = Served::start(wws(&["--port", &port], folder.path()));
+    let (code, said, problem) = text(&asking.wait_with_output().unwrap());
+    assert_eq!(code, Some(0), "{problem}");
+    assert!(said.ends_with("/: 404\n"), "{said}");
+    served.signal(Signal::TERM);
+    assert_eq!(served.end().0, Some(0));
+    let started = Instant::now();
+    let late = wws(&["health", "--wait=1"], folder.path())
+        .env("WWS_PORT", &port)
+        .output()
+        .unwrap();
+    let (code, _, problem) = text(&late);
+    assert_eq!(code, Some(1));
+    assert!(
+        problem.contains("refused") && problem.contains("within 1 s"),
+        "{problem}"
+    );
+    assert!(started.elapsed() >= Duration::from_millis(800));
 }
 
 /// What `/proc` says of a process; nothing of one that has ended.

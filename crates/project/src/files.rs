@@ -259,7 +259,7 @@ impl Search<'_> {
                     &next.path,
                     format!("more than {MAX_FILES} files and directories: the rest is not served"),
                 )
-                .help("let --ignore leave out what is no worker and no asset");
+                .help("let `server.ignore` leave out what is no worker and no asset");
                 match next.mount {
                     0 => self.problems.add(problem),
                     _ => self.warnings.add(problem),
@@ -472,7 +472,7 @@ fn holds_no_workers(name: &OsStr) -> bool {
 fn unreadable(path: &Path, error: &io::Error) -> Problem {
     if beneath::leaves_root(error) {
         Problem::new(path, "a link that leads outside the project")
-            .help("replace it by the file or directory itself, or let --ignore leave it out")
+            .help("replace it by the file or directory itself, or let `server.ignore` leave it out")
     } else {
         Problem::new(path, format!("cannot be read: {error}"))
     }

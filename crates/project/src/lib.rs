@@ -21,10 +21,12 @@ mod worker;
 
 pub use config::{File, Kit, Runtime, Status};
 pub use limits::Limits;
-pub use load::{Compilable, LoadOptions, compilable, load, repository_index, runtimes};
+pub use load::{
+    Compilable, LoadOptions, compilable, load, repository_index, runtimes, server_settings,
+};
 pub use network::{Network, NotANetwork};
 pub use problem::{Problem, Problems};
-pub use settings::{LogFormat, ServerSettings};
+pub use settings::{Globs, LogFormat, ServerSettings};
 pub use worker::{Folder, HttpRequests, Worker, WorkerId, WorkerKind};
 
 use std::path::{Path, PathBuf};

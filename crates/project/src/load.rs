@@ -9,7 +9,8 @@ use std::{
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::{
-    Asset, Limits, Problems, Project, Runtime, Target, Worker, WorkerId, WorkerKind,
+    Asset, Limits, Problems, Project, Runtime, ServerSettings, Target, Worker, WorkerId,
+    WorkerKind,
     beneath::{self, Root},
     config, data,
     files::{PUBLIC, Search},
@@ -89,6 +90,28 @@ pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
         Some(problems) => Err(problems),
         None => Ok(config.unwrap_or_default().runtimes),
     }
+}
+
+/// The settings of a directory's server, without what it serves. Where they have problems, which [`load`] reports, they are the
+/// defaults.
+///
+/// # Errors
+/// The directory cannot be opened.
+pub fn server_settings(
+    root: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<ServerSettings, Problems> {
+    let opened =
+        Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
+    let report = Report::default();
+    let mut settings = ServerSettings::default();
+    let text = opened.read(Path::new(config::FILE), MAX_TOML);
+    if let Some(text) = text.ok().and_then(|text| String::from_utf8(text).ok()) {
+        Document::new(Path::new(config::FILE), text, &report)
+            .read(|reader| reader.table("server", |table| settings.read(table)));
+    }
+    settings.override_from(&mut Limits::default(), env, &report, &mut Vec::new());
+    Ok(settings)
 }
 
 /// The language runtimes of a repository's `index.toml`. `file` is its name in problems.
@@ -184,8 +207,6 @@ impl Loading<'_> {
                 return None;
             }
         };
-        let prefix = self.prefix(options.prefix.as_deref());
-        let ignore = self.ignore(&options.ignore);
         let mut config = toml(&root, Path::new(config::FILE), self.report, |document| {
             document.read(|reader| config::Config::read(reader, &root, &options.hashed))
         })
@@ -198,6 +219,12 @@ impl Loading<'_> {
             &mut self.warnings,
         );
         settings.strict = options.strict.unwrap_or(settings.strict);
+        let prefix = options.prefix.as_ref().or(settings.prefix.as_ref());
+        let prefix = self.prefix(prefix.map(String::as_str));
+        let ignore = match &options.ignore[..] {
+            [] => self.ignore("`server.ignore`", &settings.ignore.0),
+            globs => self.ignore("--ignore", globs),
+        };
         let search = Search {
             root: &root,
             ignore: &ignore,
@@ -334,7 +361,7 @@ impl Loading<'_> {
             .collect()
     }
 
-    fn ignore(&self, globs: &[String]) -> GlobSet {
+    fn ignore(&self, name: &str, globs: &[String]) -> GlobSet {
         let mut set = GlobSetBuilder::new();
         for glob in globs {
             // `folder/**` and `folder` both leave out the folder.
@@ -344,12 +371,12 @@ impl Loading<'_> {
                 }
                 Err(error) => self
                     .report
-                    .add(Problem::new("--ignore", format!("no valid glob: {error}"))),
+                    .add(Problem::new(name, format!("no valid glob: {error}"))),
             }
         }
         set.build().unwrap_or_else(|error| {
             self.report
-                .add(Problem::new("--ignore", format!("no valid globs: {error}")));
+                .add(Problem::new(name, format!("no valid globs: {error}")));
             GlobSet::empty()
         })
     }

@@ -104,6 +104,17 @@ impl Value for bool {
     }
 }
 
+impl Value for String {
+    const TYPE: &'static str = "a text";
+    const KINDS: &'static [Kind] = &[Kind::Text];
+    fn parse(text: &str) -> Option<Self> {
+        Some(text.to_owned())
+    }
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
 impl Value for IpAddr {
     const TYPE: &'static str = "an IP address such as \"0.0.0.0\"";
     const KINDS: &'static [Kind] = &[Kind::Text];

@@ -49,18 +49,48 @@ impl Value for LogFormat {
     }
 }
 
+/// Globs of files and directories.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Globs(pub Vec<String>);
+
+impl Value for Globs {
+    const TYPE: &'static str = "globs such as \"data\" or \"**/*.md\"";
+    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Texts];
+    /// Commas separate globs, except within braces.
+    fn parse(text: &str) -> Option<Self> {
+        let mut depth = 0_usize;
+        let globs = text.split(|c| {
+            match c {
+                '{' => depth += 1,
+                '}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            c == ',' && depth == 0
+        });
+        let globs = globs.map(str::trim).filter(|glob| !glob.is_empty());
+        Some(Self(globs.map(str::to_owned).collect()))
+    }
+    fn show(&self) -> String {
+        self.0.join(",")
+    }
+}
+
 const DAY: u64 = 24 * 3600 * 1000;
 const GIB: u64 = 1 << 30;
 
 settings! {
     /// Settings of the server.
     pub struct ServerSettings in "server" {
-        /// Address to listen on: 0.0.0.0 in a container, 127.0.0.1 for `wws`.
+        /// Address to listen on: `::` in a container, which is IPv6 and IPv4 (0.0.0.0 where there is no IPv6); 127.0.0.1 for `wws`.
         host: Option<IpAddr> = None, 0 => 0;
         /// Port to listen on: 3000 in a container, 8080 for `wws`; 0 takes a free one.
         port: Option<u16> = None, 0 => 0;
         /// Time for the project to be compiled; a server that is not ready then exits.
         compile_timeout: Duration = Duration::from_secs(600), 1000 => DAY;
+        /// Goes before every route and asset, such as `/api`.
+        prefix: Option<String> = None, 0 => 0;
+        /// Files and directories to leave out, relative to the project: a list in TOML, separated by commas in the environment.
+        ignore: Globs = Globs::default(), 0 => 0;
         /// Time for a request's head to arrive.
         header_timeout: Duration = Duration::from_secs(10), 1 => DAY;
         /// Time for a request's body to arrive.
@@ -103,13 +133,14 @@ settings! {
 }
 
 /// Variables that begin with `WWS_` and are somebody else's.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
     "WWS_RESOLVE",
     "WWS_REPO_NAME",
     "WWS_REPO_URL",
     "WWS_LOG",
     "WWS_STORE",
     "WWS_FOLDER",
+    "WWS_ARGUMENTS",
 ];
 
 impl ServerSettings {
@@ -189,6 +220,15 @@ mod tests {
         assert_eq!(settings.idle_timeout, Duration::from_secs(120));
         assert_eq!(settings.allow_private.len(), 2);
         assert!(problems.is_empty() && warnings.is_empty());
+    }
+
+    #[test]
+    fn globs_are_separated_by_commas_outside_of_braces() {
+        let (settings, problems, _) =
+            from_env(&[("WWS_IGNORE", "data, *.{md,txt},"), ("WWS_PREFIX", "/v1")]);
+        assert!(problems.is_empty());
+        assert_eq!(settings.ignore.0, ["data", "*.{md,txt}"]);
+        assert_eq!(settings.prefix.as_deref(), Some("/v1"));
     }
 
     #[test]

@@ -277,7 +277,7 @@ fn what_programs_leave_behind_is_neither_worker_nor_asset() {
             "dead.js: not served: a link to what is not there",
             "public/dead.css: not served: a link to what is not there",
             "public/outside.txt: not served: a link that leads outside the project\n    replace it by the file or directory \
-             itself, or let --ignore leave it out",
+             itself, or let `server.ignore` leave it out",
         ]
     );
 }

@@ -294,7 +294,7 @@ fn links_that_leave_the_project_are_refused_others_are_followed() {
     assert_eq!(
         problems(&dir),
         [
-            "bad.js: a link that leads outside the project\n    replace it by the file or directory itself, or let --ignore leave it out",
+            "bad.js: a link that leads outside the project\n    replace it by the file or directory itself, or let `server.ignore` leave it out",
             "g.toml:2:8: the folder `out` is outside the project: a link on its way leads there\n    put or mount the folder itself below the project's root",
         ]
     );

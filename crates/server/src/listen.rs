@@ -96,6 +96,10 @@ impl Server {
         // A server that was just stopped must not keep its successor from starting.
         socket.set_reuseaddr(true)?;
         bound_buffers(&socket, self.app.memory)?;
+        if address.is_ipv6() {
+            // Whatever the machine's default is: `::` answers on both families.
+            rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+        }
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
@@ -284,9 +288,11 @@ async fn serve(
     bounds: Bounds,
     draining: CancellationToken,
 ) {
-    let Ok(local) = stream.local_addr() else {
+    let Ok(mut local) = stream.local_addr() else {
         return;
     };
+    // A client of IPv4, on a socket of both families.
+    local.set_ip(local.ip().to_canonical());
     // Without it the end of a response may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let client = Client {

@@ -25,6 +25,8 @@ pub(crate) struct Workers {
     pub(crate) server: &'static str,
     /// The project's folder in the container.
     pub(crate) folder: PathBuf,
+    /// What the image or its user gives after the entry point.
+    pub(crate) arguments: Vec<String>,
     /// The container's own PATH has a program of our server's name.
     pub(crate) has_own: bool,
     /// It has a shell.
@@ -80,6 +82,7 @@ pub(super) fn prepare(
                 Some(Workers {
                     server: path,
                     folder: spec.working_directory().to_path_buf(),
+                    arguments: Vec::new(),
                     has_own: false,
                     has_shell: spec.has_shell(bundle)?,
                 })
@@ -91,11 +94,13 @@ pub(super) fn prepare(
                 spec.set_arguments(arguments)?;
                 ahead = code.and_then(|code| plan(&spec, bundle, &folder, code));
                 let links = ahead.as_ref().map(|(code, _)| code.links.as_path());
+                let arguments = spec.after_entry_point();
                 let path = spec.serve(server, &folder, links)?;
                 spec.write(bundle)?;
                 Some(Workers {
                     server: path,
                     folder,
+                    arguments,
                     has_own,
                     has_shell,
                 })
