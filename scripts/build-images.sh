@@ -3,7 +3,8 @@
 #
 #   target/guests/NAME.wasm      every worker by itself: images/*, test/guests/*, rust-features of kits/rust
 #   target/images/NAME/          what `docker buildx build` is given: Dockerfile and root/
-#   target/images/NAME.tar       the same image as an OCI archive, made without Docker; localhost/NAME:latest, wasi/wasm
+#   target/images/NAME.tar       the same image as an OCI archive, made without Docker; localhost/NAME:latest, for
+#                                wasi/wasm, linux/amd64 and linux/arm64
 #
 # Only what has changed is built.
 set -euo pipefail

@@ -1,30 +1,44 @@
 #!/usr/bin/env bash
-# Builds the clients that Debian packages none of, from their Go modules, and unpacks the network plugins that they need, all below
-# target/tools. Nothing is installed.
+# Builds the clients and the versions of containerd that Debian packages none of, from their Go modules, and unpacks the network
+# plugins that they need, all below target/tools. Nothing is installed.
 #
-#   target/tools/clients/bin/crictl      what a kubelet does to containerd, by hand
-#   target/tools/clients/bin/nerdctl     Docker's commands for containerd
-#   target/tools/cni/usr/lib/cni         Debian's containernetworking-plugins
+#   target/tools/clients/bin/crictl          what a kubelet does to containerd, by hand
+#   target/tools/clients/bin/nerdctl         Docker's commands for containerd
+#   target/tools/containerd-2.3/usr/bin      containerd (long-term support), ctr and runc's shim
+#   target/tools/containerd-2.4/usr/bin      the newest containerd
+#   target/tools/runc-1.5/usr/sbin           runc with ID-mapped mounts, which Debian 12's has not
+#   target/tools/cni/usr/lib/cni             Debian's containernetworking-plugins
 #
-# A module is pinned by its version and the checksum of its files, which have the checksums of all that it is built from. It takes
-# Go 1.24.3 or newer; without that nothing is built, which is said loudly, and the tests with these clients are left out.
+# A module is pinned by its version and the checksum of its files, which have the checksums of all that it is built from. The clients
+# take Go 1.24.3 or newer, runc takes 1.25 (and a C compiler), containerd takes 1.26.8: what cannot be built with the Go that is there is skipped, which is said loudly,
+# and so are the tests with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-go_version=1.24.3
-target=$PWD/target/tools/clients
+tools=$PWD/target/tools
 
 # What is changed in the files of a module before it is built.
 prepare_crictl() { :; }
+prepare_containerd() { :; }
+prepare_runc() { :; }
 prepare_nerdctl() {
     # Helpers of its tests, for which it takes a module from its own repository that is not published.
     rm cmd/nerdctl/helpers/testing*.go
     go mod edit -dropreplace=github.com/containerd/nerdctl/mod/tigron@v0.0.0 -droprequire=github.com/containerd/nerdctl/mod/tigron
 }
 
-build() { # NAME MODULE VERSION CHECKSUM VARIABLE: the last takes the version
-    local name=$1 module=$2 version=$3 sum=$4 variable=$5 pin=$target/$1.pin source=$target/source/$1 found files
-    [[ ! -x $target/bin/$name || ! -e $pin || $(< "$pin") != "$module $version $sum" ]] || return 0
+# build NAME GO MODULE VERSION CHECKSUM VARIABLE FOLDER PACKAGE...: builds each PACKAGE of MODULE into target/tools/FOLDER. VARIABLE
+# takes the version; GO is the oldest Go that builds it. CGO=1 before it where it has parts in C.
+build() {
+    local name=$1 go=$2 module=$3 version=$4 sum=$5 variable=$6 folder=$tools/$7 packages=("${@:8}")
+    local pin=$folder/.$name.pin source=$tools/source/$name found files
+    local wanted="$module $version $sum ${packages[*]}"
+    [[ ! -e $pin || $(< "$pin") != "$wanted" ]] || return 0
+    if [[ -z $present || $(printf '%s\n' "$go" "$present" | sort -V | head -1) != "$go" ]]; then
+        printf '!!! %s\n' "Go $go or newer is needed to build $name $version; there is ${present:-none}." \
+            "    THE TESTS WITH IT ARE LEFT OUT." >&2
+        return 0
+    fi
     echo "building $name $version from $module"
     # The checksum is known here; the public list of checksums need not know this module.
     found=$(GONOSUMDB=$module GOFLAGS=-mod=mod go mod download -json "$module@$version")
@@ -35,28 +49,30 @@ build() { # NAME MODULE VERSION CHECKSUM VARIABLE: the last takes the version
         exit 1
     fi
     rm -rf "$source"
-    mkdir -p "$target/bin" "${source%/*}"
+    mkdir -p "$folder" "${source%/*}"
     cp -R "$files" "$source"
     chmod -R u+w "$source"
     (
         cd "$source"
-        "prepare_$name"
-        CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -buildvcs=false -trimpath -ldflags "-s -w -X $variable=$version" \
-            -o "$target/bin/$name" "./cmd/$name"
+        "prepare_${name%-*}"
+        CGO_ENABLED=${CGO-0} GOFLAGS=-mod=readonly go build -buildvcs=false -trimpath -tags 'no_btrfs no_devmapper no_zfs' \
+            -ldflags "-s -w -X $variable=$version" -o "$folder/" "${packages[@]}"
     )
     rm -rf "$source"
-    echo "$module $version $sum" > "$pin"
+    echo "$wanted" > "$pin"
 }
 
 scripts/debs.sh trixie cni containernetworking-plugins
 export GOTOOLCHAIN=local GOOS= GOARCH=
 present=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)
-if [[ -z $present || $(printf '%s\n' "$go_version" "$present" | sort -V | head -1) != "$go_version" ]]; then
-    printf '!!! %s\n' "Go $go_version or newer is needed to build crictl and nerdctl; there is ${present:-none}." \
-        "    THE TESTS WITH THESE CLIENTS ARE LEFT OUT." >&2
-    exit 0
-fi
-build crictl sigs.k8s.io/cri-tools v1.34.0 'h1:KqL9EJ+WgHtz1HR1exezm91n+o8O2uMLs/eHzHJHAWw=' \
-    sigs.k8s.io/cri-tools/pkg/version.Version
-build nerdctl github.com/containerd/nerdctl/v2 v2.2.0 'h1:dTJO0gUak1FYg+PyG2+fc6L4Z3TIvH4T+Sa0vQFakAo=' \
-    github.com/containerd/nerdctl/v2/pkg/version.Version
+build crictl 1.24.3 sigs.k8s.io/cri-tools v1.34.0 'h1:KqL9EJ+WgHtz1HR1exezm91n+o8O2uMLs/eHzHJHAWw=' \
+    sigs.k8s.io/cri-tools/pkg/version.Version clients/bin ./cmd/crictl
+build nerdctl 1.24.3 github.com/containerd/nerdctl/v2 v2.2.0 'h1:dTJO0gUak1FYg+PyG2+fc6L4Z3TIvH4T+Sa0vQFakAo=' \
+    github.com/containerd/nerdctl/v2/pkg/version.Version clients/bin ./cmd/nerdctl
+containerd=(./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2)
+build containerd-2.3 1.26.8 github.com/containerd/containerd/v2 v2.3.7 'h1:7PGbgAVKE4ieQjFPv7+kwAv7f9dCtRpExZwjExHD/Fk=' \
+    github.com/containerd/containerd/v2/version.Version containerd-2.3/usr/bin "${containerd[@]}"
+build containerd-2.4 1.26.8 github.com/containerd/containerd/v2 v2.4.2 'h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw=' \
+    github.com/containerd/containerd/v2/version.Version containerd-2.4/usr/bin "${containerd[@]}"
+CGO=1 build runc-1.5 1.25.0 github.com/opencontainers/runc v1.5.3 'h1:y3GUIW7J0Gxd+tCFfWR6L1YDnhHiNR1BGRx1J50+VnA=' \
+    main.version runc-1.5/usr/sbin .

@@ -18,11 +18,11 @@ tests=(container_life container_leftovers container_native container_environment
 case $SUITE in
     trixie)
         containerd=1.7 docker=26
-        others=(--skip containerd_1_6 --skip containerd_2_1 --skip docker_28 --skip cri_1_6 --skip cri_2_1)
+        others=(--skip containerd_1_6 --skip containerd_2_1 --skip docker_28 --skip cri_1_6 --skip cri_2_1 --skip 2_3 --skip 2_4)
         chosen=()
         ;;
     forky)
-        others=(--skip containerd_1_6 --skip containerd_1_7 --skip docker_26 --skip cri_1_6 --skip cri_1_7)
+        others=(--skip containerd_1_6 --skip containerd_1_7 --skip docker_26 --skip cri_1_6 --skip cri_1_7 --skip 2_3 --skip 2_4)
         # Tests to which the version is the same run on 1.7.
         containerd=2.1 docker=28
         chosen=(containerd_2_1 docker_28 cri_2_1)

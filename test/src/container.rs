@@ -95,6 +95,13 @@ impl<'c> Run<'c> {
         self
     }
 
+    /// Names no platform: the image is found for this machine's.
+    #[must_use]
+    pub fn any_platform(mut self) -> Self {
+        self.platform = None;
+        self
+    }
+
     /// Gives it a network namespace of its own, in which there is loopback alone. [`Container::curl_inside`] asks there.
     #[must_use]
     pub fn own_network(mut self) -> Self {

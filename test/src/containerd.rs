@@ -38,7 +38,7 @@ const DISABLED: [&str; 5] = [
 ];
 
 /// A version of containerd that the tests know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// 1.6, of Debian 12: speaks the second version of the task interface.
     V1_6,
@@ -46,11 +46,15 @@ pub enum Version {
     V1_7,
     /// 2.1: prefers the third version.
     V2_1,
+    /// 2.3, with long-term support: pulls and imports by its transfer service.
+    V2_3,
+    /// 2.4, the newest.
+    V2_4,
 }
 
 impl Version {
     /// All of them, oldest first.
-    pub const ALL: [Self; 3] = [Self::V1_6, Self::V1_7, Self::V2_1];
+    pub const ALL: [Self; 5] = [Self::V1_6, Self::V1_7, Self::V2_1, Self::V2_3, Self::V2_4];
 
     /// The one that tests run under to which the version is the same.
     pub const MAIN: Self = Self::V1_7;
@@ -60,6 +64,16 @@ impl Version {
             Self::V1_6 => "containerd-1.6",
             Self::V1_7 => "containerd-1.7",
             Self::V2_1 => "containerd-2.1",
+            Self::V2_3 => "containerd-2.3",
+            Self::V2_4 => "containerd-2.4",
+        }
+    }
+
+    /// The prefix of its programs.
+    fn programs(self) -> Result<PathBuf> {
+        match self {
+            Self::V1_6 | Self::V1_7 | Self::V2_1 => workspace::tools(self.prefix()),
+            Self::V2_3 | Self::V2_4 => workspace::built(self.prefix()),
         }
     }
 }
@@ -120,7 +134,7 @@ impl Containerd {
         for mark in Mark::abandoned()? {
             mark.clear()?;
         }
-        let programs = workspace::tools(version.prefix())?.join("usr/bin");
+        let programs = version.programs()?.join("usr/bin");
         let path = path(&programs)?;
         let mark = Mark::new()?;
         let before = Before::now();
@@ -271,15 +285,14 @@ impl Containerd {
     /// The file is not there or no image.
     pub fn import(&self, tar: &Path) -> Result<()> {
         let tar = tar.to_str().context("a path that is not UTF-8")?;
-        self.ctr(&[
-            "image",
-            "import",
-            "--all-platforms",
-            "--snapshotter",
-            self.snapshotter,
-            tar,
-        ])
-        .map(drop)
+        // Their transfer service imports for other platforms, but does not unpack for them.
+        let local: &[&str] = match self.version {
+            Version::V2_3 | Version::V2_4 => &["--local"],
+            Version::V1_6 | Version::V1_7 | Version::V2_1 => &[],
+        };
+        let all = ["--all-platforms", "--snapshotter", self.snapshotter, tar];
+        self.ctr(&[&["image", "import"], local, &all].concat())
+            .map(drop)
     }
 
     /// The snapshotter that works on this machine's file system.

@@ -56,6 +56,7 @@ impl DockerVersion {
 /// A running Docker Engine. All that belongs to it ends with it.
 #[derive(Debug)]
 pub struct Docker {
+    version: DockerVersion,
     programs: PathBuf,
     daemon: Child,
     // Dropped in this order.
@@ -86,6 +87,7 @@ impl Docker {
         )?;
         let daemon = spawn(&containerd, &programs)?;
         let mut docker = Self {
+            version,
             programs,
             daemon,
             containerd,
@@ -93,6 +95,12 @@ impl Docker {
         };
         docker.wait_until_up()?;
         Ok(docker)
+    }
+
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> DockerVersion {
+        self.version
     }
 
     /// Its containerd.

@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use wws_oci_tar::Image as Archive;
+use wws_oci_tar::{Blob, Image as Archive};
 
 use crate::containerd::Containerd;
 use crate::workspace;
@@ -117,6 +117,21 @@ impl Image {
     pub fn entrypoint(mut self, entrypoint: &[&str]) -> Self {
         self.archive = self.archive.entrypoint(entrypoint);
         self
+    }
+
+    /// Makes it an index of images for `wasi/wasm`, `linux/amd64` and `linux/arm64` with the same layer.
+    #[must_use]
+    pub fn everywhere(mut self) -> Self {
+        self.archive = self.archive.everywhere();
+        self
+    }
+
+    /// Its parts, as a registry has them. The last one is what its name stands for.
+    ///
+    /// # Errors
+    /// Its files cannot be packed.
+    pub fn into_blobs(self) -> Result<Vec<Blob>> {
+        Ok(self.archive.into_blobs()?)
     }
 
     /// Writes the image into `folder`. The answer is the name to run it by, and the file.

@@ -18,6 +18,7 @@ pub mod mark;
 pub mod nerdctl;
 pub mod network;
 pub mod pods;
+pub mod registry;
 pub mod stand_in;
 pub mod system;
 pub mod user_generation;

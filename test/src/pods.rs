@@ -29,6 +29,15 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// The namespace that the Kubernetes interface keeps its containers in.
 const NAMESPACE: &str = "k8s.io";
 
+/// The runtime as the documentation has it.
+pub const WWS: &str = "wws";
+
+/// The runtime as k3s configures it.
+pub const K3S: &str = "wws-k3s";
+
+/// The runtime by the path of its shim, of which containerd 2 then asks what it can do; its OCI runtime can map IDs.
+pub const BY_PATH: &str = "wws-by-path";
+
 /// A containerd for pods. All that belongs to it ends with it.
 #[derive(Debug)]
 pub struct Pods {
@@ -46,6 +55,8 @@ pub struct Pod {
     /// Its address on the bridge.
     pub address: Ipv4Addr,
     config: PathBuf,
+    /// CRI's `NamespaceOption`, which its containers have, too.
+    namespaces: Value,
 }
 
 impl Pods {
@@ -59,7 +70,7 @@ impl Pods {
         let network = Network::new(Bridge::new()?)?;
         let containerd = Containerd::start_with(version, NAMESPACE, |folder| {
             network.write(&folder.join("cni"))?;
-            config(folder)
+            config(folder, version)
         })?;
         let image = Image::native("pause", pause)?.entrypoint(&["/program", "pause"]);
         image.import(&containerd)?;
@@ -135,20 +146,29 @@ impl Pods {
     /// # Errors
     /// containerd refuses.
     pub fn run_pod(&self, name: &str) -> Result<Pod> {
+        self.run_pod_of(name, WWS, json!({}))
+    }
+
+    /// The same, of the runtime that is called `handler`, whose namespaces are `more` than its own.
+    ///
+    /// # Errors
+    /// containerd refuses.
+    pub fn run_pod_of(&self, name: &str, handler: &str, more: Value) -> Result<Pod> {
         let config = self.containerd.folder().join(format!("{name}.json"));
         fs::create_dir_all(self.logs())?;
+        let namespaces = namespaces(&more);
         let text = json!({
             "metadata": { "name": name, "namespace": "default", "uid": name, "attempt": 1 },
             "hostname": name,
             "log_directory": self.logs(),
             "linux": {
                 "cgroup_parent": self.containerd.mark().group("kubepods-"),
-                "security_context": { "namespace_options": { "pid": 1 } },
+                "security_context": { "namespace_options": namespaces },
             },
         });
         fs::write(&config, text.to_string())?;
         let path = config.to_string_lossy();
-        let id = self.crictl(&["runp", "--runtime", "wws", &path])?;
+        let id = self.crictl(&["runp", "--runtime", handler, &path])?;
         let pod = self.inspect("inspectp", &id)?;
         let address = pod["status"]["network"]["ip"].as_str().unwrap_or_default();
         let address = address
@@ -158,6 +178,7 @@ impl Pods {
             id,
             address,
             config,
+            namespaces,
         })
     }
 
@@ -171,20 +192,37 @@ impl Pods {
         name: &str,
         image: &str,
         env: &[(&str, &str)],
-        mut linux: Value,
+        linux: Value,
     ) -> Result<String> {
-        linux["security_context"]["namespace_options"] = json!({ "pid": 1 });
+        self.create_with(pod, name, image, env, linux, json!({}))
+    }
+
+    /// The same, with `more` of CRI's `ContainerConfig`: mounts, arguments.
+    ///
+    /// # Errors
+    /// containerd refuses.
+    pub fn create_with(
+        &self,
+        pod: &Pod,
+        name: &str,
+        image: &str,
+        env: &[(&str, &str)],
+        mut linux: Value,
+        more: Value,
+    ) -> Result<String> {
+        linux["security_context"]["namespace_options"] = pod.namespaces.clone();
         let env: Vec<_> = env
             .iter()
             .map(|(key, value)| json!({ "key": key, "value": value }))
             .collect();
-        let text = json!({
+        let mut text = json!({
             "metadata": { "name": name },
             "image": { "image": image },
             "envs": env,
             "log_path": format!("{name}.log"),
             "linux": linux,
         });
+        merge(&mut text, &more);
         let file = self.containerd.folder().join(format!("{name}.json"));
         fs::write(&file, text.to_string())?;
         let (file, of_pod) = (file.to_string_lossy(), pod.config.to_string_lossy());
@@ -293,12 +331,28 @@ impl Pods {
     }
 }
 
+/// CRI's `NamespaceOption`: a PID namespace of each container's own, and `more`.
+fn namespaces(more: &Value) -> Value {
+    let mut all = json!({ "pid": 1 });
+    merge(&mut all, more);
+    all
+}
+
+/// Adds the fields of one object to another.
+fn merge(to: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().into_iter().flatten() {
+        to[key] = value.clone();
+    }
+}
+
 /// The interface's part of containerd's configuration. containerd 2 reads that of version 1 and translates it.
-fn config(folder: &Path) -> Result<String> {
+fn config(folder: &Path, version: Version) -> Result<String> {
     let plugins = Network::plugins()?;
-    let (plugins, folder) = (plugins.display(), folder.display());
+    let shim = workspace::programs()?.join("containerd-shim-wws-v1");
+    let (plugins, shim, folder) = (plugins.display(), shim.display(), folder.display());
     let systemd = groups::by_systemd();
-    Ok(format!(
+    let runtimes = r#"[plugins."io.containerd.grpc.v1.cri".containerd.runtimes"#;
+    let mut text = format!(
         r#"[plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "localhost/pause:latest"
 restrict_oom_score_adj = true
@@ -309,13 +363,35 @@ stream_server_port = "0"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
 conf_dir = "{folder}/cni"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+{runtimes}.runc]
 runtime_type = "io.containerd.runc.v2"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wws]
+{runtimes}.{WWS}]
 runtime_type = "io.containerd.wws.v1"
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wws.options]
+{runtimes}.{WWS}.options]
+Root = "{folder}/runc"
+SystemdCgroup = {systemd}
+# As k3s writes it by itself where it finds the shim.
+{runtimes}.{K3S}]
+runtime_type = "io.containerd.wws.v1"
+{runtimes}.{K3S}.options]
+BinaryName = "{shim}"
+SystemdCgroup = {systemd}
+"#
+    );
+    if version >= Version::V2_1 {
+        text += &format!(
+            r#"{runtimes}.{BY_PATH}]
+runtime_type = "io.containerd.runc.v2"
+runtime_path = "{shim}"
+{runtimes}.{BY_PATH}.options]
 Root = "{folder}/runc"
 SystemdCgroup = {systemd}
 "#
-    ))
+        );
+        // Else that of the machine, which may know no ID maps.
+        if let Ok(runc) = workspace::built("runc-1.5") {
+            text += &format!("BinaryName = {:?}\n", runc.join("usr/sbin/runc"));
+        }
+    }
+    Ok(text)
 }

@@ -34,6 +34,14 @@ pub fn tools(name: &str) -> Result<PathBuf> {
     present(root().join("target/tools").join(name), "make tools")
 }
 
+/// The prefix `name` under `target/tools`, for what is built from its Go module.
+///
+/// # Errors
+/// It is not there.
+pub fn built(name: &str) -> Result<PathBuf> {
+    present(root().join("target/tools").join(name), "scripts/clients.sh")
+}
+
 /// The client `name`, which is built from its Go module.
 ///
 /// # Errors

@@ -162,3 +162,15 @@ fn a_wasm_file_that_is_none_is_told_on_containerd_1_6() -> Result<()> {
 fn a_wasm_file_that_is_none_is_told_on_containerd_2_1() -> Result<()> {
     told_on(Version::V2_1)
 }
+
+#[test]
+#[ignore = "make test-clients"]
+fn a_wasm_file_that_is_none_is_told_on_containerd_2_3() -> Result<()> {
+    told_on(Version::V2_3)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn a_wasm_file_that_is_none_is_told_on_containerd_2_4() -> Result<()> {
+    told_on(Version::V2_4)
+}

@@ -72,6 +72,18 @@ fn a_deleted_container_leaves_nothing_on_containerd_2_1() -> Result<()> {
 }
 
 #[test]
+#[ignore = "make test-clients"]
+fn a_deleted_container_leaves_nothing_on_containerd_2_3() -> Result<()> {
+    leaves_nothing_when_deleted(Version::V2_3)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn a_deleted_container_leaves_nothing_on_containerd_2_4() -> Result<()> {
+    leaves_nothing_when_deleted(Version::V2_4)
+}
+
+#[test]
 fn a_container_that_ran_in_the_background_leaves_nothing() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     Run::workers(&containerd, &probe(&containerd)?, "background")?.start_detached()?;
@@ -114,6 +126,18 @@ fn a_killed_shim_leaves_nothing_on_containerd_1_6() -> Result<()> {
 #[test]
 fn a_killed_shim_leaves_nothing_on_containerd_2_1() -> Result<()> {
     leaves_nothing_when_the_shim_is_killed(Version::V2_1)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn a_killed_shim_leaves_nothing_on_containerd_2_3() -> Result<()> {
+    leaves_nothing_when_the_shim_is_killed(Version::V2_3)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn a_killed_shim_leaves_nothing_on_containerd_2_4() -> Result<()> {
+    leaves_nothing_when_the_shim_is_killed(Version::V2_4)
 }
 
 #[test]

@@ -78,6 +78,18 @@ fn statistics_and_pause_work_on_containerd_2_1() -> Result<()> {
     statistics_and_pause(Version::V2_1)
 }
 
+#[test]
+#[ignore = "make test-clients"]
+fn statistics_and_pause_work_on_containerd_2_3() -> Result<()> {
+    statistics_and_pause(Version::V2_3)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn statistics_and_pause_work_on_containerd_2_4() -> Result<()> {
+    statistics_and_pause(Version::V2_4)
+}
+
 fn commands_inside(version: Version) -> Result<()> {
     let containerd = Containerd::start(version)?;
     let image = Image::probe("life", "")?.import(&containerd)?;
@@ -131,6 +143,18 @@ fn commands_are_run_inside_on_containerd_1_7() -> Result<()> {
 #[test]
 fn commands_are_run_inside_on_containerd_2_1() -> Result<()> {
     commands_inside(Version::V2_1)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn commands_are_run_inside_on_containerd_2_3() -> Result<()> {
+    commands_inside(Version::V2_3)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn commands_are_run_inside_on_containerd_2_4() -> Result<()> {
+    commands_inside(Version::V2_4)
 }
 
 #[test]

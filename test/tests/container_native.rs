@@ -49,6 +49,18 @@ fn a_native_program_runs_as_under_runc_on_containerd_2_1() -> Result<()> {
 }
 
 #[test]
+#[ignore = "make test-clients"]
+fn a_native_program_runs_as_under_runc_on_containerd_2_3() -> Result<()> {
+    behaves_alike(Version::V2_3)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn a_native_program_runs_as_under_runc_on_containerd_2_4() -> Result<()> {
+    behaves_alike(Version::V2_4)
+}
+
+#[test]
 fn a_killed_native_program_ends_with_137() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::native("native", PROGRAM)?.import(&containerd)?;

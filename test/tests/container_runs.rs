@@ -61,6 +61,69 @@ fn the_articles_walk_works_on_containerd_2_1() -> Result<()> {
 }
 
 #[test]
+#[ignore = "make test-clients"]
+fn the_articles_walk_works_on_containerd_2_3() -> Result<()> {
+    walk(Version::V2_3)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn the_articles_walk_works_on_containerd_2_4() -> Result<()> {
+    walk(Version::V2_4)
+}
+
+/// As the README has it: nothing names a platform.
+fn imported_plainly(version: Version) -> Result<()> {
+    let containerd = Containerd::start(version)?;
+    let image = Image::probe("plain", "")?.everywhere();
+    let (image, tar) = image.write(&containerd.folder())?;
+    let tar = tar.display().to_string();
+    containerd.ctr(&[
+        "image",
+        "import",
+        "--snapshotter",
+        containerd.snapshotter(),
+        &tar,
+    ])?;
+    let mut container = Run::workers(&containerd, &image, "plain")?
+        .any_platform()
+        .start()?;
+    container.wait_until_up()?;
+    let answer = container.get(&format!("{PROBE}?log=plain"))?;
+    assert_eq!(answer.text(), "logged");
+    container.signal("SIGTERM")?;
+    container.remove()?;
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn an_image_for_everywhere_needs_no_platform_on_containerd_1_6() -> Result<()> {
+    imported_plainly(Version::V1_6)
+}
+
+#[test]
+fn an_image_for_everywhere_needs_no_platform_on_containerd_1_7() -> Result<()> {
+    imported_plainly(Version::V1_7)
+}
+
+#[test]
+fn an_image_for_everywhere_needs_no_platform_on_containerd_2_1() -> Result<()> {
+    imported_plainly(Version::V2_1)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn an_image_for_everywhere_needs_no_platform_on_containerd_2_3() -> Result<()> {
+    imported_plainly(Version::V2_3)
+}
+
+#[test]
+#[ignore = "make test-clients"]
+fn an_image_for_everywhere_needs_no_platform_on_containerd_2_4() -> Result<()> {
+    imported_plainly(Version::V2_4)
+}
+
+#[test]
 fn the_entry_point_may_be_the_root_a_folder_or_none() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let cases: [(&str, &[&str], &str); 4] = [

@@ -1,17 +1,19 @@
-//! What a kubelet does to pods, by `crictl`, on containerd 1.6, 1.7 and 2.1. `make test-clients` runs these: `crictl` is built from its
-//! Go module.
+//! What a kubelet does to pods, by `crictl`, on containerd 1.6, 1.7, 2.1, 2.3 and 2.4. `make test-clients` runs these: `crictl` and the
+//! newest versions are built from their Go modules.
 
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use wws_test::container::LIMIT;
 use wws_test::containerd::Version;
 use wws_test::image::{Image, PROBE};
-use wws_test::pods::{Pod, Pods};
+use wws_test::pods::{BY_PATH, K3S, Pod, Pods};
+use wws_test::registry::Registry;
 use wws_test::{command, groups, http, wait};
 
 const NATIVE: &str = env!("CARGO_BIN_EXE_native-hello");
@@ -26,6 +28,8 @@ macro_rules! on_each_containerd {
         on_each_containerd![@ cri_1_6 V1_6 $($name)*];
         on_each_containerd![@ cri_1_7 V1_7 $($name)*];
         on_each_containerd![@ cri_2_1 V2_1 $($name)*];
+        on_each_containerd![@ cri_2_3 V2_3 $($name)*];
+        on_each_containerd![@ cri_2_4 V2_4 $($name)*];
     };
     (@ $module:ident $version:ident $($name:ident)*) => {
         mod $module {
@@ -49,6 +53,12 @@ on_each_containerd![
     ends_have_their_codes_and_reasons,
     a_killed_shim_ends_its_pod,
     pods_outlive_containerd,
+    pulled_images_run,
+    a_pod_is_deleted_while_its_code_compiles,
+    arguments_and_the_entry_point_again_are_taken,
+    k3s_configuration_runs_workers_and_programs,
+    the_shim_by_its_path_offers_what_the_oci_runtime_can,
+    pods_have_user_namespaces,
 ];
 
 fn on(version: Version, scenario: fn(&mut Pods) -> Result<()>) -> Result<()> {
@@ -321,5 +331,167 @@ fn pods_outlive_containerd(pods: &mut Pods) -> Result<()> {
     pods.crictl(&["exec", "--sync", &id, "wws", "--version"])?;
     pods.crictl(&["stop", "--timeout", "5", &id])?;
     assert_eq!(ended(pods, &id)?, "0 Completed");
+    pods.remove(&pod)
+}
+
+/// A node pulls for its own platform and unpacks for no other.
+fn pulled_images_run(pods: &mut Pods) -> Result<()> {
+    let registry = Registry::start()?;
+    let pod = pods.run_pod("pulled")?;
+    let image = registry.push("pulled", Image::probe("pulled", "")?.everywhere())?;
+    pods.crictl(&["pull", &image])?;
+    let id = pods.create(&pod, "workers", &image, &[], json!({}))?;
+    pods.crictl(&["start", &id])?;
+    is_served(pods, &pod)?;
+    let requests = registry.requests();
+    let layers = requests
+        .iter()
+        .filter(|request| request.starts_with("GET /v2/pulled/blobs/"));
+    // A configuration and a layer: not three of each.
+    assert_eq!(layers.count(), 2, "{requests:?}");
+    pods.remove(&pod)
+}
+
+fn a_pod_is_deleted_while_its_code_compiles(pods: &mut Pods) -> Result<()> {
+    let image = probe(pods)?;
+    let pod = pods.run_pod("compiling")?;
+    // Others have the turns of all CPUs.
+    let store = pods.containerd().folder().join("store/code");
+    fs::create_dir_all(&store)?;
+    let cpus = thread::available_parallelism()?.get();
+    let mut turns = Vec::new();
+    for number in 0..cpus {
+        let turn = fs::File::create(store.join(format!("{number}.processor")))?;
+        flock(&turn, FlockOperation::LockExclusive)?;
+        turns.push(turn);
+    }
+    let id = pods.create(&pod, "workers", &image, &[], json!({}))?;
+    let from = Instant::now();
+    pods.crictl(&["start", &id])?;
+    assert!(from.elapsed() < wait::patience(Duration::from_secs(5)));
+    wait::until("the log says why", LIMIT, || {
+        let log = pods.log(&id)?;
+        Ok(log
+            .contains("waiting for the host to compile")
+            .then_some(()))
+    })?;
+    assert!(http::get_from(pod.address, PORT, "/").is_err());
+    // Its neighbour does not wait.
+    let native = Image::native("native", NATIVE)?.import(pods.containerd())?;
+    let side_car = pods.create(&pod, "side-car", &native, &[("PORT", "3001")], json!({}))?;
+    pods.crictl(&["start", &side_car])?;
+    assert_eq!(pods.get(&pod, 3001, "/")?.text(), "native\n");
+    let from = Instant::now();
+    pods.crictl(&["stop", "--timeout", "30", &id])?;
+    assert!(from.elapsed() < wait::patience(Duration::from_secs(10)));
+    assert_eq!(ended(pods, &id)?, "0 Completed");
+    // The next one serves as soon as there is a turn.
+    let again = pods.create(&pod, "again", &image, &[], json!({}))?;
+    pods.crictl(&["start", &again])?;
+    drop(turns);
+    is_served(pods, &pod)?;
+    pods.remove(&pod)
+}
+
+fn arguments_and_the_entry_point_again_are_taken(pods: &mut Pods) -> Result<()> {
+    let image = probe(pods)?;
+    let pod = pods.run_pod("arguments")?;
+    let args = json!({ "args": ["/", "--port", "3003", "--prefix=/v1"] });
+    let id = pods.create_with(&pod, "workers", &image, &[], json!({}), args)?;
+    pods.crictl(&["start", &id])?;
+    let answer = pods.get(&pod, 3003, &format!("/v1{PROBE}?log=asked"))?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // Commands in the container know them.
+    let request = "--request=/v1/probe?log=asked";
+    let well = ["exec", "--sync", &id, "wws", "health", "--wait=20", request];
+    pods.crictl(&well)?;
+    let routes = pods.crictl(&["exec", "--sync", &id, "wws", "routes"])?;
+    assert!(routes.contains("/v1/probe"), "{routes}");
+    let wrong = json!({ "args": ["--nope"] });
+    let wrong = pods.create_with(&pod, "wrong", &image, &[], json!({}), wrong)?;
+    pods.crictl(&["start", &wrong])?;
+    assert_eq!(ended(pods, &wrong)?, "2 Error");
+    let log = pods.log(&wrong)?;
+    assert!(
+        log.contains("'--nope'") && !log.contains("serve-container"),
+        "{log}"
+    );
+    pods.remove(&pod)
+}
+
+fn k3s_configuration_runs_workers_and_programs(pods: &mut Pods) -> Result<()> {
+    if pods.containerd().version() == Version::V1_6 {
+        // It hands on a file with the options and nothing else, and k3s has newer ones.
+        return Ok(());
+    }
+    let pod = pods.run_pod_of("k3s", K3S, json!({}))?;
+    workers(pods, &pod, json!({}))?;
+    let native = Image::native("native", NATIVE)?.import(pods.containerd())?;
+    let side_car = pods.create(&pod, "side-car", &native, &[("PORT", "3001")], json!({}))?;
+    pods.crictl(&["start", &side_car])?;
+    assert_eq!(pods.get(&pod, 3001, "/")?.text(), "native\n");
+    pods.remove(&pod)
+}
+
+/// What containerd tells the kubelet of a runtime.
+fn features(pods: &Pods, handler: &str) -> Result<Value> {
+    let info: Value = serde_json::from_str(&pods.crictl(&["info"])?)?;
+    let all = info["runtimeHandlers"].as_array().context("no handlers")?;
+    let one = all.iter().find(|one| one["name"] == handler);
+    Ok(one.context("no such handler")?["features"].clone())
+}
+
+fn the_shim_by_its_path_offers_what_the_oci_runtime_can(pods: &mut Pods) -> Result<()> {
+    if pods.containerd().version() < Version::V2_1 {
+        return Ok(());
+    }
+    let features = features(pods, BY_PATH)?;
+    assert_eq!(features["recursive_read_only_mounts"], true, "{features}");
+    let volume = pods.containerd().folder().join("volume");
+    fs::create_dir_all(&volume)?;
+    fs::write(volume.join("file"), "on the host")?;
+    let pod = pods.run_pod_of("by-path", BY_PATH, json!({}))?;
+    let toml = "[[folders]]\nfrom = \"./files\"\nto = \"/files\"\n";
+    let image = Image::probe("files", toml)?
+        .folder("files")?
+        .import(pods.containerd())?;
+    let mounts = json!({ "mounts": [{
+        "host_path": volume, "container_path": "/files", "readonly": true, "recursive_read_only": true,
+    }] });
+    let id = pods.create_with(&pod, "workers", &image, &[], json!({}), mounts)?;
+    pods.crictl(&["start", &id])?;
+    let read = pods.get(&pod, PORT, &format!("{PROBE}?read=/files/file"))?;
+    assert_eq!(read.text(), "on the host");
+    let write = pods.get(&pod, PORT, &format!("{PROBE}?write=/files/file"))?;
+    assert_eq!(write.status, 500, "{}", write.text());
+    pods.remove(&pod)
+}
+
+fn pods_have_user_namespaces(pods: &mut Pods) -> Result<()> {
+    const FIRST: u32 = 1_700_000_000;
+    if pods.containerd().version() < Version::V2_1 {
+        return Ok(());
+    }
+    let features = features(pods, BY_PATH)?;
+    if features["user_namespaces"] != true {
+        // By the kernel, or by what its file systems can.
+        println!("no user namespaces for pods on this machine: {features}");
+        return Ok(());
+    }
+    let map = json!([{ "container_id": 0, "host_id": FIRST, "length": 65536 }]);
+    let options = json!({ "userns_options": { "mode": 0, "uids": map, "gids": map } });
+    let pod = pods.run_pod_of("users", BY_PATH, options)?;
+    let id = workers(pods, &pod, json!({}))?;
+    let pid = pods.pid(&id)?;
+    let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let fields: Vec<_> = of("uid_map")?
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(fields, ["0", &FIRST.to_string(), "65536"]);
+    assert!(of("status")?.contains(&format!("Uid:\t{FIRST}\t")));
+    // The image's files are root's of the container.
+    let root = fs::metadata(format!("/proc/{pid}/root/probe.wasm"))?;
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&root), FIRST);
     pods.remove(&pod)
 }

@@ -18,6 +18,10 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
+/// The platforms under which an image of workers is found by whoever pulls, imports or runs it, for its own platform or for the one
+/// that it is of.
+const EVERYWHERE: [(&str, &str); 3] = [("wasi", "wasm"), ("linux", "amd64"), ("linux", "arm64")];
+
 /// The same for all images, so that the same files make the same image.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
@@ -25,8 +29,7 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 #[derive(Debug)]
 pub struct Image {
     name: String,
-    os: String,
-    architecture: String,
+    platforms: Vec<(String, String)>,
     entrypoint: Vec<String>,
     env: Vec<String>,
     layer: Layer,
@@ -39,8 +42,7 @@ impl Image {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            os: "wasi".to_owned(),
-            architecture: "wasm".to_owned(),
+            platforms: vec![("wasi".to_owned(), "wasm".to_owned())],
             entrypoint: vec!["/".to_owned()],
             env: Vec::new(),
             layer: Layer::default(),
@@ -50,7 +52,15 @@ impl Image {
     /// Sets the platform, as `linux`, `amd64`.
     #[must_use]
     pub fn platform(mut self, os: &str, architecture: &str) -> Self {
-        (self.os, self.architecture) = (os.to_owned(), architecture.to_owned());
+        self.platforms = vec![(os.to_owned(), architecture.to_owned())];
+        self
+    }
+
+    /// Makes it an index of three images with the same layer, for `wasi/wasm`, `linux/amd64` and `linux/arm64`.
+    #[must_use]
+    pub fn everywhere(mut self) -> Self {
+        let owned = |(os, architecture): (&str, &str)| (os.to_owned(), architecture.to_owned());
+        self.platforms = EVERYWHERE.into_iter().map(owned).collect();
         self
     }
 
@@ -100,28 +110,15 @@ impl Image {
     /// # Errors
     /// `to` cannot be written.
     pub fn write(self, to: impl Write) -> io::Result<()> {
-        let layer = self.layer.into_tar()?;
-        let diff = digest(&layer);
-        let config = json(&json!({
-            "created": CREATED,
-            "os": self.os,
-            "architecture": self.architecture,
-            "config": { "Entrypoint": self.entrypoint, "Env": self.env, "WorkingDir": "/" },
-            "rootfs": { "type": "layers", "diff_ids": [diff] },
-            "history": [{ "created": CREATED, "created_by": "wws-oci-tar" }],
-        }))?;
-        let manifest = json(&json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": descriptor(CONFIG, &config),
-            "layers": [descriptor(LAYER, &layer)],
-        }))?;
-        let mut image = descriptor(MANIFEST, &manifest);
-        let tag = self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-        image["platform"] = json!({ "os": self.os, "architecture": self.architecture });
+        let (name, blobs) = (self.name.clone(), self.into_blobs()?);
+        let Some(top) = blobs.last() else {
+            return Ok(());
+        };
+        let mut image = top.descriptor();
+        let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
         // The name as containerd and Docker read it, and the tag as the specification has it.
         image["annotations"] = json!({
-            "io.containerd.image.name": self.name,
+            "io.containerd.image.name": name,
             "org.opencontainers.image.ref.name": tag,
         });
         let index = json(&json!({
@@ -134,22 +131,93 @@ impl Image {
         let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
         layer::append(&mut archive, "oci-layout", layout, 0o644)?;
         layer::append(&mut archive, "index.json", &index, 0o644)?;
-        for blob in [&manifest, &config, &layer] {
-            let path = format!("blobs/{}", digest(blob).replace(':', "/"));
-            layer::append(&mut archive, &path, blob, 0o644)?;
+        for blob in &blobs {
+            let path = format!("blobs/{}", blob.digest().replace(':', "/"));
+            layer::append(&mut archive, &path, &blob.bytes, 0o644)?;
         }
         archive.into_inner()?.flush()
+    }
+
+    /// What the image consists of, as a registry has it. The last one is what its name stands for.
+    ///
+    /// # Errors
+    /// Its files cannot be packed.
+    pub fn into_blobs(self) -> io::Result<Vec<Blob>> {
+        let layer = Blob::new(LAYER, self.layer.into_tar()?);
+        let (of_layer, diff) = (layer.descriptor(), layer.digest());
+        let mut blobs = vec![layer];
+        let mut manifests = Vec::new();
+        for (os, architecture) in &self.platforms {
+            let config = json(&json!({
+                "created": CREATED,
+                "os": os,
+                "architecture": architecture,
+                "config": { "Entrypoint": self.entrypoint, "Env": self.env, "WorkingDir": "/" },
+                "rootfs": { "type": "layers", "diff_ids": [diff] },
+                "history": [{ "created": CREATED, "created_by": "wws-oci-tar" }],
+            }))?;
+            let config = Blob::new(CONFIG, config);
+            let manifest = json(&json!({
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": config.descriptor(),
+                "layers": [of_layer],
+            }))?;
+            let mut manifest = Blob::new(MANIFEST, manifest);
+            manifest.platform = Some(json!({ "os": os, "architecture": architecture }));
+            manifests.push(manifest.descriptor());
+            blobs.extend([config, manifest]);
+        }
+        if manifests.len() > 1 {
+            let index = json(&json!({
+                "schemaVersion": 2,
+                "mediaType": INDEX,
+                "manifests": manifests,
+            }))?;
+            blobs.push(Blob::new(INDEX, index));
+        }
+        Ok(blobs)
+    }
+}
+
+/// A part of an image.
+#[derive(Debug)]
+pub struct Blob {
+    /// What it is.
+    pub media_type: &'static str,
+    /// Its content.
+    pub bytes: Vec<u8>,
+    platform: Option<Value>,
+}
+
+impl Blob {
+    fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
+        Self {
+            media_type,
+            bytes,
+            platform: None,
+        }
+    }
+
+    /// Its name among others: the checksum of its content.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        format!("sha256:{:x}", Sha256::digest(&self.bytes))
+    }
+
+    fn descriptor(&self) -> Value {
+        let mut descriptor = json!({
+            "mediaType": self.media_type,
+            "digest": self.digest(),
+            "size": self.bytes.len(),
+        });
+        if let Some(platform) = &self.platform {
+            descriptor["platform"] = platform.clone();
+        }
+        descriptor
     }
 }
 
 fn json(value: &Value) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(value)?)
-}
-
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{:x}", Sha256::digest(bytes))
-}
-
-fn descriptor(media_type: &str, blob: &[u8]) -> Value {
-    json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() })
 }

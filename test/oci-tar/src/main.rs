@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use wws_oci_tar::Image;
 
-/// Pack FOLDER as an image: an OCI archive for `ctr image import --all-platforms` or `docker load`.
+/// Pack FOLDER as an image: an OCI archive for `ctr image import` or `docker load`.
 #[derive(Parser)]
 struct Arguments {
     /// The archive to write.
@@ -17,9 +17,9 @@ struct Arguments {
     name: String,
     /// What becomes the image's root.
     folder: PathBuf,
-    /// OS/ARCHITECTURE.
-    #[arg(long, default_value = "wasi/wasm")]
-    platform: String,
+    /// OS/ARCHITECTURE; without it wasi/wasm, linux/amd64 and linux/arm64 have the same layer.
+    #[arg(long)]
+    platform: Option<String>,
     /// A word of the entry point; may be repeated.
     #[arg(long, default_value = "/")]
     entrypoint: Vec<String>,
@@ -27,10 +27,16 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let platform = arguments.platform.split_once('/');
-    let (os, architecture) = platform.context("--platform is OS/ARCHITECTURE")?;
-    let image = Image::new(&arguments.name)
-        .platform(os, architecture)
+    let image = Image::new(&arguments.name);
+    let image = match &arguments.platform {
+        None => image.everywhere(),
+        Some(platform) => {
+            let platform = platform.split_once('/');
+            let (os, architecture) = platform.context("--platform is OS/ARCHITECTURE")?;
+            image.platform(os, architecture)
+        }
+    };
+    let image = image
         .entrypoint(&arguments.entrypoint)
         .copy(&arguments.folder, "/")?;
     // Whole or not at all: what is there is used, even if this is interrupted.

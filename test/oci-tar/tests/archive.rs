@@ -156,3 +156,36 @@ fn a_folder_that_is_not_there_is_named() {
         .unwrap_err();
     assert!(error.to_string().contains("/no/such/folder"), "{error}");
 }
+
+#[test]
+fn an_image_for_everywhere_has_its_files_once() {
+    let image = Image::new("localhost/hello:v1")
+        .everywhere()
+        .file("w.wasm", "wasm", 0o644)
+        .unwrap();
+    let archive = Archive::of(image);
+    let top = &archive.json("index.json")["manifests"][0];
+    assert_eq!(
+        top["annotations"]["io.containerd.image.name"],
+        "localhost/hello:v1"
+    );
+    let index: Value = serde_json::from_slice(archive.blob(top)).unwrap();
+    let manifests = index["manifests"].as_array().unwrap();
+    let mut layers = Vec::new();
+    let mut platforms = Vec::new();
+    for image in manifests {
+        let manifest: Value = serde_json::from_slice(archive.blob(image)).unwrap();
+        let config: Value = serde_json::from_slice(archive.blob(&manifest["config"])).unwrap();
+        assert_eq!(config["os"], image["platform"]["os"]);
+        assert_eq!(config["architecture"], image["platform"]["architecture"]);
+        assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/"]));
+        platforms.push(format!("{}/{}", config["os"], config["architecture"]).replace('"', ""));
+        layers.push(manifest["layers"].to_string());
+    }
+    assert_eq!(platforms, ["wasi/wasm", "linux/amd64", "linux/arm64"]);
+    layers.dedup();
+    assert_eq!(layers.len(), 1);
+    // An index, three manifests and configurations, one layer.
+    let blobs = archive.0.keys().filter(|path| path.starts_with("blobs/"));
+    assert_eq!(blobs.count(), 8);
+}

@@ -8,7 +8,7 @@ use wws_test::docker::{Docker, free_port};
 use wws_test::image::Image;
 use wws_test::wait;
 
-use super::{RUNTIME, exit, is_served, load, probe, run};
+use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
 
 pub(super) fn limits_and_privileges_are_kept(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
@@ -76,5 +76,33 @@ pub(super) fn the_kernel_ends_what_takes_too_much_memory(docker: &mut Docker) ->
     })?;
     assert_eq!(exit(docker, "hungry")?, "exited 137 true");
     docker.docker(&["rm", "hungry"])?;
+    Ok(())
+}
+
+pub(super) fn too_few_processes_are_said_in_one_line(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    for limit in ["1", "3", "5", "7"] {
+        let words = [
+            "run",
+            "--rm",
+            RUNTIME,
+            PLATFORM,
+            "--pids-limit",
+            limit,
+            &image,
+        ];
+        let ended = docker.try_docker(&words)?;
+        assert_eq!(ended.status.code(), Some(71), "{limit}: {ended:?}");
+        assert_eq!(ended.stderr.lines().count(), 1, "{limit}: {ended:?}");
+        assert!(
+            ended.stderr.contains("needs 8 processes"),
+            "{limit}: {ended:?}"
+        );
+    }
+    for limit in ["8", "10", "14"] {
+        let port = run(docker, "few", &["--pids-limit", limit], &image)?;
+        is_served(docker, "few", port)?;
+        docker.docker(&["rm", "--force", "few"])?;
+    }
     Ok(())
 }

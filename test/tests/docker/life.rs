@@ -3,11 +3,11 @@
 use std::fs;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use wws_test::container::LIMIT;
-use wws_test::docker::{Docker, free_port};
+use wws_test::docker::{Docker, DockerVersion, free_port};
 use wws_test::image::{Image, PROBE};
 use wws_test::{command, groups, wait, workspace};
 
@@ -69,6 +69,115 @@ pub(super) fn an_image_is_built_and_run_with_a_published_port_and_a_volume(
         TcpStream::connect(("127.0.0.1", port)).is_err(),
         "the port is free again"
     );
+    Ok(())
+}
+
+pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
+    docker: &mut Docker,
+) -> Result<()> {
+    let folder = docker.containerd().folder().join("build");
+    fs::create_dir_all(&folder)?;
+    fs::copy(workspace::guest("probe")?, folder.join("probe.wasm"))?;
+    fs::write(
+        folder.join("Dockerfile"),
+        "FROM scratch\nCOPY probe.wasm /\nENTRYPOINT [\"/\"]\n",
+    )?;
+    let context = folder.to_string_lossy().into_owned();
+    let platforms = "wasi/wasm,linux/amd64,linux/arm64";
+    let mut build = vec!["buildx", "build", "--platform", platforms];
+    build.extend(["--provenance", "false", "-t", "everywhere:latest", &context]);
+    docker.docker(&build)?;
+    let publish = |port: u16| format!("127.0.0.1:{port}:3000");
+    for platform in [&[][..], &[PLATFORM]] {
+        let port = free_port()?;
+        let publish = publish(port);
+        let mut words = vec!["run", "--detach", "--name", "everywhere", RUNTIME];
+        words.extend(platform);
+        words.extend(["--publish", &publish, "everywhere:latest"]);
+        docker.docker(&words)?;
+        is_served(docker, "everywhere", port)?;
+        docker.docker(&["rm", "--force", "everywhere"])?;
+    }
+    // The files are there once: the layers of all platforms are the same.
+    let archive = docker.containerd().folder().join("everywhere.tar");
+    let archive = archive.to_string_lossy().into_owned();
+    docker.docker(&["save", "--output", &archive, "everywhere:latest"])?;
+    let mut list = Command::new("tar");
+    let list = command::run(
+        list.args(["--list", "--verbose", "--file", &archive]),
+        LIMIT,
+    )?;
+    let size = fs::metadata(workspace::guest("probe")?)?.len();
+    let large = list
+        .success()?
+        .lines()
+        .filter(|line| {
+            let bytes = line.split_whitespace().nth(2);
+            bytes.and_then(|bytes| bytes.parse().ok()).unwrap_or(0) > size / 4
+        })
+        .count();
+    assert_eq!(large, 1);
+    Ok(())
+}
+
+pub(super) fn arguments_follow_the_image(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    let port = free_port()?;
+    let publish = format!("127.0.0.1:{port}:3003");
+    let mut words = vec!["run", "--detach", "--name", "arguments", RUNTIME, PLATFORM];
+    words.extend([
+        "--publish",
+        &publish,
+        &image,
+        "/",
+        "--port=3003",
+        "--prefix",
+        "/v1",
+    ]);
+    docker.docker(&words)?;
+    let answer = docker.get("arguments", port, &format!("/v1{PROBE}?log=asked"))?;
+    assert_eq!(answer.text(), "logged");
+    docker.docker(&["exec", "arguments", "wws", "health", "--wait"])?;
+    docker.docker(&["rm", "--force", "arguments"])?;
+    let wrong = ["run", "--rm", RUNTIME, PLATFORM, &image, "--nope"];
+    let ended = docker.try_docker(&wrong)?;
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("'--nope'"), "{ended:?}");
+    assert!(!ended.stderr.contains("serve-container"), "{ended:?}");
+    Ok(())
+}
+
+pub(super) fn a_network_of_ipv6_alone_is_served(docker: &mut Docker) -> Result<()> {
+    if docker.version() == DockerVersion::V26 {
+        // It has no networks without IPv4.
+        return Ok(());
+    }
+    let image = probe(docker)?;
+    let mut network = vec!["network", "create", "--ipv6", "--ipv4=false"];
+    network.extend(["--subnet", "fd00:b5c::/64", "six"]);
+    docker.docker(&network)?;
+    let port = run(docker, "six", &["--network", "six"], &image)?;
+    is_served(docker, "six", port)?;
+    docker.docker(&["exec", "six", "wws", "health"])?;
+    docker.docker(&["rm", "--force", "six"])?;
+    docker.docker(&["network", "rm", "six"])?;
+    Ok(())
+}
+
+pub(super) fn stop_signals_stop_gracefully(docker: &mut Docker) -> Result<()> {
+    let image = probe(docker)?;
+    for signal in ["SIGTERM", "SIGINT", "SIGQUIT", "RTMIN+3"] {
+        let port = run(docker, "stopped", &["--stop-signal", signal], &image)?;
+        is_served(docker, "stopped", port)?;
+        let from = Instant::now();
+        docker.docker(&["stop", "--time", "30", "stopped"])?;
+        assert!(
+            from.elapsed() < wait::patience(Duration::from_secs(15)),
+            "{signal}"
+        );
+        assert_eq!(exit(docker, "stopped")?, "exited 0 false", "{signal}");
+        docker.docker(&["rm", "stopped"])?;
+    }
     Ok(())
 }
 

@@ -35,6 +35,10 @@ macro_rules! on_each_docker {
 
 on_each_docker![
     life: an_image_is_built_and_run_with_a_published_port_and_a_volume,
+    life: an_image_for_all_platforms_is_run_without_naming_one,
+    life: arguments_follow_the_image,
+    life: a_network_of_ipv6_alone_is_served,
+    life: stop_signals_stop_gracefully,
     life: the_life_of_a_container,
     life: nothing_of_ours_is_committed,
     life: commands_are_run_inside,
@@ -43,6 +47,7 @@ on_each_docker![
     life: an_init_program_changes_nothing,
     life: a_command_of_the_server_is_run_on_an_image,
     bounds: limits_and_privileges_are_kept,
+    bounds: too_few_processes_are_said_in_one_line,
     bounds: the_kernel_ends_what_takes_too_much_memory,
     ends: a_project_that_does_not_load_says_so,
     ends: an_entry_point_that_does_not_exist_is_named,
