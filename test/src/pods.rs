@@ -320,7 +320,11 @@ impl Pods {
             let ready = info.status.success()
                 && serde_json::from_str::<Value>(&info.stdout).is_ok_and(|info| {
                     let conditions = info["status"]["conditions"].as_array();
-                    conditions.is_some_and(|all| all.iter().all(|one| one["status"] == true))
+                    // Others are warnings, as of what a later version will not have.
+                    ["RuntimeReady", "NetworkReady"].iter().all(|wanted| {
+                        let is_met = |one: &Value| one["type"] == *wanted && one["status"] == true;
+                        conditions.is_some_and(|all| all.iter().any(is_met))
+                    })
                 });
             Ok(ready.then_some(()))
         });
