@@ -1,7 +1,7 @@
 //! A registry of images on loopback: the part of the OCI distribution specification that pulling takes.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,9 @@ use crate::image::Image;
 
 /// The longest wait for a client's next line.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first byte of a connection by TLS.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// The most lines of a request's head.
 const MAX_LINES: usize = 100;
@@ -111,6 +114,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 /// Answers one request, and closes the connection.
 fn serve(stream: &TcpStream, shared: &Shared) -> Result<()> {
     stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut first = [0];
+    if stream.peek(&mut first)? > 0 && first == [TLS_HANDSHAKE] {
+        return reject_tls(stream);
+    }
     let mut lines = BufReader::new(stream).lines();
     let Some(first) = lines.next().transpose()? else {
         return Ok(());
@@ -139,6 +146,17 @@ fn serve(stream: &TcpStream, shared: &Shared) -> Result<()> {
     if method == "GET" {
         stream.write_all(&body)?;
     }
+    Ok(())
+}
+
+/// Answers a client that tries TLS first, as containerd does on loopback: the answer tells it to try without.
+fn reject_tls(mut stream: &TcpStream) -> Result<()> {
+    let mut hello = [0; 4096];
+    let _ = stream.read(&mut hello)?;
+    stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    // Closed with bytes unread, the answer would be lost.
+    while stream.read(&mut hello).is_ok_and(|count| count > 0) {}
     Ok(())
 }
 
