@@ -12,16 +12,15 @@ use std::{
 
 use futures_util::future::{Either, select};
 use hickory_resolver::{
-    Hosts, ResolveError, TokioResolver,
+    Hosts, TokioResolver,
     config::{
         NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
     },
     lookup::Lookup,
-    name_server::TokioConnectionProvider,
+    net::{NetError, runtime::TokioRuntimeProvider},
     proto::{
         op::Query,
         rr::{Name, RecordType},
-        xfer::Protocol,
     },
 };
 
@@ -73,7 +72,7 @@ struct State {
 
 struct Sources {
     hosts: Hosts,
-    dns: TokioResolver,
+    dns: Result<TokioResolver, NetError>,
 }
 
 #[derive(Clone)]
@@ -189,16 +188,12 @@ impl Sources {
                 (config, options, system::hosts(folder))
             }
             Dns::Servers(servers) => {
-                let mut config = ResolverConfig::new();
-                for server in servers {
-                    for protocol in [Protocol::Udp, Protocol::Tcp] {
-                        config.add_name_server(NameServerConfig::new(*server, protocol));
-                    }
-                }
+                let servers = servers.iter().map(name_server).collect();
+                let config = ResolverConfig::from_name_servers(servers);
                 (config, ResolverOpts::default(), Hosts::default())
             }
         };
-        options.cache_size = CACHE;
+        options.cache_size = CACHE as u64;
         options.positive_max_ttl = Some(MAX_TTL);
         options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
         // As libc does: the first server is asked first, the others are for when it fails.
@@ -206,13 +201,20 @@ impl Sources {
         options.num_concurrent_reqs = 1;
         // `hosts` comes first, for both families at once: a name in it is never asked of a server.
         options.use_hosts_file = ResolveHosts::Never;
-        Self {
-            hosts,
-            dns: TokioResolver::builder_with_config(config, TokioConnectionProvider::default())
-                .with_options(options)
-                .build(),
-        }
+        let dns = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            .with_options(options)
+            .build();
+        Self { hosts, dns }
     }
+}
+
+/// A server that is asked by UDP, and by TCP where an answer is too large for that.
+fn name_server(server: &SocketAddr) -> NameServerConfig {
+    let mut config = NameServerConfig::udp_and_tcp(server.ip());
+    for connection in &mut config.connections {
+        connection.port = server.port();
+    }
+    config
 }
 
 fn of_hosts(hosts: &Hosts, name: &Name) -> Option<Answer> {
@@ -229,7 +231,8 @@ fn of_hosts(hosts: &Hosts, name: &Name) -> Option<Answer> {
 }
 
 /// Asks for both families at once.
-async fn of_dns(dns: &TokioResolver, name: &Name) -> Result<Answer, ResolveError> {
+async fn of_dns(dns: &Result<TokioResolver, NetError>, name: &Name) -> Result<Answer, NetError> {
+    let dns = dns.as_ref().map_err(NetError::clone)?;
     let v4 = pin!(dns.lookup(name.clone(), RecordType::A));
     let v6 = pin!(dns.lookup(name.clone(), RecordType::AAAA));
     match select(v4, v6).await {
@@ -239,9 +242,9 @@ async fn of_dns(dns: &TokioResolver, name: &Name) -> Result<Answer, ResolveError
 }
 
 async fn both(
-    first: Result<Lookup, ResolveError>,
-    other: impl Future<Output = Result<Lookup, ResolveError>>,
-) -> Result<Answer, ResolveError> {
+    first: Result<Lookup, NetError>,
+    other: impl Future<Output = Result<Lookup, NetError>>,
+) -> Result<Answer, NetError> {
     let Ok(first) = first else {
         return Ok(answer(&other.await?));
     };
@@ -262,5 +265,6 @@ fn answer(lookup: &Lookup) -> Answer {
 }
 
 fn addresses(lookup: &Lookup) -> Vec<IpAddr> {
-    lookup.iter().filter_map(|data| data.ip_addr()).collect()
+    let records = lookup.answers().iter();
+    records.filter_map(|record| record.data.ip_addr()).collect()
 }

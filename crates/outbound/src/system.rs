@@ -44,7 +44,10 @@ pub(crate) fn servers(folder: &Path) -> (ResolverConfig, ResolverOpts) {
         Ok(parsed) => parsed,
         Err(error) => {
             tracing::warn!(file = %path.display(), error, "no name servers for outgoing requests");
-            (ResolverConfig::new(), ResolverOpts::default())
+            (
+                ResolverConfig::from_name_servers(Vec::new()),
+                ResolverOpts::default(),
+            )
         }
     }
 }

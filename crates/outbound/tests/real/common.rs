@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use hickory_resolver::proto::{
-    op::{Message, MessageType, ResponseCode},
+    op::{Message, OpCode, ResponseCode},
     rr::{RData, Record, RecordType, rdata},
 };
 use http::{HeaderMap, Method, Request, Response};
@@ -191,16 +191,13 @@ impl Names {
 
     fn answer(&self, question: &[u8], ttl: u32) -> Option<Vec<u8>> {
         let question = Message::from_vec(question).ok()?;
-        let query = question.queries().first()?.clone();
+        let query = question.queries.first()?.clone();
         let name = query.name().to_ascii();
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let mut answer = Message::new();
-        answer
-            .set_id(question.id())
-            .set_message_type(MessageType::Response)
-            .set_recursion_desired(true)
-            .set_recursion_available(true)
-            .add_query(query.clone());
+        let mut answer = Message::response(question.metadata.id, OpCode::Query);
+        answer.metadata.recursion_desired = true;
+        answer.metadata.recursion_available = true;
+        answer.add_query(query.clone());
         let asked = format!("{name} {}", query.query_type());
         self.asked.lock().unwrap().push(asked.clone());
         if self.silent.lock().unwrap().contains(&asked) {
@@ -208,7 +205,7 @@ impl Names {
         }
         match self.answers.lock().unwrap().get(&name) {
             None => {
-                answer.set_response_code(ResponseCode::NXDomain);
+                answer.metadata.response_code = ResponseCode::NXDomain;
             }
             Some(addresses) => {
                 for address in addresses {
