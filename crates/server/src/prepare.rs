@@ -33,7 +33,7 @@ const CALLS_PER_PROCESSOR: u32 = 64;
 /// What a server is made with, beside its project.
 #[derive(Clone, Debug, Default)]
 pub struct PrepareOptions {
-    /// Environment of the operator: `WWS_RESOLVE`.
+    /// Environment of the operator: `WWS_RESOLVE`, and variables for certificates and proxies.
     pub env: BTreeMap<String, String>,
     /// Where code may be that was compiled before; only ever written by us.
     pub code: Option<CodeCache>,
