@@ -36,6 +36,7 @@ const EXIT_USAGE: u8 = 64;
 const EXIT_OS: u8 = 71;
 
 fn main() -> ExitCode {
+    memory::return_at_once();
     let args = Args::parse();
     match args.command {
         None => match args.old.message(&args.serve.folder.path) {

@@ -3,17 +3,28 @@
 //! The allocator keeps what a thread freed for that thread's next allocations. A thread that sleeps never gives it back by itself.
 //! The system keeps what a process once ran of its program in the process, for as long as nothing else needs the memory.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_long, c_void};
 
 use rustix::mm::{Advice, madvise};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-// SAFETY: the declaration is that of `mimalloc.h`; the function may be called by any thread at any time.
+/// `mi_option_purge_delay` of `mi_option_t` in `mimalloc.h` (version 2): milliseconds until freed memory is returned to the system.
+const PURGE_DELAY: c_int = 15;
+
+// SAFETY: the declarations are those of `mimalloc.h`; the functions may be called by any thread at any time.
 unsafe extern "C" {
+    /// Of mimalloc: changes an option.
+    safe fn mi_option_set(option: c_int, value: c_long);
     /// Of mimalloc: gives free memory of the calling thread, and of threads that ended, back to the system.
     safe fn mi_collect(force: bool);
+}
+
+/// Has freed memory returned to the system at once. The account of memory counts what is in use: what the allocator
+/// kept of a burst beside it would be counted by nobody, and stay for as long as its thread is not busy.
+pub(crate) fn return_at_once() {
+    mi_option_set(PURGE_DELAY, 0);
 }
 
 /// Gives back what this thread freed.

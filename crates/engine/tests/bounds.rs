@@ -15,6 +15,16 @@ use wws_engine::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+// SAFETY: the declaration is that of `mimalloc.h`.
+unsafe extern "C" {
+    safe fn mi_option_set(option: std::ffi::c_int, value: std::ffi::c_long);
+}
+
+/// As `wws` does: freed memory is returned to the system at once.
+fn return_memory_at_once() {
+    mi_option_set(15, 0);
+}
+
 const MIB: u64 = 1 << 20;
 
 fn engine(memory: u64) -> Engine {
@@ -605,6 +615,7 @@ async fn resident_memory_never_exceeds_the_account() {
     let _turn = TURN.lock().await;
     const ACCOUNT: u64 = 96 * MIB;
     const CONSTANT: u64 = 48 * MIB;
+    return_memory_at_once();
     let engine = engine(ACCOUNT);
     let grows = prints(
         1,
