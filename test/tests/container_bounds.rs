@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use rustix::process::Pid;
 use wws_test::container::Run;
 use wws_test::containerd::{Containerd, Version};
 use wws_test::image::Image;
@@ -51,14 +52,14 @@ const BIG: &str = r#"
     (i32.store (i32.const 0) (i32.const 65536)) (i32.store (i32.const 4) (i32.const 16000000))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (return)"#;
 
-/// 1,024 headers, each the same 30 MiB.
+/// 1,024 headers, each the same 10 MiB.
 const HEADERS: &str = r#"
-    (memory.fill (i32.const 1048576) (i32.const 97) (i32.const 31457280))
+    (memory.fill (i32.const 1048576) (i32.const 97) (i32.const 10485760))
     (loop $l
       (i32.store (i32.add (i32.const 65536) (i32.mul (local.get $i) (i32.const 16))) (i32.const 128))
       (i32.store (i32.add (i32.const 65540) (i32.mul (local.get $i) (i32.const 16))) (i32.const 1))
       (i32.store (i32.add (i32.const 65544) (i32.mul (local.get $i) (i32.const 16))) (i32.const 1048576))
-      (i32.store (i32.add (i32.const 65548) (i32.mul (local.get $i) (i32.const 16))) (i32.const 31457280))
+      (i32.store (i32.add (i32.const 65548) (i32.mul (local.get $i) (i32.const 16))) (i32.const 10485760))
       (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1024))))
     (call $send (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 1024)
       (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 64) (i32.const 19) (i32.const 512))"#;
@@ -98,8 +99,8 @@ fn image(containerd: &Containerd, answers: u16) -> Result<String> {
         .file(
             "writes.js",
             "import { writeFile } from 'node:fs/promises';
-             const big = new Uint8Array(30 << 20);
              export default { async fetch() {
+                const big = new Uint8Array(8 << 20);
                 const all = [];
                 for (let i = 0; i < 3000; i++) all.push(writeFile('/nowhere/x', big).catch(() => 0));
                 await Promise.all(all);
@@ -107,7 +108,7 @@ fn image(containerd: &Containerd, answers: u16) -> Result<String> {
              } };",
         )?
         .file("big.wasm", module(260, "", BIG)?)?
-        .file("headers.wasm", module(600, "", HEADERS)?)?
+        .file("headers.wasm", module(200, "", HEADERS)?)?
         .file("grows.wasm", module(1, "", GROWS)?)?
         .file("tables.wasm", module(1, &tables, "(call $sleep)")?)?
         .file("globals.wasm", module(1, &globals, "(call $sleep)")?)?
@@ -115,9 +116,9 @@ fn image(containerd: &Containerd, answers: u16) -> Result<String> {
         .file(
             "random.wasm",
             module(
-                600,
+                200,
                 "",
-                "(loop $l (drop (call $random (i32.const 65536) (i32.const 39000000))) (br $l))",
+                "(loop $l (drop (call $random (i32.const 65536) (i32.const 12000000))) (br $l))",
             )?,
         )?
         .import(containerd)
@@ -226,6 +227,8 @@ fn big_answers(stop: &AtomicBool, listener: &TcpListener) {
 struct Good {
     times: Vec<f64>,
     refused: usize,
+    /// The most memory that the server held, in MiB.
+    held: u64,
 }
 
 impl Good {
@@ -236,10 +239,23 @@ impl Good {
     }
 }
 
+/// Anonymous and shared memory of a process in MiB: what cannot be taken from it.
+fn held(pid: Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let status = status.unwrap_or_default();
+    let kib = field(&status, "RssAnon:").unwrap_or(0) + field(&status, "RssShmem:").unwrap_or(0);
+    kib >> 10
+}
+
 /// Asks the good worker every 10 ms.
-fn watch(port: u16, stop: &AtomicBool) -> Good {
+fn watch(pid: Pid, port: u16, stop: &AtomicBool) -> Good {
     let mut good = Good::default();
     while !stop.load(Ordering::Relaxed) {
+        good.held = good.held.max(held(pid));
         let start = Instant::now();
         match ask(port, "/hello", b"") {
             Some(200) => good.times.push(start.elapsed().as_secs_f64() * 1000.0),
@@ -262,7 +278,7 @@ const ATTACKS: [(&str, Attack); 12] = [
         ask(port, "/fills-kv", b"");
         flood(port, 64, "/reads-kv", b"");
     }),
-    ("3,000 writes of 30 MiB without a folder", |port| {
+    ("3,000 writes of 8 MiB without a folder", |port| {
         flood(port, 4, "/writes", b"");
     }),
     ("16 tables of 100,000 elements, 60 at once", |port| {
@@ -274,7 +290,7 @@ const ATTACKS: [(&str, Attack); 12] = [
     ("six answers of 9 MiB, 10 at once", |port| {
         flood(port, 10, "/fetches", b"")
     }),
-    ("1,024 headers of 30 MiB, 4 at once", |port| {
+    ("1,024 headers of 10 MiB, 4 at once", |port| {
         flood(port, 4, "/headers", b"")
     }),
     ("memory to the limit, 32 at once", |port| {
@@ -316,7 +332,7 @@ fn attack_all(containerd: &Containerd, image: &str, mebibytes: u64) -> Result<()
     let watched = |attack: &dyn Fn()| {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
-            let good = scope.spawn(|| watch(port, &stop));
+            let good = scope.spawn(|| watch(pid, port, &stop));
             attack();
             stop.store(true, Ordering::Relaxed);
             good.join().unwrap_or_default()
@@ -325,11 +341,12 @@ fn attack_all(containerd: &Containerd, image: &str, mebibytes: u64) -> Result<()
     let mut alone = watched(&|| thread::sleep(Duration::from_secs(2)));
     let alone = alone.p99();
     for (name, attack) in ATTACKS {
+        let before = held(pid);
         let mut good = watched(&|| attack(port));
         let (p99, answered) = (good.p99(), good.times.len());
         println!(
-            "{mebibytes:>4} MiB  {name:<42} p99 {alone:>6.1} -> {p99:>7.1} ms, {answered:>3} answered, {:>3} refused",
-            good.refused
+            "{mebibytes:>4} MiB  {name:<42} p99 {alone:>6.1} -> {p99:>7.1} ms, {answered:>3} answered, {:>3} refused, {before:>3} -> {:>3} MiB",
+            good.refused, good.held
         );
         ensure!(
             container.pid().ok() == Some(pid),

@@ -5,7 +5,7 @@
 //! within another, whose charges count in both: it bounds one use of the memory without setting
 //! memory aside for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -123,7 +123,26 @@ impl std::fmt::Debug for Charge {
     }
 }
 
+/// A charge that several parts of a call hold: free when the last of them is dropped. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SharedCharge(Arc<Mutex<Charge>>);
+
+impl SharedCharge {
+    /// As [`Charge::grow_to`].
+    pub(crate) fn grow_to(&self, bytes: u64) -> bool {
+        self.lock().grow_to(bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Charge> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Charge {
+    pub(crate) fn shared(self) -> SharedCharge {
+        SharedCharge(Arc::new(Mutex::new(self)))
+    }
+
     /// Bytes that are charged: what was asked for, rounded up to whole units of 4 KiB.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use wasmtime::ResourceLimiter;
 
-use crate::account::{Account, Charge};
+use crate::account::{Account, Charge, SharedCharge};
 use crate::instantiable::MAX_TABLES;
 
 /// Bytes of one element of a table, as wasmtime keeps it.
@@ -14,7 +14,7 @@ pub(crate) const FREE_OUTPUT: u64 = 16 << 10;
 /// What a guest may take of the host's memory.
 pub(crate) struct Quota {
     /// Everything of the call but its buffers.
-    charge: Charge,
+    charge: SharedCharge,
     /// Charged for the instance itself, its stack and its input, before it was made.
     fixed: u64,
     /// Bytes of linear memory.
@@ -65,7 +65,7 @@ impl Quota {
     ) -> Self {
         Self {
             fixed: charge.bytes().saturating_sub(memory),
-            charge,
+            charge: charge.shared(),
             linear: 0,
             tables: 0,
             memory_limit: limits.memory,
@@ -76,6 +76,11 @@ impl Quota {
             output: None,
             refused: None,
         }
+    }
+
+    /// What is charged for the instance, to be held by its memory as well.
+    pub(crate) fn charge(&self) -> &SharedCharge {
+        &self.charge
     }
 
     pub(crate) fn buffers(&mut self) -> &Account {

@@ -15,7 +15,7 @@ use crate::{
     image_of::{self, WASM_PAGE},
     instantiable,
     lane::SlowLane,
-    memory::{Image, Pool},
+    memory::{Image, PAGE, Pool},
     open_files::AllFiles,
     stack::Stacks,
     ticker::Ticker,
@@ -33,6 +33,14 @@ const KEEP: usize = 1 << 20;
 
 /// A module larger than this is refused, in bytes.
 const MAX_MODULE: usize = 512 << 20;
+
+/// How many slots may wait for a call, and how much each may keep: what they keep is charged to nobody, and an eighth of the
+/// memory at most.
+fn idle_slots(memory: u64, concurrency: usize) -> (usize, usize) {
+    let eighth = usize::try_from(memory / 8).unwrap_or(usize::MAX);
+    let count = (eighth / (64 << 10)).max(8).min(concurrency);
+    (count, (eighth / count).clamp(PAGE, KEEP))
+}
 
 /// Stacks that may wait for the next call: a guest may have written to all of one, and waiting stacks are charged to nobody.
 fn max_idle_stacks(memory: u64, concurrency: usize) -> usize {
@@ -101,10 +109,8 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, EngineError> {
         let fail = |error: &dyn std::fmt::Display| EngineError(error.to_string());
         let concurrency = options.concurrency.max(1) as usize;
-        // Waiting slots may keep a quarter of the guests' memory.
-        let share = options.memory / 4 / concurrency as u64;
-        let keep = usize::try_from(share).unwrap_or(KEEP).clamp(64 << 10, KEEP);
-        let pool = Arc::new(Pool::new(concurrency, keep));
+        let (max_idle, keep) = idle_slots(options.memory, concurrency);
+        let pool = Arc::new(Pool::new(max_idle, keep));
         let mut config = Config::new();
         config
             .cranelift_opt_level(OptLevel::Speed)

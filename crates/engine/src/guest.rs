@@ -612,9 +612,12 @@ async fn start(
     module: &Module,
 ) -> wasmtime::Result<()> {
     let instance = {
+        let charge = store.data().quota.charge().clone();
         let mut making = pin!(pre.instantiate_async(&mut *store));
-        std::future::poll_fn(|context| with_image(&module.image, || making.as_mut().poll(context)))
-            .await?
+        std::future::poll_fn(|context| {
+            with_image(&module.image, &charge, || making.as_mut().poll(context))
+        })
+        .await?
     };
     let start = instance.get_typed_func::<(), ()>(&mut *store, module.entry)?;
     start.call_async(store, ()).await

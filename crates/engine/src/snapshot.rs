@@ -373,8 +373,9 @@ impl Interpreter {
         usage: Arc<Usage>,
     ) -> wasmtime::Result<Vm> {
         let instance = {
+            let charge = store.data().quota.charge().clone();
             let mut making = pin!(self.0.pre.instantiate_async(&mut store));
-            poll_fn(|context| with_image(image, || making.as_mut().poll(context))).await?
+            poll_fn(|context| with_image(image, &charge, || making.as_mut().poll(context))).await?
         };
         Ok(Vm {
             store,

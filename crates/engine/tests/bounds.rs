@@ -249,6 +249,37 @@ async fn random_bytes_without_end_stop_at_the_limit_of_cpu_time_and_let_others_r
     assert!(slowest < Duration::from_millis(400), "{slowest:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_for_memory_hold_none_and_get_what_others_returned() {
+    let _turn = TURN.lock().await;
+    return_memory_at_once();
+    let engine = engine(35 * MIB);
+    let text = prints(
+        200,
+        OK,
+        "(loop $l (drop (call $random (i32.const 65536) (i32.const 12000000))) (br $l))",
+    );
+    let limits = GuestLimits {
+        cpu_time: Duration::from_millis(200),
+        ..spec().limits
+    };
+    let guest = guest_with(&engine, &text, GuestSpec { limits, ..spec() });
+    let all = async {
+        let calls: Vec<_> = (0..12)
+            .map(|_| {
+                let guest = guest.clone();
+                tokio::spawn(async move { guest.call(get("/")).await.map(drop) })
+            })
+            .collect();
+        for call in calls {
+            let error = call.await.unwrap().unwrap_err();
+            assert!(matches!(error, CallError::CpuTime(_)), "{error}");
+        }
+    };
+    let ((), peak) = peak(all).await;
+    assert!(peak < 40 * MIB, "{} MiB", peak / MIB);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_is_charged_at_the_size_at_which_the_guest_reads_it() {
     let _turn = TURN.lock().await;

@@ -16,6 +16,21 @@ pub(crate) fn available() -> u64 {
     limit.map_or(machine, |limit| limit.min(machine))
 }
 
+/// Bytes that this process holds and that cannot be taken from it: its own memory, and images in memory.
+pub(crate) fn held() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    held_by(&status)
+}
+
+/// The sum of two lines of `/proc/PID/status`, which counts in KiB (`proc_pid_status(5)`).
+fn held_by(status: &str) -> u64 {
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    (field("RssAnon:").unwrap_or(0) + field("RssShmem:").unwrap_or(0)) << 10
+}
+
 fn machine() -> u64 {
     let info = rustix::system::sysinfo();
     info.totalram
@@ -145,6 +160,13 @@ mod tests {
             of("0::/a\n", "1 2 0:3 / / rw - overlay overlay rw", &[]),
             None
         );
+    }
+
+    #[test]
+    fn own_memory_and_images_are_what_is_held() {
+        let status = "Name:\twws\nRssAnon:\t  2048 kB\nRssFile:\t 900 kB\nRssShmem:\t 1024 kB\n";
+        assert_eq!(held_by(status), 3 << 20);
+        assert!(held() > 1 << 16);
     }
 
     #[test]

@@ -54,6 +54,21 @@ fn usable(available: u64) -> u64 {
     available - reserve
 }
 
+/// Takes out of the account what loading left no room for: compiled code, snapshots and images of the workers' memory.
+fn set_aside_what_is_held(account: &Account, available: u64) {
+    /// Kept for the kernel's buffers and the allocator, in bytes.
+    const SLACK: u64 = 8 << 20;
+    let slack = SLACK.max(available / 16);
+    let room = available.saturating_sub(memory::held() + slack);
+    // Never so much that nothing could run.
+    let beyond = account
+        .total()
+        .saturating_sub(room.max(account.total() / 2));
+    if let Some(charge) = account.charge(beyond) {
+        std::mem::forget(charge);
+    }
+}
+
 /// Files that all guests together may hold open: a quarter of what the process may, so that connections and the server's own
 /// files always have their part.
 fn guest_files(concurrency: u32) -> u32 {
@@ -146,6 +161,9 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
     };
     let made = maker.guests(&project);
     let served = serve(&mut project, made)?;
+    if settings.memory == 0 {
+        set_aside_what_is_held(engine.account(), available);
+    }
     let admission = Admission::new(Bounds {
         concurrency,
         queue: settings.queue,

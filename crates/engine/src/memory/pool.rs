@@ -11,21 +11,36 @@ use std::{
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use super::{Image, slot::Slot};
+use crate::account::SharedCharge;
 
 thread_local! {
     /// The image of the instance that this thread is making. wasmtime's interface has no other way to tell.
-    static NEXT: RefCell<Option<Arc<Image>>> = const { RefCell::new(None) };
+    static NEXT: RefCell<Option<Next>> = const { RefCell::new(None) };
 }
 
-/// Runs `make`, in which this thread instantiates a module whose memory starts as `image`.
-pub(crate) fn with_image<T>(image: &Arc<Image>, make: impl FnOnce() -> T) -> T {
-    struct Restore(Option<Arc<Image>>);
+/// What the next memory is made of.
+struct Next {
+    image: Arc<Image>,
+    charge: SharedCharge,
+}
+
+/// Runs `make`, in which this thread instantiates a module whose memory starts as `image`. The memory keeps its `charge` until it was
+/// reset: whatever else of the call is dropped before, nobody is given memory that is still in use.
+pub(crate) fn with_image<T>(
+    image: &Arc<Image>,
+    charge: &SharedCharge,
+    make: impl FnOnce() -> T,
+) -> T {
+    struct Restore(Option<Next>);
     impl Drop for Restore {
         fn drop(&mut self) {
             NEXT.set(self.0.take());
         }
     }
-    let _restore = Restore(NEXT.replace(Some(image.clone())));
+    let _restore = Restore(NEXT.replace(Some(Next {
+        image: image.clone(),
+        charge: charge.clone(),
+    })));
     make()
 }
 
@@ -131,7 +146,10 @@ unsafe impl MemoryCreator for Pool {
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
         // A module has one memory with an image; another memory (a table of host objects, say) starts as zeros.
-        let image = NEXT.take().unwrap_or_else(|| Arc::new(Image::zero()));
+        let (image, charge) = match NEXT.take() {
+            Some(next) => (next.image, Some(next.charge)),
+            None => (Arc::new(Image::zero()), None),
+        };
         // A snapshot's memory may have grown since its module started.
         let minimum = minimum.max(image.size().next_multiple_of(65_536));
         let reserved = reserved.unwrap_or(minimum).max(minimum);
@@ -149,6 +167,7 @@ unsafe impl MemoryCreator for Pool {
             slot: Some(slot),
             image,
             pool: self.shared.clone(),
+            _charge: charge,
         }))
     }
 }
@@ -162,6 +181,8 @@ struct Memory {
     slot: Option<Slot>,
     image: Arc<Image>,
     pool: Arc<Shared>,
+    /// Dropped after the slot was reset.
+    _charge: Option<SharedCharge>,
 }
 
 // SAFETY: the base never moves while the memory lives, and the first `byte_size` bytes are accessible (`Slot::grow` came before).
@@ -220,9 +241,10 @@ mod tests {
 
     /// So many calls at once.
     fn call(pool: &Pool, image: &Arc<Image>, count: usize) {
+        let charge = crate::account::Account::new(1 << 20).nothing().shared();
         let memories: Vec<_> = (0..count)
             .map(|_| {
-                with_image(image, || {
+                with_image(image, &charge, || {
                     let ty = MemoryType::new(1, None);
                     pool.new_memory(ty, 1 << 16, None, Some(1 << 20), GUARD)
                         .unwrap()
