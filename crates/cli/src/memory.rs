@@ -3,12 +3,14 @@
 //! The allocator keeps what a thread freed for that thread's next allocations. A thread that sleeps never gives it back by itself.
 //! The system keeps what a process once ran of its program in the process, for as long as nothing else needs the memory.
 
+mod allocator;
+
 use std::ffi::{c_int, c_long, c_void};
 
 use rustix::mm::{Advice, madvise};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 /// `mi_option_purge_delay` of `mi_option_t` in `mimalloc.h` (version 2): milliseconds until freed memory is returned to the system.
 const PURGE_DELAY: c_int = 15;

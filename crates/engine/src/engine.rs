@@ -72,6 +72,7 @@ struct Shared {
     pool: Arc<Pool>,
     account: Account,
     files: AllFiles,
+    idle_memory: u64,
     ticker: Ticker,
     slow: SlowLane,
     ahead: Mutex<Vec<Weak<Ahead>>>,
@@ -110,6 +111,7 @@ impl Engine {
         let fail = |error: &dyn std::fmt::Display| EngineError(error.to_string());
         let concurrency = options.concurrency.max(1) as usize;
         let (max_idle, keep) = idle_slots(options.memory, concurrency);
+        let idle_stacks = max_idle_stacks(options.memory, concurrency);
         let pool = Arc::new(Pool::new(max_idle, keep));
         let mut config = Config::new();
         config
@@ -119,10 +121,7 @@ impl Engine {
             .max_wasm_stack(WASM_STACK)
             .async_stack_size(STACK)
             .with_host_memory(pool.clone())
-            .with_host_stack(Arc::new(Stacks::new(max_idle_stacks(
-                options.memory,
-                concurrency,
-            ))))
+            .with_host_stack(Arc::new(Stacks::new(idle_stacks)))
             // Slots do this, see `memory`.
             .memory_init_cow(false)
             .memory_may_move(false)
@@ -141,6 +140,7 @@ impl Engine {
             pool,
             account: Account::new(options.memory),
             files: AllFiles::new(options.open_files),
+            idle_memory: (max_idle * keep + idle_stacks * STACK) as u64,
             ticker,
             slow: SlowLane::default(),
             ahead: Mutex::default(),
@@ -332,6 +332,12 @@ impl Engine {
 
     pub(crate) fn memory(&self) -> u64 {
         self.0.account.total()
+    }
+
+    /// Bytes that waiting slots and stacks may keep: they are charged to nobody.
+    #[must_use]
+    pub fn idle_memory(&self) -> u64 {
+        self.0.idle_memory
     }
 
     /// The memory for guests, and for all that is held for them and for clients.

@@ -55,11 +55,12 @@ fn usable(available: u64) -> u64 {
 }
 
 /// Takes out of the account what loading left no room for: compiled code, snapshots and images of the workers' memory.
-fn set_aside_what_is_held(account: &Account, available: u64) {
+fn set_aside_what_is_held(engine: &Engine, available: u64) {
     /// Kept for the kernel's buffers and the allocator, in bytes.
     const SLACK: u64 = 8 << 20;
-    let slack = SLACK.max(available / 16);
+    let slack = SLACK.max(available / 16) + engine.idle_memory();
     let room = available.saturating_sub(memory::held() + slack);
+    let account = engine.account();
     // Never so much that nothing could run.
     let beyond = account
         .total()
@@ -162,7 +163,7 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
     let made = maker.guests(&project);
     let served = serve(&mut project, made)?;
     if settings.memory == 0 {
-        set_aside_what_is_held(engine.account(), available);
+        set_aside_what_is_held(&engine, available);
     }
     let admission = Admission::new(Bounds {
         concurrency,
