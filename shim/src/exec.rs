@@ -145,7 +145,10 @@ mod tests {
         for line in ["wws health", "wws health || exit 1", "/dev/wws health"] {
             let [arguments, env] = rewritten(&["/bin/sh", "-c", line], Some(&workers(false)));
             assert_eq!(arguments, ["/dev/wws", "health"], "{line}");
-            assert_eq!(env, ["A=b", "WWS_FOLDER=/app"]);
+            assert_eq!(
+                env,
+                ["A=b", "WWS_FOLDER=/app", r#"WWS_ARGUMENTS=["--port","81"]"#]
+            );
         }
     }
 
