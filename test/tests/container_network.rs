@@ -54,8 +54,15 @@ fn few_processes_are_enough_or_said_in_one_line() -> Result<()> {
         fs::write(group.join("pids.max"), limit.to_string())?;
         let mut container = Run::workers(&containerd, &image, &name)?.start()?;
         if limit < 8 {
-            assert_eq!(container.wait()?, 71, "{limit}: {}", container.log()?);
+            let code = container.wait()?;
             let log = container.log()?;
+            // The OCI runtime itself needs some: then there is no container.
+            if log.contains("OCI runtime create failed") {
+                assert!(limit < 7, "{limit}: {log}");
+                containerd.ctr(&["container", "rm", &name])?;
+                continue;
+            }
+            assert_eq!(code, 71, "{limit}: {log}");
             assert_eq!(log.lines().count(), 1, "{limit}: {log}");
             assert!(log.contains("a server needs 8 processes"), "{limit}: {log}");
             assert!(!log.contains("panicked"), "{limit}: {log}");
