@@ -426,12 +426,13 @@ impl Guest {
         };
         let empty = wws_kv::Map::default();
         let input = protocol::Input::new(&call, before.as_ref().unwrap_or(&empty));
+        let input_len = input.max_len();
         let printed = match parked {
             Some(Parked {
                 run, input: waits, ..
             }) => {
-                let charge = reserve(&self.engine, input.max_len()).await?;
-                let stdin = input.encode()?;
+                let charge = reserve(&self.engine, input_len).await?;
+                let stdin = input.encode(input_len)?;
                 let request_id = call.request_id;
                 // Its memory is free while the guest runs.
                 drop(call.request);
@@ -445,9 +446,9 @@ impl Guest {
                 run.await?
             }
             None => {
-                let cost = self.instance_cost(module) + input.max_len();
+                let cost = self.instance_cost(module) + input_len;
                 let charge = reserve(&self.engine, cost).await?;
-                let stdin = input.encode()?;
+                let stdin = input.encode(input_len)?;
                 let request_id = call.request_id;
                 drop(call.request);
                 let _running = self.engine.ticker().run();

@@ -104,22 +104,17 @@ impl<'a> Input<'a> {
     pub(crate) fn new(call: &'a Call, kv: &'a wws_kv::Map) -> Self {
         let request = &call.request;
         let headers = request.headers();
+        let body = Body::new(request.body());
         Self {
             url: request.uri().to_string(),
             method: request.method().as_str(),
             headers: Headers(headers),
             header_list: (headers.len() != headers.keys_len()).then_some(HeaderList(headers)),
-            body: Body::new(request.body()),
-            body_base64: None,
+            body_base64: matches!(body, Body::Base64(_)).then_some(true),
+            body,
             kv: Entries(kv),
             params: Pairs(&call.params),
         }
-        .with_flag()
-    }
-
-    fn with_flag(mut self) -> Self {
-        self.body_base64 = matches!(self.body, Body::Base64(_)).then_some(true);
-        self
     }
 
     /// Bytes that [`Self::encode`] takes at most. Exact but for a head of ordinary size, which is not looked at.
@@ -148,9 +143,9 @@ impl<'a> Input<'a> {
         head + self.body.len() + kv
     }
 
-    /// Writes what a guest reads from its standard input.
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, CallError> {
-        let max = usize::try_from(self.max_len()).unwrap_or(usize::MAX);
+    /// Writes what a guest reads from its standard input; `max_len` is [`Self::max_len`], which was charged.
+    pub(crate) fn encode(&self, max_len: u64) -> Result<Vec<u8>, CallError> {
+        let max = usize::try_from(max_len).unwrap_or(usize::MAX);
         let mut out = Vec::with_capacity(max);
         serde_json::to_writer(&mut out, self).map_err(|e| CallError::Engine(e.to_string()))?;
         debug_assert!(out.len() <= max);
@@ -447,7 +442,7 @@ mod tests {
         };
         let kv = [("k".into(), "v".into())].into_iter().collect();
         let input = Input::new(&call, &kv);
-        let encoded = input.encode().unwrap();
+        let encoded = input.encode(input.max_len()).unwrap();
         assert!(encoded.len() as u64 <= input.max_len());
         serde_json::from_slice(&encoded).unwrap()
     }
@@ -491,7 +486,7 @@ mod tests {
             };
             let kv = [("k".into(), long.as_str().into())].into_iter().collect();
             let input = Input::new(&call, &kv);
-            let encoded = input.encode().unwrap();
+            let encoded = input.encode(input.max_len()).unwrap();
             assert!(encoded.len() as u64 <= input.max_len());
             assert!(encoded.capacity() as u64 <= input.max_len());
         }
