@@ -349,12 +349,12 @@ fn every_kit_answers_what_the_table_says() -> Result<()> {
     }
     fs::write(root.join("target/kits.md"), &page)?;
     ensure!(problems.is_empty(), "{problems}\n{page}");
-    let docs = fs::read_to_string(root.join("docs/languages.md"))?;
+    let docs = fs::read_to_string(root.join("docs/workers/README.md"))?;
     let (_, rest) = docs.split_once("<!-- table -->\n").context("no table")?;
     let (table, _) = rest.split_once("<!-- end of table -->").context("no end")?;
     ensure!(
         table == page,
-        "docs/languages.md has another table; the one of this run is in target/kits.md:\n{page}"
+        "docs/workers/README.md has another table; the one of this run is in target/kits.md:\n{page}"
     );
     Ok(())
 }

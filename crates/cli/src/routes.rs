@@ -48,7 +48,7 @@ fn kind(project: &Project, worker: &Worker) -> String {
     }
 }
 
-/// Where a request finds the worker: docs/project.md explains the words.
+/// Where a request finds the worker: docs/configure/project.md explains the words.
 fn begins(project: &Project, worker: &Worker) -> &'static str {
     match worker.kind {
         WorkerKind::Wasm => "new",

@@ -1,4 +1,4 @@
-//! `wws settings`: every setting as Markdown, for `docs/settings.md`.
+//! `wws settings`: every setting as Markdown, for `docs/reference/settings.md`.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! The worker protocol of core modules: one JSON object in, one out. `docs/guest-protocol.md` has it for authors of kits.
+//! The worker protocol of core modules: one JSON object in, one out. `docs/reference/guest-protocol.md` has it for authors of kits.
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 

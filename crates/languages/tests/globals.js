@@ -1,4 +1,4 @@
-// Every global that docs/javascript.md names, used once.
+// Every global that docs/workers/javascript.md names, used once.
 const equal = (a, b, what) => {
   const [x, y] = [JSON.stringify(a), JSON.stringify(b)];
   if (x !== y) throw new Error(`${what}: ${x} is not ${y}`);

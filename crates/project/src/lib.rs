@@ -1,7 +1,7 @@
 //! What a user writes: a folder of workers, loaded into one validated [`Project`].
 //!
 //! Pure data: no network, no Wasm. [`load`] reports every problem of a project at once, each with file, line and column.
-//! The formats are those of Wasm Workers Server 1.x; `docs/project.md` describes them for users.
+//! The formats are those of Wasm Workers Server 1.x; `docs/configure/project.md` describes them for users.
 
 pub mod beneath;
 mod config;

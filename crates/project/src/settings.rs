@@ -125,7 +125,7 @@ settings! {
         allow_private: Vec<Network> = Vec::new(), 0 => 0;
         /// Whether answers of workers are compressed (gzip, Brotli) for clients that accept it: text of 1 KiB and more. Compressed files beside assets (`.gz`, `.br`, `.zst`) are always used.
         compression: bool = false, 0 => 0;
-        /// Proxies whose word on a client's address, scheme and host is taken; see [requests](project.md#the-client-behind-a-proxy-or-not).
+        /// Proxies whose word on a client's address, scheme and host is taken; see [the client's address](../configure/server.md#client-address-and-proxies).
         trusted_proxies: Vec<Network> = Vec::new(), 0 => 0;
         /// Memory for all workers together; 0 takes three quarters of the container's or machine's.
         memory: u64 = 0, 0 => u64::MAX;

@@ -3,7 +3,7 @@
 //!
 //! A [`Repository`] is an index of runtimes: built in, a folder, or a URL. A [`Folder`] is a project, into which a runtime is
 //! installed; [`Fetch`] brings its files. A file is only ever there whole and with the checksum that its entry names: it is
-//! fetched and checked in memory, written under another name, and renamed. `docs/runtimes.md` is the manual.
+//! fetched and checked in memory, written under another name, and renamed. `docs/configure/runtimes.md` is the manual.
 
 mod archive;
 mod edit;

@@ -68,7 +68,7 @@ module Wws
     HINTS = {
       "bigdecimal" => "#{NATIVE}; Ruby 3.3 has it inside: wws runtimes install ruby 3.3",
       "nokogiri" => "#{NATIVE}; rexml is in pure Ruby",
-      "racc/parser" => "gem install --install-dir _gems racc; docs/ruby.md says how gems are found",
+      "racc/parser" => "gem install --install-dir _gems racc; docs/workers/ruby.md says how gems are found",
       "io/console" => NATIVE,
       "pty" => "a worker starts no processes"
     }.freeze

@@ -1,7 +1,7 @@
 //! What the server does for a worker beyond the request it answers: outgoing HTTP.
 //!
 //! The import `http.send-http-request` in the interface that workers have had since the first version
-//! (`docs/guest-protocol.md`), written by hand: it is one function.
+//! (`docs/reference/guest-protocol.md`), written by hand: it is one function.
 
 // Half of it is for tests only where there is no server.
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]

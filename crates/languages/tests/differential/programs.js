@@ -1,5 +1,5 @@
 // Random programs over the web's interfaces: the same numbers make the same programs everywhere, so that what they observe can
-// be compared between a worker and Node. What differs on purpose is left out of what they look at; docs/javascript.md lists it.
+// be compared between a worker and Node. What differs on purpose is left out of what they look at; docs/workers/javascript.md lists it.
 
 // https://gist.github.com/tommyettinger/46a874533244883189143505d203312c: mulberry32.
 const random = (seed) => () => {
