@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts how tests went into docs/compatibility.md: reads the output of `cargo test`, and replaces the part of the page that is between
-# the marks of this name. The other parts are of other runs, and stay.
+# Writes test results into docs/compatibility.md: reads the output of `cargo test`, and replaces the part of the page between
+# the marks of this name. The other parts belong to other runs, and remain.
 #
 #   scripts/compatibility.sh clients < target/test-clients.log
 #   scripts/compatibility.sh trixie < target/test-vm-trixie.log        the same of forky
@@ -87,7 +87,7 @@ clients() { # < LOG
 
 containerd, Docker, their plugins, CNI's and runc $("$tools/runc/usr/sbin/runc" --version | awk 'NR == 1 { print $3 }' | sed 's/[~+].*//') are
 Debian's, pinned in \`scripts/debs.lock\`; containerd 2.3 and 2.4, crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`.
-Control groups are of version $groups. By \`make test-clients\`.
+The machine has cgroup v$groups. By \`make test-clients\`.
 END2
     awk -v c16="$(containerd 1.6)" -v c17="$(containerd 1.7)" -v c21="$(containerd 2.1)" -v c23="$(containerd 2.3)" -v c24="$(containerd 2.4)" \
         -v d26="$(docker 26)" -v d28="$(docker 28)" \
@@ -140,4 +140,4 @@ TEXT=$text awk -v from="<!-- $part -->" -v to="<!-- end of $part -->" '
     $0 == from { print ENVIRON["TEXT"]; inside = 1 }
     END { exit !found }' "$page" > target/compatibility.md
 mv target/compatibility.md "$page"
-echo "$page says how it went"
+echo "$page has the results"
