@@ -41,7 +41,7 @@ targets() { # FILE
                 span = substr(text, RSTART + 1, RLENGTH - 2)
                 plain = plain substr(text, 1, RSTART - 1) "x"
                 text = substr(text, RSTART + RLENGTH)
-                if (span ~ /^(bench|crates|deploy|docs|images|kits|scripts|shim|test|fuzz)\/[A-Za-z0-9._\/-]*$/)
+                if (span !~ /NAME/ && span ~ /^(bench|crates|deploy|docs|images|kits|scripts|shim|test|fuzz)\/[A-Za-z0-9._\/-]*$/)
                     print NR, "path", span
             }
             text = plain text
