@@ -193,7 +193,7 @@ fn parse(kind: &str, options: &[String]) -> Result<Parsed> {
         data: Vec::new(),
         maps: Maps::default(),
     };
-    for option in options.iter().flat_map(split) {
+    for option in options.iter().flat_map(|one| split(one)) {
         if parsed.maps.take(option)? {
             continue;
         }
@@ -219,9 +219,9 @@ fn parse(kind: &str, options: &[String]) -> Result<Parsed> {
 }
 
 /// The options in one text. That of a map has commas of its own.
-fn split(options: &String) -> Box<dyn Iterator<Item = &str> + '_> {
+fn split(options: &str) -> Box<dyn Iterator<Item = &str> + '_> {
     if options.starts_with("uidmap=") || options.starts_with("gidmap=") {
-        Box::new(std::iter::once(options.as_str()))
+        Box::new(std::iter::once(options))
     } else {
         Box::new(options.split(','))
     }
@@ -540,7 +540,7 @@ mod tests {
             ],
             ..Mount::default()
         };
-        mount_all(&[overlay.clone()], &root).unwrap();
+        mount_all(std::slice::from_ref(&overlay), &root).unwrap();
         let seen = ["root", "in/user", "other"].map(|file| owner(&root.join(file)));
         std::fs::write(root.join("new"), "").unwrap();
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
