@@ -9,6 +9,7 @@
 # Only what has changed is built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+read -ra cargo_flags <<< "${CARGO_FLAGS---locked}"
 repository=$PWD
 
 scripts/guest-rust.sh
@@ -20,7 +21,7 @@ export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS=$flags CARGO_TARGET_WASM32_WASIP2_RU
 
 # Builds the crates of the folder $2 for wasm32-$1, from within it: cargo reads its configuration there.
 build() { # wasip1|wasip2 FOLDER ARGUMENT...
-    (cd "$2" && "$repository/target/tools/bin/cargo-$1" build ${CARGO_FLAGS---locked} --release --quiet "${@:3}")
+    (cd "$2" && "$repository/target/tools/bin/cargo-$1" build "${cargo_flags[@]}" --release --quiet "${@:3}")
 }
 
 # Puts the module of a crate to the others. Only a changed one is touched, so that nothing is done again for it.
@@ -63,8 +64,8 @@ collect wasip2 wasi-http-hello
 scripts/build-kit-guests.sh go
 
 # For this machine, in the target folder of the workspace.
-pack=$(env -u CARGO_TARGET_DIR cargo build ${CARGO_FLAGS---locked} --release --quiet -p wws-oci-tar --message-format json |
+pack=$(env -u CARGO_TARGET_DIR cargo build "${cargo_flags[@]}" --release --quiet -p wws-oci-tar --message-format json |
     sed -n 's/.*"executable":"\([^"]*wws-oci-tar\)".*/\1/p')
 image hello hello
 image user-generation user-generation-rust user-generation-go
-ls -l target/images/*.tar | awk '{ print $5, $9 }'
+stat --format '%s %n' target/images/*.tar

@@ -5,11 +5,12 @@
 #   scripts/build-kit-guests.sh [rust|go|c|cpp|zig]...      all of them where none is named
 set -euo pipefail
 cd "$(dirname "$0")/.."
+read -ra cargo_flags <<< "${CARGO_FLAGS---locked}"
 
 guests=target/guests
 mkdir -p "$guests"
 flags=(-O2 -s -Wall -Wextra -Wshadow -Wno-infinite-recursion -Wno-missing-field-initializers)
-flags+=(-Wl,--stack-first,-z,stack-size=262144)
+flags+=("-Wl,--stack-first,-z,stack-size=262144")
 
 # The smallest worker in Rust is an image by itself, images/hello.
 examples() { # KIT
@@ -36,7 +37,7 @@ finish() { # KIT EXAMPLE
 
 build_rust() {
     local built=target/guests-build/wasm32-wasip1/release/examples/$1.wasm
-    CARGO_TARGET_DIR=target/guests-build target/tools/bin/cargo-wasip1 build ${CARGO_FLAGS---locked} --release --quiet \
+    CARGO_TARGET_DIR=target/guests-build target/tools/bin/cargo-wasip1 build "${cargo_flags[@]}" --release --quiet \
         --manifest-path kits/rust/Cargo.toml --example "$1"
     cp "$built" "$guests/rust-$1.wasm.new"
 }

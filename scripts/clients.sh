@@ -63,7 +63,7 @@ build() {
 }
 
 scripts/debs.sh trixie cni containernetworking-plugins
-export GOTOOLCHAIN=local GOOS= GOARCH=
+export GOTOOLCHAIN=local GOOS='' GOARCH=''
 present=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)
 build crictl 1.24.3 sigs.k8s.io/cri-tools v1.34.0 'h1:KqL9EJ+WgHtz1HR1exezm91n+o8O2uMLs/eHzHJHAWw=' \
     sigs.k8s.io/cri-tools/pkg/version.Version clients/bin ./cmd/crictl

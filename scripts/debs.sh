@@ -139,12 +139,13 @@ unpack() { # SUITE NAME PACKAGE...
 }
 
 update() { # [SUITE PACKAGE...]
-    local suite package now rows
+    local suite suites package now rows
     rows=$(awk -v arch="$arch" -v only="${1-}" '$4 == arch && (!only || $1 == only) { print $1, $2 }' "$lock")
     for package in "${@:2}"; do
         rows+=$'\n'"$1 $package"
     done
-    for suite in $(cut -d ' ' -f 1 <<< "$rows" | sort -u); do
+    mapfile -t suites < <(cut -s -d ' ' -f 1 <<< "$rows" | sort -u)
+    for suite in "${suites[@]}"; do
         configure "$suite"
         refresh "$suite"
     done

@@ -4,12 +4,13 @@
 #   scripts/demo-docker.sh [26|28]     default 28
 set -euo pipefail
 cd "$(dirname "$0")/.."
+read -ra cargo_flags <<< "${CARGO_FLAGS---locked}"
 
 scripts/docker.sh
 demo=target/x86_64-unknown-linux-gnu/release/demo-docker
 as_root=()
 ((EUID == 0)) || as_root=(sudo)
-cargo build ${CARGO_FLAGS---locked} --release --quiet -p wws-test --bins
+cargo build "${cargo_flags[@]}" --release --quiet -p wws-test --bins
 "${as_root[@]}" "${demo%/*}/walk" sweep
 trap '"${as_root[@]}" "${demo%/*}/walk" sweep' EXIT
 trap 'exit 130' INT TERM

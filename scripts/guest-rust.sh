@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 bin=target/tools/bin
-prefix=target/tools/rust-wasm
 mkdir -p "$bin"
 
 # Replaces the file $1 by standard input, at once: others may be running it.

@@ -7,6 +7,7 @@
 #   scripts/run.sh stop         stop it
 set -euo pipefail
 cd "$(dirname "$0")/.."
+read -ra cargo_flags <<< "${CARGO_FLAGS---locked}"
 
 # Interpreters are compiled once. Only where root may clear it up again.
 ((EUID != 0)) || export WWS_TEST_STORE=$PWD/target/store
@@ -35,9 +36,10 @@ if [[ ${1-} == stop ]]; then
     exit
 fi
 
-cargo build ${CARGO_FLAGS---locked} --release --quiet -p wws-test --bin walk
+cargo build "${cargo_flags[@]}" --release --quiet -p wws-test --bin walk
 stop
-trap 'status=$?; stop; exit $status' EXIT
+# shellcheck disable=SC2154 # It is assigned in the same line.
+trap 'status=$?; stop; exit "$status"' EXIT
 trap 'exit 130' INT TERM
 if [[ -z ${KEEP-} ]]; then
     "${as_root[@]}" "$walk"

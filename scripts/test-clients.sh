@@ -7,6 +7,7 @@
 # WWS_TEST_CYCLES=N sets how many containers come and go in a row in the test of growth (1,000).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+read -ra cargo_flags <<< "${CARGO_FLAGS---locked}"
 
 scripts/docker.sh
 scripts/clients.sh
@@ -28,7 +29,7 @@ done
 ((EUID == 0)) ||
     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env=WWS_TEST_PROGRAMS,WWS_TEST_CYCLES,RUST_BACKTRACE"
 status=0
-RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test ${CARGO_FLAGS---locked} --release -p wws-test "${tests[@]}" --no-fail-fast -- \
+RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test "${cargo_flags[@]}" --release -p wws-test "${tests[@]}" --no-fail-fast -- \
     --include-ignored --test-threads=1 --show-output "${leave_out[@]}" "$@" 2>&1 | tee "$log" || status=1
 if ((!$#)); then
     scripts/compatibility.sh clients < "$log"

@@ -8,6 +8,7 @@
 # WWS_TEST_PATIENCE says how many times longer than on an ordinary machine things may take there (12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+read -ra cargo_flags <<< "${CARGO_FLAGS---locked}"
 
 export SUITE=${SUITE:-trixie}
 log=target/test-vm-$SUITE.log
@@ -42,7 +43,7 @@ fi
 mkdir -p "target/vm/$SUITE"
 # What the tests are given lies at the same place in the guest as here.
 push=$PWD/target/vm/$SUITE/push.tar
-build=(cargo test ${CARGO_FLAGS---locked} --release -p wws-test)
+build=(cargo test "${cargo_flags[@]}" --release -p wws-test)
 "${build[@]}" --no-run "${tests[@]/#/--test=}" --test systemd 2>&1 | tee "target/vm/$SUITE/build.log"
 mapfile -t programs < <(sed -n 's/^  Executable .*(\(.*\))$/\1/p' "target/vm/$SUITE/build.log")
 clients=(target/tools/clients/bin/crictl)

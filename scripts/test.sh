@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-flags=(${CARGO_FLAGS---locked})
+read -ra cargo_flags <<< "${CARGO_FLAGS---locked}"
 log=$PWD/target/test.log
 : > "$log"
 failed=()
@@ -22,9 +22,9 @@ part() { # NAME COMMAND...
 unit() {
     # What belongs to `wws` apart from what doesn't: together they would turn on features with which wasmtime is compiled again.
     local status=0
-    cargo test "${flags[@]}" --release --workspace --exclude wws-test --exclude wws-bench --exclude containerd-shim-wws-v1 \
+    cargo test "${cargo_flags[@]}" --release --workspace --exclude wws-test --exclude wws-bench --exclude containerd-shim-wws-v1 \
         --no-fail-fast || status=1
-    cargo test "${flags[@]}" --release -p containerd-shim-wws-v1 -p wws-bench --no-fail-fast || status=1
+    cargo test "${cargo_flags[@]}" --release -p containerd-shim-wws-v1 -p wws-bench --no-fail-fast || status=1
     return $status
 }
 
@@ -46,7 +46,7 @@ end_to_end() {
     # The code of the example's interpreters is compiled once for all tests; those about the store have one of their own.
     # Root's, so that only root can clear it up.
     ((EUID != 0)) || export WWS_TEST_STORE=$PWD/target/store
-    RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test "${flags[@]}" --release -p wws-test --no-fail-fast -- --test-threads=1
+    RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test "${cargo_flags[@]}" --release -p wws-test --no-fail-fast -- --test-threads=1
 }
 
 # Interpreters that projects bring along.

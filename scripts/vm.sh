@@ -96,7 +96,7 @@ boot() { # [TAR]
     ! runs || fail "a guest runs already: scripts/vm.sh off"
     case ${WWS_VM_ACCEL:-tcg} in
         # Emulated, cmpxchg16b stops all processors, and a fifth level of page tables costs a look-up each.
-        tcg) accel=(-accel tcg,thread=multi,tb-size=1024 -cpu max,cx16=off,la57=off) ;;
+        tcg) accel=(-accel "tcg,thread=multi,tb-size=1024" -cpu "max,cx16=off,la57=off") ;;
         kvm) accel=(-accel kvm -cpu host) ;;
         *) fail "WWS_VM_ACCEL is tcg or kvm" ;;
     esac
