@@ -9,6 +9,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 CARGO_FLAGS ?= --locked
 HOST := x86_64-unknown-linux-gnu
 OUT := target/$(HOST)
+LINT_TOOLS := target/tools/lint-tools/bin
 
 .PHONY: help
 help: ## list the targets
@@ -62,22 +63,48 @@ test-clients: tools build images ## every client (ctr, Docker, Compose, crictl, 
 test-vm: build images ## control groups of version 2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
 	@scripts/test-vm.sh
 
+.PHONY: check
+check: lint unit-quick ## the quick part of what CI runs, without root: all of `make lint`, and the tests that need no engine
+
+.PHONY: unit-quick
+unit-quick:
+	cargo test $(CARGO_FLAGS) --release -p containerd-shim-wws-v1 -p wws-bench
+
 .PHONY: lint
-lint: interpreters ## format, compiler's and clippy's warnings, licences of dependencies (after `make deny`)
+lint: fmt spelling shellcheck layers deny clippy doc ## all that is found without running the programs: the seven targets below
+
+.PHONY: fmt
+fmt: ## format
 	cargo fmt --all --check
-	cargo clippy $(CARGO_FLAGS) --release --workspace --all-targets -- -D warnings
-	@if [[ -x target/tools/cargo-deny/bin/cargo-deny ]]; then \
-		target/tools/cargo-deny/bin/cargo-deny check bans licenses sources; \
-	else echo "licences, sources and advisories of dependencies not checked: make deny"; fi
+
+.PHONY: lint-tools
+lint-tools: setup
+	@scripts/pip.sh lint-tools scripts/lint-tools.txt
+
+.PHONY: spelling
+spelling: lint-tools ## spelling of code and docs (.typos.toml)
+	$(LINT_TOOLS)/typos
+
+.PHONY: shellcheck
+shellcheck: lint-tools ## the scripts
+	git ls-files -co --exclude-standard | xargs grep -lE '^#!.*(bash|/sh)' | xargs $(LINT_TOOLS)/shellcheck
+
+.PHONY: layers
+layers: ## imports that run up the layers of scripts/layers.txt
+	python3 scripts/layers_test.py --quiet
+	python3 scripts/layers.py
 
 .PHONY: deny
-deny: setup ## install the pinned cargo-deny below target/tools (minutes) and run it; advisories where there is a database
-	CARGO_BUILD_TARGET=$(HOST) cargo install cargo-deny --version 0.20.2 --locked --quiet --root target/tools/cargo-deny
-	target/tools/cargo-deny/bin/cargo-deny check bans licenses sources
+deny: lint-tools ## licences, sources, versions of dependencies; advisories where there is a database (deny.toml)
+	$(LINT_TOOLS)/cargo-deny check bans licenses sources
 	@scripts/advisories.sh
 
+.PHONY: clippy
+clippy: interpreters ## the compiler's and clippy's warnings, of tests too
+	cargo clippy $(CARGO_FLAGS) --release --workspace --all-targets -- -D warnings
+
 .PHONY: doc
-doc: interpreters ## the crates' documentation, below target/$(HOST)/doc
+doc: interpreters ## the crates' documentation, below target/$(HOST)/doc, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --release --workspace --no-deps
 
 .PHONY: bench

@@ -6,8 +6,9 @@
 #   REQUIRED=1 scripts/advisories.sh  it is one
 set -euo pipefail
 cd "$(dirname "$0")/.."
+mkdir -p target
 
-deny=target/tools/cargo-deny/bin/cargo-deny
+deny=target/tools/lint-tools/bin/cargo-deny
 [[ -x $deny ]] || { echo "cargo-deny is missing: make deny" >&2; exit 1; }
 
 flags=()

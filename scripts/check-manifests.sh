@@ -8,7 +8,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-pins=scripts/check-manifests.txt
 target=target/tools/kubernetes-validate
 versions=("$@")
 ((${#versions[@]})) || versions=(1.29 1.37)
@@ -17,20 +16,7 @@ if ! command -v python3 > /dev/null; then
     printf '!!! %s\n' "python3 is missing: THE MANIFESTS OF deploy/kubernetes ARE NOT CHECKED." >&2
     exit 0
 fi
-wanted="$(python3 --version) $(sha256sum < "$pins")"
-if [[ ! -e $target/.pins || $(< "$target/.pins") != "$wanted" ]]; then
-    pip=(python3 -m pip)
-    if ! "${pip[@]}" --version > /dev/null 2>&1; then
-        scripts/debs.sh trixie python-pip python3-pip-whl
-        pip=(python3 "$(echo target/tools/python-pip/usr/share/python-wheels/pip-*.whl)/pip")
-    fi
-    echo "fetching the schemas of Kubernetes into $target"
-    rm -rf "$target" "$target.new"
-    "${pip[@]}" install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes --target "$target.new" \
-        --requirement "$pins"
-    echo "$wanted" > "$target.new/.pins"
-    mv "$target.new" "$target"
-fi
+scripts/pip.sh kubernetes-validate scripts/check-manifests.txt
 
 check() { # VERSION FILE...
     PYTHONPATH=$target python3 -m kubernetes_validate --strict --kubernetes-version "$@"

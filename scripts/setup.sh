@@ -13,8 +13,11 @@ need make make
 need curl curl ca-certificates
 need chroot coreutils
 need xz xz-utils
+need git git
 # What JavaScript workers do is compared with it (crates/languages/tests/web.rs).
 need node nodejs
+# scripts/layers.py; and pip, which unpacks the pinned linters (scripts/pip.sh).
+need python3 python3
 # For the pinned interpreters (scripts/interpreters.sh), where no registry is named for curl to fetch from.
 [[ -n ${NPM_CONFIG_REGISTRY-}${npm_config_registry-} ]] || need npm npm
 [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
