@@ -527,3 +527,54 @@ fn comparison_finds_differences() {
         assert!(same(expected, printed).is_err(), "{expected:?} {printed:?}");
     }
 }
+
+/// All Markdown of the repository except for what tests write and the glossary itself.
+fn markdown(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() {
+            if !name.starts_with('.') && !["target", "node_modules", "fuzz"].contains(&&*name) {
+                markdown(&path, found);
+            }
+        } else if name.ends_with(".md") && !["compatibility.md", "glossary.md"].contains(&&*name) {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn pages_use_the_terms_of_the_glossary() {
+    const REPLACED: [&str; 9] = [
+        "control group",
+        "name space",
+        "processor",
+        "started ahead",
+        "check of health",
+        "parts of others",
+        "store of compiled code",
+        "first process",
+        "folder",
+    ];
+    let (mut pages, mut problems) = (Vec::new(), String::new());
+    markdown(&repository(), &mut pages);
+    assert!(pages.len() > 40, "{}", pages.len());
+    for page in pages {
+        let (mut is_code, name) = (false, page.strip_prefix(repository()).unwrap().display());
+        for (index, line) in fs::read_to_string(&page).unwrap().lines().enumerate() {
+            if line.trim_start().starts_with("```") {
+                is_code = !is_code;
+            }
+            // Settings and the table of features are written by programs.
+            if is_code || line.starts_with('|') {
+                continue;
+            }
+            let text: String = line.split('`').step_by(2).collect();
+            let text = text.to_lowercase();
+            for term in REPLACED.iter().filter(|term| text.contains(**term)) {
+                writeln!(problems, "{name}:{}: {term}", index + 1).unwrap();
+            }
+        }
+    }
+    assert!(problems.is_empty(), "see docs/glossary.md:\n{problems}");
+}
