@@ -20,9 +20,13 @@ client() { [[ ! -x $tools/clients/bin/$1 ]] || "$tools/clients/bin/$1" --version
 
 # Defines what reads results and what prints tables.
 tables='
+    BEGIN {
+        while ((getline line < "scripts/compatibility-titles.txt") > 0)
+            if (split(line, pair, " = ") == 2) titles[pair[1]] = pair[2]
+    }
     function keep(table, column, name, result) {
         gsub(/_/, " ", name)
-        name = toupper(substr(name, 1, 1)) substr(name, 2)
+        name = name in titles ? titles[name] : toupper(substr(name, 1, 1)) substr(name, 2)
         if (!((table, name) in known)) {
             known[table, name] = 1
             names[table, ++count[table]] = name
