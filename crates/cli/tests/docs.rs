@@ -485,11 +485,13 @@ fn settings_page_is_current() {
         .arg("settings")
         .output()
         .unwrap();
-    assert_eq!(
-        fs::read_to_string(page).unwrap(),
-        String::from_utf8(printed.stdout).unwrap(),
-        "run `target/release/wws settings > docs/reference/settings.md`"
-    );
+    let page = fs::read_to_string(page).unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let how = "run `target/release/wws settings > docs/reference/settings.md`";
+    for (in_page, current) in page.lines().zip(printed.lines()) {
+        assert_eq!(in_page, current, "{how}");
+    }
+    assert_eq!(page.len(), printed.len(), "{how}");
 }
 
 #[test]
