@@ -1,8 +1,8 @@
 //! Two lanes: a call runs where its request is served; one that goes on for long moves to threads of its own.
 //!
 //! Most guests end within a millisecond, and handing them to another thread would cost more than they do. One that computes for
-//! longer would keep the requests behind it waiting: it goes on in the slow lane, whose threads give way to others
-//! (`priority`).
+//! longer would keep the requests behind it waiting: it goes on in the slow lane, whose threads run when no other thread wants to
+//! (`priority`). Where others always want to, it moves once more, to threads that get a small part of each CPU.
 
 use std::{
     future::{Future, poll_fn},
@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     thread::{self, ThreadId},
     time::{Duration, Instant},
 };
@@ -256,17 +256,26 @@ impl Habit {
     }
 }
 
-/// The slow lane's threads, started when first needed.
+/// The slow lane's threads.
 #[derive(Default)]
 pub(crate) struct SlowLane {
+    /// Run whenever no thread of the fast lane wants to.
+    idle: Threads,
+    /// For calls that these starve: they get a part of each CPU, however busy the fast lane is.
+    fair: Threads,
+}
+
+/// A set of threads, started when first needed.
+#[derive(Default)]
+struct Threads {
     runtime: OnceLock<Runtime>,
     /// Held while they are started. Whether it was reported that they could not be.
     starting: Mutex<bool>,
 }
 
-impl SlowLane {
+impl Threads {
     /// `None`: there are too few threads for now, as of a container with a low limit of processes.
-    fn runtime(&self) -> Option<&Runtime> {
+    fn runtime(&self, name: &'static str, on_start: fn()) -> Option<&Runtime> {
         if let Some(runtime) = self.runtime.get() {
             return Some(runtime);
         }
@@ -274,21 +283,22 @@ impl SlowLane {
         if let Some(runtime) = self.runtime.get() {
             return Some(runtime);
         }
-        // tokio panics where it cannot start its first thread, and loses calls where it cannot start another.
+        // tokio panics where it cannot start its first thread, and loses calls where it cannot
+        // start another.
         let started = can_start_threads(thread::available_parallelism().map_or(1, usize::from))
             .and_then(|()| {
                 tokio::runtime::Builder::new_multi_thread()
                     // A call that moved here may still wait for time and sockets.
                     .enable_all()
-                    .thread_name("wws-slow")
-                    .on_thread_start(priority::give_way)
+                    .thread_name(name)
+                    .on_thread_start(on_start)
                     .build()
             });
         match started {
             Ok(runtime) => Some(self.runtime.get_or_init(|| runtime)),
             Err(error) => {
                 if !std::mem::replace(&mut *reported, true) {
-                    tracing::error!("no threads for long calls, which hold up short ones: {error}");
+                    tracing::error!("no threads {name} for long calls: {error}");
                 }
                 None
             }
@@ -316,13 +326,21 @@ fn can_start_threads(count: usize) -> io::Result<()> {
 }
 
 impl SlowLane {
+    fn idle(&self) -> Option<&Runtime> {
+        self.idle.runtime("wws-slow", priority::run_when_idle)
+    }
+
+    fn fair(&self) -> Option<&Runtime> {
+        self.fair.runtime("wws-fair", priority::give_way)
+    }
+
     /// Runs something that nobody waits for. `false`: there are no threads.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
-        self.runtime().map(|runtime| runtime.spawn(task)).is_some()
+        self.fair().map(|runtime| runtime.spawn(task)).is_some()
     }
 }
 
-impl Drop for SlowLane {
+impl Drop for Threads {
     fn drop(&mut self) {
         // Dropping a runtime waits for its threads, which an asynchronous caller must not.
         if let Some(runtime) = self.runtime.take() {
@@ -336,7 +354,7 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Runs a call in the lane that fits it.
 pub(crate) struct Laned<'a, T> {
     call: Option<Boxed<T>>,
-    moved: Option<JoinHandle<T>>,
+    moved: Option<JoinHandle<Slow<T>>>,
     usage: &'a Arc<Usage>,
     lane: &'a SlowLane,
     habit: &'a Habit,
@@ -364,14 +382,21 @@ impl<'a, T: Send + 'static> Laned<'a, T> {
 
     /// Moves the call to the slow lane, if that has threads.
     fn move_over(&mut self) {
-        if let Some(runtime) = self.lane.runtime()
+        if let Some(runtime) = self.lane.idle()
             && let Some(call) = self.call.take()
         {
             self.usage.slow.store(true, Ordering::Relaxed);
-            self.moved = Some(runtime.spawn(Measured {
-                call,
-                usage: self.usage.clone(),
-            }));
+            let call = Measured::new(call, self.usage.clone(), true);
+            self.moved = Some(runtime.spawn(call));
+        }
+    }
+
+    /// Moves a call that starved to where it cannot.
+    fn move_on(&mut self, call: Boxed<T>) {
+        // Without other threads it goes on where it was.
+        if let Some(runtime) = self.lane.fair().or_else(|| self.lane.idle()) {
+            let call = Measured::new(call, self.usage.clone(), false);
+            self.moved = Some(runtime.spawn(call));
         }
     }
 }
@@ -392,9 +417,18 @@ impl<T: Send + 'static> Future for Laned<'_, T> {
             }
             this.move_over();
         }
-        match &mut this.moved {
-            Some(moved) => Pin::new(moved).poll(context).map(Result::ok),
-            None if this.call.is_some() => Poll::Pending,
+        while let Some(moved) = &mut this.moved {
+            match ready!(Pin::new(moved).poll(context)) {
+                Ok(Slow::Done(result)) => return Poll::Ready(Some(result)),
+                Ok(Slow::Starved(call)) => {
+                    this.moved = None;
+                    this.move_on(call);
+                }
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+        match this.call {
+            Some(_) => Poll::Pending,
             None => Poll::Ready(None),
         }
     }
@@ -409,20 +443,64 @@ impl<T> Drop for Laned<'_, T> {
     }
 }
 
-/// Counts the CPU time of a call.
+/// How a call left a thread of the slow lane.
+enum Slow<T> {
+    Done(T),
+    /// It got next to nothing of the CPU.
+    Starved(Boxed<T>),
+}
+
+/// Counts the CPU time of a call in the slow lane.
 struct Measured<T> {
-    call: Boxed<T>,
+    /// There until it is done.
+    call: Option<Boxed<T>>,
     usage: Arc<Usage>,
+    /// CPU time here, and time in which it could run and did not; `None`: it stays here.
+    hunger: Option<(Duration, Duration)>,
+}
+
+/// A call starves when it waited so long for a CPU and for so many times what it got of it: it
+/// gets more among the fair threads.
+const STARVED: (Duration, u32) = (Duration::from_millis(100), 12);
+
+impl<T> Measured<T> {
+    fn new(call: Boxed<T>, usage: Arc<Usage>, may_leave: bool) -> Self {
+        Self {
+            call: Some(call),
+            usage,
+            hunger: may_leave.then_some((Duration::ZERO, Duration::ZERO)),
+        }
+    }
 }
 
 impl<T> Future for Measured<T> {
-    type Output = T;
+    type Output = Slow<T>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        let start = thread_time();
-        let polled = self.call.as_mut().poll(context);
-        self.usage.add(thread_time().saturating_sub(start));
-        polled
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Slow<T>> {
+        let this = &mut *self;
+        let Some(call) = &mut this.call else {
+            return Poll::Pending;
+        };
+        let (began, start) = (Instant::now(), thread_time());
+        let polled = call.as_mut().poll(context);
+        let used = thread_time().saturating_sub(start);
+        this.usage.add(used);
+        if let Poll::Ready(result) = polled {
+            this.call = None;
+            return Poll::Ready(Slow::Done(result));
+        }
+        if let Some((ran, waited)) = &mut this.hunger {
+            *ran += used;
+            *waited += began.elapsed().saturating_sub(used);
+            let (least, times) = STARVED;
+            if *waited >= least
+                && *waited > *ran * times
+                && let Some(call) = this.call.take()
+            {
+                return Poll::Ready(Slow::Starved(call));
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -459,6 +537,11 @@ mod tests {
         }
     }
 
+    fn is_slow(thread: &String) -> bool {
+        // A busy machine may starve it.
+        thread == "wws-slow" || thread == "wws-fair"
+    }
+
     fn run(left: u32, habit: &Habit) -> Vec<String> {
         let lane = SlowLane::default();
         let usage = Arc::new(Usage::default());
@@ -478,10 +561,46 @@ mod tests {
     #[test]
     fn a_short_call_stays_and_a_long_one_moves() {
         let habit = Habit::default();
-        assert!(run(0, &habit).iter().all(|thread| thread != "wws-slow"));
+        assert!(!run(0, &habit).iter().any(is_slow));
         let threads = run(4, &habit);
-        assert_ne!(threads[0], "wws-slow");
-        assert_eq!(threads[1..], ["wws-slow"; 3]);
+        assert!(!is_slow(&threads[0]) && threads.len() == 4, "{threads:?}");
+        assert!(threads[1..].iter().all(is_slow), "{threads:?}");
+    }
+
+    #[test]
+    fn a_call_that_others_starve_moves_to_threads_that_get_their_part() {
+        let stop = AtomicBool::new(false);
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            for _ in 0..2 * cpus {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let (lane, habit) = (SlowLane::default(), Habit::default());
+            let usage = Arc::new(Usage::default());
+            usage.yielded.store(true, Ordering::Relaxed);
+            let mut threads: Vec<String> = Vec::new();
+            let call = poll_fn(move |context| {
+                threads.push(thread::current().name().unwrap_or("").to_owned());
+                if threads.len() > 3000 || threads.last().is_some_and(|name| name == "wws-fair") {
+                    return Poll::Ready(std::mem::take(&mut threads));
+                }
+                compute(TICK);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            });
+            let threads = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap()
+                .block_on(Laned::new(Box::pin(call), &usage, &lane, &habit))
+                .unwrap();
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(threads.last().unwrap(), "wws-fair");
+            assert!(threads.iter().any(|thread| thread == "wws-slow"));
+        });
     }
 
     #[test]
@@ -528,10 +647,10 @@ mod tests {
         for _ in 0..10 {
             run(4, &habit);
         }
-        assert!(run(4, &habit).iter().all(|thread| thread == "wws-slow"));
+        assert!(run(4, &habit).iter().all(is_slow));
         for _ in 0..10 {
             run(0, &habit);
         }
-        assert_ne!(run(0, &habit), ["wws-slow"]);
+        assert!(!run(0, &habit).iter().any(is_slow));
     }
 }
