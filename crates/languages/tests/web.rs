@@ -557,6 +557,18 @@ async fn details_are_as_the_standards_say() {
         ("new Response('', { statusText: 'a\\r\\nb' })", "\"TypeError\""),
         ("new Blob([], null).size", "0"),
         ("new TextDecoder('\\u00a0utf-8')", "\"RangeError\""),
+        (
+            "(() => { const d = new TextDecoder(); return d.decode(Uint8Array.of(0x61), { stream: true }) + d.decode(Uint8Array.of(0xef, 0xbb, 0xbf, 0x62)) })()",
+            "\"a\u{feff}b\"",
+        ),
+        (
+            "(() => { const p = new URLSearchParams('a=1&b=2&c=3'); for (const [k] of p) p.delete(k); return String(p) })()",
+            "\"b=2\"",
+        ),
+        (
+            "new Blob(['hi']).stream().getReader({ mode: 'byob' }).read(new Uint8Array(9)).then((read) => [...read.value])",
+            "[104, 105]",
+        ),
         ("new TextDecoder('replacement')", "\"RangeError\""),
         ("[URL.canParse('http://a/', ''), URL.canParse('http://a/', undefined)]", "[false, true]"),
         ("new URL('///b.example/p', 'http://a/').href", "\"http://b.example/p\""),
