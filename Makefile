@@ -59,6 +59,10 @@ demo-docker: tools build images ## see the example on a private Docker Engine, a
 test-clients: tools build images ## every client (ctr, Docker, Compose, crictl, nerdctl) with every scenario; its part of docs/compatibility.md
 	@scripts/test-clients.sh
 
+.PHONY: test-conformance
+test-conformance: tools build ## critest, containerd's own tests and containerd-stress with our runtime and with runc's: none may fail with ours alone
+	@scripts/conformance.sh
+
 .PHONY: test-vm
 test-vm: build images ## control groups of version 2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
 	@scripts/test-vm.sh

@@ -9,62 +9,21 @@
 #   target/tools/runc-1.5/usr/sbin           runc with ID-mapped mounts, which Debian 12's has not
 #   target/tools/cni/usr/lib/cni             Debian's containernetworking-plugins
 #
-# A module is pinned by its version and the checksum of its files, which have the checksums of all that it is built from. The clients
-# take Go 1.24.3 or newer, runc takes 1.25 (and a C compiler), containerd takes 1.26.8: what cannot be built with the Go that is there is skipped, which is said loudly,
-# and so are the tests with it.
+# scripts/go-module.sh says how. The clients take Go 1.24.3 or newer, runc takes 1.25 (and a C compiler), containerd takes 1.26.8: what
+# cannot be built with the Go that is there is skipped, which is said loudly, and so are the tests with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
-tools=$PWD/target/tools
+# shellcheck source=scripts/go-module.sh
+. scripts/go-module.sh
 
 # What is changed in the files of a module before it is built.
-prepare_crictl() { :; }
-prepare_containerd() { :; }
-prepare_runc() { :; }
 prepare_nerdctl() {
     # Helpers of its tests, for which it takes a module from its own repository that is not published.
     rm cmd/nerdctl/helpers/testing*.go
     go mod edit -dropreplace=github.com/containerd/nerdctl/mod/tigron@v0.0.0 -droprequire=github.com/containerd/nerdctl/mod/tigron
 }
 
-# build NAME GO MODULE VERSION CHECKSUM VARIABLE FOLDER PACKAGE...: builds each PACKAGE of MODULE into target/tools/FOLDER. VARIABLE
-# takes the version; GO is the oldest Go that builds it. CGO=1 before it where it has parts in C.
-build() {
-    local name=$1 go=$2 module=$3 version=$4 sum=$5 variable=$6 folder=$tools/$7 packages=("${@:8}")
-    local pin=$folder/.$name.pin source=$tools/source/$name found files
-    local wanted="$module $version $sum ${packages[*]}"
-    [[ ! -e $pin || $(< "$pin") != "$wanted" ]] || return 0
-    if [[ -z $present || $(printf '%s\n' "$go" "$present" | sort -V | head -1) != "$go" ]]; then
-        printf '!!! %s\n' "Go $go or newer is needed to build $name $version; there is ${present:-none}." \
-            "    THE TESTS WITH IT ARE LEFT OUT." >&2
-        return 0
-    fi
-    echo "building $name $version from $module"
-    # The checksum is known here; the public list of checksums need not know this module.
-    found=$(GONOSUMDB=$module GOFLAGS=-mod=mod go mod download -json "$module@$version")
-    files=$(sed -n 's/^\t"Dir": "\(.*\)",$/\1/p' <<< "$found")
-    found=$(sed -n 's/^\t"Sum": "\(.*\)",\{0,1\}$/\1/p' <<< "$found")
-    if [[ $found != "$sum" ]]; then
-        echo "scripts/clients.sh: $module $version has the checksum $found instead of $sum" >&2
-        exit 1
-    fi
-    rm -rf "$source"
-    mkdir -p "$folder" "${source%/*}"
-    cp -R "$files" "$source"
-    chmod -R u+w "$source"
-    (
-        cd "$source"
-        "prepare_${name%-*}"
-        CGO_ENABLED=${CGO-0} GOFLAGS=-mod=readonly go build -buildvcs=false -trimpath -tags 'no_btrfs no_devmapper no_zfs' \
-            -ldflags "-s -w -X $variable=$version" -o "$folder/" "${packages[@]}"
-    )
-    rm -rf "$source"
-    echo "$wanted" > "$pin"
-}
-
 scripts/debs.sh trixie cni containernetworking-plugins
-export GOTOOLCHAIN=local GOOS='' GOARCH=''
-present=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)
 build crictl 1.24.3 sigs.k8s.io/cri-tools v1.34.0 'h1:KqL9EJ+WgHtz1HR1exezm91n+o8O2uMLs/eHzHJHAWw=' \
     sigs.k8s.io/cri-tools/pkg/version.Version clients/bin ./cmd/crictl
 build nerdctl 1.24.3 github.com/containerd/nerdctl/v2 v2.2.0 'h1:dTJO0gUak1FYg+PyG2+fc6L4Z3TIvH4T+Sa0vQFakAo=' \

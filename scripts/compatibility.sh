@@ -4,6 +4,7 @@
 #
 #   scripts/compatibility.sh clients < target/test-clients.log
 #   scripts/compatibility.sh trixie < target/test-vm-trixie.log        the same of forky
+#   scripts/compatibility.sh conformance < target/conformance/results.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -132,8 +133,9 @@ guest() { # < LOG
 case $part in
     clients) text=$(clients) ;;
     trixie | forky) text=$(guest) ;;
+    conformance) text=$(echo && cat) ;;
     *)
-        echo "usage: scripts/compatibility.sh clients | trixie | forky < LOG" >&2
+        echo "usage: scripts/compatibility.sh clients | trixie | forky | conformance < LOG" >&2
         exit 2
         ;;
 esac

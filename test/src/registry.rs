@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use wws_oci_tar::Blob;
 
 use crate::image::Image;
 
@@ -45,7 +46,15 @@ impl Registry {
     /// # Errors
     /// There is no free port.
     pub fn start() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::start_on((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// The same, on an address.
+    ///
+    /// # Errors
+    /// It is taken.
+    pub fn start_on(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let accepting = {
@@ -64,7 +73,14 @@ impl Registry {
     /// # Errors
     /// It cannot be packed.
     pub fn push(&self, name: &str, image: Image) -> Result<String> {
-        let blobs = image.into_blobs()?;
+        self.push_blobs(name, image.into_blobs()?)
+    }
+
+    /// Adds an image by its parts. The answer is the name to pull it by.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn push_blobs(&self, name: &str, blobs: Vec<Blob>) -> Result<String> {
         let top = blobs.last().context("an image without parts")?.digest();
         let mut all = lock(&self.shared.blobs);
         for blob in blobs {

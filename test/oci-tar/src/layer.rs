@@ -10,7 +10,7 @@ use tar::{Builder, EntryType, Header};
 
 #[derive(Debug)]
 enum Entry {
-    Folder,
+    Folder { owner: u64 },
     File { content: Vec<u8>, mode: u32 },
     Link { target: PathBuf },
 }
@@ -26,9 +26,15 @@ impl Layer {
         Ok(())
     }
 
-    pub(crate) fn folder(&mut self, path: &str) -> io::Result<()> {
+    pub(crate) fn folder(&mut self, path: &str, owner: u64) -> io::Result<()> {
         let path = inside(Path::new(path))?;
-        self.add(path, Entry::Folder);
+        self.add(path, Entry::Folder { owner });
+        Ok(())
+    }
+
+    pub(crate) fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
+        let (path, target) = (inside(Path::new(path))?, target.into());
+        self.add(path, Entry::Link { target });
         Ok(())
     }
 
@@ -47,7 +53,7 @@ impl Layer {
             };
             let kind = entry.file_type().map_err(named)?;
             if kind.is_dir() {
-                self.add(path.clone(), Entry::Folder);
+                self.add(path.clone(), Entry::Folder { owner: 0 });
                 self.copy_beneath(&source, &path)?;
             } else if kind.is_symlink() {
                 let target = fs::read_link(&source).map_err(named)?;
@@ -69,7 +75,8 @@ impl Layer {
     fn add(&mut self, path: PathBuf, entry: Entry) {
         let folders = path.ancestors().skip(1);
         for folder in folders.filter(|folder| !folder.as_os_str().is_empty()) {
-            self.0.entry(folder.to_owned()).or_insert(Entry::Folder);
+            let entry = self.0.entry(folder.to_owned());
+            entry.or_insert(Entry::Folder { owner: 0 });
         }
         if !path.as_os_str().is_empty() {
             self.0.insert(path, entry);
@@ -80,9 +87,11 @@ impl Layer {
         let mut tar = Builder::new(Vec::new());
         for (path, entry) in &self.0 {
             match entry {
-                Entry::Folder => {
+                Entry::Folder { owner } => {
                     let temporary = path.as_os_str() == "tmp";
                     let mut header = header(if temporary { 0o1777 } else { 0o755 }, 0);
+                    header.set_uid(*owner);
+                    header.set_gid(*owner);
                     header.set_entry_type(EntryType::Directory);
                     tar.append_data(&mut header, path.join(""), io::empty())?;
                 }

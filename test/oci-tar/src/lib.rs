@@ -31,7 +31,10 @@ pub struct Image {
     name: String,
     platforms: Vec<(String, String)>,
     entrypoint: Vec<String>,
+    command: Vec<String>,
     env: Vec<String>,
+    user: String,
+    volumes: Vec<String>,
     layer: Layer,
 }
 
@@ -44,7 +47,10 @@ impl Image {
             name: name.to_owned(),
             platforms: vec![("wasi".to_owned(), "wasm".to_owned())],
             entrypoint: vec!["/".to_owned()],
+            command: Vec::new(),
             env: Vec::new(),
+            user: String::new(),
+            volumes: Vec::new(),
             layer: Layer::default(),
         }
     }
@@ -78,6 +84,27 @@ impl Image {
         self
     }
 
+    /// Sets the arguments that follow the entry point unless others are given, as `CMD` of a Dockerfile does.
+    #[must_use]
+    pub fn command(mut self, words: &[impl AsRef<str>]) -> Self {
+        self.command = words.iter().map(|word| word.as_ref().to_owned()).collect();
+        self
+    }
+
+    /// Sets the user, as `USER` of a Dockerfile names it.
+    #[must_use]
+    pub fn user(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.user);
+        self
+    }
+
+    /// Declares a volume.
+    #[must_use]
+    pub fn volume(mut self, path: &str) -> Self {
+        self.volumes.push(path.to_owned());
+        self
+    }
+
     /// Adds a file with the mode's permission bits. The folders that it lies in come with it.
     ///
     /// # Errors
@@ -91,8 +118,25 @@ impl Image {
     ///
     /// # Errors
     /// The path is none that lies in an image.
-    pub fn folder(mut self, path: &str) -> io::Result<Self> {
-        self.layer.folder(path)?;
+    pub fn folder(self, path: &str) -> io::Result<Self> {
+        self.folder_of(path, 0)
+    }
+
+    /// Adds an empty directory that belongs to a user and the group of the same number.
+    ///
+    /// # Errors
+    /// The path is none that lies in an image.
+    pub fn folder_of(mut self, path: &str, owner: u64) -> io::Result<Self> {
+        self.layer.folder(path, owner)?;
+        Ok(self)
+    }
+
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// The path is none that lies in an image.
+    pub fn link(mut self, path: &str, target: &str) -> io::Result<Self> {
+        self.layer.link(path, target)?;
         Ok(self)
     }
 
@@ -147,12 +191,23 @@ impl Image {
         let (of_layer, diff) = (layer.descriptor(), layer.digest());
         let mut blobs = vec![layer];
         let mut manifests = Vec::new();
+        let mut settings =
+            json!({ "Entrypoint": self.entrypoint, "Env": self.env, "WorkingDir": "/" });
+        if !self.command.is_empty() {
+            settings["Cmd"] = json!(self.command);
+        }
+        if !self.user.is_empty() {
+            settings["User"] = json!(self.user);
+        }
+        for volume in &self.volumes {
+            settings["Volumes"][volume] = json!({});
+        }
         for (os, architecture) in &self.platforms {
             let config = json(&json!({
                 "created": CREATED,
                 "os": os,
                 "architecture": architecture,
-                "config": { "Entrypoint": self.entrypoint, "Env": self.env, "WorkingDir": "/" },
+                "config": settings,
                 "rootfs": { "type": "layers", "diff_ids": [diff] },
                 "history": [{ "created": CREATED, "created_by": "wws-oci-tar" }],
             }))?;

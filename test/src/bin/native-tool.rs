@@ -4,6 +4,8 @@
 //!     streams               names what its standard streams are
 //!     orphan SECONDS        says `started`, leaves a process behind that holds its streams, and exits
 //!     sleep SECONDS         does nothing
+//!     hold MIB SECONDS      takes memory, and keeps it for a while
+//!     effective-uid         names the user whose rights it has
 
 use std::fs::{self, File};
 use std::process::Command;
@@ -36,8 +38,21 @@ fn main() -> io::Result<()> {
                 .map(drop)
         }
         ["sleep", seconds] => sleep(seconds),
+        ["hold", mebibytes, seconds] => {
+            let mebibytes: usize = mebibytes.parse().map_err(io::Error::other)?;
+            // Written to, so that it is really taken.
+            let memory = std::hint::black_box(vec![1u8; mebibytes << 20]);
+            sleep(seconds)?;
+            drop(memory);
+            Ok(())
+        }
+        ["effective-uid"] => {
+            let uid = rustix::process::geteuid().as_raw();
+            println!("Effective uid: {uid}");
+            Ok(())
+        }
         _ => Err(io::Error::other(
-            "usage: cat PATH [SECONDS] | streams | orphan SECONDS | sleep SECONDS",
+            "usage: cat PATH [SECONDS] | streams | orphan SECONDS | sleep SECONDS | hold MIB SECONDS | effective-uid",
         )),
     }
 }
