@@ -125,22 +125,49 @@ impl std::fmt::Debug for Charge {
 
 /// A charge that several parts of a call hold: free when the last of them is dropped. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct SharedCharge(Arc<Mutex<Charge>>);
+pub(crate) struct SharedCharge(Arc<Mutex<CallCharge>>);
+
+/// What a call was admitted with, and what it took since.
+struct CallCharge {
+    /// Grows up to `small` bytes.
+    own: Charge,
+    small: u64,
+    /// What the call holds beyond that: of the account that leaves room for new calls.
+    beyond: Charge,
+}
 
 impl SharedCharge {
     /// As [`Charge::grow_to`].
     pub(crate) fn grow_to(&self, bytes: u64) -> bool {
-        self.lock().grow_to(bytes)
+        let mut charge = self.lock();
+        let small = charge.small;
+        if bytes <= small {
+            return charge.own.grow_to(bytes);
+        }
+        let before = charge.own.bytes();
+        if !charge.own.grow_to(small) {
+            return false;
+        }
+        let grown = charge.beyond.grow_to(bytes - small);
+        if !grown {
+            charge.own.shrink_to(before);
+        }
+        grown
     }
 
-    fn lock(&self) -> MutexGuard<'_, Charge> {
+    fn lock(&self) -> MutexGuard<'_, CallCharge> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Charge {
-    pub(crate) fn shared(self) -> SharedCharge {
-        SharedCharge(Arc::new(Mutex::new(self)))
+    /// The charge of a call. What it grows by beyond `free_growth` bytes is charged to `account`.
+    pub(crate) fn shared(self, free_growth: u64, account: &Account) -> SharedCharge {
+        SharedCharge(Arc::new(Mutex::new(CallCharge {
+            small: self.bytes() + free_growth,
+            own: self,
+            beyond: account.nothing(),
+        })))
     }
 
     /// Bytes that are charged: what was asked for, rounded up to whole units of 4 KiB.
@@ -255,6 +282,31 @@ mod tests {
         let _rest = account.charge(8 * KIB).unwrap();
         assert!(!charge.grow_to(20 * KIB), "beyond the account");
         assert_eq!((part.free(), account.free()), (4 * KIB, 4 * KIB));
+    }
+
+    #[test]
+    fn a_call_that_grows_leaves_what_is_kept_for_new_calls() {
+        let all = Account::new(100 * KIB);
+        let shared = all.part(60 * KIB);
+        let large = all.charge(20 * KIB).unwrap().shared(4 * KIB, &shared);
+        assert!(large.grow_to(84 * KIB));
+        assert!(!large.grow_to(88 * KIB), "beyond its part");
+        assert_eq!((all.free(), shared.free()), (16 * KIB, 0));
+        let small = all.charge(8 * KIB).unwrap().shared(4 * KIB, &shared);
+        assert!(small.grow_to(12 * KIB), "a little more than it began with");
+        assert!(!small.grow_to(16 * KIB));
+        assert_eq!(all.free(), 4 * KIB);
+        drop((large, small));
+        assert_eq!((all.free(), shared.free()), (100 * KIB, 60 * KIB));
+    }
+
+    #[test]
+    fn refused_growth_of_a_call_leaves_its_charge_as_it_was() {
+        let all = Account::new(100 * KIB);
+        let shared = all.part(20 * KIB);
+        let call = all.charge(8 * KIB).unwrap().shared(8 * KIB, &shared);
+        assert!(!call.grow_to(40 * KIB));
+        assert_eq!((all.free(), shared.free()), (92 * KIB, 20 * KIB));
     }
 
     #[test]

@@ -11,6 +11,10 @@ const TABLE_ELEMENT: u64 = 8;
 /// Output of so many bytes is part of the fixed cost of a call.
 pub(crate) const FREE_OUTPUT: u64 = 16 << 10;
 
+/// Linear memory and tables that a guest may grow by while only the memory that is kept for new calls is left, in bytes: what
+/// most programs grow by to answer a small request.
+pub(crate) const FREE_GROWTH: u64 = 1 << 20;
+
 /// What a guest may take of the host's memory.
 pub(crate) struct Quota {
     /// Everything of the call but its buffers.
@@ -56,7 +60,7 @@ pub(crate) struct QuotaLimits {
 }
 
 impl Quota {
-    /// The quota of an instance, of whose `charge` all but `memory` bytes are the host's own.
+    /// The quota of an instance, of whose `charge` all but `memory` bytes are the host's own. What it takes later is of `account`.
     pub(crate) fn new(
         account: &Account,
         charge: Charge,
@@ -65,7 +69,7 @@ impl Quota {
     ) -> Self {
         Self {
             fixed: charge.bytes().saturating_sub(memory),
-            charge: charge.shared(),
+            charge: charge.shared(FREE_GROWTH, account),
             linear: 0,
             tables: 0,
             memory_limit: limits.memory,

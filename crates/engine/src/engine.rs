@@ -1,6 +1,9 @@
 //! The Wasm engine of a process: its settings, compilation, and what all guests share.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use wasmparser::{Parser, Payload};
 use wasmtime::{Config, InstancePre, Linker, OptLevel};
@@ -60,6 +63,23 @@ pub struct EngineOptions {
     pub concurrency: u32,
     /// Files that all guests together may hold open.
     pub open_files: u32,
+    /// The part of the memory that only calls which begin may take, in bytes: what guests grow by, and what is held for them and
+    /// for clients, leaves it to others.
+    pub kept_for_calls: u64,
+    /// How long a call waits for its memory.
+    pub queue_timeout: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            memory: 256 << 20,
+            concurrency: 64,
+            open_files: 1024,
+            kept_for_calls: 0,
+            queue_timeout: Duration::from_secs(5),
+        }
+    }
 }
 
 /// The Wasm engine of a process. Cheap to clone.
@@ -70,7 +90,11 @@ struct Shared {
     engine: wasmtime::Engine,
     linker: Linker<Host>,
     pool: Arc<Pool>,
+    /// All memory: calls begin with a part of it.
+    memory: Account,
+    /// The memory without what is kept for calls that begin.
     account: Account,
+    queue_timeout: Duration,
     files: AllFiles,
     idle_memory: u64,
     ticker: Ticker,
@@ -134,11 +158,15 @@ impl Engine {
         wasi::add_to_linker(&mut linker).map_err(|e| fail(&e))?;
         http_import::add_to_linker(&mut linker).map_err(|e| fail(&e))?;
         let ticker = Ticker::start(engine.weak()).map_err(|e| fail(&e))?;
+        let memory = Account::new(options.memory);
+        let kept = options.kept_for_calls.min(options.memory / 2);
         Ok(Self(Arc::new(Shared {
             engine,
             linker,
             pool,
-            account: Account::new(options.memory),
+            account: memory.part(memory.total() - kept),
+            memory,
+            queue_timeout: options.queue_timeout,
             files: AllFiles::new(options.open_files),
             idle_memory: (max_idle * keep + idle_stacks * STACK) as u64,
             ticker,
@@ -316,7 +344,7 @@ impl Engine {
 
     /// Whether an instance may be started that no request waits for: while most memory is free.
     pub(crate) fn has_room_ahead(&self) -> bool {
-        self.0.account.free() > self.0.account.total() / 4 * 3
+        self.0.memory.free() > self.0.memory.total() / 4 * 3
     }
 
     pub(crate) fn link(&self, module: &Module) -> Result<InstancePre<Host>, LoadError> {
@@ -330,8 +358,25 @@ impl Engine {
             })
     }
 
-    pub(crate) fn memory(&self) -> u64 {
-        self.0.account.total()
+    /// Bytes of memory for guests, and for all that is held for them and for clients.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.0.memory.total()
+    }
+
+    /// Bytes of it that are not in use.
+    #[must_use]
+    pub fn free_memory(&self) -> u64 {
+        self.0.memory.free()
+    }
+
+    /// What calls begin with is charged to this account.
+    pub(crate) fn calls(&self) -> &Account {
+        &self.0.memory
+    }
+
+    pub(crate) fn queue_timeout(&self) -> Duration {
+        self.0.queue_timeout
     }
 
     /// Bytes that waiting slots and stacks may keep: they are charged to nobody.
@@ -340,7 +385,7 @@ impl Engine {
         self.0.idle_memory
     }
 
-    /// The memory for guests, and for all that is held for them and for clients.
+    /// The memory that guests may grow by, and for all that is held for them and for clients.
     #[must_use]
     pub fn account(&self) -> &Account {
         &self.0.account

@@ -42,6 +42,9 @@ pub enum CallError {
         /// Bytes for all guests.
         total: u64,
     },
+    /// No memory for the call became free in time.
+    #[error("no memory for the call within {0:?} (`server.queue_timeout`, `server.memory`)")]
+    Busy(Duration),
     /// The host was to keep more for the call than it may.
     #[error(
         "the server keeps no more for the call: it has more than {buffers} bytes of output and messages (`limits.buffers`), or all calls together use the memory that there is (`server.memory`)"
@@ -80,7 +83,7 @@ impl CallError {
     /// There was no room for another guest: try again later.
     #[must_use]
     pub fn is_overload(&self) -> bool {
-        matches!(self, Self::NoRoom { .. })
+        matches!(self, Self::NoRoom { .. } | Self::Busy(_))
     }
 }
 

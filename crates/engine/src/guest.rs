@@ -10,7 +10,7 @@ use crate::{
     CallError, LoadError,
     account::Charge,
     ahead::{Ahead, Awaited, Input, Parked},
-    budget::{FREE_OUTPUT, Quota, QuotaLimits, Refused},
+    budget::{FREE_GROWTH, FREE_OUTPUT, Quota, QuotaLimits, Refused},
     engine::{Engine, Module, WASM_STACK},
     error::{Stop, one_line},
     folders::Folders,
@@ -141,13 +141,25 @@ pub(crate) struct Printed {
     charge: Option<Charge>,
 }
 
-/// Reserves memory for a call.
+/// Reserves memory for an instance, as soon as there is enough.
 pub(crate) async fn reserve(engine: &Engine, bytes: u64) -> Result<Charge, CallError> {
-    let charge = engine.account().reserve(bytes).await;
+    let charge = engine.calls().reserve(bytes).await;
     charge.ok_or(CallError::NoRoom {
         needed: bytes,
         total: engine.memory(),
     })
+}
+
+/// Reserves memory for a call, which waits for it no longer than for its turn.
+async fn reserve_in_time(engine: &Engine, bytes: u64) -> Result<Charge, CallError> {
+    // Most need not wait.
+    if let Some(charge) = engine.calls().charge(bytes) {
+        return Ok(charge);
+    }
+    let time = engine.queue_timeout();
+    tokio::time::timeout(time, reserve(engine, bytes))
+        .await
+        .unwrap_or(Err(CallError::Busy(time)))
 }
 
 impl Inner {
@@ -378,6 +390,16 @@ impl Guest {
         }
     }
 
+    /// Memory that a call begins with, without its input, and what it may grow by in any case, in bytes.
+    #[must_use]
+    pub fn call_cost(&self) -> u64 {
+        let cost = match &self.code {
+            Code::Command { module, .. } => self.instance_cost(module),
+            Code::Snapshot(snapshot) => snapshot_cost(snapshot),
+        };
+        cost + FREE_GROWTH
+    }
+
     /// Calls the guest in a fresh instance. Dropping the future ends the call.
     ///
     /// # Errors
@@ -431,7 +453,7 @@ impl Guest {
             Some(Parked {
                 run, input: waits, ..
             }) => {
-                let charge = reserve(&self.engine, input_len).await?;
+                let charge = reserve_in_time(&self.engine, input_len).await?;
                 let stdin = input.encode(input_len)?;
                 let request_id = call.request_id;
                 // Its memory is free while the guest runs.
@@ -447,7 +469,7 @@ impl Guest {
             }
             None => {
                 let cost = self.instance_cost(module) + input_len;
-                let charge = reserve(&self.engine, cost).await?;
+                let charge = reserve_in_time(&self.engine, cost).await?;
                 let stdin = input.encode(input_len)?;
                 let request_id = call.request_id;
                 drop(call.request);
@@ -550,9 +572,9 @@ impl Guest {
         usage: Arc<Usage>,
     ) -> Result<http::Response<Bytes>, CallError> {
         let limits = &self.inner.limits;
-        let cost = snapshot.memory + snapshot.instance_size() + STACK_COST + FREE_OUTPUT;
+        let cost = snapshot_cost(snapshot);
         let instance = InstanceConfig {
-            charge: reserve(&self.engine, cost).await?,
+            charge: reserve_in_time(&self.engine, cost).await?,
             memory: snapshot.memory,
             cpu_time: limits.cpu_time,
             usage: usage.clone(),
@@ -592,6 +614,11 @@ impl Guest {
             }
         }
     }
+}
+
+/// What an instance of a snapshot costs before it has run.
+fn snapshot_cost(snapshot: &Snapshot) -> u64 {
+    snapshot.memory + snapshot.instance_size() + STACK_COST + FREE_OUTPUT
 }
 
 /// A program's answer, whose body is charged until it was sent.

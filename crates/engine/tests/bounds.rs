@@ -32,6 +32,7 @@ fn engine(memory: u64) -> Engine {
         memory,
         concurrency: 64,
         open_files: 100,
+        ..EngineOptions::default()
     })
     .unwrap()
 }
@@ -701,4 +702,66 @@ async fn resident_memory_never_exceeds_the_account() {
     .await;
     assert!(peak < ACCOUNT + CONSTANT, "{} MiB", peak / MIB);
     assert_eq!(account.free(), account.total());
+}
+
+/// Sleeps for so many milliseconds after `before`, and prints nothing.
+fn sleeps(milliseconds: u64, before: &str) -> String {
+    format!(
+        r#"(module
+          (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 1)
+          (func (export "_start") {before}
+            (i32.store (i32.const 4112) (i32.const 1)) (i64.store (i32.const 4120) (i64.const {}))
+            (drop (call $poll (i32.const 4096) (i32.const 4200) (i32.const 1) (i32.const 4300)))))"#,
+        milliseconds * 1_000_000
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_waits_for_memory_no_longer_than_for_its_turn() {
+    let _turn = TURN.lock().await;
+    let engine = Engine::new(&EngineOptions {
+        memory: 8 * MIB,
+        queue_timeout: Duration::from_millis(200),
+        ..EngineOptions::default()
+    })
+    .unwrap();
+    let guest = guest_with(&engine, &sleeps(5_000, ""), spec());
+    let first = tokio::spawn({
+        let guest = guest.clone();
+        async move { guest.call(get("/")).await.map(drop) }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let start = Instant::now();
+    let error = guest.call(get("/")).await.unwrap_err();
+    assert!(error.is_overload(), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(3), "{error}");
+    first.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_that_grow_leave_memory_to_calls_that_begin() {
+    let _turn = TURN.lock().await;
+    let engine = Engine::new(&EngineOptions {
+        memory: 48 * MIB,
+        kept_for_calls: 12 * MIB,
+        queue_timeout: Duration::from_millis(200),
+        ..EngineOptions::default()
+    })
+    .unwrap();
+    let grows = "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))";
+    let large = guest_with(&engine, &sleeps(10_000, grows), spec());
+    let small = prints(1, OK, "(drop (memory.grow (i32.const 4)))");
+    let small = guest_with(&engine, &small, spec());
+    let growing = tokio::spawn(async move { large.call(get("/")).await.map(drop) });
+    let start = Instant::now();
+    while engine.account().free() > MIB {
+        assert!(start.elapsed() < Duration::from_secs(5), "it grows");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for _ in 0..3 {
+        assert_eq!(small.call(get("/")).await.unwrap().body(), "ok");
+    }
+    assert!(!growing.is_finished());
+    growing.abort();
 }

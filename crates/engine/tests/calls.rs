@@ -14,6 +14,7 @@ fn engine() -> Engine {
         memory: 256 << 20,
         concurrency: 16,
         open_files: 1000,
+        ..EngineOptions::default()
     })
     .unwrap()
 }

@@ -15,6 +15,7 @@ fn guest(does: &str, folders: Vec<PreopenedFolder>) -> Guest {
         memory: 256 << 20,
         concurrency: 64,
         open_files: 1000,
+        ..EngineOptions::default()
     })
     .unwrap();
     let module = engine.compile(&wat::parse_str(GUEST).unwrap()).unwrap();

@@ -20,6 +20,7 @@ fn engine() -> Engine {
         memory: 64 << 20,
         concurrency: 4,
         open_files: 1000,
+        ..EngineOptions::default()
     })
     .unwrap()
 }

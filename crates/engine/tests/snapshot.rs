@@ -109,6 +109,7 @@ async fn guest_of(export: &'static str, setup: i32, spec: GuestSpec) -> Result<G
         memory: 64 << 20,
         concurrency: 16,
         open_files: 1000,
+        ..EngineOptions::default()
     })
     .unwrap();
     let wasm = wat::parse_str(COUNTER).unwrap();
@@ -157,6 +158,7 @@ async fn guests_of_one_interpreter_have_snapshots_of_their_own() {
         memory: 64 << 20,
         concurrency: 4,
         open_files: 1000,
+        ..EngineOptions::default()
     })
     .unwrap();
     let wasm = wat::parse_str(COUNTER).unwrap();

@@ -33,6 +33,7 @@ fn main() {
         memory: 1 << 30,
         concurrency: 64,
         open_files: 1000,
+        ..EngineOptions::default()
     })
     .unwrap();
     let root = Root::open(folder.path()).unwrap();

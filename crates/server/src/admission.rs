@@ -4,6 +4,9 @@
 //! run as many calls as places are free beside them, and the same holds for its part of the queue. The first of several slow
 //! workers gets half of the places, the next half of the rest: some stay free for one more (the dynamic threshold of Choudhury
 //! and Hahne, 1998). A worker that is alone in its project gets all.
+//!
+//! The same holds for the memory that calls begin with, from a worker's second call on: one call of each worker may always wait for
+//! its memory.
 
 use std::{
     collections::VecDeque,
@@ -22,8 +25,18 @@ pub(crate) struct Bounds {
     pub(crate) queue: u32,
     /// Longest wait.
     pub(crate) timeout: Duration,
-    /// Calls at once of each worker; 0 is no bound of its own.
-    pub(crate) workers: Vec<u32>,
+    /// Bytes that calls may begin with.
+    pub(crate) memory: u64,
+    pub(crate) workers: Vec<WorkerBounds>,
+}
+
+/// What is known of a worker's calls.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WorkerBounds {
+    /// Calls at once; 0 is no bound of its own.
+    pub(crate) concurrency: u32,
+    /// Bytes that each call begins with.
+    pub(crate) memory: u64,
 }
 
 /// Why a call was sent away.
@@ -44,6 +57,8 @@ pub(crate) struct Admission {
 #[derive(Default)]
 struct State {
     running: u32,
+    /// Bytes that the running calls began with.
+    memory: u64,
     waiting: u32,
     next: u64,
     lanes: Vec<Lane>,
@@ -128,8 +143,7 @@ impl Admission {
             let mut state = self.lock();
             // Those who came earlier go first.
             if state.lanes[worker].waiters.is_empty() && self.may_run(&state, worker) {
-                state.running += 1;
-                state.lanes[worker].running += 1;
+                self.run(&mut state, worker);
                 return Ok(Permit {
                     door: self.clone(),
                     worker,
@@ -170,10 +184,20 @@ impl Admission {
     }
 
     fn may_run(&self, state: &State, worker: usize) -> bool {
-        let own = self.bounds.workers[worker];
+        let own = self.bounds.workers[worker].concurrency;
         let running = state.lanes[worker].running;
         let free = self.bounds.concurrency.saturating_sub(state.running);
-        free > 0 && (own == 0 || running < own) && (!self.shared() || running <= free)
+        free > 0
+            && (own == 0 || running < own)
+            && (!self.shared() || running <= free && self.leaves_memory(state, worker))
+    }
+
+    /// Whether one more call leaves as much memory to other workers as this one then has.
+    fn leaves_memory(&self, state: &State, worker: usize) -> bool {
+        let running = u64::from(state.lanes[worker].running);
+        let own = running * self.bounds.workers[worker].memory;
+        let more = self.bounds.workers[worker].memory;
+        running == 0 || own + more <= self.bounds.memory.saturating_sub(state.memory)
     }
 
     fn may_wait(&self, state: &State, worker: usize) -> bool {
@@ -182,9 +206,16 @@ impl Admission {
         free > 0 && (!self.shared() || waiting <= free)
     }
 
+    fn run(&self, state: &mut State, worker: usize) {
+        state.running += 1;
+        state.memory += self.bounds.workers[worker].memory;
+        state.lanes[worker].running += 1;
+    }
+
     fn leave(&self, worker: usize) {
         let mut state = self.lock();
         state.running -= 1;
+        state.memory -= self.bounds.workers[worker].memory;
         state.lanes[worker].running -= 1;
         if state.waiting > 0 {
             self.fill(&mut state);
@@ -203,8 +234,7 @@ impl Admission {
                 && let Some((_, grant)) = state.lanes[worker].waiters.pop_front()
             {
                 state.waiting -= 1;
-                state.running += 1;
-                state.lanes[worker].running += 1;
+                self.run(state, worker);
                 // Where nobody receives it, `Waiting` is being dropped and hands the place on.
                 let _ = grant.send(());
                 tries = state.turns.len() + 1;
@@ -222,12 +252,59 @@ mod tests {
     use super::*;
 
     fn door(concurrency: u32, queue: u32, workers: &[u32]) -> Arc<Admission> {
+        let workers = workers.iter().map(|concurrency| WorkerBounds {
+            concurrency: *concurrency,
+            memory: 0,
+        });
+        with_memory(concurrency, queue, 0, workers.collect())
+    }
+
+    fn with_memory(
+        concurrency: u32,
+        queue: u32,
+        memory: u64,
+        workers: Vec<WorkerBounds>,
+    ) -> Arc<Admission> {
         Admission::new(Bounds {
             concurrency,
             queue,
             timeout: Duration::from_millis(200),
-            workers: workers.to_vec(),
+            memory,
+            workers,
         })
+    }
+
+    #[tokio::test]
+    async fn a_worker_leaves_memory_for_the_calls_of_others() {
+        let costs = [6, 5].map(|memory| WorkerBounds {
+            concurrency: 0,
+            memory,
+        });
+        let door = with_memory(128, 8, 35, costs.to_vec());
+        let mut held = Vec::new();
+        while let Ok(permit) = door.enter(0).await {
+            held.push(permit);
+        }
+        assert_eq!(held.len(), 3);
+        let other = door.enter(1).await.unwrap();
+        drop(other);
+        held.pop();
+        assert!(door.enter(0).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_call_may_begin_with_more_than_is_left_for_it() {
+        let costs = [30, 30].map(|memory| WorkerBounds {
+            concurrency: 0,
+            memory,
+        });
+        let door = with_memory(128, 8, 35, costs.to_vec());
+        let _first = door.enter(0).await.unwrap();
+        assert!(door.enter(0).await.is_err());
+        assert!(door.enter(1).await.is_ok());
+        let alone = with_memory(128, 8, 35, costs[..1].to_vec());
+        let _first = alone.enter(0).await.unwrap();
+        assert!(alone.enter(0).await.is_ok());
     }
 
     async fn settle() {

@@ -70,6 +70,7 @@ fn engine() -> Result<Engine, LoadError> {
         memory: 1 << 20,
         concurrency: 1,
         open_files: 1000,
+        ..EngineOptions::default()
     })
     .map_err(|error| LoadError::new(error.to_string()))
 }

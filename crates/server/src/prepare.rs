@@ -13,7 +13,7 @@ use wws_project::{Problem, Problems, Project, beneath::Root};
 
 use crate::{
     Server,
-    admission::{Admission, Bounds},
+    admission::{Admission, Bounds, WorkerBounds},
     app::App,
     clients::{self, Clients},
     compiling::Compiling,
@@ -54,18 +54,26 @@ fn usable(available: u64) -> u64 {
     available - reserve
 }
 
+/// The part of the memory that growing guests and held answers leave to calls that begin: one worker alone shares with nobody.
+fn kept_for_calls(memory: u64, workers: usize) -> u64 {
+    const MOST: u64 = 256 << 20;
+    if workers < 2 {
+        0
+    } else {
+        (memory / 4).min(MOST)
+    }
+}
+
 /// Takes out of the account what loading left no room for: compiled code, snapshots and images of the workers' memory.
 fn set_aside_what_is_held(engine: &Engine, available: u64) {
     /// Kept for the kernel's buffers and the allocator, in bytes.
     const SLACK: u64 = 8 << 20;
     let slack = SLACK.max(available / 16) + engine.idle_memory();
     let room = available.saturating_sub(memory::held() + slack);
-    let account = engine.account();
+    let total = engine.memory();
     // Never so much that nothing could run.
-    let beyond = account
-        .total()
-        .saturating_sub(room.max(account.total() / 2));
-    if let Some(charge) = account.charge(beyond) {
+    let beyond = total.saturating_sub(room.max(total / 2));
+    if let Some(charge) = engine.account().charge(beyond) {
         std::mem::forget(charge);
     }
 }
@@ -148,6 +156,8 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         memory: guests_memory,
         concurrency,
         open_files: guest_files(concurrency),
+        kept_for_calls: kept_for_calls(guests_memory, project.workers().len()),
+        queue_timeout: settings.queue_timeout,
     })
     .map_err(|error| one(here, error.to_string()))?;
     let outgoing = Outgoing::new(&project, &options.env, project.root(), available / 8)
@@ -169,10 +179,15 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         concurrency,
         queue: settings.queue,
         timeout: settings.queue_timeout,
+        memory: engine.free_memory(),
         workers: project
             .workers()
             .iter()
-            .map(|worker| worker.limits.concurrency)
+            .zip(&served.guests)
+            .map(|(worker, guest)| WorkerBounds {
+                concurrency: worker.limits.concurrency,
+                memory: guest.as_ref().map_or(0, Guest::call_cost),
+            })
             .collect(),
     });
     let compressor = settings

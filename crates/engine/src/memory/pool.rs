@@ -241,7 +241,8 @@ mod tests {
 
     /// So many calls at once.
     fn call(pool: &Pool, image: &Arc<Image>, count: usize) {
-        let charge = crate::account::Account::new(1 << 20).nothing().shared();
+        let account = crate::account::Account::new(1 << 20);
+        let charge = account.nothing().shared(0, &account);
         let memories: Vec<_> = (0..count)
             .map(|_| {
                 with_image(image, &charge, || {

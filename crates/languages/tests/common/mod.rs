@@ -24,6 +24,7 @@ pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
         memory: 1 << 30,
         concurrency: 32,
         open_files: 1000,
+        ..EngineOptions::default()
     })
     .unwrap()
 });

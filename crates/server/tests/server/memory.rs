@@ -222,3 +222,32 @@ async fn many_slow_readers_of_a_large_file_share_what_memory_there_is() {
         assert!(read.unwrap().is_ok());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_calls_wait_leaves_memory_for_others() {
+    let site = Site::new();
+    site.settings("queue_timeout = \"500ms\"")
+        .wasm("x.wasm", &wat::answers("x"))
+        .wasm("sleeps.wasm", &wat::sleeps(8_000));
+    let server = site.start_within(MEMORY).await;
+    let mut waiting = Vec::new();
+    for _ in 0..24 {
+        let mut client = server.connect().await;
+        waiting.push(tokio::spawn(
+            async move { client.get("/sleeps").await.status },
+        ));
+    }
+    sleep(Duration::from_millis(200)).await;
+    let start = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(server.get("/x").await.status, 200);
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        start.elapsed()
+    );
+    sleep(Duration::from_secs(2)).await;
+    let refused = waiting.iter().filter(|call| call.is_finished()).count();
+    assert!((16..24).contains(&refused), "{refused} of 24");
+}
