@@ -1,6 +1,6 @@
 //! A module linked with what it was given, and calls of it: a fresh instance for each.
 
-use std::{future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, os::fd::OwnedFd, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use wasmtime::{InstancePre, Store, UpdateDeadline};
@@ -116,6 +116,8 @@ pub(crate) struct Inner {
     pub(crate) args: Vec<Box<[u8]>>,
     folder_names: Vec<String>,
     pub(crate) folders: Folders,
+    /// All preopened directories, in the order of their descriptors.
+    pub(crate) preopened: Vec<OwnedFd>,
     pub(crate) files: WasiFilesystemCtx,
     kv: Option<(Arc<dyn wws_kv::Store>, String)>,
     pub(crate) http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
@@ -167,6 +169,7 @@ impl Inner {
         let mut wasi = WasiCtxBuilder::new();
         let mut folder_names = Vec::with_capacity(spec.folders.len());
         let mut folders = Vec::with_capacity(spec.folders.len());
+        let mut preopened = Vec::with_capacity(spec.folders.len());
         let all = read_only
             .into_iter()
             .map(|folder| (folder, FsPerms::ReadOnly, false))
@@ -183,6 +186,9 @@ impl Inner {
                     LoadError(format!("cannot open the folder for {}: {error}", folder.to))
                 })?;
             folder_names.push(folder.to.clone());
+            preopened.push(folder.dir.try_clone().map(OwnedFd::from).map_err(|error| {
+                LoadError(format!("cannot open the folder for {}: {error}", folder.to))
+            })?);
             if is_given {
                 folders.push((folder.dir.into(), folder.to));
             }
@@ -201,6 +207,7 @@ impl Inner {
                 .collect::<Result<_, _>>()?,
             folder_names,
             folders: Folders::new(folders),
+            preopened,
             files: wasi.build().filesystem().clone(),
             kv: spec.kv,
             http: spec.http,
@@ -280,8 +287,15 @@ impl Inner {
 
     /// Where the guest sees the folder of a descriptor; they begin at 3.
     pub(crate) fn folder_name(&self, fd: i32) -> Option<&str> {
+        self.folder_names
+            .get(self.folder_index(fd)?)
+            .map(String::as_str)
+    }
+
+    /// The number of the preopened directory that had this descriptor at the start.
+    pub(crate) fn folder_index(&self, fd: i32) -> Option<usize> {
         let index = usize::try_from(fd).ok()?.checked_sub(3)?;
-        self.folder_names.get(index).map(String::as_str)
+        (index < self.folder_names.len()).then_some(index)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     kv_view::KvView,
     lane::{CpuMeter, Wait},
     open_files::OpenFiles,
+    readdir::DirectoryPath,
 };
 
 /// State of one call.
@@ -146,6 +147,17 @@ impl Host {
             *WasiView::ctx(&mut wasi).ctx.filesystem() = self.guest.files.clone();
             Box::new(wasi)
         })
+    }
+
+    /// Where a descriptor's file is, should it be a directory.
+    pub(crate) fn directory(&self, fd: i32) -> Option<DirectoryPath> {
+        match self.open_files.path(fd) {
+            Some(path) => path.cloned(),
+            None => self.guest.folder_index(fd).map(|folder| DirectoryPath {
+                folder,
+                path: String::new(),
+            }),
+        }
     }
 
     /// Whether `wasmtime-wasi` was asked for anything yet.

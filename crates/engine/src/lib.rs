@@ -29,6 +29,7 @@ mod open_files;
 mod priority;
 mod protocol;
 mod random;
+mod readdir;
 mod snapshot;
 mod stack;
 mod state_of;

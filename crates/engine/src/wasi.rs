@@ -20,6 +20,7 @@ use crate::{
     lane::{Pieces, measure_wait},
     open_files::TooMany,
     random,
+    readdir::{self, DirectoryPath},
 };
 
 const MODULE: &str = "wasi_snapshot_preview1";
@@ -32,6 +33,7 @@ const MFILE: i32 = 33;
 const NAMETOOLONG: i32 = 37;
 const NFILE: i32 = 41;
 const NOMEM: i32 = 48;
+const NOTDIR: i32 = 54;
 const NOTSUP: i32 = 58;
 const SPIPE: i32 = 70;
 
@@ -405,6 +407,78 @@ fn after_transfer(caller: &mut Caller<'_, Host>, cut: Cut) -> Result<()> {
     Ok(())
 }
 
+/// Where a path leads that the guest names from a directory. `None`: it is none that can be opened.
+fn path_from(
+    caller: &mut Caller<'_, Host>,
+    directory: i32,
+    at: u32,
+    len: u32,
+) -> Result<Option<DirectoryPath>> {
+    /// What the kernel takes, in bytes.
+    const LONGEST: usize = 4096;
+    let mut named = None;
+    with_memory(caller, |memory, host| {
+        let path = range(memory, at, len)?;
+        let base = host.directory(directory)?;
+        if path.len() + base.path.len() < LONGEST {
+            named = Some(base.join(std::str::from_utf8(path).ok()?));
+        }
+        Some(SUCCESS)
+    })?;
+    Ok(named)
+}
+
+/// Lists a directory into `len` bytes at `at`: less than that means that there is no more.
+async fn read_directory(
+    caller: &mut Caller<'_, Host>,
+    fd: i32,
+    at: u32,
+    len: u32,
+    cookie: u64,
+    used: u32,
+) -> Result<i32> {
+    let Some(directory) = caller.data().directory(fd) else {
+        return Ok(NOTSUP);
+    };
+    let Some(charge) = caller.data_mut().hold(readdir::PIECE as u64).ok() else {
+        caller.data_mut().refusal_was_handled();
+        return Ok(NOMEM);
+    };
+    let (mut done, mut cookie) = (0, cookie);
+    while done < len {
+        let left = (len - done) as usize;
+        let (guest, directory) = (caller.data().guest.clone(), directory.clone());
+        let list = tokio::task::spawn_blocking(move || {
+            let folder = &guest.preopened[directory.folder];
+            let (room, cut) = (left.min(readdir::PIECE), left <= readdir::PIECE);
+            readdir::read(folder, &directory.path, cookie, room, cut)
+        });
+        let (entries, wait) = measure_wait(list).await;
+        host::waited(&mut *caller, wait);
+        let entries = match entries? {
+            Ok(entries) => entries,
+            Err(error) => return Ok(readdir::errno(error)),
+        };
+        let code = with_memory(caller, |memory, _| {
+            put(memory, at.checked_add(done)?, &entries.bytes)?;
+            done += u32::try_from(entries.bytes.len()).ok()?;
+            Some(SUCCESS)
+        })?;
+        if code != SUCCESS {
+            return Ok(code);
+        }
+        match entries.next {
+            Some(next) => cookie = next,
+            None => break,
+        }
+    }
+    drop(charge);
+    with_memory(caller, |memory, _| {
+        put(memory, used, &done.to_le_bytes())?;
+        Some(SUCCESS)
+    })
+}
+
 /// Everything of WASI preview 1.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> Result<()> {
     wasmtime_wasi::p1::add_to_linker_async(linker, Host::wasi)?;
@@ -519,6 +593,37 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
     )?;
     linker.func_wrap_async(
         MODULE,
+        "fd_readdir",
+        |mut caller: Caller<'_, Host>, (fd, at, len, cookie, used): (i32, u32, u32, i64, u32)| {
+            Box::new(async move {
+                const DIRECTORY: u8 = 3;
+                const STAT: u32 = 24;
+                if is_stream(fd) {
+                    return Ok(BADF);
+                }
+                // Whether it is an open directory is what `wasmtime-wasi` knows, which says so where the entries will be.
+                let Some(stat) = at.checked_next_multiple_of(8) else {
+                    return Ok(FAULT);
+                };
+                if len < STAT + (stat - at) {
+                    return Ok(INVAL);
+                }
+                let code = files!(caller, fd_fdstat_get, fd, stat as i32)?;
+                if code != SUCCESS {
+                    return Ok(code);
+                }
+                let is_directory = with_memory(&mut caller, |memory, _| {
+                    Some(i32::from(range(memory, stat, 1)?[0] == DIRECTORY))
+                })?;
+                if is_directory != 1 {
+                    return Ok(NOTDIR);
+                }
+                read_directory(&mut caller, fd, at, len, cookie.cast_unsigned(), used).await
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
         "fd_renumber",
         |mut caller: Caller<'_, Host>, (from, to): (i32, i32)| {
             Box::new(async move {
@@ -527,7 +632,9 @@ fn streams(linker: &mut Linker<Host>) -> Result<()> {
                 }
                 let code = files!(caller, fd_renumber, from, to)?;
                 if code == SUCCESS {
-                    caller.data_mut().open_files.renumbered(from, to);
+                    let host = caller.data_mut();
+                    let path = host.directory(from);
+                    host.open_files.renumbered(from, to, path);
                 }
                 Ok(code)
             })
@@ -546,6 +653,7 @@ fn opening(linker: &mut Linker<Host>) -> Result<()> {
             Box::new(async move {
                 let (directory, flags, path, len, how, rights, inheriting, fd_flags, opened) =
                     params;
+                let named = path_from(&mut caller, directory, path as u32, len as u32)?;
                 let place = match caller.data().open_files.place() {
                     Ok(place) => place,
                     Err(TooMany::OfCall) => return Ok(MFILE),
@@ -570,7 +678,7 @@ fn opening(linker: &mut Linker<Host>) -> Result<()> {
                 with_memory(&mut caller, |memory, host| {
                     let fd = range(memory, opened, 4)?;
                     let fd = i32::from_le_bytes(fd.try_into().ok()?);
-                    host.open_files.opened(fd, place);
+                    host.open_files.opened(fd, place, named);
                     Some(SUCCESS)
                 })
             })

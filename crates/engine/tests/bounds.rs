@@ -765,3 +765,49 @@ async fn guests_that_grow_leave_memory_to_calls_that_begin() {
     assert!(!growing.is_finished());
     growing.abort();
 }
+
+/// Lists the directory that it was given in pieces of 4 KiB, and says `ok` where it has 20,002 entries.
+const LISTS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_readdir" (func $list (param i32 i32 i32 i64 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 256) "{\"data\":\"ok\"}")
+  (func (export "_start") (local $count i32) (local $at i32) (local $end i32) (local $cookie i64)
+    (block $done
+      (loop $more
+        (if (call $list (i32.const 3) (i32.const 8192) (i32.const 4096) (local.get $cookie) (i32.const 512))
+          (then (unreachable)))
+        (local.set $at (i32.const 8192))
+        (local.set $end (i32.add (i32.const 8192) (i32.load (i32.const 512))))
+        (block $next
+          (loop $entry
+            (br_if $next (i32.lt_u (i32.sub (local.get $end) (local.get $at)) (i32.const 24)))
+            (br_if $next (i32.lt_u (i32.sub (local.get $end) (local.get $at))
+              (i32.add (i32.const 24) (i32.load offset=16 (local.get $at)))))
+            (local.set $cookie (i64.load (local.get $at)))
+            (local.set $at (i32.add (local.get $at) (i32.add (i32.const 24) (i32.load offset=16 (local.get $at)))))
+            (local.set $count (i32.add (local.get $count) (i32.const 1)))
+            (br $entry)))
+        (br_if $more (i32.eq (i32.load (i32.const 512)) (i32.const 4096)))))
+    (if (i32.ne (local.get $count) (i32.const 20002)) (then (unreachable)))
+    (i32.store (i32.const 0) (i32.const 256)) (i32.store (i32.const 4) (i32.const 13))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_directory_is_listed_in_pieces() {
+    let _turn = TURN.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..20_000 {
+        std::fs::write(dir.path().join(format!("{i}-{}", "x".repeat(200))), "").unwrap();
+    }
+    let folders = vec![PreopenedFolder {
+        dir: std::fs::File::open(dir.path()).unwrap(),
+        to: "/".into(),
+    }];
+    let engine = engine(64 * MIB);
+    let guest = guest_with(&engine, LISTS, GuestSpec { folders, ..spec() });
+    let (answer, peak) = peak(guest.call(get("/"))).await;
+    assert_eq!(answer.unwrap().body(), "ok");
+    assert!(peak < 6 * MIB, "{} KiB", peak >> 10);
+    assert_eq!(engine.account().free(), engine.account().total());
+}
