@@ -14,6 +14,9 @@ use futures_util::task::AtomicWaker;
 /// A connection that has waited for its client for less time than this makes no room for others, in milliseconds.
 const LEAST_WAIT: u64 = 1000;
 
+/// A client that has sent so many bytes more of a body is not waited for since before, in bytes.
+const UPLOAD_STEP: u64 = 64 << 10;
+
 /// Milliseconds since some moment.
 fn clock() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -50,6 +53,10 @@ pub(crate) struct Activity {
     task: AtomicWaker,
     /// A request's body was not read to its end.
     abandoned: AtomicBool,
+    /// A request's body is being read.
+    uploading: AtomicBool,
+    /// Bytes of it that came since its last whole [`UPLOAD_STEP`].
+    came: AtomicU64,
 }
 
 /// A request that is being answered.
@@ -79,6 +86,8 @@ impl Activity {
             evicted: AtomicBool::new(false),
             task: AtomicWaker::new(),
             abandoned: AtomicBool::new(false),
+            uploading: AtomicBool::new(false),
+            came: AtomicU64::new(0),
         })
     }
 
@@ -159,6 +168,28 @@ impl Activity {
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.waits_for.store(time, Relaxed);
         self.waits_since.store(clock(), Relaxed);
+    }
+
+    /// The connection waits for a request's body, or no longer.
+    pub(crate) fn set_uploading(&self, uploading: bool) {
+        self.came.store(0, Relaxed);
+        self.uploading.store(uploading, Relaxed);
+    }
+
+    pub(crate) fn is_uploading(&self) -> bool {
+        self.uploading.load(Relaxed)
+    }
+
+    /// So many bytes came.
+    pub(crate) fn read(&self, bytes: usize) {
+        if !self.is_uploading() {
+            return;
+        }
+        let came = self.came.load(Relaxed) + bytes as u64;
+        self.came.store(came % UPLOAD_STEP, Relaxed);
+        if came >= UPLOAD_STEP && self.waits_since.load(Relaxed) != u64::MAX {
+            self.waits_since.store(clock(), Relaxed);
+        }
     }
 
     /// How much of the time was used that the connection may wait for its client, in thousandths. `None` where it doesn't wait, or

@@ -162,7 +162,10 @@ impl App {
             return closing(page(StatusCode::INTERNAL_SERVER_ERROR, SORRY, id));
         };
         // Before admission: a slow client takes no worker's place.
-        let body = match self.uploads.read(body).await {
+        client.activity.set_uploading(!body.is_end_stream());
+        let body = self.uploads.read(body).await;
+        client.activity.set_uploading(false);
+        let body = match body {
             Ok(body) => body,
             Err(bad) => return bad_upload(bad, id),
         };

@@ -170,6 +170,8 @@ enum Phase {
     Idle(u64),
     /// For the rest of a head.
     Head(u64),
+    /// For the rest of a body, whose time runs elsewhere; of the request of this number.
+    Upload(u64),
     /// For us: no time runs here.
     Busy,
     /// For the client to take what is sent.
@@ -205,6 +207,8 @@ impl Watch {
         let (activity, bounds) = (&self.activity, &self.bounds);
         if activity.is_stalled() {
             (Phase::Stalled, Some(bounds.write / LOOKS))
+        } else if activity.is_uploading() {
+            (Phase::Upload(activity.requests()), None)
         } else if activity.is_busy() {
             (Phase::Busy, None)
         } else if activity.in_head() {
@@ -235,8 +239,11 @@ impl Watch {
                 Phase::Stalled if self.activity.used_time().is_some() => {
                     return Poll::Ready(End::Timeout);
                 }
+                Phase::Upload(_) if self.activity.used_time().is_some() => {
+                    return Poll::Ready(End::NoRoom);
+                }
                 // It is of use meanwhile.
-                Phase::Busy | Phase::Stalled => {}
+                Phase::Busy | Phase::Stalled | Phase::Upload(_) => {}
             }
         }
         loop {
@@ -284,9 +291,11 @@ impl Watch {
             taken_at_look: taken,
         });
         self.seen = taken;
-        // A look at a client that takes nothing is not the end of its time.
-        self.activity
-            .waits(time.map(|time| if is_stalled { self.bounds.write } else { time }));
+        // A look at a client that takes nothing is not the end of its time. Bodies have as much of it.
+        self.activity.waits(match phase {
+            Phase::Stalled | Phase::Upload(_) => Some(self.bounds.write),
+            _ => time,
+        });
     }
 
     /// Whether a client takes what is sent as fast as it has to: `min_rate`, as an average of `write`; and while memory is short,

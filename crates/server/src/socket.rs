@@ -101,7 +101,9 @@ impl AsyncRead for Socket {
         let Self {
             framing, activity, ..
         } = &mut *self;
-        framing.feed(&buffer.filled()[before..]);
+        let came = &buffer.filled()[before..];
+        framing.feed(came);
+        activity.read(came.len());
         activity.set_head(framing.in_head(), framing.conflict());
         Poll::Ready(Ok(()))
     }

@@ -251,3 +251,28 @@ async fn a_worker_whose_calls_wait_leaves_memory_for_others() {
     let refused = waiting.iter().filter(|call| call.is_finished()).count();
     assert!((16..24).contains(&refused), "{refused} of 24");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_come_slowly_make_room_for_another_connection() {
+    let server = server("max_connections = 4").await;
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = "POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nabc";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let start = Instant::now();
+    assert_eq!(server.get("/x").await.status, 200);
+    // The time of a body is 30 s.
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+    let refused = slow.iter().filter(|stream| {
+        let mut first = [0; 12];
+        matches!(stream.try_read(&mut first), Ok(12)) && &first == b"HTTP/1.1 503"
+    });
+    assert!(refused.count() > 0);
+}
