@@ -1,5 +1,8 @@
 //! The control groups of a container: where they are, and which processes are in them.
 
+pub(crate) mod oom;
+pub(crate) mod stats;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! A container: from a bundle to its removal.
 
+pub(crate) mod code;
+mod exec_spec;
 mod execs;
 mod follow;
 mod launch;
@@ -18,16 +20,19 @@ use tokio::sync::Mutex as Gate;
 use tokio::task::AbortHandle;
 
 use crate::cgroup::Cgroup;
-use crate::code::{Code, Compiling};
+use crate::cgroup::stats;
+use crate::container::code::{Code, Compiling};
+use crate::containerd::events::Events;
+use crate::containerd::options::Options;
 use crate::error::{Error, OnPath, Result};
-use crate::events::Events;
-use crate::options::Options;
+use crate::oci::bundle;
+use crate::oci::mount;
 use crate::process::{Phase, Process, Role, finished};
-use crate::reaper::{Exit, Reaper};
 use crate::runc::{self, Runc};
 use crate::stdio::Wanted;
-use crate::thread::beside;
-use crate::{bundle, log, mount, stats};
+use crate::sys::log;
+use crate::sys::reaper::{Exit, Reaper};
+use crate::sys::thread::beside;
 
 use execs::Exec;
 use launch::Launch;

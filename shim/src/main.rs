@@ -4,46 +4,29 @@
 //! for the container, or for all containers of a pod, and has the OCI runtime of the host do the work. `delete` clears up after
 //! a `serve` that died.
 
-mod args;
-mod bundle;
 mod cgroup;
-mod cleanup;
-mod code;
-mod console;
+mod cli;
 mod container;
-mod entry;
+mod containerd;
 mod error;
-mod events;
-mod exec;
-mod info;
-mod log;
-mod mount;
-mod oom;
-mod options;
+mod oci;
 mod process;
-mod reaper;
-mod rootfs;
 mod runc;
-mod serve;
-mod service;
-mod shell;
-mod spec;
-mod start;
-mod stats;
 mod stdio;
-mod thread;
-mod time;
+mod sys;
+mod task;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use args::{Args, Command};
+use crate::cli::args::{self, Args, Command};
+use crate::cli::{delete, info, serve, start};
 
 fn main() -> ExitCode {
     // As containerd expects: the answer alone on standard output, all else on standard error.
     let answer = Args::parse(std::env::args().skip(1)).and_then(|args| match args.command {
         Command::Start => start::start(&args).map(String::into_bytes),
-        Command::Delete => cleanup::delete(&args),
+        Command::Delete => delete::delete(&args),
         Command::Serve => serve::serve(&args).map(|()| Vec::new()),
         Command::Info => info::info(),
         Command::Version => {

@@ -1,5 +1,7 @@
 //! A process that containerd knows of: a container's first one, or one that was added by exec.
 
+pub(crate) mod console;
+
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -8,10 +10,10 @@ use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use tokio::sync::{Mutex as Gate, watch};
 use tokio::time::Instant;
 
-use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::reaper::{Child, Exit, Gone, Waiter};
+use crate::process::console::Console;
 use crate::stdio::{self, Copying, Input, Wanted};
+use crate::sys::reaper::{Child, Exit, Gone, Waiter};
 
 /// How long output of a process that has exited may take to be copied to a reader that is slow or has stopped, and how long processes
 /// that outlive an exec may go on writing to its streams.
@@ -285,7 +287,7 @@ pub(crate) fn finished() -> Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::reaper::Reaper;
+    use crate::sys::reaper::Reaper;
     use std::sync::Arc;
 
     fn exit(code: u32) -> Exit {

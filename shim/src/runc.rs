@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use self::call::die_with_parent;
 use self::call::{Call, Log};
 use crate::cgroup;
+use crate::containerd::options::Options;
 use crate::error::{Error, Result};
-use crate::options::Options;
-use crate::reaper::Reaper;
-use crate::spec::Spec;
+use crate::oci::spec::Spec;
+use crate::sys::reaper::Reaper;
 
 /// The folder of the OCI runtime's state, where no option names another. The namespace is added.
 const ROOT: &str = "/run/containerd/wws";

@@ -21,10 +21,10 @@ pub(crate) use self::copying::{Copying, Outlet};
 pub(crate) use self::input::Input;
 pub(crate) use self::logger::{Logger, dismiss};
 pub(crate) use self::sink::Sink;
+use crate::containerd::options::Options;
 use crate::error::{Error, Result};
-use crate::options::Options;
-use crate::reaper::{Child, Reaper};
 use crate::runc::Streams;
+use crate::sys::reaper::{Child, Reaper};
 
 /// What a client wants the streams to be: paths of FIFOs, or URIs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

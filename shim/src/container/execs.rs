@@ -9,12 +9,12 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
 use super::launch::Launch;
 use super::{Change, Container};
+use crate::container::exec_spec;
 use crate::error::{Error, OnPath, Result};
-use crate::exec;
 use crate::process::{Phase, Process, Role};
-use crate::reaper::Exit;
 use crate::runc::{self, New};
 use crate::stdio::Wanted;
+use crate::sys::reaper::Exit;
 
 /// A process that was added, and what it is to be.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Container {
     /// The name is taken, or the description broken; the container is paused or has ended.
     pub(crate) fn add(&self, id: &str, wanted: Wanted, spec: &Any) -> Result<()> {
         self.expect(Change::Exec)?;
-        let spec = exec::rewrite(&spec.value, wanted.terminal, self.workers.as_ref())?;
+        let spec = exec_spec::rewrite(&spec.value, wanted.terminal, self.workers.as_ref())?;
         let mut execs = self.execs();
         if execs.contains_key(id) {
             return Err(Error::AlreadyExists(format!(
@@ -131,7 +131,7 @@ impl Container {
             let exec = execs.iter().find(|(_, exec)| exec.process.pid() == pid);
             ProcessInfo {
                 pid,
-                info: exec.map(|(id, _)| exec::details(id)).into(),
+                info: exec.map(|(id, _)| exec_spec::details(id)).into(),
                 ..ProcessInfo::default()
             }
         };

@@ -7,10 +7,11 @@ use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::MessageField;
 
 use super::Container;
+use crate::cgroup::oom;
 use crate::error::Error;
 use crate::process::{Phase, Process};
-use crate::reaper::{Exit, Waiter};
-use crate::{log, oom};
+use crate::sys::log;
+use crate::sys::reaper::{Exit, Waiter};
 
 /// How long the exit of a container waits for those of its execs.
 const EXECS_LIMIT: Duration = Duration::from_secs(5);

@@ -4,9 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::Shared;
-use crate::console::{Console, Socket};
+use crate::containerd::options::Options;
 use crate::error::{Error, Result};
-use crate::options::Options;
+use crate::process::console::{Console, Socket};
 use crate::process::{Process, Resources, Role};
 use crate::runc::New;
 use crate::stdio::{self, Logger, Outlet, Sink, Target, Wanted};

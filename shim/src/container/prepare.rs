@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::api::Mount;
 
-use crate::code::{Code, Project};
-use crate::entry::{Entry, SERVER_NAME};
+use crate::container::code::{Code, Project};
+use crate::containerd::options::Options;
 use crate::error::{Error, OnPath, Result};
-use crate::options::Options;
-use crate::spec::Spec;
-use crate::{bundle, log, mount, runc};
+use crate::oci::bundle;
+use crate::oci::entrypoint::{Entry, SERVER_NAME};
+use crate::oci::mount;
+use crate::oci::spec::Spec;
+use crate::runc;
+use crate::sys::log;
 
 /// Where the kernel tells which files it has which programs for.
 const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";

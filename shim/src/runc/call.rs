@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::New;
 use crate::error::{Error, Result};
-use crate::log;
-use crate::reaper::Reaper;
-use crate::thread::explain;
+use crate::sys::log;
+use crate::sys::reaper::Reaper;
+use crate::sys::thread::explain;
 
 /// The most that is read of the OCI runtime's log, in bytes.
 const MAX_LOG: usize = 64 * 1024;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::sink::Sink;
 use crate::error::{Error, Result};
-use crate::log;
+use crate::sys::log;
 
 /// The most that is copied at once, in bytes.
 const CHUNK: usize = 16 * 1024;

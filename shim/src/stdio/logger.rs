@@ -10,9 +10,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
 use crate::error::{Error, Result};
-use crate::log;
-use crate::reaper::{Child, Reaper};
-use crate::thread::explain;
+use crate::sys::log;
+use crate::sys::reaper::{Child, Reaper};
+use crate::sys::thread::explain;
 
 /// How long one may take to be ready.
 const LOGGER_START: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use tokio::net::unix::pipe::{self, Sender};
 use super::Target;
 use super::copying::path_of;
 use crate::error::{Error, OnPath, Result};
-use crate::log;
+use crate::sys::log;
 
 /// Where output goes.
 #[derive(Debug)]

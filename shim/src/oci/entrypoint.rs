@@ -8,8 +8,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
-use crate::rootfs::{self, Kind};
-use crate::shell;
+use crate::oci::rootfs::{self, Kind};
+use crate::oci::shell;
 
 /// Our server's name, by which its commands are called in a container of workers.
 pub(crate) const SERVER_NAME: &str = "wws";

@@ -12,7 +12,7 @@ use tokio::io::{Interest, Ready};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, OnPath, Result};
-use crate::log;
+use crate::sys::log;
 
 /// The most that is read of a file with counts, in bytes.
 const MAX_COUNTS: usize = 4096;

@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 
-use crate::args::Args;
-use crate::code::Code;
+use crate::cli::args::Args;
+use crate::cli::start;
+use crate::container::code::Code;
 use crate::error::{Error, Result};
-use crate::reaper::KILLED;
+use crate::oci::bundle;
+use crate::oci::mount;
+use crate::oci::spec::Spec;
 use crate::runc::{self, Runc};
-use crate::spec::Spec;
-use crate::{bundle, mount, start, time};
+use crate::sys::reaper::KILLED;
+use crate::sys::time;
 
 /// Clears up, and returns the message that containerd wants to read. What could not be done is told on standard error, which
 /// containerd logs.

@@ -23,9 +23,9 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, StatVfsMountFlags};
 
 use crate::error::{Error, OnPath, Result};
-use crate::log;
-use crate::reaper::{Child, Reaper};
 use crate::runc::die_with_parent;
+use crate::sys::log;
+use crate::sys::reaper::{Child, Reaper};
 
 /// The folder of the store, unless [`VARIABLE`] names another.
 const FOLDER: &str = "/var/lib/wws";
@@ -354,7 +354,7 @@ mod tests {
         fs::write(at("project/ours"), "").unwrap();
         fs::create_dir(at("secret")).unwrap();
         fs::write(at("secret/theirs"), "").unwrap();
-        let found = crate::rootfs::open(folder.path(), Path::new("/project"));
+        let found = crate::oci::rootfs::open(folder.path(), Path::new("/project"));
         let project = Project {
             folder: found.unwrap().unwrap(),
             is_root: false,

@@ -16,7 +16,7 @@ use containerd_shim_protos::shim::oci;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, OnPath, Result};
-use crate::log;
+use crate::sys::log;
 
 /// The largest file of options, in bytes.
 const MAX_FILE: u64 = 64 * 1024;

@@ -17,11 +17,11 @@ use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use tokio::sync::Notify;
 
-use crate::args::identifier;
+use crate::cli::args::identifier;
 use crate::container::{Container, Shared};
 use crate::error::{Error, Result};
-use crate::log;
 use crate::stdio::Wanted;
+use crate::sys::log;
 
 /// The service. Clones are of the same.
 #[derive(Debug, Clone)]

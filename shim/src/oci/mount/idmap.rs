@@ -15,7 +15,7 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 
 use crate::error::{Error, OnPath, Result};
-use crate::thread::within;
+use crate::sys::thread::within;
 
 /// The first kernel whose overlay file system takes ID-mapped layers.
 const LINUX: (u32, u32) = (5, 19);

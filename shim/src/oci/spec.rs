@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::entry::{self, Entry};
 use crate::error::{Error, OnPath, Result};
-use crate::rootfs;
+use crate::oci::entrypoint::{self, Entry};
+use crate::oci::rootfs;
 
 /// The largest specification, in bytes.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
@@ -202,7 +202,7 @@ impl Spec {
     fn look<T>(
         &self,
         bundle: &Path,
-        look: impl FnOnce(entry::Container<'_>) -> Result<T>,
+        look: impl FnOnce(entrypoint::Container<'_>) -> Result<T>,
     ) -> Result<T> {
         let process = &self.0["process"];
         let words = |name: &str| -> Vec<&str> {
@@ -214,13 +214,13 @@ impl Spec {
         };
         let mounts = self.0["mounts"].as_array();
         let mounts = mounts.into_iter().flatten().filter_map(|mount| {
-            Some(entry::Mount {
+            Some(entrypoint::Mount {
                 to: Path::new(mount["destination"].as_str()?),
                 from: mount["source"].as_str().map(Path::new),
                 bind: is_bind(mount),
             })
         });
-        look(entry::Container {
+        look(entrypoint::Container {
             root: &self.root(bundle),
             folder: self.working_directory(),
             arguments: &words("args"),

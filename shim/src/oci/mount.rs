@@ -15,8 +15,8 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 
 use crate::error::{Error, Result};
-use crate::rootfs;
-use crate::thread::within;
+use crate::oci::rootfs;
+use crate::sys::thread::within;
 
 use idmap::Maps;
 pub(crate) use idmap::is_supported as maps_ids;

@@ -15,8 +15,9 @@ use containerd_shim_protos::ttrpc::asynchronous::transport::Socket;
 use containerd_shim_protos::ttrpc::{self, context};
 use tokio::sync::{mpsc, watch};
 
-use crate::reaper::Reaper;
-use crate::{log, time};
+use crate::sys::log;
+use crate::sys::reaper::Reaper;
+use crate::sys::time;
 
 /// The most events that wait for containerd.
 const MAX_WAITING: usize = 2048;

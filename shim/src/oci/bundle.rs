@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::containerd::options::Options;
 use crate::error::{Error, OnPath, Result};
-use crate::options::Options;
 
 /// The number of the container's first process.
 pub(crate) const INIT_PID: &str = "init.pid";

@@ -8,9 +8,9 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use serde_json::{Value, json};
 
 use crate::container::Workers;
-use crate::entry::SERVER_NAME;
 use crate::error::{Error, Result};
-use crate::shell;
+use crate::oci::entrypoint::SERVER_NAME;
+use crate::oci::shell;
 
 /// The variable by which our server's commands know the project's folder, where none is named.
 const FOLDER: &str = "WWS_FOLDER";

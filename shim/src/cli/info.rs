@@ -9,10 +9,10 @@ use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 
 use serde_json::{Value, json};
 
+use crate::cli::start;
 use crate::error::{Error, Result};
-use crate::mount;
+use crate::oci::mount;
 use crate::runc::Runc;
-use crate::start;
 
 /// The name by which containerd knows the runtime.
 pub(crate) const NAME: &str = "io.containerd.wws.v1";

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 
-use crate::time;
+use crate::sys::time;
 
 static OUT: OnceLock<File> = OnceLock::new();
 static DEBUG: AtomicBool = AtomicBool::new(false);
@@ -57,13 +57,13 @@ fn format_line(time: &str, level: &str, message: &str) -> String {
 }
 
 /// Something is broken.
-macro_rules! error { ($($part:tt)*) => { $crate::log::line("error", &format!($($part)*)) } }
+macro_rules! error { ($($part:tt)*) => { $crate::sys::log::line("error", &format!($($part)*)) } }
 /// Something is odd.
-macro_rules! warning { ($($part:tt)*) => { $crate::log::line("warning", &format!($($part)*)) } }
+macro_rules! warning { ($($part:tt)*) => { $crate::sys::log::line("warning", &format!($($part)*)) } }
 /// Somebody asked for it.
-macro_rules! info { ($($part:tt)*) => { $crate::log::line("info", &format!($($part)*)) } }
+macro_rules! info { ($($part:tt)*) => { $crate::sys::log::line("info", &format!($($part)*)) } }
 /// For whoever looks for a fault.
-macro_rules! debug { ($($part:tt)*) => { $crate::log::line("debug", &format!($($part)*)) } }
+macro_rules! debug { ($($part:tt)*) => { $crate::sys::log::line("debug", &format!($($part)*)) } }
 pub(crate) use {debug, error, info, warning};
 
 #[cfg(test)]

@@ -20,11 +20,13 @@ use rustix::net::{
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::args::Args;
+use crate::cgroup;
+use crate::cli::args::Args;
+use crate::containerd::options::{self, Options};
 use crate::error::{Error, OnPath, Result};
-use crate::options::{self, Options};
-use crate::spec::Spec;
-use crate::{bundle, cgroup, rootfs};
+use crate::oci::bundle;
+use crate::oci::rootfs;
+use crate::oci::spec::Spec;
 
 /// The folder of shims' sockets, which containerd makes too.
 const SOCKETS: &str = "/run/containerd/s";

@@ -12,13 +12,14 @@ use containerd_shim_protos::ttrpc::asynchronous::Server;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::args::Args;
+use crate::cli::args::Args;
+use crate::cli::start;
 use crate::container::Shared;
+use crate::containerd::events::{Destination, Events};
 use crate::error::{Error, Result};
-use crate::events::{Destination, Events};
-use crate::reaper::Reaper;
-use crate::service::Service;
-use crate::{log, start};
+use crate::sys::log;
+use crate::sys::reaper::Reaper;
+use crate::task::service::Service;
 
 /// The program that a container of workers runs, in our own folder.
 const SERVER: &str = "wws";

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::time;
+use crate::sys::time;
 
 /// The code of a process that is gone without our having seen its end: as of one that was killed.
 pub(crate) const KILLED: u32 = 128 + 9;

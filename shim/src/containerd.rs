@@ -1,0 +1,4 @@
+//! What containerd passes to the shim, and what the shim publishes to containerd, beside the task service.
+
+pub(crate) mod events;
+pub(crate) mod options;

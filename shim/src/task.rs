@@ -1,0 +1,3 @@
+//! The task service of containerd.
+
+pub(crate) mod service;
