@@ -4,4 +4,5 @@ pub(crate) mod args;
 pub(crate) mod delete;
 pub(crate) mod info;
 pub(crate) mod serve;
+mod socket;
 pub(crate) mod start;

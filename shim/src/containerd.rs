@@ -1,4 +1,7 @@
 //! What containerd passes to the shim, and what the shim publishes to containerd, beside the task service.
 
+pub(crate) mod bootstrap;
 pub(crate) mod events;
+pub(crate) mod identifier;
 pub(crate) mod options;
+mod wire;

@@ -3,8 +3,6 @@
 use std::io;
 use std::path::Path;
 
-use containerd_shim_protos::ttrpc::{self, Code};
-
 /// The result of everything that a caller of the task service may see fail.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
@@ -59,24 +57,6 @@ impl Error {
             Self::Other(text) => Self::Other(format!("{context}: {text}")),
         }
     }
-
-    /// The status code of the wire (the numbers of gRPC; containerd's errdefs are made from them).
-    fn code(&self) -> Code {
-        match self {
-            Self::NotFound(_) => Code::NOT_FOUND,
-            Self::AlreadyExists(_) => Code::ALREADY_EXISTS,
-            Self::FailedPrecondition(_) => Code::FAILED_PRECONDITION,
-            Self::InvalidArgument(_) => Code::INVALID_ARGUMENT,
-            Self::Unimplemented(_) => Code::UNIMPLEMENTED,
-            Self::NoRuntime(_) | Self::Unexplained(_) | Self::Other(_) => Code::UNKNOWN,
-        }
-    }
-}
-
-impl From<Error> for ttrpc::Error {
-    fn from(error: Error) -> Self {
-        Self::RpcStatus(ttrpc::get_status(error.code(), error))
-    }
 }
 
 /// Names the file in an error of a file operation.
@@ -94,16 +74,6 @@ impl<T, E: Into<io::Error>> OnPath<T> for std::result::Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn containerd_sees_the_code_and_the_plain_text() {
-        let error = Error::NotFound("no container c1".to_owned()).context("exec e1");
-        let ttrpc::Error::RpcStatus(status) = error.into() else {
-            unreachable!("an error becomes a status")
-        };
-        assert_eq!(status.code(), Code::NOT_FOUND);
-        assert_eq!(status.message, "exec e1: no container c1");
-    }
 
     #[test]
     fn a_failed_file_operation_names_the_file() {

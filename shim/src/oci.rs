@@ -4,5 +4,6 @@ pub(crate) mod bundle;
 pub(crate) mod entrypoint;
 pub(crate) mod mount;
 pub(crate) mod rootfs;
+pub(crate) mod server;
 pub(crate) mod shell;
 pub(crate) mod spec;

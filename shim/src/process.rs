@@ -12,7 +12,10 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::process::console::Console;
-use crate::stdio::{self, Copying, Input, Wanted};
+use crate::stdio::config::Wanted;
+use crate::stdio::copying::Copying;
+use crate::stdio::input::Input;
+use crate::stdio::logger;
 use crate::sys::reaper::{Child, Exit, Gone, Waiter};
 
 /// How long output of a process that has exited may take to be copied to a reader that is slow or has stopped, and how long processes
@@ -233,7 +236,7 @@ impl Process {
             }
         }
         if let Some(logger) = resources.logger {
-            stdio::dismiss(logger);
+            logger::dismiss(logger);
         }
     }
 

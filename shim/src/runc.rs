@@ -1,16 +1,14 @@
 //! Calls of the OCI runtime: `runc`, or what the options name.
 
-mod call;
+pub(crate) mod call;
 
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use self::call::die_with_parent;
-use self::call::{Call, Log};
+use self::call::{Call, Log, New};
 use crate::cgroup;
 use crate::containerd::options::Options;
 use crate::error::{Error, Result};
@@ -23,17 +21,6 @@ const ROOT: &str = "/run/containerd/wws";
 /// The OCI runtime, where no option names another.
 const DEFAULT_PROGRAM: &str = "runc";
 
-/// The standard streams of a process of the container. `None` is `/dev/null`.
-#[derive(Debug, Default)]
-pub(crate) struct Streams {
-    /// Standard input.
-    pub(crate) stdin: Option<OwnedFd>,
-    /// Standard output.
-    pub(crate) stdout: Option<OwnedFd>,
-    /// Standard error.
-    pub(crate) stderr: Option<OwnedFd>,
-}
-
 /// The OCI runtime as one container needs it.
 #[derive(Debug, Clone)]
 pub(crate) struct Runc {
@@ -41,17 +28,6 @@ pub(crate) struct Runc {
     root: PathBuf,
     bundle: PathBuf,
     debug: bool,
-}
-
-/// A new process of the container, for [`Runc::create`] and [`Runc::exec`].
-#[derive(Debug)]
-pub(crate) struct New<'a> {
-    /// Where the OCI runtime writes the process's number.
-    pub(crate) pid_file: &'a Path,
-    /// The socket that takes the terminal, where there is one.
-    pub(crate) console: Option<&'a Path>,
-    /// The streams, where there is none.
-    pub(crate) streams: Streams,
 }
 
 impl Runc {

@@ -1,5 +1,6 @@
 //! What the operating system provides: threads, child processes, time and the log.
 
+pub(crate) mod child;
 pub(crate) mod log;
 pub(crate) mod reaper;
 pub(crate) mod thread;

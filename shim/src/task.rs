@@ -1,3 +1,4 @@
 //! The task service of containerd.
 
+mod error;
 pub(crate) mod service;

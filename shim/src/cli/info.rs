@@ -9,7 +9,7 @@ use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 
 use serde_json::{Value, json};
 
-use crate::cli::start;
+use crate::containerd::bootstrap::read_options;
 use crate::error::{Error, Result};
 use crate::oci::mount;
 use crate::runc::Runc;
@@ -25,7 +25,7 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 /// # Errors
 /// Options that are broken.
 pub(crate) fn info() -> Result<Vec<u8>> {
-    let options = start::read_options(io::stdin(), "")?;
+    let options = read_options(io::stdin(), "")?;
     // What can be done with containers is what the OCI runtime does, but for their root file systems.
     let features = Runc::new(options, "", Path::new("/"), false).features();
     let features = features.map(|features| match mount::maps_ids() {

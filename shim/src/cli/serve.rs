@@ -13,7 +13,7 @@ use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use tokio::signal::unix::{self, SignalKind};
 
 use crate::cli::args::Args;
-use crate::cli::start;
+use crate::cli::socket;
 use crate::container::Shared;
 use crate::containerd::events::{Destination, Events};
 use crate::error::{Error, Result};
@@ -99,7 +99,7 @@ async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
     server.start().await.map_err(|error| failed(&error))?;
     if !args.link.is_empty() {
         // containerd itself does without.
-        let linked = start::link(Path::new(&args.link), Path::new(&args.socket));
+        let linked = socket::link(Path::new(&args.link), Path::new(&args.socket));
         linked.unwrap_or_else(|error| log::warning!("{error}"));
     }
     tokio::select! {
@@ -108,7 +108,7 @@ async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
     }
     if !args.socket.is_empty() {
         if !args.link.is_empty()
-            && let Err(error) = start::unlink(Path::new(&args.link), Path::new(&args.socket))
+            && let Err(error) = socket::unlink(Path::new(&args.link), Path::new(&args.socket))
         {
             log::warning!("{error}");
         }

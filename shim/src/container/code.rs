@@ -23,7 +23,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, StatVfsMountFlags};
 
 use crate::error::{Error, OnPath, Result};
-use crate::runc::die_with_parent;
+use crate::sys::child::die_with_parent;
 use crate::sys::log;
 use crate::sys::reaper::{Child, Reaper};
 

@@ -7,9 +7,8 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use serde_json::{Value, json};
 
-use crate::container::Workers;
 use crate::error::{Error, Result};
-use crate::oci::entrypoint::SERVER_NAME;
+use crate::oci::server::{SERVER_NAME, Workers};
 use crate::oci::shell;
 
 /// The variable by which our server's commands know the project's folder, where none is named.

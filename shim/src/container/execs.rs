@@ -1,28 +1,20 @@
 //! Processes that are added to a container.
 
-use std::collections::HashMap;
 use std::fs;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use containerd_shim_protos::api::ProcessInfo;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
+use super::exec_spec;
 use super::launch::Launch;
-use super::{Change, Container};
-use crate::container::exec_spec;
+use super::{Change, Container, Exec};
 use crate::error::{Error, OnPath, Result};
 use crate::process::{Phase, Process, Role};
-use crate::runc::{self, New};
-use crate::stdio::Wanted;
+use crate::runc;
+use crate::runc::call::New;
+use crate::stdio::config::Wanted;
 use crate::sys::reaper::Exit;
-
-/// A process that was added, and what it is to be.
-#[derive(Debug)]
-pub(super) struct Exec {
-    /// The process.
-    pub(super) process: Arc<Process>,
-    spec: Vec<u8>,
-}
 
 impl Container {
     /// Describes another process.
@@ -141,22 +133,5 @@ impl Container {
             processes.push(self.init.pid());
         }
         Ok(processes.into_iter().map(info).collect())
-    }
-
-    /// A process that was added.
-    ///
-    /// # Errors
-    /// There is no such.
-    pub(super) fn exec(&self, id: &str) -> Result<Arc<Exec>> {
-        let execs = self.execs();
-        execs
-            .get(id)
-            .cloned()
-            .ok_or_else(|| Error::NotFound(format!("container {} has no process {id}", self.id)))
-    }
-
-    /// All of them.
-    pub(super) fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Exec>>> {
-        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

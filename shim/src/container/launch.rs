@@ -8,15 +8,20 @@ use crate::containerd::options::Options;
 use crate::error::{Error, Result};
 use crate::process::console::{Console, Socket};
 use crate::process::{Process, Resources, Role};
-use crate::runc::New;
-use crate::stdio::{self, Logger, Outlet, Sink, Target, Wanted};
+use crate::runc::call::New;
+use crate::stdio::config::Wanted;
+use crate::stdio::copying::Outlet;
+use crate::stdio::logger::{self, Logger};
+use crate::stdio::sink::Sink;
+use crate::stdio::streams::{self, Opened};
+use crate::stdio::target::Target;
 
 /// The folder of short paths for sockets.
 const SOCKETS: &str = "/run/containerd/s";
 
 /// A process about to be made: its streams are open, or the socket for its terminal is.
 pub(super) struct Launch {
-    opened: stdio::Opened,
+    opened: Opened,
     console: Option<(Socket, Sink, Option<OwnedFd>)>,
 }
 
@@ -52,13 +57,14 @@ impl Launch {
                 Ok(pipe)
             })?;
             let wanted = &process.wanted;
-            let opened = stdio::open(wanted, stdin, options, reaper, container, namespace).await?;
+            let opened =
+                streams::open(wanted, stdin, options, reaper, container, namespace).await?;
             return Ok(Self {
                 opened,
                 console: None,
             });
         }
-        let mut opened = stdio::Opened::default();
+        let mut opened = Opened::default();
         let target = Target::parse(stdout)?;
         let mut pipe = None;
         if let Target::Program(program, arguments) = &target {
@@ -95,7 +101,7 @@ impl Launch {
             }),
             Err(error) => {
                 if let Some(logger) = logger {
-                    stdio::dismiss(logger);
+                    logger::dismiss(logger);
                 }
                 // Its usage, the words of a wrapper: standard error is the last one.
                 let said = outlets.last().and_then(Outlet::unread);

@@ -1,16 +1,17 @@
 //! What is done to a bundle before the OCI runtime sees it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use containerd_shim_protos::api::Mount;
 
-use crate::container::code::{Code, Project};
+use super::code::{Code, Project};
 use crate::containerd::options::Options;
 use crate::error::{Error, OnPath, Result};
 use crate::oci::bundle;
-use crate::oci::entrypoint::{Entry, SERVER_NAME};
+use crate::oci::entrypoint::Entry;
 use crate::oci::mount;
+use crate::oci::server::{SERVER_NAME, Workers};
 use crate::oci::spec::Spec;
 use crate::runc;
 use crate::sys::log;
@@ -20,21 +21,6 @@ const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 
 /// A directory that is there where systemd runs.
 const SYSTEMD: &str = "/run/systemd/system";
-
-/// What a container of workers serves, and by which program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Workers {
-    /// Our server's path in the container.
-    pub(crate) server: &'static str,
-    /// The project's folder in the container.
-    pub(crate) folder: PathBuf,
-    /// What the image or its user gives after the entry point.
-    pub(crate) arguments: Vec<String>,
-    /// The container's own PATH has a program of our server's name.
-    pub(crate) has_own: bool,
-    /// It has a shell.
-    pub(crate) has_shell: bool,
-}
 
 /// What a specification says that matters later.
 pub(super) struct Prepared {

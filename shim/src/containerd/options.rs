@@ -15,6 +15,7 @@ use containerd_shim_protos::protobuf::{self, CodedInputStream, Message};
 use containerd_shim_protos::shim::oci;
 use serde::{Deserialize, Serialize};
 
+use super::wire::skip;
 use crate::error::{Error, OnPath, Result};
 use crate::sys::log;
 
@@ -156,16 +157,6 @@ fn create(bytes: &[u8]) -> protobuf::Result<Options> {
 /// The name of a type: the part of its address after the last slash, as some put a host before it.
 fn kind_of(any: &Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
-}
-
-/// Leaves out a field of the wire type `kind`.
-///
-/// # Errors
-/// There is no such type, or no such field.
-pub(crate) fn skip(input: &mut CodedInputStream<'_>, kind: u32) -> protobuf::Result<()> {
-    let kind = protobuf::rt::WireType::new(kind)
-        .ok_or_else(|| std::io::Error::other("not a protobuf message"))?;
-    input.skip_field(kind)
 }
 
 /// `runtimeoptions.v1.Options`: `type_url` = 1, `config_path` = 2, `config_body` = 3.

@@ -7,12 +7,10 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use super::rootfs::{self, Kind};
+use super::server::SERVER_NAME;
+use super::shell;
 use crate::error::Result;
-use crate::oci::rootfs::{self, Kind};
-use crate::oci::shell;
-
-/// Our server's name, by which its commands are called in a container of workers.
-pub(crate) const SERVER_NAME: &str = "wws";
 
 /// Init programs that clients or images put before an entry point.
 const INIT_PROGRAMS: [&str; 5] = [

@@ -14,8 +14,8 @@ use rustix::mount::{
 };
 use rustix::thread::UnshareFlags;
 
+use super::rootfs;
 use crate::error::{Error, Result};
-use crate::oci::rootfs;
 use crate::sys::thread::within;
 
 use idmap::Maps;

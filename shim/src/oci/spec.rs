@@ -9,26 +9,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::entrypoint::{self, Entry};
+use super::rootfs;
+use super::server::{CODE, SERVE, SERVER, SERVER_IN_ROOT};
 use crate::error::{Error, OnPath, Result};
-use crate::oci::entrypoint::{self, Entry};
-use crate::oci::rootfs;
 
 /// The largest specification, in bytes.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
-
-/// Where a container of workers finds our server: in the memory file system that containers have as `/dev`, so that neither the
-/// image nor its writable layer is touched.
-pub(crate) const SERVER: &str = "/dev/wws";
-
-/// The same where `/dev` is none of the container's own.
-pub(crate) const SERVER_IN_ROOT: &str = "/.wws/server";
-
-/// Where it finds its compiled code, by where the server is. The server looks there and nowhere else, so there is always a mount
-/// of ours: neither the image nor a volume has a say in it.
-const CODE: [(&str, &str); 2] = [(SERVER, "/dev/wws-code"), (SERVER_IN_ROOT, "/.wws/code")];
-
-/// The server's command that serves a container.
-const SERVE: &str = "serve-container";
 
 /// The annotation by which CRI tells which pod a container is of.
 const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";

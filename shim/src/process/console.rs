@@ -17,7 +17,7 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
 use crate::error::{Error, OnPath, Result};
-use crate::stdio::Sink;
+use crate::stdio::sink::Sink;
 
 /// What is copied at once, in bytes.
 const CHUNK: usize = 4096;

@@ -2,20 +2,32 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::New;
 use crate::error::{Error, Result};
+use crate::stdio::streams::Streams;
+use crate::sys::child::die_with_parent;
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
 use crate::sys::thread::explain;
 
 /// The most that is read of the OCI runtime's log, in bytes.
 const MAX_LOG: usize = 64 * 1024;
+
+/// A new process of the container, for `create` and `exec`.
+#[derive(Debug)]
+pub(crate) struct New<'a> {
+    /// Where the OCI runtime writes the process's number.
+    pub(crate) pid_file: &'a Path,
+    /// The socket that takes the terminal, where there is one.
+    pub(crate) console: Option<&'a Path>,
+    /// The streams, where there is none.
+    pub(crate) streams: Streams,
+}
 
 /// One call.
 #[derive(Debug)]
@@ -122,18 +134,6 @@ impl Call {
                 explain(error)
             )),
         }
-    }
-}
-
-/// Has the kernel end the program with this process.
-pub(crate) fn die_with_parent(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: one system call without allocation or lock, in the child before it becomes another program.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-                .map_err(std::io::Error::from)
-        });
     }
 }
 

@@ -2,17 +2,16 @@
 //! reader of the other side is slow. A full reader stops the copying, and with it the writer.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionread;
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::pipe::pipe;
 use super::sink::Sink;
 use crate::error::{Error, Result};
 use crate::sys::log;
@@ -210,28 +209,11 @@ impl Pump {
     }
 }
 
-/// A pipe of ours, of which no other process inherits an end.
-pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::io("make a pipe", error))
-}
-
-/// Whether all writers of a FIFO have come and gone.
-pub(super) fn is_abandoned(fifo: impl AsFd) -> bool {
-    let mut ready = [PollFd::new(&fifo, PollFlags::IN)];
-    poll(&mut ready, Some(&Timespec::default())).is_ok()
-        && ready[0].revents().contains(PollFlags::HUP)
-}
-
-/// The path by which an open file can be opened again.
-pub(super) fn path_of(file: impl AsFd) -> String {
-    format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::super::tests::fifo;
-    use super::super::{Outlet, Sink, Target};
+    use super::super::fixtures::fifo;
+    use super::super::target::Target;
     use super::*;
     use rustix::fs::{Mode, OFlags, fchmod, fcntl_setfl, ftruncate};
     use std::fs::{File, OpenOptions};

@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::net::unix::pipe::{self, Receiver, Sender};
 
-use super::copying::{Feeding, is_abandoned, pipe as new_pipe};
+use super::copying::Feeding;
+use super::pipe::{is_abandoned, pipe as new_pipe};
 use super::sink::is_fifo;
 use crate::error::{Error, OnPath, Result};
 
@@ -142,7 +143,7 @@ fn block(file: &File) -> rustix::io::Result<()> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
-    use super::super::tests::fifo;
+    use super::super::fixtures::fifo;
     use super::*;
     use std::io::Write;
     use std::time::Duration;
@@ -228,7 +229,7 @@ mod tests {
         // The writing end goes with the task.
         tokio::time::sleep(Duration::from_millis(20)).await;
         // The client's FIFO would make this wait for ever.
-        let mut again = File::open(super::super::copying::path_of(&pipe)).unwrap();
+        let mut again = File::open(super::super::pipe::path_of(&pipe)).unwrap();
         assert_eq!(std::io::Read::read(&mut again, &mut [0; 8]).unwrap(), 0);
     }
 

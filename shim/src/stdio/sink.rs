@@ -9,8 +9,8 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use tokio::net::unix::pipe::{self, Sender};
 
-use super::Target;
-use super::copying::path_of;
+use super::pipe::path_of;
+use super::target::Target;
 use crate::error::{Error, OnPath, Result};
 use crate::sys::log;
 

@@ -17,10 +17,10 @@ use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use tokio::sync::Notify;
 
-use crate::cli::args::identifier;
 use crate::container::{Container, Shared};
+use crate::containerd::identifier::identifier;
 use crate::error::{Error, Result};
-use crate::stdio::Wanted;
+use crate::stdio::config::Wanted;
 use crate::sys::log;
 
 /// The service. Clones are of the same.

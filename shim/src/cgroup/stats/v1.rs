@@ -8,7 +8,7 @@ use containerd_shim_protos::cgroups::metrics::{
 };
 use containerd_shim_protos::protobuf::MessageField;
 
-use super::{Table, huge_page_sizes, number, text};
+use super::files::{Table, huge_page_sizes, number, text};
 use crate::cgroup::Cgroup;
 
 /// `cpuacct.stat` counts in these, on every Linux since long.
@@ -64,7 +64,10 @@ fn cpu_usage(folder: &Path) -> CPUUsage {
         total: number(folder, "cpuacct.usage"),
         kernel: stat.get("system").saturating_mul(TICK),
         user: stat.get("user").saturating_mul(TICK),
-        per_cpu: per_cpu.split_whitespace().map(super::parse).collect(),
+        per_cpu: per_cpu
+            .split_whitespace()
+            .map(super::files::parse)
+            .collect(),
         ..CPUUsage::default()
     }
 }

@@ -8,7 +8,7 @@ use containerd_shim_protos::cgroups_v2::metrics::{
 };
 use containerd_shim_protos::protobuf::MessageField;
 
-use super::{Table, huge_page_sizes, number, text};
+use super::files::{Table, huge_page_sizes, number, text};
 
 pub(super) fn read(folder: &Path) -> Metrics {
     Metrics {

@@ -1,0 +1,14 @@
+//! What a client wants of the streams of a process.
+
+/// What a client wants the streams to be: paths of FIFOs, or URIs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// Standard input; empty for none.
+    pub(crate) stdin: String,
+    /// Standard output; empty for none.
+    pub(crate) stdout: String,
+    /// Standard error; empty for none.
+    pub(crate) stderr: String,
+    /// Whether the process has a terminal.
+    pub(crate) terminal: bool,
+}
