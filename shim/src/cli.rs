@@ -1,4 +1,4 @@
-//! The command line: what containerd runs the shim for, and the shim's own socket.
+//! The command line: the commands with which containerd runs the shim, and the shim's socket.
 
 pub(crate) mod args;
 pub(crate) mod delete;

@@ -1,14 +1,14 @@
-//! A container: from a bundle to its removal.
+//! Containers, from their creation to their removal.
 
 pub(crate) mod code;
 mod control;
-mod create;
+pub(crate) mod create;
 mod exec_spec;
 mod execs;
 mod follow;
 mod launch;
 mod prepare;
-mod teardown;
+pub(crate) mod teardown;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,15 +16,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use tokio::sync::Mutex as Gate;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::AbortHandle;
 
-use self::code::Code;
+use self::code::ContainerCode;
 use crate::cgroup::{Cgroup, stats};
-use crate::containerd::events::Events;
+use crate::containerd::events::EventQueue;
 use crate::containerd::options::Options;
 use crate::error::{Error, Result};
-use crate::oci::server::Workers;
+use crate::oci::server::ServedProject;
 use crate::process::{Phase, Process};
 use crate::runc::Runc;
 use crate::sys::log;
@@ -32,48 +32,51 @@ use crate::sys::reaper::Reaper;
 
 /// What all containers of a shim share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct ShimContext {
     /// containerd's namespace.
     pub(crate) namespace: String,
-    /// Our server, on the host.
+    /// The server `wws` on the host.
     pub(crate) server: PathBuf,
-    /// Ends of processes.
+    /// Reports the exits of processes.
     pub(crate) reaper: Arc<Reaper>,
-    /// News for containerd.
-    pub(crate) events: Arc<Events>,
-    /// Whether to log more.
+    /// Publishes events to containerd.
+    pub(crate) events: Arc<EventQueue>,
+    /// Whether the OCI runtime logs for debugging.
     pub(crate) debug: bool,
 }
 
-/// One container.
+/// A container that the OCI runtime has created.
 #[derive(Debug)]
 pub(crate) struct Container {
-    /// Its name.
+    /// Its identifier.
     pub(crate) id: String,
-    /// Its folder, of containerd's.
+    /// The directory that containerd made for it.
     pub(crate) bundle: PathBuf,
-    /// Its first process.
+    /// Its init process.
     pub(crate) init: Arc<Process>,
-    shared: Arc<Shared>,
+    context: Arc<ShimContext>,
     options: Options,
     runc: Runc,
     cgroup: Option<Cgroup>,
-    workers: Option<Workers>,
+    /// The path of the cgroup in the specification.
+    cgroups_path: String,
+    /// What it serves, if it is a container of workers.
+    project: Option<ServedProject>,
     shares_pids: bool,
-    code: Option<Code>,
-    /// Waits for the compiler of the code.
-    compiling: Option<AbortHandle>,
+    code: Option<ContainerCode>,
+    /// The task that waits for the compiler of the code.
+    compile_task: Option<AbortHandle>,
     paused: AtomicBool,
-    /// Held by whatever changes the container as a whole.
-    gate: Gate<()>,
+    /// Held by operations that change the container as a whole.
+    change_lock: AsyncMutex<()>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
 }
 
 impl Container {
-    /// A process: the first one, or the one of `exec`.
+    /// Returns a process: the init process if `exec` is empty, or that exec.
     ///
     /// # Errors
-    /// There is no such.
+    /// The process does not exist.
     pub(crate) fn process(&self, exec: &str) -> Result<Arc<Process>> {
         if exec.is_empty() {
             return Ok(Arc::clone(&self.init));
@@ -81,85 +84,83 @@ impl Container {
         self.exec(exec).map(|exec| Arc::clone(&exec.process))
     }
 
-    /// Whether it is paused.
+    /// Returns whether the container is paused.
     pub(crate) fn paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// What it uses.
+    /// Returns the resource usage.
     ///
     /// # Errors
-    /// Its control groups are not known.
+    /// The cgroup is not known.
     pub(crate) fn stats(&self) -> Result<Any> {
         stats::read(self.cgroup()?)
     }
 
-    /// Writes its state and that of its execs to the log.
+    /// Logs the state of the container and its execs.
     pub(crate) fn report(&self) {
         let paused = if self.paused() { ", paused" } else { "" };
         log::info!("container {}: {}{paused}", self.id, self.init.describe());
         for (id, exec) in &*self.execs() {
-            log::info!(
-                "container {}, exec {id}: {:?}",
-                self.id,
-                exec.process.phase()
-            );
+            let state = exec.process.describe();
+            log::info!("container {}, exec {id}: {state}", self.id);
         }
     }
 
-    /// Fails where the container's state does not allow `change`.
-    fn expect(&self, change: Change) -> Result<()> {
-        match change.refusal(&self.init.phase(), self.paused()) {
+    /// Fails if the state of the container does not allow `operation`.
+    fn require(&self, operation: Operation) -> Result<()> {
+        match operation.rejection(&self.init.phase(), self.paused()) {
             None => Ok(()),
-            Some(state) => Err(Error::FailedPrecondition(format!(
+            Some(state) => Err(Error::failed_precondition(format!(
                 "cannot {} container {}: it {state}",
-                change.verb(),
+                operation.verb(),
                 self.id
             ))),
         }
     }
 
-    /// A process that was added.
+    /// Returns a process that exec added.
     ///
     /// # Errors
-    /// There is no such.
+    /// The process does not exist.
     fn exec(&self, id: &str) -> Result<Arc<Exec>> {
         let execs = self.execs();
         execs
             .get(id)
             .cloned()
-            .ok_or_else(|| Error::NotFound(format!("container {} has no process {id}", self.id)))
+            .ok_or_else(|| Error::not_found(format!("container {} has no process {id}", self.id)))
     }
 
-    /// All of them.
+    /// Returns all processes that exec added.
     fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Exec>>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cgroup(&self) -> Result<&Cgroup> {
-        self.cgroup.as_ref().ok_or_else(|| {
-            Error::NotFound(format!("the control groups of {} are not known", self.id))
-        })
+        self.cgroup
+            .as_ref()
+            .ok_or_else(|| Error::not_found(format!("the cgroup of {} is not known", self.id)))
     }
 }
 
-/// A process that was added, and what it is to be.
+/// A process that exec added.
 #[derive(Debug)]
 struct Exec {
     /// The process.
     process: Arc<Process>,
+    /// Its description for the OCI runtime.
     spec: Vec<u8>,
 }
 
-/// A change of a container that only some of its states allow.
+/// An operation that only some states of a container allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum Operation {
     Exec,
     Pause,
     Resume,
 }
 
-impl Change {
+impl Operation {
     fn verb(self) -> &'static str {
         match self {
             Self::Exec => "exec in",
@@ -168,10 +169,10 @@ impl Change {
         }
     }
 
-    /// What is wrong with the state of a container, if it does not allow this.
-    fn refusal(self, phase: &Phase, paused: bool) -> Option<&'static str> {
+    /// Returns why the state of a container does not allow the operation.
+    fn rejection(self, phase: &Phase, paused: bool) -> Option<&'static str> {
         match (self, phase) {
-            (_, Phase::Ended(..)) => Some("has ended"),
+            (_, Phase::Exited(..)) => Some("has exited"),
             (Self::Resume, _) => (!paused).then_some("is not paused"),
             _ if paused => Some("is paused"),
             (Self::Pause, Phase::Created(_)) => Some("has not been started"),
@@ -186,25 +187,29 @@ mod tests {
     use crate::sys::reaper::Exit;
 
     #[test]
-    fn a_state_allows_what_it_allows_under_runc() {
+    fn allows_the_operations_that_runc_allows() {
         let (created, running) = (Phase::Created(7), Phase::Running(7));
-        let ended = Phase::Ended(7, Exit::unknown());
-        for (change, phase, paused, allowed) in [
-            (Change::Pause, &created, false, false),
-            (Change::Pause, &running, false, true),
-            (Change::Pause, &running, true, false),
-            (Change::Pause, &ended, false, false),
-            (Change::Resume, &created, false, false),
-            (Change::Resume, &running, false, false),
-            (Change::Resume, &running, true, true),
-            (Change::Resume, &ended, true, false),
-            (Change::Exec, &created, false, true),
-            (Change::Exec, &running, false, true),
-            (Change::Exec, &running, true, false),
-            (Change::Exec, &ended, false, false),
+        let exited = Phase::Exited(7, Exit::unknown());
+        for (operation, phase, paused, allowed) in [
+            (Operation::Pause, &created, false, false),
+            (Operation::Pause, &running, false, true),
+            (Operation::Pause, &running, true, false),
+            (Operation::Pause, &exited, false, false),
+            (Operation::Resume, &created, false, false),
+            (Operation::Resume, &running, false, false),
+            (Operation::Resume, &running, true, true),
+            (Operation::Resume, &exited, true, false),
+            (Operation::Exec, &created, false, true),
+            (Operation::Exec, &running, false, true),
+            (Operation::Exec, &running, true, false),
+            (Operation::Exec, &exited, false, false),
         ] {
-            let refusal = change.refusal(phase, paused);
-            assert_eq!(refusal.is_none(), allowed, "{change:?} {phase:?} {paused}");
+            let rejection = operation.rejection(phase, paused);
+            assert_eq!(
+                rejection.is_none(),
+                allowed,
+                "{operation:?} {phase:?} {paused}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What containerd passes to the shim, and what the shim publishes to containerd, beside the task service.
+//! What containerd passes to the shim and what the shim publishes to containerd, except for the
+//! task service.
 
 pub(crate) mod bootstrap;
 pub(crate) mod events;

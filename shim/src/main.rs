@@ -1,8 +1,22 @@
-//! The containerd runtime shim `io.containerd.wws.v1`: containers of workers, and ordinary ones beside them.
+//! The containerd runtime shim `io.containerd.wws.v1`: containers of workers, and ordinary ones
+//! beside them.
 //!
-//! containerd runs `start` for a new container. That leaves one process behind, `serve`, which answers containerd's task service
-//! for the container, or for all containers of a pod, and has the OCI runtime of the host do the work. `delete` clears up after
-//! a `serve` that died.
+//! containerd runs `start` for a new container. `start` leaves one process behind, `serve`, which
+//! answers containerd's task service for the container, or for all containers of a pod, and calls
+//! the OCI runtime of the host. `delete` cleans up after a `serve` that died.
+//!
+//! Each room uses those below it only:
+//!
+//! ```text
+//! cli          commands, and the socket of the shim
+//! task         containerd's task service
+//! container    containers, from creation to teardown
+//! process      processes of a container      runc      calls of the OCI runtime
+//! stdio        streams      oci      bundles      cgroup      cgroups
+//! containerd   options and events
+//! sys          threads, child processes, time, log
+//! error
+//! ```
 
 mod cgroup;
 mod cli;
@@ -21,29 +35,35 @@ use std::process::ExitCode;
 
 use crate::cli::args::{self, Args, Command};
 use crate::cli::{delete, info, serve, start};
+use crate::error::{Error, Result};
 
 fn main() -> ExitCode {
-    // As containerd expects: the answer alone on standard output, all else on standard error.
-    let answer = Args::parse(std::env::args().skip(1)).and_then(|args| match args.command {
-        Command::Start => start::start(&args).map(String::into_bytes),
-        Command::Delete => delete::delete(&args),
-        Command::Serve => serve::serve(&args).map(|()| Vec::new()),
-        Command::Info => info::info(),
-        Command::Version => {
-            Ok(concat!("containerd-shim-wws-v1 ", env!("CARGO_PKG_VERSION"), "\n").into())
-        }
-        Command::Help => Ok(args::HELP.into()),
-    });
-    let written = answer.map_err(|error| error.to_string()).and_then(|bytes| {
-        std::io::stdout()
-            .write_all(&bytes)
-            .map_err(|error| error.to_string())
-    });
-    match written {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("containerd-shim-wws-v1: {error}");
+            eprintln!("containerd-shim-wws-v1: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs the command. Only the response goes to standard output, as containerd parses it.
+fn run() -> Result<()> {
+    let args = Args::parse(std::env::args().skip(1))?;
+    let response = match args.command {
+        Command::Start => start::start(&args)?.into_bytes(),
+        Command::Delete => delete::delete(&args)?,
+        Command::Serve => {
+            serve::serve(&args)?;
+            Vec::new()
+        }
+        Command::Info => info::info()?,
+        Command::Version => {
+            concat!("containerd-shim-wws-v1 ", env!("CARGO_PKG_VERSION"), "\n").into()
+        }
+        Command::Help => args::HELP.into(),
+    };
+    std::io::stdout()
+        .write_all(&response)
+        .map_err(|error| Error::io("write to standard output", error))
 }

@@ -1,4 +1,5 @@
-//! The bundle of a container: its files, its specification, its root file system, and the server in it.
+//! The bundle of a container: its files, its specification, its root file system, and the server in
+//! it.
 
 pub(crate) mod bundle;
 pub(crate) mod entrypoint;
@@ -7,3 +8,4 @@ pub(crate) mod rootfs;
 pub(crate) mod server;
 pub(crate) mod shell;
 pub(crate) mod spec;
+pub(crate) mod view;

@@ -1,27 +1,26 @@
-//! Calls of the OCI runtime: `runc`, or what the options name.
+//! Calls of the OCI runtime: `runc`, or the program that the options name.
 
 pub(crate) mod call;
 
 use std::fs;
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use self::call::{Call, Log, New};
-use crate::cgroup;
+use self::call::{CallLog, NewProcess, RuntimeCall};
 use crate::containerd::options::Options;
-use crate::error::{Error, Result};
-use crate::oci::spec::Spec;
+use crate::error::{Error, PathContext, Result};
 use crate::sys::reaper::Reaper;
 
-/// The folder of the OCI runtime's state, where no option names another. The namespace is added.
-const ROOT: &str = "/run/containerd/wws";
+/// The default directory of the OCI runtime's state. The namespace is appended.
+const STATE_ROOT: &str = "/run/containerd/wws";
 
-/// The OCI runtime, where no option names another.
+/// The default OCI runtime.
 const DEFAULT_PROGRAM: &str = "runc";
 
-/// The OCI runtime as one container needs it.
+/// The OCI runtime, configured for one container.
 #[derive(Debug, Clone)]
 pub(crate) struct Runc {
     options: Options,
@@ -31,10 +30,10 @@ pub(crate) struct Runc {
 }
 
 impl Runc {
-    /// The OCI runtime for a container of `namespace`.
+    /// Configures the OCI runtime for a container of `namespace`.
     pub(crate) fn new(options: Options, namespace: &str, bundle: &Path, debug: bool) -> Self {
         let root = if options.root.is_empty() {
-            Path::new(ROOT)
+            Path::new(STATE_ROOT)
         } else {
             Path::new(&options.root)
         };
@@ -46,11 +45,21 @@ impl Runc {
         }
     }
 
-    /// Makes the container of the bundle; its first process waits.
+    /// Returns whether systemd creates and removes the cgroup of the container.
+    pub(crate) fn uses_systemd(&self) -> bool {
+        self.options.systemd_cgroup == Some(true)
+    }
+
+    /// Creates the container of the bundle; its init process waits for the start.
     ///
     /// # Errors
-    /// As the OCI runtime says.
-    pub(crate) async fn create(&self, reaper: &Arc<Reaper>, id: &str, new: New<'_>) -> Result<()> {
+    /// That of the OCI runtime.
+    pub(crate) async fn create(
+        &self,
+        reaper: &Arc<Reaper>,
+        id: &str,
+        new: NewProcess<'_>,
+    ) -> Result<()> {
         let mut call = self.call("create");
         call.command.arg("--bundle").arg(&self.bundle);
         if self.options.no_pivot_root {
@@ -59,41 +68,41 @@ impl Runc {
         if self.options.no_new_keyring {
             call.command.arg("--no-new-keyring");
         }
-        call.process(new);
+        call.set_process(new);
         call.command.arg(id);
         call.run(reaper).await
     }
 
-    /// Lets the first process go.
+    /// Starts the init process.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// That of the OCI runtime.
     pub(crate) async fn start(&self, reaper: &Arc<Reaper>, id: &str) -> Result<()> {
-        self.simple(reaper, "start", &[id]).await
+        self.run_command(reaper, "start", &[id]).await
     }
 
     /// Starts another process, which the file `process` describes.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// That of the OCI runtime.
     pub(crate) async fn exec(
         &self,
         reaper: &Arc<Reaper>,
         id: &str,
         process: &Path,
-        new: New<'_>,
+        new: NewProcess<'_>,
     ) -> Result<()> {
         let mut call = self.call("exec");
         call.command.arg("--detach").arg("--process").arg(process);
-        call.process(new);
+        call.set_process(new);
         call.command.arg(id);
         call.run(reaper).await
     }
 
-    /// Sends a signal to the first process, or to all.
+    /// Sends a signal to the init process, or to all processes.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// That of the OCI runtime.
     pub(crate) async fn kill(
         &self,
         reaper: &Arc<Reaper>,
@@ -102,33 +111,34 @@ impl Runc {
         all: bool,
     ) -> Result<()> {
         let signal = signal.to_string();
+        let arguments = [id, &signal];
         if all {
-            self.simple(reaper, "kill", &["--all", id, &signal]).await
-        } else {
-            self.simple(reaper, "kill", &[id, &signal]).await
+            let arguments = ["--all", id, &signal];
+            return self.run_command(reaper, "kill", &arguments).await;
         }
+        self.run_command(reaper, "kill", &arguments).await
     }
 
-    /// Stops all processes where they are.
+    /// Freezes all processes.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// That of the OCI runtime.
     pub(crate) async fn pause(&self, reaper: &Arc<Reaper>, id: &str) -> Result<()> {
-        self.simple(reaper, "pause", &[id]).await
+        self.run_command(reaper, "pause", &[id]).await
     }
 
-    /// Lets them go on.
+    /// Thaws all processes.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// That of the OCI runtime.
     pub(crate) async fn resume(&self, reaper: &Arc<Reaper>, id: &str) -> Result<()> {
-        self.simple(reaper, "resume", &[id]).await
+        self.run_command(reaper, "resume", &[id]).await
     }
 
     /// Changes limits; `resources` is a file.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// That of the OCI runtime.
     pub(crate) async fn update(
         &self,
         reaper: &Arc<Reaper>,
@@ -140,36 +150,26 @@ impl Runc {
         call.run(reaper).await
     }
 
-    /// Removes the container, ending what runs in it. One that is not there is no error.
+    /// Deletes the container and kills its processes. A container that does not exist is no error.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// That of the OCI runtime.
     pub(crate) async fn delete(&self, reaper: &Arc<Reaper>, id: &str) -> Result<()> {
-        self.simple(reaper, "delete", &["--force", id]).await
+        self.run_command(reaper, "delete", &["--force", id]).await
     }
 
-    /// The same without a runtime and a collector of children.
+    /// Deletes the container as [`Self::delete`] does, without a reaper, and blocks the thread.
     ///
     /// # Errors
-    /// As the OCI runtime says.
-    pub(crate) fn delete_now(&self, id: &str) -> Result<()> {
+    /// That of the OCI runtime.
+    pub(crate) fn delete_blocking(&self, id: &str) -> Result<()> {
         let mut call = self.call("delete");
         call.command.args(["--force", id]);
-        call.run_now()
+        call.run_blocking()
     }
 
-    /// Removes the control groups that an OCI runtime has made which died before it had noted the container: [`Self::delete`] knows
-    /// nothing of them.
-    pub(crate) fn remove_empty_groups(&self) {
-        // systemd removes its own.
-        if self.options.systemd_cgroup != Some(true)
-            && let Ok(spec) = Spec::read(&self.bundle)
-        {
-            cgroup::remove_empty(spec.cgroups_path());
-        }
-    }
-
-    /// What the OCI runtime can do, in its own JSON; `None` if it cannot say.
+    /// Returns the features of the OCI runtime, in its own JSON; `None` if it does not know the
+    /// command.
     pub(crate) fn features(&self) -> Option<Vec<u8>> {
         let output = Command::new(self.program())
             .arg("features")
@@ -180,25 +180,32 @@ impl Runc {
         output.status.success().then_some(output.stdout)
     }
 
-    async fn simple(&self, reaper: &Arc<Reaper>, verb: &str, arguments: &[&str]) -> Result<()> {
+    async fn run_command(
+        &self,
+        reaper: &Arc<Reaper>,
+        verb: &str,
+        arguments: &[&str],
+    ) -> Result<()> {
         let mut call = self.call(verb);
         call.command.args(arguments);
         call.run(reaper).await
     }
 
     fn program(&self) -> &str {
-        oci_runtime(&self.options.binary_name)
+        runtime_program(&self.options.binary_name)
     }
 
-    fn call(&self, verb: &str) -> Call {
+    fn call(&self, verb: &str) -> RuntimeCall {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let log = Log(self
-            .bundle
-            .join(format!("wws-{verb}-{}-{number}.log", std::process::id())));
+        let log = CallLog(
+            self.bundle
+                .join(format!("wws-{verb}-{}-{number}.log", std::process::id())),
+        );
         let mut command = Command::new(self.program());
         if self.bundle.is_dir() {
-            // As with containerd's own shim: wrappers of runc look for `config.json` where they are called.
+            // As containerd's own shim: wrappers of runc read `config.json` in the working
+            // directory.
             command.current_dir(&self.bundle);
         }
         command
@@ -207,7 +214,7 @@ impl Runc {
             .arg("--log")
             .arg(&log.0)
             .args(["--log-format", "json"]);
-        if self.options.systemd_cgroup == Some(true) {
+        if self.uses_systemd() {
             command.arg("--systemd-cgroup");
         }
         if self.debug {
@@ -218,9 +225,9 @@ impl Runc {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // That of containerd itself: runc would take it for the container's.
+            // The variable is for containerd: runc would use it for the container.
             .env_remove("NOTIFY_SOCKET");
-        Call {
+        RuntimeCall {
             verb: verb.to_owned(),
             program: self.program().to_owned(),
             command,
@@ -229,8 +236,9 @@ impl Runc {
     }
 }
 
-/// The OCI runtime that `BinaryName` means. K3s writes the path of the shim itself there, which is no OCI runtime.
-fn oci_runtime(name: &str) -> &str {
+/// Returns the OCI runtime that `BinaryName` stands for. K3s sets the path of the shim itself,
+/// which is not an OCI runtime.
+fn runtime_program(name: &str) -> &str {
     let file = Path::new(name).file_name().unwrap_or_default();
     if name.is_empty() || file.as_encoded_bytes().starts_with(b"containerd-shim-") {
         DEFAULT_PROGRAM
@@ -239,19 +247,19 @@ fn oci_runtime(name: &str) -> &str {
     }
 }
 
-/// Reads the process number that the OCI runtime wrote.
+/// Reads the PID that the OCI runtime wrote.
 ///
 /// # Errors
-/// The file is not there or holds no number.
+/// The file is missing or contains no number.
 pub(crate) fn read_pid(file: &Path) -> Result<u32> {
-    let text = fs::read_to_string(file)
-        .map_err(|error| Error::io(format_args!("read {}", file.display()), error))?;
-    text.trim()
-        .parse()
-        .map_err(|error| Error::Other(format!("{}: {error}", file.display())))
+    let text = fs::read_to_string(file).with_path("read", file)?;
+    text.trim().parse().map_err(|error: ParseIntError| {
+        Error::unknown(format!("read a PID from {}", file.display())).with_source(error)
+    })
 }
 
-/// Whether systemd makes the cgroup at this path, where no option says so: the path has systemd's form and systemd runs.
+/// Returns whether systemd creates the cgroup at this path, where no option decides: the path has
+/// systemd's form, and systemd runs.
 pub(crate) fn is_systemd_path(cgroups_path: &str, systemd: &Path) -> bool {
     // `slice:prefix:name`, as Docker and CRI write it; anything else is a directory.
     !cgroups_path.starts_with('/') && cgroups_path.split(':').count() == 3 && systemd.is_dir()
@@ -261,11 +269,12 @@ pub(crate) fn is_systemd_path(cgroups_path: &str, systemd: &Path) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::error::ErrorCode;
 
     #[test]
-    fn only_a_path_in_three_parts_is_systemds_and_only_where_it_runs() {
-        let runs = tempfile::tempdir().unwrap();
-        let is_systemds = |path| is_systemd_path(path, runs.path());
+    fn recognizes_a_systemd_path_only_where_systemd_runs() {
+        let systemd = tempfile::tempdir().unwrap();
+        let is_systemds = |path| is_systemd_path(path, systemd.path());
         assert!(is_systemds("system.slice:docker:abc"));
         assert!(is_systemds("kubepods-besteffort.slice:cri-containerd:abc"));
         for path in ["/default/a:b:c", "/default/abc", ""] {
@@ -278,32 +287,35 @@ mod tests {
     }
 
     #[test]
-    fn the_path_of_a_shim_is_no_oci_runtime() {
+    fn takes_the_path_of_a_shim_for_the_default_runtime() {
         for name in [
             "",
             "/usr/bin/containerd-shim-wws-v1",
             "/var/lib/rancher/k3s/data/current/bin/containerd-shim-wws-v1",
             "containerd-shim-runc-v2",
         ] {
-            assert_eq!(oci_runtime(name), "runc", "{name}");
+            assert_eq!(runtime_program(name), "runc", "{name}");
         }
         for name in ["crun", "/usr/bin/crun", "/opt/containerd-shim-x/runc"] {
-            assert_eq!(oci_runtime(name), name);
+            assert_eq!(runtime_program(name), name);
         }
     }
 
     #[test]
-    fn a_missing_runtime_is_named() {
-        let folder = std::env::temp_dir();
+    fn names_a_missing_runtime() {
+        let directory = std::env::temp_dir();
         let options = Options {
             binary_name: "no-such-oci-runtime".to_owned(),
             ..Options::default()
         };
-        let error = Runc::new(options, "n", &folder, false)
-            .delete_now("c")
+        let error = Runc::new(options, "n", &directory, false)
+            .delete_blocking("c")
             .unwrap_err();
+        assert_eq!(error.code(), ErrorCode::RuntimeMissing);
         assert!(
-            matches!(&error, Error::NoRuntime(text) if text.contains("\"no-such-oci-runtime\" is not installed")),
+            error
+                .to_string()
+                .contains("\"no-such-oci-runtime\" is not installed"),
             "{error:?}"
         );
     }

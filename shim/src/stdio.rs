@@ -1,10 +1,13 @@
-//! Standard streams of a process without a terminal. The process gets pipes of its own, and what passes through them is copied from
-//! and to the FIFOs that containerd's client made: it never has the client's FIFOs, which have names on the host, can be opened
-//! both ways and block whoever opens them when the other side is away.
+//! Standard streams of a process without a terminal.
 //!
-//! Output FIFOs are opened for reading too, so that neither the absence of a reader nor its end (a restart of Docker) fails or
-//! ends the container; a reader sees the end of the stream when the container's last process closes it, or when the process is
-//! deleted. The input stays open as long as we hold its writing end, whoever comes and goes, until [`Input::close`].
+//! The process gets anonymous pipes, and the shim copies between them and the FIFOs of containerd's
+//! client. The process never gets the client's FIFOs: they have names on the host, can be opened in
+//! both directions, and block whoever opens them while the other side is closed.
+//!
+//! Output FIFOs are opened for reading too, so that neither a missing nor a vanished reader (a
+//! restart of Docker) makes the container fail. A reader sees the end of the stream when the
+//! container's last process closes it, or when the process is deleted. The input stays open as long
+//! as the shim holds its writing end, until [`input::Input::close`].
 
 pub(crate) mod config;
 pub(crate) mod copying;

@@ -1,4 +1,4 @@
-//! What the operating system provides: threads, child processes, time and the log.
+//! What the operating system provides: child processes, threads, time and the log.
 
 pub(crate) mod child;
 pub(crate) mod log;

@@ -1,4 +1,4 @@
-//! The task service of containerd.
+//! The task service, with which containerd controls containers.
 
 mod error;
 pub(crate) mod service;

@@ -1,4 +1,4 @@
-//! Notice of a container that ran out of memory: the kernel ended one of its processes.
+//! Notifications of a container that ran out of memory: the kernel killed one of its processes.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,38 +11,38 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 
 use crate::cgroup::Cgroup;
-use crate::error::{Error, OnPath, Result};
+use crate::error::{Error, PathContext, Result};
 use crate::sys::log;
 
 /// The most that is read of a file with counts, in bytes.
 const MAX_COUNTS: usize = 4096;
 
-/// What the kernel calls processes that it ended for want of memory.
-const KILLED: &str = "oom_kill ";
+/// The field that counts the processes which the kernel killed for lack of memory.
+const OOM_KILL_FIELD: &str = "oom_kill ";
 
-/// Waits for the container to run out of memory.
+/// Waits until the container runs out of memory.
 #[derive(Debug)]
-pub(crate) struct Watch {
-    /// Without one, only the count is left to be looked at.
-    notice: Option<Notice>,
-    counter: Counter,
-    told: u64,
+pub(crate) struct OomWatch {
+    /// Without notifications, only the count is read at the end.
+    notification: Option<OomNotification>,
+    counter: OomCounter,
+    reported: u64,
 }
 
-/// Where the kernel counts.
+/// The file in which the kernel counts.
 #[derive(Debug)]
-struct Counter {
+struct OomCounter {
     file: File,
     name: &'static str,
 }
 
-impl Counter {
+impl OomCounter {
     fn open(path: &Path, name: &'static str) -> Result<Self> {
-        let file = File::open(path).on("open", path)?;
+        let file = File::open(path).with_path("open", path)?;
         Ok(Self { file, name })
     }
 
-    /// `None`: the group is gone.
+    /// Returns the count; `None` if the cgroup is removed.
     fn read(&self) -> Option<u64> {
         let mut bytes = [0; MAX_COUNTS];
         let length = self.file.read_at(&mut bytes, 0).ok()?;
@@ -53,85 +53,96 @@ impl Counter {
 }
 
 #[derive(Debug)]
-enum Notice {
-    /// Version 1: a counter that the kernel raises.
+enum OomNotification {
+    /// cgroup v1: an eventfd that the kernel signals.
     Raised(AsyncFd<OwnedFd>),
-    /// Version 2: a change makes the file of counts itself ready. It takes no inotify, of which a user has only 128.
+    /// cgroup v2: a change makes the file of counts itself ready. This takes no inotify instance,
+    /// of which a user has only 128.
     Changed(AsyncFd<OwnedFd>),
 }
 
-impl Watch {
-    /// Starts watching. Where the kernel gives no notice, the count remains.
+impl OomWatch {
+    /// Starts watching. If the kernel sends no notifications, the count remains.
     ///
     /// # Errors
     /// The container has no memory controller.
     pub(crate) fn new(cgroup: &Cgroup) -> Result<Self> {
         match cgroup {
-            Cgroup::V2(folder) => Self::of_file(&folder.join("memory.events"), KILLED),
+            Cgroup::V2(directory) => {
+                Self::of_file(&directory.join("memory.events"), OOM_KILL_FIELD)
+            }
             Cgroup::V1(_) => {
-                let folder = cgroup
+                let directory = cgroup
                     .controller("memory")
-                    .ok_or_else(|| Error::NotFound("there is no memory controller".to_owned()))?;
-                let counter = Counter::open(&folder.join("memory.oom_control"), KILLED)?;
-                let notice = raised(folder, &counter.file);
-                Ok(Self::with(notice.map(Notice::Raised), counter))
+                    .ok_or_else(|| Error::not_found("there is no memory controller"))?;
+                let counter =
+                    OomCounter::open(&directory.join("memory.oom_control"), OOM_KILL_FIELD)?;
+                let notification = register_eventfd(directory, &counter.file);
+                Ok(Self::with(
+                    notification.map(OomNotification::Raised),
+                    counter,
+                ))
             }
         }
     }
 
     fn of_file(path: &Path, name: &'static str) -> Result<Self> {
-        let counter = Counter::open(path, name)?;
+        let counter = OomCounter::open(path, name)?;
         let copy = counter.file.try_clone().map(OwnedFd::from);
-        let notice = copy.and_then(|fd| register(fd, Interest::PRIORITY));
-        let notice = notice.on("watch", path).map(Notice::Changed);
-        Ok(Self::with(notice, counter))
+        let notification = copy.and_then(|fd| register(fd, Interest::PRIORITY));
+        let notification = notification
+            .with_path("watch", path)
+            .map(OomNotification::Changed);
+        Ok(Self::with(notification, counter))
     }
 
-    fn with(notice: Result<Notice>, counter: Counter) -> Self {
-        let notice = notice.inspect_err(|error| log::debug!("notice of memory: {error}"));
-        let told = counter.read().unwrap_or(0);
+    fn with(notification: Result<OomNotification>, counter: OomCounter) -> Self {
+        let notification =
+            notification.inspect_err(|error| log::debug!("memory notifications: {error:#}"));
+        let reported = counter.read().unwrap_or(0);
         Self {
-            notice: notice.ok(),
+            notification: notification.ok(),
             counter,
-            told,
+            reported,
         }
     }
 
-    /// Waits for the next time. `None`: the container is gone.
+    /// Waits for the next kill. Returns `None` if the container's cgroup is removed.
     pub(crate) async fn next(&mut self) -> Option<()> {
         loop {
-            let Some(notice) = &self.notice else {
+            let Some(notification) = &self.notification else {
                 return std::future::pending().await;
             };
-            notice.given().await?;
-            match (notice, self.counter.read()) {
+            notification.received().await?;
+            match (notification, self.counter.read()) {
                 (_, None) => return None,
-                // The kernel gives notice before it counts.
-                (Notice::Raised(_), Some(count)) => {
-                    self.told = count.max(self.told + 1);
+                // The kernel notifies before it counts.
+                (OomNotification::Raised(_), Some(count)) => {
+                    self.reported = count.max(self.reported + 1);
                     return Some(());
                 }
-                (Notice::Changed(_), Some(count)) if count > self.told => {
-                    self.told = count;
+                (OomNotification::Changed(_), Some(count)) if count > self.reported => {
+                    self.reported = count;
                     return Some(());
                 }
-                (Notice::Changed(_), Some(_)) => {}
+                (OomNotification::Changed(_), Some(_)) => {}
             }
         }
     }
 
-    /// Whether it happened since it was last told: asked when a process ended, as notice may come late.
-    pub(crate) fn happened(&mut self) -> bool {
+    /// Returns whether there was a kill since the last report. This is called when a process exits,
+    /// as the notification may come late.
+    pub(crate) fn has_new_kill(&mut self) -> bool {
         let count = self.counter.read().unwrap_or(0);
-        let happened = count > self.told;
-        self.told = self.told.max(count);
+        let happened = count > self.reported;
+        self.reported = self.reported.max(count);
         happened
     }
 }
 
-impl Notice {
-    /// Waits for one. `None`: there will be none.
-    async fn given(&self) -> Option<()> {
+impl OomNotification {
+    /// Waits for a notification. Returns `None` if there will be none.
+    async fn received(&self) -> Option<()> {
         match self {
             Self::Raised(fd) => loop {
                 let mut ready = fd.readable().await.ok()?;
@@ -145,7 +156,7 @@ impl Notice {
             },
             Self::Changed(fd) => {
                 let mut ready = fd.ready(Interest::PRIORITY).await.ok()?;
-                // Reading the counts, which follows, makes the file wait for the next change.
+                // The counts are read next, which makes the file wait for the next change.
                 ready.clear_ready_matching(Ready::PRIORITY);
                 Some(())
             }
@@ -154,17 +165,19 @@ impl Notice {
 }
 
 fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an owned descriptor is open as long as it lives, and the same.
+    // SAFETY: `register_with_interest` requires a descriptor that stays open and the same while it
+    // is registered: the `AsyncFd` owns it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
-/// A counter that the kernel raises when the group of `folder` is out of memory; `control` is the group's `memory.oom_control`.
-fn raised(folder: &Path, control: &File) -> Result<AsyncFd<OwnedFd>> {
+/// Creates an eventfd that the kernel signals when the cgroup at `directory` is out of memory;
+/// `control` is the cgroup's `memory.oom_control`.
+fn register_eventfd(directory: &Path, control: &File) -> Result<AsyncFd<OwnedFd>> {
     let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|error| Error::io("make an eventfd", error))?;
-    let path = folder.join("cgroup.event_control");
+        .map_err(|error| Error::io("create an eventfd", error))?;
+    let path = directory.join("cgroup.event_control");
     let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
-    fs::write(&path, line).on("write", &path)?;
+    fs::write(&path, line).with_path("write", &path)?;
     register(event, Interest::READABLE).map_err(|error| Error::io("watch an eventfd", error))
 }
 
@@ -176,7 +189,7 @@ mod tests {
     use std::process::Command;
     use std::time::Duration;
 
-    /// A new control group of version 2, where we may make one.
+    /// Creates a cgroup v2, if the machine allows it.
     fn group() -> Option<PathBuf> {
         let places = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
         let top = places
@@ -187,50 +200,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_raised_count_is_seen_at_last_where_there_is_no_notice() {
-        let folder = tempfile::tempdir().unwrap();
-        let events = folder.path().join("memory.events");
+    async fn finds_a_kill_at_the_end_without_notifications() {
+        let directory = tempfile::tempdir().unwrap();
+        let events = directory.path().join("memory.events");
         fs::write(&events, "low 0\noom 0\noom_kill 0\n").unwrap();
-        // No notice of changes of a file on a disk.
-        let mut watch = Watch::new(&Cgroup::V2(folder.path().into())).unwrap();
-        assert!(watch.notice.is_none());
-        assert!(!watch.happened());
+        // There are no notifications of changes of a file on disk.
+        let mut watch = OomWatch::new(&Cgroup::V2(directory.path().into())).unwrap();
+        assert!(watch.notification.is_none());
+        assert!(!watch.has_new_kill());
         fs::write(&events, "low 3\noom 0\noom_kill 0\n").unwrap();
-        assert!(!watch.happened());
+        assert!(!watch.has_new_kill());
         fs::write(&events, "low 3\noom 1\noom_kill 1\n").unwrap();
         let next = tokio::time::timeout(Duration::from_millis(50), watch.next());
-        assert!(next.await.is_err(), "it waits for ever");
-        assert!(watch.happened());
-        assert!(!watch.happened());
+        assert!(next.await.is_err(), "it waits forever");
+        assert!(watch.has_new_kill());
+        assert!(!watch.has_new_kill());
     }
 
     #[tokio::test]
-    async fn the_kernel_gives_notice_of_a_change_once() {
+    async fn notifies_once_of_a_change() {
         let Some(group) = group() else {
-            eprintln!("!!! NOT TESTED: no control group of version 2 can be made here");
+            eprintln!("!!! NOT TESTED: no cgroup v2 can be created here");
             return;
         };
-        // Of files with counts, one that a test can change without harm: whether there are processes in the group.
-        let mut watch = Watch::of_file(&group.join("cgroup.events"), "populated ").unwrap();
+        // A file with counts that a test can change without harm: whether the cgroup has processes.
+        let mut watch = OomWatch::of_file(&group.join("cgroup.events"), "populated ").unwrap();
         let limit = Duration::from_secs(10);
         let early = tokio::time::timeout(Duration::from_millis(50), watch.next()).await;
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         fs::write(group.join("cgroup.procs"), child.id().to_string()).unwrap();
-        let told = tokio::time::timeout(limit, watch.next()).await;
-        let again = watch.happened();
+        let reported = tokio::time::timeout(limit, watch.next()).await;
+        let again = watch.has_new_kill();
         child.kill().unwrap();
         child.wait().unwrap();
         fs::remove_dir(&group).unwrap();
         assert!(early.is_err(), "{early:?}");
-        assert_eq!((told, again), (Ok(Some(())), false));
-        assert!(
-            !watch.happened(),
-            "of a group that is gone nothing is known"
-        );
+        assert_eq!((reported, again), (Ok(Some(())), false));
+        assert!(!watch.has_new_kill(), "a removed cgroup has no count");
     }
 
     #[tokio::test]
-    async fn a_container_without_a_memory_controller_is_told() {
-        assert!(Watch::new(&Cgroup::V1(Vec::new())).is_err());
+    async fn rejects_a_container_without_a_memory_controller() {
+        assert!(OomWatch::new(&Cgroup::V1(Vec::new())).is_err());
     }
 }

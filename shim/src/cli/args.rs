@@ -1,31 +1,32 @@
-//! The command line that containerd gives a shim (its runtime/v2 README): flags in the manner of Go, then a command.
+//! The command line with which containerd runs a shim (containerd's runtime/v2 README): Go-style
+//! flags, then a command.
 
 use std::path::PathBuf;
 
-use crate::containerd::identifier::identifier;
+use crate::containerd::identifier::check_identifier;
 use crate::error::{Error, Result};
 
-/// What is to be done.
+/// A command of the shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Start a shim for a container, or find the one of its pod, and print its address.
+    /// Start a shim for a container, or find that of its pod, and print the address.
     Start,
-    /// Clean up after a container whose shim is gone.
+    /// Clean up after a container whose shim died.
     Delete,
-    /// Be the shim: ours alone, run by `start`.
+    /// Run the shim: `start` uses this command.
     Serve,
     /// Print the version.
     Version,
-    /// Print what the runtime can do, as a protobuf message.
+    /// Print the features of the runtime, as a protobuf message.
     Info,
-    /// Print how to use it.
+    /// Print the usage.
     Help,
 }
 
 /// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Args {
-    /// What is to be done.
+    /// The command.
     pub(crate) command: Command,
     /// containerd's namespace of the container.
     pub(crate) namespace: String,
@@ -33,35 +34,38 @@ pub(crate) struct Args {
     pub(crate) id: String,
     /// containerd's main socket.
     pub(crate) address: String,
-    /// The container's bundle, where it is not the working directory.
+    /// The container's bundle, if it is not the working directory.
     pub(crate) bundle: Option<PathBuf>,
-    /// Our own socket, for `serve`.
+    /// The socket of the shim, for `serve`.
     pub(crate) socket: String,
-    /// Where containerd's tools look for it, for `serve`: a link to be made; empty for none.
+    /// The link for containerd's tools to create, for `serve`; empty for none.
     pub(crate) link: String,
-    /// containerd's own program, by which events are published where it has no ttrpc socket.
+    /// containerd's own program, which publishes events if there is no ttrpc socket.
     pub(crate) publisher: String,
-    /// Whether to log more.
+    /// Whether to log for debugging.
     pub(crate) debug: bool,
 }
 
-/// Printed when the program is run by hand.
+/// The usage, for those who run the program by hand.
 pub(crate) const HELP: &str = "\
-containerd-shim-wws-v1 runs containers of workers for containerd, as the runtime io.containerd.wws.v1.
+containerd-shim-wws-v1 runs containers of workers for containerd.
+It is the runtime io.containerd.wws.v1.
 
-containerd starts it: put it in a folder of containerd's PATH, with the program `wws` beside it, and then
+containerd starts it: put it in a directory of containerd's PATH, with the program `wws` beside it,
+and then
 
   ctr run --runtime io.containerd.wws.v1 --platform wasi/wasm IMAGE NAME
   docker run --runtime io.containerd.wws.v1 --platform wasi/wasm IMAGE
 
-Commands (used by containerd): start, delete.   Flags: -namespace -id -address -bundle -debug -v -info
+Commands (used by containerd): start, delete.
+Flags: -namespace -id -address -bundle -debug -v -info
 ";
 
 impl Args {
     /// Parses the arguments after the program's name.
     ///
     /// # Errors
-    /// A flag without its value, an unknown flag or command, a name that cannot be one of a path.
+    /// A flag lacks its value, a flag or command is unknown, or an identifier is invalid.
     pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self> {
         let mut args = Self {
             command: Command::Help,
@@ -95,7 +99,7 @@ impl Args {
                 value
                     .take()
                     .or_else(|| arguments.next())
-                    .ok_or_else(|| Error::InvalidArgument(format!("-{name} lacks its value")))
+                    .ok_or_else(|| Error::invalid_argument(format!("-{name} lacks its value")))
             };
             match name {
                 "namespace" => args.namespace = value()?,
@@ -116,15 +120,15 @@ impl Args {
             args.command,
             Command::Start | Command::Delete | Command::Serve
         ) {
-            identifier("-namespace", &args.namespace)?;
-            identifier("-id", &args.id)?;
+            check_identifier("-namespace", &args.namespace)?;
+            check_identifier("-id", &args.id)?;
         }
         Ok(args)
     }
 }
 
 fn unknown(kind: &str, argument: &str) -> Error {
-    Error::InvalidArgument(format!(
+    Error::invalid_argument(format!(
         "unknown {kind} {argument}: containerd runs this program, see -help"
     ))
 }
@@ -133,15 +137,17 @@ fn unknown(kind: &str, argument: &str) -> Error {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::error::ErrorCode;
 
     fn parse(line: &str) -> Result<Args> {
         Args::parse(line.split_whitespace().map(str::to_owned))
     }
 
     #[test]
-    fn the_line_that_containerd_types_is_understood() {
+    fn parses_the_command_line_of_containerd() {
         let args = parse(
-            "-namespace default -address /run/containerd/containerd.sock -publish-binary /usr/bin/containerd -id c1 start",
+            "-namespace default -address /run/containerd/containerd.sock \
+             -publish-binary /usr/bin/containerd -id c1 start",
         )
         .unwrap();
         assert_eq!(args.command, Command::Start);
@@ -152,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_may_have_two_dashes_and_an_equals_sign() {
+    fn parses_two_dashes_and_an_equals_sign() {
         let args = parse("--namespace=k8s.io --id=c1 --debug -bundle /b delete").unwrap();
         assert_eq!(args.command, Command::Delete);
         assert_eq!(args.namespace, "k8s.io");
@@ -161,18 +167,16 @@ mod tests {
     }
 
     #[test]
-    fn an_identifier_cannot_lead_out_of_a_folder() {
+    fn rejects_an_identifier_that_leads_out_of_a_directory() {
         for id in ["..", "../x", "a/b", "", "-rf"] {
             let args = ["-namespace", "n", "-id", id, "delete"].map(str::to_owned);
-            assert!(
-                matches!(Args::parse(args), Err(Error::InvalidArgument(_))),
-                "{id}"
-            );
+            let error = Args::parse(args).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{id}");
         }
     }
 
     #[test]
-    fn unknown_words_and_missing_values_are_named() {
+    fn names_unknown_words_and_missing_values() {
         let message = |line| parse(line).unwrap_err().to_string();
         assert!(message("-frobnicate").contains("-frobnicate"));
         assert!(message("frobnicate").contains("unknown command frobnicate"));

@@ -1,4 +1,4 @@
-//! `-info`: what the runtime is and can do, for containerd 2 and its Kubernetes interface.
+//! `-info`: the features of the runtime, for containerd 2 and its CRI plugin.
 
 use std::io;
 use std::path::Path;
@@ -11,24 +11,24 @@ use serde_json::{Value, json};
 
 use crate::containerd::bootstrap::read_options;
 use crate::error::{Error, Result};
-use crate::oci::mount;
+use crate::oci::mount::idmap;
 use crate::runc::Runc;
 
-/// The name by which containerd knows the runtime.
+/// The name of the runtime in containerd's configuration.
 pub(crate) const NAME: &str = "io.containerd.wws.v1";
 
-/// The type of what the OCI runtime says of itself.
+/// The type of the OCI runtime's features.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// The message that containerd wants to read.
+/// Returns the message that containerd reads.
 ///
 /// # Errors
-/// Options that are broken.
+/// The options are broken.
 pub(crate) fn info() -> Result<Vec<u8>> {
     let options = read_options(io::stdin(), "")?;
-    // What can be done with containers is what the OCI runtime does, but for their root file systems.
+    // The OCI runtime decides about everything except the root file system.
     let features = Runc::new(options, "", Path::new("/"), false).features();
-    let features = features.map(|features| match mount::maps_ids() {
+    let features = features.map(|features| match idmap::is_supported() {
         true => features,
         false => without_id_maps(features),
     });
@@ -48,10 +48,11 @@ pub(crate) fn info() -> Result<Vec<u8>> {
         ..RuntimeInfo::default()
     };
     info.write_to_bytes()
-        .map_err(|error| Error::Other(format!("write the answer: {error}")))
+        .map_err(|error| Error::unknown("encode the response").with_source(error))
 }
 
-/// The OCI runtime's features without ID-mapped mounts, of which Kubernetes makes pods with user namespaces.
+/// Removes ID-mapped mounts, which Kubernetes uses for pods with user namespaces, from the OCI
+/// runtime's features.
 fn without_id_maps(features: Vec<u8>) -> Vec<u8> {
     let Ok(mut all) = serde_json::from_slice::<Value>(&features) else {
         return features;
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn id_maps_are_taken_out_and_all_else_stays() {
+    fn removes_id_maps_and_nothing_else() {
         let features = |enabled: bool| {
             json!({"ociVersionMin": "1.0.0", "linux": {
                 "namespaces": ["user"], "mountExtensions": {"idmap": {"enabled": enabled}},

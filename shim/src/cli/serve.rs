@@ -1,4 +1,4 @@
-//! `serve`: the life of a shim, from its socket to the end of its last container.
+//! `serve`: runs the shim until containerd does not need it any more.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,26 +14,26 @@ use tokio::signal::unix::{self, SignalKind};
 
 use crate::cli::args::Args;
 use crate::cli::socket;
-use crate::container::Shared;
-use crate::containerd::events::{Destination, Events};
+use crate::container::ShimContext;
+use crate::containerd::events::{EventDestination, EventQueue};
 use crate::error::{Error, Result};
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
 use crate::task::service::Service;
 
-/// The program that a container of workers runs, in our own folder.
+/// The program that containers of workers run, in the directory of the shim.
 const SERVER: &str = "wws";
 
-/// How long containerd may take to take the last events.
+/// How long containerd may take to accept the last events.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
-/// What the answer to the last request needs to leave.
-const LAST_WORD: Duration = Duration::from_millis(20);
+/// How long the response to the last request takes to be sent.
+const RESPONSE_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long after one another it is looked whether the first container will still come.
-const FIRST_LOOK: Duration = Duration::from_secs(5);
+/// How often to check whether the first container will still come.
+const ABANDONED_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Signals that end a process unless it handles them, and that containerd's own shim takes no notice of.
+/// Signals that kill a process without a handler, and that containerd's own shim ignores.
 const HARMLESS_SIGNALS: [i32; 8] = [
     libc::SIGUSR2,
     libc::SIGALRM,
@@ -45,85 +45,91 @@ const HARMLESS_SIGNALS: [i32; 8] = [
     libc::SIGXFSZ,
 ];
 
-/// Serves until containerd has no more use for this shim.
+/// Serves until containerd does not need this shim any more.
 ///
 /// # Errors
 /// The shim cannot start.
 pub(crate) fn serve(args: &Args) -> Result<()> {
     log::open(Path::new("log"), args.debug);
     let listener = take_listener()?;
-    // The bundle is containerd's to remove.
+    // The shim must not hold the bundle, which containerd removes.
     let bundle = std::env::current_dir().unwrap_or_default();
     std::env::set_current_dir("/").map_err(|error| Error::io("change to /", error))?;
-    spare_memory();
+    limit_heap();
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::io("start the runtime", error))
         .and_then(|runtime| runtime.block_on(run(args, listener, &bundle)));
     if let Err(error) = &result {
-        log::error!("{error}");
+        log::error!("{error:#}");
     }
     result
 }
 
 async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
     let reaper = Reaper::start().map_err(|error| Error::io("watch child processes", error))?;
-    let destination = Destination {
+    let destination = EventDestination {
         ttrpc: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
         address: args.address.clone(),
         publisher: args.publisher.clone(),
     };
-    let events = Events::start(&args.namespace, destination, Arc::clone(&reaper));
+    let events = EventQueue::start(&args.namespace, destination, Arc::clone(&reaper));
     let own = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
-    let service = Service::new(Arc::new(Shared {
+    let service = Service::new(Arc::new(ShimContext {
         namespace: args.namespace.clone(),
         server: own.with_file_name(SERVER),
         reaper,
         events: Arc::clone(&events),
         debug: args.debug,
     }));
-    let failed = |error: &dyn std::fmt::Display| Error::Other(format!("serve containerd: {error}"));
-    let listener = Listener::try_from(listener).map_err(|error| failed(&error))?;
+    let listener = Listener::try_from(listener)
+        .map_err(|error| Error::unknown("take over the socket").with_source(error))?;
     let version_3 = create_task(Arc::new(service.clone()));
     // The same methods and messages under an older name.
     let version_2 = create_task(Arc::new(service.clone()))
         .into_iter()
         .map(|(name, methods)| (name.replace(".v3.", ".v2."), methods))
         .collect();
-    report_on_request(service.clone())?;
+    handle_signals(service.clone())?;
     let mut server = Server::new()
         .add_listener(listener)
         .register_service(version_3)
         .register_service(version_2);
-    server.start().await.map_err(|error| failed(&error))?;
+    server
+        .start()
+        .await
+        .map_err(|error| Error::unknown("serve containerd").with_source(error))?;
     if !args.link.is_empty() {
-        // containerd itself does without.
-        let linked = socket::link(Path::new(&args.link), Path::new(&args.socket));
-        linked.unwrap_or_else(|error| log::warning!("{error}"));
+        // Only containerd's tools need the link.
+        let linked = socket::create_link(Path::new(&args.link), Path::new(&args.socket));
+        linked.unwrap_or_else(|error| log::warning!("{error:#}"));
     }
     tokio::select! {
-        () = service.over() => {}
-        () = abandoned(&service, bundle) => log::warning!("no container came: its folder is gone"),
+        () = service.wait_for_shutdown() => {}
+        () = wait_until_abandoned(&service, bundle) => {
+            log::warning!("no container came: the bundle is removed");
+        },
     }
     if !args.socket.is_empty() {
         if !args.link.is_empty()
-            && let Err(error) = socket::unlink(Path::new(&args.link), Path::new(&args.socket))
+            && let Err(error) = socket::remove_link(Path::new(&args.link), Path::new(&args.socket))
         {
-            log::warning!("{error}");
+            log::warning!("{error:#}");
         }
-        // From now on others start shims of their own. containerd may have removed it.
+        // From now on, containers of this group start another shim. containerd may have removed
+        // the socket.
         let _ = fs::remove_file(&args.socket);
     }
     events.flush(FLUSH_LIMIT).await;
-    tokio::time::sleep(LAST_WORD).await;
+    tokio::time::sleep(RESPONSE_PAUSE).await;
     Ok(())
 }
 
-/// Has SIGUSR1 write the state of all containers to the log, as operators expect it of a shim, and lets no other signal that is
-/// harmless to containerd's own shim end this one, and with it its containers. Handled rather than ignored: programs that we start
-/// would ignore what we do.
-fn report_on_request(service: Service) -> Result<()> {
+/// Handles SIGUSR1, which logs the state of all containers, and the signals that must not kill the
+/// shim with its containers. They are handled rather than ignored, as programs inherit ignored
+/// signals.
+fn handle_signals(service: Service) -> Result<()> {
     let handle = |signal| {
         let kind = SignalKind::from_raw(signal);
         unix::signal(kind).map_err(|error| Error::io(format_args!("handle signal {signal}"), error))
@@ -131,7 +137,7 @@ fn report_on_request(service: Service) -> Result<()> {
     let mut requests = handle(libc::SIGUSR1)?;
     let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
     for signal in HARMLESS_SIGNALS.into_iter().chain(real_time) {
-        // It stays handled.
+        // The handler remains.
         drop(handle(signal)?);
     }
     tokio::spawn(async move {
@@ -142,11 +148,11 @@ fn report_on_request(service: Service) -> Result<()> {
     Ok(())
 }
 
-/// Waits until it is certain that no first container will come. containerd may fail between our `start` and the first call (a full
-/// disk), and then removes the bundle and forgets the shim.
-async fn abandoned(service: &Service, bundle: &Path) {
+/// Waits until no first container can come any more: containerd may fail between `start` and the
+/// first call (on a full disk), and then removes the bundle and forgets the shim.
+async fn wait_until_abandoned(service: &Service, bundle: &Path) {
     loop {
-        tokio::time::sleep(FIRST_LOOK).await;
+        tokio::time::sleep(ABANDONED_INTERVAL).await;
         if service.was_used() {
             return std::future::pending().await;
         }
@@ -156,13 +162,15 @@ async fn abandoned(service: &Service, bundle: &Path) {
     }
 }
 
-/// The socket that `start` passed as standard input, which becomes `/dev/null`.
+/// Takes the socket that `start` passed as standard input, and replaces standard input by
+/// `/dev/null`.
 fn take_listener() -> Result<UnixListener> {
     let failed = |error: std::io::Error| Error::io("take over the socket", error);
     let stdin = std::io::stdin();
     let listener: OwnedFd = stdin.as_fd().try_clone_to_owned().map_err(failed)?;
     let null = fs::File::open("/dev/null").map_err(failed)?;
-    // SAFETY: standard input is nobody's but this function's, and stays open.
+    // SAFETY: `dup2` closes what was open as standard input. Nothing else uses it: `listener` is a
+    // duplicate, and no other thread runs yet.
     if unsafe { libc::dup2(null.as_raw_fd(), libc::STDIN_FILENO) } < 0 {
         return Err(failed(std::io::Error::last_os_error()));
     }
@@ -171,10 +179,11 @@ fn take_listener() -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// One heap for all threads, whose free end goes back to the system early.
-fn spare_memory() {
+/// Limits the heap: one for all threads, whose free end is returned to the OS early.
+fn limit_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: sets numbers of the allocator, before there is a second thread.
+    // SAFETY: `mallopt` requires that no other thread allocates meanwhile: there is no other thread
+    // yet.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 64 * 1024);

@@ -1,4 +1,4 @@
-//! The socket of the shim, and the link to it where containerd's own tools look.
+//! The socket of the shim, and the link to it at the path that containerd's own tools use.
 
 use std::fs;
 use std::io;
@@ -15,17 +15,18 @@ use rustix::net::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::error::{OnPath, Result};
+use crate::error::{PathContext, Result};
 use crate::oci::rootfs;
 use crate::oci::spec::Spec;
 
-/// The folder of shims' sockets, which containerd makes too.
+/// The directory of the sockets of shims, which containerd also creates.
 const SOCKETS: &str = "/run/containerd/s";
 
-/// How many may wait to be answered.
+/// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Our own name for a group's socket: a shim of another runtime never answers at it.
+/// Returns the path of a group's socket. It contains the runtime's name, so that no shim of another
+/// runtime answers there.
 pub(crate) fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {
     let mut hash = Sha256::new();
     for part in ["io.containerd.wws.v1", address, namespace, group] {
@@ -35,8 +36,9 @@ pub(crate) fn socket_path(address: &str, namespace: &str, group: &str) -> PathBu
     Path::new(SOCKETS).join(hexadecimal(&hash.finalize()))
 }
 
-/// Where containerd's own tools (`ctr shim`) look for the shim's socket: a link to it, as a shim of another runtime may answer there.
-/// `None` for a group that a client chose, which containers of several runtimes may share.
+/// Returns the path at which containerd's own tools (`ctr shim`) expect the socket. It gets a link,
+/// as a shim of another runtime may answer there. `None` for a group that a client chose, which
+/// containers of several runtimes may share.
 pub(crate) fn link_path(address: &str, namespace: &str, spec: &Spec, id: &str) -> Option<PathBuf> {
     let group = match (spec.sandbox(), spec.group()) {
         (Some(sandbox), _) => sandbox,
@@ -44,7 +46,7 @@ pub(crate) fn link_path(address: &str, namespace: &str, spec: &Spec, id: &str) -
         (None, Some(_)) => return None,
     };
     // containerd's rule: the hash of these as one cleaned path.
-    let name = rootfs::absolute(
+    let name = rootfs::normalize(
         Path::new("/"),
         &Path::new(address).join(namespace).join(group),
     );
@@ -59,45 +61,46 @@ fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 /// Makes `link` lead to `socket`, unless a socket or another shim's link is there.
-pub(crate) fn link(link: &Path, socket: &Path) -> Result<()> {
+pub(crate) fn create_link(link: &Path, socket: &Path) -> Result<()> {
     let _alone = lock(socket)?;
-    if fs::read_link(link).is_ok_and(|to| !answers(&to)) {
+    if fs::read_link(link).is_ok_and(|to| !is_served(&to)) {
         // Left behind by a shim that was killed.
-        fs::remove_file(link).on("remove", link)?;
+        fs::remove_file(link).with_path("remove", link)?;
     }
     match symlink(socket, link) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.on("link", link),
+        made => made.with_path("link", link),
     }
 }
 
 /// Removes `link` if it leads to `socket`.
-pub(crate) fn unlink(link: &Path, socket: &Path) -> Result<()> {
+pub(crate) fn remove_link(link: &Path, socket: &Path) -> Result<()> {
     let _alone = lock(socket)?;
     match fs::read_link(link) {
-        Ok(to) if to == socket => fs::remove_file(link).on("remove", link),
+        Ok(to) if to == socket => fs::remove_file(link).with_path("remove", link),
         _ => Ok(()),
     }
 }
 
-/// A new socket, or `None` if a shim answers there.
+/// Creates a socket, or returns `None` if a shim answers there.
 pub(crate) fn listen(path: &Path) -> Result<Option<UnixListener>> {
-    let _alone = remove_dead(path)?;
+    let _alone = remove_unserved_socket(path)?;
     if path.exists() {
         return Ok(None);
     }
-    bind_private(path).on("listen at", path).map(Some)
+    bind_private(path).with_path("listen at", path).map(Some)
 }
 
-/// Removes a socket of a shim that was killed; one that is answered stays. No other shim or clearing up does the same at that time,
-/// until what is returned is dropped: of two that find a dead socket, the second would remove the first's new one.
-pub(crate) fn remove_dead(path: &Path) -> Result<fs::File> {
+/// Removes the socket of a shim that was killed; one that is served stays. Returns a lock: until it
+/// is dropped, no other process does the same. Otherwise, of two processes that find a dead socket,
+/// the second would remove the new socket of the first.
+pub(crate) fn remove_unserved_socket(path: &Path) -> Result<fs::File> {
     let alone = lock(path)?;
-    if !answers(path)
+    if !is_served(path)
         && let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        return Err(error).on("remove", path);
+        return Err(error).with_path("remove", path);
     }
     Ok(alone)
 }
@@ -105,24 +108,24 @@ pub(crate) fn remove_dead(path: &Path) -> Result<fs::File> {
 /// Locks the directory of a socket.
 fn lock(socket: &Path) -> Result<fs::File> {
     let directory = socket.parent().unwrap_or(Path::new(SOCKETS));
-    fs::create_dir_all(directory).on("create", directory)?;
-    let lock = fs::File::open(directory).on("open", directory)?;
-    flock(&lock, FlockOperation::LockExclusive).on("lock", directory)?;
+    fs::create_dir_all(directory).with_path("create", directory)?;
+    let lock = fs::File::open(directory).with_path("open", directory)?;
+    flock(&lock, FlockOperation::LockExclusive).with_path("lock", directory)?;
     Ok(lock)
 }
 
-/// Whether a shim listens there. Does not wait for it.
-fn answers(path: &Path) -> bool {
+/// Returns whether a shim listens there. Does not wait for an answer.
+fn is_served(path: &Path) -> bool {
     let connected =
         stream_socket().and_then(|socket| connect(&socket, &SocketAddrUnix::new(path)?));
-    // Too many wait for it already.
+    // EAGAIN: the shim listens, and too many connections wait.
     matches!(connected, Ok(()) | Err(Errno::AGAIN))
 }
 
-/// Listens at a socket that nobody else's processes can reach, whatever the mask of rights.
+/// Listens at a socket that only processes of the same user can connect to, whatever the umask.
 fn bind_private(path: &Path) -> rustix::io::Result<UnixListener> {
     let socket = stream_socket()?;
-    // Of a socket that has no name yet: the name gets these rights with it.
+    // Before the socket has a name: the name gets these permissions.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen_at(&socket, BACKLOG)?;
@@ -134,21 +137,20 @@ fn stream_socket() -> rustix::io::Result<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-/// Removes a socket at which nobody answers, and the link to it. At a pod's, the shim of the others may.
-pub(crate) fn remove_socket(address: &str, link: Option<&Path>) {
+/// Removes a socket that no shim serves, and the link to it. The shim of a pod may still serve
+/// other containers.
+///
+/// # Errors
+/// The file system rejects it.
+pub(crate) fn remove_socket(address: &str, link: Option<&Path>) -> Result<()> {
     let path = Path::new(address.trim_start_matches("unix://"));
     if !path.is_absolute() {
-        return;
+        return Ok(());
     }
-    let removed = remove_dead(path).and_then(|alone| {
-        drop(alone);
-        match link {
-            Some(link) if !path.exists() => unlink(link, path),
-            _ => Ok(()),
-        }
-    });
-    if let Err(error) = removed {
-        eprintln!("clear up: {error}");
+    drop(remove_unserved_socket(path)?);
+    match link {
+        Some(link) if !path.exists() => remove_link(link, path),
+        _ => Ok(()),
     }
 }
 
@@ -157,9 +159,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
+    use std::time::Duration;
 
     #[test]
-    fn sockets_differ_by_all_that_makes_a_group() {
+    fn paths_differ_by_address_namespace_and_group() {
         let path = socket_path("/a", "n", "g");
         assert_eq!(path, socket_path("/a", "n", "g"));
         for other in [
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_link_is_where_containerd_looks() {
+    fn links_where_containerd_looks() {
         let spec = |annotations: serde_json::Value| {
             let bundle = tempfile::tempdir().unwrap();
             let text = json!({ "annotations": annotations }).to_string();
@@ -202,35 +205,35 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_made_and_removed_where_nobody_else_is() {
+    fn creates_and_removes_a_link_unless_another_shim_owns_the_path() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let (place, socket, other) = (at("link"), at("socket"), at("other"));
+        let (link_path, socket, other) = (at("link"), at("socket"), at("other"));
         let _shim = UnixListener::bind(&socket).unwrap();
-        link(&place, &socket).unwrap();
-        assert_eq!(fs::read_link(&place).unwrap(), socket);
-        // Of a shim that answers.
-        link(&place, &other).unwrap();
-        unlink(&place, &other).unwrap();
-        assert_eq!(fs::read_link(&place).unwrap(), socket);
-        unlink(&place, &socket).unwrap();
-        assert!(!place.is_symlink());
-        // Of one that was killed.
-        symlink(&other, &place).unwrap();
-        link(&place, &socket).unwrap();
-        assert_eq!(fs::read_link(&place).unwrap(), socket);
-        fs::remove_file(&place).unwrap();
-        // Another runtime's socket, dead or not.
-        drop(UnixListener::bind(&place).unwrap());
-        link(&place, &socket).unwrap();
-        unlink(&place, &socket).unwrap();
-        assert!(place.exists() && !place.is_symlink());
+        create_link(&link_path, &socket).unwrap();
+        assert_eq!(fs::read_link(&link_path).unwrap(), socket);
+        // Of a shim that is served.
+        create_link(&link_path, &other).unwrap();
+        remove_link(&link_path, &other).unwrap();
+        assert_eq!(fs::read_link(&link_path).unwrap(), socket);
+        remove_link(&link_path, &socket).unwrap();
+        assert!(!link_path.is_symlink());
+        // Of a shim that was killed.
+        symlink(&other, &link_path).unwrap();
+        create_link(&link_path, &socket).unwrap();
+        assert_eq!(fs::read_link(&link_path).unwrap(), socket);
+        fs::remove_file(&link_path).unwrap();
+        // The socket of another runtime, dead or not.
+        drop(UnixListener::bind(&link_path).unwrap());
+        create_link(&link_path, &socket).unwrap();
+        remove_link(&link_path, &socket).unwrap();
+        assert!(link_path.exists() && !link_path.is_symlink());
     }
 
     #[test]
-    fn of_many_who_find_a_dead_socket_one_listens() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
+    fn one_of_many_takes_over_a_dead_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
         for _ in 0..20 {
             drop(UnixListener::bind(&path).unwrap());
             let starts: Vec<_> = (0..8)
@@ -242,35 +245,42 @@ mod tests {
             // Kept until all have looked.
             let all: Vec<_> = starts.into_iter().map(|one| one.join().unwrap()).collect();
             assert_eq!(all.iter().flatten().count(), 1);
-            assert!(answers(&path));
+            assert!(is_served(&path));
             drop(all);
-            assert!(!answers(&path));
+            // A child of another test holds the socket between its fork and its exec.
+            for _ in 0..1000 {
+                if !is_served(&path) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            assert!(!is_served(&path));
             fs::remove_file(&path).unwrap();
         }
     }
 
     #[test]
-    fn a_socket_is_its_owners_alone() {
+    fn creates_sockets_for_the_owner_only() {
         use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
         let _listener = listen(&path).unwrap().unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
-    fn only_a_socket_without_a_shim_is_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
+    fn removes_only_a_socket_that_is_not_served() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
         let address = format!("unix://{}", path.display());
-        let link = folder.path().join("link");
+        let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        remove_socket(&address, Some(&link));
+        remove_socket(&address, Some(&link)).unwrap();
         assert!(path.exists() && link.is_symlink());
         drop(listener);
-        remove_socket(&address, Some(&link));
+        remove_socket(&address, Some(&link)).unwrap();
         assert!(!path.exists() && !link.is_symlink());
     }
 }

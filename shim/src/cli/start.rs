@@ -1,4 +1,4 @@
-//! `start`: a shim for a container, or the one that the containers of its pod share.
+//! `start`: starts a shim for a container, or finds the one that the containers of the pod share.
 
 use std::fs;
 use std::io;
@@ -19,13 +19,13 @@ use crate::error::{Error, Result};
 use crate::oci::bundle;
 use crate::oci::spec::Spec;
 
-/// The newest version of the task service that we answer.
+/// The newest version of the task service that the shim supports.
 const NEWEST: u32 = 3;
 
-/// Starts a shim, or finds the one of the pod, and returns what containerd wants to read: its address.
+/// Starts a shim, or finds that of the pod, and returns what containerd reads: the address.
 ///
 /// # Errors
-/// The bundle is broken, or the machine's refusal. Then no shim is left.
+/// The bundle is broken, or the machine fails. Then no shim is left running.
 pub(crate) fn start(args: &Args) -> Result<String> {
     let here = Path::new(".");
     let spec = Spec::read(here)?;
@@ -33,21 +33,22 @@ pub(crate) fn start(args: &Args) -> Result<String> {
     let group = spec.group().unwrap_or(&args.id);
     let path = socket::socket_path(&args.address, &args.namespace, group);
     let address = format!("unix://{}", path.display());
-    // First of all: on a full disk it fails, and nobody would end a shim that runs.
+    // First, as this fails on a full disk, and nobody would stop a running shim.
     bundle::save_address(here, &address)?;
     if let Some(listener) = socket::listen(&path)? {
         let link = socket::link_path(&args.address, &args.namespace, &spec, &args.id);
         let started = launch(args, &path, link.as_deref(), listener, &options);
         if started.is_err() {
-            // Nobody listens there.
+            // Nobody listens at the socket.
             let _ = fs::remove_file(&path);
         }
         started?;
     }
     let newest = std::env::var("MAX_SHIM_VERSION").ok();
-    Ok(answer(&address, newest.as_deref()))
+    Ok(format_reply(&address, newest.as_deref()))
 }
 
+/// Starts `serve`, which inherits the socket as standard input.
 fn launch(
     args: &Args,
     path: &Path,
@@ -75,25 +76,26 @@ fn launch(
         .stdin(OwnedFd::from(listener))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // What ends containerd's group does not end us.
+        // Signals to containerd's process group do not reach the shim.
         .process_group(0)
         .spawn()
         .map_err(|error| Error::io("start the shim", error))?;
-    let settled = settle(child.id(), options);
-    if settled.is_err() {
-        // Gone or going.
+    let configured = configure(child.id(), options);
+    if configured.is_err() {
+        // It may have exited.
         let _ = child.kill();
         let _ = child.wait();
     }
-    settled
+    configured
 }
 
-/// Puts the shim where it belongs.
-fn settle(pid: u32, options: &Options) -> Result<()> {
+/// Moves the shim into its cgroup, and makes it a better victim than containerd.
+fn configure(pid: u32, options: &Options) -> Result<()> {
     if !options.shim_cgroup.is_empty() {
-        cgroup::join(&options.shim_cgroup, pid)?;
+        cgroup::move_process(&options.shim_cgroup, pid)?;
     }
-    // Out of memory, the kernel should end a shim rather than containerd. Not permitted is not needed.
+    // Out of memory, the kernel should kill a shim rather than containerd. A failure to set
+    // this is ignored.
     let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     if let Ok(score) = own.trim().parse::<i32>() {
         let score = (score + 1).min(1000).to_string();
@@ -102,8 +104,9 @@ fn settle(pid: u32, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// containerd 1.6 takes the bare address; since 1.7 it says which version it knows, and takes JSON.
-fn answer(address: &str, newest: Option<&str>) -> String {
+/// Formats the reply: the bare address for containerd 1.6, and JSON for newer releases, which pass
+/// the version that they support.
+fn format_reply(address: &str, newest: Option<&str>) -> String {
     match newest.and_then(|version| version.parse::<u32>().ok()) {
         None => address.to_owned(),
         Some(version) => {
@@ -119,11 +122,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_containerd_gets_the_answer_it_knows() {
-        assert_eq!(answer("unix:///s", None), "unix:///s");
+    fn replies_in_the_format_that_containerd_supports() {
+        assert_eq!(format_reply("unix:///s", None), "unix:///s");
         let version = |newest| -> serde_json::Value {
             let value: serde_json::Value =
-                serde_json::from_str(&answer("unix:///s", Some(newest))).unwrap();
+                serde_json::from_str(&format_reply("unix:///s", Some(newest))).unwrap();
             assert_eq!(value["address"], "unix:///s");
             assert_eq!(value["protocol"], "ttrpc");
             value["version"].clone()

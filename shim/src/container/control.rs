@@ -1,84 +1,86 @@
-//! Operations on a container that is there.
+//! Operations on a created container.
 
 use std::fs;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
-use super::teardown::unmount;
-use super::{Change, Container};
-use crate::error::{Error, OnPath, Result};
-use crate::process::{Phase, finished};
+use super::teardown::{RuntimeDeletion, StepFailure, Teardown};
+use super::{Container, Operation};
+use crate::error::{Error, ErrorCode, PathContext, Result};
+use crate::process::{Phase, already_finished};
+use crate::sys::log;
 use crate::sys::reaper::Exit;
 
 impl Container {
-    /// Lets the first process go, and tells by `started` before anything of its end is told.
+    /// Starts the init process. `on_started` is called with the PID before the exit is published.
     ///
     /// # Errors
-    /// As the OCI runtime says.
-    pub(crate) async fn start(&self, started: impl FnOnce(u32)) -> Result<u32> {
-        let _changing = self.gate.lock().await;
-        let _starting = self.init.gate.lock().await;
+    /// The init process was started before, or the OCI runtime fails.
+    pub(crate) async fn start(&self, on_started: impl FnOnce(u32)) -> Result<u32> {
+        let _changing = self.change_lock.lock().await;
+        let _starting = self.init.start_lock.lock().await;
         let Phase::Created(pid) = self.init.phase() else {
             let state = match self.init.phase() {
-                Phase::Ended(..) => "has ended",
+                Phase::Exited(..) => "has exited",
                 _ => "has been started before",
             };
-            return Err(Error::FailedPrecondition(format!(
+            return Err(Error::failed_precondition(format!(
                 "container {} {state}",
                 self.id
             )));
         };
         self.init.input.start();
-        self.runc.start(&self.shared.reaper, &self.id).await?;
-        self.init.advance(Phase::Running(pid));
-        started(pid);
+        self.runc.start(&self.context.reaper, &self.id).await?;
+        self.init.set_phase(Phase::Running(pid));
+        on_started(pid);
         Ok(pid)
     }
 
-    /// Sends a signal to a process, or to all of the container.
+    /// Sends a signal to a process, or to all processes of the container.
     ///
     /// # Errors
-    /// The process has ended, or as the OCI runtime says.
+    /// The process has exited, or the OCI runtime fails.
     pub(crate) async fn kill(&self, exec: &str, signal: u32, all: bool) -> Result<()> {
         let process = self.process(exec)?;
-        let frozen = self.paused() && signal == libc::SIGKILL.cast_unsigned();
-        if exec.is_empty() && (all || frozen) {
+        let kills_frozen = self.paused() && signal == libc::SIGKILL.cast_unsigned();
+        if exec.is_empty() && (all || kills_frozen) {
             let exited = process.exit().is_some();
             if exited && !self.shares_pids {
-                // All that ran in it has gone with its first process.
-                return if all { Ok(()) } else { Err(finished()) };
+                // The kernel has killed all other processes with the init process.
+                return if all { Ok(()) } else { Err(already_finished()) };
             }
-            // The OCI runtime finds all, and wakes those that are frozen to die.
-            let reaper = &self.shared.reaper;
+            // The OCI runtime finds all processes, and thaws frozen ones so that they die.
+            let reaper = &self.context.reaper;
             return match self.runc.kill(reaper, &self.id, signal, all).await {
-                Err(Error::NotFound(_)) if exited && all => Ok(()),
+                Err(error) if error.code() == ErrorCode::NotFound && exited && all => Ok(()),
                 killed => killed,
             };
         }
         process.kill(signal)
     }
 
-    /// Stops all processes where they are.
+    /// Freezes all processes.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// The state does not allow it, or the OCI runtime fails.
     pub(crate) async fn pause(&self) -> Result<()> {
-        let _changing = self.gate.lock().await;
-        self.expect(Change::Pause)?;
-        self.runc.pause(&self.shared.reaper, &self.id).await?;
+        let _changing = self.change_lock.lock().await;
+        self.require(Operation::Pause)?;
+        self.runc.pause(&self.context.reaper, &self.id).await?;
         self.paused.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Lets them go on.
+    /// Thaws all processes.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// The state does not allow it, or the OCI runtime fails.
     pub(crate) async fn resume(&self) -> Result<()> {
-        let _changing = self.gate.lock().await;
-        self.expect(Change::Resume)?;
-        self.runc.resume(&self.shared.reaper, &self.id).await?;
+        let _changing = self.change_lock.lock().await;
+        self.require(Operation::Resume)?;
+        self.runc.resume(&self.context.reaper, &self.id).await?;
         self.paused.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -86,44 +88,51 @@ impl Container {
     /// Changes limits.
     ///
     /// # Errors
-    /// As the OCI runtime says.
+    /// The OCI runtime fails.
     pub(crate) async fn update(&self, resources: &Any) -> Result<()> {
-        let _changing = self.gate.lock().await;
+        let _changing = self.change_lock.lock().await;
         let file = self.bundle.join("wws-update.json");
-        fs::write(&file, &resources.value).on("write", &file)?;
-        let result = self.runc.update(&self.shared.reaper, &self.id, &file).await;
-        // Of no use any more.
+        fs::write(&file, &resources.value).with_path("write", &file)?;
+        let reaper = &self.context.reaper;
+        let result = self.runc.update(reaper, &self.id, &file).await;
+        // The file is not needed any more.
         let _ = fs::remove_file(&file);
         result
     }
 
-    /// Removes the container, which must not run.
+    /// Removes the container, which must not run. Can be called again if it fails.
     ///
     /// # Errors
-    /// It runs, or as the OCI runtime says.
+    /// The container runs, or a step of the teardown fails.
     pub(crate) async fn delete(&self) -> Result<(u32, Exit)> {
-        let _changing = self.gate.lock().await;
+        let _changing = self.change_lock.lock().await;
         if matches!(self.init.phase(), Phase::Running(_)) {
-            return Err(Error::FailedPrecondition(format!(
-                "container {} runs",
+            return Err(Error::failed_precondition(format!(
+                "container {} is running",
                 self.id
             )));
         }
-        if let Some(compiling) = &self.compiling {
-            compiling.abort();
+        let execs: Vec<_> = self.execs().values().cloned().collect();
+        let execs = execs.iter().map(|exec| Arc::clone(&exec.process));
+        let teardown = Teardown {
+            id: &self.id,
+            bundle: &self.bundle,
+            runc: &self.runc,
+            deletion: RuntimeDeletion::Required(&self.context.reaper),
+            cgroups_path: &self.cgroups_path,
+            code: self.code.as_ref(),
+            compile_task: self.compile_task.as_ref(),
+            processes: std::iter::once(Arc::clone(&self.init))
+                .chain(execs)
+                .collect(),
+        };
+        for StepFailure { step, error } in teardown.run().await {
+            if step.must_succeed() {
+                return Err(error);
+            }
+            log::warning!("delete {}: {error:#}", self.id);
         }
-        self.runc.delete(&self.shared.reaper, &self.id).await?;
-        // One that was never started ends only now.
-        let exit = self.init.wait().await;
-        self.init.release().await;
-        let execs: Vec<_> = self.execs().drain().collect();
-        for (_, exec) in execs {
-            exec.process.release().await;
-        }
-        if let Some(code) = &self.code {
-            code.remove();
-        }
-        unmount(self.bundle.join("rootfs")).await?;
-        Ok((self.init.pid(), exit))
+        self.execs().clear();
+        Ok((self.init.pid(), self.init.wait().await))
     }
 }

@@ -1,144 +1,164 @@
 //! The creation of a container.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use containerd_shim_protos::api::CreateTaskRequest;
-use tokio::sync::Mutex as Gate;
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::AbortHandle;
 
-use super::code::{Code, Compiling};
+use super::code::{Compilation, ContainerCode};
 use super::launch::Launch;
 use super::prepare::{Prepared, prepare};
-use super::teardown::{undo, unmount};
-use super::{Container, Shared};
+use super::teardown::{RuntimeDeletion, Teardown};
+use super::{Container, ShimContext};
 use crate::cgroup::Cgroup;
+use crate::containerd::identifier::check_identifier;
 use crate::containerd::options::Options;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::oci::bundle;
-use crate::process::{Phase, Process, Role};
+use crate::process::{Phase, Process, ProcessRole};
 use crate::runc::{self, Runc};
-use crate::stdio::config::Wanted;
+use crate::stdio::config::StdioConfig;
 use crate::sys::log;
-use crate::sys::thread::beside;
+use crate::sys::thread::spawn_blocking;
 
-impl Container {
-    /// Makes the container; its first process waits, and `made_as` is called with its number before anything of its end is
-    /// told. What was made is undone when something fails.
-    ///
-    /// # Errors
-    /// A mount, the specification, a stream, or what the OCI runtime says.
-    pub(crate) async fn create(
-        shared: Arc<Shared>,
-        request: CreateTaskRequest,
-        made_as: impl FnOnce(u32),
-    ) -> Result<Arc<Self>> {
-        if !request.checkpoint.is_empty() {
-            return Err(Error::Unimplemented(
-                "containers cannot be restored from checkpoints by this runtime".to_owned(),
-            ));
-        }
-        let bundle = PathBuf::from(&request.bundle);
-        let options = Options::from_any(request.options.as_ref())?;
-        let mounts = request.rootfs.clone();
-        let server = shared.server.clone();
-        let folder = bundle.clone();
-        let code = Code::of(&shared.namespace, &request.id);
-        let planned = code.clone();
-        let prepare = move || prepare(&folder, options, &mounts, &server, planned);
-        let prepared = beside(prepare).await.inspect_err(|_| {
-            // It may have failed after this was made.
-            code.iter().for_each(Code::remove);
-        })?;
-        let runc = Runc::new(
-            prepared.options.clone(),
-            &shared.namespace,
-            &bundle,
-            shared.debug,
-        );
-        let made = Self::make(&shared, &request, &bundle, &runc, prepared, made_as).await;
-        if let Err(error) = &made {
-            // Another's of this name stays, and what is not installed has made nothing.
-            if !matches!(error, Error::AlreadyExists(_) | Error::NoRuntime(_)) {
-                undo(&shared.reaper, &runc, &request.id).await;
-            }
-            code.iter().for_each(Code::remove);
-            if let Err(error) = unmount(bundle.join("rootfs")).await {
-                log::warning!("clear up after {}: {error}", request.id);
-            }
-        }
-        made
+/// Creates the container; its init process waits for the start. `on_created` is called with the
+/// PID before the exit is published. A failed create is torn down.
+///
+/// # Errors
+/// A mount, the specification, a stream or the OCI runtime fails.
+pub(crate) async fn create(
+    context: Arc<ShimContext>,
+    request: CreateTaskRequest,
+    on_created: impl FnOnce(u32),
+) -> Result<Arc<Container>> {
+    let code = ContainerCode::for_container(&context.namespace, &request.id);
+    if !request.checkpoint.is_empty() {
+        return Err(Error::unimplemented(
+            "this runtime cannot restore containers from checkpoints",
+        ));
     }
-
-    async fn make(
-        shared: &Arc<Shared>,
-        request: &CreateTaskRequest,
-        bundle: &Path,
-        runc: &Runc,
-        prepared: Prepared,
-        made_as: impl FnOnce(u32),
-    ) -> Result<Arc<Self>> {
-        let reaper = &shared.reaper;
-        let wanted = Wanted {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
-        let init = Arc::new(Process::new(Role::Init, wanted));
-        let (code, compiling) = match prepared.code {
-            Some((code, project)) => {
-                let compiling = code.compile(&shared.server, project, reaper);
-                (Some(code), compiling)
-            }
-            None => (None, None),
-        };
-        let pid_file = bundle.join(bundle::INIT_PID);
-        let birth = reaper.birth();
-        let launch = Launch::new(&init, &prepared.options, shared, &request.id).await?;
-        let resources = launch
-            .run(&pid_file, async |new| {
-                runc.create(reaper, &request.id, new).await
-            })
-            .await?;
-        let pid = runc::read_pid(&pid_file)?;
-        init.keep(resources);
-        let end = birth.claim(pid);
-        init.begin(Phase::Created(pid), &end);
-        let compiling = compiling.map(|compiling| follow(compiling, &init, &request.id));
-        let cgroup = Cgroup::of(pid)
-            .inspect_err(|error| log::warning!("control groups of {}: {error}", request.id))
-            .ok();
-        let container = Arc::new(Self {
-            id: request.id.clone(),
-            bundle: bundle.to_path_buf(),
-            init,
-            shared: Arc::clone(shared),
-            options: prepared.options,
-            runc: runc.clone(),
-            cgroup,
-            workers: prepared.workers,
-            shares_pids: prepared.shares_pids,
-            code,
-            compiling,
-            paused: AtomicBool::new(false),
-            gate: Gate::new(()),
-            execs: Mutex::default(),
-        });
-        made_as(pid);
-        container.clone().follow_init(end);
-        Ok(container)
+    check_identifier("the container ID", &request.id)?;
+    let options = Options::from_any(request.options.as_ref())?;
+    let bundle = PathBuf::from(&request.bundle);
+    let preparing = {
+        let (bundle, options, code) = (bundle.clone(), options.clone(), code.clone());
+        let (mounts, server) = (request.rootfs.clone(), context.server.clone());
+        move || prepare(&bundle, options, &mounts, &server, code)
+    };
+    let prepared = spawn_blocking(preparing).await;
+    let runc = |options| Runc::new(options, &context.namespace, &bundle, context.debug);
+    let (error, runc, cgroups_path, deletion) = match prepared {
+        Err(error) => (
+            error,
+            runc(options),
+            String::new(),
+            RuntimeDeletion::Skipped,
+        ),
+        Ok(prepared) => {
+            let runc = runc(prepared.options.clone());
+            let cgroups_path = prepared.cgroups_path.clone();
+            let launched = launch(&context, &request, runc.clone(), prepared, on_created).await;
+            let error = match launched {
+                Ok(container) => return Ok(container),
+                Err(error) => error,
+            };
+            let deletion = match error.code() {
+                // The identifier belongs to another container, or nothing was created.
+                ErrorCode::AlreadyExists | ErrorCode::RuntimeMissing => RuntimeDeletion::Skipped,
+                _ => RuntimeDeletion::Retried(&context.reaper),
+            };
+            (error, runc, cgroups_path, deletion)
+        }
+    };
+    let teardown = Teardown {
+        id: &request.id,
+        bundle: &bundle,
+        runc: &runc,
+        deletion,
+        cgroups_path: &cgroups_path,
+        code: code.as_ref(),
+        compile_task: None,
+        processes: Vec::new(),
+    };
+    for failure in teardown.run().await {
+        log::warning!("clean up after {}: {:#}", request.id, failure.error);
     }
+    Err(error)
 }
 
-/// Waits for the compiler of a container's code until the container ends. Its start does not: whoever deletes the container, or
-/// starts others of its pod, would wait too. The server in it waits.
-fn follow(compiling: Compiling, init: &Arc<Process>, id: &str) -> AbortHandle {
+/// Creates the container of a prepared bundle with the OCI runtime.
+async fn launch(
+    context: &Arc<ShimContext>,
+    request: &CreateTaskRequest,
+    runc: Runc,
+    prepared: Prepared,
+    on_created: impl FnOnce(u32),
+) -> Result<Arc<Container>> {
+    let (reaper, bundle_path) = (&context.reaper, PathBuf::from(&request.bundle));
+    let stdio = StdioConfig {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+    };
+    let init = Arc::new(Process::new(ProcessRole::Init, stdio));
+    let (code, compilation) = match prepared.code {
+        Some((code, project)) => {
+            let compilation = code.compile(&context.server, project, reaper);
+            (Some(code), compilation)
+        }
+        None => (None, None),
+    };
+    let pid_file = bundle_path.join(bundle::INIT_PID);
+    let pending = reaper.pending_spawn();
+    let launch = Launch::new(&init, &prepared.options, context, &request.id).await?;
+    let resources = launch
+        .run(&pid_file, async |new| {
+            runc.create(reaper, &request.id, new).await
+        })
+        .await?;
+    let pid = runc::read_pid(&pid_file)?;
+    init.set_resources(resources);
+    let exit = pending.claim(pid);
+    init.set_spawned(Phase::Created(pid), &exit);
+    let compile_task =
+        compilation.map(|compilation| watch_compilation(compilation, &init, &request.id));
+    let cgroup = Cgroup::of_process(pid)
+        .inspect_err(|error| log::warning!("cgroup of {}: {error:#}", request.id))
+        .ok();
+    let container = Arc::new(Container {
+        id: request.id.clone(),
+        bundle: bundle_path,
+        init,
+        context: Arc::clone(context),
+        options: prepared.options,
+        runc,
+        cgroup,
+        cgroups_path: prepared.cgroups_path,
+        project: prepared.project,
+        shares_pids: prepared.shares_pids,
+        code,
+        compile_task,
+        paused: AtomicBool::new(false),
+        change_lock: AsyncMutex::new(()),
+        execs: Mutex::default(),
+    });
+    on_created(pid);
+    container.clone().follow_init(exit);
+    Ok(container)
+}
+
+/// Waits in the background for the compiler of a container's code, until the container exits.
+/// `start` does not wait, as a deletion and other containers of the pod would wait too: the server
+/// waits.
+fn watch_compilation(compilation: Compilation, init: &Arc<Process>, id: &str) -> AbortHandle {
     let (init, id) = (Arc::clone(init), id.to_owned());
     let task = tokio::spawn(async move {
         tokio::select! {
-            () = compiling.finish(&id) => {}
+            () = compilation.finish(&id) => {}
             _ = init.wait() => {}
         }
     });

@@ -1,4 +1,4 @@
-//! Processes that are added to a container: `docker exec`, `kubectl exec`.
+//! Descriptions of processes that exec adds: `docker exec`, `kubectl exec`.
 
 use std::path::Path;
 
@@ -8,55 +8,67 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::oci::server::{SERVER_NAME, Workers};
+use crate::oci::server::{SERVER_NAME, ServedProject};
 use crate::oci::shell;
 
-/// The variable by which our server's commands know the project's folder, where none is named.
-const FOLDER: &str = "WWS_FOLDER";
+/// The variable that tells commands of the server the project's directory, if none is named.
+const DIRECTORY_VARIABLE: &str = "WWS_FOLDER";
 
-/// The variable by which our server's commands know what was given after the entry point, as a JSON array.
-const ARGUMENTS: &str = "WWS_ARGUMENTS";
+/// The variable that tells commands of the server the arguments after the entry point, as a JSON
+/// array.
+const ARGUMENTS_VARIABLE: &str = "WWS_ARGUMENTS";
 
-/// The process as the OCI runtime is to start it: a call of `wws` becomes one of our server's program, which no image holds.
+/// Rewrites the description of a process for the OCI runtime: a call of `wws` becomes a call of the
+/// server, which no image contains.
 ///
 /// # Errors
-/// The description is no JSON object.
-pub(crate) fn rewrite(spec: &[u8], terminal: bool, workers: Option<&Workers>) -> Result<Vec<u8>> {
-    let broken =
-        |problem: String| Error::InvalidArgument(format!("the process's description: {problem}"));
-    let mut spec: Value =
-        serde_json::from_slice(spec).map_err(|error| broken(error.to_string()))?;
+/// The description is not a JSON object.
+pub(crate) fn rewrite(
+    spec: &[u8],
+    terminal: bool,
+    project: Option<&ServedProject>,
+) -> Result<Vec<u8>> {
+    let context = "the description of the process";
+    let mut spec: Value = serde_json::from_slice(spec)
+        .map_err(|error| Error::invalid_argument(context).with_source(error))?;
     let process = spec
         .as_object_mut()
-        .ok_or_else(|| broken("not a JSON object".to_owned()))?;
+        .ok_or_else(|| Error::invalid_argument(format!("{context} is not a JSON object")))?;
     process.insert("terminal".to_owned(), json!(terminal));
-    if let (Some(workers), Some(Value::Array(arguments))) = (workers, process.get_mut("args"))
-        && call_server(arguments, workers)
+    if let (Some(project), Some(Value::Array(arguments))) = (project, process.get_mut("args"))
+        && call_server(arguments, project)
     {
-        // Not the working directory: the directory that is served. Variables, as only the server knows which words are directories.
+        // Variables, and not arguments: only the server knows which arguments are directories. The
+        // working directory stays the user's.
         let env = process.entry("env").or_insert_with(|| json!([]));
-        set(env, FOLDER, &workers.folder.display().to_string());
-        set(env, ARGUMENTS, &json!(workers.arguments).to_string());
+        let directory = project.directory.display().to_string();
+        set_variable(env, DIRECTORY_VARIABLE, &directory);
+        set_variable(
+            env,
+            ARGUMENTS_VARIABLE,
+            &json!(project.arguments).to_string(),
+        );
     }
     Ok(spec.to_string().into_bytes())
 }
 
 /// Sets a variable of an environment.
-fn set(env: &mut Value, name: &str, value: &str) {
+fn set_variable(env: &mut Value, name: &str, value: &str) {
     let Value::Array(env) = env else { return };
-    let is_it = |one: &Value| {
-        let rest = one.as_str().and_then(|one| one.strip_prefix(name));
+    let has_name = |variable: &Value| {
+        let rest = variable.as_str().and_then(|text| text.strip_prefix(name));
         rest.is_some_and(|rest| rest.starts_with('='))
     };
-    env.retain(|one| !is_it(one));
+    env.retain(|variable| !has_name(variable));
     env.push(json!(format!("{name}={value}")));
 }
 
-/// Whether it is a call of our server, which it then is made: a direct one, or one by a shell that the container does not have.
-fn call_server(arguments: &mut Vec<Value>, workers: &Workers) -> bool {
-    let is_named = |program: &str| match program {
-        SERVER_NAME => !workers.has_own,
-        program => Path::new(program) == Path::new(workers.server),
+/// Rewrites a call of the server, made directly or by a shell that the container lacks. Returns
+/// whether it is one.
+fn call_server(arguments: &mut Vec<Value>, project: &ServedProject) -> bool {
+    let is_server = |program: &str| match program {
+        SERVER_NAME => !project.has_own_server,
+        program => Path::new(program) == Path::new(project.server),
     };
     let Some(mut words) = arguments
         .iter()
@@ -66,30 +78,30 @@ fn call_server(arguments: &mut Vec<Value>, workers: &Workers) -> bool {
         return false;
     };
     // Docker's string form of a health check.
-    let line = shell::line(&words).filter(|_| !workers.has_shell);
-    let of_line = line.and_then(shell::words).unwrap_or_default();
+    let line = shell::command_line(&words).filter(|_| !project.has_shell);
+    let of_line = line.and_then(shell::split_words).unwrap_or_default();
     if !of_line.is_empty() {
         words = of_line.iter().map(String::as_str).collect();
     }
     match words.split_first() {
-        Some((program, rest)) if is_named(program) => {
+        Some((program, rest)) if is_server(program) => {
             let rest = rest.iter().map(|word| json!(word));
-            *arguments = std::iter::once(json!(workers.server)).chain(rest).collect();
+            *arguments = std::iter::once(json!(project.server)).chain(rest).collect();
             true
         }
         _ => false,
     }
 }
 
-/// How `containerd.runc.v1.ProcessDetails` names the process of an exec among others.
-pub(crate) fn details(id: &str) -> Any {
+/// Returns the message `containerd.runc.v1.ProcessDetails`, which names the exec of a process.
+pub(crate) fn process_details(id: &str) -> Any {
     let details = ProcessDetails {
         exec_id: id.to_owned(),
         ..ProcessDetails::default()
     };
     Any {
         type_url: "containerd.runc.v1.ProcessDetails".to_owned(),
-        // One string: it can be written.
+        // A message with one string can be encoded.
         value: details.write_to_bytes().unwrap_or_default(),
         ..Any::default()
     }
@@ -99,21 +111,22 @@ pub(crate) fn details(id: &str) -> Any {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::error::ErrorCode;
 
-    fn workers(has_own: bool) -> Workers {
-        Workers {
+    fn project(has_own_server: bool) -> ServedProject {
+        ServedProject {
             server: "/dev/wws",
-            folder: "/app".into(),
+            directory: "/app".into(),
             arguments: vec!["--port".to_owned(), "81".to_owned()],
-            has_own,
+            has_own_server,
             has_shell: false,
         }
     }
 
-    /// The words of the process, and its environment.
-    fn rewritten(given: &[&str], workers: Option<&Workers>) -> [Vec<String>; 2] {
+    /// Returns the rewritten arguments and environment.
+    fn rewritten(given: &[&str], project: Option<&ServedProject>) -> [Vec<String>; 2] {
         let spec = json!({"args": given, "cwd": "/", "user": {"uid": 7}, "env": ["A=b"]});
-        let spec = rewrite(spec.to_string().as_bytes(), true, workers).unwrap();
+        let spec = rewrite(spec.to_string().as_bytes(), true, project).unwrap();
         let spec: Value = serde_json::from_slice(&spec).unwrap();
         assert_eq!(spec["user"]["uid"], 7);
         assert_eq!(spec["terminal"], true);
@@ -121,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn our_commands_are_found_in_a_container_of_workers_and_know_its_directory_and_arguments() {
+    fn passes_directory_and_arguments_to_commands_of_the_server() {
         for (given, called) in [
             (vec!["wws", "--version"], vec!["/dev/wws", "--version"]),
             (vec!["/dev/wws", "check"], vec!["/dev/wws", "check"]),
@@ -130,7 +143,7 @@ mod tests {
                 vec!["/dev/wws", "health", "--request", "/a"],
             ),
         ] {
-            let [arguments, env] = rewritten(&given, Some(&workers(false)));
+            let [arguments, env] = rewritten(&given, Some(&project(false)));
             assert_eq!(arguments, called);
             assert_eq!(
                 env,
@@ -140,9 +153,9 @@ mod tests {
     }
 
     #[test]
-    fn a_health_check_in_its_string_form_needs_no_shell() {
+    fn understands_the_string_form_without_a_shell() {
         for line in ["wws health", "wws health || exit 1", "/dev/wws health"] {
-            let [arguments, env] = rewritten(&["/bin/sh", "-c", line], Some(&workers(false)));
+            let [arguments, env] = rewritten(&["/bin/sh", "-c", line], Some(&project(false)));
             assert_eq!(arguments, ["/dev/wws", "health"], "{line}");
             assert_eq!(
                 env,
@@ -152,36 +165,36 @@ mod tests {
     }
 
     #[test]
-    fn all_other_programs_stay() {
+    fn keeps_all_other_programs() {
         let shell = ["/bin/sh", "-c", "wws health"];
-        let with_shell = Workers {
+        let with_shell = ServedProject {
             has_shell: true,
-            ..workers(false)
+            ..project(false)
         };
-        for (given, workers) in [
+        for (given, project) in [
             (&shell[..], Some(&with_shell)),
-            (&shell, Some(&workers(true))),
+            (&shell, Some(&project(true))),
             (&shell, None),
             (
                 &["/bin/sh", "-c", "wws health | cat"],
-                Some(&workers(false)),
+                Some(&project(false)),
             ),
-            (&["/bin/sh", "-c", "date"], Some(&workers(false))),
-            (&["/bin/sh"], Some(&workers(false))),
-            (&["wws"], Some(&workers(true))),
+            (&["/bin/sh", "-c", "date"], Some(&project(false))),
+            (&["/bin/sh"], Some(&project(false))),
+            (&["wws"], Some(&project(true))),
             (&["wws"], None),
         ] {
-            let [arguments, env] = rewritten(given, workers);
+            let [arguments, env] = rewritten(given, project);
             assert_eq!(arguments, given);
             assert_eq!(env, ["A=b"]);
         }
     }
 
     #[test]
-    fn a_broken_description_is_refused() {
+    fn rejects_a_broken_description() {
         for spec in ["", "[]", "{"] {
             let error = rewrite(spec.as_bytes(), false, None).unwrap_err();
-            assert!(matches!(error, Error::InvalidArgument(_)), "{spec}");
+            assert_eq!(error.code(), ErrorCode::InvalidArgument, "{spec}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Following the processes of a container to their ends.
+//! Follows the processes of a container until they exit, and publishes the exits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,25 +7,26 @@ use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::MessageField;
 
 use super::Container;
-use crate::cgroup::oom;
+use crate::cgroup::oom::OomWatch;
 use crate::error::Error;
 use crate::process::{Phase, Process};
 use crate::sys::log;
-use crate::sys::reaper::{Exit, Waiter};
+use crate::sys::reaper::{Exit, ExitWaiter};
 
-/// How long the exit of a container waits for those of its execs.
+/// How long the exit of a container waits for the exits of its execs.
 const EXECS_LIMIT: Duration = Duration::from_secs(5);
 
 impl Container {
-    /// Waits for the end of the first process, and until then for the container to run out of memory.
-    pub(super) fn follow_init(self: Arc<Self>, exit: Waiter) {
+    /// Waits in the background for the exit of the init process, and until then for the container
+    /// to run out of memory.
+    pub(super) fn follow_init(self: Arc<Self>, exit: ExitWaiter) {
         let mut watch = self.cgroup.as_ref().and_then(|cgroup| {
-            let failed = |error: &Error| log::debug!("memory of {}: {error}", self.id);
-            oom::Watch::new(cgroup).inspect_err(failed).ok()
+            let failed = |error: &Error| log::debug!("memory of {}: {error:#}", self.id);
+            OomWatch::new(cgroup).inspect_err(failed).ok()
         });
         tokio::spawn(async move {
-            let out_of_memory = || {
-                self.shared.events.send(&TaskOOM {
+            let publish_oom = || {
+                self.context.events.send(&TaskOOM {
                     container_id: self.id.clone(),
                     ..TaskOOM::default()
                 });
@@ -40,65 +41,64 @@ impl Container {
                     }
                 };
                 tokio::select! {
-                    // In this order: the group, and its count, may be gone soon after the end.
+                    // In this order: the cgroup with its count may be removed soon after the exit.
                     biased;
-                    happened = next => match happened {
-                        Some(()) => out_of_memory(),
+                    kill = next => match kill {
+                        Some(()) => publish_oom(),
                         None => watch = None,
                     },
                     exit = &mut exit => break exit,
                 }
             };
-            if watch.is_some_and(|mut watch| watch.happened()) {
-                out_of_memory();
+            if watch.is_some_and(|mut watch| watch.has_new_kill()) {
+                publish_oom();
             }
             if self.shares_pids {
-                // No kernel ends its other processes for us.
-                let kill = self.runc.kill(&self.shared.reaper, &self.id, 9, true);
+                // Without a PID namespace, the kernel does not kill the other processes.
+                let kill = self.runc.kill(&self.context.reaper, &self.id, 9, true);
                 if let Err(error) = kill.await {
-                    log::debug!("end the processes of {}: {error}", self.id);
+                    log::debug!("kill the processes of {}: {error:#}", self.id);
                 }
             }
-            if tokio::time::timeout(EXECS_LIMIT, self.execs_told())
-                .await
-                .is_err()
-            {
+            let execs_exited = tokio::time::timeout(EXECS_LIMIT, self.wait_for_execs());
+            if execs_exited.await.is_err() {
                 log::warning!(
-                    "container {} has exited {} s ago and its execs have not: its exit is published before theirs",
+                    "container {} has exited {} s ago and its execs have not: its exit is \
+                     published before theirs",
                     self.id,
                     EXECS_LIMIT.as_secs()
                 );
             }
-            self.ended(&self.id, &self.init, exit).await;
+            self.publish_exit(&self.id, &self.init, exit).await;
         });
     }
 
-    /// Waits until the exits of all execs that have been started are published: that of the container is the last one, with which
-    /// clients forget it.
-    async fn execs_told(&self) {
+    /// Waits until the exits of all started execs are published. The exit of the container must be
+    /// the last one, as clients forget the container with it.
+    async fn wait_for_execs(&self) {
         let execs: Vec<_> = self.execs().values().cloned().collect();
         for exec in execs {
-            // One that is about to start, or about to fail to.
-            drop(exec.process.gate.lock().await);
+            // Waits for a start that is under way.
+            drop(exec.process.start_lock.lock().await);
             if matches!(exec.process.phase(), Phase::Running(_)) {
                 exec.process.wait().await;
             }
         }
     }
 
-    /// Waits for the end of another process.
-    pub(super) fn follow(self: &Arc<Self>, id: &str, process: Arc<Process>, exit: Waiter) {
+    /// Waits in the background for the exit of a process that exec added.
+    pub(super) fn follow_exec(self: &Arc<Self>, id: &str, process: Arc<Process>, exit: ExitWaiter) {
         let (container, id) = (Arc::clone(self), id.to_owned());
         tokio::spawn(async move {
             let exit = exit.wait().await;
-            container.ended(&id, &process, exit).await;
+            container.publish_exit(&id, &process, exit).await;
         });
     }
 
-    async fn ended(&self, id: &str, process: &Process, exit: Exit) {
-        // Its start, under way, is told first.
-        let _started = process.gate.lock().await;
-        self.shared.events.send(&TaskExit {
+    async fn publish_exit(&self, id: &str, process: &Process, exit: Exit) {
+        // The start is published first.
+        let _started = process.start_lock.lock().await;
+        self.context.events.send(&TaskExit {
             container_id: self.id.clone(),
             id: id.to_owned(),
             pid: process.pid(),
@@ -106,6 +106,6 @@ impl Container {
             exited_at: MessageField::some(exit.at.clone()),
             ..TaskExit::default()
         });
-        process.end(exit);
+        process.mark_exited(exit);
     }
 }

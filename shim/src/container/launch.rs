@@ -1,78 +1,77 @@
-//! The start of a process: its streams or its terminal, and the call of the OCI runtime that makes it.
+//! The launch of a process: opens its streams or its terminal, and calls the OCI runtime.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::Shared;
+use super::ShimContext;
 use crate::containerd::options::Options;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::process::console::{Console, Socket};
-use crate::process::{Process, Resources, Role};
-use crate::runc::call::New;
-use crate::stdio::config::Wanted;
-use crate::stdio::copying::Outlet;
+use crate::process::{Process, ProcessResources, ProcessRole};
+use crate::runc::call::NewProcess;
+use crate::stdio::config::StdioConfig;
+use crate::stdio::copying::OutputPipe;
 use crate::stdio::logger::{self, Logger};
-use crate::stdio::sink::Sink;
-use crate::stdio::streams::{self, Opened};
-use crate::stdio::target::Target;
+use crate::stdio::sink::OutputSink;
+use crate::stdio::streams::{self, OpenStreams};
+use crate::stdio::target::OutputTarget;
 
-/// The folder of short paths for sockets.
+/// A directory with a short path for sockets.
 const SOCKETS: &str = "/run/containerd/s";
 
-/// A process about to be made: its streams are open, or the socket for its terminal is.
+/// A process about to be created: its streams are open, or the socket for its terminal is.
 pub(super) struct Launch {
-    opened: Opened,
-    console: Option<(Socket, Sink, Option<OwnedFd>)>,
+    opened: OpenStreams,
+    console: Option<(Socket, OutputSink, Option<OwnedFd>)>,
 }
 
 impl Launch {
-    /// Opens the streams of `process`, of the container named `container`.
+    /// Opens the streams of `process` in the container `id`.
     ///
     /// # Errors
-    /// A stream is not there.
+    /// A stream cannot be opened.
     pub(super) async fn new(
         process: &Process,
         options: &Options,
-        shared: &Shared,
-        container: &str,
+        context: &ShimContext,
+        id: &str,
     ) -> Result<Self> {
-        let (reaper, namespace) = (&shared.reaper, &shared.namespace);
-        let Wanted {
+        let (reaper, namespace) = (&context.reaper, &context.namespace);
+        let StdioConfig {
             stdin,
             stdout,
             terminal,
             ..
-        } = &process.wanted;
+        } = &process.stdio;
         let input = |open: &dyn Fn(&str) -> Result<OwnedFd>| {
-            let wanted = Some(stdin.as_str()).filter(|path| !path.is_empty());
-            wanted.map(open).transpose()
+            let path = Some(stdin.as_str()).filter(|path| !path.is_empty());
+            path.map(open).transpose()
         };
         if !terminal {
             let stdin = input(&|path| {
                 let pipe = process.input.connect(path)?;
-                if process.role == Role::Exec {
-                    // Its client can close it already.
+                if process.role == ProcessRole::Exec {
+                    // The client may close the input before the start.
                     process.input.hold(Path::new(path))?;
                 }
                 Ok(pipe)
             })?;
-            let wanted = &process.wanted;
             let opened =
-                streams::open(wanted, stdin, options, reaper, container, namespace).await?;
+                streams::open(&process.stdio, stdin, options, reaper, id, namespace).await?;
             return Ok(Self {
                 opened,
                 console: None,
             });
         }
-        let mut opened = Opened::default();
-        let target = Target::parse(stdout)?;
+        let mut opened = OpenStreams::default();
+        let target = OutputTarget::parse(stdout)?;
         let mut pipe = None;
-        if let Target::Program(program, arguments) = &target {
-            let logger = Logger::start(program, arguments, reaper, container, namespace).await?;
+        if let OutputTarget::Program(program, arguments) = &target {
+            let logger = Logger::start(program, arguments, reaper, id, namespace).await?;
             opened.logger = Some(logger.child);
             pipe = Some(logger.stdout);
         }
-        let sink = Sink::open(&target, pipe)?;
+        let sink = OutputSink::open(&target, pipe)?;
         let stdin = input(&|path| process.input.open(path))?;
         let socket = Socket::new(Path::new(SOCKETS))?;
         Ok(Self {
@@ -81,35 +80,36 @@ impl Launch {
         })
     }
 
-    /// Calls the OCI runtime by `run`, and takes what then belongs to the process.
+    /// Calls the OCI runtime with `run`, and returns what belongs to the process then.
     ///
     /// # Errors
-    /// As of `run`, or no terminal came.
+    /// That of `run`, or no terminal came.
     pub(super) async fn run(
         mut self,
         pid_file: &Path,
-        run: impl AsyncFnOnce(New<'_>) -> Result<()>,
-    ) -> Result<Resources> {
+        run: impl AsyncFnOnce(NewProcess<'_>) -> Result<()>,
+    ) -> Result<ProcessResources> {
         let logger = self.opened.logger.take();
-        let outlets = std::mem::take(&mut self.opened.outlets);
+        let outputs = std::mem::take(&mut self.opened.outputs);
         match self.start(pid_file, run).await {
-            Ok(console) => Ok(Resources {
+            Ok(console) => Ok(ProcessResources {
                 logger,
-                // Not before: what the OCI runtime itself writes when it fails is not the container's, and is in the error.
-                copying: outlets.into_iter().map(Outlet::start).collect(),
+                // Started now, as the OCI runtime's own output of a failure is in the error and
+                // does not belong into the container's log.
+                copying: outputs.into_iter().map(OutputPipe::start).collect(),
                 console,
             }),
             Err(error) => {
                 if let Some(logger) = logger {
-                    logger::dismiss(logger);
+                    logger::release_logger(logger);
                 }
-                // Its usage, the words of a wrapper: standard error is the last one.
-                let said = outlets.last().and_then(Outlet::unread);
-                Err(match (error, said) {
-                    (Error::Unexplained(text), Some(said)) => {
-                        Error::Other(format!("{text}; it wrote: {said}"))
+                // Standard error is the last one: the usage text, or the message of a wrapper.
+                let output = outputs.last().and_then(OutputPipe::unread);
+                Err(match output {
+                    Some(output) if error.code() == ErrorCode::RuntimeSilent => {
+                        Error::unknown(format!("{error}; it wrote: {output}"))
                     }
-                    (error, _) => error,
+                    _ => error,
                 })
             }
         }
@@ -118,10 +118,10 @@ impl Launch {
     async fn start(
         self,
         pid_file: &Path,
-        run: impl AsyncFnOnce(New<'_>) -> Result<()>,
+        run: impl AsyncFnOnce(NewProcess<'_>) -> Result<()>,
     ) -> Result<Option<Console>> {
         let console = self.console.as_ref();
-        let new = New {
+        let new = NewProcess {
             pid_file,
             console: console.map(|(socket, ..)| socket.path.as_path()),
             streams: self.opened.streams,

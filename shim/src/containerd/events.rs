@@ -1,4 +1,4 @@
-//! Events for containerd: queued in order and delivered also when containerd is restarted meanwhile.
+//! Events for containerd: queued in order, and delivered even if containerd is restarted meanwhile.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -15,6 +15,7 @@ use containerd_shim_protos::ttrpc::asynchronous::transport::Socket;
 use containerd_shim_protos::ttrpc::{self, context};
 use tokio::sync::{mpsc, watch};
 
+use crate::error::Error;
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
 use crate::sys::time;
@@ -22,17 +23,17 @@ use crate::sys::time;
 /// The most events that wait for containerd.
 const MAX_WAITING: usize = 2048;
 
-/// How long containerd may take to take one.
+/// How long containerd may take to accept one event.
 const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often an event is offered that containerd answers with an error.
-const MAX_REFUSALS: usize = 5;
+/// How often an event is sent that containerd answers with an error.
+const MAX_REJECTIONS: usize = 5;
 
-/// The pauses between tries, first and longest.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
+/// The first and the longest pause between attempts.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
-/// How long containerd is left alone when it is back: its clients come back to it within seconds, and an event that they are
-/// not there for never reaches them.
+/// The pause after a restart of containerd: its clients reconnect within seconds, and never receive
+/// an event from before they do.
 const SETTLE: Duration = Duration::from_secs(4);
 
 /// A message that is published under a topic.
@@ -61,30 +62,30 @@ events! {
     TaskResumed "resumed",
 }
 
-/// Where events go to.
+/// Where events are published.
 #[derive(Debug, Clone)]
-pub(crate) struct Destination {
+pub(crate) struct EventDestination {
     /// containerd's ttrpc socket; empty if it has none.
     pub(crate) ttrpc: String,
     /// containerd's main socket.
     pub(crate) address: String,
-    /// containerd's own program.
+    /// containerd's own program, which publishes events if there is no ttrpc socket.
     pub(crate) publisher: String,
 }
 
-/// The queue.
+/// The queue of events.
 #[derive(Debug)]
-pub(crate) struct Events {
+pub(crate) struct EventQueue {
     namespace: String,
     queue: mpsc::Sender<Envelope>,
     waiting: Arc<watch::Sender<usize>>,
 }
 
-impl Events {
-    /// Starts delivering. To be called within the runtime.
+impl EventQueue {
+    /// Starts delivering. Must be called within the tokio runtime.
     pub(crate) fn start(
         namespace: &str,
-        destination: Destination,
+        destination: EventDestination,
         reaper: Arc<Reaper>,
     ) -> Arc<Self> {
         let (queue, mut envelopes) = mpsc::channel::<Envelope>(MAX_WAITING);
@@ -95,7 +96,7 @@ impl Events {
                 destination,
                 reaper,
                 client: None,
-                away: false,
+                was_unreachable: false,
             };
             while let Some(envelope) = envelopes.recv().await {
                 publisher.deliver(&envelope).await;
@@ -113,7 +114,7 @@ impl Events {
     pub(crate) fn send<E: Event>(&self, event: &E) {
         let value = match event.write_to_bytes() {
             Ok(value) => value,
-            Err(error) => return log::error!("event {}: {error}", E::TOPIC),
+            Err(error) => return log::error!("encode the event {}: {error}", E::TOPIC),
         };
         let envelope = Envelope {
             timestamp: MessageField::some(time::now()),
@@ -130,76 +131,92 @@ impl Events {
         if self.queue.try_send(envelope).is_err() {
             self.waiting.send_modify(|count| *count -= 1);
             log::error!(
-                "event {} is lost: {MAX_WAITING} others wait for containerd",
+                "event {} is dropped: {MAX_WAITING} others wait for containerd",
                 E::TOPIC
             );
         }
     }
 
-    /// How many wait for containerd.
+    /// Returns how many events wait for containerd.
     pub(crate) fn waiting(&self) -> usize {
         *self.waiting.borrow()
     }
 
-    /// Waits until all are delivered, but no longer than `limit`.
+    /// Waits until all events are delivered, but no longer than `limit`.
     pub(crate) async fn flush(&self, limit: Duration) {
         let mut waiting = self.waiting.subscribe();
         let empty = waiting.wait_for(|count| *count == 0);
         if tokio::time::timeout(limit, empty).await.is_err() {
-            log::warning!("containerd did not take all events");
+            log::warning!(
+                "containerd did not accept all events within {} s",
+                limit.as_secs()
+            );
         }
     }
+}
+
+/// Why an event was not delivered.
+enum PublishError {
+    /// containerd answered with an error.
+    Rejected(ttrpc::Status),
+    /// containerd was not reached.
+    Unreachable(Error),
 }
 
 struct Publisher {
-    destination: Destination,
+    destination: EventDestination,
     reaper: Arc<Reaper>,
     client: Option<EventsClient>,
-    /// containerd could not be reached last time.
-    away: bool,
+    /// Whether the last connection failed.
+    was_unreachable: bool,
 }
 
 impl Publisher {
-    /// Delivers one event, however long containerd is away.
+    /// Delivers one event, however long containerd is unreachable.
     async fn deliver(&mut self, envelope: &Envelope) {
-        let mut pause = PAUSE.0;
-        let mut refusals = 0;
+        let mut pause = RETRY_PAUSE.0;
+        let mut rejections = 0;
         loop {
-            let problem = match self.publish(envelope).await {
+            match self.publish(envelope).await {
                 Ok(()) => return,
-                Err(ttrpc::Error::RpcStatus(status))
-                    if status.code() != ttrpc::Code::UNAVAILABLE =>
-                {
-                    refusals += 1;
-                    status.message
+                Err(PublishError::Rejected(status)) => {
+                    rejections += 1;
+                    let message = &status.message;
+                    if rejections == MAX_REJECTIONS {
+                        return log::error!(
+                            "containerd rejects the event {}: {message}",
+                            envelope.topic
+                        );
+                    }
+                    log::debug!("publish {}: {message}", envelope.topic);
                 }
-                Err(error) => {
-                    // A new connection next time: containerd may have been restarted.
+                Err(PublishError::Unreachable(error)) => {
+                    // The next attempt connects again: containerd may have been restarted.
                     self.client = None;
-                    error.to_string()
+                    log::debug!("publish {}: {error:#}", envelope.topic);
                 }
-            };
-            if refusals == MAX_REFUSALS {
-                return log::error!("containerd refuses the event {}: {problem}", envelope.topic);
             }
-            log::debug!("publish {}: {problem}", envelope.topic);
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
+            pause = (pause * 2).min(RETRY_PAUSE.1);
         }
     }
 
-    async fn publish(&mut self, envelope: &Envelope) -> ttrpc::Result<()> {
+    async fn publish(&mut self, envelope: &Envelope) -> Result<(), PublishError> {
         if self.destination.ttrpc.is_empty() {
-            return self.run_publisher(envelope).await;
+            let published = self.run_publisher(envelope).await;
+            return published.map_err(PublishError::Unreachable);
         }
         let client = match &self.client {
             Some(client) => client,
             None => {
                 let path = self.destination.ttrpc.trim_start_matches("unix://");
                 let socket = Socket::connect_unix(path).await;
-                let was_away = std::mem::replace(&mut self.away, socket.is_err());
-                let socket = socket.map_err(|error| ttrpc::Error::Socket(error.to_string()))?;
-                if was_away {
+                let was_unreachable = std::mem::replace(&mut self.was_unreachable, socket.is_err());
+                let socket = socket.map_err(|error| {
+                    let context = format!("connect to {path}");
+                    PublishError::Unreachable(Error::unknown(context).with_source(error))
+                })?;
+                if was_unreachable {
                     tokio::time::sleep(SETTLE).await;
                 }
                 self.client.insert(EventsClient::new(Client::new(socket)))
@@ -210,37 +227,47 @@ impl Publisher {
             ..ForwardRequest::default()
         };
         let limit = context::with_duration(FORWARD_LIMIT);
-        client.forward(limit, &request).await.map(drop)
+        match client.forward(limit, &request).await {
+            Ok(_) => Ok(()),
+            Err(ttrpc::Error::RpcStatus(status)) if status.code() != ttrpc::Code::UNAVAILABLE => {
+                Err(PublishError::Rejected(status))
+            }
+            Err(error) => Err(PublishError::Unreachable(
+                Error::unknown("forward the event").with_source(error),
+            )),
+        }
     }
 
-    /// `containerd publish`, as shims did before containerd had a ttrpc socket.
-    async fn run_publisher(&self, envelope: &Envelope) -> ttrpc::Result<()> {
-        let failed = |error: String| ttrpc::Error::Others(error);
-        let mut command = Command::new(&self.destination.publisher);
+    /// Runs `containerd publish`, for releases of containerd without a ttrpc socket.
+    async fn run_publisher(&self, envelope: &Envelope) -> crate::error::Result<()> {
+        let program = &self.destination.publisher;
+        let mut command = Command::new(program);
         command
             .args(["--address", &self.destination.address, "publish"])
             .args(["--topic", &envelope.topic])
             .args(["--namespace", &envelope.namespace])
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // The message is smaller than a pipe is.
+        // The message fits into the pipe.
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| Error::io("create a pipe", error))?;
         command.stdin(Stdio::from(read));
         let child = self
             .reaper
             .spawn(&mut command)
-            .map_err(|error| failed(format!("{}: {error}", self.destination.publisher)))?;
+            .map_err(|error| Error::io(format_args!("start {program}"), error))?;
         let bytes = envelope
             .event
             .write_to_bytes()
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| Error::unknown("encode the event").with_source(error))?;
         let written = std::fs::File::from(write).write_all(&bytes);
         let exit = child.exit.wait().await;
-        written.map_err(|error| failed(error.to_string()))?;
+        written.map_err(|error| Error::io(format_args!("write to {program}"), error))?;
         match exit.code {
             0 => Ok(()),
-            code => Err(failed(format!("containerd publish ended with {code}"))),
+            code => Err(Error::unknown(format!(
+                "containerd publish exited with {code}"
+            ))),
         }
     }
 }
@@ -250,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_and_names_are_containerds() {
+    fn uses_topics_and_names_of_containerd() {
         assert_eq!(task::TaskOOM::TOPIC, "/tasks/oom");
         assert_eq!(task::TaskOOM::NAME, "TaskOOM");
         assert_eq!(task::TaskExecAdded::TOPIC, "/tasks/exec-added");

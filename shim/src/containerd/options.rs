@@ -1,10 +1,13 @@
-//! Settings that containerd's client or configuration passes along with a container, told apart by their type's address.
+//! Runtime options: settings that a client or the configuration of containerd passes with a
+//! container. Their type is told by the type URL.
 //!
-//! `containerd.runc.v1.Options` comes from `ctr` and from clients that think of runc. For a runtime it does not know, the CRI
-//! plugin and Docker send `runtimeoptions.v1.Options`: a text in TOML with the same names as in containerd's documentation of
-//! runc's options (`BinaryName`, `SystemdCgroup`, ...), or the path of a file with such a text. containerd's Go client of 1.x sends
-//! `containerd.linux.runc.CreateOptions` for settings of a container (the owner of its streams, as `ctr run --uidmap` has one) where the
-//! runtime is not runc's.
+//! * `containerd.runc.v1.Options` comes from `ctr` and from clients that expect runc.
+//! * `runtimeoptions.v1.Options` comes from the CRI plugin and Docker for runtimes that they do not
+//!   know: TOML with the names of containerd's documentation of runc's options (`BinaryName`,
+//!   `SystemdCgroup`, ...), or the path of a file with such TOML.
+//! * `containerd.linux.runc.CreateOptions` comes from containerd 1.x's Go client for settings of a
+//!   container, such as the owner of its streams (`ctr run --uidmap`), where the runtime is not
+//!   runc.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,14 +18,14 @@ use containerd_shim_protos::protobuf::{self, CodedInputStream, Message};
 use containerd_shim_protos::shim::oci;
 use serde::{Deserialize, Serialize};
 
-use super::wire::skip;
-use crate::error::{Error, OnPath, Result};
+use super::wire::skip_field;
+use crate::error::{Error, PathContext, Result};
 use crate::sys::log;
 
 /// The largest file of options, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// Types of options.
+/// Type names of options.
 const RUNC: [&str; 2] = [
     "containerd.runc.v1.Options",
     "containerd.linux.runc.Options",
@@ -30,86 +33,89 @@ const RUNC: [&str; 2] = [
 const CREATE: &str = "containerd.linux.runc.CreateOptions";
 const GENERIC: [&str; 2] = ["runtimeoptions.v1.Options", "cri.runtimeoptions.v1.Options"];
 
-/// How a container is to be run.
+/// How to run a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Options {
     /// The OCI runtime's name on the PATH, or its path; empty for `runc`.
     pub(crate) binary_name: String,
-    /// The folder for the OCI runtime's state; empty for our own. The namespace is added.
+    /// The directory of the OCI runtime's state; empty for the default. The namespace is appended.
     pub(crate) root: String,
-    /// Whether systemd makes the cgroups; none to tell by the cgroup's path.
+    /// Whether systemd creates the cgroups; `None` to decide by the cgroup's path.
     pub(crate) systemd_cgroup: Option<bool>,
-    /// The control group for the shim itself; empty for containerd's own.
+    /// The cgroup of the shim itself; empty for that of containerd.
     pub(crate) shim_cgroup: String,
     /// Do not use pivot_root (for a root file system in memory).
     pub(crate) no_pivot_root: bool,
-    /// Do not make a kernel key ring for the container.
+    /// Do not create a kernel key ring for the container.
     pub(crate) no_new_keyring: bool,
     /// The owner of the container's standard streams.
     pub(crate) io_uid: u32,
-    /// Their group.
+    /// The group of the container's standard streams.
     pub(crate) io_gid: u32,
-    /// For checkpoints, which we do not make.
+    /// For checkpoints, which the shim does not support.
     pub(crate) criu_path: String,
-    /// The same.
+    /// For checkpoints.
     pub(crate) criu_image_path: String,
-    /// The same.
+    /// For checkpoints.
     pub(crate) criu_work_path: String,
-    /// Of the generic type itself; says what the options are, where a client cares to.
+    /// A field of the generic type: names the type of the options, if the client sets it.
     pub(crate) type_url: String,
-    /// A file with all of these.
+    /// A file with all of these settings.
     pub(crate) config_path: String,
 }
 
 impl Options {
-    /// Reads what came with a request. Nothing is the default.
+    /// Parses the options of a request. Without options, returns the default.
     ///
     /// # Errors
-    /// A type that is not known, a message or text that is broken, a setting that does not exist: named.
+    /// The type is unknown, the message or text is broken, or a setting has the wrong type.
     pub(crate) fn from_any(any: Option<&Any>) -> Result<Self> {
         let Some(any) = any else {
             return Ok(Self::default());
         };
-        match kind_of(any) {
+        match type_name(any) {
             "" => Ok(Self::default()),
             kind if RUNC.contains(&kind) => {
                 let options = oci::Options::parse_from_bytes(&any.value)
-                    .map_err(|error| broken(&any.type_url, &error))?;
+                    .map_err(|error| broken(&any.type_url, error))?;
                 Ok(options.into())
             }
-            CREATE => create(&any.value).map_err(|error| broken(&any.type_url, &error)),
+            CREATE => {
+                parse_create_options(&any.value).map_err(|error| broken(&any.type_url, error))
+            }
             kind if GENERIC.contains(&kind) => {
-                let generic =
-                    Generic::parse(&any.value).map_err(|error| broken(&any.type_url, &error))?;
+                let generic = GenericOptions::parse(&any.value)
+                    .map_err(|error| broken(&any.type_url, error))?;
                 generic.read()
             }
-            _ => Err(Error::InvalidArgument(format!(
-                "runtime options of type {:?} are not known: expected containerd.runc.v1.Options or runtimeoptions.v1.Options",
+            _ => Err(Error::invalid_argument(format!(
+                "runtime options of type {:?} are not supported: expected \
+                 containerd.runc.v1.Options or runtimeoptions.v1.Options",
                 any.type_url
             ))),
         }
     }
 
-    /// Whether this is a type of options that we read.
+    /// Returns whether this is a supported type of options.
     pub(crate) fn knows(any: &Any) -> bool {
-        let kind = kind_of(any);
+        let kind = type_name(any);
         kind == CREATE || RUNC.contains(&kind) || GENERIC.contains(&kind)
     }
 
     fn from_toml(text: &str, source: &str) -> Result<Self> {
-        let broken = |error: toml::de::Error| Error::InvalidArgument(format!("{source}: {error}"));
+        let broken = |error: toml::de::Error| Error::invalid_argument(source).with_source(error);
         let given: toml::Table = toml::from_str(text).map_err(broken)?;
         for name in Self::unknown(&given) {
-            // As of containerd's own shim, whose settings change: one configuration is to serve several releases.
+            // As containerd's own shim: one configuration may serve several releases.
             log::warning!("{source}: there is no setting {name}: it has no effect");
         }
         toml::from_str(text).map_err(broken)
     }
 
-    /// The settings of a table that are none of ours.
+    /// Returns the settings of a table that do not exist.
     fn unknown(given: &toml::Table) -> Vec<&str> {
-        // A setting without a value is part of it here, unlike in TOML.
+        // Unlike TOML, JSON also shows settings without a value.
         let known = serde_json::to_value(Self::default()).unwrap_or_default();
         let names = given.keys().map(String::as_str);
         names.filter(|name| known.get(name).is_none()).collect()
@@ -121,7 +127,7 @@ impl From<oci::Options> for Options {
         Self {
             binary_name: options.binary_name,
             root: options.root,
-            // `false` is not sent: it cannot be told from nothing.
+            // Protobuf does not send `false`: it cannot be told from an absent value.
             systemd_cgroup: options.systemd_cgroup.then_some(true),
             shim_cgroup: options.shim_cgroup,
             no_pivot_root: options.no_pivot_root,
@@ -135,8 +141,9 @@ impl From<oci::Options> for Options {
     }
 }
 
-/// `CreateOptions`, as far as the name says what runc does today. Source: containerd 1.x, `runtime/linux/runctypes/runc.proto`.
-fn create(bytes: &[u8]) -> protobuf::Result<Options> {
+/// Parses the settings of `CreateOptions` that runc still has. Source: containerd 1.x,
+/// `runtime/linux/runctypes/runc.proto`.
+fn parse_create_options(bytes: &[u8]) -> protobuf::Result<Options> {
     const NUMBER: u32 = 0;
     const BYTES: u32 = 2;
     let mut options = Options::default();
@@ -148,25 +155,25 @@ fn create(bytes: &[u8]) -> protobuf::Result<Options> {
             (9, BYTES) => options.shim_cgroup = input.read_string()?,
             (10, NUMBER) => options.io_uid = input.read_uint32()?,
             (11, NUMBER) => options.io_gid = input.read_uint32()?,
-            (_, kind) => skip(&mut input, kind)?,
+            (_, kind) => skip_field(&mut input, kind)?,
         }
     }
     Ok(options)
 }
 
-/// The name of a type: the part of its address after the last slash, as some put a host before it.
-fn kind_of(any: &Any) -> &str {
+/// Returns the name of a type: the part of the type URL after the last slash.
+fn type_name(any: &Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
 }
 
-/// `runtimeoptions.v1.Options`: `type_url` = 1, `config_path` = 2, `config_body` = 3.
+/// The fields of `runtimeoptions.v1.Options`: `type_url` = 1, `config_path` = 2, `config_body` = 3.
 #[derive(Debug, Default)]
-struct Generic {
+struct GenericOptions {
     path: String,
     body: String,
 }
 
-impl Generic {
+impl GenericOptions {
     fn parse(bytes: &[u8]) -> protobuf::Result<Self> {
         const PATH: u32 = 2;
         const BODY: u32 = 3;
@@ -179,7 +186,7 @@ impl Generic {
                 (BODY, BYTES) => {
                     generic.body = String::from_utf8_lossy(&input.read_bytes()?).into_owned();
                 }
-                (_, kind) => skip(&mut input, kind)?,
+                (_, kind) => skip_field(&mut input, kind)?,
             }
         }
         Ok(generic)
@@ -197,25 +204,27 @@ impl Generic {
         }
         let path = Path::new(path);
         let mut text = String::new();
-        let file = File::open(path).on("open the runtime's options", path)?;
+        let file = File::open(path).with_path("open the runtime's options", path)?;
         file.take(MAX_FILE)
             .read_to_string(&mut text)
-            .on("read the runtime's options", path)?;
+            .with_path("read the runtime's options", path)?;
         Options::from_toml(&text, &path.display().to_string())
     }
 }
 
-fn broken(kind: &str, error: &protobuf::Error) -> Error {
-    Error::InvalidArgument(format!("runtime options of type {kind}: {error}"))
+fn broken(kind: &str, error: protobuf::Error) -> Error {
+    Error::invalid_argument(format!("runtime options of type {kind}")).with_source(error)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::error::ErrorCode;
+    use proptest::prelude::*;
     use std::io::Write;
 
-    fn any(type_url: &str, value: Vec<u8>) -> Any {
+    fn any_of(type_url: &str, value: Vec<u8>) -> Any {
         Any {
             type_url: type_url.to_owned(),
             value,
@@ -223,7 +232,7 @@ mod tests {
         }
     }
 
-    /// Fields of a message, all of wire type 2.
+    /// Encodes fields of wire type 2.
     fn message(fields: &[(u8, &str)]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (number, text) in fields {
@@ -240,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_runc_are_taken_by_their_type() {
+    fn parses_options_of_runc() {
         let options = oci::Options {
             binary_name: "crun".to_owned(),
             systemd_cgroup: true,
@@ -249,7 +258,7 @@ mod tests {
             io_uid: 7,
             ..oci::Options::default()
         };
-        let any = any(
+        let any = any_of(
             "types.googleapis.com/containerd.runc.v1.Options",
             options.write_to_bytes().unwrap(),
         );
@@ -267,38 +276,38 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_the_cri_plugins_configuration_is_taken() {
+    fn parses_the_table_of_the_cri_plugin() {
         let toml = "  BinaryName = \"/usr/bin/crun\"\n  SystemdCgroup = true\n";
-        let any = any("runtimeoptions.v1.Options", message(&[(1, "x"), (3, toml)]));
+        let any = any_of("runtimeoptions.v1.Options", message(&[(1, "x"), (3, toml)]));
         let options = Options::from_any(Some(&any)).unwrap();
         assert_eq!(options.binary_name, "/usr/bin/crun");
         assert_eq!(options.systemd_cgroup, Some(true));
     }
 
     #[test]
-    fn keeps_false_apart_from_nothing() {
+    fn tells_false_from_an_absent_value() {
         let read = |toml| {
-            let any = any("runtimeoptions.v1.Options", message(&[(3, toml)]));
+            let any = any_of("runtimeoptions.v1.Options", message(&[(3, toml)]));
             Options::from_any(Some(&any)).unwrap().systemd_cgroup
         };
         assert_eq!(read("SystemdCgroup = false"), Some(false));
         assert_eq!(read("Root = \"/r\""), None);
         let runc = oci::Options::default().write_to_bytes().unwrap();
-        let any = any("containerd.runc.v1.Options", runc);
+        let any = any_of("containerd.runc.v1.Options", runc);
         assert_eq!(Options::from_any(Some(&any)).unwrap().systemd_cgroup, None);
     }
 
     #[test]
-    fn a_file_of_options_is_read() {
+    fn reads_a_file_of_options() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"Root = \"/elsewhere\"").unwrap();
         let path = file.path().to_str().unwrap();
-        let by_field = any("cri.runtimeoptions.v1.Options", message(&[(2, path)]));
+        let by_field = any_of("cri.runtimeoptions.v1.Options", message(&[(2, path)]));
         assert_eq!(
             Options::from_any(Some(&by_field)).unwrap().root,
             "/elsewhere"
         );
-        let by_text = any(
+        let by_text = any_of(
             "runtimeoptions.v1.Options",
             message(&[(3, &format!("ConfigPath = {path:?}"))]),
         );
@@ -309,10 +318,11 @@ mod tests {
     }
 
     #[test]
-    fn what_the_go_client_sends_for_other_runtimes_is_taken() {
-        // no_pivot_root, terminal (of no use), an empty namespace (the same), no_new_keyring, shim_cgroup, io_uid, io_gid.
+    fn parses_what_the_go_client_sends_for_other_runtimes() {
+        // no_pivot_root, terminal and namespace (both unused), no_new_keyring, shim_cgroup, io_uid,
+        // io_gid.
         let bytes = b"\x08\x01\x20\x01\x32\x03net\x40\x01\x4a\x06/shims\x50\xa0\x8d\x06\x58\x07";
-        let any = any("containerd.linux.runc.CreateOptions", bytes.to_vec());
+        let any = any_of("containerd.linux.runc.CreateOptions", bytes.to_vec());
         assert!(Options::knows(&any));
         assert_eq!(
             Options::from_any(Some(&any)).unwrap(),
@@ -328,18 +338,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_the_default() {
+    fn returns_the_default_without_options() {
         assert_eq!(Options::from_any(None).unwrap(), Options::default());
-        let empty = any("", Vec::new());
+        let empty = any_of("", Vec::new());
         assert_eq!(Options::from_any(Some(&empty)).unwrap(), Options::default());
     }
 
     #[test]
-    fn an_unknown_setting_is_found_and_leaves_the_others_in_force() {
+    fn finds_an_unknown_setting_and_keeps_the_others() {
         let toml = "SystemdCgroup = true\nBinaryNane = \"crun\"\n[Other]\nA = 1";
         let table = toml::from_str(toml).unwrap();
         assert_eq!(Options::unknown(&table), ["BinaryNane", "Other"]);
-        let any = any("runtimeoptions.v1.Options", message(&[(3, toml)]));
+        let any = any_of("runtimeoptions.v1.Options", message(&[(3, toml)]));
         let options = Options::from_any(Some(&any)).unwrap();
         assert_eq!(
             options,
@@ -351,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_all_of_its_settings() {
+    fn knows_all_settings() {
         let all = serde_json::to_value(Options::default()).unwrap();
         let table = all.as_object().unwrap().keys();
         let table = table.map(|name| (name.clone(), toml::Value::Boolean(true)));
@@ -359,10 +369,11 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_of_the_wrong_kind_is_named_with_its_line() {
+    fn names_a_setting_of_the_wrong_type_with_its_line() {
         let toml = "SystemdCgroup = true\nBinaryName = 7";
-        let any = any("runtimeoptions.v1.Options", message(&[(3, toml)]));
-        let error = Options::from_any(Some(&any)).unwrap_err().to_string();
+        let any = any_of("runtimeoptions.v1.Options", message(&[(3, toml)]));
+        let error = Options::from_any(Some(&any)).unwrap_err();
+        let error = format!("{error:#}");
         assert!(
             error.contains("line 2") && error.contains("BinaryName"),
             "{error}"
@@ -370,18 +381,63 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_type_and_a_broken_message_are_refused() {
+    fn rejects_an_unknown_type_and_a_broken_message() {
         for (kind, bytes) in [
             ("windows.Options", vec![]),
             ("containerd.runc.v1.Options", vec![0xff]),
             (CREATE, vec![0x52]),
             ("runtimeoptions.v1.Options", vec![0x1a, 0x7f]),
         ] {
-            let error = Options::from_any(Some(&any(kind, bytes))).unwrap_err();
+            let error = Options::from_any(Some(&any_of(kind, bytes))).unwrap_err();
             assert!(
-                matches!(&error, Error::InvalidArgument(text) if text.contains(kind)),
+                error.code() == ErrorCode::InvalidArgument && error.to_string().contains(kind),
                 "{error}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parses_any_bytes(
+            kind in prop::sample::select(vec![RUNC[0], RUNC[1], CREATE, GENERIC[0], GENERIC[1], "x"]),
+            bytes in any::<Vec<u8>>(),
+            toml in "([A-Za-z]{0,8} = [0-9a-z\"]{0,6}\n){0,3}",
+        ) {
+            let _ = Options::from_any(Some(&any_of(kind, bytes)));
+            let _ = Options::from_any(Some(&any_of(kind, message(&[(3, &toml)]))));
+        }
+
+        #[test]
+        fn parses_what_runc_clients_encode(
+            names in any::<[String; 3]>(),
+            ids in any::<[u32; 2]>(),
+            flags in any::<[bool; 3]>(),
+        ) {
+            let [binary_name, root, shim_cgroup] = names;
+            let encoded = oci::Options {
+                binary_name: binary_name.clone(),
+                root: root.clone(),
+                shim_cgroup: shim_cgroup.clone(),
+                io_uid: ids[0],
+                io_gid: ids[1],
+                no_pivot_root: flags[0],
+                no_new_keyring: flags[1],
+                systemd_cgroup: flags[2],
+                ..oci::Options::default()
+            };
+            let bytes = encoded.write_to_bytes().unwrap();
+            let options = Options::from_any(Some(&any_of(RUNC[0], bytes))).unwrap();
+            prop_assert_eq!(options, Options {
+                binary_name,
+                root,
+                shim_cgroup,
+                io_uid: ids[0],
+                io_gid: ids[1],
+                no_pivot_root: flags[0],
+                no_new_keyring: flags[1],
+                systemd_cgroup: flags[2].then_some(true),
+                ..Options::default()
+            });
         }
     }
 }

@@ -1,9 +1,12 @@
-//! Protobuf messages whose type the shim does not know in full: field by field.
+//! Protobuf messages of which the shim knows some fields only.
 
+use std::io;
+
+use containerd_shim_protos::protobuf::rt::WireType;
 use containerd_shim_protos::protobuf::{self, CodedInputStream};
 
-/// The fields of a message that have this number and are bytes.
-pub(super) fn fields(message: &[u8], number: u32) -> protobuf::Result<Vec<Vec<u8>>> {
+/// Returns the values of all fields of a message that have this number and contain bytes.
+pub(super) fn bytes_fields(message: &[u8], number: u32) -> protobuf::Result<Vec<Vec<u8>>> {
     const BYTES: u32 = 2;
     let mut found = Vec::new();
     let mut input = CodedInputStream::from_bytes(message);
@@ -12,17 +15,16 @@ pub(super) fn fields(message: &[u8], number: u32) -> protobuf::Result<Vec<Vec<u8
             found.push(input.read_bytes()?);
             continue;
         }
-        skip(&mut input, tag & 7)?;
+        skip_field(&mut input, tag & 7)?;
     }
     Ok(found)
 }
 
-/// Leaves out a field of the wire type `kind`.
+/// Skips the value of a field of the wire type `kind`.
 ///
 /// # Errors
-/// There is no such type, or no such field.
-pub(super) fn skip(input: &mut CodedInputStream<'_>, kind: u32) -> protobuf::Result<()> {
-    let kind = protobuf::rt::WireType::new(kind)
-        .ok_or_else(|| std::io::Error::other("not a protobuf message"))?;
+/// The wire type does not exist, or the message ends.
+pub(super) fn skip_field(input: &mut CodedInputStream<'_>, kind: u32) -> protobuf::Result<()> {
+    let kind = WireType::new(kind).ok_or_else(|| io::Error::other("not a protobuf message"))?;
     input.skip_field(kind)
 }

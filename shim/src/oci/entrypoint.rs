@@ -1,15 +1,17 @@
-//! Is it a container of workers? Its entry point tells: a directory holds workers, a program runs as in any container.
+//! What a container's entry point stands for: a directory holds workers, a program runs as in any
+//! container.
 //!
-//! The entry point may be wrapped. `docker run --init`, Compose's `init: true` and `nerdctl run --init` put an init program of the
-//! host before it, which cannot run a directory and is not needed: our server collects orphans itself. Docker's string form of
-//! an entry point calls `/bin/sh`, which images of workers do not have.
+//! The entry point may be wrapped. `docker run --init`, `init: true` of Compose and `nerdctl run
+//! --init` put an init program of the host before it, which cannot run a directory and is not
+//! needed: the server reaps orphans itself. Docker's string form of an entry point calls `/bin/sh`,
+//! which images of workers do not have.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use super::rootfs::{self, Kind};
+use super::rootfs::FileKind;
 use super::server::SERVER_NAME;
 use super::shell;
+use super::view::ContainerView;
 use crate::error::Result;
 
 /// Init programs that clients or images put before an entry point.
@@ -21,199 +23,103 @@ const INIT_PROGRAMS: [&str; 5] = [
     "catatonit",
 ];
 
-/// Their options that have a value of their own: tini's and dumb-init's.
+/// Options of tini and dumb-init whose value is the next argument.
 const OPTIONS_WITH_VALUE: [&str; 4] = ["-p", "-e", "-r", "--rewrite"];
 
-/// What an entry point means.
+/// What an entry point stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Entry {
+pub(crate) enum Entrypoint {
     /// Serve the workers in this directory, an absolute path of the container.
     Workers(PathBuf),
-    /// Run a command of our server, which the image does not have.
+    /// Run a command of the server, which the image does not contain.
     Command,
-    /// A WebAssembly module, which is no program: the directory that it is in would be the entry point.
+    /// A WebAssembly module, which is not a program: its directory would be the entry point.
     Module(PathBuf),
-    /// Run it as it stands: a program (`pause`, a side-car), or something of which the OCI runtime will say what is wrong.
+    /// Run it unchanged: a program (`pause`, a sidecar), or something that the OCI runtime rejects.
     Program,
 }
 
-/// A mount of the specification.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mount<'a> {
-    /// The path in the container.
-    pub(crate) to: &'a Path,
-    /// The path on the host, of bind mounts.
-    pub(crate) from: Option<&'a Path>,
-    /// Whether it is a bind mount.
-    pub(crate) bind: bool,
+/// Returns what the entry point of a container stands for, and the arguments of the init process
+/// without what wraps the entry point.
+///
+/// # Errors
+/// The root file system cannot be read.
+pub(crate) fn resolve(view: &ContainerView) -> Result<(Entrypoint, Vec<String>)> {
+    let arguments = unwrap_arguments(view)?;
+    let entrypoint = match arguments.first().map(String::as_str) {
+        // Without an entry point, the image is the project.
+        None | Some("") => Entrypoint::Workers("/".into()),
+        Some(word) => resolve_word(view, word)?,
+    };
+    Ok((entrypoint, arguments))
 }
 
-/// What a container's entry point depends on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Container<'a> {
-    /// The root file system on the host.
-    pub(crate) root: &'a Path,
-    /// The working directory in the container.
-    pub(crate) folder: &'a Path,
-    /// The first process's arguments.
-    pub(crate) arguments: &'a [&'a str],
-    /// Its environment.
-    pub(crate) environment: &'a [&'a str],
-    /// Mounts, in order.
-    pub(crate) mounts: &'a [Mount<'a>],
+fn resolve_word(view: &ContainerView, word: &str) -> Result<Entrypoint> {
+    if !word.contains('/') && word != "." && word != ".." && view.has_command(word)? {
+        return Ok(Entrypoint::Program);
+    }
+    let path = view.absolute(Path::new(word));
+    let is_module = path
+        .extension()
+        .is_some_and(|extension| extension == "wasm");
+    Ok(match view.kind(&path)? {
+        FileKind::Directory => Entrypoint::Workers(path),
+        FileKind::File if is_module => Entrypoint::Module(path),
+        FileKind::Missing if word == SERVER_NAME => Entrypoint::Command,
+        FileKind::File | FileKind::Missing => Entrypoint::Program,
+    })
 }
 
-impl Container<'_> {
-    /// What the entry point means, and the process's arguments without what it is wrapped in.
-    ///
-    /// # Errors
-    /// The root file system cannot be looked at.
-    pub(crate) fn entry(&self) -> Result<(Entry, Vec<String>)> {
-        let arguments = self.unwrapped()?;
-        let entry = match arguments.first().map(String::as_str) {
-            // No entry point: all of the image is the project.
-            None | Some("") => Entry::Workers("/".into()),
-            Some(word) => self.entry_of(word)?,
-        };
-        Ok((entry, arguments))
+/// Returns the arguments without an init program, and without a shell that the container lacks.
+fn unwrap_arguments(view: &ContainerView) -> Result<Vec<String>> {
+    let arguments = &view.arguments[init_words(view)..];
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Some(line) = shell::command_line(&words)
+        && let Some(words) = shell::split_words(line)
+        && !view.has_shell()?
+    {
+        return Ok(words);
     }
+    Ok(arguments.to_vec())
+}
 
-    fn entry_of(&self, word: &str) -> Result<Entry> {
-        if !word.contains('/') && word != "." && word != ".." && self.is_command(word)? {
-            return Ok(Entry::Program);
-        }
-        let path = rootfs::absolute(self.folder, Path::new(word));
-        Ok(match self.kind(&path)? {
-            Kind::Folder => Entry::Workers(path),
-            Kind::File if path.extension().is_some_and(|it| it == "wasm") => Entry::Module(path),
-            Kind::Missing if word == SERVER_NAME => Entry::Command,
-            Kind::File | Kind::Missing => Entry::Program,
-        })
-    }
-
-    /// The arguments without an init program before them, and without a shell that the container does not have.
-    fn unwrapped(&self) -> Result<Vec<String>> {
-        let arguments = &self.arguments[self.init_words()..];
-        if let Some(line) = shell::line(arguments)
-            && let Some(words) = shell::words(line)
-            && !self.has_shell()?
-        {
-            return Ok(words);
-        }
-        Ok(arguments.iter().map(ToString::to_string).collect())
-    }
-
-    /// How many of the arguments are an init program and its options.
-    fn init_words(&self) -> usize {
-        let Some((program, rest)) = self.arguments.split_first() else {
-            return 0;
-        };
-        let name = Path::new(program).file_name().unwrap_or_default();
-        let is_known = INIT_PROGRAMS.iter().any(|init| name == *init);
-        // Of any name, where a client has put it into the container by a mount.
-        let is_mounted = rest.first() == Some(&"--")
-            && self
-                .mounts
-                .iter()
-                .any(|mount| mount.bind && mount.to == Path::new(program));
-        if !is_known && !is_mounted {
-            return 0;
-        }
-        let mut words = 1;
-        while let Some(word) = self.arguments.get(words) {
-            match *word {
-                "--" => return words + 1,
-                option if OPTIONS_WITH_VALUE.contains(&option) => words += 2,
-                option if option.starts_with('-') => words += 1,
-                _ => break,
-            }
-        }
-        words.min(self.arguments.len())
-    }
-
-    /// Whether there is a shell in the container.
-    ///
-    /// # Errors
-    /// As of [`Self::entry`].
-    pub(crate) fn has_shell(&self) -> Result<bool> {
-        Ok(self.kind(Path::new("/bin/sh"))? == Kind::File || self.is_command("sh")?)
-    }
-
-    /// Whether a word without a slash is found on the container's PATH.
-    ///
-    /// # Errors
-    /// As of [`Self::entry`].
-    pub(crate) fn is_command(&self, word: &str) -> Result<bool> {
-        let path = self
-            .environment
-            .iter()
-            .rev()
-            .find_map(|variable| variable.strip_prefix("PATH="));
-        for folder in path.unwrap_or_default().split(':') {
-            let file = rootfs::absolute(self.folder, &Path::new(folder).join(word));
-            if self.kind(&file)? == Kind::File {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// A handle of a folder of the container on the host: of its root file system, or of a volume. Not its path, which whoever
-    /// writes the volume may lead elsewhere by now.
-    ///
-    /// # Errors
-    /// As of [`Self::entry`].
-    pub(crate) fn host_folder(&self, path: &Path) -> Result<Option<OwnedFd>> {
-        let mount = self
+/// Returns how many of the arguments are an init program and its options.
+fn init_words(view: &ContainerView) -> usize {
+    let Some((program, rest)) = view.arguments.split_first() else {
+        return 0;
+    };
+    let program = Path::new(program);
+    let name = program.file_name().unwrap_or_default();
+    let is_known = INIT_PROGRAMS.iter().any(|init| name == *init);
+    // Of any name, if a client mounts it into the container.
+    let is_mounted = rest.first().is_some_and(|word| word == "--")
+        && view
             .mounts
             .iter()
-            .rev()
-            .find_map(|mount| Some((mount, path.strip_prefix(mount.to).ok()?)));
-        match mount {
-            None => rootfs::open(self.root, path),
-            Some((mount, below)) => match mount.from.filter(|_| mount.bind) {
-                Some(from) => rootfs::open(from, &Path::new("/").join(below)),
-                None => Ok(None),
-            },
+            .any(|mount| mount.is_bind() && mount.destination == program);
+    if !is_known && !is_mounted {
+        return 0;
+    }
+    let mut words = 1;
+    while let Some(word) = view.arguments.get(words) {
+        match word.as_str() {
+            "--" => return words + 1,
+            option if OPTIONS_WITH_VALUE.contains(&option) => words += 2,
+            option if option.starts_with('-') => words += 1,
+            _ => break,
         }
     }
-
-    /// What a path of the container names, once it is mounted.
-    fn kind(&self, path: &Path) -> Result<Kind> {
-        let mount = self
-            .mounts
-            .iter()
-            .rev()
-            .find_map(|mount| Some((mount, path.strip_prefix(mount.to).ok()?)));
-        match mount {
-            None => rootfs::kind(self.root, path),
-            Some((
-                Mount {
-                    bind: true,
-                    from: Some(from),
-                    ..
-                },
-                below,
-            )) => {
-                if below.as_os_str().is_empty() || rootfs::host_kind(from) != Kind::Folder {
-                    return Ok(rootfs::host_kind(from));
-                }
-                rootfs::kind(from, below)
-            }
-            // A new file system: the mount point is all that is in it.
-            Some((_, below)) if below.as_os_str().is_empty() => Ok(Kind::Folder),
-            Some(_) => Ok(Kind::Missing),
-        }
-    }
+    words.min(view.arguments.len())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::oci::view::MountPoint;
     use std::fs;
-    use std::os::fd::AsRawFd;
     use std::os::unix::fs::symlink;
+    use std::slice;
 
     struct Image(tempfile::TempDir);
 
@@ -228,43 +134,42 @@ mod tests {
             Self(root)
         }
 
-        fn entry(&self, folder: &str, arguments: &[&str], mounts: &[Mount<'_>]) -> Entry {
-            Container {
-                root: self.0.path(),
-                folder: Path::new(folder),
-                arguments,
-                environment: &["PATH=/bin:/usr/bin"],
-                mounts,
+        fn view(
+            &self,
+            directory: &str,
+            arguments: &[&str],
+            mounts: &[MountPoint],
+        ) -> ContainerView {
+            ContainerView {
+                root: self.0.path().to_path_buf(),
+                working_directory: directory.into(),
+                arguments: arguments.iter().map(ToString::to_string).collect(),
+                search_path: "/bin:/usr/bin".to_owned(),
+                mounts: mounts.to_vec(),
             }
-            .entry()
-            .unwrap()
-            .0
         }
 
-        /// The arguments without what the entry point is wrapped in, where it is none of a program.
-        fn arguments(&self, arguments: &[&str], mounts: &[Mount<'_>]) -> Option<Vec<String>> {
-            let container = Container {
-                root: self.0.path(),
-                folder: Path::new("/"),
-                arguments,
-                environment: &["PATH=/bin:/usr/bin"],
-                mounts,
-            };
-            let (entry, arguments) = container.entry().unwrap();
-            (entry != Entry::Program).then_some(arguments)
+        fn entry(&self, directory: &str, arguments: &[&str], mounts: &[MountPoint]) -> Entrypoint {
+            resolve(&self.view(directory, arguments, mounts)).unwrap().0
         }
 
-        fn at_root(&self, word: &str) -> Entry {
+        /// The arguments without what the entry point is wrapped in, unless it is a program.
+        fn arguments(&self, arguments: &[&str], mounts: &[MountPoint]) -> Option<Vec<String>> {
+            let (entry, arguments) = resolve(&self.view("/", arguments, mounts)).unwrap();
+            (entry != Entrypoint::Program).then_some(arguments)
+        }
+
+        fn at_root(&self, word: &str) -> Entrypoint {
             self.entry("/", &[word], &[])
         }
     }
 
-    fn workers(folder: &str) -> Entry {
-        Entry::Workers(folder.into())
+    fn workers(directory: &str) -> Entrypoint {
+        Entrypoint::Workers(directory.into())
     }
 
     #[test]
-    fn a_folder_is_a_project() {
+    fn serves_a_directory() {
         let image = Image::new();
         assert_eq!(image.at_root("/"), workers("/"));
         assert_eq!(image.at_root("."), workers("/"));
@@ -275,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn no_entry_point_is_the_root() {
+    fn serves_the_root_without_an_entry_point() {
         let image = Image::new();
         assert_eq!(image.entry("/app", &[], &[]), workers("/"));
         assert_eq!(image.entry("/app", &[""], &[]), workers("/"));
     }
 
     #[test]
-    fn a_relative_folder_is_one_of_the_working_directory() {
+    fn resolves_a_relative_directory_in_the_working_directory() {
         let image = Image::new();
         assert_eq!(image.entry("/app", &["."], &[]), workers("/app"));
         assert_eq!(image.entry("/app", &["sub"], &[]), workers("/app/sub"));
@@ -290,29 +195,28 @@ mod tests {
     }
 
     #[test]
-    fn programs_and_what_is_missing_run_unchanged() {
+    fn runs_programs_and_missing_files_unchanged() {
         let image = Image::new();
         for word in [
             "/pause", "/script", "pause", "/nothing", "nothing", "/pause/x",
         ] {
-            assert_eq!(image.at_root(word), Entry::Program, "{word}");
+            assert_eq!(image.at_root(word), Entrypoint::Program, "{word}");
         }
     }
 
     #[test]
-    fn a_program_on_the_path_comes_before_a_folder_of_that_name() {
+    fn prefers_a_program_on_the_path_to_a_directory() {
         let image = Image::new();
-        assert_eq!(image.at_root("app"), Entry::Program);
+        assert_eq!(image.at_root("app"), Entrypoint::Program);
         assert_eq!(image.at_root("./app"), workers("/app"));
     }
 
     #[test]
-    fn an_init_program_before_the_entry_point_is_dropped() {
+    fn drops_an_init_program_before_the_entry_point() {
         let image = Image::new();
-        let init = Mount {
-            to: Path::new("/sbin/my-init"),
-            from: Some(Path::new("/proc/self/exe")),
-            bind: true,
+        let init = MountPoint {
+            destination: "/sbin/my-init".into(),
+            source: Some("/proc/self/exe".into()),
         };
         for wrapper in [
             &["/sbin/docker-init", "--"][..],
@@ -323,21 +227,24 @@ mod tests {
             &[],
         ] {
             let wrapped = |entry: &[&'static str]| [wrapper, entry].concat();
-            let arguments = |entry| image.arguments(&wrapped(entry), &[init]);
+            let arguments = |entry| image.arguments(&wrapped(entry), slice::from_ref(&init));
             assert_eq!(arguments(&["/"]).unwrap(), ["/"], "{wrapper:?}");
             assert_eq!(arguments(&["/app", "--x"]).unwrap(), ["/app", "--x"]);
             assert_eq!(arguments(&["wws", "routes"]).unwrap(), ["wws", "routes"]);
-            // A program keeps it.
+            // A program keeps its init program.
             assert_eq!(arguments(&["/pause"]), None, "{wrapper:?}");
         }
-        // Any other program before a directory is one to run.
+        // Any other program before a directory runs.
         assert_eq!(image.arguments(&["/sbin/my-init", "--", "/"], &[]), None);
-        assert_eq!(image.arguments(&["/sbin/my-init", "/"], &[init]), None);
+        assert_eq!(
+            image.arguments(&["/sbin/my-init", "/"], slice::from_ref(&init)),
+            None
+        );
         assert_eq!(image.arguments(&["/pause", "--", "/"], &[]), None);
     }
 
     #[test]
-    fn the_string_form_of_an_entry_point_needs_no_shell() {
+    fn understands_the_string_form_without_a_shell() {
         let image = Image::new();
         let shell = ["/bin/sh", "-c", "/app --x"];
         assert_eq!(image.arguments(&shell, &[]).unwrap(), ["/app", "--x"]);
@@ -351,87 +258,56 @@ mod tests {
     }
 
     #[test]
-    fn our_server_is_found_where_the_image_has_none() {
+    fn runs_a_command_of_the_server_unless_the_image_has_one() {
         let image = Image::new();
-        assert_eq!(image.at_root("wws"), Entry::Command);
+        assert_eq!(image.at_root("wws"), Entrypoint::Command);
         fs::write(image.0.path().join("usr/bin/wws"), "\x7fELF").unwrap();
-        assert_eq!(image.at_root("wws"), Entry::Program);
+        assert_eq!(image.at_root("wws"), Entrypoint::Program);
     }
 
     #[test]
-    fn a_module_is_no_program() {
+    fn tells_modules_from_programs() {
         let image = Image::new();
         fs::write(image.0.path().join("app/index.wasm"), "\0asm").unwrap();
-        let module = Entry::Module("/app/index.wasm".into());
+        let module = Entrypoint::Module("/app/index.wasm".into());
         assert_eq!(image.at_root("/app/index.wasm"), module);
         assert_eq!(image.entry("/app", &["index.wasm"], &[]), module);
-        assert_eq!(image.at_root("/app/no.wasm"), Entry::Program);
+        assert_eq!(image.at_root("/app/no.wasm"), Entrypoint::Program);
     }
 
     #[test]
-    fn links_are_followed_within_the_root() {
+    fn follows_links_within_the_root() {
         let image = Image::new();
         symlink("/app", image.0.path().join("to-folder")).unwrap();
         symlink("/pause", image.0.path().join("to-program")).unwrap();
-        // A folder on the host, nothing in the container.
+        // A directory of the host, which the container does not have.
         symlink("/proc", image.0.path().join("out")).unwrap();
         assert_eq!(image.at_root("/to-folder"), workers("/to-folder"));
-        assert_eq!(image.at_root("/to-program"), Entry::Program);
-        assert_eq!(image.at_root("/out"), Entry::Program);
+        assert_eq!(image.at_root("/to-program"), Entrypoint::Program);
+        assert_eq!(image.at_root("/out"), Entrypoint::Program);
     }
 
     #[test]
-    fn a_folder_is_found_on_the_host() {
-        let image = Image::new();
-        symlink("/app", image.0.path().join("link")).unwrap();
-        let volume = tempfile::tempdir().unwrap();
-        fs::create_dir(volume.path().join("inner")).unwrap();
-        let mounts = [Mount {
-            to: Path::new("/volume"),
-            from: Some(volume.path()),
-            bind: true,
-        }];
-        let container = Container {
-            root: image.0.path(),
-            folder: Path::new("/"),
-            arguments: &[],
-            environment: &[],
-            mounts: &mounts,
-        };
-        let host = |path: &str| {
-            let handle = container.host_folder(Path::new(path)).unwrap()?;
-            let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
-            Some(fs::read_link(link).unwrap())
-        };
-        let real = |path: &Path| Some(fs::canonicalize(path).unwrap());
-        assert_eq!(host("/"), real(image.0.path()));
-        assert_eq!(host("/link/sub"), real(&image.0.path().join("app/sub")));
-        assert_eq!(host("/volume/inner"), real(&volume.path().join("inner")));
-        assert_eq!(host("/nothing"), None);
-    }
-
-    #[test]
-    fn a_project_may_be_mounted() {
+    fn serves_a_mounted_project() {
         let image = Image::new();
         let volume = tempfile::tempdir().unwrap();
         fs::create_dir(volume.path().join("inner")).unwrap();
         fs::write(volume.path().join("program"), "\x7fELF").unwrap();
-        let bind = Mount {
-            to: Path::new("/volume"),
-            from: Some(volume.path()),
-            bind: true,
+        let bind = MountPoint {
+            destination: "/volume".into(),
+            source: Some(volume.path().to_path_buf()),
         };
-        let tmpfs = Mount {
-            to: Path::new("/memory"),
-            from: Some(Path::new("tmpfs")),
-            bind: false,
+        let tmpfs = MountPoint {
+            destination: "/memory".into(),
+            source: None,
         };
-        let entry = |word| image.entry("/", &[word], &[bind, tmpfs]);
+        let mounts = [bind, tmpfs];
+        let entry = |word| image.entry("/", &[word], &mounts);
         assert_eq!(entry("/volume"), workers("/volume"));
         assert_eq!(entry("/volume/inner"), workers("/volume/inner"));
-        assert_eq!(entry("/volume/program"), Entry::Program);
-        assert_eq!(entry("/volume/nothing"), Entry::Program);
+        assert_eq!(entry("/volume/program"), Entrypoint::Program);
+        assert_eq!(entry("/volume/nothing"), Entrypoint::Program);
         assert_eq!(entry("/memory"), workers("/memory"));
-        assert_eq!(entry("/memory/x"), Entry::Program);
+        assert_eq!(entry("/memory/x"), Entrypoint::Program);
     }
 }

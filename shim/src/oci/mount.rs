@@ -1,6 +1,7 @@
-//! The root file system: mounts that containerd asks for, made by the system calls.
+//! The mounts of the root file system that containerd asks for, made by system calls.
 
-mod idmap;
+pub(crate) mod idmap;
+mod options;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -9,287 +10,177 @@ use std::thread;
 
 use containerd_shim_protos::api::Mount;
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
-};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_change, mount_remount, unmount};
 use rustix::thread::UnshareFlags;
 
+use self::options::{BindMode, MountOptions};
 use super::rootfs;
 use crate::error::{Error, Result};
-use crate::sys::thread::within;
+use crate::sys::thread::spawn_scoped;
 
-use idmap::Maps;
-pub(crate) use idmap::is_supported as maps_ids;
-
-/// What mount(2) takes as data: a page, with its final NUL.
+/// The most bytes that mount(2) takes as data: a page, without the final NUL.
 const MAX_DATA: usize = 4095;
 
-/// The most mounts on one root file system that are made or undone.
+/// The most mounts on one root file system that are made or unmounted.
 const MAX_MOUNTS: usize = 64;
 
-/// Options as flags and data, as mount(8) divides them.
-#[derive(Debug, PartialEq, Eq)]
-struct Parsed {
-    flags: MountFlags,
-    propagation: MountPropagationFlags,
-    bind: Bind,
-    data: Vec<String>,
-    maps: Maps,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bind {
-    No,
-    One,
-    Recursive,
-}
-
-/// Makes `mounts`, in order, on `root`. When one fails, those before it are undone.
+/// Makes `mounts`, in order, on `root`. When one fails, the earlier ones are unmounted.
 ///
 /// # Errors
-/// An option that we cannot serve, or the kernel's refusal: with the mount's type and source.
+/// An option that is not supported, or the kernel rejects a mount: with its type and source.
 pub(crate) fn mount_all(mounts: &[Mount], root: &Path) -> Result<()> {
     if mounts.len() > MAX_MOUNTS {
-        return Err(Error::InvalidArgument(format!(
-            "{} mounts for one root file system: at most {MAX_MOUNTS} are made",
+        return Err(Error::invalid_argument(format!(
+            "{} mounts for one root file system: at most {MAX_MOUNTS} are supported",
             mounts.len()
         )));
     }
-    for (made, one) in mounts.iter().enumerate() {
-        let context = || format!("mount {} {} on the root file system", one.type_, one.source);
-        if let Err(error) = mount_one(one, root) {
+    for (made, mount) in mounts.iter().enumerate() {
+        if let Err(error) = mount_one(mount, root) {
             if made > 0 {
                 unmount_all(root)?;
             }
-            return Err(error.context(context()));
+            return Err(error.context(format_args!(
+                "mount {} {} on the root file system",
+                mount.type_, mount.source
+            )));
         }
     }
     Ok(())
 }
 
-/// Undoes all mounts on `root`. None is no error.
+/// Unmounts everything on `root`. Nothing to unmount is no error.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The kernel rejects it.
 pub(crate) fn unmount_all(root: &Path) -> Result<()> {
     for _ in 0..MAX_MOUNTS {
         let mut result = unmount(root, UnmountFlags::NOFOLLOW);
         if result == Err(Errno::BUSY) {
-            // Something is mounted below, or is held open. It goes with its last user.
+            // A mount below, or an open file: the kernel unmounts with the last user.
             result = unmount(root, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH);
         }
         match result {
             Ok(()) => {}
-            // Not a mount point, or not there.
+            // Not a mount point, or missing.
             Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
             Err(error) => {
                 return Err(Error::io(format_args!("unmount {}", root.display()), error));
             }
         }
     }
-    Err(Error::Other(format!(
+    Err(Error::unknown(format!(
         "unmount {}: more than {MAX_MOUNTS} mounts",
         root.display()
     )))
 }
 
-/// Where a mount goes: `root`, or a folder in it that containerd 2 names. The descriptor holds that folder, which an image may
-/// have made a symbolic link.
-fn target(one: &Mount, root: &Path) -> Result<(PathBuf, Option<OwnedFd>)> {
-    if one.target.is_empty() {
+/// Returns where to mount: `root`, or a directory in it that containerd 2 names. The descriptor
+/// holds that directory, which an image may have replaced by a symbolic link.
+fn mount_point(mount: &Mount, root: &Path) -> Result<(PathBuf, Option<OwnedFd>)> {
+    if mount.target.is_empty() {
         return Ok((root.to_path_buf(), None));
     }
-    let folder = rootfs::open(root, Path::new(&one.target))?.ok_or_else(|| {
-        Error::InvalidArgument(format!("the root file system has no {}", one.target))
+    let directory = rootfs::open_in_root(root, Path::new(&mount.target))?.ok_or_else(|| {
+        Error::invalid_argument(format!("the root file system has no {}", mount.target))
     })?;
-    let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
-    Ok((path.into(), Some(folder)))
+    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    Ok((path.into(), Some(directory)))
 }
 
-fn mount_one(one: &Mount, root: &Path) -> Result<()> {
-    let parsed = parse(&one.type_, &one.options)?;
-    let failed = |error: Errno| Error::Other(explain(error));
-    let (place, open) = target(one, root)?;
-    let namespace = parsed.maps.namespace()?;
-    if parsed.bind == Bind::No {
-        let (folder, data) = shorten(&parsed.data);
-        let data = CString::new(data.join(",")).map_err(|_| failed(Errno::INVAL))?;
+fn mount_one(wanted: &Mount, root: &Path) -> Result<()> {
+    let options = MountOptions::parse(&wanted.type_, &wanted.options)?;
+    let namespace = options.maps.create_namespace()?;
+    let (path, open) = mount_point(wanted, root)?;
+    if options.bind == BindMode::No {
+        let (directory, data) = shorten(&options.data);
+        let data = CString::new(data.join(",")).map_err(|_| rejected(Errno::INVAL))?;
         if data.count_bytes() > MAX_DATA {
-            return Err(Error::InvalidArgument(format!(
-                "its options take {} bytes, the kernel takes {MAX_DATA}: build the image with fewer layers",
+            return Err(Error::invalid_argument(format!(
+                "its options take {} bytes, the kernel takes {MAX_DATA}: build the image with \
+                 fewer layers",
                 data.count_bytes()
             )));
         }
-        let make = |place: &Path| {
-            mount(
-                one.source.as_str(),
-                place,
-                one.type_.as_str(),
-                parsed.flags,
-                data.as_c_str(),
-            )
+        let make = |path: &Path| {
+            let (source, kind) = (wanted.source.as_str(), wanted.type_.as_str());
+            mount(source, path, kind, options.flags, data.as_c_str())
         };
         match &namespace {
-            None => in_folder(folder.as_deref(), || make(&place))?.map_err(failed)?,
+            None => {
+                with_working_directory(directory.as_deref(), || make(&path))?.map_err(rejected)?
+            }
             Some(namespace) => {
-                let lower = lower_folders(&one.type_, &parsed.data)?;
-                let mounted = idmap::with_mapped(&lower, namespace.as_fd(), root, || {
-                    if let Some(folder) = &folder {
-                        rustix::process::chdir(folder)?;
+                let lower = lower_directories(&wanted.type_, &options.data)?;
+                let mounted = idmap::mount_with_mapped(&lower, namespace.as_fd(), root, || {
+                    if let Some(directory) = &directory {
+                        rustix::process::chdir(directory)?;
                     }
                     make(root)
                 })?;
-                idmap::attach(mounted.as_fd(), &place).map_err(failed)?;
+                idmap::attach(mounted.as_fd(), &path).map_err(rejected)?;
             }
         }
     } else if let Some(namespace) = &namespace {
-        let source = Path::new(&one.source);
-        let recursive = parsed.bind == Bind::Recursive;
-        idmap::mapped(source, recursive, namespace.as_fd())
-            .and_then(|tree| idmap::attach(tree.as_fd(), &place))
-            .map_err(|error| idmap::refused(source, error))?;
+        let source = Path::new(&wanted.source);
+        let recursive = options.bind == BindMode::Recursive;
+        idmap::clone_mapped(source, recursive, namespace.as_fd())
+            .and_then(|tree| idmap::attach(tree.as_fd(), &path))
+            .map_err(|error| idmap::mapping_error(source, error))?;
     } else {
         let mut flags = MountFlags::BIND;
-        if parsed.bind == Bind::Recursive {
+        if options.bind == BindMode::Recursive {
             flags |= MountFlags::REC;
         }
-        mount(one.source.as_str(), place.as_path(), "", flags, None).map_err(failed)?;
+        mount(wanted.source.as_str(), path.as_path(), "", flags, None).map_err(rejected)?;
     }
-    // Looked up again: the handle from before is of the folder below.
+    // Looked up again: the descriptor from before is of the directory below the mount.
     drop(open);
-    let (place, _open) = target(one, root)?;
-    finish(&parsed, &place).map_err(|error| {
-        // Undone here: the caller counts it as not made.
-        let _ = unmount(place.as_path(), UnmountFlags::DETACH);
-        failed(error)
+    let (path, _open) = mount_point(wanted, root)?;
+    set_flags(&options, &path).map_err(|error| {
+        // Unmounted here, as the caller does not count this mount as made.
+        let _ = unmount(path.as_path(), UnmountFlags::DETACH);
+        rejected(error)
     })
 }
 
-/// Does what takes a second call, to what is mounted at `place`.
-fn finish(parsed: &Parsed, place: &Path) -> rustix::io::Result<()> {
-    // The kernel looks at other flags of a bind mount only when it is mounted again.
-    if parsed.bind != Bind::No && !parsed.flags.is_empty() {
-        mount_remount(place, MountFlags::BIND | parsed.flags, "")?;
+/// Sets what takes a second system call on what is mounted at `path`.
+fn set_flags(options: &MountOptions, path: &Path) -> rustix::io::Result<()> {
+    // The kernel applies other flags of a bind mount only in a remount.
+    if options.bind != BindMode::No && !options.flags.is_empty() {
+        mount_remount(path, MountFlags::BIND | options.flags, "")?;
     }
-    if !parsed.propagation.is_empty() {
-        mount_change(place, parsed.propagation)?;
+    if !options.propagation.is_empty() {
+        mount_change(path, options.propagation)?;
     }
     Ok(())
 }
 
-fn explain(error: Errno) -> String {
-    let text = std::io::Error::from(error).to_string();
-    match error {
-        Errno::NODEV => format!("{text}: the kernel does not know this file system"),
-        _ => text,
-    }
-}
-
-fn parse(kind: &str, options: &[String]) -> Result<Parsed> {
-    let mut parsed = Parsed {
-        flags: MountFlags::empty(),
-        propagation: MountPropagationFlags::empty(),
-        bind: if kind == "bind" { Bind::One } else { Bind::No },
-        data: Vec::new(),
-        maps: Maps::default(),
+fn rejected(error: Errno) -> Error {
+    let context = match error {
+        Errno::NODEV => "the kernel does not support this file system",
+        _ => "the kernel rejects the mount",
     };
-    for option in options.iter().flat_map(|one| split(one)) {
-        if parsed.maps.take(option)? {
-            continue;
-        }
-        if let Some((flag, on)) = flag(option) {
-            parsed.flags.set(flag, on);
-            continue;
-        }
-        if let Some(kind) = propagation(option) {
-            parsed.propagation |= kind;
-            continue;
-        }
-        match option {
-            "" | "defaults" | "rw" | "auto" | "noauto" | "user" | "nouser" | "_netdev" => {}
-            "bind" => parsed.bind = Bind::One,
-            "rbind" => parsed.bind = Bind::Recursive,
-            "loop" => return Err(unserved(option)),
-            // For programs, not for the kernel.
-            _ if option.starts_with("x-") || option.starts_with("X-") => {}
-            _ => parsed.data.push(option.to_owned()),
-        }
-    }
-    Ok(parsed)
+    Error::io(context, error)
 }
 
-/// The options in one text. That of a map has commas of its own.
-fn split(options: &str) -> Box<dyn Iterator<Item = &str> + '_> {
-    if options.starts_with("uidmap=") || options.starts_with("gidmap=") {
-        Box::new(std::iter::once(options))
-    } else {
-        Box::new(options.split(','))
-    }
-}
-
-/// The directories below an overlay, which are mapped one by one.
-fn lower_folders<'d>(kind: &str, data: &'d [String]) -> Result<Vec<&'d str>> {
+/// Returns the lower directories of an overlay, which are mapped one by one.
+fn lower_directories<'d>(kind: &str, data: &'d [String]) -> Result<Vec<&'d str>> {
     let lower = data
         .iter()
         .find_map(|option| option.strip_prefix("lowerdir="));
     match lower {
-        // A colon or a backslash in a name is written with a backslash before it.
+        // A colon or a backslash in a name is escaped by a backslash.
         Some(lower) if kind == "overlay" && !lower.contains('\\') => Ok(lower.split(':').collect()),
-        _ => Err(Error::Unimplemented(format!(
+        _ => Err(Error::unimplemented(format!(
             "the IDs of a mount of type {kind} cannot be mapped: use the overlayfs snapshotter"
         ))),
     }
 }
 
-fn unserved(option: &str) -> Error {
-    Error::Unimplemented(format!(
-        "the mount option {option} is not served: use another snapshotter, such as overlayfs"
-    ))
-}
-
-/// Options that are flags of the kernel's, and whether they set or clear it.
-fn flag(option: &str) -> Option<(MountFlags, bool)> {
-    Some(match option {
-        "ro" => (MountFlags::RDONLY, true),
-        "nosuid" => (MountFlags::NOSUID, true),
-        "suid" => (MountFlags::NOSUID, false),
-        "nodev" => (MountFlags::NODEV, true),
-        "dev" => (MountFlags::NODEV, false),
-        "noexec" => (MountFlags::NOEXEC, true),
-        "exec" => (MountFlags::NOEXEC, false),
-        "sync" => (MountFlags::SYNCHRONOUS, true),
-        "async" => (MountFlags::SYNCHRONOUS, false),
-        "dirsync" => (MountFlags::DIRSYNC, true),
-        "noatime" => (MountFlags::NOATIME, true),
-        "atime" => (MountFlags::NOATIME, false),
-        "nodiratime" => (MountFlags::NODIRATIME, true),
-        "diratime" => (MountFlags::NODIRATIME, false),
-        "relatime" => (MountFlags::RELATIME, true),
-        "norelatime" => (MountFlags::RELATIME, false),
-        "strictatime" => (MountFlags::STRICTATIME, true),
-        "nostrictatime" => (MountFlags::STRICTATIME, false),
-        "lazytime" => (MountFlags::LAZYTIME, true),
-        _ => return None,
-    })
-}
-
-fn propagation(option: &str) -> Option<MountPropagationFlags> {
-    let all = MountPropagationFlags::REC;
-    Some(match option {
-        "private" => MountPropagationFlags::PRIVATE,
-        "rprivate" => MountPropagationFlags::PRIVATE | all,
-        "shared" => MountPropagationFlags::SHARED,
-        "rshared" => MountPropagationFlags::SHARED | all,
-        "slave" => MountPropagationFlags::DOWNSTREAM,
-        "rslave" => MountPropagationFlags::DOWNSTREAM | all,
-        "unbindable" => MountPropagationFlags::UNBINDABLE,
-        "runbindable" => MountPropagationFlags::UNBINDABLE | all,
-        _ => return None,
-    })
-}
-
-/// Options that would be too long for the kernel, with the lower folders of an overlay made relative to the folder that all
-/// of them are in, and that folder. Shorter ones as they are.
+/// Shortens options that are too long for the kernel: returns the directory that all lower
+/// directories of an overlay are in, and the options with paths relative to that directory. Options
+/// that are short enough are returned unchanged.
 fn shorten(data: &[String]) -> (Option<PathBuf>, Vec<String>) {
     let length: usize = data.iter().map(|option| option.len() + 1).sum();
     if length <= MAX_DATA {
@@ -298,7 +189,7 @@ fn shorten(data: &[String]) -> (Option<PathBuf>, Vec<String>) {
     let lower = data
         .iter()
         .find_map(|option| option.strip_prefix("lowerdir="));
-    let Some(common) = lower.and_then(common_folder) else {
+    let Some(common) = lower.and_then(common_directory) else {
         return (None, data.to_vec());
     };
     let prefix = format!("{}/", common.display());
@@ -306,45 +197,51 @@ fn shorten(data: &[String]) -> (Option<PathBuf>, Vec<String>) {
         let Some(lower) = option.strip_prefix("lowerdir=") else {
             return option.clone();
         };
-        let folders = lower.split(':');
-        let short: Vec<_> = folders
-            .map(|folder| folder.strip_prefix(&prefix).unwrap_or(folder))
+        let directories = lower.split(':');
+        let short: Vec<_> = directories
+            .map(|directory| directory.strip_prefix(&prefix).unwrap_or(directory))
             .collect();
         format!("lowerdir={}", short.join(":"))
     });
     (Some(common), data.collect())
 }
 
-/// The innermost folder that all of the absolute paths in a list with colons lie in; none if that is the root.
-fn common_folder(list: &str) -> Option<PathBuf> {
-    let mut folders = list.split(':').map(Path::new);
-    let mut common = folders.next()?.parent()?.to_path_buf();
-    for folder in folders {
-        while !folder.starts_with(&common) || folder == common {
+/// Returns the innermost directory that contains all absolute paths of a list with colons; `None`
+/// if that is the root.
+fn common_directory(list: &str) -> Option<PathBuf> {
+    let mut directories = list.split(':').map(Path::new);
+    let mut common = directories.next()?.parent()?.to_path_buf();
+    for directory in directories {
+        while !directory.starts_with(&common) || directory == common {
             common = common.parent()?.to_path_buf();
         }
     }
-    // A colon or a backslash in a name is written with a backslash before it; such lists stay as they are.
+    // A colon or a backslash in a name is escaped by a backslash: such lists are not shortened.
     let plain = !list.contains('\\');
     (plain && common.is_absolute() && common.parent().is_some()).then_some(common)
 }
 
-/// Calls `mount` with `folder` as the working directory. That of all other threads stays.
-fn in_folder<T: Send>(folder: Option<&Path>, mount: impl FnOnce() -> T + Send) -> Result<T> {
-    let Some(folder) = folder else {
+/// Calls `mount` with `directory` as the working directory of a thread of its own.
+fn with_working_directory<T: Send>(
+    directory: Option<&Path>,
+    mount: impl FnOnce() -> T + Send,
+) -> Result<T> {
+    let Some(directory) = directory else {
         return Ok(mount());
     };
     let work = || -> Result<T> {
-        let failed = |error| Error::io(format_args!("change to {}", folder.display()), error);
-        // SAFETY: the thread ends with this closure and shares no descriptors' table or other state that CLONE_FS is not about.
+        let failed = |error| Error::io(format_args!("change to {}", directory.display()), error);
+        // SAFETY: `unshare_unsafe` requires that nothing relies on the thread sharing what is
+        // unshared. CLONE_FS concerns the working directory, the root and the umask alone, and this
+        // thread ends with the closure.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(failed)?;
-        rustix::process::chdir(folder).map_err(failed)?;
+        rustix::process::chdir(directory).map_err(failed)?;
         Ok(mount())
     };
     thread::scope(|scope| {
-        let working = within(scope, work)?;
-        let ended = |_| Error::Other("the mounting thread ended".to_owned());
-        working.join().map_err(ended)?
+        let working = spawn_scoped(scope, work)?;
+        let panicked = |_| Error::unknown("the thread that mounts panicked");
+        working.join().map_err(panicked)?
     })
 }
 
@@ -358,62 +255,23 @@ mod tests {
     }
 
     #[test]
-    fn an_overlays_options_are_data() {
-        let parsed = parse(
-            "overlay",
-            &options("index=off workdir=/w upperdir=/u lowerdir=/a:/b ro"),
-        )
-        .unwrap();
-        assert_eq!(parsed.flags, MountFlags::RDONLY);
-        assert_eq!(parsed.bind, Bind::No);
-        assert_eq!(
-            parsed.data,
-            ["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/a:/b"]
-        );
-    }
-
-    #[test]
-    fn a_bind_mounts_options_are_flags() {
-        let parsed = parse("bind", &options("rbind,ro nosuid rslave rw x-hint")).unwrap();
-        assert_eq!(parsed.bind, Bind::Recursive);
-        assert_eq!(parsed.flags, MountFlags::RDONLY | MountFlags::NOSUID);
-        assert_eq!(
-            parsed.propagation,
-            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC
-        );
-        assert!(parsed.data.is_empty());
-    }
-
-    #[test]
-    fn a_later_option_undoes_an_earlier_one() {
-        let parsed = parse("ext4", &options("noexec nosuid exec")).unwrap();
-        assert_eq!(parsed.flags, MountFlags::NOSUID);
-    }
-
-    #[test]
-    fn what_is_not_served_is_refused_by_name() {
-        let error = parse("erofs", &options("loop")).unwrap_err();
-        assert!(matches!(&error, Error::Unimplemented(text) if text.contains("loop")));
-    }
-
-    #[test]
-    fn lower_folders_become_relative_only_when_they_are_too_long() {
+    fn makes_lower_directories_relative_only_when_they_are_too_long() {
         let few = options("lowerdir=/s/1/fs:/s/2/fs");
         assert_eq!(shorten(&few), (None, few.clone()));
 
         let base = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots";
         let lower = |prefix: &str| {
-            let folders: Vec<_> = (100..200).map(|n| format!("{prefix}{n}/fs")).collect();
-            format!("lowerdir={}", folders.join(":"))
+            let directories: Vec<_> = (100..200).map(|n| format!("{prefix}{n}/fs")).collect();
+            format!("lowerdir={}", directories.join(":"))
         };
         let many = vec![format!("upperdir={base}/99/fs"), lower(&format!("{base}/"))];
-        let (folder, short) = shorten(&many);
-        assert_eq!(folder.unwrap(), Path::new(base));
+        let (directory, short) = shorten(&many);
+        assert_eq!(directory.unwrap(), Path::new(base));
         assert_eq!(short, [many[0].clone(), lower("")]);
     }
 
     #[test]
-    fn a_target_that_is_a_link_stays_in_the_root() {
+    fn resolves_a_mount_point_that_is_a_link_within_the_root() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("etc")).unwrap();
         std::os::unix::fs::symlink("/etc", root.path().join("link")).unwrap();
@@ -421,7 +279,7 @@ mod tests {
             target: "/link".to_owned(),
             ..Mount::default()
         };
-        let (path, _open) = target(&one, root.path()).unwrap();
+        let (path, _open) = mount_point(&one, root.path()).unwrap();
         assert_eq!(
             std::fs::canonicalize(path).unwrap(),
             root.path().canonicalize().unwrap().join("etc")
@@ -429,13 +287,13 @@ mod tests {
     }
 
     #[test]
-    fn a_target_within_the_root_gets_its_flags_and_leaves_nothing_when_it_fails() {
+    fn sets_flags_below_the_root_and_unmounts_when_it_fails() {
         use rustix::fs::{StatVfsMountFlags, statvfs};
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let [root, source] = ["root", "source"].map(|name| folder.path().join(name));
+        let directory = tempfile::tempdir().unwrap();
+        let [root, source] = ["root", "source"].map(|name| directory.path().join(name));
         std::fs::create_dir_all(root.join("in")).unwrap();
         std::fs::create_dir(&source).unwrap();
         std::fs::write(source.join("file"), "").unwrap();
@@ -455,20 +313,20 @@ mod tests {
         assert!(seen);
         assert!(flags.contains(StatVfsMountFlags::RDONLY));
 
-        // Two kinds of propagation at once are refused by the kernel, after the mount.
+        // The kernel rejects two kinds of propagation at once, after the mount.
         let below = bind(&source, "/in", "bind,private,shared");
         assert!(mount_all(&[whole, below], &root).is_err());
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!table.contains(&folder.path().display().to_string()));
+        assert!(!table.contains(&directory.path().display().to_string()));
     }
 
     #[test]
-    fn an_overlay_with_more_layers_than_a_page_holds_is_mounted() {
+    fn mounts_an_overlay_with_more_layers_than_a_page_holds() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let long = folder.path().join("l".repeat(200));
+        let directory = tempfile::tempdir().unwrap();
+        let long = directory.path().join("l".repeat(200));
         let mut lower = Vec::new();
         for number in 0..60 {
             let layer = long.join(number.to_string());
@@ -476,7 +334,7 @@ mod tests {
             std::fs::write(layer.join(format!("file{number}")), "").unwrap();
             lower.push(layer.display().to_string());
         }
-        let root = folder.path().join("root");
+        let root = directory.path().join("root");
         std::fs::create_dir(&root).unwrap();
         let overlay = Mount {
             type_: "overlay".to_owned(),
@@ -493,14 +351,19 @@ mod tests {
         assert_eq!(std::env::current_dir().unwrap(), before);
     }
 
-    /// Whether this kernel and the file system of temporary files can map IDs; the tests of it are run where they can.
-    fn can_map(folder: &Path) -> bool {
-        let mut maps = Maps::default();
-        maps.take("uidmap=0:1000:1").unwrap();
-        maps.take("gidmap=0:1000:1").unwrap();
+    /// Returns whether the kernel and the file system of temporary files support ID maps.
+    fn can_map(directory: &Path) -> bool {
+        let mut maps = idmap::IdMaps::default();
+        maps.parse_option("uidmap=0:1000:1").unwrap();
+        maps.parse_option("gidmap=0:1000:1").unwrap();
         rustix::process::geteuid().is_root()
-            && maps_ids()
-            && idmap::mapped(folder, false, maps.namespace().unwrap().unwrap().as_fd()).is_ok()
+            && idmap::is_supported()
+            && idmap::clone_mapped(
+                directory,
+                false,
+                maps.create_namespace().unwrap().unwrap().as_fd(),
+            )
+            .is_ok()
     }
 
     fn owner(path: &Path) -> (u32, u32) {
@@ -510,12 +373,12 @@ mod tests {
     }
 
     #[test]
-    fn the_layers_of_an_overlay_have_the_owners_of_the_container() {
-        let folder = tempfile::tempdir().unwrap();
-        if !can_map(folder.path()) {
+    fn maps_the_owners_of_the_layers_of_an_overlay() {
+        let directory = tempfile::tempdir().unwrap();
+        if !can_map(directory.path()) {
             return;
         }
-        let at = |name: &str| folder.path().join(name);
+        let at = |name: &str| directory.path().join(name);
         for name in ["low1", "low2/in", "up", "work", "root"] {
             std::fs::create_dir_all(at(name)).unwrap();
         }
@@ -545,37 +408,38 @@ mod tests {
         std::fs::write(root.join("new"), "").unwrap();
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         unmount_all(&root).unwrap();
-        // IDs without a place in the map are nobody's.
+        // IDs that the map lacks become nobody.
         assert_eq!(
             seen,
             [(100_000, 100_000), (100_007, 100_007), (65534, 65534)]
         );
         assert!(at("up/new").exists());
-        let folder_of_all = folder.path().display().to_string();
+        let directory_of_all = directory.path().display().to_string();
         assert_eq!(
-            table.matches(&format!(" {folder_of_all}/")).count(),
+            table.matches(&format!(" {directory_of_all}/")).count(),
             1,
             "{table}"
         );
         assert_eq!(owner(&at("low2/in/user")), (7, 7));
 
-        // What fails leaves nothing.
+        // A failure leaves no mounts.
         let mut broken = overlay;
         broken.options[4] = format!("lowerdir={}:{}", text("low1"), text("nowhere"));
-        let error = mount_all(&[broken], &root).unwrap_err().to_string();
+        let error = mount_all(&[broken], &root).unwrap_err();
+        let error = format!("{error:#}");
         assert!(error.contains("nowhere"), "{error}");
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!table.contains(&folder_of_all), "{table}");
+        assert!(!table.contains(&directory_of_all), "{table}");
     }
 
     #[test]
-    fn a_bind_mount_has_the_owners_of_the_container_and_its_flags() {
+    fn maps_the_owners_of_a_bind_mount_and_sets_its_flags() {
         use rustix::fs::{StatVfsMountFlags, statvfs};
-        let folder = tempfile::tempdir().unwrap();
-        if !can_map(folder.path()) {
+        let directory = tempfile::tempdir().unwrap();
+        if !can_map(directory.path()) {
             return;
         }
-        let [root, source] = ["root", "source"].map(|name| folder.path().join(name));
+        let [root, source] = ["root", "source"].map(|name| directory.path().join(name));
         std::fs::create_dir(&root).unwrap();
         std::fs::create_dir(&source).unwrap();
         std::fs::write(source.join("file"), "").unwrap();

@@ -1,24 +1,26 @@
-//! Command lines that are written for a shell, in images that have none: Docker makes `/bin/sh -c LINE` of the string form of a
-//! health check or an entry point.
+//! Command lines for a shell, in images without a shell: Docker turns the string form of a health
+//! check or an entry point into `/bin/sh -c LINE`.
 
-/// What means something to a shell outside of quotes.
+/// Characters that a shell interprets outside of quotes.
 const SPECIAL: &str = "|&;<>()$`\\*?[]#~{}\n\r";
 
-/// The names of the shell, as clients write it.
+/// The names of the shell that clients use.
 const NAMES: [&str; 2] = ["/bin/sh", "sh"];
 
-/// The line of `sh -c LINE`.
-pub(crate) fn line<'a>(arguments: &[&'a str]) -> Option<&'a str> {
+/// Returns the line of `sh -c LINE`.
+pub(crate) fn command_line<'a>(arguments: &[&'a str]) -> Option<&'a str> {
     match arguments {
         [shell, "-c", line] if NAMES.contains(shell) => Some(line),
         _ => None,
     }
 }
 
-/// The words of a line that does nothing but call one program with fixed arguments: none if it takes a shell to understand it.
+/// Splits a line that only calls one program with fixed arguments. Returns `None` if the line needs
+/// a shell.
 ///
-/// `exec` before the program changes nothing, and neither does `|| exit 1` after it, for those who ask only whether it succeeded.
-pub(crate) fn words(line: &str) -> Option<Vec<String>> {
+/// `exec` before the program is dropped. So is `|| exit 1` after it, as it only changes the exit
+/// code of a failure.
+pub(crate) fn split_words(line: &str) -> Option<Vec<String>> {
     let line = match line.rsplit_once("||") {
         Some((line, or)) if or.split_whitespace().eq(["exit", "1"]) => line,
         _ => line,
@@ -52,6 +54,7 @@ pub(crate) fn words(line: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn splits_a_line_that_calls_one_program() {
@@ -70,13 +73,13 @@ mod tests {
             ("wws \"a b\"c ''", &["wws", "a bc", ""]),
             ("/", &["/"]),
         ] {
-            let found = words(line).unwrap_or_default();
+            let found = split_words(line).unwrap_or_default();
             assert_eq!(found, expected, "{line}");
         }
     }
 
     #[test]
-    fn leaves_what_takes_a_shell() {
+    fn rejects_lines_that_need_a_shell() {
         for line in [
             "",
             "exec",
@@ -92,21 +95,38 @@ mod tests {
             "wws *",
             "wws health # it",
         ] {
-            assert_eq!(words(line), None, "{line}");
+            assert_eq!(split_words(line), None, "{line}");
         }
     }
 
     #[test]
-    fn only_a_shell_has_a_line() {
-        assert_eq!(line(&["/bin/sh", "-c", "x"]), Some("x"));
-        assert_eq!(line(&["sh", "-c", "x"]), Some("x"));
+    fn finds_the_line_of_a_shell_only() {
+        assert_eq!(command_line(&["/bin/sh", "-c", "x"]), Some("x"));
+        assert_eq!(command_line(&["sh", "-c", "x"]), Some("x"));
         for arguments in [
             &["/bin/sh", "-c"][..],
             &["/bin/sh", "x"],
             &["/x", "-c", "y"],
             &["sh", "-c", "x", "y"],
         ] {
-            assert_eq!(line(arguments), None, "{arguments:?}");
+            assert_eq!(command_line(arguments), None, "{arguments:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn splits_any_line(line in any::<String>(), likely in "[a-z '\"|$=\\\\]{0,30}") {
+            split_words(&line);
+            split_words(&likely);
+        }
+
+        #[test]
+        fn splits_quoted_words(words in prop::collection::vec("[^'=]{1,10}", 1..6)) {
+            prop_assume!(words[0] != "exec");
+            let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
+            let line = quoted.join(" ");
+            prop_assume!(!line.contains("||"));
+            prop_assert_eq!(split_words(&line), Some(words));
         }
     }
 }

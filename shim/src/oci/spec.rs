@@ -1,29 +1,28 @@
-//! The OCI specification of a container: what we read of it, and what we change for a container of workers. All else stays as
-//! it came, also what we know nothing of.
+//! The OCI specification of a container: what the shim reads, and what it changes for a container
+//! of workers. Everything else is preserved, also fields that the shim does not know.
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::entrypoint::{self, Entry};
 use super::rootfs;
 use super::server::{CODE, SERVE, SERVER, SERVER_IN_ROOT};
-use crate::error::{Error, OnPath, Result};
+use super::view::{ContainerView, MountPoint};
+use crate::error::{Error, PathContext, Result};
 
 /// The largest specification, in bytes.
 const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
-/// The annotation by which CRI tells which pod a container is of.
+/// The annotation with which CRI names the pod of a container.
 const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
 
-/// The annotation by which anybody else can put containers under one shim.
+/// The annotation with which other clients put containers under one shim.
 const GROUP: &str = "io.containerd.runc.v2.group";
 
-/// A specification.
+/// A specification: a JSON object.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Spec(Value);
 
@@ -31,56 +30,63 @@ impl Spec {
     /// Reads `config.json` of a bundle.
     ///
     /// # Errors
-    /// It is not there, too large or no JSON object.
+    /// The file is missing, too large or not a JSON object.
     pub(crate) fn read(bundle: &Path) -> Result<Self> {
         let path = bundle.join("config.json");
         let mut text = Vec::new();
         File::open(&path)
             .and_then(|file| file.take(MAX_SIZE + 1).read_to_end(&mut text))
-            .on("read", &path)?;
+            .with_path("read", &path)?;
         if text.len() as u64 > MAX_SIZE {
-            return Err(Error::InvalidArgument(format!(
+            return Err(Error::invalid_argument(format!(
                 "{} has more than {MAX_SIZE} bytes",
                 path.display()
             )));
         }
-        let broken = |problem: &dyn std::fmt::Display| {
-            Error::InvalidArgument(format!("{}: {problem}", path.display()))
-        };
-        let value: Value = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
+        Self::parse(&text).map_err(|error| error.context(path.display()))
+    }
+
+    /// Parses a specification.
+    ///
+    /// # Errors
+    /// The text is not a JSON object.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self> {
+        let value: Value = serde_json::from_slice(text)
+            .map_err(|error| Error::invalid_argument("broken JSON").with_source(error))?;
         if !value.is_object() {
-            return Err(broken(&"not a JSON object"));
+            return Err(Error::invalid_argument("not a JSON object"));
         }
         Ok(Self(value))
     }
 
-    /// Writes `config.json` of a bundle, whole or not at all.
+    /// Writes `config.json` of a bundle atomically.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written.
     pub(crate) fn write(&self, bundle: &Path) -> Result<()> {
         let path = bundle.join("config.json");
         let part = bundle.join("config.json.part");
         let mode = fs::metadata(&path)
             .map(|data| data.permissions().mode())
-            .on("look at", &path)?;
+            .with_path("look at", &path)?;
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(mode & 0o777)
             .open(&part)
-            .on("create", &part)?;
-        std::io::Write::write_all(&mut file, self.0.to_string().as_bytes()).on("write", &part)?;
-        fs::rename(&part, &path).on("rename", &part)
+            .with_path("create", &part)?;
+        file.write_all(self.0.to_string().as_bytes())
+            .with_path("write", &part)?;
+        fs::rename(&part, &path).with_path("rename", &part)
     }
 
-    /// The group of containers that share a shim: the pod, where there is one.
+    /// Returns the group of containers that share a shim: the pod, if there is one.
     pub(crate) fn group(&self) -> Option<&str> {
         self.sandbox().or_else(|| self.annotation(GROUP))
     }
 
-    /// The pod, where there is one.
+    /// Returns the pod, if there is one.
     pub(crate) fn sandbox(&self) -> Option<&str> {
         self.annotation(SANDBOX)
     }
@@ -90,18 +96,18 @@ impl Spec {
         value.filter(|value| !value.is_empty())
     }
 
-    /// The root file system's folder on the host.
-    pub(crate) fn root(&self, bundle: &Path) -> PathBuf {
+    /// Returns the root file system's directory on the host.
+    fn root(&self, bundle: &Path) -> PathBuf {
         bundle.join(self.0["root"]["path"].as_str().unwrap_or("rootfs"))
     }
 
-    /// The path of the control group; empty if the OCI runtime chooses.
+    /// Returns the path of the cgroup; empty if the OCI runtime chooses.
     pub(crate) fn cgroups_path(&self) -> &str {
         self.0["linux"]["cgroupsPath"].as_str().unwrap_or_default()
     }
 
-    /// Whether the container's processes outlive its first one: it has no namespace of process numbers of its own, in which
-    /// the kernel would end them.
+    /// Returns whether processes outlive the init process: the container has no PID namespace of
+    /// its own, in which the kernel would kill them.
     pub(crate) fn shares_pids(&self) -> bool {
         let namespaces = self.0["linux"]["namespaces"].as_array();
         !namespaces.into_iter().flatten().any(|namespace| {
@@ -109,28 +115,38 @@ impl Spec {
         })
     }
 
-    /// What the entry point means, and the process's arguments without what it is wrapped in.
-    ///
-    /// # Errors
-    /// The root file system cannot be looked at.
-    pub(crate) fn entry(&self, bundle: &Path) -> Result<(Entry, Vec<String>)> {
-        self.look(bundle, |container| container.entry())
-    }
-
-    /// Whether the container has a shell.
-    ///
-    /// # Errors
-    /// The root file system cannot be looked at.
-    pub(crate) fn has_shell(&self, bundle: &Path) -> Result<bool> {
-        self.look(bundle, |container| container.has_shell())
-    }
-
-    /// The first process's working directory in the container.
+    /// Returns the working directory of the init process in the container.
     pub(crate) fn working_directory(&self) -> &Path {
         Path::new(self.0["process"]["cwd"].as_str().unwrap_or("/"))
     }
 
-    /// Sets the first process's arguments.
+    /// Collects what lookups in the container depend on. `bundle` is the directory of the
+    /// specification.
+    pub(crate) fn view(&self, bundle: &Path) -> ContainerView {
+        let process = &self.0["process"];
+        let words = |name: &str| {
+            let list = process[name].as_array();
+            list.into_iter().flatten().filter_map(Value::as_str)
+        };
+        let mounts = self.0["mounts"].as_array();
+        let mounts = mounts.into_iter().flatten().filter_map(|mount| {
+            let source = mount["source"].as_str().filter(|_| is_bind(mount));
+            Some(MountPoint {
+                destination: mount["destination"].as_str()?.into(),
+                source: source.map(PathBuf::from),
+            })
+        });
+        let mut search_path = words("env").filter_map(|variable| variable.strip_prefix("PATH="));
+        ContainerView {
+            root: self.root(bundle),
+            working_directory: self.working_directory().to_path_buf(),
+            arguments: words("args").map(str::to_owned).collect(),
+            search_path: search_path.next_back().unwrap_or_default().to_owned(),
+            mounts: mounts.collect(),
+        }
+    }
+
+    /// Sets the arguments of the init process.
     ///
     /// # Errors
     /// The specification has no process.
@@ -139,14 +155,14 @@ impl Spec {
         Ok(())
     }
 
-    /// Makes our `server` (a file of the host) the program of the first process, whose arguments it keeps. Returns the server's path
-    /// in the container.
+    /// Makes `server`, a file of the host, the program of the init process, with the arguments as
+    /// they are. Returns the path of the server in the container.
     ///
     /// # Errors
     /// The specification has no process.
     pub(crate) fn call_server(&mut self, server: &Path) -> Result<&'static str> {
         let path = self.server_path();
-        // It serves, if that is what its arguments say, without code that was compiled ahead.
+        // The command may serve: then without precompiled code.
         let mounts = vec![bind(path, &utf8(server)?), code_mount(path, None)?];
         if let Some(Value::Array(given)) = self.process()?.get_mut("args")
             && let Some(program) = given.first_mut()
@@ -157,78 +173,20 @@ impl Spec {
         Ok(path)
     }
 
-    fn process(&mut self) -> Result<&mut Map<String, Value>> {
-        let process = self.0["process"].as_object_mut();
-        process.ok_or_else(|| Error::InvalidArgument("config.json has no process".to_owned()))
-    }
-
-    fn add_mounts(&mut self, mounts: Vec<Value>) {
-        match &mut self.0["mounts"] {
-            // The last ones: whatever is mounted over them before, ours are on top.
-            Value::Array(given) => given.extend(mounts),
-            none => *none = Value::Array(mounts),
-        }
-    }
-
-    /// A handle of a folder of the container on the host.
-    ///
-    /// # Errors
-    /// The root file system cannot be looked at.
-    pub(crate) fn host_folder(&self, bundle: &Path, folder: &Path) -> Result<Option<OwnedFd>> {
-        self.look(bundle, |container| container.host_folder(folder))
-    }
-
-    /// Whether the container has a program of this name on its PATH.
-    ///
-    /// # Errors
-    /// The root file system cannot be looked at.
-    pub(crate) fn has_command(&self, bundle: &Path, name: &str) -> Result<bool> {
-        self.look(bundle, |container| container.is_command(name))
-    }
-
-    fn look<T>(
-        &self,
-        bundle: &Path,
-        look: impl FnOnce(entrypoint::Container<'_>) -> Result<T>,
-    ) -> Result<T> {
-        let process = &self.0["process"];
-        let words = |name: &str| -> Vec<&str> {
-            let list = process[name].as_array();
-            list.into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect()
-        };
-        let mounts = self.0["mounts"].as_array();
-        let mounts = mounts.into_iter().flatten().filter_map(|mount| {
-            Some(entrypoint::Mount {
-                to: Path::new(mount["destination"].as_str()?),
-                from: mount["source"].as_str().map(Path::new),
-                bind: is_bind(mount),
-            })
-        });
-        look(entrypoint::Container {
-            root: &self.root(bundle),
-            folder: self.working_directory(),
-            arguments: &words("args"),
-            environment: &words("env"),
-            mounts: &mounts.collect::<Vec<_>>(),
-        })
-    }
-
-    /// Makes our `server` (a file of the host) the container's first process, which serves `folder` (a path of the container)
-    /// with the compiled code in the folder `code` of the host. Returns the server's path in the container.
+    /// Makes `server`, a file of the host, serve `directory`, a path of the container, with the
+    /// compiled code in the directory `code` of the host. Returns the path of the server in the
+    /// container.
     ///
     /// # Errors
     /// The specification has no process.
     pub(crate) fn serve(
         &mut self,
         server: &Path,
-        folder: &Path,
+        directory: &Path,
         code: Option<&Path>,
     ) -> Result<&'static str> {
         let path = self.server_path();
-        let (server, folder) = (utf8(server)?, utf8(folder)?);
+        let (server, directory) = (utf8(server)?, utf8(directory)?);
         let memory = self.0["linux"]["resources"]["memory"]["limit"]
             .as_u64()
             .filter(|limit| *limit > 0);
@@ -237,12 +195,11 @@ impl Spec {
         let code = code_mount(path, code)?;
         let mounts = vec![bind(path, &server), code];
         if let Some(limit) = memory {
-            // The container need not see its own control group.
+            // The container may not see its own cgroup.
             arguments.extend([json!("--memory"), json!(limit.to_string())]);
         }
-        // From here on it is the image's words, of which none is taken for an option of ours. The server knows what it
-        // understands of what follows the entry point.
-        arguments.extend([json!("--"), json!(folder)]);
+        // What follows comes from the image, and must not be read as options of the shim.
+        arguments.extend([json!("--"), json!(directory)]);
         if let Some(Value::Array(given)) = process.get("args") {
             arguments.extend(given.iter().skip(1).cloned());
         }
@@ -251,19 +208,32 @@ impl Spec {
         Ok(path)
     }
 
-    /// What the image or its user gives after the entry point.
-    pub(crate) fn after_entry_point(&self) -> Vec<String> {
+    /// Returns the arguments after the entry point.
+    pub(crate) fn arguments_after_entrypoint(&self) -> Vec<String> {
         let given = self.0["process"]["args"].as_array();
         let words = given.into_iter().flatten().skip(1);
         words.filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
-    /// The path at which the server of a container already made can be run.
-    pub(crate) fn server_path(&self) -> &'static str {
+    fn process(&mut self) -> Result<&mut Map<String, Value>> {
+        let process = self.0["process"].as_object_mut();
+        process.ok_or_else(|| Error::invalid_argument("config.json has no process"))
+    }
+
+    fn add_mounts(&mut self, mounts: Vec<Value>) {
+        match &mut self.0["mounts"] {
+            // Last, so that no other mount hides them.
+            Value::Array(given) => given.extend(mounts),
+            none => *none = Value::Array(mounts),
+        }
+    }
+
+    /// Returns the path of the server in the container.
+    fn server_path(&self) -> &'static str {
         let mounts = self.0["mounts"].as_array();
         let dev = mounts.into_iter().flatten().rfind(|mount| {
-            let to = mount["destination"].as_str().unwrap_or_default();
-            rootfs::absolute(Path::new("/"), Path::new(to)) == Path::new("/dev")
+            let destination = mount["destination"].as_str().unwrap_or_default();
+            rootfs::normalize(Path::new("/"), Path::new(destination)) == Path::new("/dev")
         });
         match dev {
             Some(dev) if dev["type"] == "tmpfs" => SERVER,
@@ -275,33 +245,33 @@ impl Spec {
 fn utf8(path: &Path) -> Result<String> {
     path.to_str()
         .map(str::to_owned)
-        .ok_or_else(|| Error::InvalidArgument(format!("{path:?} is not UTF-8")))
+        .ok_or_else(|| Error::invalid_argument(format!("{path:?} is not UTF-8")))
 }
 
-/// A mount of a host's file or folder, to be run and read.
-fn bind(to: &str, from: &str) -> Value {
+/// Returns a read-only bind mount of a file or directory of the host.
+fn bind(destination: &str, source: &str) -> Value {
     json!({
-        "destination": to,
+        "destination": destination,
         "type": "bind",
-        "source": from,
+        "source": source,
         "options": ["bind", "ro", "nosuid", "nodev"],
     })
 }
 
-/// What a container with our server at `path` has as its compiled code: a directory of the host, or nothing.
+/// Returns the mount of the compiled code for the server at `path`: a directory of the host, or an
+/// empty file system.
 fn code_mount(path: &str, code: Option<&Path>) -> Result<Value> {
-    let to = CODE.iter().find(|(at, _)| *at == path);
-    let to = to.map_or(CODE[1].1, |(_, to)| to);
+    let destination = CODE.iter().find(|(server, _)| *server == path);
+    let destination = destination.map_or(CODE[1].1, |(_, code)| code);
     Ok(match code {
-        Some(code) => bind(to, &utf8(code)?),
-        None => empty(to),
+        Some(code) => bind(destination, &utf8(code)?),
+        None => empty_mount(destination),
     })
 }
 
-/// A mount of an empty directory, where there is nothing of the host's to be mounted.
-fn empty(to: &str) -> Value {
+fn empty_mount(destination: &str) -> Value {
     json!({
-        "destination": to,
+        "destination": destination,
         "type": "tmpfs",
         "source": "tmpfs",
         "options": ["ro", "nosuid", "nodev", "noexec", "size=4k", "mode=0755"],
@@ -321,6 +291,7 @@ fn is_bind(mount: &Value) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     fn spec() -> Value {
         json!({
@@ -339,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_becomes_the_first_process_and_all_else_stays() {
+    fn serve_replaces_the_init_process_and_nothing_else() {
         let mut changed = Spec(spec());
         let path = changed
             .serve(Path::new("/opt/wws"), Path::new("/app"), None)
@@ -352,7 +323,7 @@ mod tests {
                 "destination": "/dev/wws", "type": "bind", "source": "/opt/wws",
                 "options": ["bind", "ro", "nosuid", "nodev"],
             }),
-            // Without code of the host's nothing of the image is taken for it.
+            // An empty mount, so that nothing of the image is taken for code.
             json!({
                 "destination": "/dev/wws-code", "type": "tmpfs", "source": "tmpfs",
                 "options": ["ro", "nosuid", "nodev", "noexec", "size=4k", "mode=0755"],
@@ -362,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn compiled_code_is_mounted_beside_the_server() {
+    fn serve_mounts_compiled_code_beside_the_server() {
         let mut changed = Spec(spec());
         let code = Path::new("/var/lib/wws/containers/n/c");
         changed
@@ -383,11 +354,11 @@ mod tests {
     }
 
     #[test]
-    fn arguments_after_the_entry_point_reach_the_server() {
+    fn serve_passes_arguments_after_the_entry_point() {
         let mut value = spec();
         value["process"]["args"] = json!(["/", "--prefix", "x"]);
         let mut spec = Spec(value);
-        assert_eq!(spec.after_entry_point(), ["--prefix", "x"]);
+        assert_eq!(spec.arguments_after_entrypoint(), ["--prefix", "x"]);
         spec.serve(Path::new("/opt/wws"), Path::new("/"), None)
             .unwrap();
         assert_eq!(
@@ -397,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_is_told_how_much_memory_there_is() {
+    fn serve_passes_the_memory_limit() {
         let mut value = spec();
         value["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}});
         let mut limited = Spec(value.clone());
@@ -428,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_to_a_dev_that_is_the_hosts() {
+    fn leaves_the_dev_of_the_host_alone() {
         let mut value = spec();
         value["mounts"].as_array_mut().unwrap().push(
             json!({"destination": "/dev/", "type": "bind", "source": "/dev", "options": ["rbind"]}),
@@ -449,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_of_the_server_keeps_its_arguments() {
+    fn call_server_keeps_the_arguments() {
         let mut value = spec();
         value["process"]["args"] = json!(["wws", "routes", "--json"]);
         let mut spec = Spec(value);
@@ -462,11 +433,11 @@ mod tests {
             unreachable!("two mounts are added")
         };
         assert_eq!(server["source"], "/opt/wws");
-        assert_eq!(code, &empty("/dev/wws-code"));
+        assert_eq!(code, &empty_mount("/dev/wws-code"));
     }
 
     #[test]
-    fn a_specification_survives_reading_and_writing() {
+    fn write_keeps_content_and_permissions() {
         let bundle = tempfile::tempdir().unwrap();
         let path = bundle.path().join("config.json");
         fs::write(&path, spec().to_string()).unwrap();
@@ -483,22 +454,24 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_specification_is_named_with_line_and_column() {
+    fn names_file_line_and_column_of_broken_json() {
         let bundle = tempfile::tempdir().unwrap();
         let path = bundle.path().join("config.json");
         fs::write(&path, "{\n  \"process\": oops\n}").unwrap();
-        let error = Spec::read(bundle.path()).unwrap_err().to_string();
+        let error = Spec::read(bundle.path()).unwrap_err();
+        let error = format!("{error:#}");
         assert!(
             error.contains("config.json") && error.contains("line 2 column 14"),
             "{error}"
         );
         fs::write(&path, "[]").unwrap();
-        let error = Spec::read(bundle.path()).unwrap_err().to_string();
+        let error = Spec::read(bundle.path()).unwrap_err();
+        let error = format!("{error:#}");
         assert!(error.ends_with("config.json: not a JSON object"), "{error}");
     }
 
     #[test]
-    fn containers_of_a_pod_share_a_group() {
+    fn puts_containers_of_a_pod_into_one_group() {
         let mut value = spec();
         assert_eq!(Spec(value.clone()).group(), None);
         value["annotations"] = json!({GROUP: "g", SANDBOX: "pod1"});
@@ -506,12 +479,98 @@ mod tests {
     }
 
     #[test]
-    fn processes_survive_the_first_one_only_where_process_numbers_are_shared() {
+    fn shares_pids_without_a_pid_namespace_of_its_own() {
         let mut value = spec();
         assert!(!Spec(value.clone()).shares_pids());
         value["linux"]["namespaces"] = json!([{"type": "pid", "path": "/proc/1/ns/pid"}]);
         assert!(Spec(value.clone()).shares_pids());
         value["linux"]["namespaces"] = json!([{"type": "mount"}]);
         assert!(Spec(value).shares_pids());
+    }
+
+    /// Any JSON, with the names that the shim reads more often than others.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let name = prop_oneof![
+            prop::sample::select(vec![
+                "process",
+                "args",
+                "env",
+                "cwd",
+                "mounts",
+                "destination",
+                "source",
+                "type",
+                "options",
+                "linux",
+                "namespaces",
+                "path",
+                "cgroupsPath",
+                "resources",
+                "memory",
+                "limit",
+                "annotations",
+                "root",
+                SANDBOX,
+                GROUP,
+            ])
+            .prop_map(str::to_owned),
+            any::<String>(),
+        ];
+        let text = prop::sample::select(vec!["bind", "tmpfs", "pid", "/dev", "/", "PATH=/bin"]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            text.prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((name.clone(), inner), 0..6)
+                    .prop_map(|fields| { Value::Object(fields.into_iter().collect()) }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn parses_any_bytes(bytes in any::<Vec<u8>>()) {
+            let _ = Spec::parse(&bytes);
+        }
+
+        #[test]
+        fn reads_and_changes_any_json(value in any_json()) {
+            let parsed = Spec::parse(value.to_string().as_bytes());
+            prop_assert_eq!(parsed.is_ok(), value.is_object());
+            let Ok(mut spec) = parsed else { return Ok(()) };
+            prop_assert_eq!(&spec.0, &value);
+            spec.group();
+            spec.cgroups_path();
+            spec.shares_pids();
+            spec.view(Path::new("/bundle"));
+            spec.arguments_after_entrypoint();
+            let mut command = spec.clone();
+            let served = spec.serve(Path::new("/opt/wws"), Path::new("/app"), None);
+            let called = command.call_server(Path::new("/opt/wws"));
+            let has_process = value["process"].is_object();
+            prop_assert_eq!((served.is_ok(), called.is_ok()), (has_process, has_process));
+            if !has_process {
+                return Ok(());
+            }
+            for spec in [&spec, &command] {
+                let text = spec.0.to_string();
+                prop_assert_eq!(&Spec::parse(text.as_bytes()).unwrap(), spec);
+                // Nothing but the arguments and the mounts changes.
+                let mut rest = spec.0.clone();
+                rest["mounts"] = value["mounts"].clone();
+                rest["process"]["args"] = value["process"]["args"].clone();
+                let mut expected = value.clone();
+                expected["mounts"] = value["mounts"].clone();
+                expected["process"]["args"] = value["process"]["args"].clone();
+                prop_assert_eq!(rest, expected);
+            }
+        }
     }
 }

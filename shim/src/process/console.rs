@@ -1,5 +1,6 @@
-//! Terminals: the OCI runtime sends the master of a new one to a socket of ours, and bytes are copied between it and the FIFOs of
-//! the client. A client that stops reading stops the copying; nothing is thrown away, and nothing else waits for it.
+//! Terminals: the OCI runtime sends the master of a new terminal to a socket of the shim, which
+//! copies between it and the client's FIFOs. A client that stops reading stops the copying; nothing
+//! is dropped and nothing else waits.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -16,43 +17,44 @@ use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
-use crate::error::{Error, OnPath, Result};
-use crate::stdio::sink::Sink;
+use crate::error::{Error, PathContext, Result};
+use crate::stdio::sink::OutputSink;
 
-/// What is copied at once, in bytes.
+/// The most that is copied at once, in bytes.
 const CHUNK: usize = 4096;
 
-/// How long the OCI runtime's message may take once it has ended well: it is there already.
+/// How long to wait for the OCI runtime's message once the runtime has succeeded: it is sent
+/// before.
 const RECEIVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A socket that takes one terminal.
+/// A socket that receives one terminal.
 #[derive(Debug)]
 pub(crate) struct Socket {
     listener: UnixListener,
-    /// Where it is.
+    /// Where the socket is.
     pub(crate) path: PathBuf,
 }
 
 impl Socket {
-    /// Makes one in `folder`, which must have a short path.
+    /// Creates a socket in `directory`, whose path must be short.
     ///
     /// # Errors
-    /// The folder's file system's.
-    pub(crate) fn new(folder: &Path) -> Result<Self> {
+    /// The directory cannot be written.
+    pub(crate) fn new(directory: &Path) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("wws-pty-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(folder).on("create", folder)?;
-        // Left behind by a shim that had our number.
+        let path = directory.join(format!("wws-pty-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(directory).with_path("create", directory)?;
+        // Left behind by a shim that had the same PID.
         let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).on("listen at", &path)?;
+        let listener = UnixListener::bind(&path).with_path("listen at", &path)?;
         Ok(Self { listener, path })
     }
 
-    /// Takes the terminal that the OCI runtime sent.
+    /// Receives the terminal that the OCI runtime sent.
     ///
     /// # Errors
-    /// None came.
+    /// No terminal came.
     pub(crate) async fn receive(&self) -> Result<OwnedFd> {
         let receive = async {
             let (stream, _) = self.listener.accept().await?;
@@ -62,7 +64,7 @@ impl Socket {
         };
         tokio::time::timeout(RECEIVE_LIMIT, receive)
             .await
-            .map_err(|_| Error::Other("the OCI runtime sent no terminal".to_owned()))?
+            .map_err(|_| Error::unknown("the OCI runtime sent no terminal"))?
             .map_err(|error| Error::io("receive the terminal", error))
     }
 }
@@ -106,11 +108,16 @@ impl Console {
     /// Starts copying.
     ///
     /// # Errors
-    /// The input is not there, the terminal is none.
-    pub(crate) fn start(master: OwnedFd, stdin: Option<OwnedFd>, mut sink: Sink) -> Result<Self> {
+    /// The input is missing, or the descriptor is not a terminal.
+    pub(crate) fn start(
+        master: OwnedFd,
+        stdin: Option<OwnedFd>,
+        mut sink: OutputSink,
+    ) -> Result<Self> {
         let failed = |error: std::io::Error| Error::io("set up the terminal", error);
         rustix::io::ioctl_fionbio(&master, true).map_err(|error| failed(error.into()))?;
-        // SAFETY: an owned descriptor is open as long as it lives, and the same.
+        // SAFETY: `register` requires a descriptor that stays open and the same while it is
+        // registered: the `AsyncFd` owns it.
         let master = unsafe { AsyncFd::register(master) };
         let master = Arc::new(master.map_err(|error| failed(error.into()))?);
         let mut input = None;
@@ -144,7 +151,7 @@ impl Console {
     /// Changes the size, in characters.
     ///
     /// # Errors
-    /// The terminal is gone.
+    /// The terminal is closed.
     pub(crate) fn resize(&self, width: u16, height: u16) -> Result<()> {
         let size = rustix::termios::Winsize {
             ws_row: height,
@@ -156,7 +163,8 @@ impl Console {
             .map_err(|error| Error::io("resize the terminal", error))
     }
 
-    /// Waits until all output is copied, but no longer than `limit`: its reader may have stopped.
+    /// Waits until all output is copied, but no longer than `limit`, as its reader may have
+    /// stopped.
     pub(crate) async fn finish(mut self, limit: Duration) {
         if let Some(output) = self.output.take() {
             let abort = output.abort_handle();

@@ -1,6 +1,7 @@
-//! One call of the OCI runtime, and the error that it means.
+//! One call of the OCI runtime, and the error that it stands for.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,43 +9,43 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
-use crate::stdio::streams::Streams;
+use crate::error::{Error, ErrorCode, Result};
+use crate::stdio::streams::ProcessStreams;
 use crate::sys::child::die_with_parent;
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
-use crate::sys::thread::explain;
+use crate::sys::thread::spawn_error;
 
 /// The most that is read of the OCI runtime's log, in bytes.
 const MAX_LOG: usize = 64 * 1024;
 
 /// A new process of the container, for `create` and `exec`.
 #[derive(Debug)]
-pub(crate) struct New<'a> {
-    /// Where the OCI runtime writes the process's number.
+pub(crate) struct NewProcess<'a> {
+    /// The file to which the OCI runtime writes the PID.
     pub(crate) pid_file: &'a Path,
-    /// The socket that takes the terminal, where there is one.
+    /// The socket that receives the terminal, if there is one.
     pub(crate) console: Option<&'a Path>,
-    /// The streams, where there is none.
-    pub(crate) streams: Streams,
+    /// The streams, if there is no terminal.
+    pub(crate) streams: ProcessStreams,
 }
 
 /// One call.
 #[derive(Debug)]
-pub(super) struct Call {
-    /// What the OCI runtime is to do.
+pub(super) struct RuntimeCall {
+    /// The command of the OCI runtime.
     pub(super) verb: String,
     /// The OCI runtime.
     pub(super) program: String,
     /// The command line.
     pub(super) command: Command,
-    /// Where it logs.
-    pub(super) log: Log,
+    /// The log of the call.
+    pub(super) log: CallLog,
 }
 
-impl Call {
-    /// Adds what a new process needs.
-    pub(super) fn process(&mut self, new: New<'_>) {
+impl RuntimeCall {
+    /// Passes the files and streams of a new process.
+    pub(super) fn set_process(&mut self, new: NewProcess<'_>) {
         self.command.arg("--pid-file").arg(new.pid_file);
         if let Some(console) = new.console {
             self.command.arg("--console-socket").arg(console);
@@ -56,31 +57,31 @@ impl Call {
             .stderr(or_null(new.streams.stderr));
     }
 
-    /// Makes the call.
+    /// Runs the OCI runtime.
     ///
     /// # Errors
-    /// The OCI runtime is missing, or as it says.
+    /// The OCI runtime is missing or fails.
     pub(super) async fn run(mut self, reaper: &Arc<Reaper>) -> Result<()> {
-        // Not outlived by a call under way: containerd clears up after a shim that was killed, and this would come after it.
+        // containerd cleans up after a shim that was killed: nothing may be created after that.
         die_with_parent(&mut self.command);
         let child = reaper
             .spawn(&mut self.command)
-            .map_err(|error| self.missing(&error))?;
-        // Our copies of the container's streams end here, so that their readers see the container's end.
+            .map_err(|error| self.spawn_failure(error))?;
+        // Closes the shim's copies of the container's streams, so that their readers see the end.
         self.command = Command::new("");
         let code = child.exit.wait().await.code;
         self.result(code)
     }
 
-    /// Makes the call, with all else waiting.
+    /// Runs the OCI runtime, and blocks the thread.
     ///
     /// # Errors
-    /// As of [`Self::run`].
-    pub(super) fn run_now(mut self) -> Result<()> {
+    /// That of [`Self::run`].
+    pub(super) fn run_blocking(mut self) -> Result<()> {
         let status = self
             .command
             .status()
-            .map_err(|error| self.missing(&error))?;
+            .map_err(|error| self.spawn_failure(error))?;
         self.result(status.code().unwrap_or(-1).cast_unsigned())
     }
 
@@ -88,75 +89,77 @@ impl Call {
         if code == 0 {
             return Ok(());
         }
-        let text = self.log.error();
-        log::debug!("{} {}: {code}: {text:?}", self.program, self.verb);
-        Err(match text {
-            Some(text) => prefixed(&self.verb, classify(&self.verb, text)),
-            None if code > 128 => Error::Unexplained(format!(
-                "{} {} was ended by signal {}: the host is out of processes or memory, or somebody killed it",
-                self.program,
-                self.verb,
-                code - 128
-            )),
-            None => Error::Unexplained(format!(
-                "{} {} ended with {code} and no message: the host is out of processes or memory, or it is older than runc 1.0",
-                self.program, self.verb
-            )),
+        let message = self.log.last_error();
+        let (program, verb) = (&self.program, &self.verb);
+        log::debug!("{program} {verb}: {code}: {message:?}");
+        Err(match message {
+            Some(message) => with_client_prefix(verb, classify(verb, message)),
+            None => Error::new(
+                ErrorCode::RuntimeSilent,
+                if code > 128 {
+                    format!(
+                        "{program} {verb} was killed by signal {}: the host is out of processes or \
+                         memory, or somebody killed it",
+                        code - 128
+                    )
+                } else {
+                    format!(
+                        "{program} {verb} exited with {code} and no message: the host is out of \
+                         processes or memory, or {program} is older than runc 1.0"
+                    )
+                },
+            ),
         })
     }
 
-    fn missing(&self, error: &std::io::Error) -> Error {
-        use std::io::ErrorKind;
+    fn spawn_failure(&self, error: io::Error) -> Error {
         let program = &self.program;
+        let bundle = self.command.get_current_dir();
+        let missing = |text: String| Error::new(ErrorCode::RuntimeMissing, text);
         match error.kind() {
-            // Or its working directory is gone.
-            ErrorKind::NotFound
-                if self
-                    .command
-                    .get_current_dir()
-                    .is_some_and(|bundle| !bundle.exists()) =>
-            {
-                Error::Other(format!(
-                    "call the OCI runtime {program:?}: the container's bundle is gone"
+            // Or the working directory does not exist.
+            io::ErrorKind::NotFound if bundle.is_some_and(|bundle| !bundle.exists()) => {
+                Error::unknown(format!(
+                    "call the OCI runtime {program:?}: the container's bundle is removed"
                 ))
             }
-            ErrorKind::NotFound if program.contains('/') => Error::NoRuntime(format!(
+            io::ErrorKind::NotFound if program.contains('/') => missing(format!(
                 "the OCI runtime {program:?} is not installed: there is no such file"
             )),
-            ErrorKind::NotFound => Error::NoRuntime(format!(
+            io::ErrorKind::NotFound => missing(format!(
                 "the OCI runtime {program:?} is not installed: it is not on the PATH of containerd"
             )),
-            ErrorKind::PermissionDenied => Error::NoRuntime(format!(
-                "the OCI runtime {program:?} does not start: {error}"
-            )),
-            _ => Error::Other(format!(
-                "the OCI runtime {program:?} does not start: {}",
-                explain(error)
-            )),
+            io::ErrorKind::PermissionDenied => {
+                missing(format!("the OCI runtime {program:?} does not start")).with_source(error)
+            }
+            _ => spawn_error(
+                format_args!("the OCI runtime {program:?} does not start"),
+                error,
+            ),
         }
     }
 }
 
-/// The OCI runtime's log of one call; the file ends with it.
+/// The log of one call. The file is removed when this is dropped.
 #[derive(Debug)]
-pub(super) struct Log(pub(super) PathBuf);
+pub(super) struct CallLog(pub(super) PathBuf);
 
-impl Log {
-    /// The last error in it.
-    fn error(&self) -> Option<String> {
+impl CallLog {
+    fn last_error(&self) -> Option<String> {
         let text = fs::read(&self.0).ok()?;
         let end = &text[text.len().saturating_sub(MAX_LOG)..];
         last_error(&String::from_utf8_lossy(end))
     }
 }
 
-impl Drop for Log {
+impl Drop for CallLog {
     fn drop(&mut self) {
-        // There is none unless something went wrong.
+        // The OCI runtime creates the file only when it logs.
         let _ = fs::remove_file(&self.0);
     }
 }
 
+/// Returns the last error of a log.
 fn last_error(log: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {
@@ -173,8 +176,8 @@ fn last_error(log: &str) -> Option<String> {
         .or_else(|| plain().map(str::to_owned))
 }
 
-/// The error with the words before it that users of containerd know, where the container is one that they start.
-fn prefixed(verb: &str, error: Error) -> Error {
+/// Adds the prefix that clients of containerd expect of operations of theirs.
+fn with_client_prefix(verb: &str, error: Error) -> Error {
     match verb {
         "create" | "start" | "exec" | "pause" | "resume" => {
             error.context(format_args!("OCI runtime {verb} failed"))
@@ -183,8 +186,8 @@ fn prefixed(verb: &str, error: Error) -> Error {
     }
 }
 
-/// The error that a text of the OCI runtime's means which was to do `verb`.
-fn classify(verb: &str, text: String) -> Error {
+/// Returns the error that a message of the OCI runtime's `verb` stands for.
+fn classify(verb: &str, message: String) -> Error {
     const GONE: [&str; 4] = [
         "does not exist",
         "process already finished",
@@ -196,30 +199,32 @@ fn classify(verb: &str, text: String) -> Error {
         "container with given id already exists",
         "container with id exists",
     ];
-    let sentence = text.rsplit(" failed: ").next().unwrap_or_default();
-    match verb {
-        // Much of these texts is the user's: the entry point and what it may be called.
-        "create" if TAKEN.contains(&text.trim_start_matches("runc create failed: ")) => {
-            Error::AlreadyExists(text)
+    let sentence = message.rsplit(" failed: ").next().unwrap_or_default();
+    let code = match verb {
+        // These messages quote the user's entry point, which may contain anything.
+        "create" if TAKEN.contains(&message.trim_start_matches("runc create failed: ")) => {
+            ErrorCode::AlreadyExists
         }
-        "create" => Error::Other(text),
+        "create" => ErrorCode::Unknown,
         "start" | "exec"
             if GONE[1..].contains(&sentence) || sentence == "container does not exist" =>
         {
-            Error::NotFound(text)
+            ErrorCode::NotFound
         }
-        "start" | "exec" => Error::Other(text),
-        _ if GONE.iter().any(|words| text.contains(words)) => Error::NotFound(text),
-        _ => Error::Other(text),
-    }
+        "start" | "exec" => ErrorCode::Unknown,
+        _ if GONE.iter().any(|words| message.contains(words)) => ErrorCode::NotFound,
+        _ => ErrorCode::Unknown,
+    };
+    Error::new(code, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorCode;
 
     #[test]
-    fn the_last_error_of_the_log_is_the_message() {
+    fn takes_the_last_error_of_the_log() {
         let log = concat!(
             r#"{"level":"warning","msg":"cgroup","time":"t"}"#,
             "\n",
@@ -239,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn containerd_is_told_what_is_gone_and_what_is_taken() {
+    fn classifies_missing_and_existing_containers() {
         let of = |verb: &str, text: &str| classify(verb, text.to_owned());
         for (verb, text) in [
             ("kill", "container does not exist"),
@@ -250,21 +255,22 @@ mod tests {
             ("start", "container does not exist"),
             ("exec", "exec failed: container not running"),
         ] {
-            assert!(matches!(of(verb, text), Error::NotFound(_)), "{text}");
+            assert_eq!(of(verb, text).code(), ErrorCode::NotFound, "{text}");
         }
         for text in [
             "container with given ID already exists",
             "runc create failed: container with given ID already exists",
         ] {
-            assert!(
-                matches!(of("create", text), Error::AlreadyExists(_)),
+            assert_eq!(
+                of("create", text).code(),
+                ErrorCode::AlreadyExists,
                 "{text}"
             );
         }
     }
 
     #[test]
-    fn words_of_the_user_mean_nothing() {
+    fn ignores_the_words_of_the_user() {
         for verb in ["create", "start", "exec"] {
             for words in [
                 "container with given ID already exists",
@@ -272,10 +278,12 @@ mod tests {
                 "x failed: container not running",
             ] {
                 let text = format!(
-                    "runc {verb} failed: unable to start container process: exec: \"{words}\": stat {words}: no such file or directory"
+                    "runc {verb} failed: unable to start container process: exec: \"{words}\": \
+                     stat {words}: no such file or directory"
                 );
                 let error = classify(verb, text.clone());
-                assert_eq!(error, Error::Other(text));
+                assert_eq!(error.code(), ErrorCode::Unknown);
+                assert_eq!(error.to_string(), text);
             }
         }
     }

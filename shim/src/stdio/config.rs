@@ -1,8 +1,8 @@
-//! What a client wants of the streams of a process.
+//! The configuration of the streams of a process.
 
-/// What a client wants the streams to be: paths of FIFOs, or URIs.
+/// The streams that a client asks for: paths of FIFOs, or URIs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct StdioConfig {
     /// Standard input; empty for none.
     pub(crate) stdin: String,
     /// Standard output; empty for none.

@@ -1,5 +1,7 @@
-//! Copying between a pipe of the container and a stream of its client: one task a stream, which holds a buffer only while the
-//! reader of the other side is slow. A full reader stops the copying, and with it the writer.
+//! Copies between a pipe of the container and a stream of its client.
+//!
+//! One task copies one stream, and holds a buffer only while the reader of the other side is slow.
+//! A reader that stops stops the copying, and with it the writer.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,33 +14,33 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::pipe::pipe;
-use super::sink::Sink;
+use super::sink::OutputSink;
 use crate::error::{Error, Result};
 use crate::sys::log;
 
 /// The most that is copied at once, in bytes.
 const CHUNK: usize = 16 * 1024;
 
-/// The most that an error repeats of what a failed program wrote, in bytes.
+/// The most that an error quotes of the output of a failed program, in bytes.
 const MAX_UNREAD: usize = 2048;
 
-/// An output whose process is about to be made: nothing is copied yet.
+/// The output of a process that is about to be created: nothing is copied yet.
 #[derive(Debug)]
-pub(crate) struct Outlet(Pump);
+pub(crate) struct OutputPipe(Pump);
 
-impl Outlet {
-    /// Makes the pipe for a process's output; the writing end is returned.
+impl OutputPipe {
+    /// Creates the pipe for the output of a process, and returns the writing end.
     ///
     /// # Errors
-    /// There are too many open files.
-    pub(super) fn new(to: Sink) -> Result<(OwnedFd, Self)> {
+    /// Too many files are open.
+    pub(super) fn new(to: OutputSink) -> Result<(OwnedFd, Self)> {
         let (read, write) = pipe()?;
         let from =
             Receiver::from_owned_fd(read).map_err(|error| Error::io("read a pipe", error))?;
         Ok((write, Self(Pump::new(from, to))))
     }
 
-    /// The beginning of what has been written so far, for a process that could not be made.
+    /// Returns the beginning of what was written, for a process that could not be created.
     pub(crate) fn unread(&self) -> Option<String> {
         let mut buffer = [0; MAX_UNREAD];
         let count = rustix::io::read(&self.0.from, &mut buffer).ok()?;
@@ -47,10 +49,10 @@ impl Outlet {
     }
 
     /// Starts copying.
-    pub(crate) fn start(self) -> Copying {
+    pub(crate) fn start(self) -> OutputCopy {
         let (end, ending) = oneshot::channel();
         let (drained, is_drained) = oneshot::channel();
-        Copying {
+        OutputCopy {
             task: tokio::spawn(copy(self.0, ending, drained)),
             end: Some(end),
             drained: is_drained,
@@ -58,41 +60,43 @@ impl Outlet {
     }
 }
 
-/// Output on its way to where it goes.
+/// The copying of the output of a process. It stops when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Copying {
+pub(crate) struct OutputCopy {
     task: JoinHandle<()>,
     /// Dropped when the process is deleted.
     end: Option<oneshot::Sender<()>>,
-    /// Its sender is dropped when all is copied.
+    /// The task drops the sender when everything is copied.
     drained: oneshot::Receiver<()>,
 }
 
-impl Copying {
-    /// Notes that the process is deleted: a reader that is gone is not waited for any more.
+impl OutputCopy {
+    /// Notes that the process is deleted: from now on a vanished reader is not waited for.
     pub(crate) fn end(&mut self) {
         self.end = None;
     }
 
-    /// Waits until all that the process has written is copied, but not after `deadline`: the reader may have stopped.
+    /// Waits until everything that the process has written is copied, but not longer than until
+    /// `deadline`, as the reader may have stopped.
     pub(crate) async fn drain(&mut self, deadline: Instant) {
         self.end();
-        // An error: the sender is dropped, nothing is ever sent.
+        // Nothing is sent: the sender is dropped.
         let _ = timeout_at(deadline, &mut self.drained).await;
     }
 
-    /// Goes on for a bounded time for processes that outlive the deleted one and hold its streams. Then the streams are closed.
+    /// Copies for at most `limit` more for processes that outlive the deleted one and hold its
+    /// streams. Then the streams are closed.
     pub(crate) fn linger(mut self, limit: Duration) {
         if !self.task.is_finished() {
             tokio::spawn(async move {
-                // Ended or not, it is dropped now.
+                // Finished or not, the task is dropped now.
                 let _ = timeout(limit, &mut self.task).await;
             });
         }
     }
 }
 
-impl Drop for Copying {
+impl Drop for OutputCopy {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -111,7 +115,7 @@ async fn copy(mut pump: Pump, mut ending: oneshot::Receiver<()>, drained: onesho
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    log::debug!("read a container's output: {error}");
+                    log::debug!("read the output of a process: {error}");
                     break;
                 }
             },
@@ -121,23 +125,23 @@ async fn copy(mut pump: Pump, mut ending: oneshot::Receiver<()>, drained: onesho
             }
         }
     }
-    // Closes the stream before anybody learns that all is copied.
+    // The stream is closed before `drain` returns.
     drop(pump);
     drop(drained);
 }
 
-/// Input on its way to a process.
+/// The copying of the input of a process. It stops when this is dropped.
 #[derive(Debug)]
-pub(super) struct Feeding(JoinHandle<()>);
+pub(super) struct InputCopy(JoinHandle<()>);
 
-impl Feeding {
+impl InputCopy {
     /// Starts copying. The pipe is closed when the input ends.
     pub(super) fn start(from: Receiver, to: Sender) -> Self {
-        let mut pump = Pump::new(from, Sink::Pipe(to));
+        let mut pump = Pump::new(from, OutputSink::Pipe(to));
         Self(tokio::spawn(async move {
             while let Ok(true) = pump.step().await {
-                // Nobody reads: then the client is to see that nobody does.
-                if matches!(pump.to, Sink::Null) {
+                // The process does not read: the client must see a broken pipe.
+                if matches!(pump.to, OutputSink::Null) {
                     break;
                 }
             }
@@ -145,23 +149,23 @@ impl Feeding {
     }
 }
 
-impl Drop for Feeding {
+impl Drop for InputCopy {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// One direction.
+/// Copies in one direction.
 #[derive(Debug)]
 struct Pump {
     from: Receiver,
-    to: Sink,
-    /// What was read and did not find room yet.
+    to: OutputSink,
+    /// What was read and not written yet.
     rest: Vec<u8>,
 }
 
 impl Pump {
-    fn new(from: Receiver, to: Sink) -> Self {
+    fn new(from: Receiver, to: OutputSink) -> Self {
         Self {
             from,
             to,
@@ -169,8 +173,8 @@ impl Pump {
         }
     }
 
-    /// Waits for one side and copies what it has or takes; `false` at the end of the input. Can be given up at any time: what was
-    /// read is written or kept.
+    /// Waits for one side, and copies what it has or takes. Returns `false` at the end of the
+    /// input. Can be cancelled at any time: what was read is written or kept.
     async fn step(&mut self) -> io::Result<bool> {
         if self.rest.is_empty() {
             self.from.readable().await?;
@@ -183,7 +187,7 @@ impl Pump {
     }
 
     fn pass(&mut self) -> io::Result<bool> {
-        // On the stack, so that a stream without data has no buffer.
+        // On the stack, so that an idle stream holds no buffer.
         let mut buffer = [0; CHUNK];
         match self.from.try_read(&mut buffer) {
             Ok(0) => Ok(false),
@@ -203,7 +207,7 @@ impl Pump {
         }
     }
 
-    /// Whether all that has been written so far has been copied.
+    /// Returns whether everything that was written so far has been copied.
     fn is_empty(&self) -> bool {
         self.rest.is_empty() && ioctl_fionread(&self.from).is_ok_and(|unread| unread == 0)
     }
@@ -213,26 +217,26 @@ impl Pump {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::super::fixtures::fifo;
-    use super::super::target::Target;
+    use super::super::target::OutputTarget;
     use super::*;
     use rustix::fs::{Mode, OFlags, fchmod, fcntl_setfl, ftruncate};
     use std::fs::{File, OpenOptions};
     use std::io::{Read, Write};
     use std::os::unix::fs::OpenOptionsExt;
 
-    /// Longer than anything here takes.
+    /// Longer than any step of these tests takes.
     const LONG: Duration = Duration::from_secs(20);
 
-    fn open(target: &Target) -> (File, Copying) {
-        let (write, outlet) = Outlet::new(Sink::open(target, None).unwrap()).unwrap();
-        (write.into(), outlet.start())
+    fn open(target: &OutputTarget) -> (File, OutputCopy) {
+        let (write, output) = OutputPipe::new(OutputSink::open(target, None).unwrap()).unwrap();
+        (write.into(), output.start())
     }
 
-    fn to_fifo(path: &str) -> (File, Copying) {
-        open(&Target::Path(path.to_owned()))
+    fn to_fifo(path: &str) -> (File, OutputCopy) {
+        open(&OutputTarget::Path(path.to_owned()))
     }
 
-    /// A client that reads the FIFO without waiting for what is not there.
+    /// Opens the FIFO as a client that does not wait for output.
     fn reader(path: &str) -> File {
         let mut options = OpenOptions::new();
         options.read(true);
@@ -240,7 +244,7 @@ mod tests {
         options.open(path).unwrap()
     }
 
-    /// Reads `count` bytes, with the copying going on.
+    /// Reads `count` bytes while the copying goes on.
     async fn read(reader: &mut File, count: usize) -> Vec<u8> {
         let mut all = Vec::new();
         let mut buffer = [0; 8192];
@@ -260,7 +264,7 @@ mod tests {
         all
     }
 
-    /// Writes until nothing more is taken, and returns how much was.
+    /// Writes until nothing more is taken, and returns how many bytes were taken.
     async fn fill(write: &mut File) -> usize {
         fcntl_setfl(&*write, OFlags::NONBLOCK).unwrap();
         let (mut taken, mut full) = (0, 0);
@@ -277,12 +281,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reaches_the_pipe_and_not_the_file() {
+    async fn writes_the_file_without_passing_it_to_the_process() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         std::fs::write(&path, "before\n").unwrap();
         let before = std::fs::metadata(&path).unwrap().permissions();
-        let (mut write, mut copying) = open(&Target::Path(path.display().to_string()));
+        let (mut write, mut copying) = open(&OutputTarget::Path(path.display().to_string()));
         assert!(ftruncate(&write, 0).is_err());
         fchmod(&write, Mode::from(0o777)).unwrap();
         // More than a pipe and the buffer hold.
@@ -303,19 +307,19 @@ mod tests {
         let (_directory, path) = fifo();
         let (mut write, _copying) = to_fifo(&path);
         let taken = fill(&mut write).await;
-        // The pipe, the FIFO and what is between.
+        // The pipe, the FIFO and the buffer between them.
         assert!((100_000..200_000).contains(&taken), "{taken}");
         let mut reader = reader(&path);
         assert_eq!(read(&mut reader, taken).await.len(), taken);
         write.write_all(b"more").unwrap();
         assert_eq!(read(&mut reader, 4).await, b"more");
         drop(write);
-        // The end.
+        // The end of the stream.
         assert_eq!(read(&mut reader, 1).await, b"");
     }
 
     #[tokio::test]
-    async fn all_that_was_written_arrives_before_the_deletion_returns() {
+    async fn drain_waits_until_everything_is_copied() {
         let (_directory, path) = fifo();
         for _ in 0..50 {
             let (mut write, mut copying) = to_fifo(&path);
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn is_closed_a_while_after_the_deletion() {
+    async fn closes_the_stream_a_while_after_the_deletion() {
         let (_directory, path) = fifo();
         let (mut write, mut copying) = to_fifo(&path);
         let mut reader = reader(&path);
@@ -338,13 +342,13 @@ mod tests {
         copying.linger(Duration::from_millis(300));
         write.write_all(b"late").unwrap();
         assert_eq!(read(&mut reader, 4).await, b"late");
-        // The end, although the pipe is open.
+        // The end of the stream, although the pipe is open.
         assert_eq!(read(&mut reader, 1).await, b"");
         assert!(write.write_all(b"too late").is_err());
     }
 
     #[tokio::test]
-    async fn a_reader_that_is_gone_does_not_hold_up_the_deletion() {
+    async fn drain_does_not_wait_for_a_vanished_reader() {
         let (_directory, path) = fifo();
         let (mut write, mut copying) = to_fifo(&path);
         fill(&mut write).await;
@@ -354,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_stalls_holds_up_the_deletion_no_longer_than_said() {
+    async fn drain_waits_for_a_stalled_reader_until_the_deadline() {
         let (_directory, path) = fifo();
         let (mut write, mut copying) = to_fifo(&path);
         let _stalled = reader(&path);

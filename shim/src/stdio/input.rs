@@ -1,5 +1,7 @@
-//! Standard input: a FIFO that clients write, and that stays open while they come and go. The process reads a pipe of its own:
-//! opened by name (`/dev/stdin`), a FIFO without a writer would make it wait for ever.
+//! Standard input: a FIFO that clients write, and that stays open while clients come and go.
+//!
+//! The process reads a pipe: a process that opened a FIFO without a writer by name (`/dev/stdin`)
+//! would wait forever.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -10,28 +12,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::net::unix::pipe::{self, Receiver, Sender};
 
-use super::copying::Feeding;
-use super::pipe::{is_abandoned, pipe as new_pipe};
+use super::copying::InputCopy;
+use super::pipe::{has_lost_writers, pipe as new_pipe};
 use super::sink::is_fifo;
-use crate::error::{Error, OnPath, Result};
+use crate::error::{Error, PathContext, Result};
 
-/// The input of a process.
+/// The standard input of a process.
 #[derive(Debug, Default)]
-pub(crate) struct Input(Mutex<State>);
+pub(crate) struct Input(Mutex<InputState>);
 
 #[derive(Debug, Default)]
-struct State {
-    /// To end with its clients.
+struct InputState {
+    /// Whether the input ends with its last writer.
     closed: bool,
     /// The writing end of the FIFO, which keeps it open.
     held: Option<OwnedFd>,
-    /// What is copied from the start of the process on.
-    waiting: Option<Waiting>,
-    feeding: Option<Feeding>,
+    /// The FIFO and the pipe that are connected when the process starts.
+    waiting: Option<WaitingInput>,
+    feeding: Option<InputCopy>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingInput {
     path: PathBuf,
     fifo: Receiver,
     pipe: Sender,
@@ -41,7 +43,7 @@ impl Input {
     /// Opens the FIFO at `path` itself, for a terminal, and holds it open from now on.
     ///
     /// # Errors
-    /// It is not there.
+    /// The file is missing.
     pub(crate) fn open(&self, path: &str) -> Result<OwnedFd> {
         let path = Path::new(path);
         let read = open_input(path)?;
@@ -49,11 +51,11 @@ impl Input {
         Ok(read)
     }
 
-    /// Opens the FIFO at `path` for a process that is about to be made, and returns the pipe that it gets. Nothing is copied before
-    /// [`Self::start`].
+    /// Opens the FIFO at `path` for a process that is about to be created, and returns the pipe for
+    /// the process. Nothing is copied before [`Self::start`].
     ///
     /// # Errors
-    /// It is not there.
+    /// The file is missing.
     pub(crate) fn connect(&self, path: &str) -> Result<OwnedFd> {
         let path = Path::new(path);
         if !is_fifo(path)? {
@@ -61,11 +63,11 @@ impl Input {
         }
         let fifo = pipe::OpenOptions::new()
             .open_receiver(path)
-            .on("open", path)?;
+            .with_path("open", path)?;
         let (read, write) = new_pipe()?;
         let pipe =
             Sender::from_owned_fd(write).map_err(|error| Error::io("write a pipe", error))?;
-        self.state().waiting = Some(Waiting {
+        self.state().waiting = Some(WaitingInput {
             path: path.to_path_buf(),
             fifo,
             pipe,
@@ -76,7 +78,7 @@ impl Input {
     /// Holds the FIFO at `path` open, unless the input is closed.
     ///
     /// # Errors
-    /// It is not there.
+    /// The file is missing.
     pub(crate) fn hold(&self, path: &Path) -> Result<()> {
         let mut state = self.state();
         if !state.closed && is_fifo(path)? {
@@ -85,53 +87,57 @@ impl Input {
         Ok(())
     }
 
-    /// Starts copying for a process that starts. The FIFO is held open, unless its client has come and gone already: that one has
-    /// said all there is to say, but cannot tell us, as it learns only now that there is a process.
+    /// Starts copying when the process starts. The FIFO is held open, unless its client has come
+    /// and gone: that client has written everything, and cannot close the input of a process that
+    /// it does not know yet.
     pub(crate) fn start(&self) {
         let mut state = self.state();
-        let Some(Waiting { path, fifo, pipe }) = state.waiting.take() else {
+        let Some(WaitingInput { path, fifo, pipe }) = state.waiting.take() else {
             return;
         };
-        if state.held.is_none() && !state.closed && !is_abandoned(&fifo) {
+        if state.held.is_none() && !state.closed && !has_lost_writers(&fifo) {
             state.held = open_writing(&path).ok();
         }
-        state.feeding = Some(Feeding::start(fifo, pipe));
+        state.feeding = Some(InputCopy::start(fifo, pipe));
     }
 
-    /// Lets the reader see the end, once its other writers are gone.
+    /// Lets the process see the end of the input once the FIFO has no other writers.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
         state.held = None;
     }
 
-    /// Closes everything: the process is deleted.
+    /// Closes everything, because the process is deleted.
     pub(crate) fn release(&self) {
-        *self.state() = State {
+        *self.state() = InputState {
             closed: true,
-            ..State::default()
+            ..InputState::default()
         };
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, InputState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn open_input(path: &Path) -> Result<OwnedFd> {
-    // Without waiting for a writer, there or not.
+    // Does not wait for a writer.
     let read = OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
-        .on("open", path)?;
-    block(&read).on("set up", path)?;
+        .with_path("open", path)?;
+    block(&read).with_path("set up", path)?;
     Ok(read.into())
 }
 
-/// Does not wait: the reading end is open.
+/// Opens a FIFO for writing. Does not wait, as the reading end is open.
 fn open_writing(path: &Path) -> Result<OwnedFd> {
-    let file = OpenOptions::new().write(true).open(path).on("open", path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .with_path("open", path)?;
     Ok(file.into())
 }
 
@@ -148,7 +154,7 @@ mod tests {
     use std::io::Write;
     use std::time::Duration;
 
-    /// What the process finds next: `None` is nothing for a while, 0 the end.
+    /// Returns how much the process can read next: `None` is nothing for a while, 0 the end.
     async fn read(pipe: &OwnedFd) -> Option<usize> {
         fcntl_setfl(pipe, OFlags::NONBLOCK).unwrap();
         for _ in 0..100 {
@@ -181,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ends_where_the_client_was_done_before_the_start() {
+    async fn ends_when_the_client_has_finished_before_the_start() {
         let (_directory, path) = fifo();
         let input = Input::default();
         let pipe = input.connect(&path).unwrap();
@@ -193,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stays_open_for_a_client_that_is_to_come() {
+    async fn stays_open_for_a_client_that_comes_later() {
         let (_directory, path) = fifo();
         let input = Input::default();
         let pipe = input.connect(&path).unwrap();
@@ -204,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ends_with_its_client_where_it_is_closed_before_it_is_open() {
+    async fn ends_with_its_client_when_it_is_closed_before_the_start() {
         let (_directory, path) = fifo();
         let input = Input::default();
         input.close();
@@ -226,15 +232,15 @@ mod tests {
         let pipe = input.connect(&path).unwrap();
         input.start();
         input.release();
-        // The writing end goes with the task.
+        // The task closes the writing end.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        // The client's FIFO would make this wait for ever.
-        let mut again = File::open(super::super::pipe::path_of(&pipe)).unwrap();
+        // The client's FIFO would make this wait forever.
+        let mut again = File::open(super::super::pipe::descriptor_path(&pipe)).unwrap();
         assert_eq!(std::io::Read::read(&mut again, &mut [0; 8]).unwrap(), 0);
     }
 
     #[tokio::test]
-    async fn shows_its_client_that_the_process_does_not_read() {
+    async fn shows_the_client_that_the_process_does_not_read() {
         let (_directory, path) = fifo();
         let input = Input::default();
         let pipe = input.connect(&path).unwrap();

@@ -1,38 +1,43 @@
-//! Programs that take a container's output, as the log drivers of nerdctl do.
+//! Log programs: programs that take a container's output, such as nerdctl's log drivers.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
+use super::pipe::pipe;
 use crate::error::{Error, Result};
 use crate::sys::log;
 use crate::sys::reaper::{Child, Reaper};
-use crate::sys::thread::explain;
+use crate::sys::thread::spawn_error;
 
-/// How long one may take to be ready.
-const LOGGER_START: Duration = Duration::from_secs(10);
+/// How long a log program may take until it is ready.
+const READY_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long one may go on after the container's end.
-const LOGGER_END: Duration = Duration::from_secs(12);
+/// How long a log program may run after the exit of the container.
+const EXIT_LIMIT: Duration = Duration::from_secs(12);
 
-/// A program that takes a container's output (nerdctl's log drivers, for one): the streams are its descriptors 3 and 4, and it
-/// closes 5 when it is ready.
+/// The number that `F_DUPFD_CLOEXEC` starts from: above the descriptors that a log program expects.
+const FREE_DESCRIPTORS: i32 = 10;
+
+/// A running log program. It reads the streams as descriptors 3 and 4, and closes 5 when it is
+/// ready.
 pub(crate) struct Logger {
     /// The program.
     pub(crate) child: Child,
-    /// For the container's output.
+    /// Takes the container's standard output.
     pub(crate) stdout: OwnedFd,
-    /// For its errors.
+    /// Takes the container's standard error.
     pub(crate) stderr: OwnedFd,
 }
 
 impl Logger {
-    /// Starts it and waits until it is ready.
+    /// Starts a log program and waits until it is ready.
     ///
     /// # Errors
     /// It does not start or is not ready in time.
@@ -43,10 +48,9 @@ impl Logger {
         id: &str,
         namespace: &str,
     ) -> Result<Self> {
-        let failed = |error: rustix::io::Errno| Error::io("make a pipe", error);
-        let (out_read, stdout) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let (err_read, stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
-        let (ready, readiness) = pipe_with(PipeFlags::CLOEXEC).map_err(failed)?;
+        let (out_read, stdout) = pipe()?;
+        let (err_read, stderr) = pipe()?;
+        let (ready, readiness) = pipe()?;
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -55,64 +59,72 @@ impl Logger {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        hand_over(&mut command, [out_read, err_read, readiness]);
-        let child = reaper.spawn(&mut command).map_err(|error| {
-            Error::Other(format!(
-                "start the log program {program}: {}",
-                explain(&error)
-            ))
-        })?;
-        // Its ends of the pipes are its alone from now on.
+        pass_descriptors(&mut command, [out_read, err_read, readiness]);
+        let child = reaper
+            .spawn(&mut command)
+            .map_err(|error| spawn_error(format_args!("start the log program {program}"), error))?;
+        // Only the program holds its ends of the pipes from here on.
         drop(command);
         let ready = async { Receiver::from_owned_fd(ready)?.read(&mut [0]).await };
-        match tokio::time::timeout(LOGGER_START, ready).await {
+        match tokio::time::timeout(READY_LIMIT, ready).await {
             Ok(Ok(_)) => Ok(Self {
                 child,
                 stdout,
                 stderr,
             }),
-            Ok(_) => Err(Error::Other(format!("the log program {program} failed"))),
+            Ok(Err(error)) => Err(Error::io(
+                format_args!("the log program {program} failed"),
+                error,
+            )),
             Err(_) => {
                 child.kill();
-                Err(Error::Other(format!(
+                Err(Error::unknown(format!(
                     "the log program {program} is not ready after {} s",
-                    LOGGER_START.as_secs()
+                    READY_LIMIT.as_secs()
                 )))
             }
         }
     }
 }
 
-/// Makes descriptors 3, 4 and 5 of a program out of ours.
-fn hand_over(command: &mut Command, files: [OwnedFd; 3]) {
-    use std::os::fd::AsRawFd;
-    use std::os::unix::process::CommandExt;
-    // SAFETY: system calls alone, without allocation or lock. All numbers are first moved out of the way of 3, 4 and 5.
+/// Makes `files` the descriptors 3, 4 and 5 of a program.
+fn pass_descriptors(command: &mut Command, files: [OwnedFd; 3]) {
+    let duplicate = move || {
+        let mut high = [0; 3];
+        for (to, file) in high.iter_mut().zip(&files) {
+            // SAFETY: `fcntl` requires an open descriptor for F_DUPFD_CLOEXEC: `files` owns it.
+            *to = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, FREE_DESCRIPTORS) };
+            if *to < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        for (number, from) in (3..).zip(high) {
+            // SAFETY: `dup2` closes what was open as `number`. After the fork nothing uses 3, 4 and
+            // 5 any more: the descriptors that are still needed were moved to 10 and above.
+            if unsafe { libc::dup2(from, number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: `pre_exec` requires a closure that is async-signal-safe, as it runs between fork and
+    // exec: this one makes system calls only, and neither allocates nor takes a lock.
     unsafe {
-        command.pre_exec(move || {
-            let mut high = [0; 3];
-            for (to, file) in high.iter_mut().zip(&files) {
-                *to = libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10);
-                if *to < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            for (number, from) in (3..).zip(high) {
-                if libc::dup2(from, number) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            Ok(())
-        });
+        command.pre_exec(duplicate);
     }
 }
 
-/// Sees a log program off: it has read all when the container is gone, and ends by itself or is ended.
-pub(crate) fn dismiss(mut logger: Child) {
+/// Waits for the exit of a log program in the background, and kills it if it runs too long. It has
+/// read everything once the container's streams are closed.
+pub(crate) fn release_logger(mut logger: Child) {
     tokio::spawn(async move {
-        let ended = tokio::time::timeout(LOGGER_END, logger.exit.ended()).await;
-        if ended.is_err() {
-            log::warning!("the log program {} does not end: killed", logger.pid);
+        let exited = tokio::time::timeout(EXIT_LIMIT, logger.exit.exited()).await;
+        if exited.is_err() {
+            log::warning!(
+                "the log program {} still runs {} s after the container's exit: killed",
+                logger.pid,
+                EXIT_LIMIT.as_secs()
+            );
             logger.kill();
         }
     });

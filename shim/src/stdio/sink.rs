@@ -1,4 +1,4 @@
-//! Where output goes.
+//! Opened destinations of the output of a process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,19 +9,19 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use tokio::net::unix::pipe::{self, Sender};
 
-use super::pipe::path_of;
-use super::target::Target;
-use crate::error::{Error, OnPath, Result};
+use super::pipe::descriptor_path;
+use super::target::OutputTarget;
+use crate::error::{Error, PathContext, Result};
 use crate::sys::log;
 
-/// Where output goes.
+/// An opened destination of output.
 #[derive(Debug)]
-pub(crate) enum Sink {
-    /// Nowhere.
+pub(crate) enum OutputSink {
+    /// Drops all output.
     Null,
-    /// Into a FIFO or a pipe.
+    /// Writes to a FIFO or a pipe.
     Pipe(Sender),
-    /// Into a file.
+    /// Writes to a file.
     File(LogFile),
 }
 
@@ -30,32 +30,35 @@ pub(crate) enum Sink {
 pub(crate) struct LogFile {
     file: File,
     path: String,
-    /// The last write failed, which was logged.
+    /// Whether the last write failed; only the first failure is logged.
     failing: bool,
 }
 
-impl Sink {
-    /// Opens it. A log program is started elsewhere and its pipe passed as `program`.
+impl OutputSink {
+    /// Opens `target`. A log program is started elsewhere, and `program` is the pipe to it.
     ///
     /// # Errors
-    /// The file is not there.
-    pub(crate) fn open(target: &Target, program: Option<OwnedFd>) -> Result<Self> {
+    /// A file is missing or cannot be opened.
+    pub(crate) fn open(target: &OutputTarget, program: Option<OwnedFd>) -> Result<Self> {
         match target {
-            Target::Null => Ok(Self::Null),
-            Target::File(path) => Ok(Self::file(create(path)?, path)),
-            Target::Program(..) => program.map_or(Ok(Self::Null), |pipe| {
+            OutputTarget::Null => Ok(Self::Null),
+            OutputTarget::File(path) => Ok(Self::file(create(path)?, path)),
+            OutputTarget::Program(..) => program.map_or(Ok(Self::Null), |pipe| {
                 Sender::from_owned_fd(pipe)
                     .map(Self::Pipe)
                     .map_err(|error| Error::io("open the log program's pipe", error))
             }),
-            Target::Path(text) => {
+            OutputTarget::Path(text) => {
                 let path = Path::new(text);
                 if !is_fifo(path)? {
                     return Ok(Self::file(open_existing(path)?, text));
                 }
-                // Reading too: neither waits for a reader nor fails without one.
+                // Also for reading: the opening neither waits for a reader nor fails without one.
                 let mut both = pipe::OpenOptions::new();
-                let sender = both.read_write(true).open_sender(path).on("open", path)?;
+                let sender = both
+                    .read_write(true)
+                    .open_sender(path)
+                    .with_path("open", path)?;
                 Ok(Self::Pipe(sender))
             }
         }
@@ -72,13 +75,13 @@ impl Sink {
     /// Waits until something can be written.
     pub(super) async fn writable(&self) {
         if let Self::Pipe(pipe) = self {
-            // What is wrong, the writing says.
+            // The next write reports the error.
             let _ = pipe.writable().await;
         }
     }
 
-    /// Writes what there is room for, and returns how much that was. What finds a full disk is lost, and so is all that follows
-    /// the end of a reader: the process must not wait for ever.
+    /// Writes what there is room for, and returns how many bytes that was. Output for a full disk
+    /// or a vanished reader is dropped: the process must not wait forever.
     pub(super) fn try_write(&mut self, bytes: &[u8]) -> usize {
         match self {
             Self::Null => {}
@@ -92,7 +95,7 @@ impl Sink {
         bytes.len()
     }
 
-    /// Writes all of it, however long the reader takes.
+    /// Writes all of `bytes`, however long the reader takes.
     pub(crate) async fn write_all(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let written = self.try_write(bytes);
@@ -103,10 +106,10 @@ impl Sink {
         }
     }
 
-    /// From now on a FIFO without a reader is known: it is not one of ours any more that keeps it open.
+    /// Stops holding a FIFO open for reading, so that a vanished reader is noticed.
     pub(super) fn need_reader(&mut self) {
         if let Self::Pipe(pipe) = self
-            && let Ok(writer) = pipe::OpenOptions::new().open_sender(path_of(&*pipe))
+            && let Ok(writer) = pipe::OpenOptions::new().open_sender(descriptor_path(&*pipe))
         {
             *pipe = writer;
         }
@@ -119,37 +122,40 @@ impl LogFile {
         if let Err(error) = &written
             && !self.failing
         {
-            // There may be room again.
-            log::warning!("output is lost: write {}: {error}", self.path);
+            // Later writes may succeed again.
+            log::warning!("output is dropped: write {}: {error}", self.path);
         }
         self.failing = written.is_err();
     }
 }
 
 pub(super) fn is_fifo(path: &Path) -> Result<bool> {
-    Ok(fs::metadata(path).on("open", path)?.file_type().is_fifo())
+    Ok(fs::metadata(path)
+        .with_path("open", path)?
+        .file_type()
+        .is_fifo())
 }
 
-/// Opens a file that is there.
+/// Opens a file that exists.
 fn open_existing(path: &Path) -> Result<File> {
     OpenOptions::new()
         .append(true)
-        // No device makes the shim wait.
+        // A device must not make the shim wait.
         .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
-        .on("open", path)
+        .with_path("open", path)
 }
 
-/// Opens a log file, making it and its directory where they are missing.
+/// Opens a log file, and creates it and its directory if they are missing.
 fn create(path: &str) -> Result<File> {
     let path = Path::new(path);
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).on("create", directory)?;
+        fs::create_dir_all(directory).with_path("create", directory)?;
     }
     OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o644)
         .open(path)
-        .on("open", path)
+        .with_path("open", path)
 }

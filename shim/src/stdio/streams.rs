@@ -1,22 +1,22 @@
-//! The streams of a process without a terminal, opened.
+//! Opens the streams of a process without a terminal.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{Gid, Uid};
 
-use super::config::Wanted;
-use super::copying::Outlet;
-use super::logger::{Logger, dismiss};
-use super::sink::Sink;
-use super::target::Target;
+use super::config::StdioConfig;
+use super::copying::OutputPipe;
+use super::logger::{Logger, release_logger};
+use super::sink::OutputSink;
+use super::target::OutputTarget;
 use crate::containerd::options::Options;
 use crate::error::{Error, Result};
 use crate::sys::reaper::{Child, Reaper};
 
-/// The standard streams of a process of the container. `None` is `/dev/null`.
+/// The standard streams that the OCI runtime gets for a process. `None` is `/dev/null`.
 #[derive(Debug, Default)]
-pub(crate) struct Streams {
+pub(crate) struct ProcessStreams {
     /// Standard input.
     pub(crate) stdin: Option<OwnedFd>,
     /// Standard output.
@@ -25,82 +25,82 @@ pub(crate) struct Streams {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
-/// Opened streams.
+/// The streams of a process, with what connects them to its client.
 #[derive(Debug, Default)]
-pub(crate) struct Opened {
-    /// What the process gets.
-    pub(crate) streams: Streams,
-    /// The program that takes its output.
+pub(crate) struct OpenStreams {
+    /// The ends that the process gets.
+    pub(crate) streams: ProcessStreams,
+    /// The log program that takes the output.
     pub(crate) logger: Option<Child>,
-    /// What takes it elsewhere, once the process is made.
-    pub(crate) outlets: Vec<Outlet>,
+    /// The outputs to copy once the process is created.
+    pub(crate) outputs: Vec<OutputPipe>,
 }
 
-impl Opened {
-    /// Opens an output that is no program's.
-    fn output(&mut self, target: &Target) -> Result<Option<OwnedFd>> {
+impl OpenStreams {
+    /// Opens an output that no log program takes.
+    fn output(&mut self, target: &OutputTarget) -> Result<Option<OwnedFd>> {
         match target {
-            Target::Null => return Ok(None),
-            Target::Path(_) | Target::File(_) => {}
-            Target::Program(..) => {
-                return Err(Error::InvalidArgument(
-                    "binary:// takes standard output and error at once: name it for the output"
-                        .to_owned(),
+            OutputTarget::Null => return Ok(None),
+            OutputTarget::Path(_) | OutputTarget::File(_) => {}
+            OutputTarget::Program(..) => {
+                return Err(Error::invalid_argument(
+                    "binary:// takes standard output and standard error at once: pass it as \
+                     the standard output",
                 ));
             }
         }
-        let (pipe, outlet) = Outlet::new(Sink::open(target, None)?)?;
-        self.outlets.push(outlet);
+        let (pipe, output) = OutputPipe::new(OutputSink::open(target, None)?)?;
+        self.outputs.push(output);
         Ok(Some(pipe))
     }
 }
 
-/// Opens the outputs that are wanted for a process of the container `id`; `stdin` is its input.
+/// Opens the outputs that `config` names for a process of the container `id`; `stdin` is its input.
 ///
 /// # Errors
-/// A file that is not there, a program that does not start.
+/// A file is missing, or a log program does not start.
 pub(crate) async fn open(
-    wanted: &Wanted,
+    config: &StdioConfig,
     stdin: Option<OwnedFd>,
     options: &Options,
     reaper: &Arc<Reaper>,
     id: &str,
     namespace: &str,
-) -> Result<Opened> {
-    let mut opened = Opened::default();
+) -> Result<OpenStreams> {
+    let mut opened = OpenStreams::default();
     opened.streams.stdin = stdin;
-    let stdout = Target::parse(&wanted.stdout)?;
-    if let Target::Program(program, arguments) = &stdout {
+    let stdout = OutputTarget::parse(&config.stdout)?;
+    if let OutputTarget::Program(program, arguments) = &stdout {
         let logger = Logger::start(program, arguments, reaper, id, namespace).await?;
         opened.streams.stdout = Some(logger.stdout);
         opened.streams.stderr = Some(logger.stderr);
         opened.logger = Some(logger.child);
     } else {
-        let stderr = Target::parse(&wanted.stderr)?;
+        let stderr = OutputTarget::parse(&config.stderr)?;
         opened.streams.stdout = opened.output(&stdout)?;
-        // One for both: with `file://` clients name it for the one alone. One pipe keeps their order.
-        let shared =
-            stderr == stdout || (matches!(stdout, Target::File(_)) && stderr == Target::Null);
+        // One pipe for both keeps their order. With `file://`, clients name standard output only.
+        let shared = stderr == stdout
+            || (matches!(stdout, OutputTarget::File(_)) && stderr == OutputTarget::Null);
         opened.streams.stderr = match &opened.streams.stdout {
             Some(stdout) if shared => {
                 let copy = stdout.try_clone();
-                Some(copy.map_err(|error| Error::io("copy a stream", error))?)
+                Some(copy.map_err(|error| Error::io("duplicate a stream", error))?)
             }
             _ => opened.output(&stderr)?,
         };
     }
-    if let Err(error) = give(&opened.streams, options) {
-        // Its ends of the pipes close with the rest of what is open here.
+    if let Err(error) = set_owner(&opened.streams, options) {
+        // The log program's pipes close when the streams are dropped.
         if let Some(logger) = opened.logger {
-            dismiss(logger);
+            release_logger(logger);
         }
         return Err(error);
     }
     Ok(opened)
 }
 
-/// Makes the streams those of the user that the options name.
-fn give(streams: &Streams, options: &Options) -> Result<()> {
+/// Gives the streams to the user that the options name.
+fn set_owner(streams: &ProcessStreams, options: &Options) -> Result<()> {
     let owner = (options.io_uid, options.io_gid);
     if owner == (0, 0) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Where the output of a process goes, as its client names it.
+//! Destinations of the output of a process, as a client names them.
 
 use percent_encoding::percent_decode_str;
 
@@ -6,22 +6,22 @@ use crate::error::{Error, Result};
 
 /// Where output goes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum OutputTarget {
     /// Nowhere.
     Null,
-    /// To a FIFO or a file that is there.
+    /// To a FIFO or an existing file.
     Path(String),
-    /// To a file that may have to be made.
+    /// To a file, which is created if it is missing.
     File(String),
-    /// To the input of a program, with these arguments.
+    /// To the standard input of a log program with these arguments.
     Program(String, Vec<String>),
 }
 
-impl Target {
-    /// Reads a path or URI.
+impl OutputTarget {
+    /// Parses a path or URI.
     ///
     /// # Errors
-    /// A scheme that we do not serve.
+    /// The scheme is not supported.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Ok(Self::Null);
@@ -38,13 +38,14 @@ impl Target {
                 let pairs = query.split('&').filter(|pair| !pair.is_empty());
                 let arguments = pairs.flat_map(|pair| {
                     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    // Here alone a plus sign is a space.
+                    // Only here is a plus sign a space.
                     [name, value].map(|text| decode(&text.replace('+', "%20")))
                 });
                 Ok(Self::Program(path, arguments.collect()))
             }
-            _ => Err(Error::InvalidArgument(format!(
-                "{scheme}:// is no stream of a container that is known: expected a FIFO's path, file:// or binary://"
+            _ => Err(Error::invalid_argument(format!(
+                "{scheme}:// is not a supported stream: expected the path of a FIFO, file:// or \
+                 binary://"
             ))),
         }
     }
@@ -58,25 +59,43 @@ fn decode(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
-    fn paths_and_uris_are_told_apart() {
-        let parse = |text| Target::parse(text).unwrap();
-        assert_eq!(parse(""), Target::Null);
-        assert_eq!(parse("/run/f"), Target::Path("/run/f".to_owned()));
-        assert_eq!(parse("fifo:///run/f"), Target::Path("/run/f".to_owned()));
-        assert_eq!(parse("file:///a%20b"), Target::File("/a b".to_owned()));
-        assert_eq!(parse("file:///c++/l"), Target::File("/c++/l".to_owned()));
+    fn tells_paths_and_uris_apart() {
+        let parse = |text| OutputTarget::parse(text).unwrap();
+        assert_eq!(parse(""), OutputTarget::Null);
+        assert_eq!(parse("/run/f"), OutputTarget::Path("/run/f".to_owned()));
+        assert_eq!(
+            parse("fifo:///run/f"),
+            OutputTarget::Path("/run/f".to_owned())
+        );
+        assert_eq!(
+            parse("file:///a%20b"),
+            OutputTarget::File("/a b".to_owned())
+        );
+        assert_eq!(
+            parse("file:///c++/l"),
+            OutputTarget::File("/c++/l".to_owned())
+        );
         assert_eq!(
             parse("binary:///usr/bin/n++?_LOGGING=%2Fvar+lib&x"),
-            Target::Program(
+            OutputTarget::Program(
                 "/usr/bin/n++".to_owned(),
                 ["_LOGGING", "/var lib", "x", ""]
                     .map(str::to_owned)
                     .to_vec()
             )
         );
-        let error = Target::parse("npipe://x").unwrap_err().to_string();
+        let error = OutputTarget::parse("npipe://x").unwrap_err().to_string();
         assert!(error.starts_with("npipe://"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn parses_any_text(text in any::<String>(), likely in "(fifo|file|binary|x)://[a-z%/?&=+]{0,20}") {
+            let _ = OutputTarget::parse(&text);
+            let _ = OutputTarget::parse(&likely);
+        }
     }
 }

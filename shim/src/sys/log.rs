@@ -1,4 +1,5 @@
-//! The shim's own log: lines as containerd writes them, into the FIFO `log` of the bundle, which containerd copies into its log.
+//! The shim's own log: lines in containerd's format, written to the FIFO `log` of the bundle, which
+//! containerd copies into its own log.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -14,14 +15,14 @@ use crate::sys::time;
 static OUT: OnceLock<File> = OnceLock::new();
 static DEBUG: AtomicBool = AtomicBool::new(false);
 
-/// The longest line, in bytes: what a pipe takes whole.
+/// The length of the longest line, in bytes: a pipe takes it in one write.
 const MAX_LINE: usize = 4000;
 
-/// Opens the FIFO. Without one, lines go nowhere: a shim must not fail for its log.
+/// Opens the FIFO. Without a FIFO, lines are dropped: the log must not make the shim fail.
 pub(crate) fn open(fifo: &Path, debug: bool) {
     DEBUG.store(debug, Ordering::Relaxed);
-    // Open for reading too: then neither the opening nor a restart of containerd blocks or breaks the pipe. Lines that
-    // find it full are lost.
+    // Also for reading: then neither the opening nor a restart of containerd blocks or breaks
+    // the pipe. Lines are dropped while it is full.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     if let Ok(file) = OpenOptions::new()
         .read(true)
@@ -40,7 +41,7 @@ pub(crate) fn line(level: &str, message: &str) {
     }
     if let Some(mut out) = OUT.get() {
         let line = format_line(&time::rfc3339(&time::now()), level, message);
-        // Full or gone: nothing better can be done.
+        // Full or closed: the line is dropped.
         drop(out.write_all(line.as_bytes()));
     }
 }
@@ -56,14 +57,22 @@ fn format_line(time: &str, level: &str, message: &str) -> String {
     line
 }
 
-/// Something is broken.
-macro_rules! error { ($($part:tt)*) => { $crate::sys::log::line("error", &format!($($part)*)) } }
-/// Something is odd.
-macro_rules! warning { ($($part:tt)*) => { $crate::sys::log::line("warning", &format!($($part)*)) } }
-/// Somebody asked for it.
-macro_rules! info { ($($part:tt)*) => { $crate::sys::log::line("info", &format!($($part)*)) } }
-/// For whoever looks for a fault.
-macro_rules! debug { ($($part:tt)*) => { $crate::sys::log::line("debug", &format!($($part)*)) } }
+/// Logs that something is broken.
+macro_rules! error {
+    ($($part:tt)*) => { $crate::sys::log::line("error", &format!($($part)*)) }
+}
+/// Logs that something is unusual.
+macro_rules! warning {
+    ($($part:tt)*) => { $crate::sys::log::line("warning", &format!($($part)*)) }
+}
+/// Logs what an operator asked for.
+macro_rules! info {
+    ($($part:tt)*) => { $crate::sys::log::line("info", &format!($($part)*)) }
+}
+/// Logs details for debugging.
+macro_rules! debug {
+    ($($part:tt)*) => { $crate::sys::log::line("debug", &format!($($part)*)) }
+}
 pub(crate) use {debug, error, info, warning};
 
 #[cfg(test)]
@@ -71,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_stays_on_one_line_of_bounded_length() {
+    fn keeps_a_message_on_one_line_of_bounded_length() {
         let line = format_line("T", "error", &format!("a\nb \"c\" {}", "ü".repeat(5000)));
         assert!(line.starts_with("time=\"T\" level=error msg=\"a\\nb \\\"c\\\" "));
         assert_eq!(line.matches('\n').count(), 1);

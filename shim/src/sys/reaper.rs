@@ -1,5 +1,6 @@
-//! Ends of child processes: those that we start, and those that become ours because the OCI runtime that started them is gone
-//! (we are their subreaper). One place collects them all, so that none stays a zombie and none is lost.
+//! Exits of child processes: those that the shim starts, and those that it inherits as the
+//! subreaper when the OCI runtime that started them exits. One place reaps them all, so that no
+//! zombie stays and no exit is lost.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,199 +15,208 @@ use tokio::sync::oneshot;
 
 use crate::sys::time;
 
-/// The code of a process that is gone without our having seen its end: as of one that was killed.
-pub(crate) const KILLED: u32 = 128 + 9;
+/// The exit code of a process whose exit was not seen: that of a killed process.
+pub(crate) const KILLED_EXIT_CODE: u32 = 128 + 9;
 
-/// How a process ended.
+/// How a process exited.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Exit {
-    /// Its status, or 128 and the signal's number.
+    /// Its exit status, or 128 plus the signal's number.
     pub(crate) code: u32,
-    /// When we saw it.
+    /// When the shim saw the exit.
     pub(crate) at: Timestamp,
 }
 
 impl Exit {
-    /// An end of which only the time is known.
+    /// An exit of which only the time is known.
     pub(crate) fn unknown() -> Self {
         Self {
-            code: KILLED,
+            code: KILLED_EXIT_CODE,
             at: time::now(),
         }
     }
 
-    fn of(status: WaitStatus) -> Self {
+    fn from_status(status: WaitStatus) -> Self {
         let signal = || status.terminating_signal().map(|signal| 128 + signal);
         let code = status.exit_status().or_else(signal);
         Self {
-            code: code.map_or(KILLED, i32::cast_unsigned),
+            code: code.map_or(KILLED_EXIT_CODE, i32::cast_unsigned),
             at: time::now(),
         }
     }
 }
 
-/// The collector of ended children.
+/// Reaps exited children.
 #[derive(Debug, Default)]
-pub(crate) struct Reaper(Mutex<State>);
+pub(crate) struct Reaper(Mutex<ReaperState>);
 
 #[derive(Debug, Default)]
-struct State {
-    waiting: HashMap<u32, Waited>,
-    /// Ends of processes that nobody waits for yet. Kept while a birth is under way: one of them may be its child's.
+struct ReaperState {
+    expected: HashMap<u32, ExpectedExit>,
+    /// Exits of processes that nobody waits for yet. They are kept while a spawn is pending, as one
+    /// of them may be its child's.
     unclaimed: HashMap<u32, Exit>,
-    births: usize,
+    pending_spawns: usize,
 }
 
-/// The start of a process whose number is not known yet. Until it is dropped no end is forgotten.
+/// A process that is being started and whose PID is not known yet. No exit is forgotten until this
+/// is dropped.
 #[derive(Debug)]
-pub(crate) struct Birth(Arc<Reaper>);
+pub(crate) struct PendingSpawn(Arc<Reaper>);
 
-/// A child that runs.
+/// A running child.
 #[derive(Debug)]
 pub(crate) struct Child {
-    /// Its process number.
+    /// Its PID.
     pub(crate) pid: u32,
-    /// Its end.
-    pub(crate) exit: Waiter,
+    /// Its exit.
+    pub(crate) exit: ExitWaiter,
 }
 
 impl Child {
-    /// Ends it, unless it has ended: its number may be another's by then.
+    /// Kills it, unless it was reaped: its PID may belong to another process then.
     pub(crate) fn kill(&self) {
-        let runs = !self.exit.gone.now();
+        let runs = !self.exit.reaped.is_set();
         if let Some(pid) = Pid::from_raw(self.pid.cast_signed()).filter(|_| runs) {
-            // Already dying.
+            // It may be dying already.
             let _ = kill_process(pid, Signal::KILL);
         }
     }
 }
 
-/// The end of a process, to come.
+/// The future exit of a process.
 #[derive(Debug)]
-pub(crate) struct Waiter {
+pub(crate) struct ExitWaiter {
     exit: oneshot::Receiver<Exit>,
-    gone: Gone,
+    reaped: ReapedFlag,
 }
 
-/// Whether a process has been collected: from then on its number may be another's.
+/// Whether a process was reaped: from then on its PID may belong to another process.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Gone(Arc<AtomicBool>);
+pub(crate) struct ReapedFlag(Arc<AtomicBool>);
 
-impl Gone {
-    /// As of now. What follows in the same thread without an `await` can rely on it, as that thread collects.
-    pub(crate) fn now(&self) -> bool {
+impl ReapedFlag {
+    /// Returns whether it was reaped. The answer holds until the next `await` of the thread that
+    /// reaps.
+    pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 #[derive(Debug)]
-struct Waited {
+struct ExpectedExit {
     exit: oneshot::Sender<Exit>,
-    gone: Gone,
+    reaped: ReapedFlag,
 }
 
-impl Waiter {
-    /// Waits for it.
+impl ExitWaiter {
+    /// Waits for the exit.
     pub(crate) async fn wait(mut self) -> Exit {
-        self.ended().await
+        self.exited().await
     }
 
-    /// Waits for it, and can be given up. It is told once.
-    pub(crate) async fn ended(&mut self) -> Exit {
+    /// Waits for the exit, and can be cancelled. The exit is reported once.
+    pub(crate) async fn exited(&mut self) -> Exit {
         (&mut self.exit).await.unwrap_or_else(|_| Exit::unknown())
     }
 
-    /// Whether it is over, for those who do not wait.
-    pub(crate) fn gone(&self) -> Gone {
-        self.gone.clone()
+    /// Returns a flag for those who do not wait.
+    pub(crate) fn reaped(&self) -> ReapedFlag {
+        self.reaped.clone()
     }
 }
 
 impl Reaper {
-    /// Makes this process the parent of its descendants' orphans, and collects from now on. To be called within the runtime.
+    /// Makes this process the subreaper of its descendants and reaps from now on. Must be called
+    /// within the tokio runtime.
     ///
     /// # Errors
-    /// The kernel's refusal.
+    /// The kernel rejects it.
     pub(crate) fn start() -> io::Result<Arc<Self>> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let mut ended = signal(SignalKind::child())?;
+        let mut exits = signal(SignalKind::child())?;
         let reaper = Arc::new(Self::default());
-        let collector = Arc::clone(&reaper);
+        let this = Arc::clone(&reaper);
         tokio::spawn(async move {
-            while ended.recv().await.is_some() {
-                collector.collect();
+            while exits.recv().await.is_some() {
+                this.reap();
             }
         });
         Ok(reaper)
     }
 
-    /// Announces a process whose number will be known later.
-    pub(crate) fn birth(self: &Arc<Self>) -> Birth {
-        self.state().births += 1;
-        Birth(Arc::clone(self))
+    /// Announces a process whose PID will be known later.
+    pub(crate) fn pending_spawn(self: &Arc<Self>) -> PendingSpawn {
+        self.state().pending_spawns += 1;
+        PendingSpawn(Arc::clone(self))
     }
 
     /// Starts a child.
     ///
     /// # Errors
-    /// As of [`Command::spawn`].
+    /// That of [`Command::spawn`].
     pub(crate) fn spawn(self: &Arc<Self>, command: &mut Command) -> io::Result<Child> {
-        let birth = self.birth();
-        // Not waited for by its handle: the collector does it.
+        let pending = self.pending_spawn();
+        // The reaper waits for the child, and not its handle.
         let pid = command.spawn()?.id();
         Ok(Child {
             pid,
-            exit: birth.claim(pid),
+            exit: pending.claim(pid),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ReaperState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn collect(&self) {
+    fn reap(&self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            self.ended(pid.as_raw_nonzero().get().cast_unsigned(), Exit::of(status));
+            self.record_exit(
+                pid.as_raw_nonzero().get().cast_unsigned(),
+                Exit::from_status(status),
+            );
         }
     }
 
-    pub(crate) fn ended(&self, pid: u32, exit: Exit) {
+    /// Passes the exit of a reaped process on to whoever waits for it.
+    pub(crate) fn record_exit(&self, pid: u32, exit: Exit) {
         let mut state = self.state();
-        if let Some(waited) = state.waiting.remove(&pid) {
-            waited.gone.0.store(true, Ordering::Relaxed);
-            // Nobody may want to know any more.
+        if let Some(waited) = state.expected.remove(&pid) {
+            waited.reaped.0.store(true, Ordering::Relaxed);
+            // The receiver may be gone.
             let _ = waited.exit.send(exit);
-        } else if state.births > 0 {
+        } else if state.pending_spawns > 0 {
             state.unclaimed.insert(pid, exit);
         }
     }
 }
 
-impl Birth {
-    /// The process is `pid`: its end, also if that has come already.
-    pub(crate) fn claim(&self, pid: u32) -> Waiter {
+impl PendingSpawn {
+    /// Announces that the process has the PID `pid`, and returns its exit, which may have happened
+    /// already.
+    pub(crate) fn claim(&self, pid: u32) -> ExitWaiter {
         let (sender, exit) = oneshot::channel();
-        let gone = Gone::default();
+        let reaped = ReapedFlag::default();
         let mut state = self.0.state();
         if let Some(exit) = state.unclaimed.remove(&pid) {
-            gone.0.store(true, Ordering::Relaxed);
+            reaped.0.store(true, Ordering::Relaxed);
             drop(sender.send(exit));
         } else {
-            let waited = Waited {
+            let waited = ExpectedExit {
                 exit: sender,
-                gone: gone.clone(),
+                reaped: reaped.clone(),
             };
-            state.waiting.insert(pid, waited);
+            state.expected.insert(pid, waited);
         }
-        Waiter { exit, gone }
+        ExitWaiter { exit, reaped }
     }
 }
 
-impl Drop for Birth {
+impl Drop for PendingSpawn {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        state.births -= 1;
-        if state.births == 0 {
+        state.pending_spawns -= 1;
+        if state.pending_spawns == 0 {
             state.unclaimed = HashMap::new();
         }
     }
@@ -225,8 +235,8 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::zombie_processes, reason = "waited for by its number")]
-    fn statuses_become_the_codes_that_shells_show() {
+    #[allow(clippy::zombie_processes, reason = "waited for by PID")]
+    fn converts_statuses_to_the_exit_codes_of_shells() {
         for (script, code) in [
             ("exit 0", 0),
             ("exit 78", 78),
@@ -237,74 +247,77 @@ mod tests {
             let pid = rustix::process::Pid::from_child(&child);
             let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty());
             let (_, status) = ended.unwrap().unwrap();
-            assert_eq!(Exit::of(status).code, code, "{script}");
+            assert_eq!(Exit::from_status(status).code, code, "{script}");
         }
     }
 
     #[tokio::test]
-    async fn an_end_before_its_process_is_known_is_kept() {
+    async fn keeps_an_exit_that_comes_before_the_pid_is_known() {
         let reaper = Arc::new(Reaper::default());
-        let birth = reaper.birth();
-        reaper.ended(7, exit(3));
-        assert_eq!(birth.claim(7).wait().await, exit(3));
+        let pending = reaper.pending_spawn();
+        reaper.record_exit(7, exit(3));
+        assert_eq!(pending.claim(7).wait().await, exit(3));
     }
 
     #[tokio::test]
-    async fn an_end_after_its_process_is_known_arrives() {
+    async fn delivers_an_exit_that_comes_after_the_pid_is_known() {
         let reaper = Arc::new(Reaper::default());
-        let waiter = reaper.birth().claim(7);
-        reaper.ended(7, exit(0));
+        let waiter = reaper.pending_spawn().claim(7);
+        reaper.record_exit(7, exit(0));
         assert_eq!(waiter.wait().await, exit(0));
-        assert!(reaper.state().waiting.is_empty());
+        assert!(reaper.state().expected.is_empty());
     }
 
     #[test]
-    #[allow(clippy::zombie_processes, reason = "waited for by its number")]
-    fn only_a_child_that_has_not_ended_is_killed() {
+    #[allow(clippy::zombie_processes, reason = "waited for by PID")]
+    fn kills_a_child_only_until_it_is_reaped() {
         let reaper = Arc::new(Reaper::default());
         let spawned = Command::new("sleep").arg("60").spawn().unwrap();
         let pid = Pid::from_child(&spawned);
         let gone = Child {
             pid: spawned.id(),
-            exit: reaper.birth().claim(spawned.id()),
+            exit: reaper.pending_spawn().claim(spawned.id()),
         };
-        reaper.ended(spawned.id(), exit(0));
-        // The number is another's now, as far as this child is concerned.
+        reaper.record_exit(spawned.id(), exit(0));
+        // From the point of view of this child, the PID belongs to another process now.
         gone.kill();
         let state = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
         assert!(state.unwrap().is_none());
         let child = Child {
             pid: spawned.id(),
-            exit: reaper.birth().claim(spawned.id()),
+            exit: reaper.pending_spawn().claim(spawned.id()),
         };
         child.kill();
         let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty());
         let (_, status) = ended.unwrap().unwrap();
-        assert_eq!(Exit::of(status).code, KILLED);
+        assert_eq!(Exit::from_status(status).code, KILLED_EXIT_CODE);
     }
 
     #[test]
-    fn a_process_is_gone_as_soon_as_it_is_collected() {
+    fn sets_the_flag_as_soon_as_a_process_is_reaped() {
         let reaper = Arc::new(Reaper::default());
-        let waiter = reaper.birth().claim(7);
-        let gone = waiter.gone();
-        assert!(!gone.now());
-        // Nobody has waited for it yet.
-        reaper.ended(7, exit(0));
-        assert!(gone.now());
-        let birth = reaper.birth();
-        reaper.ended(8, exit(0));
-        assert!(birth.claim(8).gone().now(), "gone before it was known");
+        let waiter = reaper.pending_spawn().claim(7);
+        let reaped = waiter.reaped();
+        assert!(!reaped.is_set());
+        // Nobody has waited yet.
+        reaper.record_exit(7, exit(0));
+        assert!(reaped.is_set());
+        let pending = reaper.pending_spawn();
+        reaper.record_exit(8, exit(0));
+        assert!(
+            pending.claim(8).reaped().is_set(),
+            "reaped before the PID was known"
+        );
     }
 
     #[tokio::test]
-    async fn ends_of_strangers_are_forgotten() {
+    async fn forgets_exits_of_unknown_processes() {
         let reaper = Arc::new(Reaper::default());
-        let birth = reaper.birth();
-        reaper.ended(8, exit(0));
-        drop(birth);
+        let pending = reaper.pending_spawn();
+        reaper.record_exit(8, exit(0));
+        drop(pending);
         assert!(reaper.state().unclaimed.is_empty());
-        reaper.ended(9, exit(0));
+        reaper.record_exit(9, exit(0));
         assert!(reaper.state().unclaimed.is_empty());
     }
 }

@@ -1,6 +1,9 @@
-//! Work that may wait for a disk, on threads of its own. tokio's own pool panics where the host gives it no thread, and a panic
-//! would end the whole shim, with all containers of a pod.
+//! Threads for work that may wait for a disk.
+//!
+//! tokio's own pool panics where the host provides no thread, and a panic would end the whole shim
+//! with all containers of a pod.
 
+use std::fmt::Display;
 use std::io;
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
@@ -8,28 +11,30 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::{Error, Result};
 
-/// How many there may be at once; more work waits.
-static FREE: Semaphore = Semaphore::const_new(4);
+/// Limits how many threads run at once; further work waits.
+static FREE_THREADS: Semaphore = Semaphore::const_new(4);
 
-/// What one needs of a stack, in bytes.
-const STACK: usize = 256 * 1024;
+/// The stack size of one thread, in bytes.
+const STACK_SIZE: usize = 256 * 1024;
 
-/// Runs `work` beside everything else, to its end even if nobody waits for it any more.
+/// Runs `work` on a thread of its own, to its end even if nobody waits for the result any more.
 ///
 /// # Errors
-/// As of `work`; the host has no process left for a thread.
-pub(crate) async fn beside<T: Send + 'static>(
+/// That of `work`; the host has no process left for a thread.
+pub(crate) async fn spawn_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let stopped = || Error::Other("the thread of an operation stopped".to_owned());
-    let place = FREE.acquire().await.map_err(|_| stopped())?;
+    let stopped = || Error::unknown("the thread of an operation stopped");
+    let permit = FREE_THREADS.acquire().await.map_err(|_| stopped())?;
     let (sender, result) = oneshot::channel();
     let run = move || {
-        // Nobody may want to know any more.
+        // The receiver may be gone.
         let _ = sender.send(work());
-        drop(place);
+        drop(permit);
     };
-    named().spawn(run).map_err(|error| none(&error))?;
+    builder()
+        .spawn(run)
+        .map_err(|error| spawn_error("start a thread", error))?;
     result.await.unwrap_or_else(|_| Err(stopped()))
 }
 
@@ -37,72 +42,79 @@ pub(crate) async fn beside<T: Send + 'static>(
 ///
 /// # Errors
 /// The host has no process left for it.
-pub(crate) fn within<'scope, T: Send + 'scope>(
+pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>> {
-    named()
+    builder()
         .spawn_scoped(scope, work)
-        .map_err(|error| none(&error))
+        .map_err(|error| spawn_error("start a thread", error))
 }
 
-fn named() -> Builder {
-    Builder::new().name("wws-work".to_owned()).stack_size(STACK)
+fn builder() -> Builder {
+    Builder::new()
+        .name("wws-work".to_owned())
+        .stack_size(STACK_SIZE)
 }
 
-fn none(error: &io::Error) -> Error {
-    Error::Other(format!("start a thread: {}", explain(error)))
-}
-
-/// An error of starting a thread or a process; what it says by itself (`Resource temporarily unavailable`) helps nobody.
-pub(crate) fn explain(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EAGAIN) => format!(
-            "the host is out of processes: {error}; see `pids.max` of the shim's control group, and `kernel.pid_max`"
-        ),
-        Some(libc::ENOMEM) => format!("the host is out of memory: {error}"),
-        _ => error.to_string(),
-    }
+/// Explains why a thread or process could not be started. The kernel's own text (`Resource
+/// temporarily unavailable`) does not name the resource.
+pub(crate) fn spawn_error(context: impl Display, error: io::Error) -> Error {
+    let explanation = match error.raw_os_error() {
+        Some(libc::EAGAIN) => {
+            "the host is out of processes (see `pids.max` of the shim's cgroup, and \
+             `kernel.pid_max`)"
+        }
+        Some(libc::ENOMEM) => "the host is out of memory",
+        _ => return Error::io(context, error),
+    };
+    Error::io(explanation, error).context(context)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::error::ErrorCode;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     #[tokio::test]
-    async fn work_is_done_and_its_error_told() {
-        assert_eq!(beside(|| Ok(7)).await, Ok(7));
-        let error = Error::NotFound("x".to_owned());
-        let failed = error.clone();
-        assert_eq!(beside(move || Err::<(), _>(failed)).await, Err(error));
+    async fn returns_the_result_of_the_work() {
+        assert_eq!(spawn_blocking(|| Ok(7)).await.unwrap(), 7);
+        let failed = spawn_blocking(|| Err::<(), _>(Error::not_found("x"))).await;
+        assert_eq!(failed.unwrap_err().code(), ErrorCode::NotFound);
     }
 
     #[tokio::test]
-    async fn no_more_threads_than_a_few_run_at_once() {
-        static NOW: AtomicUsize = AtomicUsize::new(0);
-        let one = || {
+    async fn limits_the_threads_that_run_at_once() {
+        static RUNNING: AtomicUsize = AtomicUsize::new(0);
+        let spawn = || {
             let work = || {
-                let others = NOW.fetch_add(1, Ordering::SeqCst);
+                let others = RUNNING.fetch_add(1, Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(5));
-                NOW.fetch_sub(1, Ordering::SeqCst);
+                RUNNING.fetch_sub(1, Ordering::SeqCst);
                 Ok(others)
             };
-            tokio::spawn(beside(work))
+            tokio::spawn(spawn_blocking(work))
         };
-        let all: Vec<_> = (0..20).map(|_| one()).collect();
+        let all: Vec<_> = (0..20).map(|_| spawn()).collect();
         for work in all {
             assert!(work.await.unwrap().unwrap() < 4);
         }
     }
 
     #[test]
-    fn a_host_without_processes_is_called_so() {
-        let text = explain(&io::Error::from_raw_os_error(libc::EAGAIN));
-        assert!(text.starts_with("the host is out of processes: "), "{text}");
-        let text = explain(&io::Error::from_raw_os_error(libc::ENOENT));
-        assert!(!text.contains("out of"), "{text}");
+    fn names_the_resource_that_the_host_lacks() {
+        let text = |code| {
+            let error = spawn_error("start x", io::Error::from_raw_os_error(code));
+            format!("{error:#}")
+        };
+        let processes = text(libc::EAGAIN);
+        assert!(
+            processes.starts_with("start x: the host is out of processes"),
+            "{processes}"
+        );
+        assert!(!text(libc::ENOENT).contains("out of"));
     }
 }

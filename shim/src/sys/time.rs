@@ -1,4 +1,4 @@
-//! Points in time, as protobuf writes them.
+//! Timestamps of protobuf.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,9 +6,9 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
 const SECONDS_A_DAY: i64 = 86_400;
 
-/// The time now.
+/// Returns the current time.
 pub(crate) fn now() -> Timestamp {
-    // A clock before 1970 is as good as unset.
+    // A clock before 1970 counts as not set.
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -19,7 +19,7 @@ pub(crate) fn now() -> Timestamp {
     }
 }
 
-/// `2026-11-23T20:15:00.123456789Z` (RFC 3339).
+/// Formats a timestamp as `2026-11-23T20:15:00.123456789Z` (RFC 3339).
 pub(crate) fn rfc3339(time: &Timestamp) -> String {
     let (year, month, day) = date(time.seconds.div_euclid(SECONDS_A_DAY));
     let second = time.seconds.rem_euclid(SECONDS_A_DAY);
@@ -32,9 +32,10 @@ pub(crate) fn rfc3339(time: &Timestamp) -> String {
     )
 }
 
-/// The day of the Gregorian calendar, by days since 1970-01-01.
+/// Returns year, month and day of the Gregorian calendar from the days since 1970-01-01.
 fn date(days: i64) -> (i64, i64, i64) {
-    // Years begin in March here, so that the leap day is a year's last. 719468 days lie between 0000-03-01 and 1970-01-01.
+    // Years begin in March here, so that the leap day is the last day of a year. 719468 days
+    // lie between 0000-03-01 and 1970-01-01.
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let day_of_era = days.rem_euclid(146_097);
@@ -65,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn formats_dates_of_the_gregorian_calendar() {
         assert_eq!(text(0), "1970-01-01T00:00:00.000000005Z");
         assert_eq!(text(951_782_399), "2000-02-28T23:59:59.000000005Z");
         assert_eq!(text(951_782_400), "2000-02-29T00:00:00.000000005Z");

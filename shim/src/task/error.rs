@@ -1,24 +1,28 @@
-//! How containerd is told of an error.
+//! Errors as containerd receives them.
 
 use containerd_shim_protos::ttrpc::{self, Code};
 
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 
 impl From<Error> for ttrpc::Error {
     fn from(error: Error) -> Self {
-        Self::RpcStatus(ttrpc::get_status(code(&error), error))
+        Self::RpcStatus(ttrpc::get_status(
+            status_code(error.code()),
+            format!("{error:#}"),
+        ))
     }
 }
 
-/// The status code of the wire (the numbers of gRPC; containerd's errdefs are made from them).
-fn code(error: &Error) -> Code {
-    match error {
-        Error::NotFound(_) => Code::NOT_FOUND,
-        Error::AlreadyExists(_) => Code::ALREADY_EXISTS,
-        Error::FailedPrecondition(_) => Code::FAILED_PRECONDITION,
-        Error::InvalidArgument(_) => Code::INVALID_ARGUMENT,
-        Error::Unimplemented(_) => Code::UNIMPLEMENTED,
-        Error::NoRuntime(_) | Error::Unexplained(_) | Error::Other(_) => Code::UNKNOWN,
+/// Returns the status code of the protocol: a number of gRPC, from which containerd makes its own
+/// errors.
+fn status_code(code: ErrorCode) -> Code {
+    match code {
+        ErrorCode::NotFound => Code::NOT_FOUND,
+        ErrorCode::AlreadyExists => Code::ALREADY_EXISTS,
+        ErrorCode::FailedPrecondition => Code::FAILED_PRECONDITION,
+        ErrorCode::InvalidArgument => Code::INVALID_ARGUMENT,
+        ErrorCode::Unimplemented => Code::UNIMPLEMENTED,
+        ErrorCode::RuntimeMissing | ErrorCode::RuntimeSilent | ErrorCode::Unknown => Code::UNKNOWN,
     }
 }
 
@@ -27,8 +31,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containerd_sees_the_code_and_the_plain_text() {
-        let error = Error::NotFound("no container c1".to_owned()).context("exec e1");
+    fn containerd_receives_the_code_and_the_chain() {
+        let error = Error::not_found("no container c1").context("exec e1");
         let ttrpc::Error::RpcStatus(status) = error.into() else {
             unreachable!("an error becomes a status")
         };

@@ -1,4 +1,4 @@
-//! containerd's task service: what it asks of a shim, in terms of containers.
+//! containerd's task service: turns its requests into operations on containers.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -17,54 +17,54 @@ use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use tokio::sync::Notify;
 
-use crate::container::{Container, Shared};
-use crate::containerd::identifier::identifier;
+use crate::container::{Container, ShimContext, create};
+use crate::containerd::identifier::check_identifier;
 use crate::error::{Error, Result};
-use crate::stdio::config::Wanted;
+use crate::stdio::config::StdioConfig;
 use crate::sys::log;
 
-/// The service. Clones are of the same.
+/// The task service. Clones share their state.
 #[derive(Debug, Clone)]
-pub(crate) struct Service(Arc<Inner>);
+pub(crate) struct Service(Arc<ServiceState>);
 
 #[derive(Debug)]
-struct Inner {
-    shared: Arc<Shared>,
-    /// `None` is one that is being made.
+struct ServiceState {
+    context: Arc<ShimContext>,
+    /// `None` reserves the identifier of a container that is being created.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
-    over: Notify,
-    used: AtomicBool,
+    shutdown: Notify,
+    was_used: AtomicBool,
 }
 
 impl Service {
-    /// One without containers.
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self(Arc::new(Inner {
-            shared,
+    /// Creates a service without containers.
+    pub(crate) fn new(context: Arc<ShimContext>) -> Self {
+        Self(Arc::new(ServiceState {
+            context,
             containers: Mutex::default(),
-            over: Notify::new(),
-            used: AtomicBool::new(false),
+            shutdown: Notify::new(),
+            was_used: AtomicBool::new(false),
         }))
     }
 
-    /// Waits until containerd has no more use for this shim.
-    pub(crate) async fn over(&self) {
-        self.0.over.notified().await;
+    /// Waits until containerd does not need this shim any more.
+    pub(crate) async fn wait_for_shutdown(&self) {
+        self.0.shutdown.notified().await;
     }
 
-    /// Whether containerd has asked for a container.
+    /// Returns whether containerd has asked for a container.
     pub(crate) fn was_used(&self) -> bool {
-        self.0.used.load(Ordering::Relaxed)
+        self.0.was_used.load(Ordering::Relaxed)
     }
 
-    /// Writes the state of all containers to the log.
+    /// Logs the state of all containers.
     pub(crate) fn report(&self) {
         let containers = self.containers();
         log::info!(
             "shim {}: {} containers, {} events wait for containerd",
             std::process::id(),
             containers.len(),
-            self.shared().events.waiting()
+            self.context().events.waiting()
         );
         for (id, container) in &*containers {
             match container {
@@ -79,29 +79,28 @@ impl Service {
         containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        &self.0.shared
+    fn context(&self) -> &Arc<ShimContext> {
+        &self.0.context
     }
 
     fn container(&self, id: &str) -> Result<Arc<Container>> {
         let found = self.containers().get(id).cloned().flatten();
-        found.ok_or_else(|| Error::NotFound(format!("this shim has no container {id}")))
+        found.ok_or_else(|| Error::not_found(format!("this shim has no container {id}")))
     }
 
     async fn create(self, request: api::CreateTaskRequest) -> Result<api::CreateTaskResponse> {
-        self.0.used.store(true, Ordering::Relaxed);
+        self.0.was_used.store(true, Ordering::Relaxed);
         let id = request.id.clone();
-        identifier("the container's name", &id)?;
         {
             let mut containers = self.containers();
             if containers.contains_key(&id) {
-                return Err(Error::AlreadyExists(format!(
-                    "container {id} is there already"
+                return Err(Error::already_exists(format!(
+                    "container {id} already exists"
                 )));
             }
             containers.insert(id.clone(), None);
         }
-        let place = Place {
+        let reservation = ContainerReservation {
             service: &self,
             id: &id,
         };
@@ -118,21 +117,21 @@ impl Service {
             }),
             ..TaskCreate::default()
         };
-        let announce = |pid: u32| {
+        let on_created = |pid: u32| {
             event.pid = pid;
-            self.shared().events.send(&event);
+            self.context().events.send(&event);
         };
-        match Container::create(Arc::clone(self.shared()), request, announce).await {
+        match create::create(Arc::clone(self.context()), request, on_created).await {
             Ok(container) => {
                 let pid = container.init.pid();
-                place.take(container);
+                reservation.fill(container);
                 Ok(api::CreateTaskResponse {
                     pid,
                     ..Default::default()
                 })
             }
             Err(error) => {
-                log::error!("create {id}: {error}");
+                log::error!("create {id}: {error:#}");
                 Err(error)
             }
         }
@@ -140,19 +139,19 @@ impl Service {
 
     async fn start(self, request: api::StartRequest) -> Result<api::StartResponse> {
         let container = self.container(&request.id)?;
-        let events = &self.shared().events;
+        let events = &self.context().events;
         let container_id = request.id.clone();
         let pid = if request.exec_id.is_empty() {
-            let started = |pid| {
+            let on_started = |pid| {
                 events.send(&TaskStart {
                     container_id,
                     pid,
                     ..TaskStart::default()
                 });
             };
-            container.start(started).await?
+            container.start(on_started).await?
         } else {
-            let started = |pid| {
+            let on_started = |pid| {
                 events.send(&TaskExecStarted {
                     container_id,
                     exec_id: request.exec_id.clone(),
@@ -160,7 +159,7 @@ impl Service {
                     ..TaskExecStarted::default()
                 });
             };
-            container.start_exec(&request.exec_id, started).await?
+            container.start_exec(&request.exec_id, on_started).await?
         };
         Ok(api::StartResponse {
             pid,
@@ -173,7 +172,7 @@ impl Service {
         let (pid, exit) = if request.exec_id.is_empty() {
             let (pid, exit) = container.delete().await?;
             self.containers().remove(&request.id);
-            self.shared().events.send(&TaskDelete {
+            self.context().events.send(&TaskDelete {
                 container_id: request.id,
                 pid,
                 exit_status: exit.code,
@@ -194,15 +193,15 @@ impl Service {
 
     async fn exec(self, request: api::ExecProcessRequest) -> Result<api::Empty> {
         let container = self.container(&request.id)?;
-        identifier("the process's name", &request.exec_id)?;
-        let wanted = Wanted {
+        check_identifier("the exec ID", &request.exec_id)?;
+        let stdio = StdioConfig {
             stdin: request.stdin,
             stdout: request.stdout,
             stderr: request.stderr,
             terminal: request.terminal,
         };
-        container.add(&request.exec_id, wanted, &request.spec)?;
-        self.shared().events.send(&TaskExecAdded {
+        container.add_exec(&request.exec_id, stdio, &request.spec)?;
+        self.context().events.send(&TaskExecAdded {
             container_id: request.id,
             exec_id: request.exec_id,
             ..TaskExecAdded::default()
@@ -212,7 +211,7 @@ impl Service {
 
     async fn pause(self, request: api::PauseRequest) -> Result<api::Empty> {
         self.container(&request.id)?.pause().await?;
-        self.shared().events.send(&TaskPaused {
+        self.context().events.send(&TaskPaused {
             container_id: request.id,
             ..TaskPaused::default()
         });
@@ -221,7 +220,7 @@ impl Service {
 
     async fn resume(self, request: api::ResumeRequest) -> Result<api::Empty> {
         self.container(&request.id)?.resume().await?;
-        self.shared().events.send(&TaskResumed {
+        self.context().events.send(&TaskResumed {
             container_id: request.id,
             ..TaskResumed::default()
         });
@@ -272,20 +271,21 @@ impl Service {
     }
 }
 
-/// The place of a container that is being made. Free again, unless it is taken.
-struct Place<'a> {
+/// Reserves the identifier of a container that is being created. Dropped, it frees the identifier.
+struct ContainerReservation<'a> {
     service: &'a Service,
     id: &'a str,
 }
 
-impl Place<'_> {
-    fn take(self, container: Arc<Container>) {
+impl ContainerReservation<'_> {
+    /// Replaces the reservation by the container.
+    fn fill(self, container: Arc<Container>) {
         let mut containers = self.service.containers();
         containers.insert(self.id.to_owned(), Some(container));
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for ContainerReservation<'_> {
     fn drop(&mut self) {
         let mut containers = self.service.containers();
         if let Some(None) = containers.get(self.id) {
@@ -294,12 +294,14 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Goes through with `work` also when the one who asked for it goes away or loses patience midway: half a container is none.
-async fn whole<T: Send + 'static>(
+/// Runs `work` to its end even if the client disconnects or cancels the request, so that no
+/// container is left half created or half deleted.
+async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> ttrpc::Result<T> {
     let done = tokio::spawn(work).await;
-    let result = done.unwrap_or_else(|error| Err(Error::Other(error.to_string())));
+    let result = done
+        .unwrap_or_else(|error| Err(Error::unknown("the operation panicked").with_source(error)));
     Ok(result?)
 }
 
@@ -318,7 +320,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::CreateTaskRequest,
     ) -> ttrpc::Result<api::CreateTaskResponse> {
-        whole(Self::create(self.clone(), request)).await
+        run_to_completion(Self::create(self.clone(), request)).await
     }
 
     async fn start(
@@ -326,7 +328,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::StartRequest,
     ) -> ttrpc::Result<api::StartResponse> {
-        whole(Self::start(self.clone(), request)).await
+        run_to_completion(Self::start(self.clone(), request)).await
     }
 
     async fn delete(
@@ -334,7 +336,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::DeleteRequest,
     ) -> ttrpc::Result<api::DeleteResponse> {
-        whole(Self::delete(self.clone(), request)).await
+        run_to_completion(Self::delete(self.clone(), request)).await
     }
 
     async fn pids(
@@ -354,7 +356,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::PauseRequest,
     ) -> ttrpc::Result<api::Empty> {
-        whole(Self::pause(self.clone(), request)).await
+        run_to_completion(Self::pause(self.clone(), request)).await
     }
 
     async fn resume(
@@ -362,7 +364,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::ResumeRequest,
     ) -> ttrpc::Result<api::Empty> {
-        whole(Self::resume(self.clone(), request)).await
+        run_to_completion(Self::resume(self.clone(), request)).await
     }
 
     async fn checkpoint(
@@ -370,14 +372,15 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::CheckpointTaskRequest,
     ) -> ttrpc::Result<api::Empty> {
-        Err(Error::Unimplemented(format!(
-            "container {}: checkpoints are not made by this runtime; workers keep no state between requests",
+        Err(Error::unimplemented(format!(
+            "container {}: this runtime does not support checkpoints; workers keep no \
+             state between requests",
             request.id
         )))?
     }
 
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> ttrpc::Result<api::Empty> {
-        whole(Self::kill(self.clone(), request)).await
+        run_to_completion(Self::kill(self.clone(), request)).await
     }
 
     async fn exec(
@@ -385,7 +388,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::ExecProcessRequest,
     ) -> ttrpc::Result<api::Empty> {
-        whole(Self::exec(self.clone(), request)).await
+        run_to_completion(Self::exec(self.clone(), request)).await
     }
 
     async fn resize_pty(
@@ -411,7 +414,7 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::UpdateTaskRequest,
     ) -> ttrpc::Result<api::Empty> {
-        whole(Self::update(self.clone(), request)).await
+        run_to_completion(Self::update(self.clone(), request)).await
     }
 
     async fn wait(
@@ -459,9 +462,9 @@ impl Task for Service {
         _: &TtrpcContext,
         request: api::ShutdownRequest,
     ) -> ttrpc::Result<api::Empty> {
-        // A pod's shim goes with its last container.
+        // The shim of a pod stops with the last container.
         if request.now || self.containers().is_empty() {
-            self.0.over.notify_one();
+            self.0.shutdown.notify_one();
         }
         Ok(api::Empty::default())
     }

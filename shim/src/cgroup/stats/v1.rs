@@ -1,4 +1,4 @@
-//! Version 1 of control groups: `io.containerd.cgroups.v1.Metrics`.
+//! Statistics of cgroup v1: `io.containerd.cgroups.v1.Metrics`.
 
 use std::path::Path;
 
@@ -11,23 +11,24 @@ use containerd_shim_protos::protobuf::MessageField;
 use super::files::{Table, huge_page_sizes, number, text};
 use crate::cgroup::Cgroup;
 
-/// `cpuacct.stat` counts in these, on every Linux since long.
+/// The unit of `cpuacct.stat` (USER_HZ), which is the same on all architectures of this shim.
 const TICKS_A_SECOND: u64 = 100;
 
+/// Reads the statistics of a cgroup.
 pub(super) fn read(cgroup: &Cgroup) -> Metrics {
     let mut metrics = Metrics::default();
-    if let Some(folder) = cgroup.controller("pids") {
-        metrics.pids = MessageField::some(pids(folder));
+    if let Some(directory) = cgroup.controller("pids") {
+        metrics.pids = MessageField::some(pids(directory));
     }
-    if let Some(folder) = cgroup.controller("cpuacct") {
-        metrics.cpu.mut_or_insert_default().usage = MessageField::some(cpu_usage(folder));
+    if let Some(directory) = cgroup.controller("cpuacct") {
+        metrics.cpu.mut_or_insert_default().usage = MessageField::some(cpu_usage(directory));
     }
-    if let Some(folder) = cgroup.controller("cpu") {
-        metrics.cpu.mut_or_insert_default().throttling = MessageField::some(throttling(folder));
+    if let Some(directory) = cgroup.controller("cpu") {
+        metrics.cpu.mut_or_insert_default().throttling = MessageField::some(throttling(directory));
     }
-    if let Some(folder) = cgroup.controller("memory") {
-        metrics.memory = MessageField::some(memory(folder));
-        let control = Table::read(folder, "memory.oom_control");
+    if let Some(directory) = cgroup.controller("memory") {
+        metrics.memory = MessageField::some(memory(directory));
+        let control = Table::read(directory, "memory.oom_control");
         metrics.memory_oom_control = MessageField::some(MemoryOomControl {
             oom_kill_disable: control.get("oom_kill_disable"),
             under_oom: control.get("under_oom"),
@@ -35,20 +36,20 @@ pub(super) fn read(cgroup: &Cgroup) -> Metrics {
             ..MemoryOomControl::default()
         });
     }
-    if let Some(folder) = cgroup.controller("blkio") {
-        metrics.blkio = MessageField::some(block_io(folder));
+    if let Some(directory) = cgroup.controller("blkio") {
+        metrics.blkio = MessageField::some(block_io(directory));
     }
-    if let Some(folder) = cgroup.controller("hugetlb") {
-        metrics.hugetlb = huge_pages(folder);
+    if let Some(directory) = cgroup.controller("hugetlb") {
+        metrics.hugetlb = huge_pages(directory);
     }
     metrics
 }
 
-fn pids(folder: &Path) -> PidsStat {
+fn pids(directory: &Path) -> PidsStat {
     PidsStat {
-        current: number(folder, "pids.current"),
-        // Without a limit it is 0 here.
-        limit: match number(folder, "pids.max") {
+        current: number(directory, "pids.current"),
+        // 0 stands for no limit.
+        limit: match number(directory, "pids.max") {
             u64::MAX => 0,
             limit => limit,
         },
@@ -56,12 +57,12 @@ fn pids(folder: &Path) -> PidsStat {
     }
 }
 
-fn cpu_usage(folder: &Path) -> CPUUsage {
+fn cpu_usage(directory: &Path) -> CPUUsage {
     const TICK: u64 = 1_000_000_000 / TICKS_A_SECOND;
-    let stat = Table::read(folder, "cpuacct.stat");
-    let per_cpu = text(folder, "cpuacct.usage_percpu");
+    let stat = Table::read(directory, "cpuacct.stat");
+    let per_cpu = text(directory, "cpuacct.usage_percpu");
     CPUUsage {
-        total: number(folder, "cpuacct.usage"),
+        total: number(directory, "cpuacct.usage"),
         kernel: stat.get("system").saturating_mul(TICK),
         user: stat.get("user").saturating_mul(TICK),
         per_cpu: per_cpu
@@ -72,8 +73,8 @@ fn cpu_usage(folder: &Path) -> CPUUsage {
     }
 }
 
-fn throttling(folder: &Path) -> Throttle {
-    let stat = Table::read(folder, "cpu.stat");
+fn throttling(directory: &Path) -> Throttle {
+    let stat = Table::read(directory, "cpu.stat");
     Throttle {
         periods: stat.get("nr_periods"),
         throttled_periods: stat.get("nr_throttled"),
@@ -82,10 +83,10 @@ fn throttling(folder: &Path) -> Throttle {
     }
 }
 
-fn memory(folder: &Path) -> MemoryStat {
-    let stat = Table::read(folder, "memory.stat");
+fn memory(directory: &Path) -> MemoryStat {
+    let stat = Table::read(directory, "memory.stat");
     let entry = |name: &str| {
-        let file = |value: &str| number(folder, &format!("memory.{name}{value}"));
+        let file = |value: &str| number(directory, &format!("memory.{name}{value}"));
         MessageField::some(MemoryEntry {
             limit: file("limit_in_bytes"),
             usage: file("usage_in_bytes"),
@@ -135,15 +136,16 @@ fn memory(folder: &Path) -> MemoryStat {
     }
 }
 
-fn block_io(folder: &Path) -> BlkIOStat {
-    // The throttling layer counts with every scheduler; the others' files are there with theirs alone.
+fn block_io(directory: &Path) -> BlkIOStat {
+    // The throttling layer counts with every scheduler; the other files exist with their own
+    // scheduler only.
     let entries = |name: &str| {
         let files = [
             format!("blkio.throttle.{name}_recursive"),
             format!("blkio.bfq.{name}_recursive"),
             format!("blkio.{name}_recursive"),
         ];
-        let texts = files.iter().map(|file| text(folder, file));
+        let texts = files.iter().map(|file| text(directory, file));
         let found = texts.map(|text| block_entries(&text));
         found
             .into_iter()
@@ -163,7 +165,7 @@ fn block_io(folder: &Path) -> BlkIOStat {
     }
 }
 
-/// Lines `8:0 Read 4096`, or `8:0 4096`; a line `Total` is left out.
+/// Parses lines `8:0 Read 4096` and `8:0 4096`; a line `Total` is skipped.
 fn block_entries(text: &str) -> Vec<BlkIOEntry> {
     let entry = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -184,9 +186,9 @@ fn block_entries(text: &str) -> Vec<BlkIOEntry> {
     text.lines().filter_map(entry).collect()
 }
 
-fn huge_pages(folder: &Path) -> Vec<HugetlbStat> {
+fn huge_pages(directory: &Path) -> Vec<HugetlbStat> {
     let stat = |size: String| {
-        let file = |value: &str| number(folder, &format!("hugetlb.{size}.{value}"));
+        let file = |value: &str| number(directory, &format!("hugetlb.{size}.{value}"));
         HugetlbStat {
             usage: file("usage_in_bytes"),
             max: file("max_usage_in_bytes"),
@@ -195,7 +197,7 @@ fn huge_pages(folder: &Path) -> Vec<HugetlbStat> {
             ..HugetlbStat::default()
         }
     };
-    let sizes = huge_page_sizes(folder, "usage_in_bytes");
+    let sizes = huge_page_sizes(directory, "usage_in_bytes");
     sizes.into_iter().map(stat).collect()
 }
 
@@ -203,11 +205,12 @@ fn huge_pages(folder: &Path) -> Vec<HugetlbStat> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
     use std::fs;
 
     #[test]
-    fn what_docker_shows_is_read() {
-        let folder = tempfile::tempdir().unwrap();
+    fn reads_what_docker_shows() {
+        let directory = tempfile::tempdir().unwrap();
         for (file, content) in [
             ("pids.current", "3\n"),
             ("pids.max", "max\n"),
@@ -235,11 +238,11 @@ mod tests {
             ),
             ("hugetlb.2MB.usage_in_bytes", "0\n"),
         ] {
-            fs::write(folder.path().join(file), content).unwrap();
+            fs::write(directory.path().join(file), content).unwrap();
         }
         let all = ["pids", "cpu", "cpuacct", "memory", "blkio", "hugetlb"];
         let metrics = read(&Cgroup::V1(
-            all.map(|name| (name.to_owned(), folder.path().to_path_buf()))
+            all.map(|name| (name.to_owned(), directory.path().to_path_buf()))
                 .to_vec(),
         ));
         assert_eq!((metrics.pids.current, metrics.pids.limit), (3, 0));
@@ -263,8 +266,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_left_out() {
+    fn leaves_out_missing_controllers() {
         let metrics = read(&Cgroup::V1(Vec::new()));
         assert_eq!(metrics, Metrics::default());
+    }
+
+    proptest! {
+        #[test]
+        fn parses_any_text(text in any::<String>(), lines in "([a-zA-Z0-9: ]{0,30}\n){0,5}") {
+            block_entries(&text);
+            block_entries(&lines);
+        }
+
+        #[test]
+        fn parses_what_the_kernel_writes(
+            device in any::<(u64, u64)>(),
+            op in "Read|Write|Sync|Async",
+            value in any::<u64>(),
+        ) {
+            let text = format!("{}:{} {op} {value}\nTotal {value}\n", device.0, device.1);
+            let entries = block_entries(&text);
+            let [entry] = &entries[..] else { return Err(TestCaseError::fail("one line")) };
+            prop_assert_eq!((entry.major, entry.minor), device);
+            prop_assert_eq!((&entry.op, entry.value), (&op, value));
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Version 2 of control groups: `io.containerd.cgroups.v2.Metrics`.
+//! Statistics of cgroup v2: `io.containerd.cgroups.v2.Metrics`.
 
 use std::path::Path;
 
@@ -10,28 +10,29 @@ use containerd_shim_protos::protobuf::MessageField;
 
 use super::files::{Table, huge_page_sizes, number, text};
 
-pub(super) fn read(folder: &Path) -> Metrics {
+/// Reads the statistics of a cgroup.
+pub(super) fn read(directory: &Path) -> Metrics {
     Metrics {
         pids: MessageField::some(PidsStat {
-            current: number(folder, "pids.current"),
-            limit: number(folder, "pids.max"),
+            current: number(directory, "pids.current"),
+            limit: number(directory, "pids.max"),
             ..PidsStat::default()
         }),
-        cpu: MessageField::some(cpu(folder)),
-        memory: MessageField::some(memory(folder)),
+        cpu: MessageField::some(cpu(directory)),
+        memory: MessageField::some(memory(directory)),
         io: MessageField::some(IOStat {
-            usage: io(&text(folder, "io.stat")),
-            psi: pressure(folder, "io.pressure"),
+            usage: parse_io(&text(directory, "io.stat")),
+            psi: pressure(directory, "io.pressure"),
             ..IOStat::default()
         }),
-        hugetlb: huge_pages(folder),
-        memory_events: MessageField::some(events(folder)),
+        hugetlb: huge_pages(directory),
+        memory_events: MessageField::some(events(directory)),
         ..Metrics::default()
     }
 }
 
-fn cpu(folder: &Path) -> CPUStat {
-    let stat = Table::read(folder, "cpu.stat");
+fn cpu(directory: &Path) -> CPUStat {
+    let stat = Table::read(directory, "cpu.stat");
     CPUStat {
         usage_usec: stat.get("usage_usec"),
         user_usec: stat.get("user_usec"),
@@ -41,13 +42,13 @@ fn cpu(folder: &Path) -> CPUStat {
         throttled_usec: stat.get("throttled_usec"),
         nr_bursts: stat.get("nr_bursts"),
         burst_usec: stat.get("burst_usec"),
-        psi: pressure(folder, "cpu.pressure"),
+        psi: pressure(directory, "cpu.pressure"),
         ..CPUStat::default()
     }
 }
 
-fn memory(folder: &Path) -> MemoryStat {
-    let stat = Table::read(folder, "memory.stat");
+fn memory(directory: &Path) -> MemoryStat {
+    let stat = Table::read(directory, "memory.stat");
     MemoryStat {
         anon: stat.get("anon"),
         file: stat.get("file"),
@@ -68,13 +69,17 @@ fn memory(folder: &Path) -> MemoryStat {
         slab_unreclaimable: stat.get("slab_unreclaimable"),
         pgfault: stat.get("pgfault"),
         pgmajfault: stat.get("pgmajfault"),
-        // Split in two since Linux 5.9.
-        workingset_refault: stat.get("workingset_refault")
-            + stat.get("workingset_refault_anon")
-            + stat.get("workingset_refault_file"),
-        workingset_activate: stat.get("workingset_activate")
-            + stat.get("workingset_activate_anon")
-            + stat.get("workingset_activate_file"),
+        // Split into two counters since Linux 5.9.
+        workingset_refault: stat.sum([
+            "workingset_refault",
+            "workingset_refault_anon",
+            "workingset_refault_file",
+        ]),
+        workingset_activate: stat.sum([
+            "workingset_activate",
+            "workingset_activate_anon",
+            "workingset_activate_file",
+        ]),
         workingset_nodereclaim: stat.get("workingset_nodereclaim"),
         pgrefill: stat.get("pgrefill"),
         pgscan: stat.get("pgscan"),
@@ -85,19 +90,19 @@ fn memory(folder: &Path) -> MemoryStat {
         pglazyfreed: stat.get("pglazyfreed"),
         thp_fault_alloc: stat.get("thp_fault_alloc"),
         thp_collapse_alloc: stat.get("thp_collapse_alloc"),
-        usage: number(folder, "memory.current"),
-        usage_limit: number(folder, "memory.max"),
-        swap_usage: number(folder, "memory.swap.current"),
-        swap_limit: number(folder, "memory.swap.max"),
-        max_usage: number(folder, "memory.peak"),
-        swap_max_usage: number(folder, "memory.swap.peak"),
-        psi: pressure(folder, "memory.pressure"),
+        usage: number(directory, "memory.current"),
+        usage_limit: number(directory, "memory.max"),
+        swap_usage: number(directory, "memory.swap.current"),
+        swap_limit: number(directory, "memory.swap.max"),
+        max_usage: number(directory, "memory.peak"),
+        swap_max_usage: number(directory, "memory.swap.peak"),
+        psi: pressure(directory, "memory.pressure"),
         ..MemoryStat::default()
     }
 }
 
-fn events(folder: &Path) -> MemoryEvents {
-    let events = Table::read(folder, "memory.events");
+fn events(directory: &Path) -> MemoryEvents {
+    let events = Table::read(directory, "memory.events");
     MemoryEvents {
         low: events.get("low"),
         high: events.get("high"),
@@ -109,8 +114,8 @@ fn events(folder: &Path) -> MemoryEvents {
     }
 }
 
-/// Lines `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
-fn io(text: &str) -> Vec<IOEntry> {
+/// Parses lines `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
+fn parse_io(text: &str) -> Vec<IOEntry> {
     let entry = |line: &str| {
         let (device, values) = line.split_once(' ')?;
         let (major, minor) = device.split_once(':')?;
@@ -134,9 +139,13 @@ fn io(text: &str) -> Vec<IOEntry> {
     text.lines().filter_map(entry).collect()
 }
 
-/// Lines `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full ...`; none where the kernel does not measure it.
-fn pressure(folder: &Path, file: &str) -> MessageField<PSIStats> {
-    let text = text(folder, file);
+fn pressure(directory: &Path, file: &str) -> MessageField<PSIStats> {
+    parse_pressure(&text(directory, file))
+}
+
+/// Parses lines `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full ...`. Returns nothing if
+/// the kernel does not measure pressure.
+fn parse_pressure(text: &str) -> MessageField<PSIStats> {
     let line = |name: &str| {
         let words = text.lines().find_map(|line| line.strip_prefix(name))?;
         let mut data = PSIData::default();
@@ -161,15 +170,15 @@ fn pressure(folder: &Path, file: &str) -> MessageField<PSIStats> {
     })
 }
 
-fn huge_pages(folder: &Path) -> Vec<HugeTlbStat> {
+fn huge_pages(directory: &Path) -> Vec<HugeTlbStat> {
     let stat = |size: String| HugeTlbStat {
-        current: number(folder, &format!("hugetlb.{size}.current")),
-        max: number(folder, &format!("hugetlb.{size}.max")),
-        failcnt: Table::read(folder, &format!("hugetlb.{size}.events")).get("max"),
+        current: number(directory, &format!("hugetlb.{size}.current")),
+        max: number(directory, &format!("hugetlb.{size}.max")),
+        failcnt: Table::read(directory, &format!("hugetlb.{size}.events")).get("max"),
         pagesize: size,
         ..HugeTlbStat::default()
     };
-    let sizes = huge_page_sizes(folder, "current");
+    let sizes = huge_page_sizes(directory, "current");
     sizes
         .into_iter()
         .filter(|size| size != "rsvd")
@@ -181,11 +190,12 @@ fn huge_pages(folder: &Path) -> Vec<HugeTlbStat> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
     use std::fs;
 
     #[test]
-    fn what_docker_shows_is_read() {
-        let folder = tempfile::tempdir().unwrap();
+    fn reads_what_docker_shows() {
+        let directory = tempfile::tempdir().unwrap();
         for (file, content) in [
             ("pids.current", "3\n"),
             ("pids.max", "max\n"),
@@ -206,15 +216,16 @@ mod tests {
             ),
             (
                 "cpu.pressure",
-                "some avg10=1.50 avg60=0.00 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n",
+                "some avg10=1.50 avg60=0.00 avg300=0.00 total=77\n\
+                 full avg10=0.00 avg60=0.00 avg300=0.00 total=1\n",
             ),
             ("hugetlb.2MB.current", "8\n"),
             ("hugetlb.2MB.rsvd.current", "8\n"),
             ("hugetlb.2MB.events", "max 6\n"),
         ] {
-            fs::write(folder.path().join(file), content).unwrap();
+            fs::write(directory.path().join(file), content).unwrap();
         }
-        let metrics = read(folder.path());
+        let metrics = read(directory.path());
         assert_eq!((metrics.pids.current, metrics.pids.limit), (3, u64::MAX));
         assert_eq!(metrics.cpu.usage_usec, 300);
         assert_eq!(metrics.cpu.psi.some.avg10, 1.5);
@@ -230,5 +241,37 @@ mod tests {
             (metrics.hugetlb[0].current, metrics.hugetlb[0].failcnt),
             (8, 6)
         );
+    }
+
+    proptest! {
+        #[test]
+        fn parses_any_text(text in any::<String>(), lines in "([a-z0-9:= .-]{0,30}\n){0,5}") {
+            for text in [text, lines] {
+                parse_io(&text);
+                parse_pressure(&text);
+            }
+        }
+
+        #[test]
+        fn parses_what_the_kernel_writes(
+            device in any::<(u64, u64)>(),
+            counts in any::<[u64; 4]>(),
+            totals in any::<[u64; 2]>(),
+        ) {
+            let [rbytes, wbytes, rios, wios] = counts;
+            let line = format!(
+                "{}:{} rbytes={rbytes} wbytes={wbytes} rios={rios} wios={wios} dbytes=0 dios=0",
+                device.0, device.1
+            );
+            let entries = parse_io(&line);
+            let [entry] = &entries[..] else { return Err(TestCaseError::fail("one line")) };
+            prop_assert_eq!((entry.major, entry.minor), device);
+            prop_assert_eq!([entry.rbytes, entry.wbytes, entry.rios, entry.wios], counts);
+            let averages = "avg10=0.00 avg60=0.00 avg300=0.00";
+            let [some, full] = totals;
+            let text = format!("some {averages} total={some}\nfull {averages} total={full}\n");
+            let parsed = parse_pressure(&text);
+            prop_assert_eq!([parsed.some.total, parsed.full.total], totals);
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! ID-mapped mounts: the files of a container with a user namespace of its own belong to that namespace's users, though on the disk
-//! they belong to the host's. containerd's overlayfs snapshotter asks for them with the options `uidmap=` and `gidmap=` where a pod
-//! has `hostUsers: false`.
+//! ID-mapped mounts: the files of a container with a user namespace belong to that namespace's
+//! users, while on disk they belong to the host's users. containerd's overlayfs snapshotter asks
+//! for such mounts with the options `uidmap=` and `gidmap=` where a pod has `hostUsers: false`.
 
 use std::fs;
 use std::io;
@@ -14,28 +14,28 @@ use rustix::mount::{
 };
 use rustix::thread::UnshareFlags;
 
-use crate::error::{Error, OnPath, Result};
-use crate::sys::thread::within;
+use crate::error::{Error, PathContext, Result};
+use crate::sys::thread::spawn_scoped;
 
-/// The first kernel whose overlay file system takes ID-mapped layers.
-const LINUX: (u32, u32) = (5, 19);
+/// The first kernel whose overlay file system supports ID-mapped layers.
+const MIN_LINUX: (u32, u32) = (5, 19);
 
-/// The most ranges of a map, which is the kernel's own bound.
+/// The most ranges of one map that the kernel takes.
 const MAX_RANGES: usize = 340;
 
-/// Maps of user and group IDs, as the options have them: `CONTAINER:HOST:SIZE[,...]`.
+/// Maps of user and group IDs, written as `CONTAINER:HOST:SIZE[,...]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Maps {
+pub(super) struct IdMaps {
     users: Option<Vec<[u32; 3]>>,
     groups: Option<Vec<[u32; 3]>>,
 }
 
-impl Maps {
-    /// Takes an option, if it is one of a map.
+impl IdMaps {
+    /// Parses an option if it is an ID map, and returns whether it is.
     ///
     /// # Errors
-    /// It is broken.
-    pub(super) fn take(&mut self, option: &str) -> Result<bool> {
+    /// The map is broken.
+    pub(super) fn parse_option(&mut self, option: &str) -> Result<bool> {
         let (map, text) = if let Some(text) = option.strip_prefix("uidmap=") {
             (&mut self.users, text)
         } else if let Some(text) = option.strip_prefix("gidmap=") {
@@ -44,7 +44,7 @@ impl Maps {
             return Ok(false);
         };
         let broken = || {
-            Error::InvalidArgument(format!(
+            Error::invalid_argument(format!(
                 "the mount option {option} is not CONTAINER:HOST:SIZE[,...]"
             ))
         };
@@ -61,11 +61,12 @@ impl Maps {
         Ok(true)
     }
 
-    /// Makes a user namespace with these maps, which the kernel takes them from. `None` without maps.
+    /// Creates a user namespace with these maps, from which the kernel takes them. Returns `None`
+    /// without maps.
     ///
     /// # Errors
-    /// One of both is missing, or as the kernel says.
-    pub(super) fn namespace(&self) -> Result<Option<OwnedFd>> {
+    /// Only one of both maps is given, or the kernel rejects them.
+    pub(super) fn create_namespace(&self) -> Result<Option<OwnedFd>> {
         match (&self.users, &self.groups) {
             (None, None) => Ok(None),
             (Some(users), Some(groups)) => {
@@ -76,17 +77,17 @@ impl Maps {
                 };
                 user_namespace(&lines(users), &lines(groups)).map(Some)
             }
-            _ => Err(Error::InvalidArgument(
-                "of the mount options uidmap and gidmap one is missing".to_owned(),
+            _ => Err(Error::invalid_argument(
+                "of the mount options uidmap and gidmap one is missing",
             )),
         }
     }
 }
 
-/// Whether this kernel makes ID-mapped root file systems.
+/// Returns whether this kernel supports ID-mapped root file systems.
 pub(crate) fn is_supported() -> bool {
     let uname = rustix::system::uname();
-    version(&uname.release().to_string_lossy()).is_some_and(|version| version >= LINUX)
+    version(&uname.release().to_string_lossy()).is_some_and(|version| version >= MIN_LINUX)
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {
@@ -95,22 +96,24 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((next()?, next()?))
 }
 
-/// A process in a user namespace of its own, which does nothing. It ends when this is dropped, or with the shim.
-struct Sleeper {
+/// A process in a user namespace of its own that sleeps until this is dropped, or the shim dies.
+struct NamespaceHolder {
     pid: libc::pid_t,
     wake: Option<OwnedFd>,
 }
 
-impl Sleeper {
+impl NamespaceHolder {
     fn start() -> io::Result<Self> {
         let (sleep, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        // No signal at its end, so that whoever waits for any child does not get it.
+        // No exit signal, so that a wait for any child does not reap it.
         let flags = libc::CLONE_NEWUSER;
-        // SAFETY: without CLONE_VM and with no stack given this is a fork: the child goes on with a copy of this stack. Until it
-        // exits the child makes system calls only: it takes no lock and no memory, which other threads may have held.
+        // SAFETY: without CLONE_VM and without a stack, clone is a fork: the child runs on a copy
+        // of this stack. Other threads may have held locks, so until it exits the child must make
+        // system calls only, and does.
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         if pid == 0 {
-            // SAFETY: system calls on descriptors of the child's own copy of the table, and on a byte of its own stack.
+            // SAFETY: `close`, `read` and `_exit` are async-signal-safe; the descriptors are the
+            // child's own copies, and the buffer is one byte of its own stack.
             unsafe {
                 libc::close(wake.as_raw_fd());
                 let mut byte = 0_u8;
@@ -128,11 +131,12 @@ impl Sleeper {
     }
 }
 
-impl Drop for Sleeper {
+impl Drop for NamespaceHolder {
     fn drop(&mut self) {
-        // It reads the end, and ends.
+        // The holder reads the end of the pipe and exits.
         drop(self.wake.take());
-        // SAFETY: a child of ours that nobody else waits for, and no place for its status.
+        // SAFETY: `waitpid` requires a valid pointer for the status, or none. The PID is that of a
+        // child that nobody else waits for.
         while unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), libc::__WALL) } < 0
             && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
         {}
@@ -140,15 +144,15 @@ impl Drop for Sleeper {
 }
 
 fn user_namespace(users: &str, groups: &str) -> Result<OwnedFd> {
-    let sleeper = Sleeper::start()
-        .map_err(|error| Error::Other(format!("make a user namespace: {error}")))?;
-    let folder = format!("/proc/{}", sleeper.pid);
+    let holder =
+        NamespaceHolder::start().map_err(|error| Error::io("create a user namespace", error))?;
+    let directory = format!("/proc/{}", holder.pid);
     for (file, map) in [("uid_map", users), ("gid_map", groups)] {
-        let path = Path::new(&folder).join(file);
-        fs::write(&path, map).on("write", &path)?;
+        let path = Path::new(&directory).join(file);
+        fs::write(&path, map).with_path("write", &path)?;
     }
-    let path = Path::new(&folder).join("ns/user");
-    Ok(fs::File::open(&path).on("open", &path)?.into())
+    let path = Path::new(&directory).join("ns/user");
+    Ok(fs::File::open(&path).with_path("open", &path)?.into())
 }
 
 /// `struct mount_attr` of `linux/mount.h`.
@@ -160,8 +164,8 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// A mount of `source` with the users of `namespace`, which is nowhere yet.
-pub(super) fn mapped(
+/// Clones the mount of `source`, with its IDs mapped by `namespace`. The clone is not attached yet.
+pub(super) fn clone_mapped(
     source: &Path,
     recursive: bool,
     namespace: BorrowedFd<'_>,
@@ -179,8 +183,8 @@ pub(super) fn mapped(
         propagation: 0,
         userns_fd: namespace.as_raw_fd().unsigned_abs().into(),
     };
-    // SAFETY: the descriptor is open, the path is an empty C string, and the structure is of the size that is said. The kernel keeps
-    // none of them.
+    // SAFETY: `mount_setattr` reads a C string and a structure of the given size, and keeps
+    // neither: the path is an empty C string, and both descriptors are open during the call.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -198,68 +202,74 @@ pub(super) fn mapped(
     Ok(tree)
 }
 
-/// Puts a mount that is nowhere to a path, whose links are followed.
+/// Attaches a mount to a path, whose symbolic links are followed.
 pub(super) fn attach(tree: BorrowedFd<'_>, to: &Path) -> rustix::io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
     move_mount(tree, "", CWD, to, flags)
 }
 
-/// Calls `mount`, which mounts on the directory `at`, where each of the directories `lower` has the users of `namespace`. Returns what
-/// was mounted; it is nowhere yet.
+/// Calls `mount`, which mounts on the directory `at`, while the directories `lower` are mapped by
+/// `namespace`. Returns what was mounted; it is not attached yet.
 ///
-/// An overlay takes its layers from a mount that is somewhere. They are mapped in a mount namespace that ends with the thread, so
-/// that nothing of this is seen by others or stays if the shim dies.
-pub(super) fn with_mapped(
+/// An overlay takes its layers only from attached mounts. They are mapped in a mount namespace that
+/// ends with the thread, so that no other process sees them and none stays when the shim dies.
+pub(super) fn mount_with_mapped(
     lower: &[&str],
     namespace: BorrowedFd<'_>,
     at: &Path,
     mount: impl FnOnce() -> rustix::io::Result<()> + Send,
 ) -> Result<OwnedFd> {
     let work = || -> Result<OwnedFd> {
-        // SAFETY: the thread ends with this closure, and shares nothing of its file system's state with others that they need.
+        // SAFETY: `unshare_unsafe` requires that nothing relies on the thread sharing what is
+        // unshared. CLONE_NEWNS and CLONE_FS concern mounts, the working directory, the root and
+        // the umask, and this thread ends with the closure.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }
             .map_err(|error| Error::io("make a mount namespace", error))?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(|error| Error::io("make mounts private", error))?;
-        for folder in lower {
-            let path = Path::new(folder);
-            mapped(path, false, namespace)
+        for directory in lower {
+            let path = Path::new(directory);
+            clone_mapped(path, false, namespace)
                 .and_then(|tree| attach(tree.as_fd(), path))
-                .map_err(|error| refused(path, error))?;
+                .map_err(|error| mapping_error(path, error))?;
         }
-        mount().map_err(|error| refused(at, error))?;
+        mount().map_err(|error| mapping_error(at, error))?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         open_tree(CWD, at, flags).map_err(|error| Error::io("take over the mount", error))
     };
     std::thread::scope(|scope| {
-        let working = within(scope, work)?;
-        let ended = |_| Error::Other("the mounting thread ended".to_owned());
-        working.join().map_err(ended)?
+        let working = spawn_scoped(scope, work)?;
+        let panicked = |_| Error::unknown("the thread that mounts panicked");
+        working.join().map_err(panicked)?
     })
 }
 
-/// An error of mapping, with what to do.
-pub(super) fn refused(path: &Path, error: Errno) -> Error {
-    let text = io::Error::from(error);
-    Error::Other(format!(
-        "map the IDs of {}: {text}: Linux {}.{} or newer and a file system that supports ID-mapped mounts are needed",
-        path.display(),
-        LINUX.0,
-        LINUX.1
-    ))
+/// Returns the error of a mapping, with what it requires.
+pub(super) fn mapping_error(path: &Path, error: Errno) -> Error {
+    Error::io(
+        format_args!(
+            "map the IDs of {} (this requires Linux {}.{} or newer, and a file system that \
+             supports ID-mapped mounts)",
+            path.display(),
+            MIN_LINUX.0,
+            MIN_LINUX.1
+        ),
+        error,
+    )
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn reads_maps_with_several_ranges() {
-        let mut maps = Maps::default();
-        assert!(!maps.take("index=off").unwrap());
-        assert!(maps.take("uidmap=0:1000:1,1:100000:65535").unwrap());
-        assert!(maps.take("gidmap=0:5:1").unwrap());
+        let mut maps = IdMaps::default();
+        assert!(!maps.parse_option("index=off").unwrap());
+        assert!(maps.parse_option("uidmap=0:1000:1,1:100000:65535").unwrap());
+        assert!(maps.parse_option("gidmap=0:5:1").unwrap());
         assert_eq!(maps.users.unwrap(), [[0, 1000, 1], [1, 100_000, 65535]]);
         assert_eq!(maps.groups.unwrap(), [[0, 5, 1]]);
     }
@@ -273,44 +283,65 @@ mod tests {
             "uidmap=0:1:2:3",
             "uidmap=0:1:2,",
         ] {
-            let error = Maps::default().take(option).unwrap_err();
+            let error = IdMaps::default().parse_option(option).unwrap_err();
             assert!(error.to_string().contains(option), "{error}");
         }
-        let mut maps = Maps::default();
-        maps.take("uidmap=0:1:2").unwrap();
+        let mut maps = IdMaps::default();
+        maps.parse_option("uidmap=0:1:2").unwrap();
         assert!(
-            maps.namespace()
+            maps.create_namespace()
                 .unwrap_err()
                 .to_string()
                 .contains("missing")
         );
-        assert!(Maps::default().namespace().unwrap().is_none());
+        assert!(IdMaps::default().create_namespace().unwrap().is_none());
     }
 
     #[test]
     fn compares_kernel_versions() {
         assert_eq!(version("6.18.44-fc"), Some((6, 18)));
         assert_eq!(version("5.19-rc1"), Some((5, 19)));
-        assert!(version("5.4.0").unwrap() < LINUX);
+        assert!(version("5.4.0").unwrap() < MIN_LINUX);
         assert_eq!(version("six"), None);
     }
 
     #[test]
-    fn makes_a_user_namespace_and_leaves_no_process() {
+    fn creates_a_user_namespace_and_leaves_no_process() {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let mut maps = Maps::default();
-        maps.take("uidmap=0:100000:65536").unwrap();
-        maps.take("gidmap=0:100000:65536").unwrap();
-        let namespace = maps.namespace().unwrap().unwrap();
+        let mut maps = IdMaps::default();
+        maps.parse_option("uidmap=0:100000:65536").unwrap();
+        maps.parse_option("gidmap=0:100000:65536").unwrap();
+        let namespace = maps.create_namespace().unwrap().unwrap();
         let link = fs::read_link(format!("/proc/self/fd/{}", namespace.as_raw_fd())).unwrap();
         assert!(link.to_string_lossy().starts_with("user:["), "{link:?}");
         assert_ne!(link, fs::read_link("/proc/self/ns/user").unwrap());
-        let sleeper = Sleeper::start().unwrap();
-        let process = format!("/proc/{}", sleeper.pid);
+        let holder = NamespaceHolder::start().unwrap();
+        let process = format!("/proc/{}", holder.pid);
         assert!(Path::new(&process).exists());
-        drop(sleeper);
+        drop(holder);
         assert!(!Path::new(&process).exists());
+    }
+
+    proptest! {
+        #[test]
+        fn parses_any_text(text in any::<String>(), likely in "[ug]idmap=[0-9:,]{0,40}") {
+            let _ = IdMaps::default().parse_option(&text);
+            let _ = IdMaps::default().parse_option(&likely);
+            let _ = version(&text);
+        }
+
+        #[test]
+        fn parses_what_was_formatted(
+            ranges in prop::collection::vec(any::<[u32; 3]>(), 1..=MAX_RANGES),
+        ) {
+            let text: Vec<_> = ranges.iter().map(|[a, b, c]| format!("{a}:{b}:{c}")).collect();
+            let mut maps = IdMaps::default();
+            let is_map = maps.parse_option(&format!("uidmap={}", text.join(","))).unwrap();
+            prop_assert!(is_map);
+            prop_assert_eq!(maps.users, Some(ranges));
+            prop_assert_eq!(maps.groups, None);
+        }
     }
 }
