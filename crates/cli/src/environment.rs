@@ -58,7 +58,7 @@ fn load_with(
     code: Option<&CodeCache>,
     strict: Option<bool>,
 ) -> Result<Project, Problems> {
-    let hashed = code.map(|code| wws_server::hashed(code.folder()));
+    let hashed = code.map(|code| wws_server::hashed(code.directory()));
     let options = LoadOptions {
         prefix: folder.prefix.clone(),
         ignore: folder.ignore.clone(),

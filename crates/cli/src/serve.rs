@@ -171,7 +171,7 @@ fn begin(
         None
     });
     if let Some(code) = &code {
-        code::wait_for_host(code.folder());
+        code::wait_for_host(code.directory());
     }
     Ok((code, settings.compile_timeout))
 }

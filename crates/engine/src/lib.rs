@@ -1,51 +1,54 @@
-//! Calls guests: WebAssembly modules that answer one request each, in a fresh instance that nobody shares.
+//! Calls guests: WebAssembly modules that answer each request in a fresh instance.
 //!
-//! * [`Engine`]: one for a process; compiles modules and holds what all guests share.
-//! * [`Guest`]: a module with what it was given (variables, folders, a key/value namespace, outgoing HTTP), ready to be called.
-//! * [`Guest::call`]: a request in, a response out, within [`GuestLimits`].
-//! * [`Interpreter`] and [`Program`]: guests that were initialised once; each call starts from the snapshot of that.
+//! * [`Engine`]: one per process; compiles modules and holds what all guests share.
+//! * [`Guest`]: a module with what it was given (variables, directories, a key/value namespace,
+//!   outgoing HTTP), ready to be called.
+//! * [`Guest::call`]: takes a request, returns a response, within [`GuestLimits`].
+//! * [`Interpreter`] and [`Program`]: guests that are initialised once; each call starts from a
+//!   snapshot of the initialised state.
 //!
-//! `docs/design/engine.md` says how an instance costs so little, and why it is safe; `docs/design/snapshots.md` what a snapshot holds.
+//! The rooms, from the top; each imports only from rooms below it:
+//!
+//! * `guest`: calls of commands and of restored snapshots, prestarted instances, the worker
+//!   protocol.
+//! * `interpreter`: interpreters, the programs that drive them, snapshots.
+//! * `engine`: settings, and what all guests share.
+//! * `module`: what is compiled, and how modules are changed before.
+//! * `host`: what a guest can ask of the host, and what it was given.
+//! * `memory` (accounts, slots, images, stacks), `schedule` (CPU time, lanes), `code_cache`.
+//! * `error`, `spec`: plain values.
+//!
+//! `docs/design/engine.md` explains how an instance costs so little and why it is safe,
+//! `docs/design/snapshots.md` what a snapshot holds.
 
-mod account;
-mod ahead;
-mod budget;
-mod channel;
-mod clocks;
 mod code_cache;
 mod engine;
 mod error;
-mod folders;
 mod guest;
-mod guest_log;
 mod host;
-mod http_import;
-mod image_of;
-mod instantiable;
-mod kv_view;
-mod lane;
+mod interpreter;
 mod memory;
-mod open_files;
-mod priority;
-mod protocol;
-mod random;
-mod readdir;
-mod snapshot;
-mod stack;
-mod state_of;
-mod ticker;
-mod wasi;
+mod module;
+mod schedule;
+mod spec;
 
-pub use account::{Account, Charge};
-pub use channel::{Channel, is_suspended};
-pub use code_cache::{CodeCache, CodeKey, EntryState, Turn, Work, Writing};
-pub use engine::{Code, Engine, EngineOptions, Module};
-pub use error::{CallError, EngineError, LoadError};
-pub use folders::{FileStat, Folders, WriteMode};
-pub use guest::{Call, Guest, GuestLimits, GuestSpec, PreopenedFolder};
-pub use host::{Host, HttpFailure, NoMemory};
-pub use kv_view::KvView;
-pub use protocol::response;
-pub use snapshot::{Boxed, Interpreter, Program, ProgramError, Vm, interpreter_module};
+pub use code_cache::cache::{CacheEntryState, CodeCache, CodeKey};
+pub use code_cache::turn::{CompileTurn, CompileWork};
+pub use code_cache::writing::EntryWriter;
+pub use engine::{Engine, EngineOptions};
+pub use error::{
+    CallError, Cause, DamagedCode, EngineError, LoadError, LoadErrorKind, MemoryRefusal,
+    ProgramFailure, ResponseError, SourcePos, WasmError,
+};
+pub use guest::Guest;
+pub use guest::protocol::build_response;
+pub use host::directories::{Directories, FileStat, WriteMode};
+pub use host::kv::KvView;
+pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended};
+pub use interpreter::vm::{Program, ProgramError, Vm};
+pub use interpreter::{Interpreter, interpreter_module};
+pub use memory::account::{Account, Charge};
+pub use module::{CodeOrigin, Module};
+pub use spec::{Call, GuestLimits, GuestSpec, PreopenedDirectory};
 pub use wasmtime;
 pub use wws_outbound::{AnsweredBy, Decode, KeepRedirects, header_map};

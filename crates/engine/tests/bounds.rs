@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use wws_engine::{
-    Account, Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedFolder,
+    Account, Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec,
+    PreopenedDirectory,
 };
 
 /// The allocator of `wws`: what it keeps of freed memory counts.
@@ -42,7 +43,7 @@ fn spec() -> GuestSpec {
         name: "test".into(),
         env: vec![],
         args: vec!["test".into()],
-        folders: vec![],
+        directories: vec![],
         kv: None,
         http: None,
         limits: GuestLimits {
@@ -172,7 +173,7 @@ fn http_allowed() -> GuestSpec {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_and_parameters_that_name_the_same_memory_are_not_copied() {
+async fn does_not_copy_headers_that_name_the_same_memory() {
     let _turn = TURN.lock().await;
     let engine = engine(512 * MIB);
     let headers =
@@ -192,7 +193,7 @@ async fn headers_and_parameters_that_name_the_same_memory_are_not_copied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_that_the_guest_s_allocator_calls_again_traps() {
+async fn import_called_by_the_guests_allocator_traps() {
     let _turn = TURN.lock().await;
     let text = prints(
         2,
@@ -212,7 +213,7 @@ async fn an_import_that_the_guest_s_allocator_calls_again_traps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_bytes_without_end_stop_at_the_limit_of_cpu_time_and_let_others_run() {
+async fn endless_random_bytes_stop_at_cpu_time_and_yield() {
     let _turn = TURN.lock().await;
     let engine = engine(1024 * MIB);
     let greedy = prints(
@@ -247,12 +248,13 @@ async fn random_bytes_without_end_stop_at_the_limit_of_cpu_time_and_let_others_r
         let error = attack.await.unwrap().unwrap_err();
         assert!(matches!(error, CallError::CpuTime(_)), "{error}");
     }
-    // Without pieces, one call of the import holds a thread for a quarter of a second, all of them for seconds.
+    // Without pieces, one call of the import holds a thread for a quarter of a second, all of them
+    // for seconds.
     assert!(slowest < Duration::from_millis(400), "{slowest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_wait_for_memory_hold_none_and_get_what_others_returned() {
+async fn calls_that_wait_for_memory_hold_none() {
     let _turn = TURN.lock().await;
     return_memory_at_once();
     let engine = engine(35 * MIB);
@@ -283,9 +285,10 @@ async fn calls_that_wait_for_memory_hold_none_and_get_what_others_returned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_is_charged_at_the_size_at_which_the_guest_reads_it() {
+async fn charges_a_body_at_its_encoded_size() {
     let _turn = TURN.lock().await;
-    // Each byte becomes \u0001: of six times 60 MiB only two fit at once, and the others wait for them.
+    // Each byte becomes \u0001: of six times 60 MiB only two fit at once, and the others wait for
+    // them.
     let engine = engine(150 * MIB);
     let guest = guest_with(&engine, &prints(1, OK, ""), spec());
     let body = Bytes::from(vec![1; 10 << 20]);
@@ -307,7 +310,7 @@ async fn a_body_is_charged_at_the_size_at_which_the_guest_reads_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_is_charged_until_it_is_dropped() {
+async fn charges_a_response_until_it_is_dropped() {
     let _turn = TURN.lock().await;
     let engine = engine(64 * MIB);
     // 4 MiB of spaces before the object.
@@ -334,7 +337,7 @@ async fn an_answer_is_charged_until_it_is_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn output_that_the_host_has_no_memory_for_ends_the_call() {
+async fn output_without_memory_stops_the_call() {
     let _turn = TURN.lock().await;
     let engine = engine(32 * MIB);
     let limits = GuestLimits {
@@ -356,7 +359,7 @@ async fn output_that_the_host_has_no_memory_for_ends_the_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_and_globals_are_charged() {
+async fn charges_tables_and_globals() {
     let _turn = TURN.lock().await;
     let engine = engine(64 * MIB);
     let tables = "(table 100000 funcref)".repeat(16);
@@ -383,7 +386,8 @@ async fn tables_and_globals_are_charged() {
     }
 }
 
-/// `?g` grows, writes far out and ends; `?p` reads there, `?s` writes there and grows, `?n` does nothing.
+/// `?g` grows, writes far out and ends; `?p` reads there, `?s` writes there and grows, `?n` does
+/// nothing.
 const BEYOND: &str = r#"(module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
@@ -415,7 +419,7 @@ const BEYOND: &str = r#"(module
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_beyond_its_size_traps_whatever_earlier_calls_did() {
+async fn memory_beyond_its_size_traps_after_larger_calls() {
     let _turn = TURN.lock().await;
     let engine = engine(256 * MIB);
     // Two workers of one file: they share the module.
@@ -451,7 +455,7 @@ async fn memory_beyond_its_size_traps_whatever_earlier_calls_did() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_holds_no_more_files_open_than_it_may_and_gives_them_back() {
+async fn bounds_open_files_and_releases_them() {
     let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("out"), "x").unwrap();
@@ -484,7 +488,7 @@ async fn a_call_holds_no_more_files_open_than_it_may_and_gives_them_back() {
         (i32.store (i32.const 0) (i32.const 256)) (i32.store (i32.const 4) (i32.const 19))
         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
     let engine = engine(64 * MIB);
-    let folder = || PreopenedFolder {
+    let directory = || PreopenedDirectory {
         dir: std::fs::File::open(dir.path()).unwrap(),
         to: "/".into(),
     };
@@ -493,10 +497,10 @@ async fn a_call_holds_no_more_files_open_than_it_may_and_gives_them_back() {
             open_files,
             ..spec().limits
         };
-        let folders = vec![folder()];
+        let directories = vec![directory()];
         let spec = GuestSpec {
             limits,
-            folders,
+            directories,
             ..spec()
         };
         guest_with(&engine, text, spec)
@@ -511,7 +515,7 @@ async fn a_call_holds_no_more_files_open_than_it_may_and_gives_them_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_write_of_a_file_is_done_in_parts_and_nothing_is_lost() {
+async fn writes_long_data_to_files_in_parts() {
     let _turn = TURN.lock().await;
     let dir = tempfile::tempdir().unwrap();
     // Writes 5 MiB with one vector as often as it takes, as libraries do, and reads them again.
@@ -552,11 +556,18 @@ async fn a_long_write_of_a_file_is_done_in_parts_and_nothing_is_lost() {
           (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 4))) (i32.const 5242880))))
         (i32.store (i32.const 0) (i32.const 256)) (i32.store (i32.const 4) (i32.const 13))
         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
-    let folders = vec![PreopenedFolder {
+    let directories = vec![PreopenedDirectory {
         dir: std::fs::File::open(dir.path()).unwrap(),
         to: "/".into(),
     }];
-    let guest = guest_with(&engine(64 * MIB), text, GuestSpec { folders, ..spec() });
+    let guest = guest_with(
+        &engine(64 * MIB),
+        text,
+        GuestSpec {
+            directories,
+            ..spec()
+        },
+    );
     assert_eq!(guest.call(get("/")).await.unwrap().body(), "ok");
     assert_eq!(
         std::fs::metadata(dir.path().join("out")).unwrap().len(),
@@ -565,7 +576,7 @@ async fn a_long_write_of_a_file_is_done_in_parts_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_module_whose_segment_is_named_with_a_padded_number_runs() {
+async fn runs_module_with_padded_segment_index() {
     let _turn = TURN.lock().await;
     let wasm = wat::parse_str(
         r#"(module
@@ -606,11 +617,11 @@ async fn a_module_whose_segment_is_named_with_a_padded_number_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_that_every_call_reads_is_charged_for_each() {
+async fn charges_a_namespace_for_each_call() {
     let _turn = TURN.lock().await;
     use wws_kv::Store;
     let engine = engine(64 * MIB);
-    let store = Arc::new(wws_kv::Memory::default());
+    let store = Arc::new(wws_kv::MemoryStore::default());
     for key in 0..15 {
         let value = "v".repeat(1 << 20);
         store.set("n", key.to_string(), value).await.unwrap();
@@ -632,12 +643,14 @@ async fn a_namespace_that_every_call_reads_is_charged_for_each() {
     assert!(peak < 80 * MIB, "{} MiB", peak / MIB);
 }
 
-/// Kinds, counts and sizes of attacks by a fixed sequence of pseudo-random numbers: whatever comes together, what is resident
-/// stays within the account and a constant for the allocator, stacks and idle slots.
+/// Kinds, counts and sizes of attacks by a fixed sequence of pseudo-random numbers: whatever comes
+/// together, what is resident stays within the account and a constant for the allocator, stacks and
+/// idle slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resident_memory_never_exceeds_the_account() {
     const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
-    // What is freed is to be given back at once: otherwise the allocator keeps for a while what differs from run to run.
+    // What is freed is to be given back at once: otherwise the allocator keeps for a while what
+    // differs from run to run.
     if std::env::var_os(PURGE_DELAY).is_none() {
         let status = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "resident_memory_never_exceeds_the_account"])
@@ -800,12 +813,19 @@ async fn a_large_directory_is_listed_in_pieces() {
     for i in 0..20_000 {
         std::fs::write(dir.path().join(format!("{i}-{}", "x".repeat(200))), "").unwrap();
     }
-    let folders = vec![PreopenedFolder {
+    let directories = vec![PreopenedDirectory {
         dir: std::fs::File::open(dir.path()).unwrap(),
         to: "/".into(),
     }];
     let engine = engine(64 * MIB);
-    let guest = guest_with(&engine, LISTS, GuestSpec { folders, ..spec() });
+    let guest = guest_with(
+        &engine,
+        LISTS,
+        GuestSpec {
+            directories,
+            ..spec()
+        },
+    );
     let (answer, peak) = peak(guest.call(get("/"))).await;
     assert_eq!(answer.unwrap().body(), "ok");
     assert!(peak < 6 * MIB, "{} KiB", peak >> 10);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use wws_engine::{
-    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedFolder,
+    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedDirectory,
 };
 use wws_kv::Store;
 
@@ -24,7 +24,7 @@ fn spec(name: &str) -> GuestSpec {
         name: name.into(),
         env: vec![],
         args: vec![name.into()],
-        folders: vec![],
+        directories: vec![],
         kv: None,
         http: None,
         limits: GuestLimits {
@@ -82,7 +82,7 @@ fn prints(json: &str, before: &str) -> String {
 const HELLO: &str = r#"{"data":"hello","status":200}"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_answers_again_and_again() {
+async fn answers_repeatedly() {
     let guest = guest(&prints(HELLO, ""));
     for _ in 0..100 {
         let response = guest.call(get()).await.unwrap();
@@ -99,8 +99,9 @@ async fn calls_a_reactor_without_start_at_initialize() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_that_one_call_wrote_is_not_seen_by_the_next() {
-    // Fails (prints nothing) when any of the marks of an earlier call is still there: stack, data, grown memory.
+async fn calls_do_not_see_memory_of_earlier_ones() {
+    // Fails (prints nothing) when any of the marks of an earlier call is still there: stack, data,
+    // grown memory.
     let marks = r#"
       (if (i32.ne (memory.grow (i32.const 20)) (i32.const 2)) (then (unreachable)))
       (if (i32.load8_u (i32.const 512)) (then (unreachable)))
@@ -132,7 +133,7 @@ async fn memory_that_one_call_wrote_is_not_seen_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endless_loop_ends_at_its_cpu_time_while_others_are_served() {
+async fn endless_loop_stops_at_cpu_time_while_others_are_served() {
     let engine = engine();
     let mut loops = spec("loops");
     // A busy machine may take long to give it its CPU time.
@@ -156,7 +157,7 @@ async fn an_endless_loop_ends_at_its_cpu_time_while_others_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_that_sleeps_ends_at_its_wall_time() {
+async fn sleeping_guest_stops_at_wall_time() {
     let text = r#"(module
       (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
       (memory (export "memory") 1)
@@ -173,7 +174,7 @@ async fn a_guest_that_sleeps_ends_at_its_wall_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_beyond_the_limit_is_refused_and_the_log_says_so() {
+async fn refuses_memory_beyond_the_limit_and_logs_it() {
     let grow =
         "(loop (br_if 0 (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (unreachable)";
     let error = guest(&prints(HELLO, grow))
@@ -188,14 +189,14 @@ async fn memory_beyond_the_limit_is_refused_and_the_log_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_output_ends_the_call() {
+async fn too_much_output_stops_the_call() {
     let flood = "(loop (call $put (i32.const 1) (i32.const 0) (i32.const 65536)) (br 0))";
     let error = guest(&prints(HELLO, flood)).call(get()).await.unwrap_err();
     assert!(matches!(error, CallError::TooMuchOutput(65536)), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_log_is_cut_and_the_guest_answers() {
+async fn too_much_log_is_dropped_and_the_guest_answers() {
     let flood = "(local $i i32) (loop (call $put (i32.const 2) (i32.const 0) (i32.const 65536))
         (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $i) (i32.const 1000))))";
     let response = guest(&prints(HELLO, flood)).call(get()).await.unwrap();
@@ -203,7 +204,7 @@ async fn a_flood_of_log_is_cut_and_the_guest_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trap_an_exit_code_and_bad_pointers_are_told_apart() {
+async fn distinguishes_traps_exit_codes_and_bad_pointers() {
     for (before, why) in [
         ("(unreachable)", "unreachable"),
         ("(call $exit (i32.const 3))", "code 3"),
@@ -233,7 +234,7 @@ async fn a_trap_an_exit_code_and_bad_pointers_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exit_code_0_is_an_answer() {
+async fn exit_code_0_is_a_success() {
     let text = prints(HELLO, "").replace(
         "(i32.const 29))))",
         "(i32.const 29)) (call $exit (i32.const 0))))",
@@ -246,8 +247,8 @@ async fn exit_code_0_is_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_worker_changed_is_merged_into_its_namespace() {
-    let store = Arc::new(wws_kv::Memory::default());
+async fn merges_changes_into_the_namespace() {
+    let store = Arc::new(wws_kv::MemoryStore::default());
     store.set("n", "other".into(), "1".into()).await.unwrap();
     let mut spec = spec("kv");
     spec.kv = Some((store.clone(), "n".into()));
@@ -261,12 +262,12 @@ async fn what_a_worker_changed_is_merged_into_its_namespace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_reads_files_of_its_folder_and_cannot_leave_it() {
-    let folder = std::env::temp_dir().join(format!("wws-engine-{}", std::process::id()));
-    std::fs::create_dir_all(folder.join("in")).unwrap();
-    std::fs::write(folder.join("in/file.txt"), HELLO).unwrap();
-    std::fs::write(folder.join("secret.txt"), HELLO).unwrap();
-    std::os::unix::fs::symlink(folder.join("secret.txt"), folder.join("in/link")).ok();
+async fn reads_files_and_cannot_leave_its_directory() {
+    let directory = std::env::temp_dir().join(format!("wws-engine-{}", std::process::id()));
+    std::fs::create_dir_all(directory.join("in")).unwrap();
+    std::fs::write(directory.join("in/file.txt"), HELLO).unwrap();
+    std::fs::write(directory.join("secret.txt"), HELLO).unwrap();
+    std::os::unix::fs::symlink(directory.join("secret.txt"), directory.join("in/link")).ok();
     let text = |path: &str| {
         format!(
             r#"(module
@@ -292,18 +293,18 @@ async fn a_guest_reads_files_of_its_folder_and_cannot_leave_it() {
         ("/etc/passwd", false),
     ] {
         let mut spec = spec("files");
-        spec.folders.push(PreopenedFolder {
-            dir: std::fs::File::open(folder.join("in")).unwrap(),
+        spec.directories.push(PreopenedDirectory {
+            dir: std::fs::File::open(directory.join("in")).unwrap(),
             to: "/tmp".into(),
         });
         let result = guest_with(&engine, &text(path), spec).call(get()).await;
         assert_eq!(result.is_ok(), allowed, "{path}: {result:?}");
     }
-    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]
-fn what_cannot_be_a_worker_is_named() {
+fn reports_what_cannot_be_a_worker() {
     let engine = engine();
     let module = |text: &str| wat::parse_str(text).unwrap();
     for (wasm, why) in [

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use wws_engine::{
-    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedFolder,
+    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedDirectory,
 };
 
 const GUEST: &str = include_str!("guests/clocks.wat");
 
-fn guest(does: &str, folders: Vec<PreopenedFolder>) -> Guest {
+fn guest(does: &str, directories: Vec<PreopenedDirectory>) -> Guest {
     let engine = Engine::new(&EngineOptions {
         memory: 256 << 20,
         concurrency: 64,
@@ -23,7 +23,7 @@ fn guest(does: &str, folders: Vec<PreopenedFolder>) -> Guest {
         name: does.into(),
         env: vec![],
         args: vec![does.into()],
-        folders,
+        directories,
         kv: None,
         http: None,
         limits: GuestLimits {
@@ -55,37 +55,37 @@ async fn run(guest: &Guest) -> Result<(), CallError> {
 }
 
 #[tokio::test]
-async fn absolute_monotonic_deadline_is_met_after_work() {
+async fn waits_until_absolute_monotonic_time() {
     run(&guest("monotonic", vec![])).await.unwrap();
 }
 
 #[tokio::test]
-async fn absolute_realtime_deadline_is_met_after_work() {
+async fn waits_until_absolute_realtime() {
     run(&guest("realtime", vec![])).await.unwrap();
 }
 
 #[tokio::test]
-async fn waiting_is_no_cpu_time() {
+async fn waiting_does_not_count_as_cpu_time() {
     run(&guest("cpu", vec![])).await.unwrap();
 }
 
 #[tokio::test]
-async fn clocks_have_a_step_and_unknown_ones_are_invalid() {
+async fn reports_clock_resolution_and_unknown_clocks() {
     run(&guest("steps", vec![])).await.unwrap();
 }
 
 #[tokio::test]
-async fn closed_directory_is_no_longer_listed() {
+async fn does_not_list_closed_directory() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = PreopenedFolder {
+    let directory = PreopenedDirectory {
         dir: std::fs::File::open(dir.path()).unwrap(),
         to: "/data".into(),
     };
-    run(&guest("directory", vec![folder])).await.unwrap();
+    run(&guest("directory", vec![directory])).await.unwrap();
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn waiting_holds_no_thread() {
+async fn waiting_blocks_no_thread() {
     let guest = guest("wait", vec![]);
     let start = Instant::now();
     let calls: Vec<_> = (0..30)
@@ -106,7 +106,7 @@ async fn waiting_holds_no_thread() {
 }
 
 #[tokio::test]
-async fn work_between_short_waits_ends_at_the_cpu_limit() {
+async fn work_between_short_waits_stops_at_cpu_time() {
     let error = run(&guest("loop", vec![])).await.unwrap_err();
     assert!(matches!(error, CallError::CpuTime(_)), "{error}");
 }

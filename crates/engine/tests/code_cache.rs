@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use wws_engine::{CodeCache, Engine, EngineOptions};
+use wws_engine::{CodeCache, CodeOrigin, Engine, EngineOptions};
 
 const HELLO: &str = r#"(module
     (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -34,8 +34,8 @@ fn digest(wasm: &[u8]) -> [u8; 32] {
     sha2::Sha256::digest(wasm).into()
 }
 
-fn entries(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
+fn entries(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -44,7 +44,7 @@ fn entries(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn an_entry_is_made_once_and_used_by_another_engine() {
+fn another_engine_uses_the_entry() {
     let dir = tempfile::tempdir().unwrap();
     let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
     let (engine, wasm) = (engine(), wasm(HELLO));
@@ -56,13 +56,13 @@ fn an_entry_is_made_once_and_used_by_another_engine() {
     let other = self::engine();
     assert_eq!(other.code_key(&digest(&wasm)), key);
     let (_, from) = other.compile_cached(&wasm, &key, &cache).unwrap();
-    assert_eq!(from, wws_engine::Code::Cached);
+    assert!(matches!(from, CodeOrigin::Cached));
     assert_eq!(entries(dir.path()), [key.file_name()]);
 }
 
-/// Runs `test` with `folder` bind-mounted onto itself, read-only if it should be, in a mount namespace of its own. Not at all
-/// where the user may not mount.
-fn mounted(folder: &Path, read_only: bool, test: impl FnOnce() + Send) {
+/// Runs `test` with `directory` bind-mounted onto itself, read-only if it should be, in a mount
+/// namespace of its own. Not at all where the user may not mount.
+fn mounted(directory: &Path, read_only: bool, test: impl FnOnce() + Send) {
     use rustix::mount::{
         MountFlags, MountPropagationFlags, mount_bind, mount_change, mount_remount,
     };
@@ -72,13 +72,14 @@ fn mounted(folder: &Path, read_only: bool, test: impl FnOnce() + Send) {
         return;
     }
     let in_namespace = || {
-        // SAFETY: of what threads share, only the mounts, root and working directory become this one's own.
+        // SAFETY: of what threads share, only the mounts, root and working directory become this
+        // one's own.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
         let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
         mount_change("/", private).unwrap();
-        mount_bind(folder, folder).unwrap();
+        mount_bind(directory, directory).unwrap();
         if read_only {
-            mount_remount(folder, MountFlags::BIND | MountFlags::RDONLY, "").unwrap();
+            mount_remount(directory, MountFlags::BIND | MountFlags::RDONLY, "").unwrap();
         }
         test();
     };
@@ -86,7 +87,7 @@ fn mounted(folder: &Path, read_only: bool, test: impl FnOnce() + Send) {
 }
 
 #[test]
-fn only_a_read_only_mount_is_read_without_a_look_at_its_entries() {
+fn trusts_entries_of_read_only_mounts_only() {
     let dir = tempfile::tempdir().unwrap();
     let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
     let (engine, wasm) = (engine(), wasm(HELLO));
@@ -94,8 +95,8 @@ fn only_a_read_only_mount_is_read_without_a_look_at_its_entries() {
     cache
         .store(&key, &engine.precompile(&wasm).unwrap())
         .unwrap();
-    let refused = |folder: &Path, why: &str| {
-        let error = CodeCache::read_only(folder).unwrap_err().to_string();
+    let refused = |directory: &Path, why: &str| {
+        let error = CodeCache::read_only(directory).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
     };
     // As an image, or a volume, could bring it along.
@@ -106,7 +107,7 @@ fn only_a_read_only_mount_is_read_without_a_look_at_its_entries() {
     mounted(dir.path(), true, || {
         let reader = CodeCache::read_only(dir.path()).unwrap();
         let (_, from) = engine.compile_cached(&wasm, &key, &reader).unwrap();
-        assert_eq!(from, wws_engine::Code::Cached);
+        assert!(matches!(from, CodeOrigin::Cached));
         assert!(reader.store(&key, b"x").is_err());
     });
     // In a container with a read-only root file system everything of the image is mounted so.
@@ -120,7 +121,7 @@ fn only_a_read_only_mount_is_read_without_a_look_at_its_entries() {
 }
 
 #[test]
-fn entries_that_others_could_write_are_not_believed() {
+fn removes_entries_that_others_could_write() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     let dir = tempfile::tempdir().unwrap();
     let mode = |path: &Path, mode| {
@@ -153,7 +154,7 @@ fn entries_that_others_could_write_are_not_believed() {
         assert!(!cache.has(&key));
         let (_, from) = engine.compile_cached(&wasm, &key, &cache).unwrap();
         assert!(
-            matches!(from, wws_engine::Code::Compiled { damaged: Some(_) }),
+            matches!(from, CodeOrigin::Compiled { damaged: Some(_) }),
             "{from:?}"
         );
     };
@@ -173,7 +174,7 @@ fn entries_that_others_could_write_are_not_believed() {
 }
 
 #[test]
-fn another_file_has_another_key() {
+fn keys_differ_for_different_files() {
     let engine = engine();
     assert_ne!(
         engine.code_key(&digest(&wasm(HELLO))),
@@ -182,7 +183,7 @@ fn another_file_has_another_key() {
 }
 
 #[test]
-fn a_damaged_entry_is_compiled_again() {
+fn compiles_damaged_entry_again() {
     let dir = tempfile::tempdir().unwrap();
     let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
     let (engine, wasm) = (engine(), wasm(HELLO));
@@ -204,14 +205,14 @@ fn a_damaged_entry_is_compiled_again() {
         assert!(!cache.has(&key));
         let (_, from) = engine.compile_cached(&wasm, &key, &cache).unwrap();
         assert!(
-            matches!(from, wws_engine::Code::Compiled { damaged: Some(_) }),
+            matches!(from, CodeOrigin::Compiled { damaged: Some(_) }),
             "{from:?}"
         );
     }
 }
 
 #[test]
-fn the_store_is_bounded_and_keeps_what_was_used_last() {
+fn keeps_most_recently_used_entries() {
     let dir = tempfile::tempdir().unwrap();
     let (engine, wasm) = (engine(), wasm(HELLO));
     let code = engine.precompile(&wasm).unwrap();
@@ -237,7 +238,7 @@ fn the_store_is_bounded_and_keeps_what_was_used_last() {
 }
 
 #[test]
-fn a_store_that_cannot_be_written_says_so() {
+fn reports_cache_that_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let engine = engine();
     let key = engine.code_key(&[0; 32]);

@@ -4,9 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use wws_engine::{
-    Boxed, Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
-    Program, ProgramError, Vm,
+    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError, Program,
+    ProgramError, Vm,
 };
 
 /// Counts in a global, in memory it was born with, and in memory it grew.
@@ -35,7 +36,7 @@ struct Counter {
 }
 
 impl Program for Counter {
-    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> Boxed<'a, Result<(), ProgramError>> {
+    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> BoxFuture<'a, Result<(), ProgramError>> {
         Box::pin(async move {
             let setup = vm.function::<i32, ()>("setup")?;
             Ok(vm.call(&setup, self.setup).await?)
@@ -46,7 +47,7 @@ impl Program for Counter {
         &'a self,
         vm: &'a mut Vm,
         call: Call,
-    ) -> Boxed<'a, Result<http::Response<Bytes>, ProgramError>> {
+    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
         Box::pin(async move {
             match self.export {
                 "loop" => {
@@ -64,7 +65,7 @@ impl Program for Counter {
                     .await?;
                     vm.wait(tokio::task::yield_now()).await;
                 },
-                "fail" => return Err(ProgramError::Failed("boom".into())),
+                "fail" => return Err(ProgramError::failed("boom")),
                 name => {
                     let f = vm.function::<(), i32>(name)?;
                     let n = vm.call(&f, ()).await?;
@@ -77,7 +78,7 @@ impl Program for Counter {
                     return Ok(http::Response::new(n.to_string().into()));
                 }
             }
-            Err(ProgramError::Failed("came back".into()))
+            Err(ProgramError::failed("came back"))
         })
     }
 }
@@ -87,7 +88,7 @@ fn spec() -> GuestSpec {
         name: "test".into(),
         env: vec![],
         args: vec![],
-        folders: vec![],
+        directories: vec![],
         kv: None,
         http: None,
         limits: GuestLimits {
@@ -134,7 +135,7 @@ fn get() -> Call {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_call_starts_from_the_snapshot_with_its_globals_its_memory_and_its_size() {
+async fn calls_start_with_globals_memory_and_size_of_the_snapshot() {
     let guest = guest("count").await;
     let calls: Vec<_> = (0..8)
         .map(|_| {
@@ -153,7 +154,7 @@ async fn every_call_starts_from_the_snapshot_with_its_globals_its_memory_and_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guests_of_one_interpreter_have_snapshots_of_their_own() {
+async fn guests_of_one_interpreter_have_separate_snapshots() {
     let engine = Engine::new(&EngineOptions {
         memory: 64 << 20,
         concurrency: 4,
@@ -181,7 +182,7 @@ async fn guests_of_one_interpreter_have_snapshots_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_hold_and_the_next_call_is_served() {
+async fn serves_the_next_call_after_a_limit() {
     let endless = guest("loop").await.call(get()).await.unwrap_err();
     assert!(matches!(endless, CallError::CpuTime(_)), "{endless}");
     let burning = guest("burn").await.call(get()).await.unwrap_err();
@@ -193,8 +194,8 @@ async fn limits_hold_and_the_next_call_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_call_changed_reaches_the_store() {
-    let store: Arc<dyn wws_kv::Store> = Arc::new(wws_kv::Memory::default());
+async fn writes_changes_to_the_store() {
+    let store: Arc<dyn wws_kv::Store> = Arc::new(wws_kv::MemoryStore::default());
     let guest = guest_of(
         "count",
         5,
@@ -213,7 +214,7 @@ async fn what_a_call_changed_reaches_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_beyond_the_limit_is_refused_at_load() {
+async fn refuses_memory_beyond_the_limit_at_load() {
     let mut spec = spec();
     spec.limits.memory = 2 << 16;
     // The growth is refused, and the store into it traps.

@@ -1,9 +1,11 @@
-//! What goes wrong with a store.
+//! Errors of stores.
 
-/// A store refused, or failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+use std::sync::Arc;
+
+/// A store rejected an operation, or failed.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// One thing is larger than its bound.
+    /// A key or a value is too large.
     #[error("{what} of {size} bytes; the limit is {limit}")]
     TooLarge {
         /// The key or the value.
@@ -13,27 +15,27 @@ pub enum Error {
         /// The bound in bytes.
         limit: usize,
     },
-    /// There is no room for more.
+    /// The store has no room for more.
     #[error("no room: {what}, the limit is {limit}")]
     Full {
-        /// What there is too much of.
+        /// What the store has too much of.
         what: &'static str,
         /// The bound.
         limit: usize,
     },
-    /// There is no memory for it: all that the server holds together has a bound.
+    /// The server has no memory for the entry.
     #[error("no memory to hold {bytes} bytes more (`server.memory`)")]
     NoMemory {
         /// Bytes of the entry.
         bytes: usize,
     },
-    /// A value that should be added to is no number, or the sum is none.
+    /// The value is not a number to add to, or the sum overflows.
     #[error("the value of {key:?} is not a number to add to")]
     NotANumber {
         /// The key.
         key: String,
     },
-    /// The storage behind it failed.
+    /// The storage failed.
     #[error("{0}")]
-    Backend(String),
+    Backend(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }

@@ -1,48 +1,51 @@
 //! Key/value stores behind one trait.
 //!
-//! A worker of the old protocol is handed a snapshot of its namespace and prints what it should become: [`diff`] finds what it
-//! changed, and only that is applied, so that two workers which set different keys at once both win. Other interfaces call the store directly.
+//! A command reads a snapshot of its namespace and prints the new state. [`diff`] finds what it
+//! changed, and only that is applied, so that two workers which set different keys at once do not
+//! undo each other's changes. Other interfaces call the store directly.
 
 mod error;
 mod memory;
-mod text;
+mod value;
 
 use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 
 pub use error::Error;
-pub use memory::{Bounds, Memory};
-pub use text::{Meter, Text};
+pub use memory::{MemoryStore, StoreLimits};
+pub use value::{MemoryMeter, Value};
 
-/// The contents of a namespace. Versions share what is the same in them: a snapshot is neither copied nor makes a change copy the rest.
-pub type Map = rpds::HashTrieMapSync<Arc<str>, Text>;
+/// The contents of a namespace. Versions share entries, so neither taking a snapshot nor changing a
+/// key copies the others.
+pub type Map = rpds::HashTrieMapSync<Arc<str>, Value>;
 
 /// A change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The key gets this value.
+    /// Sets the key's value.
     Set(String, String),
-    /// The key goes.
+    /// Removes the key.
     Delete(String),
 }
 
 /// A store of namespaces.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// The namespace as it is now. Cheap: it is shared, not copied.
+    /// Returns the namespace as it is now. Cheap: nothing is copied.
     async fn snapshot(&self, namespace: &str) -> Result<Map, Error>;
 
-    /// Makes all changes, or none where one is refused.
+    /// Applies all changes, or none if one is rejected.
     async fn apply(&self, namespace: &str, changes: Vec<Change>) -> Result<(), Error>;
 
     /// The value of a key.
     async fn get(&self, namespace: &str, key: &str) -> Result<Option<String>, Error>;
 
-    /// Adds to a number, 0 where the key is not there, and returns the sum.
+    /// Adds to a number (0 if the key is missing), and returns the sum.
     async fn increment(&self, namespace: &str, key: &str, delta: i64) -> Result<i64, Error>;
 
-    /// Sets the value if it is still `expected` (`None`: not there). Returns whether it was.
+    /// Sets the value if it still is `expected` (`None`: the key is missing). Returns whether it
+    /// was.
     async fn compare_and_swap(
         &self,
         namespace: &str,
@@ -56,13 +59,13 @@ pub trait Store: Send + Sync + 'static {
         self.apply(namespace, vec![Change::Set(key, value)]).await
     }
 
-    /// Removes a key; one that isn't there is no error.
+    /// Removes a key, if it exists.
     async fn delete(&self, namespace: &str, key: String) -> Result<(), Error> {
         self.apply(namespace, vec![Change::Delete(key)]).await
     }
 }
 
-/// What was changed between a snapshot and the state that a worker printed.
+/// Returns the changes between a snapshot and the state that a worker printed.
 #[must_use]
 pub fn diff(before: &Map, after: HashMap<String, String>) -> Vec<Change> {
     let mut changes: Vec<_> = before
@@ -73,7 +76,7 @@ pub fn diff(before: &Map, after: HashMap<String, String>) -> Vec<Change> {
     changes.extend(
         after
             .into_iter()
-            .filter(|(key, value)| before.get(key.as_str()).map(Text::as_str) != Some(value))
+            .filter(|(key, value)| before.get(key.as_str()).map(Value::as_str) != Some(value))
             .map(|(key, value)| Change::Set(key, value)),
     );
     changes
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_changed_is_in_a_diff() {
+    fn diff_has_changes_only() {
         let before: Map = [("same", "1"), ("gone", "2"), ("new value", "3")]
             .into_iter()
             .map(|(key, value)| (key.into(), value.into()))

@@ -1,4 +1,4 @@
-//! A store in memory: gone with the process.
+//! A store in memory, which ends with the process.
 
 use std::{
     collections::HashMap,
@@ -7,24 +7,24 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::{Change, Error, Map, Meter, Store, Text};
+use crate::{Change, Error, Map, MemoryMeter, Store, Value};
 
-/// How large a store may become.
+/// Limits of a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Bytes of a key.
+pub struct StoreLimits {
+    /// Most bytes of a key.
     pub key: usize,
-    /// Bytes of a value.
+    /// Most bytes of a value.
     pub value: usize,
-    /// Keys of a namespace.
+    /// Most keys of a namespace.
     pub keys: usize,
-    /// Bytes of a namespace: its keys and values.
+    /// Most bytes of a namespace's keys and values.
     pub namespace: usize,
-    /// Namespaces.
+    /// Most namespaces.
     pub namespaces: usize,
 }
 
-impl Default for Bounds {
+impl Default for StoreLimits {
     fn default() -> Self {
         Self {
             key: 4 << 10,
@@ -38,9 +38,9 @@ impl Default for Bounds {
 
 /// A store in memory.
 #[derive(Default)]
-pub struct Memory {
-    bounds: Bounds,
-    meter: Option<Arc<dyn Meter>>,
+pub struct MemoryStore {
+    limits: StoreLimits,
+    meter: Option<Arc<dyn MemoryMeter>>,
     namespaces: Mutex<HashMap<String, Namespace>>,
 }
 
@@ -50,25 +50,25 @@ struct Namespace {
     bytes: usize,
 }
 
-impl Memory {
-    /// A store within `bounds`.
+impl MemoryStore {
+    /// Creates a store with these limits.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(limits: StoreLimits) -> Self {
         Self {
-            bounds,
+            limits,
             meter: None,
             namespaces: Mutex::default(),
         }
     }
 
-    /// Has what the store holds counted by `meter`, which may refuse more.
+    /// Lets `meter` count what the store holds; it may refuse more.
     #[must_use]
-    pub fn metered(mut self, meter: Arc<dyn Meter>) -> Self {
+    pub fn metered(mut self, meter: Arc<dyn MemoryMeter>) -> Self {
         self.meter = Some(meter);
         self
     }
 
-    // Nothing below leaves a namespace half changed, so a poisoned lock guards good data.
+    // No function leaves a namespace half changed, so the data behind a poisoned lock is good.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Namespace>> {
         self.namespaces
             .lock()
@@ -78,47 +78,44 @@ impl Memory {
     fn with<T>(
         &self,
         name: &str,
-        f: impl FnOnce(&mut Namespace, &Rules<'_>) -> Result<T, Error>,
+        f: impl FnOnce(&mut Namespace, &ChangeRules<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut namespaces = self.lock();
-        if !namespaces.contains_key(name) {
-            if namespaces.len() >= self.bounds.namespaces {
+        let count = namespaces.len();
+        let namespace = match namespaces.get_mut(name) {
+            Some(namespace) => namespace,
+            None if count >= self.limits.namespaces => {
                 return Err(Error::Full {
                     what: "namespaces",
-                    limit: self.bounds.namespaces,
+                    limit: self.limits.namespaces,
                 });
             }
-            namespaces.insert(name.to_owned(), Namespace::default());
-        }
-        match namespaces.get_mut(name) {
-            Some(namespace) => f(
-                namespace,
-                &Rules {
-                    bounds: &self.bounds,
-                    meter: self.meter.as_ref(),
-                },
-            ),
-            None => Err(Error::Backend("the namespace is gone".into())),
-        }
+            None => namespaces.entry(name.to_owned()).or_default(),
+        };
+        let rules = ChangeRules {
+            limits: &self.limits,
+            meter: self.meter.as_ref(),
+        };
+        f(namespace, &rules)
     }
 }
 
-/// What a change is held against.
-struct Rules<'m> {
-    bounds: &'m Bounds,
-    meter: Option<&'m Arc<dyn Meter>>,
+/// What changes are checked against.
+struct ChangeRules<'m> {
+    limits: &'m StoreLimits,
+    meter: Option<&'m Arc<dyn MemoryMeter>>,
 }
 
-impl Rules<'_> {
-    /// The value of an entry, counted with its key.
-    fn text(&self, key: &str, value: &str) -> Result<Text, Error> {
-        /// What an entry costs beside its strings.
+impl ChangeRules<'_> {
+    /// Creates the value of an entry, and counts it with its key.
+    fn text(&self, key: &str, value: &str) -> Result<Value, Error> {
+        /// Bytes of an entry besides its strings.
         const ENTRY: usize = 160;
         let Some(meter) = self.meter else {
             return Ok(value.into());
         };
         let bytes = key.len() + value.len() + ENTRY;
-        Text::metered(value, meter, bytes).ok_or(Error::NoMemory { bytes })
+        Value::metered(value, meter, bytes).ok_or(Error::NoMemory { bytes })
     }
 }
 
@@ -130,16 +127,16 @@ fn check(what: &'static str, size: usize, limit: usize) -> Result<(), Error> {
 }
 
 impl Namespace {
-    /// Checks first, changes then: all or nothing.
-    fn apply(&mut self, rules: &Rules<'_>, changes: Vec<Change>) -> Result<(), Error> {
-        let bounds = rules.bounds;
-        // What each key will be; a key that is named twice counts once, as last named.
+    /// Applies all changes, or none if one is rejected.
+    fn apply(&mut self, rules: &ChangeRules<'_>, changes: Vec<Change>) -> Result<(), Error> {
+        let limits = rules.limits;
+        // The new value of each key. The last change of a key counts.
         let mut last: HashMap<&str, Option<&str>> = HashMap::new();
         for change in &changes {
             match change {
                 Change::Set(key, value) => {
-                    check("a key", key.len(), bounds.key)?;
-                    check("a value", value.len(), bounds.value)?;
+                    check("a key", key.len(), limits.key)?;
+                    check("a value", value.len(), limits.value)?;
                     last.insert(key, Some(value));
                 }
                 Change::Delete(key) => {
@@ -158,19 +155,19 @@ impl Namespace {
                 bytes += key.len() + value.len();
             }
         }
-        if keys > bounds.keys && keys > self.map.size() {
+        if keys > limits.keys && keys > self.map.size() {
             return Err(Error::Full {
                 what: "keys of a namespace",
-                limit: bounds.keys,
+                limit: limits.keys,
             });
         }
-        if bytes > bounds.namespace && bytes > self.bytes {
+        if bytes > limits.namespace && bytes > self.bytes {
             return Err(Error::Full {
                 what: "bytes of a namespace",
-                limit: bounds.namespace,
+                limit: limits.namespace,
             });
         }
-        // A version of its own: what is refused half-way leaves the namespace as it was.
+        // Changes a new version, so that a rejected change leaves the namespace as it was.
         let mut map = self.map.clone();
         for change in changes {
             match change {
@@ -190,7 +187,7 @@ impl Namespace {
 }
 
 #[async_trait]
-impl Store for Memory {
+impl Store for MemoryStore {
     async fn snapshot(&self, namespace: &str) -> Result<Map, Error> {
         Ok(self
             .lock()
@@ -236,7 +233,7 @@ impl Store for Memory {
         value: &str,
     ) -> Result<bool, Error> {
         self.with(namespace, |namespace, rules| {
-            if namespace.map.get(key).map(Text::as_str) != expected {
+            if namespace.map.get(key).map(Value::as_str) != expected {
                 return Ok(false);
             }
             let change = Change::Set(key.to_owned(), value.to_owned());
@@ -257,8 +254,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_workers_that_change_different_keys_at_once_both_win() {
-        let store = Memory::default();
+    async fn keeps_concurrent_changes_of_different_keys() {
+        let store = MemoryStore::default();
         store.apply("n", vec![set("old", "0")]).await.unwrap();
         let first = store.snapshot("n").await.unwrap();
         let second = store.snapshot("n").await.unwrap();
@@ -275,8 +272,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_snapshot_stays_as_it_was() {
-        let store = Memory::default();
+    async fn snapshot_does_not_change() {
+        let store = MemoryStore::default();
         store.apply("n", vec![set("a", "1")]).await.unwrap();
         let snapshot = store.snapshot("n").await.unwrap();
         store.apply("n", vec![set("a", "2")]).await.unwrap();
@@ -285,15 +282,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn namespaces_are_apart() {
-        let store = Memory::default();
+    async fn namespaces_are_separate() {
+        let store = MemoryStore::default();
         store.set("a", "k".into(), "v".into()).await.unwrap();
         assert_eq!(store.get("b", "k").await.unwrap(), None);
     }
 
     #[tokio::test]
-    async fn a_refused_change_changes_nothing() {
-        let store = Memory::new(Bounds {
+    async fn rejected_change_changes_nothing() {
+        let store = MemoryStore::new(StoreLimits {
             value: 3,
             keys: 2,
             namespace: 20,
@@ -319,10 +316,10 @@ mod tests {
         ));
     }
 
-    /// A meter of so many bytes.
+    /// A meter of a number of bytes.
     struct Bytes(std::sync::atomic::AtomicUsize);
 
-    impl Meter for Bytes {
+    impl MemoryMeter for Bytes {
         fn grow(&self, bytes: usize) -> bool {
             use std::sync::atomic::Ordering::Relaxed;
             self.0
@@ -337,10 +334,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn entries_are_counted_until_no_snapshot_has_them() {
+    async fn counts_entries_until_no_snapshot_has_them() {
         let meter = Arc::new(Bytes(10_000.into()));
         let left = || meter.0.load(std::sync::atomic::Ordering::Relaxed);
-        let store = Memory::default().metered(meter.clone());
+        let store = MemoryStore::default().metered(meter.clone());
         store
             .apply("n", vec![set("a", &"1".repeat(4000))])
             .await
@@ -366,8 +363,8 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn increments_from_many_threads_are_all_counted() {
-        let store = Arc::new(Memory::default());
+    async fn counts_increments_of_many_threads() {
+        let store = Arc::new(MemoryStore::default());
         let tasks: Vec<_> = (0..8)
             .map(|_| {
                 let store = store.clone();
@@ -387,8 +384,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_swap_needs_the_expected_value() {
-        let store = Memory::default();
+    async fn swap_requires_the_expected_value() {
+        let store = MemoryStore::default();
         assert!(store.compare_and_swap("n", "k", None, "1").await.unwrap());
         assert!(!store.compare_and_swap("n", "k", None, "2").await.unwrap());
         assert!(

@@ -41,7 +41,7 @@ fn main() {
         name: "hello".into(),
         env: vec![],
         args: vec![],
-        folders: vec![],
+        directories: vec![],
         kv: None,
         http: None,
         limits: GuestLimits {

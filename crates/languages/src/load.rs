@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use wws_engine::{Guest, GuestSpec, Interpreter, LoadError, Program};
+use wws_engine::{Guest, GuestSpec, Interpreter, LoadError, LoadErrorKind, Program};
 
 /// Loads a program. Blocks the thread.
 pub(crate) fn load(
@@ -17,11 +17,15 @@ pub(crate) fn load(
                 tokio::runtime::Builder::new_current_thread()
                     .enable_time()
                     .build()
-                    .map_err(|error| LoadError::new(error.to_string()))?
+                    .map_err(|error| {
+                        LoadError::new(LoadErrorKind::Host, "cannot start").caused_by(error)
+                    })?
                     .block_on(interpreter.snapshot(spec, program))
             })
-            .map_err(|error| LoadError::new(format!("cannot start a thread: {error}")))?
+            .map_err(|error| {
+                LoadError::new(LoadErrorKind::Host, "cannot start a thread").caused_by(error)
+            })?
             .join()
-            .unwrap_or_else(|_| Err(LoadError::new("loading panicked")))
+            .unwrap_or_else(|_| Err(LoadError::new(LoadErrorKind::Host, "loading panicked")))
     })
 }

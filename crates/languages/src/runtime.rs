@@ -7,7 +7,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use tempfile::TempDir;
-use wws_engine::{Engine, Guest, GuestSpec, LoadError, Module, PreopenedFolder};
+use wws_engine::{Engine, Guest, GuestSpec, LoadError, LoadErrorKind, Module, PreopenedDirectory};
 use wws_project::{File, Runtime, beneath::Root};
 
 /// Where the interpreter finds the source.
@@ -37,8 +37,9 @@ pub fn runtime_guest(
     let folder = folder()?;
     let extension = worker.extension().unwrap_or_default().to_string_lossy();
     let write = |name: &str, text: &str| {
-        fs::write(folder.path().join(name), text)
-            .map_err(|error| LoadError::new(format!("cannot lay the source out: {error}")))
+        fs::write(folder.path().join(name), text).map_err(|error| {
+            LoadError::new(LoadErrorKind::Host, "cannot lay the source out").caused_by(error)
+        })
     };
     write(&format!("index.{extension}"), &program)?;
     if let Some(polyfill) = &runtime.polyfill {
@@ -48,8 +49,9 @@ pub fn runtime_guest(
             .to_string_lossy();
         write(&name, &file_of(polyfill)?)?;
     }
-    let dir = fs::File::open(folder.path())
-        .map_err(|error| LoadError::new(format!("cannot open the source: {error}")))?;
+    let dir = fs::File::open(folder.path()).map_err(|error| {
+        LoadError::new(LoadErrorKind::Host, "cannot open the source").caused_by(error)
+    })?;
     spec.args.clone_from(&runtime.args);
     for (name, value) in &runtime.envs {
         // What the worker says is nearer.
@@ -57,21 +59,30 @@ pub fn runtime_guest(
             spec.env.push((name.clone(), value.clone()));
         }
     }
-    let source = PreopenedFolder {
+    let source = PreopenedDirectory {
         dir,
         to: SOURCE.into(),
     };
     Ok(engine
         .guest_with(interpreter, spec, vec![source])?
         .keeping(Arc::new(folder))
-        .started_ahead())
+        .prestarted())
 }
 
 fn read(root: &Root, path: &Path) -> Result<String, LoadError> {
-    let bytes = root
-        .read(path, MAX_SOURCE)
-        .map_err(|error| LoadError::new(format!("cannot read {}: {error}", path.display())))?;
-    String::from_utf8(bytes).map_err(|_| LoadError::new(format!("{} is not UTF-8", path.display())))
+    let bytes = root.read(path, MAX_SOURCE).map_err(|error| {
+        LoadError::new(
+            LoadErrorKind::Host,
+            format!("cannot read {}", path.display()),
+        )
+        .caused_by(error)
+    })?;
+    String::from_utf8(bytes).map_err(|_| {
+        LoadError::new(
+            LoadErrorKind::Program,
+            format!("{} is not UTF-8", path.display()),
+        )
+    })
 }
 
 /// A folder that is gone when the last guest is. A container's own folders may be read-only, but it has memory.
@@ -81,8 +92,10 @@ fn folder() -> Result<TempDir, LoadError> {
     make.tempdir_in("/dev/shm")
         .or_else(|_| make.tempdir())
         .map_err(|error| {
-            LoadError::new(format!(
-                "no place for the source, neither /dev/shm nor a folder for temporary files: {error}"
-            ))
+            LoadError::new(
+                LoadErrorKind::Host,
+                "no place for the source, neither /dev/shm nor a folder for temporary files",
+            )
+            .caused_by(error)
         })
 }

@@ -242,7 +242,8 @@ async fn globals_of_the_web_are_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_is_read_changed_and_counted() {
-    let store: std::sync::Arc<dyn wws_kv::Store> = std::sync::Arc::new(wws_kv::Memory::default());
+    let store: std::sync::Arc<dyn wws_kv::Store> =
+        std::sync::Arc::new(wws_kv::MemoryStore::default());
     let project = Project::new(&[(
         "w.js",
         r#"export default async () => {
@@ -288,7 +289,7 @@ async fn folders_are_read_and_written_and_not_left() {
         ("tmp/file.txt", "Some content"),
     ]);
     let mut spec = spec();
-    spec.folders = vec![wws_engine::PreopenedFolder {
+    spec.directories = vec![wws_engine::PreopenedDirectory {
         dir: std::fs::File::open(project.path().join("tmp")).unwrap(),
         to: "/tmp".into(),
     }];

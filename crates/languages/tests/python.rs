@@ -214,7 +214,7 @@ async fn folders_hold_packages_and_data() {
     )]);
     let mut spec = spec();
     spec.env = vec![("A".into(), "é".into())];
-    spec.folders = vec![wws_engine::PreopenedFolder {
+    spec.directories = vec![wws_engine::PreopenedDirectory {
         dir: std::fs::File::open(folder.path()).unwrap(),
         to: "/lib".into(),
     }];
@@ -309,7 +309,10 @@ def worker(request):
         let error = guest.call(get(path)).await.expect_err(path);
         let is_call = matches!(
             error,
-            CallError::Failed(_) | CallError::Trap(_) | CallError::CpuTime(_) | CallError::Exit(_)
+            CallError::Program { .. }
+                | CallError::Trap { .. }
+                | CallError::CpuTime(_)
+                | CallError::Exit { .. }
         );
         let text = error.to_string();
         assert!(
@@ -734,7 +737,7 @@ def worker(request):
     let folder = tempfile::tempdir().unwrap();
     let project = Project::new(&[("w.py", source)]);
     let mut spec = spec();
-    spec.folders = vec![wws_engine::PreopenedFolder {
+    spec.directories = vec![wws_engine::PreopenedDirectory {
         dir: std::fs::File::open(folder.path()).unwrap(),
         to: "/tmp".into(),
     }];
@@ -755,7 +758,7 @@ async fn a_load_problem_in_a_library_names_both_places() {
         "import sys\nsys.path.append('/lib')\nimport pure\npure.f()",
     )]);
     let mut spec = spec();
-    spec.folders = vec![wws_engine::PreopenedFolder {
+    spec.directories = vec![wws_engine::PreopenedDirectory {
         dir: std::fs::File::open(folder.path()).unwrap(),
         to: "/lib".into(),
     }];

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Project, get, post, spec};
-use wws_engine::{Guest, GuestSpec, PreopenedFolder};
+use wws_engine::{Guest, GuestSpec, PreopenedDirectory};
 
 fn worker(source: &str) -> (Project, Guest) {
     worker_with(source, spec())
@@ -199,7 +199,7 @@ async fn folders_hold_files_and_libraries() {
         ),
     ]);
     let mut spec = spec();
-    spec.folders = vec![PreopenedFolder {
+    spec.directories = vec![PreopenedDirectory {
         dir: std::fs::File::open(project.path().join("gems")).unwrap(),
         to: "/libs".into(),
     }];
@@ -391,7 +391,7 @@ async fn a_trap_of_the_language_is_no_error() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_store_is_read_changed_and_counted() {
-    let store: Arc<dyn wws_kv::Store> = Arc::new(wws_kv::Memory::default());
+    let store: Arc<dyn wws_kv::Store> = Arc::new(wws_kv::MemoryStore::default());
     let source = r#"
         def worker(req)
           n = (Cache.get("n") || 0).to_i + 1

@@ -16,7 +16,7 @@ use std::{
 };
 
 use common::{Project, get, post, spec};
-use wws_engine::{Call, Guest, GuestSpec, PreopenedFolder};
+use wws_engine::{Call, Guest, GuestSpec, PreopenedDirectory};
 use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
 
 fn worker_with(body: &str, spec: GuestSpec) -> (Project, Guest) {
@@ -189,7 +189,7 @@ async fn only_what_has_a_type_is_sent_with_one() {
 fn with_folder(project: &Project) -> GuestSpec {
     std::fs::create_dir_all(project.path().join("data")).unwrap();
     let mut spec = spec();
-    spec.folders = vec![PreopenedFolder {
+    spec.directories = vec![PreopenedDirectory {
         dir: std::fs::File::open(project.path().join("data")).unwrap(),
         to: "/data".into(),
     }];

@@ -65,6 +65,7 @@ const SORRY: &str = "The request could not be answered.";
 impl App {
     /// Gives memory back to the system.
     pub(crate) fn trim(&self) {
+        self.guests.iter().flatten().for_each(Guest::trim);
         self.engine.trim();
         if let Some(on_idle) = self.on_idle {
             on_idle();

@@ -11,8 +11,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    Code, CodeCache, CodeKey, Engine, Guest, GuestLimits, GuestSpec, LoadError, Module,
-    PreopenedFolder,
+    CodeCache, CodeKey, CodeOrigin, Engine, Guest, GuestLimits, GuestSpec, LoadError, Module,
+    PreopenedDirectory,
 };
 use wws_languages::{GuestError, JavaScript, Python, Ruby, runtime_guest};
 use wws_project::{Kit, Limits, Problem, Project, Runtime, Worker, WorkerKind, beneath::Root};
@@ -329,7 +329,7 @@ impl Maker<'_> {
         };
         let key = self.engine.code_key(digest);
         let (module, code) = self.engine.compile_cached(wasm, &key, cache)?;
-        if let Code::Compiled { damaged: Some(why) } = code {
+        if let CodeOrigin::Compiled { damaged: Some(why) } = code {
             let name = key.file_name();
             tracing::warn!("the compiled code {name} is damaged ({why}): compiled again");
         }
@@ -346,7 +346,7 @@ impl Maker<'_> {
                     folder.from.display()
                 )
             })?;
-            folders.push(PreopenedFolder {
+            folders.push(PreopenedDirectory {
                 dir,
                 to: folder.to.clone(),
             });
@@ -359,7 +359,7 @@ impl Maker<'_> {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
             args: vec![worker.name.clone()],
-            folders,
+            directories: folders,
             kv: worker
                 .kv_namespace
                 .clone()

@@ -12,7 +12,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    CodeCache, CodeKey, Engine, EngineOptions, EntryState, LoadError, Work, interpreter_module,
+    CacheEntryState, CodeCache, CodeKey, CompileWork, Engine, EngineOptions, LoadError,
+    LoadErrorKind, interpreter_module,
 };
 use wws_languages::JavaScript;
 use wws_project::{beneath::Root, compilable};
@@ -72,7 +73,7 @@ fn engine() -> Result<Engine, LoadError> {
         open_files: 1000,
         ..EngineOptions::default()
     })
-    .map_err(|error| LoadError::new(error.to_string()))
+    .map_err(|error| LoadError::new(LoadErrorKind::Host, error.to_string()))
 }
 
 /// A module that is to be compiled.
@@ -289,9 +290,9 @@ impl Precompile<'_> {
         done: &mut Precompiled,
     ) -> io::Result<()> {
         let state = self.store.state(key);
-        done.damaged += usize::from(state == EntryState::Damaged);
+        done.damaged += usize::from(state == CacheEntryState::Damaged);
         let outcome = match state {
-            EntryState::Whole => Outcome::Cached,
+            CacheEntryState::Whole => Outcome::Cached,
             _ => self.compiled(key, module, until).unwrap_or_else(|error| {
                 tracing::debug!("{}: {error}", key.file_name());
                 Outcome::Left
@@ -316,12 +317,12 @@ impl Precompile<'_> {
         let Some(_turn) = self.store.turn(key, until)? else {
             return Ok(Outcome::Left);
         };
-        if self.store.state(key) == EntryState::Whole {
+        if self.store.state(key) == CacheEntryState::Whole {
             return Ok(Outcome::Cached);
         }
         // The engine of our own is known to take a second.
         let small = module.size <= SMALL || matches!(module.place, Place::Ours(_));
-        let work = Work {
+        let work = CompileWork {
             memory: COMPILER_MEMORY,
             small,
         };
@@ -623,7 +624,7 @@ mod tests {
         let text = "b".repeat(usize::try_from(SMALL).unwrap());
         let large = machine.project("large", &[("b.wasm", &module(&text))]);
         // What other images' modules do.
-        let work = Work {
+        let work = CompileWork {
             memory: COMPILER_MEMORY,
             small: false,
         };
@@ -730,7 +731,7 @@ mod tests {
         assert_eq!(precompile.run(&project).unwrap(), done(0, 0, 1));
         for wasm in [&before, &after] {
             let key = engine.code_key(&Sha256::digest(wasm).into());
-            assert_eq!(machine.store.state(&key), EntryState::Missing);
+            assert_eq!(machine.store.state(&key), CacheEntryState::Missing);
             assert!(!machine.store.failed(&key));
         }
     }

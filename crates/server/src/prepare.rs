@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Resource, getrlimit};
 use wws_engine::{Account, Charge, CodeCache, Engine, EngineOptions, Guest};
-use wws_kv::Meter;
+use wws_kv::MemoryMeter;
 use wws_project::{Problem, Problems, Project, beneath::Root};
 
 use crate::{
@@ -103,7 +103,7 @@ impl KvMeter {
     }
 }
 
-impl Meter for KvMeter {
+impl MemoryMeter for KvMeter {
     fn grow(&self, bytes: usize) -> bool {
         let (held, charge) = &mut *self.held();
         let more = *held + bytes as u64;
@@ -165,7 +165,7 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
     let maker = Maker {
         root: &root,
         engine: &engine,
-        kv: Arc::new(wws_kv::Memory::default().metered(KvMeter::new(engine.account()))),
+        kv: Arc::new(wws_kv::MemoryStore::default().metered(KvMeter::new(engine.account()))),
         outgoing: &outgoing,
         code: options.code.as_ref(),
         compiling: &options.compiling,

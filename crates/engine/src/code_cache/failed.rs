@@ -1,37 +1,38 @@
-//! Modules that could not be compiled, kept for some minutes: a container that fails and is started again and again must not take
-//! all processors each time.
+//! Remembers for some minutes which modules could not be compiled: a failing container that is
+//! started again and again must not use all CPUs each time.
 //!
-//! One small file, replaced as a whole. Two that write it at once may lose a line, which costs a compilation.
+//! They are in one small file, which is replaced as a whole. Two processes that write it at once
+//! may lose a line, which costs one compilation.
 
 use std::{
     fs, io,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{CodeCache, CodeKey, UNFINISHED};
+use crate::code_cache::cache::{CodeCache, CodeKey, UNFINISHED};
 
 const FILE: &str = "failed";
 
-/// For how long a module is not tried again.
+/// The time after which a module is compiled again.
 const FOR: Duration = Duration::from_secs(600);
 
-/// The most modules that are kept: the last ones.
+/// Most modules that are kept; the oldest are dropped.
 const MAX: usize = 1000;
 
-/// The longest file that is read, in bytes.
+/// Largest file that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
 impl CodeCache {
-    /// Whether a module could not be compiled some minutes ago.
+    /// Whether compiling a module failed some minutes ago.
     #[must_use]
     pub fn failed(&self, key: &CodeKey) -> bool {
         self.failures().iter().any(|(_, failed)| *failed == key.0)
     }
 
-    /// Notes that a module could not be compiled.
+    /// Records that a module could not be compiled.
     ///
     /// # Errors
-    /// The store cannot be written.
+    /// Returns an error if the cache cannot be written.
     pub fn note_failed(&self, key: &CodeKey) -> io::Result<()> {
         let mut all = self.failures();
         all.push((now(), key.0.clone()));
@@ -39,9 +40,9 @@ impl CodeCache {
             .iter()
             .map(|(at, key)| format!("{at} {key}\n"))
             .collect();
-        let file = self.folder.join(FILE);
+        let file = self.directory.join(FILE);
         let unfinished = self
-            .folder
+            .directory
             .join(format!("{FILE}.{}{UNFINISHED}", std::process::id()));
         fs::write(&unfinished, text)
             .and_then(|()| fs::rename(&unfinished, file))
@@ -50,9 +51,9 @@ impl CodeCache {
             })
     }
 
-    /// Those that count, with their time.
+    /// The failures that still count, with their time.
     fn failures(&self) -> Vec<(u64, String)> {
-        let file = self.folder.join(FILE);
+        let file = self.directory.join(FILE);
         if fs::metadata(&file).map_or(true, |file| file.len() > MAX_BYTES) {
             return Vec::new();
         }
@@ -60,7 +61,7 @@ impl CodeCache {
         let lines = text.lines().filter_map(|line| {
             let (at, key) = line.split_once(' ')?;
             let at: u64 = at.parse().ok()?;
-            // One of the future is of a clock that was wrong.
+            // A time in the future comes from a wrong clock.
             let counts = now.checked_sub(at).is_some_and(|age| age < FOR.as_secs());
             counts.then(|| (at, key.to_owned()))
         });
@@ -80,9 +81,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_known_for_a_while_and_are_bounded() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = CodeCache::open(folder.path(), 1).unwrap();
+    fn remembers_bounded_failures_for_a_while() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = CodeCache::open(directory.path(), 1).unwrap();
         let key = |number: usize| CodeKey(format!("{number:064}"));
         assert!(!cache.failed(&key(0)));
         for number in 0..MAX + 2 {
@@ -92,10 +93,14 @@ mod tests {
         assert!(!cache.failed(&key(1)));
         let old = now() - FOR.as_secs();
         let text = format!("{old} {}\nnonsense\n", key(5).0);
-        fs::write(folder.path().join(FILE), text).unwrap();
+        fs::write(directory.path().join(FILE), text).unwrap();
         assert!(!cache.failed(&key(5)));
         let late = now() + 1000;
-        fs::write(folder.path().join(FILE), format!("{late} {}\n", key(5).0)).unwrap();
+        fs::write(
+            directory.path().join(FILE),
+            format!("{late} {}\n", key(5).0),
+        )
+        .unwrap();
         assert!(!cache.failed(&key(5)));
     }
 }

@@ -1,9 +1,9 @@
-//! Turns among all processes that share a cache: one compiles an entry while the others wait for it, and not more compile at once
-//! than the machine has CPUs and memory for.
+//! Turns among all processes that share a cache: one process compiles an entry while the others
+//! wait, and no more compile at once than the machine has CPUs and memory for.
 //!
-//! A turn is a lock on a file, so it ends with its process, however that ends. The files stay: as many as there are CPUs, and two.
-//! Whoever compiles takes the entry's turn first and then one of the CPUs', and holds one of each at most, so no two wait for each
-//! other.
+//! A turn is a lock on a file, so it ends with its process. The files stay: one per CPU, and two
+//! more. A process takes the entry's turn before a CPU's, and holds at most one of each, so no two
+//! wait for each other.
 
 use std::{
     fs::{self, File},
@@ -17,44 +17,44 @@ use rustix::{
     io::Errno,
 };
 
-use super::{CodeCache, CodeKey};
+use crate::code_cache::cache::{CodeCache, CodeKey};
 
-/// How often a turn is asked for again: there is no lock with a limit of time.
+/// Time between two attempts: there is no lock with a timeout.
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// The file whose bytes are the entries' turns: one byte each, of which none is ever written.
+/// The file whose bytes are locked for entries, one byte each. None is ever written.
 const ENTRIES: &str = "entries.turn";
 
-/// The turn that is kept for small modules.
+/// The turn that is reserved for small modules.
 const SMALL: &str = "small.cpu";
 
-/// The part of the machine's free memory that all compilations together may take.
+/// All compilations together may take this part (1/n) of the machine's free memory.
 const MEMORY_SHARE: u64 = 4;
 
-/// A turn, until it is dropped.
+/// A turn, held until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
-    /// Its lock goes with it.
+pub struct CompileTurn {
+    /// Closing the file releases the lock.
     _file: File,
 }
 
-/// What a compilation takes.
+/// The cost of a compilation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Work {
-    /// The most memory that it may take, in bytes.
+pub struct CompileWork {
+    /// Most memory that the compilation may take, in bytes.
     pub memory: u64,
-    /// It is short, and need not wait for those that are not: one turn is kept for its kind.
+    /// The compilation is short: it may use the turn that is reserved for small modules.
     pub small: bool,
 }
 
 impl CodeCache {
-    /// The turn to compile an entry; `None` if it did not come in time.
+    /// Waits for the turn to compile an entry; returns `None` at `until`.
     ///
     /// # Errors
-    /// The cache cannot be written.
-    pub fn turn(&self, key: &CodeKey, until: Instant) -> io::Result<Option<Turn>> {
+    /// Returns an error if the cache cannot be written.
+    pub fn turn(&self, key: &CodeKey, until: Instant) -> io::Result<Option<CompileTurn>> {
         let file = self.lock(ENTRIES)?;
-        // The key is a hash in hex: 60 of its bits, which is a place in a file.
+        // The key is a hash in hex. 60 of its bits are a position in a file.
         let place = key
             .0
             .get(..15)
@@ -65,11 +65,11 @@ impl CodeCache {
         })
     }
 
-    /// The turn to use a CPU, and memory; `None` if it did not come in time.
+    /// Waits for the turn to use a CPU and memory; returns `None` at `until`.
     ///
     /// # Errors
-    /// As of [`Self::turn`].
-    pub fn cpu(&self, work: Work, until: Instant) -> io::Result<Option<Turn>> {
+    /// Returns an error if the cache cannot be written.
+    pub fn cpu(&self, work: CompileWork, until: Instant) -> io::Result<Option<CompileTurn>> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let numbered =
             (0..turns(cpus, available_memory(), work.memory)).map(|number| format!("{number}.cpu"));
@@ -95,11 +95,12 @@ impl CodeCache {
             .write(true)
             .create(true)
             .truncate(false)
-            .open(self.folder.join(name))
+            .open(self.directory.join(name))
     }
 }
 
-/// How many compile at once: all of them together may take a part of the memory that is free, and one always may.
+/// How many processes may compile at once: as many as have room in a part of the free memory, but
+/// at least one.
 fn turns(cpus: usize, available: Option<u64>, memory: u64) -> usize {
     let Some(available) = available else {
         return cpus;
@@ -108,7 +109,7 @@ fn turns(cpus: usize, available: Option<u64>, memory: u64) -> usize {
     usize::try_from(room).unwrap_or(cpus).clamp(1, cpus)
 }
 
-/// The machine's memory that can be had without swapping, in bytes.
+/// The machine's memory that is available without swapping, in bytes.
 fn available_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
@@ -118,17 +119,18 @@ fn available_memory() -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-/// Locks one byte of a file for this open file alone; whether it could.
+/// Tries to lock one byte of a file for this open file; returns whether it succeeded.
 fn lock_byte(file: &File, place: i64) -> io::Result<bool> {
     let lock = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: place,
         l_len: 1,
-        // Not of a process: of an open file, as it has to be here.
+        // Must be 0 for locks of open files.
         l_pid: 0,
     };
-    // SAFETY: the command reads a `struct flock`, which lives until then, and writes nothing.
+    // SAFETY: `fcntl` asks for the argument of its command. `F_OFD_SETLK` reads a `struct flock`,
+    // which outlives the call.
     let locked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     if locked == 0 {
         return Ok(true);
@@ -140,14 +142,14 @@ fn lock_byte(file: &File, place: i64) -> io::Result<bool> {
     }
 }
 
-/// Asks for a turn until there is one: the file that holds it.
+/// Tries to get a turn until it succeeds, or until `until`.
 fn wait(
     until: Instant,
     ask: impl Fn() -> io::Result<Option<io::Result<File>>>,
-) -> io::Result<Option<Turn>> {
+) -> io::Result<Option<CompileTurn>> {
     loop {
         if let Some(file) = ask()? {
-            return Ok(Some(Turn { _file: file? }));
+            return Ok(Some(CompileTurn { _file: file? }));
         }
         if Instant::now() >= until {
             return Ok(None);
@@ -161,29 +163,29 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const LARGE: Work = Work {
+    const LARGE: CompileWork = CompileWork {
         memory: 1,
         small: false,
     };
-    const SMALL: Work = Work {
+    const SMALL: CompileWork = CompileWork {
         small: true,
         ..LARGE
     };
 
-    fn cache(folder: &std::path::Path) -> CodeCache {
-        CodeCache::open(folder, 1).unwrap()
+    fn cache(directory: &std::path::Path) -> CodeCache {
+        CodeCache::open(directory, 1).unwrap()
     }
 
     #[test]
-    fn an_entry_has_one_turn_and_shares_it_with_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = cache(folder.path());
+    fn each_entry_has_one_turn_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = cache(directory.path());
         let key = |number: u64| CodeKey(format!("ab{number:013x}{:049}", 0));
         let now = Instant::now();
         let held = cache.turn(&key(0), now).unwrap();
         assert!(held.is_some());
         assert!(cache.turn(&key(0), now).unwrap().is_none());
-        // Their names begin alike.
+        // The names have the same start.
         let others: Vec<_> = (1..300)
             .map(|n| cache.turn(&key(n), now).unwrap())
             .collect();
@@ -194,9 +196,9 @@ mod tests {
     }
 
     #[test]
-    fn a_small_module_does_not_wait_for_large_ones() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = cache(folder.path());
+    fn small_module_does_not_wait_for_large_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = cache(directory.path());
         let now = Instant::now();
         let mut held = Vec::new();
         while let Some(turn) = cache.cpu(LARGE, now).unwrap() {
@@ -211,7 +213,7 @@ mod tests {
         assert!(cache.cpu(SMALL, soon).unwrap().is_none());
         assert!(started.elapsed() >= Duration::from_millis(50));
         drop(small);
-        // Where there is a CPU, small ones take it, too.
+        // Small modules also use other free turns.
         drop(held.pop());
         let both = [
             cache.cpu(SMALL, now).unwrap(),
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_bounds_how_many_compile_at_once() {
+    fn memory_bounds_concurrent_compilations() {
         const GIB: u64 = 1 << 30;
         assert_eq!(turns(64, Some(256 * GIB), 2 * GIB), 32);
         assert_eq!(turns(64, Some(16 * GIB), 2 * GIB), 2);

@@ -1,4 +1,4 @@
-//! Writing an entry, piece by piece: code is large, and whoever writes it should not have to hold all of it.
+//! Writes an entry piece by piece: code is large, and the writer need not hold all of it.
 
 use std::{
     fs::{self, File, Permissions},
@@ -7,11 +7,11 @@ use std::{
     path::PathBuf,
 };
 
-use super::{CodeCache, CodeKey, MAGIC, TRAILER, UNFINISHED};
+use crate::code_cache::cache::{CodeCache, CodeKey, MAGIC, TRAILER, UNFINISHED};
 
-/// An entry that is being written. Nothing of it stays unless it is finished.
+/// An entry that is being written. It is removed unless it is finished.
 #[derive(Debug)]
-pub struct Writing<'a> {
+pub struct EntryWriter<'a> {
     store: &'a CodeCache,
     max: u64,
     unfinished: PathBuf,
@@ -26,18 +26,18 @@ impl CodeCache {
     /// Begins an entry.
     ///
     /// # Errors
-    /// The store is read-only, the disk full, ...
-    pub fn write(&self, key: &CodeKey) -> io::Result<Writing<'_>> {
+    /// Returns an error if the cache is read-only, the disk is full, or the like.
+    pub fn write(&self, key: &CodeKey) -> io::Result<EntryWriter<'_>> {
         let max = self.max.ok_or(io::ErrorKind::ReadOnlyFilesystem)?;
-        let unfinished = self
-            .folder
-            .join(format!("{}.{}{UNFINISHED}", key.0, std::process::id()));
+        let unfinished =
+            self.directory
+                .join(format!("{}.{}{UNFINISHED}", key.0, std::process::id()));
         let file = File::options()
             .write(true)
             .create(true)
             .truncate(true)
             .open(&unfinished)?;
-        let writing = Writing {
+        let writing = EntryWriter {
             store: self,
             max,
             unfinished,
@@ -53,19 +53,20 @@ impl CodeCache {
     }
 }
 
-impl Writing<'_> {
-    /// Whether the store, and not who gave the code, is why it cannot be finished.
+impl EntryWriter<'_> {
+    /// Whether the cache failed, rather than the source of the code.
     #[must_use]
     pub fn failed(&self) -> bool {
         self.error.is_some()
     }
 
-    /// Makes it an entry, and removes those that were not used for longest where there is no room.
+    /// Finishes the entry. Removes the least recently used entries if there is no room.
     ///
-    /// It is not waited for until it is on the disk: a container waits for us. What a power cut leaves of it is found by its checksum.
+    /// Does not wait until the entry is on the disk, since a container waits for the code; the
+    /// checksum detects what a power cut leaves.
     ///
     /// # Errors
-    /// As of [`CodeCache::write`].
+    /// Returns the errors of [`CodeCache::write`].
     pub fn finish(mut self) -> io::Result<()> {
         if let Some(error) = self.error {
             return Err(error.into());
@@ -79,7 +80,7 @@ impl Writing<'_> {
     }
 }
 
-impl Write for Writing<'_> {
+impl Write for EntryWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = if self.len + bytes.len() as u64 + TRAILER > self.max {
             Err(io::Error::new(
@@ -100,9 +101,9 @@ impl Write for Writing<'_> {
     }
 }
 
-impl Drop for Writing<'_> {
+impl Drop for EntryWriter<'_> {
     fn drop(&mut self) {
-        // Not there if it was finished.
+        // A finished entry was renamed.
         let _ = fs::remove_file(&self.unfinished);
     }
 }

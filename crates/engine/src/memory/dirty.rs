@@ -1,94 +1,94 @@
-//! Which pages of a private mapping were written? The kernel knows: an anonymous page is there instead of the file's
-//! or the zero page.
+//! Finds the pages of a private mapping that were written: the kernel has replaced the file's page
+//! or the zero page by an anonymous one.
 //!
 //! Source: `Documentation/admin-guide/mm/pagemap.rst` of Linux.
 
 use std::{fs::File, os::unix::fs::FileExt, sync::OnceLock};
 
-use super::PAGE;
+use crate::memory::page::PAGE;
 
 /// A run of written pages, as addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub(crate) struct Run {
+pub(crate) struct PageRun {
     pub(crate) start: u64,
     pub(crate) end: u64,
     categories: u64,
 }
 
-/// How many runs one look reports. Beyond them the rest of the range counts as unknown.
-pub(crate) const RUNS: usize = 64;
+/// Most runs that one call reports. The rest of the range is unknown then.
+pub(crate) const MAX_RUNS: usize = 64;
 
-/// What was found in a range.
-pub(crate) struct Found {
-    runs: [Run; RUNS],
+/// The written pages of a range.
+pub(crate) struct DirtyPages {
+    runs: [PageRun; MAX_RUNS],
     len: usize,
-    /// Where the look ended; from here on nothing is known.
+    /// The address up to which the pages are known.
     pub(crate) known_until: u64,
 }
 
-impl Found {
+impl DirtyPages {
     fn new(start: u64) -> Self {
         Self {
-            runs: [Run {
+            runs: [PageRun {
                 start: 0,
                 end: 0,
                 categories: 0,
-            }; RUNS],
+            }; MAX_RUNS],
             len: 0,
             known_until: start,
         }
     }
 
-    pub(crate) fn runs(&self) -> &[Run] {
+    pub(crate) fn runs(&self) -> &[PageRun] {
         &self.runs[..self.len]
     }
 }
 
-/// The kernel's view of our pages.
-enum Source {
+/// How the kernel reports written pages.
+enum PagemapSource {
     /// `PAGEMAP_SCAN`, Linux 6.7.
     Scan(File),
     /// Reading `/proc/self/pagemap`.
     Read(File),
-    /// Neither: everything must be thrown away.
+    /// Not at all: every page counts as written.
     None,
 }
 
-/// Beyond so many pages, reading their entries costs more than throwing the memory away.
+/// Most pages whose entries are read. For more, discarding the memory is cheaper.
 const READ_PAGES: usize = 2048;
 
-fn source() -> &'static Source {
-    static SOURCE: OnceLock<Source> = OnceLock::new();
+fn source() -> &'static PagemapSource {
+    static SOURCE: OnceLock<PagemapSource> = OnceLock::new();
     SOURCE.get_or_init(|| {
         let Ok(file) = File::open("/proc/self/pagemap") else {
-            return Source::None;
+            return PagemapSource::None;
         };
         let probe = 0u64;
         let at = (std::ptr::from_ref(&probe) as u64) & !(PAGE as u64 - 1);
-        let mut found = Found::new(at);
-        if scan(&file, at, at + PAGE as u64, 0, &mut found) {
-            Source::Scan(file)
-        } else if read(&file, at, at + PAGE as u64, 1, &mut Found::new(at)) {
-            Source::Read(file)
+        let mut dirty = DirtyPages::new(at);
+        if scan(&file, at, at + PAGE as u64, 0, &mut dirty) {
+            PagemapSource::Scan(file)
+        } else if read(&file, at, at + PAGE as u64, 1, &mut DirtyPages::new(at)) {
+            PagemapSource::Read(file)
         } else {
-            Source::None
+            PagemapSource::None
         }
     })
 }
 
-/// Finds the written pages from `start` to `end` (addresses of whole pages), `max_pages` of them at most.
-pub(crate) fn find(start: u64, end: u64, max_pages: usize) -> Found {
-    let mut found = Found::new(start);
+/// Finds the written pages from the address `start` to `end`, at most `max_pages` of them.
+pub(crate) fn find(start: u64, end: u64, max_pages: usize) -> DirtyPages {
+    let mut dirty = DirtyPages::new(start);
     let ok = match source() {
-        Source::Scan(file) => scan(file, start, end, max_pages as u64, &mut found),
-        Source::Read(file) => read(file, start, end, max_pages, &mut found),
-        Source::None => false,
+        PagemapSource::Scan(file) => scan(file, start, end, max_pages as u64, &mut dirty),
+        PagemapSource::Read(file) => read(file, start, end, max_pages, &mut dirty),
+        PagemapSource::None => false,
     };
     if !ok {
-        found = Found::new(start);
+        dirty = DirtyPages::new(start);
     }
-    found
+    dirty
 }
 
 /// Argument of the ioctl: `struct pm_scan_arg` of `linux/fs.h`.
@@ -114,11 +114,12 @@ const IS_SWAPPED: u64 = 1 << 4;
 const IS_ZERO_PAGE: u64 = 1 << 5;
 
 /// The ioctl, in the form that rustix wants.
-struct Scan<'a>(&'a mut ScanArg);
+struct ScanIoctl<'a>(&'a mut ScanArg);
 
-// SAFETY: the opcode is `_IOWR('f', 16, struct pm_scan_arg)`, and the pointer is to such a struct, which outlives the call and whose
-// `vec`/`vec_len` name an array of `struct page_region` (our `Run`).
-unsafe impl rustix::ioctl::Ioctl for Scan<'_> {
+// SAFETY: `Ioctl` asks for an opcode with the argument that belongs to it. The opcode is
+// `_IOWR('f', 16, struct pm_scan_arg)`, and `as_ptr` returns a pointer to such a struct, which is
+// borrowed for the call.
+unsafe impl rustix::ioctl::Ioctl for ScanIoctl<'_> {
     type Output = usize;
     const IS_MUTATING: bool = true;
 
@@ -138,15 +139,15 @@ unsafe impl rustix::ioctl::Ioctl for Scan<'_> {
     }
 }
 
-fn scan(file: &File, start: u64, end: u64, max_pages: u64, found: &mut Found) -> bool {
+fn scan(file: &File, start: u64, end: u64, max_pages: u64, dirty: &mut DirtyPages) -> bool {
     let mut arg = ScanArg {
         size: size_of::<ScanArg>() as u64,
         flags: 0,
         start,
         end,
         walk_end: 0,
-        vec: found.runs.as_mut_ptr() as u64,
-        vec_len: RUNS as u64,
+        vec: dirty.runs.as_mut_ptr() as u64,
+        vec_len: MAX_RUNS as u64,
         max_pages,
         // Neither the file's page nor the zero page ...
         category_inverted: IS_FILE | IS_ZERO_PAGE,
@@ -155,18 +156,20 @@ fn scan(file: &File, start: u64, end: u64, max_pages: u64, found: &mut Found) ->
         category_anyof_mask: IS_PRESENT | IS_SWAPPED,
         return_mask: 0,
     };
-    // SAFETY: see `Scan`; the ioctl only reads the page table and writes to `runs`.
-    match unsafe { rustix::ioctl::ioctl(file, Scan(&mut arg)) } {
-        Ok(runs) if runs <= RUNS => {
-            found.len = runs;
-            found.known_until = arg.walk_end.clamp(start, end);
+    // SAFETY: `ioctl` asks for an operation that is right for the file and its argument. `file` is
+    // a pagemap, and `arg.vec` leads to `arg.vec_len` elements of `dirty.runs`, which is borrowed
+    // exclusively.
+    match unsafe { rustix::ioctl::ioctl(file, ScanIoctl(&mut arg)) } {
+        Ok(runs) if runs <= MAX_RUNS => {
+            dirty.len = runs;
+            dirty.known_until = arg.walk_end.clamp(start, end);
             true
         }
         _ => false,
     }
 }
 
-fn read(file: &File, start: u64, end: u64, max_pages: usize, found: &mut Found) -> bool {
+fn read(file: &File, start: u64, end: u64, max_pages: usize, dirty: &mut DirtyPages) -> bool {
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const FILE: u64 = 1 << 61;
@@ -190,22 +193,22 @@ fn read(file: &File, start: u64, end: u64, max_pages: usize, found: &mut Found) 
                 break;
             }
             taken += 1;
-            match found.runs[..found.len].last_mut() {
+            match dirty.runs[..dirty.len].last_mut() {
                 Some(run) if run.end == at => run.end += PAGE as u64,
-                _ if found.len == RUNS => break,
+                _ if dirty.len == MAX_RUNS => break,
                 _ => {
-                    found.runs[found.len] = Run {
+                    dirty.runs[dirty.len] = PageRun {
                         start: at,
                         end: at + PAGE as u64,
                         categories: 0,
                     };
-                    found.len += 1;
+                    dirty.len += 1;
                 }
             }
         }
         at += PAGE as u64;
     }
-    found.known_until = at;
+    dirty.known_until = at;
     true
 }
 
@@ -213,44 +216,26 @@ fn read(file: &File, start: u64, end: u64, max_pages: usize, found: &mut Found) 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use rustix::mm::{MapFlags, ProtFlags};
+    use crate::memory::mapping::Mapping;
+    use crate::memory::page::PageRange;
 
-    struct Map(*mut u8, usize);
-    impl Map {
-        fn new(pages: usize) -> Self {
-            // SAFETY: a new anonymous mapping at an address of the kernel's choice.
-            let base = unsafe {
-                rustix::mm::mmap_anonymous(
-                    std::ptr::null_mut(),
-                    pages * PAGE,
-                    ProtFlags::READ | ProtFlags::WRITE,
-                    MapFlags::PRIVATE | MapFlags::NORESERVE,
-                )
-            }
-            .unwrap();
-            Self(base.cast(), pages * PAGE)
-        }
-        fn range(&self) -> (u64, u64) {
-            (self.0 as u64, self.0 as u64 + self.1 as u64)
-        }
-        fn write(&self, page: usize) {
-            // SAFETY: within the mapping.
-            unsafe { self.0.add(page * PAGE + 7).write_volatile(1) }
-        }
-        fn read(&self, page: usize) -> u8 {
-            // SAFETY: within the mapping.
-            unsafe { self.0.add(page * PAGE).read_volatile() }
-        }
-    }
-    impl Drop for Map {
-        fn drop(&mut self) {
-            // SAFETY: our own mapping, used by nobody any more.
-            unsafe { rustix::mm::munmap(self.0.cast(), self.1) }.unwrap();
-        }
+    fn map(pages: usize) -> Mapping {
+        let mut mapping = Mapping::reserve(pages * PAGE).unwrap();
+        mapping.allow(PageRange::new(0, pages * PAGE)).unwrap();
+        mapping
     }
 
-    fn pages(found: &Found, start: u64) -> Vec<u64> {
-        found
+    fn addresses(mapping: &Mapping) -> (u64, u64) {
+        let start = mapping.base() as u64;
+        (start, start + mapping.len() as u64)
+    }
+
+    fn write(mapping: &mut Mapping, page: usize) {
+        mapping.write(page * PAGE + 7, &[1]);
+    }
+
+    fn pages(dirty: &DirtyPages, start: u64) -> Vec<u64> {
+        dirty
             .runs()
             .iter()
             .flat_map(|r| (r.start..r.end).step_by(PAGE))
@@ -259,68 +244,70 @@ mod tests {
     }
 
     #[test]
-    fn written_pages_are_found_and_only_they() {
-        let map = Map::new(100);
+    fn finds_exactly_the_written_pages() {
+        let mut map = map(100);
         for page in [0, 1, 2, 50, 99] {
-            map.write(page);
+            write(&mut map, page);
         }
-        let (start, end) = map.range();
-        let found = find(start, end, 1000);
-        assert_eq!(pages(&found, start), [0, 1, 2, 50, 99]);
-        assert_eq!(found.known_until, end);
+        let (start, end) = addresses(&map);
+        let dirty = find(start, end, 1000);
+        assert_eq!(pages(&dirty, start), [0, 1, 2, 50, 99]);
+        assert_eq!(dirty.known_until, end);
     }
 
     #[test]
-    fn the_older_way_finds_them_too() {
-        let map = Map::new(100);
+    fn finds_written_pages_by_reading() {
+        let mut map = map(100);
         for page in [3, 4, 98] {
-            map.write(page);
+            write(&mut map, page);
         }
-        let (start, end) = map.range();
+        let (start, end) = addresses(&map);
         let file = File::open("/proc/self/pagemap").unwrap();
-        let mut found = Found::new(start);
-        assert!(read(&file, start, end, 1000, &mut found));
-        assert_eq!(pages(&found, start), [3, 4, 98]);
-        assert_eq!(found.known_until, end);
+        let mut dirty = DirtyPages::new(start);
+        assert!(read(&file, start, end, 1000, &mut dirty));
+        assert_eq!(pages(&dirty, start), [3, 4, 98]);
+        assert_eq!(dirty.known_until, end);
     }
 
     #[test]
-    fn pages_that_were_only_read_are_not_reported_by_the_scan() {
-        let map = Map::new(10);
-        assert_eq!(map.read(4), 0);
-        map.write(5);
-        let (start, end) = map.range();
-        if let Source::Scan(_) = source() {
+    fn scan_does_not_report_pages_that_were_only_read() {
+        let mut map = map(10);
+        // SAFETY: `read_volatile` asks for a byte that can be read: page 4 of the 10 that `map`
+        // made accessible.
+        assert_eq!(unsafe { map.base().add(4 * PAGE).read_volatile() }, 0);
+        write(&mut map, 5);
+        let (start, end) = addresses(&map);
+        if let PagemapSource::Scan(_) = source() {
             assert_eq!(pages(&find(start, end, 100), start), [5]);
         }
     }
 
     #[test]
-    fn a_look_ends_at_the_bound_of_pages_and_says_where() {
-        let map = Map::new(64);
-        (0..64).for_each(|page| map.write(page));
-        let (start, end) = map.range();
-        let found = find(start, end, 10);
-        assert_eq!(pages(&found, start).len(), 10);
-        assert_eq!(found.known_until, start + 10 * PAGE as u64);
+    fn stops_at_the_limit_of_pages_and_reports_where() {
+        let mut map = map(64);
+        (0..64).for_each(|page| write(&mut map, page));
+        let (start, end) = addresses(&map);
+        let dirty = find(start, end, 10);
+        assert_eq!(pages(&dirty, start).len(), 10);
+        assert_eq!(dirty.known_until, start + 10 * PAGE as u64);
         let file = File::open("/proc/self/pagemap").unwrap();
-        let mut found = Found::new(start);
-        assert!(read(&file, start, end, 10, &mut found));
-        assert_eq!(found.known_until, start + 10 * PAGE as u64);
+        let mut dirty = DirtyPages::new(start);
+        assert!(read(&file, start, end, 10, &mut dirty));
+        assert_eq!(dirty.known_until, start + 10 * PAGE as u64);
     }
 
     #[test]
-    fn more_runs_than_fit_end_the_look_early() {
-        let map = Map::new(RUNS * 4);
-        (0..RUNS * 2).for_each(|i| map.write(i * 2));
-        let (start, end) = map.range();
-        let found = find(start, end, 10_000);
-        assert!(found.runs().len() <= RUNS);
-        assert!(found.known_until < end);
+    fn stops_at_the_limit_of_runs() {
+        let mut map = map(MAX_RUNS * 4);
+        (0..MAX_RUNS * 2).for_each(|i| write(&mut map, i * 2));
+        let (start, end) = addresses(&map);
+        let dirty = find(start, end, 10_000);
+        assert!(dirty.runs().len() <= MAX_RUNS);
+        assert!(dirty.known_until < end);
         let file = File::open("/proc/self/pagemap").unwrap();
-        let mut found = Found::new(start);
-        assert!(read(&file, start, end, 10_000, &mut found));
-        assert_eq!(found.runs().len(), RUNS);
-        assert_eq!(found.known_until, start + RUNS as u64 * 2 * PAGE as u64);
+        let mut dirty = DirtyPages::new(start);
+        assert!(read(&file, start, end, 10_000, &mut dirty));
+        assert_eq!(dirty.runs().len(), MAX_RUNS);
+        assert_eq!(dirty.known_until, start + MAX_RUNS as u64 * 2 * PAGE as u64);
     }
 }

@@ -1,66 +1,111 @@
-//! Hands slots to wasmtime, and takes them back.
+//! The pool of slots: hands them to wasmtime, and takes them back.
 
 use std::{
     cell::RefCell,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
-use super::{Image, slot::Slot};
-use crate::account::SharedCharge;
+use crate::memory::account::SharedCharge;
+use crate::memory::image::MemoryImage;
+use crate::memory::slot::Slot;
 
 thread_local! {
-    /// The image of the instance that this thread is making. wasmtime's interface has no other way to tell.
-    static NEXT: RefCell<Option<Next>> = const { RefCell::new(None) };
+    /// The image of the instance that this thread creates. wasmtime's interface cannot pass it.
+    static NEXT: RefCell<Option<NextMemory>> = const { RefCell::new(None) };
 }
 
-/// What the next memory is made of.
-struct Next {
-    image: Arc<Image>,
+/// What the next memory is created from.
+struct NextMemory {
+    image: Arc<PooledImage>,
     charge: SharedCharge,
 }
 
-/// Runs `make`, in which this thread instantiates a module whose memory starts as `image`. The memory keeps its `charge` until it was
-/// reset: whatever else of the call is dropped before, nobody is given memory that is still in use.
+/// Runs `make`, in which this thread instantiates a module whose memory starts as `image`. The
+/// memory holds `charge` until it was reset, so that memory that is still in use is never free.
 pub(crate) fn with_image<T>(
-    image: &Arc<Image>,
+    image: &Arc<PooledImage>,
     charge: &SharedCharge,
     make: impl FnOnce() -> T,
 ) -> T {
-    struct Restore(Option<Next>);
-    impl Drop for Restore {
+    struct RestoreNext(Option<NextMemory>);
+    impl Drop for RestoreNext {
         fn drop(&mut self) {
             NEXT.set(self.0.take());
         }
     }
-    let _restore = Restore(NEXT.replace(Some(Next {
+    let _restore = RestoreNext(NEXT.replace(Some(NextMemory {
         image: image.clone(),
         charge: charge.clone(),
     })));
     make()
 }
 
-/// The slots of a process.
-pub(crate) struct Pool {
-    shared: Arc<Shared>,
+/// A memory image, and the slots that hold it and wait for a call.
+pub(crate) struct PooledImage {
+    image: MemoryImage,
+    /// The slot used last, whose cache is warm, is taken first.
+    idle: Mutex<Vec<WaitingSlot>>,
 }
 
-struct Shared {
+impl PooledImage {
+    pub(crate) fn new(image: MemoryImage) -> Self {
+        Self {
+            image,
+            idle: Mutex::default(),
+        }
+    }
+
+    fn take_idle(&self) -> Option<WaitingSlot> {
+        self.waiting().pop()
+    }
+
+    fn put_idle(&self, slot: WaitingSlot) {
+        self.waiting().push(slot);
+    }
+
+    /// Takes the slot that has waited longest.
+    fn take_oldest(&self) -> Option<WaitingSlot> {
+        let mut waiting = self.waiting();
+        (!waiting.is_empty()).then(|| waiting.remove(0))
+    }
+
+    /// How many slots wait.
+    fn idle(&self) -> usize {
+        self.waiting().len()
+    }
+
+    /// Takes all idle slots, for their memory to be freed.
+    fn drain_idle(&self) -> Vec<WaitingSlot> {
+        std::mem::take(&mut self.waiting())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<WaitingSlot>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The slots of a process.
+pub(crate) struct Pool {
+    shared: Arc<PoolState>,
+}
+
+struct PoolState {
     /// Bytes of written memory that a waiting slot may keep resident.
     keep: usize,
     /// Slots that may wait for a call.
     max_idle: usize,
     idle: AtomicUsize,
     /// Images that may hold waiting slots.
-    images: Mutex<Vec<Weak<Image>>>,
+    images: Mutex<Vec<Weak<PooledImage>>>,
 }
 
-impl Shared {
-    fn images(&self) -> Vec<Arc<Image>> {
+impl PoolState {
+    fn images(&self) -> Vec<Arc<PooledImage>> {
         self.images
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -69,39 +114,40 @@ impl Shared {
             .collect()
     }
 
-    /// A place for one more waiting slot. The image that has most of them gives one up for it where all are taken, so that
-    /// what was called once doesn't keep what is called often from waiting.
-    fn place(self: &Arc<Self>) -> Place {
+    /// Returns a place for one more waiting slot. If none is free, drops a slot of the image that
+    /// has most, so that modules that were called once do not displace those that are called often.
+    fn place(self: &Arc<Self>) -> IdlePlace {
         if self.idle.load(Ordering::Relaxed) >= self.max_idle {
             let most = self.images().into_iter().max_by_key(|image| image.idle());
             drop(most.and_then(|image| image.take_oldest()));
         }
-        // The limit may be passed by as many slots as there are threads: it bounds memory, not correctness.
+        // Threads that do this at once can exceed the limit by one slot each, which costs memory
+        // only.
         self.idle.fetch_add(1, Ordering::Relaxed);
-        Place(self.clone())
+        IdlePlace(self.clone())
     }
 }
 
-/// One of the places of waiting slots; free again when dropped.
-struct Place(Arc<Shared>);
+/// A place for a waiting slot, free again when dropped.
+struct IdlePlace(Arc<PoolState>);
 
-impl Drop for Place {
+impl Drop for IdlePlace {
     fn drop(&mut self) {
         self.0.idle.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A slot that waits for a call.
-pub(super) struct Waiting {
+struct WaitingSlot {
     slot: Slot,
-    _place: Place,
+    _place: IdlePlace,
 }
 
 impl Pool {
-    /// A pool whose waiting slots are `max_idle` at most and keep `keep` bytes each.
+    /// Creates a pool of at most `max_idle` waiting slots, which keep `keep` bytes each.
     pub(crate) fn new(max_idle: usize, keep: usize) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(PoolState {
                 keep,
                 max_idle,
                 idle: AtomicUsize::new(0),
@@ -110,8 +156,8 @@ impl Pool {
         }
     }
 
-    /// Makes the image known, so that its waiting slots are found.
-    pub(crate) fn register(&self, image: &Arc<Image>) {
+    /// Registers an image, so that its waiting slots can be found.
+    pub(crate) fn register(&self, image: &Arc<PooledImage>) {
         let mut images = self
             .shared
             .images
@@ -121,7 +167,7 @@ impl Pool {
         images.push(Arc::downgrade(image));
     }
 
-    /// Gives the memory of all waiting slots back to the system.
+    /// Returns the memory of all waiting slots to the system.
     pub(crate) fn trim(&self) {
         for image in self.shared.images() {
             for mut waiting in image.drain_idle() {
@@ -133,9 +179,10 @@ impl Pool {
     }
 }
 
-// SAFETY: a slot is `reserved` bytes that only this memory uses until it is dropped, followed by `guard` bytes that are never mapped
-// (`Slot::new` makes both, nothing is ever made accessible beyond `reserved`); its bytes are zeros, or the image's, which
-// takes the place of the module's data segments.
+// SAFETY: `MemoryCreator` asks for memories of `reserved` bytes with `guard` inaccessible bytes
+// behind, whose accessible bytes are zero. `Slot::new` reserves both, `Slot::grow` makes nothing
+// accessible beyond `reserved`, and `SlotMemory` owns the slot. Its bytes are zeros, or the
+// image's, which replaces the data segments of the module that is instantiated.
 unsafe impl MemoryCreator for Pool {
     fn new_memory(
         &self,
@@ -145,23 +192,23 @@ unsafe impl MemoryCreator for Pool {
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
-        // A module has one memory with an image; another memory (a table of host objects, say) starts as zeros.
+        // Only a module's first memory has an image.
         let (image, charge) = match NEXT.take() {
             Some(next) => (next.image, Some(next.charge)),
-            None => (Arc::new(Image::zero()), None),
+            None => (Arc::new(PooledImage::new(MemoryImage::zero())), None),
         };
-        // A snapshot's memory may have grown since its module started.
-        let minimum = minimum.max(image.size().next_multiple_of(65_536));
+        // A snapshot's memory may be larger than its module's minimum.
+        let minimum = minimum.max(image.image.size().next_multiple_of(65_536));
         let reserved = reserved.unwrap_or(minimum).max(minimum);
         let waiting = image.take_idle().map(|waiting| waiting.slot);
         let slot = match waiting.filter(|slot| slot.fits(reserved, guard)) {
             Some(slot) => Ok(slot),
-            None => Slot::new(&image, reserved, guard),
+            None => Slot::new(&image.image, reserved, guard),
         };
         let mut slot = slot.map_err(|error| format!("no address space for a guest: {error}"))?;
         slot.grow(minimum)
             .map_err(|error| format!("no memory for a guest: {error}"))?;
-        Ok(Box::new(Memory {
+        Ok(Box::new(SlotMemory {
             size: minimum,
             minimum,
             slot: Some(slot),
@@ -173,20 +220,21 @@ unsafe impl MemoryCreator for Pool {
 }
 
 /// A slot in use.
-struct Memory {
+struct SlotMemory {
     size: usize,
-    /// What it started with, and the next one will.
+    /// The size with which this memory and the next one start.
     minimum: usize,
     /// There until the memory is dropped.
     slot: Option<Slot>,
-    image: Arc<Image>,
-    pool: Arc<Shared>,
+    image: Arc<PooledImage>,
+    pool: Arc<PoolState>,
     /// Dropped after the slot was reset.
     _charge: Option<SharedCharge>,
 }
 
-// SAFETY: the base never moves while the memory lives, and the first `byte_size` bytes are accessible (`Slot::grow` came before).
-unsafe impl LinearMemory for Memory {
+// SAFETY: `LinearMemory` asks for a base that does not move and for `byte_size` accessible bytes. A
+// slot's mapping never moves, and `new_memory` and `grow_to` called `Slot::grow` with that size.
+unsafe impl LinearMemory for SlotMemory {
     fn byte_size(&self) -> usize {
         self.size
     }
@@ -210,15 +258,15 @@ unsafe impl LinearMemory for Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for SlotMemory {
     fn drop(&mut self) {
         let Some(mut slot) = self.slot.take() else {
             return;
         };
-        let reset = slot.reset(&self.image, self.pool.keep);
+        let reset = slot.reset(&self.image.image, self.pool.keep);
         if reset.and_then(|()| slot.shrink(self.minimum)).is_ok() {
             let place = self.pool.place();
-            self.image.put_idle(Waiting {
+            self.image.put_idle(WaitingSlot {
                 slot,
                 _place: place,
             });
@@ -233,15 +281,15 @@ mod tests {
 
     const GUARD: usize = 1 << 16;
 
-    fn image(pool: &Pool) -> Arc<Image> {
-        let image = Arc::new(Image::zero());
+    fn image(pool: &Pool) -> Arc<PooledImage> {
+        let image = Arc::new(PooledImage::new(MemoryImage::zero()));
         pool.register(&image);
         image
     }
 
-    /// So many calls at once.
-    fn call(pool: &Pool, image: &Arc<Image>, count: usize) {
-        let account = crate::account::Account::new(1 << 20);
+    /// Makes `count` calls at once.
+    fn call(pool: &Pool, image: &Arc<PooledImage>, count: usize) {
+        let account = crate::memory::account::Account::new(1 << 20);
         let charge = account.nothing().shared(0, &account);
         let memories: Vec<_> = (0..count)
             .map(|_| {
@@ -256,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_wait_for_the_next_call_within_the_limit() {
+    fn keeps_waiting_slots_within_the_limit() {
         let pool = Pool::new(2, 1 << 20);
         let image = image(&pool);
         call(&pool, &image, 3);
@@ -266,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_free_again_when_their_module_is_gone() {
+    fn frees_places_with_their_module() {
         let pool = Pool::new(1, 1 << 20);
         for _ in 0..3 {
             let image = image(&pool);
@@ -277,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_called_once_gives_its_place_to_what_is_called_now() {
+    fn image_with_most_slots_gives_up_a_place() {
         let pool = Pool::new(2, 1 << 20);
         let (cold, hot) = (image(&pool), image(&pool));
         call(&pool, &cold, 2);

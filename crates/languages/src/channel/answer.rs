@@ -156,7 +156,7 @@ fn directory(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
         Ok(session) => session.sources.folders.stat(&format!("/{name}")),
         Err(error) => return Err(("internal", error.to_string())),
     };
-    let found = found.is_ok_and(|stat| stat.is_folder);
+    let found = found.is_ok_and(|stat| stat.is_directory);
     Ok((to_line(&json!({"found": found}))?, Bytes::new()))
 }
 

@@ -11,9 +11,10 @@ mod outgoing;
 use std::path::Path;
 
 use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
 use http::Response;
 use wws_engine::{
-    Boxed, Call, Channel, Charge, Folders, Host, ProgramError,
+    Call, Channel, Charge, Directories, Host, ProgramError,
     wasmtime::{self, Error, Result},
 };
 use wws_project::beneath::Root;
@@ -37,7 +38,7 @@ pub(crate) struct Kit;
 pub(crate) struct Sources {
     /// The worker, relative to the project's root.
     pub(crate) worker: String,
-    folders: Folders,
+    folders: Directories,
     /// Files of other extensions are not given: they may hold secrets.
     extension: &'static str,
     library: Library,
@@ -54,11 +55,12 @@ impl Sources {
         library: Library,
     ) -> Result<Self, wws_engine::LoadError> {
         let folder = root.folder(Path::new("")).map_err(|error| {
-            wws_engine::LoadError::new(format!("cannot open the project: {error}"))
+            wws_engine::LoadError::new(wws_engine::LoadErrorKind::Host, "cannot open the project")
+                .caused_by(error)
         })?;
         Ok(Self {
             worker: worker.to_string_lossy().into_owned(),
-            folders: Folders::new(vec![(folder.into(), "/".into())]),
+            folders: Directories::new(vec![(folder.into(), "/".into())]),
             extension,
             library,
         })
@@ -173,15 +175,15 @@ impl Session {
         if let Some(failure) = Self::failure(host) {
             return Err(failure);
         }
-        Self::of(host)?.ready.ok_or_else(|| {
-            ProgramError::Failed("it ended while it was loaded: does it call exit?".into())
-        })
+        Self::of(host)?
+            .ready
+            .ok_or_else(|| ProgramError::failed("it ended while it was loaded: does it call exit?"))
     }
 
     /// What the kit said of a failure.
     pub(crate) fn failure(host: &mut Host) -> Option<ProgramError> {
         match Self::of(host).ok()?.outcome.take() {
-            Some(Outcome::Failed(text)) => Some(ProgramError::Failed(text)),
+            Some(Outcome::Failed(text)) => Some(ProgramError::failed(text)),
             _ => None,
         }
     }
@@ -193,25 +195,25 @@ impl Session {
         session.charge = None;
         match session.outcome.take() {
             None => Ok(None),
-            Some(Outcome::Failed(text)) => Err(ProgramError::Failed(text)),
+            Some(Outcome::Failed(text)) => Err(ProgramError::failed(text)),
             Some(Outcome::Response(status, headers, body)) => {
                 let limit = host.limits().output;
                 if body.len() as u64 > limit {
-                    return Err(ProgramError::Failed(format!(
+                    return Err(ProgramError::failed(format!(
                         "answered with more than {limit} bytes (`limits.output`)"
                     )));
                 }
                 let headers = headers.iter().map(|(name, value)| (&**name, &**value));
-                wws_engine::response(status, headers, body)
+                wws_engine::build_response(status, headers, body)
                     .map(Some)
-                    .map_err(ProgramError::Failed)
+                    .map_err(|error| ProgramError::failed(error.to_string()))
             }
         }
     }
 }
 
 impl Channel for Kit {
-    fn written<'a>(&'a self, host: &'a mut Host, bytes: Vec<u8>) -> Boxed<'a, Result<()>> {
+    fn written<'a>(&'a self, host: &'a mut Host, bytes: Vec<u8>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let limit = host.limits().output.saturating_add(LINE);
             let mut incoming = std::mem::take(&mut Session::of(host)?.incoming);

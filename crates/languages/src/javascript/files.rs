@@ -3,7 +3,7 @@
 use std::io::{Error, ErrorKind};
 
 use bytes::Bytes;
-use wws_engine::{Charge, FileStat, Folders, NoMemory, WriteMode};
+use wws_engine::{Charge, Directories, FileStat, NoMemory, WriteMode};
 
 /// Names of one directory, at most.
 const NAMES: usize = 100_000;
@@ -29,7 +29,7 @@ pub(super) struct FileCall {
 
 /// Does it. A failure is `CODE:message`, as the kit wants it.
 pub(super) fn run(
-    folders: &Folders,
+    folders: &Directories,
     mut call: FileCall,
 ) -> Result<(String, Option<Bytes>), String> {
     if call.name == "read" {
@@ -45,7 +45,7 @@ pub(super) fn run(
     let stat = |stat: FileStat| {
         let kind = match stat {
             FileStat {
-                is_folder: true, ..
+                is_directory: true, ..
             } => "directory",
             FileStat { is_link: true, .. } => "link",
             FileStat { is_file: true, .. } => "file",
@@ -62,9 +62,9 @@ pub(super) fn run(
             .map(|names| (names.join("\0"), None)),
         "stat" => folders.stat(path).map(stat),
         "lstat" => folders.stat_link(path).map(stat),
-        "make" => folders.make(path).map(nothing),
+        "make" => folders.create(path).map(nothing),
         "unlink" => folders.remove_file(path).map(nothing),
-        "rmdir" => folders.remove_folder(path).map(nothing),
+        "rmdir" => folders.remove_directory(path).map(nothing),
         "rename" => folders.rename(path, &call.to).map(nothing),
         name => Err(Error::other(format!("no operation {name}"))),
     };
@@ -72,7 +72,7 @@ pub(super) fn run(
 }
 
 /// Reads a file. Its bytes keep their charge until they are the guest's.
-fn read(folders: &Folders, call: FileCall) -> Result<(String, Option<Bytes>), String> {
+fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>), String> {
     let FileCall {
         path,
         limit,

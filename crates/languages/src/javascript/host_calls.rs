@@ -638,7 +638,7 @@ impl Call<'_> {
         let name = self.text(caller, 2).await?;
         let path = self.text(caller, 3).await?;
         // What cannot be is not copied.
-        if !caller.data().folders().has(&path) {
+        if !caller.data().directories().has(&path) {
             let failure = files::not_found(&name, &path);
             let kept = failure.len();
             return Ok((Operation::Failed(failure), kept));

@@ -19,7 +19,10 @@ mod urls;
 use std::{path::Path, sync::Arc};
 
 use sha2::{Digest, Sha256};
-use wws_engine::{CodeCache, CodeKey, Engine, Folders, Guest, GuestSpec, Interpreter, LoadError};
+use wws_engine::{
+    CodeCache, CodeKey, Directories, Engine, Guest, GuestSpec, Interpreter, LoadError,
+    LoadErrorKind,
+};
 use wws_project::beneath::Root;
 
 use crate::{error::GuestError, load::load};
@@ -62,12 +65,12 @@ impl JavaScript {
     /// # Errors
     /// A file is not there, has a syntax error, throws, or makes no handler; the text names file and line.
     pub fn guest(&self, root: &Root, file: &Path, spec: GuestSpec) -> Result<Guest, GuestError> {
-        let folder = root
-            .folder(Path::new(""))
-            .map_err(|error| LoadError::new(format!("cannot open the project: {error}")))?;
+        let folder = root.folder(Path::new("")).map_err(|error| {
+            LoadError::new(LoadErrorKind::Host, "cannot open the project").caused_by(error)
+        })?;
         let worker = Arc::new(Worker::new(
             file.to_string_lossy().into_owned(),
-            Folders::new(vec![(folder.into(), "/".into())]),
+            Directories::new(vec![(folder.into(), "/".into())]),
             spec.env.clone(),
         ));
         load(&self.0, spec, worker.clone()).map_err(|error| {

@@ -1,7 +1,7 @@
 //! `import`: files beneath the project's root, and the kit's own modules.
 
 use wws_engine::{
-    Folders, Host,
+    Directories, Host,
     wasmtime::{AsContextMut, Caller, Linker, Result, error::Context as _},
 };
 
@@ -86,7 +86,7 @@ fn resolve(state: &State, base: &str, name: &str) -> Result<String, String> {
             state
                 .modules
                 .stat(&format!("/{path}"))
-                .is_ok_and(|stat| !stat.is_folder)
+                .is_ok_and(|stat| !stat.is_directory)
         })
         .ok_or_else(|| format!("{base} imports '{name}': there is no file {path}"))
 }
@@ -124,7 +124,7 @@ pub(super) fn read(state: &State, name: &str) -> Result<String, String> {
 }
 
 /// The text of a file of the project that has `limit` bytes at most.
-pub(super) fn read_up_to(modules: &Folders, name: &str, limit: u64) -> Result<String, String> {
+pub(super) fn read_up_to(modules: &Directories, name: &str, limit: u64) -> Result<String, String> {
     let bytes = modules
         .read(&format!("/{name}"), limit)
         .map_err(|error| format!("cannot read {name}: {error}"))?;

@@ -91,7 +91,7 @@ pub(super) fn start(
             .boxed(),
         },
         Operation::File(call) => {
-            let folders = host.folders().clone();
+            let folders = host.directories().clone();
             async move {
                 let _place = files.acquire_owned().await;
                 tokio::task::spawn_blocking(move || files::run(&folders, call))

@@ -6,9 +6,10 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Method, header};
 use wws_engine::{
-    Boxed, Call, Folders, Program, ProgramError, Vm,
+    Call, Directories, Program, ProgramError, Vm,
     wasmtime::{Error, Result},
 };
 
@@ -45,7 +46,7 @@ const HEAD: u32 = 8 << 10;
 /// A worker's file, and where it lies.
 pub(super) struct Worker {
     file: String,
-    modules: Folders,
+    modules: Directories,
     variables: Vec<(String, String)>,
     maps: SourceMaps,
     points: OnceLock<Points>,
@@ -69,11 +70,15 @@ struct Points {
 }
 
 fn failed(text: impl Into<String>) -> ProgramError {
-    ProgramError::Failed(text.into())
+    ProgramError::failed(text)
 }
 
 impl Worker {
-    pub(super) fn new(file: String, modules: Folders, variables: Vec<(String, String)>) -> Self {
+    pub(super) fn new(
+        file: String,
+        modules: Directories,
+        variables: Vec<(String, String)>,
+    ) -> Self {
         Self {
             file,
             maps: SourceMaps::new(modules.clone()),
@@ -98,7 +103,7 @@ impl Worker {
 }
 
 impl Program for Worker {
-    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> Boxed<'a, Result<(), ProgramError>> {
+    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> BoxFuture<'a, Result<(), ProgramError>> {
         Box::pin(self.load(vm))
     }
 
@@ -106,7 +111,7 @@ impl Program for Worker {
         &'a self,
         vm: &'a mut Vm,
         call: Call,
-    ) -> Boxed<'a, Result<http::Response<Bytes>, ProgramError>> {
+    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
         Box::pin(self.handle(vm, call))
     }
 }
@@ -435,8 +440,8 @@ impl Worker {
             .iter()
             .map(|[name, value]| (*name, *value));
         let has_type = lines.iter().step_by(2).any(|name| *name == "content-type");
-        let mut response =
-            wws_engine::response(status.unwrap_or(-1), headers, body).map_err(failed)?;
+        let mut response = wws_engine::build_response(status.unwrap_or(-1), headers, body)
+            .map_err(|error| failed(error.to_string()))?;
         if !has_type {
             // The kit gives text its type. What is no text has the type that it brings along, or none.
             response.headers_mut().remove(header::CONTENT_TYPE);

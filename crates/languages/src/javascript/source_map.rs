@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use wws_engine::Folders;
+use wws_engine::Directories;
 
 use super::mappings::Mappings;
 
@@ -20,7 +20,7 @@ const FILES: usize = 64;
 
 /// The maps of a worker's files: read when a place in one is first asked for.
 pub(super) struct SourceMaps {
-    files: Folders,
+    files: Directories,
     known: Mutex<HashMap<String, Option<Arc<Map>>>>,
 }
 
@@ -31,7 +31,7 @@ struct Map {
 }
 
 impl SourceMaps {
-    pub(super) fn new(files: Folders) -> Self {
+    pub(super) fn new(files: Directories) -> Self {
         Self {
             files,
             known: Mutex::default(),
@@ -143,7 +143,7 @@ mod tests {
         .unwrap();
         std::fs::write(dir.path().join("plain.js"), "x\n").unwrap();
         let root = std::fs::File::open(dir.path()).unwrap();
-        let maps = SourceMaps::new(Folders::new(vec![(root.into(), "/".into())]));
+        let maps = SourceMaps::new(Directories::new(vec![(root.into(), "/".into())]));
         assert_eq!(
             maps.apply("Error: a (b)\n    at f (api/a.js:2:3)\n    at api/a.js:2:9\n    at g (plain.js:1:1)\n    at h (native)"),
             "Error: a (b)\n    at f (src/a.ts:5:1)\n    at src/a.ts:5:1\n    at g (plain.js:1:1)\n    at h (native)"

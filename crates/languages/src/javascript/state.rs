@@ -11,7 +11,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use tokio::{sync::Semaphore, time::Instant};
-use wws_engine::{Charge, Folders, Host, wasmtime};
+use wws_engine::{Charge, Directories, Host, wasmtime};
 
 use super::{encoding::TextDecoder, exports::Exports};
 
@@ -81,13 +81,13 @@ pub(super) struct State {
     pub(super) fetches: Arc<Semaphore>,
     pub(super) files: Arc<Semaphore>,
     /// Where modules are read.
-    pub(super) modules: Folders,
+    pub(super) modules: Directories,
     /// What could not be imported, in words better than the interpreter's.
     pub(super) import_problem: Option<String>,
 }
 
 impl State {
-    pub(super) fn new(exports: Exports, scratch: u32, modules: Folders) -> Self {
+    pub(super) fn new(exports: Exports, scratch: u32, modules: Directories) -> Self {
         Self {
             exports: Arc::new(exports),
             scratch,

@@ -12,9 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use wws_engine::{
-    Boxed, Call, CodeCache, CodeKey, Engine, Guest, GuestSpec, Interpreter, LoadError, Program,
-    ProgramError, Vm, is_suspended,
+    Call, CodeCache, CodeKey, Engine, Guest, GuestSpec, Interpreter, LoadError, LoadErrorKind,
+    Program, ProgramError, Vm, is_suspended,
     wasmtime::{Result, TypedFunc, error::Context as _},
 };
 use wws_project::beneath::Root;
@@ -98,7 +99,8 @@ impl Python {
     /// A file is not there, has a syntax error, raises, or defines no `worker`; the text names file and line.
     pub fn guest(&self, root: &Root, file: &Path, mut spec: GuestSpec) -> Result<Guest, LoadError> {
         // A JSON text is a Python text.
-        let kit = serde_json::to_string(KIT).map_err(|error| LoadError::new(error.to_string()))?;
+        let kit = serde_json::to_string(KIT)
+            .map_err(|error| LoadError::new(LoadErrorKind::Host, error.to_string()))?;
         let boot = format!(
             "import sys\nwws = type(sys)('wws')\nsys.modules['wws'] = wws\n\
              exec(compile({kit}, '<wws>', 'exec'), wws.__dict__)\nwws._main()"
@@ -116,7 +118,7 @@ impl Python {
 }
 
 impl Program for Worker {
-    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> Boxed<'a, Result<(), ProgramError>> {
+    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> BoxFuture<'a, Result<(), ProgramError>> {
         Box::pin(self.load(vm))
     }
 
@@ -124,7 +126,7 @@ impl Program for Worker {
         &'a self,
         vm: &'a mut Vm,
         call: Call,
-    ) -> Boxed<'a, Result<http::Response<Bytes>, ProgramError>> {
+    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
         Box::pin(self.handle(vm, call))
     }
 }
@@ -164,7 +166,7 @@ impl Worker {
             .await?;
         match Session::outcome(vm.host())? {
             Some(response) => Ok(response),
-            None => Err(ProgramError::Failed(format!(
+            None => Err(ProgramError::failed(format!(
                 "gave no answer{}",
                 if result == 0 { ": the kit failed" } else { "" }
             ))),

@@ -12,8 +12,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use wws_engine::{
-    Boxed, Call, CodeCache, CodeKey, Engine, Guest, GuestSpec, Interpreter, LoadError, Program,
+    Call, CodeCache, CodeKey, Engine, Guest, GuestSpec, Interpreter, LoadError, Program,
     ProgramError, Vm,
 };
 use wws_project::beneath::Root;
@@ -88,7 +89,7 @@ impl Ruby {
 }
 
 impl Program for Worker {
-    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> Boxed<'a, Result<(), ProgramError>> {
+    fn initialise<'a>(&'a self, vm: &'a mut Vm) -> BoxFuture<'a, Result<(), ProgramError>> {
         Box::pin(self.load(vm))
     }
 
@@ -96,7 +97,7 @@ impl Program for Worker {
         &'a self,
         vm: &'a mut Vm,
         call: Call,
-    ) -> Boxed<'a, Result<http::Response<Bytes>, ProgramError>> {
+    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
         Box::pin(self.handle(vm, call))
     }
 }
@@ -109,7 +110,7 @@ impl Worker {
             if let Err(state) = abi::evaluate(vm, &part).await? {
                 // The text is in the log.
                 let _ = abi::evaluate(vm, kit::WHY).await?;
-                return Err(ProgramError::Failed(format!(
+                return Err(ProgramError::failed(format!(
                     "the kit does not start in this Ruby (state {state}); the log has the reason"
                 )));
             }
@@ -119,7 +120,7 @@ impl Worker {
         // What the kit says is nearer than a state. It says an answer, too: it has tried the way there.
         Session::outcome(vm.host())?;
         loaded.map_err(|state| {
-            ProgramError::Failed(format!("it ended while it was loaded (state {state})"))
+            ProgramError::failed(format!("it ended while it was loaded (state {state})"))
         })?;
         let answer = abi::method(vm, "Wws", "answer").await?;
         let _ = self.answer.set(answer);
@@ -130,11 +131,11 @@ impl Worker {
         let answer = self
             .answer
             .get()
-            .ok_or_else(|| ProgramError::Failed("the worker was not loaded".into()))?;
+            .ok_or_else(|| ProgramError::failed("the worker was not loaded"))?;
         Session::call(vm.host(), self.sources.clone(), call)?;
         let state = answer.call(vm).await?;
         Session::outcome(vm.host())?.ok_or_else(|| {
-            ProgramError::Failed(format!("gave no answer: Ruby ended with state {state}"))
+            ProgramError::failed(format!("gave no answer: Ruby ended with state {state}"))
         })
     }
 }

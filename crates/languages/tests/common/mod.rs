@@ -99,7 +99,7 @@ pub fn spec() -> GuestSpec {
         name: "test".into(),
         env: vec![],
         args: vec![],
-        folders: vec![],
+        directories: vec![],
         kv: None,
         http: None,
         limits: GuestLimits {

@@ -1,0 +1,135 @@
+//! Instances of a guest: what each is made with, and why it failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::{Store, UpdateDeadline};
+
+use crate::engine::Engine;
+use crate::error::{CallError, MemoryRefusal, Stop, WasmError};
+use crate::host::grants::GuestGrants;
+use crate::host::log::GuestLog;
+use crate::host::open_files::OpenFiles;
+use crate::host::state::{Host, Io};
+use crate::memory::account::Charge;
+use crate::memory::quota::{Quota, QuotaLimits};
+use crate::memory::stack::WASM_STACK;
+use crate::schedule::cpu::{CpuMeter, CpuUsage};
+
+/// What a call is charged for its native stack and its state in the host, in bytes: a guest may use
+/// as much stack.
+pub(crate) const STACK_COST: u64 = WASM_STACK as u64 + (64 << 10);
+
+/// What all instances of a guest share.
+#[derive(Clone)]
+pub(crate) struct GuestContext {
+    pub(crate) engine: Engine,
+    pub(crate) grants: Arc<GuestGrants>,
+}
+
+/// What one instance is made with.
+pub(crate) struct InstanceConfig {
+    /// What was reserved for the instance: `memory`, and its fixed cost.
+    pub(crate) charge: Charge,
+    /// Linear memory that the instance starts with, in bytes.
+    pub(crate) memory: u64,
+    pub(crate) cpu_time: Duration,
+    pub(crate) usage: Arc<CpuUsage>,
+    pub(crate) request_id: String,
+    pub(crate) io: Io,
+}
+
+/// What a command printed, and the memory that is charged for it.
+pub(crate) struct PrintedOutput {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) charge: Option<Charge>,
+}
+
+impl GuestContext {
+    /// Reserves memory for an instance, as soon as there is enough.
+    pub(crate) async fn reserve(&self, bytes: u64) -> Result<Charge, CallError> {
+        let charge = self.engine.calls().reserve(bytes).await;
+        charge.ok_or(CallError::NoRoom {
+            needed: bytes,
+            total: self.engine.memory(),
+        })
+    }
+
+    /// Reserves memory for a call, which waits for memory no longer than for its turn.
+    pub(crate) async fn reserve_in_time(&self, bytes: u64) -> Result<Charge, CallError> {
+        // Most calls need not wait.
+        if let Some(charge) = self.engine.calls().charge(bytes) {
+            return Ok(charge);
+        }
+        let limit = self.engine.queue_timeout();
+        tokio::time::timeout(limit, self.reserve(bytes))
+            .await
+            .unwrap_or(Err(CallError::Busy(limit)))
+    }
+
+    /// Makes the store of one instance.
+    pub(crate) fn store(&self, config: InstanceConfig) -> Store<Host> {
+        let limits = &self.grants.limits;
+        let InstanceConfig {
+            charge,
+            memory,
+            cpu_time,
+            usage,
+            request_id,
+            io,
+        } = config;
+        let quota_limits = QuotaLimits {
+            memory: limits.memory,
+            table_elements: limits.table_elements,
+            buffers: limits.buffers,
+        };
+        let quota = Quota::new(self.engine.account(), charge, memory, &quota_limits);
+        let log = GuestLog::new(self.grants.name.clone(), request_id, limits.log);
+        let cpu = CpuMeter::new(usage, cpu_time);
+        let files = OpenFiles::new(self.engine.files().clone(), limits.open_files);
+        let host = Host::new(self.grants.clone(), io, log, quota, files, cpu);
+        let mut store = Store::new(self.engine.wasmtime(), host);
+        store.limiter(|host| &mut host.quota);
+        // The first tick may be about to come: a guest has at least one whole tick before it is
+        // measured.
+        store.set_epoch_deadline(2);
+        store.epoch_deadline_callback(|mut store| {
+            let cpu = &mut store.data_mut().cpu;
+            let gives_way = cpu.tick();
+            if cpu.is_over() {
+                return Err(wasmtime::Error::new(Stop::CpuTime));
+            }
+            Ok(if gives_way {
+                UpdateDeadline::Yield(1)
+            } else {
+                UpdateDeadline::Continue(1)
+            })
+        });
+        store
+    }
+
+    /// Why an instance stopped with `error`, after it was `refused` memory.
+    pub(crate) fn failure(
+        &self,
+        error: wasmtime::Error,
+        refused: Option<MemoryRefusal>,
+        cpu_time: Duration,
+    ) -> CallError {
+        match error.downcast_ref::<Stop>() {
+            Some(Stop::Exit(code)) => CallError::Exit {
+                refused,
+                code: *code,
+            },
+            Some(Stop::CpuTime) => CallError::CpuTime(cpu_time),
+            Some(Stop::Output) => CallError::TooMuchOutput(self.grants.limits.output),
+            Some(Stop::Memory) => CallError::NoMemory {
+                buffers: self.grants.limits.buffers,
+            },
+            // Only while a snapshot is made, and handled by who suspended the instance.
+            Some(Stop::Suspended) | None => CallError::Trap {
+                refused,
+                source: WasmError::new(error),
+            },
+        }
+    }
+}

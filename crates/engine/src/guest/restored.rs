@@ -1,0 +1,139 @@
+//! Guests of interpreters: each call runs an instance that is restored from a snapshot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{CallError, LoadError, LoadErrorKind, WasmError};
+use crate::guest::instance::{GuestContext, InstanceConfig, STACK_COST};
+use crate::host::kv::KvView;
+use crate::host::state::{Host, Io, Kit};
+use crate::interpreter::Interpreter;
+use crate::interpreter::snapshot::Snapshot;
+use crate::interpreter::vm::{Program, ProgramError};
+use crate::memory::quota::FREE_OUTPUT;
+use crate::schedule::cpu::CpuUsage;
+use crate::spec::Call;
+
+/// Initialisation may use so much CPU time, or a call's own limit if that is more.
+const INITIALISE: Duration = Duration::from_secs(10);
+
+/// Runs a program's initialisation and keeps the state that it reached.
+pub(crate) async fn initialise(
+    interpreter: &Interpreter,
+    guest: &GuestContext,
+    program: Arc<dyn Program>,
+) -> Result<Snapshot, LoadError> {
+    let limits = &guest.grants.limits;
+    let cpu_time = limits.cpu_time.max(INITIALISE);
+    let usage = Arc::new(CpuUsage::default());
+    let fail = |error: CallError| {
+        LoadError::new(LoadErrorKind::Program, "while it was loaded").caused_by(error)
+    };
+    let _running = guest.engine.ticker().run();
+    let memory = interpreter.minimum_memory();
+    let cost = memory + interpreter.instance_size() + STACK_COST + FREE_OUTPUT;
+    let store = guest.store(InstanceConfig {
+        charge: guest.reserve(cost).await.map_err(fail)?,
+        memory,
+        cpu_time,
+        usage: usage.clone(),
+        request_id: String::new(),
+        io: Io::Kit(Kit::default()),
+    });
+    let mut vm = interpreter
+        .instantiate(store, interpreter.image(), usage)
+        .await
+        .map_err(|error| LoadError::host("cannot be started").caused_by(WasmError::new(error)))?;
+    let new = interpreter.globals(&mut vm);
+    let time_limit = limits.wall_time.max(INITIALISE);
+    match tokio::time::timeout(time_limit, program.initialise(&mut vm)).await {
+        Err(_) => {
+            return Err(LoadError::new(
+                LoadErrorKind::Program,
+                "did not end loading",
+            ));
+        }
+        Ok(Err(ProgramError::Failed(failure))) => return Err(failure.into()),
+        Ok(Err(ProgramError::Wasm(error))) => {
+            let refused = vm.host().quota.refused;
+            return Err(fail(guest.failure(error, refused, cpu_time)));
+        }
+        Ok(Ok(())) => {}
+    }
+    Snapshot::take(interpreter.clone(), &mut vm, new, program, limits.memory)
+}
+
+/// Answers a request in an instance that starts from the snapshot.
+pub(crate) async fn answer(
+    snapshot: &Snapshot,
+    guest: &GuestContext,
+    call: Call,
+    usage: Arc<CpuUsage>,
+) -> Result<http::Response<Bytes>, CallError> {
+    let limits = &guest.grants.limits;
+    let mut store = guest.store(InstanceConfig {
+        charge: guest.reserve_in_time(instance_cost(snapshot)).await?,
+        memory: snapshot.memory,
+        cpu_time: limits.cpu_time,
+        usage: usage.clone(),
+        request_id: call.request_id.clone(),
+        io: Io::Kit(Kit::default()),
+    });
+    let host = store.data_mut();
+    host.clocks.resume(snapshot.clocks);
+    if let Some((kv, namespace)) = &guest.grants.kv {
+        let buffers = host.quota.buffers().clone();
+        let view = KvView::new(kv, namespace, limits.output, &buffers).await?;
+        if let Some(kit) = host.kit_mut() {
+            kit.kv = Some(view);
+        }
+    }
+    let _running = guest.engine.ticker().run();
+    let answered = match snapshot.restore(store, usage).await {
+        Ok(mut vm) => {
+            let result = snapshot.program.answer(&mut vm, call).await;
+            let host = vm.host();
+            result
+                .map(|response| {
+                    let kv = host.kit_mut().and_then(|kit| kit.kv.take());
+                    (charge_body(host, response), kv)
+                })
+                .map_err(|error| (error, host.quota.refused))
+        }
+        Err(error) => Err((error.into(), None)),
+    };
+    match answered {
+        Ok((response, kv)) => {
+            if let Some(kv) = kv {
+                kv.commit().await?;
+            }
+            Ok(response)
+        }
+        Err((ProgramError::Failed(failure), refused)) => {
+            Err(CallError::Program { refused, failure })
+        }
+        Err((ProgramError::Wasm(error), refused)) => {
+            Err(guest.failure(error, refused, limits.cpu_time))
+        }
+    }
+}
+
+/// What an instance of a snapshot costs before it has run.
+pub(crate) fn instance_cost(snapshot: &Snapshot) -> u64 {
+    snapshot.memory + snapshot.instance_size() + STACK_COST + FREE_OUTPUT
+}
+
+/// A program's response, whose body is charged until it was sent.
+fn charge_body(host: &mut Host, response: http::Response<Bytes>) -> http::Response<Bytes> {
+    let len = response.body().len() as u64;
+    if len <= FREE_OUTPUT {
+        return response;
+    }
+    match host.hold(len) {
+        Ok(charge) => response.map(|body| charge.hold(body)),
+        // The body is there already; what follows is refused.
+        Err(_) => response,
+    }
+}

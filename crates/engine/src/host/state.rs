@@ -1,0 +1,387 @@
+//! The state of a call, on which the functions that a guest imports work.
+
+use std::any::Any;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use wasmtime::{AsContextMut, Memory};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{WasiCtxBuilder, WasiView};
+use wws_outbound::{ErrorKind, MemoryCharge};
+
+use crate::error::{MemoryRefusal, Stop};
+use crate::host::clocks::{ClockId, Clocks};
+use crate::host::directories::Directories;
+use crate::host::grants::GuestGrants;
+use crate::host::kv::KvView;
+use crate::host::log::GuestLog;
+use crate::host::open_files::OpenFiles;
+use crate::host::readdir::DirectoryPath;
+use crate::host::stdio::Stdin;
+use crate::memory::account::Charge;
+use crate::memory::quota::Quota;
+use crate::schedule::cpu::{CpuMeter, Wait};
+use crate::spec::GuestLimits;
+
+/// The host's state of one call.
+pub struct Host {
+    pub(crate) grants: Arc<GuestGrants>,
+    /// How the guest receives its request and answers.
+    pub(crate) io: Io,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) log: GuestLog,
+    /// Standard streams that the guest closed.
+    pub(crate) closed: [bool; 3],
+    /// The guest's memory, once it was looked up.
+    pub(crate) memory: Option<Memory>,
+    pub(crate) quota: Quota,
+    pub(crate) open_files: OpenFiles,
+    /// Whether the guest's allocator runs for an import. Meanwhile, it may not call that import.
+    pub(crate) in_allocator: bool,
+    /// Outgoing HTTP requests that are left.
+    pub(crate) http_calls: u32,
+    pub(crate) clocks: Clocks,
+    pub(crate) cpu: CpuMeter,
+    wasi: Option<Box<WasiP1Ctx>>,
+}
+
+/// How a guest receives its request and answers.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one per call, in the allocation of its store"
+)]
+pub(crate) enum Io {
+    /// A command reads the request from standard input and prints the response.
+    Command(Stdin),
+    /// A [`Program`](crate::interpreter::vm::Program) passes the request to an interpreter.
+    Kit(Kit),
+}
+
+/// What a call of an interpreter has besides what every call has.
+#[derive(Default)]
+pub(crate) struct Kit {
+    pub(crate) kv: Option<KvView>,
+    /// The program's own state.
+    state: Option<Box<dyn Any + Send>>,
+    channel: Option<Arc<dyn Channel>>,
+    /// Whether reading a clock stops the run.
+    suspended: bool,
+}
+
+/// Answers an interpreter's kit, which writes messages and reads replies.
+pub trait Channel: Send + Sync + 'static {
+    /// Takes a message, or a part of one, that the kit wrote, and waits for what the kit waits for.
+    fn written<'a>(
+        &'a self,
+        host: &'a mut Host,
+        bytes: Vec<u8>,
+    ) -> BoxFuture<'a, wasmtime::Result<()>>;
+
+    /// Writes the next bytes of the reply to `to`. Returns their number; 0 at the reply's end.
+    fn read(&self, host: &mut Host, to: &mut [u8]) -> usize;
+}
+
+/// Whether a call stopped because of [`Host::suspend`].
+#[must_use]
+pub fn is_suspended(error: &wasmtime::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Stop::Suspended))
+}
+
+/// Records that a guest waited; the time does not count as CPU time.
+pub(crate) fn waited(mut context: impl AsContextMut<Data = Host>, wait: Option<Wait>) {
+    let Some(wait) = wait else {
+        return;
+    };
+    let mut store = context.as_context_mut();
+    let host = store.data_mut();
+    host.clocks.waited(wait.time);
+    host.cpu.waited(&wait);
+    // The guest runs for a whole tick before it is measured, unless it has to stop now.
+    let ticks = if host.cpu.is_over() { 0 } else { 2 };
+    store.set_epoch_deadline(ticks);
+}
+
+/// An outgoing request that failed, as a guest may see it.
+#[derive(Clone, Debug)]
+pub struct HttpFailure {
+    /// What went wrong, for programs.
+    pub kind: ErrorKind,
+    /// What went wrong, for people.
+    pub message: String,
+}
+
+/// The host may not keep so many bytes for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory to keep {0} bytes for this call (`limits.buffers`, `server.memory`)")]
+pub struct NoMemory(pub u64);
+
+impl MemoryCharge for Charge {
+    fn grow_to(&mut self, bytes: u64) -> bool {
+        Charge::grow_to(self, bytes)
+    }
+
+    fn shrink_to(&mut self, bytes: u64) {
+        Charge::shrink_to(self, bytes);
+    }
+}
+
+impl HttpFailure {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
+impl Host {
+    pub(crate) fn new(
+        grants: Arc<GuestGrants>,
+        io: Io,
+        log: GuestLog,
+        quota: Quota,
+        open_files: OpenFiles,
+        cpu: CpuMeter,
+    ) -> Self {
+        Self {
+            open_files,
+            http_calls: grants.limits.http_calls,
+            grants,
+            io,
+            stdout: Vec::new(),
+            log,
+            closed: [false; 3],
+            memory: None,
+            quota,
+            clocks: Clocks::new(),
+            cpu,
+            wasi: None,
+            in_allocator: false,
+        }
+    }
+
+    pub(crate) fn kit(&self) -> Option<&Kit> {
+        match &self.io {
+            Io::Kit(kit) => Some(kit),
+            Io::Command(_) => None,
+        }
+    }
+
+    pub(crate) fn kit_mut(&mut self) -> Option<&mut Kit> {
+        match &mut self.io {
+            Io::Kit(kit) => Some(kit),
+            Io::Command(_) => None,
+        }
+    }
+
+    /// The channel of the guest's kit, if it has one.
+    pub(crate) fn channel(&self) -> Option<&Arc<dyn Channel>> {
+        self.kit()?.channel.as_ref()
+    }
+
+    /// Whether [`Self::suspend`] was called.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.kit().is_some_and(|kit| kit.suspended)
+    }
+
+    /// Lets `channel` answer the guest's kit from now on. Commands have no kit.
+    pub fn set_channel(&mut self, channel: Arc<dyn Channel>) {
+        if let Some(kit) = self.kit_mut() {
+            kit.channel = Some(channel);
+        }
+    }
+
+    /// Stops the run of an interpreter when it next reads a clock, within that call. Its memory and
+    /// globals stay as they are then, and its functions can be called on top of what was running;
+    /// see [`is_suspended`].
+    pub fn suspend(&mut self) {
+        if let Some(kit) = self.kit_mut() {
+            kit.suspended = true;
+        }
+    }
+
+    /// The error of a guest that printed more than `limits.output`.
+    #[must_use]
+    pub fn too_much_output() -> wasmtime::Error {
+        wasmtime::Error::new(Stop::Output)
+    }
+
+    /// The state of `wasmtime-wasi`, created on first use: most guests do not need it.
+    pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        self.wasi.get_or_insert_with(|| {
+            let mut wasi = WasiCtxBuilder::new()
+                .monotonic_clock(self.clocks)
+                .wall_clock(self.clocks)
+                .build_p1();
+            // The directories were opened once, when the guest was linked.
+            *WasiView::ctx(&mut wasi).ctx.filesystem() = self.grants.files.clone();
+            Box::new(wasi)
+        })
+    }
+
+    /// The path of a descriptor's file, in case it is a directory.
+    pub(crate) fn directory(&self, fd: i32) -> Option<DirectoryPath> {
+        match self.open_files.path(fd) {
+            Some(path) => path.cloned(),
+            None => self
+                .grants
+                .directory_index(fd)
+                .map(|directory| DirectoryPath {
+                    directory,
+                    path: String::new(),
+                }),
+        }
+    }
+
+    /// Whether `wasmtime-wasi` was used yet.
+    pub(crate) fn has_wasi(&self) -> bool {
+        self.wasi.is_some()
+    }
+
+    /// The state that a [`Program`](crate::Program) passed to [`Self::set_state`], if its type is
+    /// `T`.
+    pub fn state<T: 'static>(&mut self) -> Option<&mut T> {
+        self.kit_mut()?.state.as_mut()?.downcast_mut()
+    }
+
+    /// Keeps a program's own state for this call. Commands have no program.
+    pub fn set_state<T: Send + 'static>(&mut self, state: T) {
+        if let Some(kit) = self.kit_mut() {
+            kit.state = Some(Box::new(state));
+        }
+    }
+
+    /// Bounds of the call.
+    #[must_use]
+    pub fn limits(&self) -> &GuestLimits {
+        &self.grants.limits
+    }
+
+    /// Time since the call began, or, for a guest that starts from a snapshot, since its
+    /// initialisation began.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.clocks.elapsed()
+    }
+
+    /// CPU time that the guest used, including its initialisation: the time in which it did not
+    /// wait.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        self.clocks.time(ClockId::Cpu)
+    }
+
+    /// Yields to other guests during work that the host does for this one. Counts the work as the
+    /// guest's CPU time.
+    ///
+    /// # Errors
+    /// Returns an error if the guest used more CPU time than it may.
+    pub async fn give_way(&mut self) -> wasmtime::Result<()> {
+        self.cpu.worked();
+        if self.cpu.is_over() {
+            return Err(wasmtime::Error::new(Stop::CpuTime));
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// Moves the call to the slow lane, before work that takes long and cannot be interrupted.
+    pub async fn move_to_slow_lane(&mut self) {
+        self.cpu.move_to_slow_lane();
+        tokio::task::yield_now().await;
+    }
+
+    /// Writes to the guest's log. A call may write `limits.log` bytes.
+    pub fn log(&mut self, level: tracing::Level, text: &str) {
+        self.log.write_at(level, text);
+    }
+
+    /// Charges `bytes` that the host is about to keep for the call (a message, a response, the
+    /// contents of a file) to `limits.buffers` and to the memory for all calls, until the charge is
+    /// dropped. Call this before anything is copied.
+    ///
+    /// # Errors
+    /// Returns an error if so much is not free. It may be passed to the guest; if the call fails,
+    /// the log names the limit.
+    pub fn hold(&mut self, bytes: u64) -> Result<Charge, NoMemory> {
+        self.quota.hold(bytes).ok_or(NoMemory(bytes))
+    }
+
+    /// Clears the refusal of memory that the guest was told of and can do without.
+    pub fn refusal_was_handled(&mut self) {
+        if self.quota.refused == Some(MemoryRefusal::Buffers) {
+            self.quota.refused = None;
+        }
+    }
+
+    /// The call's view of its key/value namespace; `None` if the worker has none.
+    pub fn kv(&mut self) -> Option<&mut KvView> {
+        self.kit_mut()?.kv.as_mut()
+    }
+
+    /// The directories that the guest sees.
+    #[must_use]
+    pub fn directories(&self) -> &Directories {
+        &self.grants.directories
+    }
+
+    /// Sends a request, if the guest may. The future does not borrow the call, so several can run
+    /// at once.
+    ///
+    /// # Errors
+    /// Returns an error if the guest may not send requests, or not another one.
+    pub fn send_http(
+        &mut self,
+        request: Request<Bytes>,
+    ) -> Result<
+        impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<>,
+        HttpFailure,
+    > {
+        self.may_send_http()?;
+        Ok(self.send_allowed_http(request))
+    }
+
+    /// Counts a request, if the guest may send it. Call this before anything of it is copied.
+    pub(crate) fn may_send_http(&mut self) -> Result<(), HttpFailure> {
+        if self.grants.http.is_none() {
+            return Err(HttpFailure::new(
+                ErrorKind::NotAllowed,
+                "this worker may not send HTTP requests: its TOML has no [features.http_requests]",
+            ));
+        }
+        let Some(left) = self.http_calls.checked_sub(1) else {
+            return Err(HttpFailure::new(
+                ErrorKind::NotAllowed,
+                format!(
+                    "more than {} requests in one call",
+                    self.limits().http_calls
+                ),
+            ));
+        };
+        self.http_calls = left;
+        Ok(())
+    }
+
+    /// Sends a request that was counted. Its body and its response are charged to the call's
+    /// buffers.
+    pub(crate) fn send_allowed_http(
+        &mut self,
+        request: Request<Bytes>,
+    ) -> impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<> {
+        let grants = self.grants.clone();
+        let charge = Box::new(self.quota.buffers().nothing());
+        async move {
+            let Some((policy, client)) = &grants.http else {
+                return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
+            };
+            client
+                .send_charged(policy, request, Some(charge))
+                .await
+                .map_err(|error| HttpFailure::new(error.kind, error.message))
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Compiled interpreters, whose guests start from a snapshot.
+//!
+//! An [`Interpreter`] is a compiled module with the functions that it imports; all its guests share
+//! it. A [`Program`](vm::Program) drives it: it initialises an instance, and passes requests to
+//! instances. Between the two, a [`Snapshot`](snapshot::Snapshot) keeps an image of the memory and
+//! the globals that differ from a new instance's. `docs/design/snapshots.md` explains what that
+//! means for guests.
+
+pub(crate) mod snapshot;
+pub(crate) mod vm;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+
+use wasmtime::{InstancePre, Linker, ModuleExport, Store, Val};
+
+use crate::code_cache::cache::{CachedCode, CodeCache, CodeKey};
+use crate::engine::Engine;
+use crate::error::{LoadError, WasmError};
+use crate::host::state::Host;
+use crate::interpreter::vm::Vm;
+use crate::memory::page::WASM_PAGE;
+use crate::memory::pool::{PooledImage, with_image};
+use crate::module::{check_header, export_state, instance_size};
+use crate::schedule::cpu::CpuUsage;
+
+/// A compiled interpreter, linked with what it imports. Cheap to clone.
+#[derive(Clone)]
+pub struct Interpreter(Arc<LinkedInterpreter>);
+
+struct LinkedInterpreter {
+    engine: Engine,
+    pre: InstancePre<Host>,
+    /// The module's own data.
+    image: Arc<PooledImage>,
+    minimum_memory: u64,
+    instance_size: u64,
+    globals: Vec<ModuleExport>,
+    table: Option<ModuleExport>,
+}
+
+/// A number in a global.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum GlobalValue {
+    I32(i32),
+    I64(i64),
+    F32(u32),
+    F64(u64),
+}
+
+impl GlobalValue {
+    pub(crate) fn of(value: &Val) -> Option<Self> {
+        match value {
+            Val::I32(x) => Some(Self::I32(*x)),
+            Val::I64(x) => Some(Self::I64(*x)),
+            Val::F32(x) => Some(Self::F32(*x)),
+            Val::F64(x) => Some(Self::F64(*x)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn into_val(self) -> Val {
+        match self {
+            Self::I32(x) => Val::I32(x),
+            Self::I64(x) => Val::I64(x),
+            Self::F32(x) => Val::F32(x),
+            Self::F64(x) => Val::F64(x),
+        }
+    }
+}
+
+impl Engine {
+    /// Compiles an interpreter: a module whose exports a [`Program`](vm::Program) calls, and which
+    /// imports WASI preview 1 and what `imports` defines. If `code` names a cache and a key
+    /// ([`Self::interpreter_key`]), the code is loaded from there if possible; compiling blocks the
+    /// thread and uses all CPUs.
+    ///
+    /// # Errors
+    /// Returns an error if `wasm` is not a module, imports something else, or has state other than
+    /// its memory and globals.
+    pub fn interpreter(
+        &self,
+        wasm: &[u8],
+        code: Option<(&CodeCache, &CodeKey)>,
+        imports: impl FnOnce(&mut Linker<Host>, &wasmtime::Module) -> wasmtime::Result<()>,
+    ) -> Result<Interpreter, LoadError> {
+        check_header(wasm)?;
+        let found = code.map(|(code, key)| (code.load(self.wasmtime(), key), key));
+        let (module, image) = match found {
+            Some((CachedCode::Code(module), _)) => self.compile_parts(wasm, Some(module)),
+            found => {
+                if let Some((CachedCode::Damaged(why), key)) = found {
+                    tracing::warn!(
+                        "the compiled code {} is damaged ({why}): compiled again",
+                        key.file_name()
+                    );
+                }
+                self.compile_parts(&export_state::expose(wasm)?, None)
+            }
+        }?;
+        let mut linker = self.linker();
+        imports(&mut linker, &module).map_err(not_linked)?;
+        let pre = linker.instantiate_pre(&module).map_err(not_linked)?;
+        let memory = module
+            .get_export("memory")
+            .and_then(|ty| ty.memory().cloned())
+            .filter(|memory| !memory.is_shared())
+            .ok_or_else(|| {
+                LoadError::unsupported("it exports no memory of its own named `memory`")
+            })?;
+        Ok(Interpreter(Arc::new(LinkedInterpreter {
+            engine: self.clone(),
+            pre,
+            image,
+            minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
+            instance_size: instance_size(wasm),
+            globals: module
+                .exports()
+                .filter(|export| export.name().starts_with(export_state::GLOBAL))
+                .filter_map(|export| module.get_export_index(export.name()))
+                .collect(),
+            table: module.get_export_index(export_state::TABLE),
+        })))
+    }
+}
+
+fn not_linked(error: wasmtime::Error) -> LoadError {
+    LoadError::unsupported("cannot be linked").caused_by(WasmError::new(error))
+}
+
+/// Returns an interpreter's module as [`Engine::precompile`] takes it.
+///
+/// # Errors
+/// Returns an error if the module has state other than its memory and globals.
+pub fn interpreter_module(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+    check_header(wasm)?;
+    export_state::expose(wasm)
+}
+
+impl Interpreter {
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// The memory of a new instance.
+    pub(crate) fn image(&self) -> &Arc<PooledImage> {
+        &self.0.image
+    }
+
+    /// Bytes of memory that a new instance starts with.
+    pub(crate) fn minimum_memory(&self) -> u64 {
+        self.0.minimum_memory
+    }
+
+    /// What an instance costs besides its memory, in bytes.
+    pub(crate) fn instance_size(&self) -> u64 {
+        self.0.instance_size
+    }
+
+    /// Makes an instance whose memory starts as `image`.
+    pub(crate) async fn instantiate(
+        &self,
+        mut store: Store<Host>,
+        image: &Arc<PooledImage>,
+        usage: Arc<CpuUsage>,
+    ) -> wasmtime::Result<Vm> {
+        let instance = {
+            let charge = store.data().quota.charge().clone();
+            let mut making = pin!(self.0.pre.instantiate_async(&mut store));
+            poll_fn(|context| with_image(image, &charge, || making.as_mut().poll(context))).await?
+        };
+        Ok(Vm {
+            store,
+            instance,
+            usage,
+            table: self.0.table,
+        })
+    }
+
+    /// The values of an instance's mutable globals.
+    pub(crate) fn globals(&self, vm: &mut Vm) -> Vec<(ModuleExport, GlobalValue)> {
+        self.0
+            .globals
+            .iter()
+            .filter_map(|export| {
+                let global = vm
+                    .instance
+                    .get_module_export(&mut vm.store, export)?
+                    .into_global()?;
+                Some((*export, GlobalValue::of(&global.get(&mut vm.store))?))
+            })
+            .collect()
+    }
+}

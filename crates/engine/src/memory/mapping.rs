@@ -1,0 +1,280 @@
+//! Mappings that are owned by a value: made with it, unmapped with it, and changed only through it.
+//!
+//! All of `mmap`, `munmap`, `mprotect` and `madvise` is here, and all writes by the host to memory
+//! that it mapped.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::SealFlags;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+
+use crate::memory::page::{PageRange, page_up};
+
+/// Reserved address space, of which one range of pages can be read and written.
+///
+/// Whoever dereferences [`Self::base`] must do so within the accessible range, while the mapping
+/// lives, and not while a method that takes `&mut self` runs.
+pub(crate) struct Mapping {
+    base: *mut u8,
+    len: usize,
+    accessible: PageRange,
+}
+
+// SAFETY: `Send` asks that another thread may own the value. The mapping belongs to the process,
+// not to a thread, and no other value unmaps or changes it.
+unsafe impl Send for Mapping {}
+// SAFETY: `Sync` asks that threads may share `&Mapping`. Its methods read nothing but the fields;
+// all that change the mapping take `&mut self`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Reserves at least `len` bytes. None of them is accessible, and none of them becomes a huge
+    /// page: a call that touches 4 KiB would cost 2 MiB.
+    pub(crate) fn reserve(len: usize) -> io::Result<Self> {
+        let len = page_up(len);
+        // SAFETY: `mmap` asks that no memory in use is replaced. Without MAP_FIXED, and with a null
+        // hint, the kernel chooses addresses that are free.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        // SAFETY: `madvise` asks that the advice does not change memory in use. The mapping is new
+        // and ours, and this advice changes no contents. Kernels without huge pages reject it,
+        // which is as good.
+        let _ = unsafe { rustix::mm::madvise(base, len, Advice::LinuxNoHugepage) };
+        Ok(Self {
+            base: base.cast(),
+            len,
+            accessible: PageRange::EMPTY,
+        })
+    }
+
+    /// The mapping's first address.
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    /// Bytes of address space.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The pages that can be read and written.
+    pub(crate) fn accessible(&self) -> PageRange {
+        self.accessible
+    }
+
+    /// Maps the start of `file` over `range`, copy-on-write, and makes the range accessible.
+    pub(crate) fn map_file(&mut self, range: PageRange, file: &OwnedFd) -> io::Result<()> {
+        let accessible = self.extended(range);
+        // SAFETY: `mmap` with MAP_FIXED asks that what it replaces is not in use. `extended`
+        // checked that `range` lies in this mapping, which is borrowed exclusively. Writes stay
+        // private, so the file's other users see none.
+        unsafe {
+            rustix::mm::mmap(
+                self.address(range),
+                range.len(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
+                file,
+                0,
+            )
+        }?;
+        self.accessible = accessible;
+        Ok(())
+    }
+
+    /// Makes `range` accessible, which must touch what is accessible already. It holds zeros if it
+    /// never was, or if it was discarded.
+    pub(crate) fn allow(&mut self, range: PageRange) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let accessible = self.extended(range);
+        // SAFETY: `mprotect` asks that no access is made that the new protection forbids. It
+        // forbids none, and `extended` checked that `range` lies in this mapping.
+        unsafe {
+            rustix::mm::mprotect(
+                self.address(range),
+                range.len(),
+                MprotectFlags::READ | MprotectFlags::WRITE,
+            )
+        }?;
+        self.accessible = accessible;
+        Ok(())
+    }
+
+    /// Makes the accessible pages from the offset `end` on inaccessible. Their contents stay.
+    pub(crate) fn deny_from(&mut self, end: usize) -> io::Result<()> {
+        let keep = PageRange::new(self.accessible.start(), end);
+        if end >= self.accessible.end() {
+            return Ok(());
+        }
+        let range = PageRange::new(end, self.accessible.end());
+        // SAFETY: `mprotect` asks that no access is made that the new protection forbids. `range`
+        // lies in this mapping, which is borrowed exclusively; later accesses of ours are checked
+        // against `accessible`.
+        unsafe { rustix::mm::mprotect(self.address(range), range.len(), MprotectFlags::empty()) }?;
+        self.accessible = keep;
+        Ok(())
+    }
+
+    /// Returns the memory of `range` to the system: the next access finds the mapped file's bytes,
+    /// or zeros.
+    pub(crate) fn discard(&mut self, range: PageRange) -> io::Result<()> {
+        assert!(range.end() <= self.len);
+        // SAFETY: `madvise` asks that contents which this advice changes are not in use. `range`
+        // lies in this mapping, which is private and borrowed exclusively.
+        unsafe { rustix::mm::madvise(self.address(range), range.len(), Advice::LinuxDontNeed) }?;
+        Ok(())
+    }
+
+    /// Writes `bytes` at the offset `at`.
+    ///
+    /// # Panics
+    /// Not all of it is accessible.
+    pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(self.accessible.contains(at, at + bytes.len()));
+        // SAFETY: `copy_nonoverlapping` asks for `bytes.len()` bytes that can be read and as many
+        // that can be written and are others. The assertion keeps the latter accessible, the borrow
+        // is exclusive, and no reference to this mapping's bytes is ever handed out.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(at), bytes.len());
+        }
+    }
+
+    /// Writes zeros from the offset `from` up to `to`; none if that is not behind it.
+    ///
+    /// # Panics
+    /// Not all of it is accessible.
+    pub(crate) fn zero(&mut self, from: usize, to: usize) {
+        if from >= to {
+            return;
+        }
+        assert!(self.accessible.contains(from, to));
+        // SAFETY: `write_bytes` asks for `to - from` bytes that can be written. The assertion keeps
+        // them accessible, and the borrow is exclusive.
+        unsafe { std::ptr::write_bytes(self.base.add(from), 0, to - from) };
+    }
+
+    fn address(&self, range: PageRange) -> *mut std::ffi::c_void {
+        self.base.wrapping_add(range.start()).cast()
+    }
+
+    /// The accessible pages together with `range`.
+    fn extended(&self, range: PageRange) -> PageRange {
+        assert!(range.end() <= self.len);
+        let own = self.accessible;
+        if own.is_empty() {
+            return range;
+        }
+        assert!(range.start() <= own.end() && own.start() <= range.end());
+        PageRange::new(own.start().min(range.start()), own.end().max(range.end()))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: `munmap` asks that nobody uses the memory any more. The value owned the mapping,
+        // and its base may be dereferenced only while it lives.
+        let _ = unsafe { rustix::mm::munmap(self.base.cast(), self.len) };
+    }
+}
+
+/// A file in memory that nobody can change any more, and its bytes.
+pub(crate) struct SealedFile {
+    file: OwnedFd,
+    bytes: *const u8,
+    len: usize,
+}
+
+// SAFETY: `Send` asks that another thread may own the value. The mapping belongs to the process,
+// not to a thread.
+unsafe impl Send for SealedFile {}
+// SAFETY: `Sync` asks that threads may share `&SealedFile`. Its bytes are only read, and the seals
+// keep everybody from writing to them.
+unsafe impl Sync for SealedFile {}
+
+impl SealedFile {
+    /// Seals a memfd of `len` bytes, which are whole pages, and maps it.
+    pub(crate) fn new(file: OwnedFd, len: usize) -> io::Result<Self> {
+        rustix::fs::fcntl_add_seals(
+            &file,
+            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+        )?;
+        if u64::try_from(rustix::fs::fstat(&file)?.st_size) != Ok(len as u64) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: `mmap` asks that no memory in use is replaced. Without MAP_FIXED, and with a null
+        // hint, the kernel chooses addresses that are free.
+        let bytes = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ,
+                MapFlags::SHARED,
+                &file,
+                0,
+            )
+        }?;
+        Ok(Self {
+            file,
+            bytes: bytes.cast_const().cast(),
+            len,
+        })
+    }
+
+    pub(crate) fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `from_raw_parts` asks for `len` bytes that can be read and do not change while
+        // they are borrowed. They are mapped until `self` is dropped, lie within the file, and the
+        // file is sealed against writing and shrinking.
+        unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
+    }
+}
+
+impl Drop for SealedFile {
+    fn drop(&mut self) {
+        // SAFETY: `munmap` asks that nobody uses the memory any more. All references to it borrow
+        // from `self`.
+        let _ = unsafe { rustix::mm::munmap(self.bytes.cast_mut().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::memory::page::PAGE;
+
+    #[test]
+    #[should_panic(expected = "accessible")]
+    fn rejects_write_beyond_accessible_pages() {
+        let mut mapping = Mapping::reserve(4 * PAGE).unwrap();
+        mapping.allow(PageRange::new(0, PAGE)).unwrap();
+        mapping.write(PAGE - 1, &[1, 2]);
+    }
+
+    #[test]
+    fn rejects_file_that_can_still_be_written() {
+        let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, PAGE as u64).unwrap();
+        assert!(SealedFile::new(file, PAGE).is_err());
+    }
+
+    #[test]
+    fn rejects_file_of_other_length() {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("test", flags).unwrap();
+        rustix::fs::ftruncate(&file, PAGE as u64).unwrap();
+        assert!(SealedFile::new(file, 2 * PAGE).is_err());
+    }
+}

@@ -1,0 +1,198 @@
+//! Modules: checked, compiled, and split into code and the image of their initial memory.
+
+pub(crate) mod data_segments;
+pub(crate) mod export_state;
+pub(crate) mod instantiable;
+
+use std::sync::Arc;
+
+use wasmparser::{Parser, Payload};
+
+use crate::error::{DamagedCode, LoadError, LoadErrorKind, WasmError};
+use crate::memory::image::MemoryImage;
+use crate::memory::page::WASM_PAGE;
+use crate::memory::pool::PooledImage;
+
+/// Largest module that is compiled, in bytes.
+const MAX_MODULE: usize = 512 << 20;
+
+/// Most functions of a module. The compiler takes some kilobytes for each, even for an empty one;
+/// Python's interpreter has 13,000.
+const MAX_FUNCTIONS: u64 = 100_000;
+
+/// A compiled module. Cheap to clone.
+#[derive(Clone)]
+pub struct Module {
+    pub(crate) code: wasmtime::Module,
+    pub(crate) image: Arc<PooledImage>,
+    pub(crate) minimum_memory: u64,
+    /// The exported function that runs the program.
+    pub(crate) entry: &'static str,
+    /// What an instance costs besides its memory and tables, in bytes.
+    pub(crate) instance_size: u64,
+}
+
+/// Where a module's code came from.
+#[derive(Debug)]
+pub enum CodeOrigin {
+    /// The code cache.
+    Cached,
+    /// The code was compiled now.
+    Compiled {
+        /// Why the cache's entry could not be used, if it had one.
+        damaged: Option<DamagedCode>,
+    },
+}
+
+impl Module {
+    /// Compiles a module, or takes its `code` if that was compiled before.
+    pub(crate) fn new(
+        engine: &wasmtime::Engine,
+        wasm: &[u8],
+        code: Option<wasmtime::Module>,
+    ) -> Result<Self, LoadError> {
+        check_header(wasm)?;
+        let (module, image) = compile(engine, wasm, code)?;
+        instantiable::check_segments(wasm)?;
+        // A reactor runs in `_initialize`: Zig's kit for Wasm Workers Server 0.x calls `main`
+        // there.
+        let Some((entry, ty)) = ["_start", "_initialize"].into_iter().find_map(|name| {
+            let export = module.get_export(name)?;
+            Some((name, export.func().cloned()?))
+        }) else {
+            return Err(LoadError::unsupported(
+                "it exports no function `_start`: build it as a WASI command (a program with `main`), not as a library",
+            ));
+        };
+        if ty.params().len() != 0 || ty.results().len() != 0 {
+            return Err(LoadError::unsupported(format!(
+                "its function `{entry}` has parameters or results"
+            )));
+        }
+        let Some(memory) = module
+            .get_export("memory")
+            .and_then(|ty| ty.memory().cloned())
+        else {
+            return Err(LoadError::unsupported(
+                "it exports no memory named `memory`",
+            ));
+        };
+        if memory.is_shared() {
+            return Err(LoadError::unsupported(
+                "its memory is shared: threads are not supported",
+            ));
+        }
+        Ok(Module {
+            minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
+            instance_size: instance_size(wasm),
+            code: module,
+            image,
+            entry,
+        })
+    }
+}
+
+/// Returns a module's code, compiled now if `code` is `None`, and the image of its initial memory.
+pub(crate) fn compile(
+    engine: &wasmtime::Engine,
+    wasm: &[u8],
+    code: Option<wasmtime::Module>,
+) -> Result<(wasmtime::Module, Arc<PooledImage>), LoadError> {
+    let split = data_segments::split(wasm);
+    let module = match code {
+        Some(code) => code,
+        None => {
+            let stripped = split
+                .as_ref()
+                .and_then(data_segments::SplitModule::stripped);
+            wasmtime::Module::new(engine, stripped.as_deref().unwrap_or(wasm)).map_err(invalid)?
+        }
+    };
+    let image = match &split {
+        Some(split) => MemoryImage::new(split.start, &split.memory)
+            .map_err(|error| LoadError::host("no memory for the module's data").caused_by(error))?,
+        // Instantiation copies the data segments into zeros. Waiting slots need an image to wait
+        // with.
+        None => MemoryImage::zero(),
+    };
+    Ok((module, Arc::new(PooledImage::new(image))))
+}
+
+/// Compiles a module to what a code cache keeps.
+pub(crate) fn precompile(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+    check_header(wasm)?;
+    let stripped = data_segments::split(wasm).and_then(|split| split.stripped());
+    engine
+        .precompile_module(stripped.as_deref().unwrap_or(wasm))
+        .map_err(invalid)
+}
+
+/// Upper bound of what an instance costs besides its memory and tables, in bytes: wasmtime's
+/// `VMContext`.
+pub(crate) fn instance_size(wasm: &[u8]) -> u64 {
+    // Bytes of a global, of a function that may be pointed to, and of an import.
+    const GLOBAL: u64 = 16;
+    const FUNCTION: u64 = 32;
+    const IMPORT: u64 = 64;
+    let mut size = 16 << 10;
+    for payload in Parser::new(0).parse_all(wasm) {
+        size += match payload {
+            Ok(Payload::ImportSection(imports)) => u64::from(imports.count()) * IMPORT,
+            Ok(Payload::FunctionSection(functions)) => u64::from(functions.count()) * FUNCTION,
+            Ok(Payload::GlobalSection(globals)) => u64::from(globals.count()) * GLOBAL,
+            // No later section counts.
+            Ok(Payload::CodeSectionStart { .. }) | Err(_) => break,
+            Ok(_) => 0,
+        };
+    }
+    size
+}
+
+/// Rejects a module whose functions would take gigabytes while they are compiled, however small
+/// they are.
+fn check_functions(wasm: &[u8]) -> Result<(), LoadError> {
+    let functions = Parser::new(0)
+        .parse_all(wasm)
+        .map_while(Result::ok)
+        .take_while(|payload| !matches!(payload, Payload::CodeSectionStart { .. }))
+        .fold(0u64, |sum, payload| match payload {
+            Payload::FunctionSection(section) => sum + u64::from(section.count()),
+            _ => sum,
+        });
+    if functions > MAX_FUNCTIONS {
+        return Err(LoadError::limit(format!(
+            "it has {functions} functions, and can have {MAX_FUNCTIONS}: leave out what the worker does not need"
+        )));
+    }
+    Ok(())
+}
+
+fn invalid(error: wasmtime::Error) -> LoadError {
+    LoadError::new(
+        LoadErrorKind::InvalidModule,
+        "not a valid WebAssembly module",
+    )
+    .caused_by(WasmError::in_order(error))
+}
+
+fn not_a_module(message: impl Into<String>) -> LoadError {
+    LoadError::new(LoadErrorKind::NotAModule, message)
+}
+
+/// Rejects what is not a core module, or too large to be compiled.
+pub(crate) fn check_header(wasm: &[u8]) -> Result<(), LoadError> {
+    if wasm.len() > MAX_MODULE {
+        return Err(LoadError::limit(format!("larger than {MAX_MODULE} bytes")));
+    }
+    match wasm {
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => check_functions(wasm),
+        [0, b'a', b's', b'm', _, 0, 1, 0, ..] => Err(not_a_module(
+            "a WebAssembly component; workers are core modules (WASI preview 1 commands): build for wasm32-wasip1",
+        )),
+        [] => Err(not_a_module("an empty file, not WebAssembly")),
+        _ => Err(not_a_module(format!(
+            "not WebAssembly: a module begins with 00 61 73 6d 01 00 00 00, this file with {:02x?}",
+            &wasm[..wasm.len().min(8)]
+        ))),
+    }
+}

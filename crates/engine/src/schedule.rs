@@ -1,0 +1,6 @@
+//! When guests run: CPU time, the clock that measures it, and the fast and the slow lane.
+
+pub(crate) mod cpu;
+pub(crate) mod lane;
+pub(crate) mod priority;
+pub(crate) mod ticker;

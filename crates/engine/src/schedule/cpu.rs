@@ -1,0 +1,247 @@
+//! CPU time of calls: measured at ticks, between waits, and for work of the host.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::schedule::ticker::TICK;
+
+/// The CPU time of a call.
+#[derive(Default)]
+pub(crate) struct CpuUsage {
+    /// CPU time in nanoseconds.
+    cpu: AtomicU64,
+    /// Whether the call yielded at the end of a tick, or is to move to the slow lane.
+    yielded: AtomicBool,
+    /// Ticks at which the call yielded.
+    ticks: AtomicU64,
+    slow: AtomicBool,
+}
+
+impl CpuUsage {
+    /// Records that a tick found the guest running. Returns whether the guest yields.
+    ///
+    /// On the thread that serves its request, a guest yields when two ticks found it running and it
+    /// ran for most of the time between: the system may have interrupted it for other threads.
+    pub(crate) fn tick(&self, last: &mut LastMeasured) -> bool {
+        if !self.is_in_slow_lane() {
+            let (thread, now) = thread_and_time();
+            match last.0 {
+                Some((same, before)) if same == thread => {
+                    let ran = now.saturating_sub(before);
+                    if ran < TICK / 2 {
+                        return false;
+                    }
+                    // Adds the tick before the guest was first found.
+                    self.add(if self.ticks() == 0 { ran + TICK } else { ran });
+                    last.0 = Some((thread, now));
+                }
+                _ => {
+                    last.0 = Some((thread, now));
+                    return false;
+                }
+            }
+        }
+        self.yielded.store(true, Ordering::Relaxed);
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Ticks at which the call yielded.
+    pub(crate) fn ticks(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    /// Records that the guest ran for `time` between two ticks. Returns its CPU time so far.
+    pub(crate) fn count(&self, time: Duration) -> Duration {
+        if !self.is_in_slow_lane() {
+            self.add(time);
+        }
+        self.cpu()
+    }
+
+    /// CPU time so far.
+    pub(crate) fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu.load(Ordering::Relaxed))
+    }
+
+    /// Resets the CPU time to zero.
+    pub(crate) fn reset(&self) {
+        self.cpu.store(0, Ordering::Relaxed);
+        self.yielded.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the call yielded, so that it belongs to the slow lane.
+    pub(crate) fn has_yielded(&self) -> bool {
+        self.yielded.load(Ordering::Relaxed)
+    }
+
+    /// Records that the call continues in the slow lane, which measures all of its CPU time.
+    pub(crate) fn enter_slow_lane(&self) {
+        self.slow.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_in_slow_lane(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.cpu.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
+/// The thread on which a guest was last measured, and that thread's CPU time.
+#[derive(Default)]
+pub(crate) struct LastMeasured(Option<(ThreadId, Duration)>);
+
+/// Measures the CPU time of one instance, at ticks and between its waits, against its limit.
+pub(crate) struct CpuMeter {
+    usage: Arc<CpuUsage>,
+    last: LastMeasured,
+    limit: Duration,
+}
+
+impl CpuMeter {
+    pub(crate) fn new(usage: Arc<CpuUsage>, limit: Duration) -> Self {
+        Self {
+            usage,
+            last: LastMeasured::default(),
+            limit,
+        }
+    }
+
+    /// Records that a tick found the guest running. Returns whether the guest yields.
+    pub(crate) fn tick(&mut self) -> bool {
+        self.usage.tick(&mut self.last)
+    }
+
+    /// Starts a new measurement.
+    pub(crate) fn restart(&mut self) {
+        self.last = LastMeasured::default();
+    }
+
+    /// Whether the guest used more CPU time than it may.
+    pub(crate) fn is_over(&self) -> bool {
+        self.usage.cpu() > self.limit
+    }
+
+    /// Records that the guest waited. Its thread did other work meanwhile.
+    pub(crate) fn waited(&mut self, wait: &Wait) {
+        if self.usage.is_in_slow_lane() {
+            return;
+        }
+        self.add_until(wait.began_at);
+        self.last.0 = Some(thread_and_time());
+    }
+
+    /// Moves the call to the slow lane when it next waits.
+    pub(crate) fn move_to_slow_lane(&self) {
+        self.usage.yielded.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts work of the host for the guest as the guest's CPU time.
+    pub(crate) fn worked(&mut self) {
+        if !self.usage.is_in_slow_lane() {
+            let now = thread_and_time();
+            self.add_until(now);
+            self.last.0 = Some(now);
+        }
+    }
+
+    fn add_until(&mut self, (thread, until): (ThreadId, Duration)) {
+        if let Some((same, from)) = self.last.0
+            && same == thread
+        {
+            self.usage.add(until.saturating_sub(from));
+            // Many short runs count as a long one.
+            if self.usage.cpu() >= 2 * TICK {
+                self.usage.yielded.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// A time in which a guest waited for the host.
+pub(crate) struct Wait {
+    pub(crate) time: Duration,
+    /// The thread on which the wait began, and that thread's CPU time then.
+    began_at: (ThreadId, Duration),
+}
+
+/// Runs `future`, and returns how long it waited, if it did.
+pub(crate) async fn measure_wait<F: Future>(future: F) -> (F::Output, Option<Wait>) {
+    let mut future = pin!(future);
+    // A future that is ready at once is not measured.
+    let first = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+    if let Poll::Ready(output) = first {
+        return (output, None);
+    }
+    let (began, began_at) = (Instant::now(), thread_and_time());
+    let output = future.await;
+    let time = began.elapsed();
+    (output, Some(Wait { time, began_at }))
+}
+
+fn thread_and_time() -> (ThreadId, Duration) {
+    (std::thread::current().id(), thread_time())
+}
+
+/// The CPU time of this thread.
+pub(crate) fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn interrupted_call_does_not_yield() {
+        let (usage, mut last) = (CpuUsage::default(), LastMeasured::default());
+        for _ in 0..5 {
+            assert!(!usage.tick(&mut last));
+            std::thread::sleep(TICK);
+        }
+        assert_eq!(usage.cpu(), Duration::ZERO);
+    }
+
+    fn compute(time: Duration) {
+        let start = thread_time();
+        while thread_time() - start < time {}
+    }
+
+    #[tokio::test]
+    async fn does_not_count_cpu_time_of_others_during_a_wait() {
+        let usage = Arc::new(CpuUsage::default());
+        let mut meter = CpuMeter::new(usage.clone(), Duration::from_millis(100));
+        assert!(!meter.tick());
+        compute(2 * TICK);
+        let mut polled = false;
+        let ((), wait) = measure_wait(poll_fn(|context| {
+            if std::mem::replace(&mut polled, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }))
+        .await;
+        let wait = wait.unwrap();
+        compute(Duration::from_millis(200));
+        meter.waited(&wait);
+        assert!(usage.cpu() < Duration::from_millis(50), "{:?}", usage.cpu());
+        assert!(!meter.is_over());
+        assert!(usage.yielded.load(Ordering::Relaxed));
+    }
+}

@@ -1,0 +1,66 @@
+//! What a guest is made of and called with: plain values, known before anything is opened or run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// What a guest is given, besides its code.
+pub struct GuestSpec {
+    /// Name in logs.
+    pub name: String,
+    /// WASI environment.
+    pub env: Vec<(String, String)>,
+    /// WASI arguments; the first is the program's name.
+    pub args: Vec<String>,
+    /// Directories that the guest sees.
+    pub directories: Vec<PreopenedDirectory>,
+    /// Key/value store and the namespace in it.
+    pub kv: Option<(Arc<dyn wws_kv::Store>, String)>,
+    /// Outgoing HTTP: the policy and the client, or none.
+    pub http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
+    /// Bounds of one call.
+    pub limits: GuestLimits,
+}
+
+/// A directory of the host that a guest sees.
+pub struct PreopenedDirectory {
+    /// The opened directory.
+    pub dir: std::fs::File,
+    /// The absolute path at which the guest sees the directory.
+    pub to: String,
+}
+
+/// Bounds of one call.
+#[derive(Clone, Debug)]
+pub struct GuestLimits {
+    /// Linear memory in bytes.
+    pub memory: u64,
+    /// Elements of a table.
+    pub table_elements: u32,
+    /// CPU time.
+    pub cpu_time: Duration,
+    /// Wall-clock time.
+    pub wall_time: Duration,
+    /// Bytes of standard output.
+    pub output: u64,
+    /// Bytes that the host keeps for the call besides the guest's memory and its input: output,
+    /// messages, contents of files.
+    pub buffers: u64,
+    /// Bytes of standard error that reach the log.
+    pub log: u64,
+    /// Outgoing HTTP requests.
+    pub http_calls: u32,
+    /// Files that are open at once.
+    pub open_files: u32,
+}
+
+/// One call of a guest.
+pub struct Call {
+    /// The request; its URI is the full URL.
+    pub request: http::Request<Bytes>,
+    /// Parameters of the route.
+    pub params: Vec<(String, String)>,
+    /// For logs.
+    pub request_id: String,
+}
