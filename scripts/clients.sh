@@ -13,7 +13,7 @@
 # cannot be built with the Go that is there is skipped, which is said loudly, and so are the tests with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=scripts/go-module.sh
+# shellcheck source=/dev/null
 . scripts/go-module.sh
 
 # What is changed in the files of a module before it is built.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds programs from a Go module, pinned by its version and the checksum of its files, which have the checksums of all that it is
 # built from. To be sourced in the repository's root, by scripts/clients.sh and scripts/conformance.sh.
+set -euo pipefail
 
 tools=$PWD/target/tools
 export GOTOOLCHAIN=local GOOS='' GOARCH=''

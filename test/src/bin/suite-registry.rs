@@ -32,7 +32,11 @@ const STRESS: &str = "#!/bin/sh
 exec /tool hold 110 30
 ";
 
-/// Two commands that Debian's busybox has not.
+/// Commands that Debian's busybox has not.
+const BASH: &str = "#!/bin/sh
+exec /bin/sh \"$@\"
+";
+
 const PGREP: &str = "#!/bin/sh
 exec pidof \"$1\"
 ";
@@ -43,18 +47,27 @@ exec cat /proc/sysvipc/shm
 
 const USERS: &str = "root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/usr/sbin:/bin/false
-default-user:x:1000:1000::/home/default-user:/bin/sh
+bin:x:2:2:bin:/bin:/bin/false
+sys:x:3:3:sys:/dev:/bin/false
 www-data:x:33:33::/var/www:/bin/sh
 nobody:x:65534:65534::/nonexistent:/bin/false
 ";
 
 const GROUPS: &str = "root:x:0:
 daemon:x:1:
+bin:x:2:
+sys:x:3:
 wheel:x:10:root
-group-defined-in-image:x:50000:default-user
-default-user:x:1000:
 www-data:x:33:
 nogroup:x:65534:
+";
+
+/// Of one image only: elsewhere the number 1000 is nobody's.
+const DEFAULT_USER: &str = "default-user:x:1000:1000::/home/default-user:/bin/sh
+";
+
+const DEFAULT_GROUPS: &str = "group-defined-in-image:x:50000:default-user
+default-user:x:1000:
 ";
 
 const SYSTEM: &str = "NAME='stand-in for Alpine Linux'
@@ -166,7 +179,12 @@ impl Parts {
             ("3", ""),
         ] {
             // Each has its own content.
-            let image = self.shell(name)?.file("name", name, 0o644)?.user(user);
+            let mut image = self.shell(name)?.file("name", name, 0o644)?.user(user);
+            if name == "predefined-group" {
+                image = image
+                    .file("etc/passwd", format!("{USERS}{DEFAULT_USER}"), 0o644)?
+                    .file("etc/group", format!("{GROUPS}{DEFAULT_GROUPS}"), 0o644)?;
+            }
             push(&format!("k8s-staging-cri-tools/test-image-{name}"), image)?;
         }
         Ok(())
@@ -183,6 +201,7 @@ impl Parts {
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
             .file("bin/busybox", self.busybox.clone(), 0o755)?
+            .file("bin/bash", BASH, 0o755)?
             .file("bin/ipcs", IPCS, 0o755)?
             .file("bin/pgrep", PGREP, 0o755)?
             .file("etc/passwd", USERS, 0o644)?
@@ -192,7 +211,7 @@ impl Parts {
             .folder("root")?
             .folder("tmp")?;
         for command in &self.commands {
-            if !["busybox", "ipcs", "pgrep"].contains(&command.as_str()) {
+            if !["bash", "busybox", "ipcs", "pgrep"].contains(&command.as_str()) {
                 image = image.link(&format!("bin/{command}"), "/bin/busybox")?;
             }
         }
