@@ -35,7 +35,7 @@ build() {
     cp -R "$files" "$source"
     chmod -R u+w "$source"
     (
-        cd "$source"
+        cd "$source" || exit
         export CGO_ENABLED=${CGO-0} GOFLAGS=-mod=readonly
         if declare -F "prepare_${name%-*}" > /dev/null; then
             "prepare_${name%-*}"
