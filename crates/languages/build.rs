@@ -1,4 +1,5 @@
-//! Says where the interpreters lie that go into the binary, or how to get them, and gives QuickJS wider stack frames.
+//! Locates the interpreters that become part of the binary, or says how to fetch them, and widens
+//! QuickJS's stack frames.
 
 use std::{
     env, fs,
@@ -12,13 +13,16 @@ use wasmparser::{BinaryReaderError, ExternalKind, FunctionBody, Operator, Parser
 const QUICKJS: &str = "quickjs/quickjs.wasm";
 const FILES: [&str; 2] = [QUICKJS, "web-streams/polyfill.js"];
 
-/// Bytes that each frame on the stack in QuickJS' memory gets more; a multiple of its alignment.
+/// Bytes by which each frame on the stack in QuickJS's memory is widened; a multiple of its
+/// alignment.
 ///
-/// QuickJS measures the depth of calls by that stack. Its own recursive functions (the parser, JSON) use little of it, and much more
-/// of the native stack: that one would end first, which is a trap, and no error that a program can catch.
+/// QuickJS measures the depth of calls by that stack. Its own recursive functions (the parser,
+/// JSON) use little of it and much more of the native stack, which would overflow first: that is a
+/// trap, and not an error that a program can catch.
 const WIDER: i32 = 128;
 
-/// If fewer functions have a frame of the known shape, the compiler makes other ones than it did.
+/// If fewer functions have a frame of the known form, the compiler has generated other ones than
+/// before.
 const MIN_FRAMES: usize = 400;
 
 fn main() {
@@ -91,7 +95,7 @@ fn widen_frames(wasm: &[u8]) -> Result<Vec<u8>, String> {
         ));
     }
     let section = section.ok_or("it has no code")?;
-    // The section's number and size stand before it.
+    // The number and size of the section precede it.
     let header = (1..=6)
         .find(|back| {
             let mut size = Vec::new();
@@ -111,8 +115,8 @@ fn widen_frames(wasm: &[u8]) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-/// Where a function says how large its frame is (when it takes it, and each time when it gives it back), and the number there.
-/// Nothing if it has none, or one whose size is not fixed.
+/// The places where a function names the size of its frame (when it allocates the frame, and each
+/// time it frees it), and that size. Nothing if it has no frame, or one of variable size.
 fn frame_sizes(
     body: &FunctionBody<'_>,
     pointer: u32,
@@ -122,7 +126,7 @@ fn frame_sizes(
         operators.push(operator?);
     }
     let at = |index: usize| operators.get(index).map(|(operator, _)| operator);
-    // A number and whether it is added or subtracted: by how much the pointer moves.
+    // A number and whether it is added or subtracted: the change of the stack pointer.
     let moves = |index: usize| match (at(index)?, at(index + 1)?) {
         (Operator::I32Const { value }, Operator::I32Add) => Some((*value, *value)),
         (Operator::I32Const { value }, Operator::I32Sub) => Some((*value, -*value)),

@@ -641,31 +641,32 @@ def _line(file: str, line: int) -> str:
     return f"    {lines[line - 1].strip()}\n" if 0 < line <= len(lines) else ""
 
 
-def _described(error: BaseException) -> tuple[str, str]:
-    """An error in a line that begins with its place, and with its traceback."""
-    place = ""
+def _described(error: BaseException) -> tuple[dict, str]:
+    """An error as one line with its place, and its traceback."""
+    place = {}
     frames = _frames(error)
     if isinstance(error, SyntaxError) and error.filename and not _own(error.filename):
-        place = f"{error.filename}:{error.lineno or 1}:{error.offset or 1}: "
+        place = {"file": error.filename, "line": error.lineno or 1, "column": max(error.offset or 1, 1)}
     elif frames:
         # The user's line rather than that of a library which it called.
         of_project = [frame for frame in frames if frame[0] in _lines]
         file, line, column, _ = of_project[-1] if of_project else frames[-1]
-        place = f"{file}:{line}:{column}: "
+        place = {"file": file, "line": max(line or 1, 1), "column": max(column or 1, 1)}
     what = _what(error).splitlines()
-    message = place + (what[0] if what else "")
+    message = what[0] if what else ""
     # A load problem is this one line.
     if _worker is None and frames and frames[-1][0] not in _lines:
         message += f", raised at {frames[-1][0]}:{frames[-1][1]}"
-    return message, _traceback(error, set())
+    return {"op": "fail", "message": message, **place}, _traceback(error, set())
 
 
 def _fail(error: BaseException) -> None:
     try:
-        message, text = _described(error)
+        line, text = _described(error)
     except BaseException as second:
-        message = text = f"{type(error).__name__}, and describing it: {type(second).__name__}"
-    _tell({"op": "fail", "message": message}, text.encode("utf-8", "replace"))
+        text = f"{type(error).__name__}, and describing it: {type(second).__name__}"
+        line = {"op": "fail", "message": text}
+    _tell(line, text.encode("utf-8", "replace"))
 
 
 # -- Randomness: requests begin in the same state, so what that state draws would be the same in each ---------------------------
@@ -852,7 +853,7 @@ def _main() -> None:
         exec(_compiled(source, file), module.__dict__)
         _worker = module.__dict__.get("worker")
         if not callable(_worker):
-            raise _Problem(f"{file}: it defines no function `worker`: def worker(request): return Response(\"hello\")")
+            raise _Problem(f"it defines no function `worker`: def worker(request): return Response(\"hello\")")
     except _Problem as problem:
         _tell({"op": "fail", "message": str(problem)})
         os._exit(1)

@@ -3,7 +3,7 @@
 use std::{fs, hint::black_box, path::Path, time::Instant};
 
 use anyhow::{Result, ensure};
-use wws_project::{Found, LoadOptions, Project, load};
+use wws_project::{LoadOptions, Project, RouteMatch, load};
 
 use crate::report::{Measured, Report, Target, median};
 
@@ -70,7 +70,7 @@ impl Routes {
             found += usize::from(matches!(
                 self.project
                     .find(black_box(&self.paths[index % self.paths.len()])),
-                Found::Worker { .. }
+                RouteMatch::Worker { .. }
             ));
         }
         let elapsed = started.elapsed();
@@ -84,9 +84,9 @@ fn write(folder: &Path, index: usize) -> Result<()> {
     let folder = folder.join(format!("api/r{index}"));
     fs::create_dir_all(&folder)?;
     let name = if index.is_multiple_of(2) {
-        "list.js"
+        "list.wasm"
     } else {
-        "[id].js"
+        "[id].wasm"
     };
     fs::write(folder.join(name), "")?;
     Ok(())

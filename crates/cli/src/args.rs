@@ -1,5 +1,8 @@
 //! The command line.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     ffi::OsString,
     net::IpAddr,
@@ -8,7 +11,7 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
-/// Serves a folder of WebAssembly workers over HTTP.
+/// Serves a directory of WebAssembly workers over HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "wws", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -17,72 +20,90 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) serve: Serve,
     #[command(flatten)]
-    pub(crate) old: Old,
+    pub(crate) old: LegacyOptions,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Load and compile a project; print its routes, or everything that is wrong with it
-    Check(Named),
+    /// Load and compile a project; print its routes, or all its problems
+    Check(RunningProject),
     /// Print the routes of a project
-    Routes(Named),
-    /// Ask the project's server that runs here; succeeds if it answers without an error of its own
+    Routes(RunningProject),
+    /// Check the project's running server; succeeds if it answers without a server error
     Health(Health),
-    /// Compile ahead what a project's containers will need
+    /// Compile ahead of time what a project's containers will need
     Precompile(Precompile),
-    /// Compile one module: from standard input to standard output, with nothing to lose
+    /// Compile one module from standard input to standard output, in a confined process
     #[command(hide = true)]
     Compile(Compile),
     /// Print all settings as Markdown
     Settings,
-    /// Serve as the first process of a container
+    /// Print the JSON Schema of `.wws.toml`, or of a worker's TOML
+    Schema {
+        /// Which file the schema is of
+        #[arg(value_enum, default_value_t)]
+        of: SchemaOf,
+    },
+    /// Serve as the init process of a container
     #[command(hide = true)]
     ServeContainer(Container),
     /// List, install, check and uninstall language runtimes of a project
     Runtimes(Runtimes),
 }
 
-/// A folder and how it is loaded.
+/// What a JSON Schema is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// `.wws.toml`
+    #[default]
+    Project,
+    /// A worker's TOML
+    Worker,
+}
+
+/// A project and how it is loaded.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Folder {
-    /// The project's folder
+    /// The project's directory
     #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
-    /// Goes before every route and asset, as `/api`
+    /// Prefix of every route and asset, as `/api`
     #[arg(long)]
     pub(crate) prefix: Option<String>,
-    /// Glob of files and folders to leave out; may be given several times
+    /// Glob of files and directories to ignore; may be given several times
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     pub(crate) ignore: Vec<String>,
 }
 
-/// The same for commands beside a server that runs: in a container the shim names the directory that is served, and what was given
-/// after the entry point. The server itself does not look at these variables.
+/// A project for commands next to a running server: in a container, the shim sets the directory
+/// that is served and the arguments after the entry point. The server itself does not read these
+/// variables.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Named {
-    /// The project's folder
+pub(crate) struct RunningProject {
+    /// The project's directory
     #[arg(default_value = ".", env = "WWS_FOLDER", hide_env = true)]
     path: PathBuf,
-    /// Goes before every route and asset, as `/api`
+    /// Prefix of every route and asset, as `/api`
     #[arg(long)]
     prefix: Option<String>,
-    /// Glob of files and folders to leave out; may be given several times
+    /// Glob of files and directories to ignore; may be given several times
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     ignore: Vec<String>,
 }
 
-/// What was given after the entry point of the container in which this command runs: a JSON array, from the shim.
+/// The arguments after the entry point of the container that this command runs in: a JSON array,
+/// set by the shim.
 const GIVEN: &str = "WWS_ARGUMENTS";
 
-impl Named {
-    /// The project, and the address that its server was told by arguments.
+impl RunningProject {
+    /// The project, and the address in its server's arguments.
     pub(crate) fn resolve(self) -> (Folder, Option<IpAddr>, Option<u16>) {
         let given = std::env::var(GIVEN).unwrap_or_default();
         self.resolve_with(&given)
     }
 
     fn resolve_with(self, given: &str) -> (Folder, Option<IpAddr>, Option<u16>) {
-        // The server has reported what is wrong with them, and has not started.
+        // Invalid arguments were reported by the server, which has not started.
         let given = serde_json::from_str::<Vec<String>>(given)
             .ok()
             .and_then(|words| AfterEntrypoint::try_parse_from(words).ok())
@@ -104,14 +125,14 @@ impl Named {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Health {
     #[command(flatten)]
-    pub(crate) folder: Named,
-    /// What is asked for; any status below 500 is a good answer
+    pub(crate) folder: RunningProject,
+    /// The path to request; any status below 500 is healthy
     #[arg(long, value_name = "PATH", default_value = "/")]
     pub(crate) request: String,
-    /// Seconds that the answer may take
+    /// Seconds until the check fails
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(crate) timeout: u64,
-    /// Ask again until there is a good answer, for so many seconds at most [default: 60]
+    /// Repeat the check until it succeeds, for this many seconds at most [default: 60]
     #[arg(
         long,
         value_name = "SECONDS",
@@ -125,31 +146,31 @@ pub(crate) struct Health {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Precompile {
-    /// The project's folder: of an image's root file system, or on this machine
+    /// The project's directory
     pub(crate) path: PathBuf,
-    /// Where compiled code is kept; nobody else may write there
+    /// The code cache; nobody else may write there
     #[arg(long, default_value = "/var/lib/wws/code")]
     pub(crate) store: PathBuf,
-    /// Bytes of the store; what was not used for longest goes first
+    /// Bytes of the code cache; the least recently used entries are removed first
     #[arg(long, value_name = "BYTES", default_value_t = 2 << 30)]
     pub(crate) max: u64,
-    /// Folder on the store's file system that gets a link to each entry that the project needs
+    /// Directory on the cache's file system that gets a link to each entry that the project needs
     #[arg(long, value_name = "FOLDER")]
     pub(crate) links: Option<PathBuf>,
-    /// The folder is the root of a container
+    /// The directory is the root of a container
     #[arg(long)]
     pub(crate) container: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Compile {
-    /// As an interpreter whose state can be kept
+    /// Compile an interpreter, whose state can be exported
     #[arg(long)]
     pub(crate) interpreter: bool,
-    /// The process that waits for it: without that it ends
+    /// The process that waits for the result; without it, this process exits
     #[arg(long, value_name = "PID")]
     pub(crate) parent: Option<u32>,
-    /// CPU time that it may take
+    /// CPU time of the compilation
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(crate) cpu_time: u64,
 }
@@ -164,7 +185,7 @@ pub(crate) struct Serve {
     /// Port to listen on; 0 takes a free one [default: 8080]
     #[arg(short, long)]
     pub(crate) port: Option<u16>,
-    /// First install the runtimes that `.wws.toml` lists and which are missing
+    /// First install missing runtimes that `.wws.toml` lists
     #[arg(short, long)]
     pub(crate) install_runtimes: bool,
     /// Bytes of memory that the container may use
@@ -172,17 +193,18 @@ pub(crate) struct Serve {
     pub(crate) memory: Option<u64>,
 }
 
-/// What the shim says. What the image says comes after `--`, so that it is none of the shim's options.
+/// Arguments from the shim. Arguments of the image come after `--`, so that they cannot be options
+/// of the shim.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Container {
     /// Bytes of memory that the container may use
     #[arg(long)]
     memory: Option<u64>,
-    /// The project's directory, and what the image or its user gives after the entry point
+    /// The project's directory, and the arguments after the entry point
     words: Vec<OsString>,
 }
 
-/// What an image or its user may give after the entry point of a container of workers.
+/// Arguments that an image or its user may give after the entry point of a container of workers.
 #[derive(Debug, Default, Parser)]
 #[command(
     name = "wws",
@@ -191,7 +213,7 @@ pub(crate) struct Container {
     override_usage = "ENTRYPOINT [--host IP] [--port PORT] [--prefix PREFIX] [--ignore GLOB]..."
 )]
 pub(crate) struct AfterEntrypoint {
-    /// The entry point once more, as images and their users give it
+    /// The entry point again, as images and their users give it
     again: Option<PathBuf>,
     #[arg(long)]
     prefix: Option<String>,
@@ -204,10 +226,10 @@ pub(crate) struct AfterEntrypoint {
 }
 
 impl AfterEntrypoint {
-    /// Reads what is given after the entry point of a container that serves `directory`.
+    /// Parses the arguments after the entry point of a container that serves `directory`.
     ///
     /// # Errors
-    /// There is no such argument, or another directory is named.
+    /// An argument is unknown, or another directory is named.
     fn parse_for(
         directory: &Path,
         words: impl IntoIterator<Item = OsString>,
@@ -234,10 +256,10 @@ fn is_same_directory(one: &Path, other: &Path) -> bool {
 }
 
 impl Container {
-    /// How the container is served.
+    /// Arguments for serving the container.
     ///
     /// # Errors
-    /// As of [`AfterEntrypoint::parse_for`].
+    /// As for [`AfterEntrypoint::parse_for`].
     pub(crate) fn into_serve(self) -> Result<Serve, clap::Error> {
         let mut words = self.words.into_iter();
         let path = words
@@ -262,18 +284,19 @@ impl Container {
 pub(crate) struct Runtimes {
     #[command(subcommand)]
     pub(crate) command: RuntimesCommand,
-    /// The project's folder
+    /// The project's directory
     #[arg(long, value_name = "FOLDER", default_value = ".", global = true)]
     pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuntimesCommand {
-    /// Print the runtimes that a repository has, and which are here
+    /// Print the runtimes of a repository, and which are installed
     List(From),
-    /// Install a runtime and list it in `.wws.toml`; without a name, install all that is listed there and missing
+    /// Install a runtime and list it in `.wws.toml`; without a name, install all missing ones that
+    /// are listed there
     Install {
-        /// As `python`
+        /// The name, as `python`
         name: Option<String>,
         /// A version or a tag
         #[arg(default_value = "latest")]
@@ -281,11 +304,11 @@ pub(crate) enum RuntimesCommand {
         #[command(flatten)]
         from: From,
     },
-    /// Say of each listed runtime whether it is installed; fails if one is not
+    /// Print whether each listed runtime is installed; fails if one is not
     Check,
     /// Remove a runtime, and its entry in `.wws.toml`
     Uninstall {
-        /// As `python`
+        /// The name, as `python`
         name: String,
         /// A version or a tag
         version: String,
@@ -295,10 +318,11 @@ pub(crate) enum RuntimesCommand {
 /// A repository of runtimes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct From {
-    /// Another repository than the built-in one: a folder with `index.toml`, or the URL of such a file
+    /// Another repository than the built-in one: a directory with `index.toml`, or the URL of such
+    /// a file
     #[arg(long, value_name = "URL", env = "WWS_REPO_URL")]
     repo_url: Option<String>,
-    /// What it is called in `.wws.toml` [default: as its host or folder]
+    /// Its name in `.wws.toml` [default: that of its host or directory]
     #[arg(long, value_name = "NAME", env = "WWS_REPO_NAME")]
     repo_name: Option<String>,
 }
@@ -309,15 +333,15 @@ impl From {
         self.repo_url.as_deref().filter(|text| !text.is_empty())
     }
 
-    /// What it is called.
+    /// Its name.
     pub(crate) fn name(&self) -> Option<&str> {
         self.repo_name.as_deref().filter(|text| !text.is_empty())
     }
 }
 
-/// What Wasm Workers Server 1.x had, and this does not have yet.
+/// Options of Wasm Workers Server 1.x that do not exist here.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Old {
+pub(crate) struct LegacyOptions {
     #[arg(long, hide = true)]
     enable_panel: bool,
     #[arg(long, hide = true)]
@@ -332,8 +356,8 @@ pub(crate) struct Old {
     git_folder: Option<String>,
 }
 
-impl Old {
-    /// What to say of an old way that does not work.
+impl LegacyOptions {
+    /// The message for an old option.
     pub(crate) fn message(&self, path: &std::path::Path) -> Option<String> {
         let git = [
             &self.git_commit,
@@ -354,7 +378,10 @@ impl Old {
                 .iter()
                 .any(|start| text.starts_with(start))
         {
-            Some("projects from git are not in this version: clone it, and give its folder".into())
+            Some(
+                "projects from git are not in this version: clone it, and name its directory"
+                    .into(),
+            )
         } else {
             None
         }
@@ -368,201 +395,5 @@ fn host(text: &str) -> Result<IpAddr, String> {
             .trim_matches(['[', ']'])
             .parse()
             .map_err(|_| "expected an IP address, as 0.0.0.0".into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::path::Path;
-
-    fn parse(args: &[&str]) -> Args {
-        Args::try_parse_from(std::iter::once("wws").chain(args.iter().copied())).unwrap()
-    }
-
-    #[test]
-    fn a_folder_is_served_without_a_command() {
-        let args = parse(&[
-            "-p",
-            "81",
-            "--host",
-            "localhost",
-            "--ignore",
-            "a,b",
-            "--ignore",
-            "c",
-            "site",
-        ]);
-        assert!(args.command.is_none());
-        assert_eq!(args.serve.folder.path, Path::new("site"));
-        assert_eq!(args.serve.folder.ignore, ["a", "b", "c"]);
-        assert_eq!(
-            (args.serve.port, args.serve.host),
-            (Some(81), Some([127, 0, 0, 1].into()))
-        );
-        assert_eq!(parse(&[]).serve.folder.path, Path::new("."));
-    }
-
-    #[test]
-    fn commands_have_their_folder() {
-        let Some(Command::Check(named)) = parse(&["check", "site", "--prefix", "/x"]).command
-        else {
-            unreachable!()
-        };
-        let (folder, ..) = named.resolve_with("");
-        assert_eq!(
-            (folder.path.as_path(), folder.prefix.as_deref()),
-            (Path::new("site"), Some("/x"))
-        );
-        assert_eq!(container(&[]).unwrap().folder.path, Path::new("/"));
-    }
-
-    fn container(args: &[&str]) -> Result<Serve, clap::Error> {
-        let Some(Command::ServeContainer(container)) =
-            parse(&[&["serve-container"], args].concat()).command
-        else {
-            unreachable!()
-        };
-        container.into_serve()
-    }
-
-    #[test]
-    fn takes_arguments_after_the_entry_point() {
-        let args = [
-            "--memory",
-            "5",
-            "--",
-            "/",
-            "--port",
-            "81",
-            "--host=::1",
-            "--prefix",
-            "/v1",
-            "--ignore",
-            "a,b",
-        ];
-        let serve = container(&args).unwrap();
-        assert_eq!(serve.folder.path, Path::new("/"));
-        assert_eq!(serve.folder.prefix.as_deref(), Some("/v1"));
-        assert_eq!(serve.folder.ignore, ["a", "b"]);
-        assert_eq!((serve.port, serve.memory), (Some(81), Some(5)));
-        assert_eq!(serve.host, Some(std::net::Ipv6Addr::LOCALHOST.into()));
-    }
-
-    #[test]
-    fn takes_the_entry_point_twice() {
-        for args in [
-            ["--", "/", "/"],
-            ["--", "/", "//"],
-            ["--", "/proc", "/proc/."],
-        ] {
-            let serve = container(&args).unwrap();
-            assert_eq!(serve.folder.path, Path::new(args[1]));
-        }
-        let error = container(&["--", "/", "/proc"]).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("'/proc'"), "{error}");
-    }
-
-    #[test]
-    fn rejects_other_arguments_without_naming_hidden_ones() {
-        for word in [
-            "--code=/x",
-            "--memory=1",
-            "--nope",
-            "-x",
-            "--install-runtimes",
-        ] {
-            let text = container(&["--", "/", word]).unwrap_err().to_string();
-            assert!(text.contains("unexpected argument"), "{text}");
-            assert!(text.contains("ENTRYPOINT [--host"), "{text}");
-            for hidden in ["serve-container", "<CODE>", "[WORDS]"] {
-                assert!(!text.contains(hidden), "{word}: {text}");
-            }
-        }
-    }
-
-    #[test]
-    fn commands_in_a_container_know_its_arguments() {
-        let named = |args: &[&str]| match parse(args).command {
-            Some(Command::Routes(named)) => named,
-            _ => unreachable!(),
-        };
-        let given = r#"["/", "--port", "81", "--prefix", "/a", "--ignore", "x"]"#;
-        let (folder, host, port) = named(&["routes"]).resolve_with(given);
-        assert_eq!((host, port), (None, Some(81)));
-        assert_eq!(
-            (folder.prefix.as_deref(), &folder.ignore[..]),
-            (Some("/a"), &["x".to_owned()][..])
-        );
-        let (folder, ..) = named(&["routes", "--prefix", "/b"]).resolve_with(given);
-        assert_eq!(folder.prefix.as_deref(), Some("/b"));
-        let (folder, ..) = named(&["routes"]).resolve_with("no JSON");
-        assert_eq!(folder.prefix, None);
-    }
-
-    #[test]
-    fn waiting_for_health_takes_its_seconds_or_none() {
-        let wait = |args: &[&str]| match parse(args).command {
-            Some(Command::Health(health)) => (health.wait, health.folder.path),
-            _ => unreachable!(),
-        };
-        assert_eq!(wait(&["health"]).0, None);
-        assert_eq!(wait(&["health", "--wait=5"]).0, Some(5));
-        let (seconds, path) = wait(&["health", "--wait", "site"]);
-        assert_eq!((seconds, path.as_path()), (Some(60), Path::new("site")));
-    }
-
-    #[test]
-    fn an_options_value_is_no_folder() {
-        let Some(Command::Health(health)) = parse(&["health", "--request", "/x"]).command else {
-            unreachable!()
-        };
-        assert_eq!(health.request, "/x");
-        assert_eq!(health.folder.path, Path::new("."));
-    }
-
-    #[test]
-    fn runtimes_have_their_place_and_their_repository() {
-        let runtimes = |args: &[&str]| match parse(args).command {
-            Some(Command::Runtimes(runtimes)) => runtimes,
-            _ => unreachable!(),
-        };
-        let args = runtimes(&["runtimes", "install", "python", "--path", "site"]);
-        assert_eq!(args.path, Path::new("site"));
-        let RuntimesCommand::Install { name, version, .. } = args.command else {
-            unreachable!()
-        };
-        assert_eq!(
-            (name.as_deref(), version.as_str()),
-            (Some("python"), "latest")
-        );
-        let args = runtimes(&["runtimes", "list", "--repo-url", "../r", "--repo-name", "r"]);
-        let RuntimesCommand::List(from) = args.command else {
-            unreachable!()
-        };
-        assert_eq!((from.location(), from.name()), (Some("../r"), Some("r")));
-        assert!(parse(&["-i", "site"]).serve.install_runtimes);
-    }
-
-    #[test]
-    fn old_ways_are_explained() {
-        for (args, says) in [
-            (vec!["--cors", "*", "."], "--cors"),
-            (vec!["--enable-panel"], "panel"),
-            (vec!["--git-branch", "main", "x"], "git"),
-            (vec!["https://git.example/x.git"], "git"),
-        ] {
-            let args = parse(&args);
-            assert!(
-                args.old
-                    .message(&args.serve.folder.path)
-                    .unwrap()
-                    .contains(says),
-                "{says}"
-            );
-        }
-        assert_eq!(parse(&["."]).old.message(Path::new(".")), None);
     }
 }

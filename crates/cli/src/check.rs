@@ -7,7 +7,7 @@ use wws_server::{Compiling, PrepareOptions};
 
 use crate::{args::Folder, code, environment, progress, routes};
 
-/// Loads and compiles a project; prints its routes, or all that is wrong with it.
+/// Loads and compiles a project; prints its routes, or all its problems.
 pub(crate) fn check(folder: &Folder) -> ExitCode {
     let code = code::of_container().unwrap_or_else(|error| {
         eprintln!("warning: {error}");

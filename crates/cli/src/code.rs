@@ -1,5 +1,6 @@
-//! Compiled code that a command may use: in a container what the shim mounted, which the host may still be compiling; on a
-//! developer's machine the user's cache, so that a project's next start does not compile it again.
+//! The compiled code for a command: in a container, the directory that the shim mounted, which the
+//! host may still be filling; on a developer's machine, the user's cache, so that the next start
+//! does not compile again.
 
 use std::{
     ffi::OsString,
@@ -12,20 +13,21 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 use wws_project::{Project, Worker};
-use wws_server::{CodeCache, Compiling, Precompile};
+use wws_server::{CodeCache, Compiling, Languages, Precompile};
 
 use crate::environment;
 
-/// The same variable as for the shim: another place, or none where it is empty.
+/// The variable that the shim uses, too: another directory, or no cache if it is empty.
 const VARIABLE: &str = "WWS_STORE";
 
-/// Code of all projects, in bytes.
+/// The maximum size of the code of all projects, in bytes.
 const MAX: u64 = 2 << 30;
 
-/// The code that the shim mounted, for a command inside a container; `None` where there is none, or where this is no container.
+/// The code that the shim mounted, for a command inside a container; `None` without such a mount or
+/// outside of a container.
 ///
 /// # Errors
-/// Something is there that the shim did not mount.
+/// Something else is mounted there.
 pub(crate) fn of_container() -> io::Result<Option<CodeCache>> {
     let Some(folder) = environment::code_of_container() else {
         return Ok(None);
@@ -36,8 +38,8 @@ pub(crate) fn of_container() -> io::Result<Option<CodeCache>> {
     }
 }
 
-/// The user's cache, with the code that a project needs. A cache that cannot be had costs time and nothing else. None in a
-/// container, where the user's directories are the image's.
+/// The user's cache, with the code that a project needs. Without a cache, starting takes longer.
+/// `None` in a container, where the user's directories are the image's.
 pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCache> {
     if environment::is_in_container() {
         return None;
@@ -59,7 +61,8 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
         links: None,
         container: false,
         compiling,
-        // The user's own project, in the process that would compile it anyway.
+        languages: &Languages::standard(),
+        // The project is the user's own, so it is compiled in this process.
         compile: &wws_server::compile_here,
     };
     match precompile.run(project.root()) {
@@ -75,7 +78,8 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
     Some(store)
 }
 
-/// A worker whose directories hold the cache, or are in it: it could write native code that we would run.
+/// A worker whose directories contain the cache, or are in it, could write native code that this
+/// program would run.
 fn writer<'a>(project: &'a Project, cache: &Path) -> Option<&'a str> {
     let cache = fs::canonicalize(cache).ok()?;
     let holds = |worker: &&Worker| {
@@ -88,19 +92,21 @@ fn writer<'a>(project: &'a Project, cache: &Path) -> Option<&'a str> {
     Some(&worker.name)
 }
 
-/// A file beside compiled code that the shim holds locked while the code is being compiled.
+/// A file next to compiled code that the shim holds locked while it compiles.
 const COMPILING: &str = "compiling";
 
-/// How long a server waits for the host's compiler: longer than the shim allows it. What is missing then the server compiles.
+/// How long a server waits for the host's compiler: longer than the shim allows. The server
+/// compiles what is missing then.
 const HOST_LIMIT: Duration = Duration::from_secs(75);
 
 /// A wait that is longer than this is logged.
 const HOST_QUIET: Duration = Duration::from_secs(1);
 
-/// The pause between two looks: a small part of what has passed, within these bounds.
+/// The pause between two checks: a small part of the time that has passed, within these bounds.
 const HOST_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
-/// Waits until the host has compiled the code of a container's project, but not forever. Returns whether it waited to the end.
+/// Waits until the host has compiled the code of a container's project, up to a limit. Returns
+/// whether compilation has ended.
 pub(crate) fn wait_for_host(code: &Path) -> bool {
     wait_for(code, HOST_LIMIT)
 }
@@ -115,7 +121,7 @@ fn wait_for(code: &Path, limit: Duration) -> bool {
     loop {
         match flock(&file, FlockOperation::NonBlockingLockShared) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // A file system without locks has none to wait for, either.
+            // A file system without locks has nothing to wait for, either.
             _ => {
                 if reported {
                     let seconds = started.elapsed().as_secs_f32();
@@ -141,7 +147,7 @@ fn wait_for(code: &Path, limit: Duration) -> bool {
     }
 }
 
-/// Where the store is, as the XDG Base Directory Specification has it.
+/// The directory of the cache, by the XDG Base Directory Specification.
 fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(store) = variable(VARIABLE) {
         return (!store.is_empty()).then(|| store.into());

@@ -3,30 +3,31 @@
 use std::{collections::BTreeMap, path::Path};
 
 use wws_project::{LoadOptions, Problems, Project};
-use wws_server::CodeCache;
+use wws_server::{CodeCache, Languages};
 
 use crate::args::Folder;
 
-/// All variables; those that aren't UTF-8 cannot be named in a project.
+/// All variables; those that are not UTF-8 cannot be named in a project.
 pub(crate) fn variables() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
-/// Where the shim puts this program in a container, and the code of the container's project.
+/// Where the shim mounts this program in a container, and the code of the container's project.
 const IN_CONTAINER: [(&str, &str); 2] = [
     ("/dev/wws", "/dev/wws-code"),
     ("/.wws/server", "/.wws/code"),
 ];
 
-/// Whether this is a command that was started inside a container.
+/// Whether this command runs inside a container.
 pub(crate) fn is_in_container() -> bool {
     code_of_container().is_some()
 }
 
-/// Where the code of the container's project is, if it was compiled ahead: the shim mounts something there in any case. No
-/// option and no variable names another place, as the image sets both.
+/// The directory with the code of the container's project, if it was compiled ahead of time: the
+/// shim mounts something there in any case. No option or variable can change it, because the image
+/// sets both.
 pub(crate) fn code_of_container() -> Option<&'static Path> {
     let program = std::env::current_exe().ok()?;
     IN_CONTAINER
@@ -35,7 +36,7 @@ pub(crate) fn code_of_container() -> Option<&'static Path> {
         .map(|(_, code)| Path::new(code))
 }
 
-/// Loads a directory, whose compiled code may be in `code`.
+/// Loads a project, whose compiled code may be in `code`.
 pub(crate) fn load(
     folder: &Folder,
     container: bool,
@@ -44,7 +45,7 @@ pub(crate) fn load(
     load_with(folder, container, code, None)
 }
 
-/// Loads a folder to report everything that is wrong with it, whatever its settings say.
+/// Loads a project and reports all problems, whatever its settings say.
 pub(crate) fn load_strictly(
     folder: &Folder,
     code: Option<&CodeCache>,
@@ -65,6 +66,7 @@ fn load_with(
         env: variables(),
         container: container || is_in_container(),
         strict,
+        languages: Languages::standard().specs(),
         hashed: hashed.unwrap_or_default(),
     };
     wws_project::load(&folder.path, &options)

@@ -1,4 +1,5 @@
-//! `wws health`: asks a server that runs, as health checks of Docker and probes of Kubernetes do that run a command.
+//! `wws health`: checks a running server, for health checks of Docker and exec probes of
+//! Kubernetes.
 
 use std::{
     io::{Read, Write},
@@ -10,13 +11,13 @@ use std::{
 
 use crate::{args::Health, environment, serve::Place};
 
-/// What tells a status: `HTTP/1.1 200`.
+/// The length of the part with the status: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
 
-/// The pause between two questions of `--wait`.
+/// The pause between two checks of `--wait`.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks the server of a project, and says by its exit code whether it answers.
+/// Checks the server of a project; the exit code says whether it is healthy.
 pub(crate) fn health(args: &Health) -> ExitCode {
     let place = if environment::is_in_container() {
         Place::Container
@@ -59,8 +60,8 @@ pub(crate) fn health(args: &Health) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Where a server that listens on all addresses is asked. One that listens on `::` answers on both families, of which a container may
-/// have one.
+/// The addresses to check of a server that listens on all addresses. One that listens on `::`
+/// answers on both families, of which a container may have only one.
 fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
     let at = |ip: IpAddr| SocketAddr::new(ip, address.port());
     match address.ip() {
@@ -73,7 +74,7 @@ fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
     }
 }
 
-/// The status of the first answer that comes, or the first problem.
+/// The status of the first response, or the first problem.
 fn ask_any(
     addresses: &[SocketAddr],
     path: &str,
@@ -105,7 +106,7 @@ fn nobody_is_there(error: &std::io::Error) -> bool {
     ) || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
-/// The status of the answer to `GET path`. The whole may take `limit`.
+/// The status of the response to `GET path`, within `limit`.
 fn ask(address: SocketAddr, path: &str, limit: Duration) -> std::io::Result<u16> {
     let invalid = |text: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, text);
     if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -121,7 +122,7 @@ fn ask(address: SocketAddr, path: &str, limit: Duration) -> std::io::Result<u16>
     let mut head = [0; STATUS_LINE];
     let mut filled = 0;
     while filled < head.len() {
-        // A slow answer is none: each byte more must come within what is left.
+        // A slow response fails: every further byte must arrive within the remaining time.
         let left = end.saturating_duration_since(Instant::now());
         stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         match stream.read(&mut head[filled..]) {

@@ -1,4 +1,5 @@
-//! `wws`: serves a folder of workers, on a developer's machine and as the first process of a container.
+//! `wws`: serves a directory of workers, on a developer's machine and as the init process of a
+//! container.
 
 mod args;
 mod check;
@@ -12,6 +13,7 @@ mod progress;
 mod routes;
 mod runtimes;
 mod sandbox;
+mod schema;
 mod seccomp;
 mod serve;
 mod settings;
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Args, Command};
+use args::{Args, Command, SchemaOf};
 use serve::Place;
 
 /// `EX_CONFIG` of `sysexits.h`: the project does not load.
@@ -32,7 +34,7 @@ const EXIT_CONFIG: u8 = 78;
 /// `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
 
-/// `EX_OSERR`: the system gives this process too little to run.
+/// `EX_OSERR`: the OS gives this process too few resources.
 const EXIT_OS: u8 = 71;
 
 fn main() -> ExitCode {
@@ -51,6 +53,14 @@ fn main() -> ExitCode {
         Some(Command::Health(args)) => health::health(&args),
         Some(Command::Settings) => {
             print!("{}", settings::markdown());
+            ExitCode::SUCCESS
+        }
+        Some(Command::Schema { of }) => {
+            let schema = match of {
+                SchemaOf::Project => schema::project(),
+                SchemaOf::Worker => schema::worker(),
+            };
+            print!("{}", schema::printed(&schema));
             ExitCode::SUCCESS
         }
         Some(Command::Precompile(args)) => precompile::precompile(&args),

@@ -1,7 +1,8 @@
-//! `wws precompile`: compiles ahead. `wws compile`: the process that does it.
+//! `wws precompile` compiles ahead of time; `wws compile` is the process that compiles a module.
 //!
-//! The compiler reads what strangers wrote. A bug in it must not become root on the host, so each module is compiled by a process
-//! of its own, which has given up its rights ([`confine`]) and whose only way out is its standard output.
+//! The compiler reads untrusted modules. A bug in it must not become root on the host, so each
+//! module is compiled by its own process, which has given up its rights ([`confine`]) and can only
+//! write to its standard output.
 
 mod compiler;
 mod confine;
@@ -13,14 +14,14 @@ use std::{
     process::ExitCode,
 };
 
-use wws_server::{CodeCache, Compiling, Kind, Precompile};
+use wws_server::{CodeCache, Compiling, Languages, ModuleKind, Precompile};
 
 use crate::args;
 
-/// The largest module and the largest code, in bytes.
+/// The maximum size of a module and of its code, in bytes.
 const MAX_SIZE: u64 = 1 << 30;
 
-/// Fills the store, and says what was done.
+/// Fills the code cache, and reports what was done.
 pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
     let run = || {
         let store = CodeCache::open(&args.store, args.max)?;
@@ -32,6 +33,7 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
             links,
             container: args.container,
             compiling: &Compiling::default(),
+            languages: &Languages::standard(),
             compile: &compiler::in_process,
         };
         precompile.run(&args.path)
@@ -65,8 +67,8 @@ pub(crate) fn compile(args: &args::Compile) -> ExitCode {
         let mut wasm = Vec::new();
         io::stdin().lock().take(MAX_SIZE).read_to_end(&mut wasm)?;
         let kind = match args.interpreter {
-            true => Kind::Interpreter,
-            false => Kind::Module,
+            true => ModuleKind::Interpreter,
+            false => ModuleKind::Module,
         };
         let code = wws_server::compile(kind, &wasm).map_err(io::Error::other)?;
         io::stdout().lock().write_all(&code)

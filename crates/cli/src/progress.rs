@@ -1,5 +1,5 @@
-//! How far something is that takes long. A download: on a terminal a line that changes, elsewhere a line for each file. Compiling:
-//! a line now and then.
+//! Reports the progress of long operations. A download: on a terminal a line that is updated,
+//! elsewhere a line for each file. Compilation: a line now and then.
 
 use std::{
     cell::Cell,
@@ -11,7 +11,7 @@ use std::{
 use wws_runtimes::Progress;
 use wws_server::Compiling;
 
-/// How often the line changes.
+/// The time between two updates of the line.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// Writes to standard error.
@@ -38,7 +38,7 @@ impl Progress for Bar {
             Some(of) => format!("{} of {}", megabytes(bytes), megabytes(of)),
             None => megabytes(bytes),
         };
-        // A terminal that is gone is no reason to stop.
+        // A closed terminal is not an error.
         let _ = write!(stderr(), "\r\x1b[K    {text}").and_then(|()| stderr().flush());
     }
 
@@ -49,11 +49,11 @@ impl Progress for Bar {
     }
 }
 
-/// When it is first said that something is being compiled, and how often after that.
+/// The time until compilation is first reported, and between further reports.
 const FIRST: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Does `work`, and meanwhile says by `say` what is being compiled where that takes seconds.
+/// Runs `work`, and meanwhile reports with `say` what is being compiled, if that takes seconds.
 pub(crate) fn while_compiling<T>(
     compiling: &Compiling,
     say: impl Fn(&str) + Send,
@@ -72,7 +72,7 @@ pub(crate) fn while_compiling<T>(
                 next = AGAIN;
             }
         };
-        // Without a thread nothing is said.
+        // Without a thread, nothing is reported.
         let watching = std::thread::Builder::new().spawn_scoped(scope, watch);
         let done = work();
         drop((end, watching));
@@ -80,7 +80,7 @@ pub(crate) fn while_compiling<T>(
     })
 }
 
-/// Some of some names.
+/// The first of several names.
 pub(crate) fn listed(names: &[String]) -> String {
     const SHOWN: usize = 3;
     let mut text = names[..names.len().min(SHOWN)].join(", ");

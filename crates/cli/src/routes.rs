@@ -1,10 +1,10 @@
 //! The routes of a project as a table.
 
-use wws_project::{Project, Worker, WorkerKind};
+use wws_project::{Execution, Project, Worker};
 
 use crate::table;
 
-/// Workers and assets, a line each, sorted by route.
+/// Workers and assets, one per line, sorted by route.
 pub(crate) fn table(project: &Project) -> String {
     let mut rows: Vec<[String; 5]> = project
         .workers()
@@ -15,7 +15,7 @@ pub(crate) fn table(project: &Project) -> String {
                 worker.route.clone(),
                 kind(project, worker),
                 file,
-                begins(project, worker).into(),
+                begins(worker).into(),
                 given(worker),
             ]
         })
@@ -37,30 +37,29 @@ pub(crate) fn table(project: &Project) -> String {
     table::aligned(&rows)
 }
 
+/// What runs a worker: `wasm`, or the name of its language or runtime.
 fn kind(project: &Project, worker: &Worker) -> String {
-    match worker.kind {
-        WorkerKind::Wasm => "wasm".into(),
-        WorkerKind::JavaScript => "javascript".into(),
-        WorkerKind::Runtime(index) => project
-            .runtimes()
-            .get(index)
-            .map_or_else(|| "?".into(), |runtime| runtime.name.clone()),
+    let execution = worker.execution();
+    let runtime = execution
+        .runtime()
+        .map(|index| project.runtimes().get(index));
+    match (execution, runtime) {
+        (_, Some(runtime)) => runtime.map_or_else(|| "?".into(), |runtime| runtime.name.clone()),
+        (Execution::Snapshot { language, .. }, None) => language.into(),
+        (Execution::Module | Execution::Prestarted { .. }, None) => "wasm".into(),
     }
 }
 
-/// Where a request finds the worker: docs/configure/project.md explains the words.
-fn begins(project: &Project, worker: &Worker) -> &'static str {
-    match worker.kind {
-        WorkerKind::Wasm => "new",
-        WorkerKind::JavaScript => "snapshot",
-        WorkerKind::Runtime(index) => match project.runtimes().get(index) {
-            Some(runtime) if runtime.kit.is_some() => "snapshot",
-            _ => "ahead",
-        },
+/// The state of a worker in which a request begins: docs/configure/project.md explains the words.
+fn begins(worker: &Worker) -> &'static str {
+    match worker.execution() {
+        Execution::Module => "new",
+        Execution::Snapshot { .. } => "snapshot",
+        Execution::Prestarted { .. } => "ahead",
     }
 }
 
-/// What a worker may use, in short.
+/// A summary of what a worker may use.
 fn given(worker: &Worker) -> String {
     let mut parts = Vec::new();
     if let Some(namespace) = &worker.kv_namespace {

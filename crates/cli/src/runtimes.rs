@@ -3,7 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use wws_project::{Runtime, Status};
-use wws_runtimes::{Error, Fetch, FetchOptions, Folder, Installed, Repository};
+use wws_runtimes::{Error, Fetch, FetchOptions, Folder, InstallOutcome, Repository};
 
 use crate::{
     args::{From, Runtimes, RuntimesCommand},
@@ -12,7 +12,7 @@ use crate::{
     table,
 };
 
-/// Does what was asked.
+/// Runs the command.
 pub(crate) fn runtimes(args: &Runtimes) -> ExitCode {
     let place = Place {
         folder: &args.path,
@@ -32,7 +32,7 @@ pub(crate) fn runtimes(args: &Runtimes) -> ExitCode {
     done.unwrap_or_else(|error| failed(&error))
 }
 
-/// Installs what a project lists and which is missing; says whether all of it is there then.
+/// Installs missing runtimes that a project lists; returns whether all are installed.
 pub(crate) fn install_missing(folder: &Path) -> bool {
     let place = Place {
         folder,
@@ -217,7 +217,7 @@ impl Place<'_> {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// A command for this project, to be typed.
+    /// A command for this project, as the user types it.
     fn command(&self, rest: &str) -> String {
         if self.folder == Path::new(".") {
             format!("wws runtimes {rest}")
@@ -238,10 +238,10 @@ fn is_called(runtime: &Runtime, name: &str, version: &str) -> bool {
     runtime.name == name && runtime.version == version
 }
 
-fn said(runtime: &Runtime, done: Installed) {
+fn said(runtime: &Runtime, done: InstallOutcome) {
     let what = match done {
-        Installed::Now => "installed",
-        Installed::Before => "is installed",
+        InstallOutcome::Now => "installed",
+        InstallOutcome::Before => "is installed",
     };
     println!(
         "{} {}: {what} in {}",

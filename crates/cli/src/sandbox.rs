@@ -1,8 +1,8 @@
-//! What a server gives up before it reads what strangers wrote: capabilities, new privileges, and system calls that it does not
-//! need. Whoever takes over the server's process by a flaw of ours has none of them.
+//! Restricts a server before it reads untrusted files: capabilities, new privileges, and system
+//! calls that it does not need. An attacker who takes over the process has none of them.
 //!
-//! [`enter`] comes first of all, while there is one thread: all others inherit it. [`close`] comes when everything is loaded and the
-//! socket is bound.
+//! [`enter`] is called first, while there is one thread: all others inherit it. [`close`] is called
+//! when everything is loaded and the socket is bound.
 
 mod threads;
 
@@ -17,9 +17,10 @@ use wws_project::Project;
 
 use crate::seccomp::{self, Rules, argument, filter, masked, refused, rule};
 
-/// System calls that a server may make whatever their arguments are: files, sockets, memory, threads and clocks. Left out are
-/// other programs and processes (`execve`, `fork`, `ptrace`, `process_vm_writev`, `pidfd_open`), mounts and namespaces, keys,
-/// kernel modules, BPF, performance events, `io_uring`, users and groups, and the machine's clock, name and swap.
+/// System calls that a server may make with any arguments: files, sockets, memory, threads and
+/// clocks. Not allowed are other programs and processes (`execve`, `fork`, `ptrace`,
+/// `process_vm_writev`, `pidfd_open`), mounts and namespaces, keys, kernel modules, BPF,
+/// performance events, `io_uring`, users and groups, and the machine's clock, name and swap.
 #[rustfmt::skip]
 const ALLOWED: &[libc::c_long] = &[
     // Files.
@@ -86,22 +87,23 @@ const OLDER: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: &[libc::c_long] = &[];
 
-/// Calls that do as if the kernel did not know them, so that the caller takes another.
+/// Calls that fail as if the kernel did not know them, so that the caller uses another one.
 const NOT_THERE: &[libc::c_long] = &[libc::SYS_clone3];
 
 /// Families of sockets.
 const FAMILIES: [libc::c_int; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
 
-/// Capabilities that a server may need: to bind a low port, and for files of other users where it is root.
+/// Capabilities that a server may need: to bind a low port, and for files of other users if it is
+/// root.
 const USEFUL: CapabilitySet = CapabilitySet::NET_BIND_SERVICE.union(FILES);
 const FILES: CapabilitySet = CapabilitySet::DAC_OVERRIDE
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::FOWNER);
 
-/// Gives up what no server needs. While this is the only thread of the process.
+/// Gives up what no server needs. To be called while the process has one thread.
 ///
 /// # Errors
-/// The kernel, or an outer filter, does not let us.
+/// The kernel or an outer filter does not allow it.
 pub(crate) fn enter() -> io::Result<()> {
     keep_capabilities(USEFUL)?;
     rustix::thread::set_no_new_privs(true)?;
@@ -111,21 +113,23 @@ pub(crate) fn enter() -> io::Result<()> {
     Ok(())
 }
 
-/// For all threads: gives up the capabilities that a project's server does not need once its socket is bound, and to make memory
-/// executable. A server that loads code later must do without the latter.
+/// Gives up, for all threads, the capabilities that a project's server does not need once its
+/// socket is bound, and executable memory. A server that loads code later must do without the
+/// latter.
 ///
 /// # Errors
-/// As of [`enter`].
+/// As for [`enter`].
 pub(crate) fn close(project: &Project) -> io::Result<()> {
-    // Each by itself: one that fails is no reason to keep the other.
+    // Separately: if one fails, the other is still given up.
     let capabilities = threads::keep_capabilities(capabilities_for(project));
     let code = seccompiler::apply_filter_all_threads(&code_filter()?).map_err(io::Error::other);
     capabilities.and(code)
 }
 
-/// The capabilities that a project's server needs once its socket is bound: none, unless root's files are others'.
+/// The capabilities that a project's server needs once its socket is bound: none, unless root
+/// serves files of others.
 fn capabilities_for(project: &Project) -> CapabilitySet {
-    // Workers may write to what is not root's, as root could before.
+    // Workers may write to files of other users, as root could before.
     if project
         .workers()
         .iter()
@@ -142,9 +146,9 @@ fn capabilities_for(project: &Project) -> CapabilitySet {
     }
 }
 
-/// Whether all files of a directory can be read by their modes and owners alone.
+/// Whether all files of a directory are readable by their modes and owners alone.
 fn readable_without_capabilities(root: &Path, files: &[&Path]) -> bool {
-    // Capabilities are a thread's: this one has none, and ends.
+    // Capabilities belong to a thread: this one has none, and ends.
     let without = || -> io::Result<bool> {
         keep_capabilities(CapabilitySet::empty())?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -158,7 +162,7 @@ fn readable_without_capabilities(root: &Path, files: &[&Path]) -> bool {
     })
 }
 
-/// Gives up this thread's capabilities but some.
+/// Gives up all capabilities of this thread except some.
 fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     let had = rustix::thread::capabilities(None)?;
     let kept = CapabilitySets {
@@ -169,7 +173,7 @@ fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     Ok(set_capabilities(None, kept)?)
 }
 
-/// Allows what a server needs, and refuses all else.
+/// Allows what a server needs, and rejects everything else.
 fn server_filter() -> io::Result<BpfProgram> {
     let mut rules: Rules = ALLOWED
         .iter()
@@ -187,7 +191,7 @@ fn server_filter() -> io::Result<BpfProgram> {
     let thread = libc::CLONE_THREAD;
     let threads = rule([argument(0, masked(thread), thread)])?;
     rules.insert(libc::SYS_clone, vec![threads]);
-    // Signals go to this process alone.
+    // Signals only to this process.
     let own = rule([argument(
         0,
         SeccompCmpOp::Eq,
@@ -195,13 +199,13 @@ fn server_filter() -> io::Result<BpfProgram> {
     )])?;
     rules.insert(libc::SYS_kill, vec![own.clone()]);
     rules.insert(libc::SYS_tgkill, vec![own]);
-    // Nothing is typed on the user's terminal.
+    // No input is simulated on the user's terminal.
     let typing = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| {
         SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, request)
             .map_err(io::Error::other)
     });
     rules.insert(libc::SYS_ioctl, vec![rule(typing)?]);
-    // Code is first written and then run, and no memory is both.
+    // Code is written first and executed afterwards; no memory is both writable and executable.
     let (write, exec) = (libc::PROT_WRITE, libc::PROT_EXEC);
     let data = rule([argument(2, masked(exec), 0)])?;
     let code = rule([argument(2, masked(write | exec), exec)])?;
@@ -216,7 +220,7 @@ fn not_there_filter() -> io::Result<BpfProgram> {
     filter(rules, refused(libc::ENOSYS), SeccompAction::Allow)
 }
 
-/// Refuses to make memory executable.
+/// Rejects executable memory.
 fn code_filter() -> io::Result<BpfProgram> {
     let exec = libc::PROT_EXEC;
     let code = rule([argument(2, masked(exec), exec)])?;
@@ -234,7 +238,7 @@ mod tests {
 
     use rustix::io::Errno;
 
-    /// Runs `test` in a thread that has given up what a server gives up; it ends with the thread.
+    /// Runs `test` in a restricted thread, which ends with it.
     fn inside(test: impl FnOnce() + Send) {
         let run = || {
             enter().unwrap();
@@ -249,10 +253,11 @@ mod tests {
         line.unwrap().trim().to_owned()
     }
 
-    /// Makes a system call; its error.
+    /// Makes a system call and returns its error.
     fn call(number: libc::c_long, arguments: [usize; 6]) -> Option<Errno> {
         let [a, b, c, d, e, f] = arguments;
-        // SAFETY: the tests make calls that the filter refuses, or whose pointers are null, so that no memory is touched.
+        // SAFETY: the tests make calls that the filter refuses, or whose pointers are null, so that
+        // no memory is touched.
         let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
         (result < 0).then(|| Errno::from_io_error(&io::Error::last_os_error()).unwrap())
     }
@@ -325,7 +330,7 @@ mod tests {
             assert_eq!(call(libc::SYS_socket, netlink), Some(Errno::PERM));
             let typed = [0, libc::TIOCSTI as usize, 0, 0, 0, 0];
             assert_eq!(call(libc::SYS_ioctl, typed), Some(Errno::PERM));
-            // What a server does all the time.
+            // What a server does regularly.
             std::thread::spawn(|| ()).join().unwrap();
             std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             std::net::UdpSocket::bind("[::1]:0").unwrap();
@@ -334,7 +339,7 @@ mod tests {
         });
     }
 
-    /// A page, with what it may be used for at last.
+    /// A page with its final protection.
     fn page(first: libc::c_int, then: libc::c_int) -> Result<(), Errno> {
         const PAGE: usize = 4096;
         let map = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;

@@ -8,10 +8,11 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-/// System calls, each with the rules of which one must match its arguments; without rules the call itself is enough.
+/// System calls with rules, one of which must match the arguments; without rules, the call itself
+/// matches.
 pub(crate) type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
 
-/// Makes a filter, with what comes of a call that matches and of one that does not.
+/// Builds a filter, with the actions for calls that match and for others.
 pub(crate) fn filter(
     rules: Rules,
     matching: SeccompAction,
@@ -23,10 +24,11 @@ pub(crate) fn filter(
         .map_err(io::Error::other)
 }
 
-/// From now on, for this thread and those that it makes. Nothing, where the kernel has no filters.
+/// Applies a filter to this thread and those that it starts. Does nothing if the kernel has no
+/// filters.
 ///
 /// # Errors
-/// An outer filter does not let us.
+/// An outer filter does not allow it.
 pub(crate) fn apply(program: &BpfProgram) -> io::Result<()> {
     match seccompiler::apply_filter(program) {
         Err(seccompiler::Error::Seccomp(error))
@@ -38,12 +40,12 @@ pub(crate) fn apply(program: &BpfProgram) -> io::Result<()> {
     }
 }
 
-/// Refuses a call with an error.
+/// The action that fails a call with an error.
 pub(crate) fn refused(error: libc::c_int) -> SeccompAction {
     SeccompAction::Errno(error.cast_unsigned())
 }
 
-/// A rule that matches where all of its conditions do.
+/// A rule that matches if all of its conditions match.
 pub(crate) fn rule<const N: usize>(
     conditions: [io::Result<SeccompCondition>; N],
 ) -> io::Result<SeccompRule> {
@@ -51,7 +53,7 @@ pub(crate) fn rule<const N: usize>(
     SeccompRule::new(conditions).map_err(io::Error::other)
 }
 
-/// A condition on the lower half of an argument: what the kernel looks at where it takes an `int`.
+/// A condition on the lower half of an argument, which the kernel uses for an `int`.
 pub(crate) fn argument(
     index: u8,
     compare: SeccompCmpOp,

@@ -1,4 +1,4 @@
-//! Serves a folder until a signal.
+//! Serves a project until a signal.
 
 use std::{
     fmt::Display,
@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use wws_project::ServerSettings;
-use wws_server::{CodeCache, Compiling, PrepareOptions, Server};
+use wws_server::{CodeCache, Compiling, Languages, PrepareOptions, Server};
 
 use crate::{
     EXIT_CONFIG, EXIT_OS, args::Serve, code, environment, log::Log, memory, progress, routes,
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) enum Place {
     /// A developer's machine.
     Machine,
-    /// A container of its own.
+    /// Its own container.
     Container,
 }
 
@@ -44,7 +44,7 @@ impl Place {
         }
     }
 
-    /// Where a server with these settings listens.
+    /// The address of a server with these settings.
     pub(crate) fn address(self, settings: &ServerSettings) -> SocketAddr {
         (
             settings.host.unwrap_or_else(|| self.host()),
@@ -54,21 +54,21 @@ impl Place {
     }
 }
 
-/// Whether the kernel has IPv6, and this user may have a socket of it.
+/// Whether the kernel has IPv6, and this user may create a socket of it.
 fn has_ipv6() -> bool {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
-/// Log lines that wait for their reader when the process ends are given up after this time.
+/// The time to write remaining log lines before the process exits.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Serves, and says how the process ends.
+/// Serves a project, and returns the exit code.
 pub(crate) fn serve(args: Serve, place: Place) -> ExitCode {
     raise_open_files();
     if args.install_runtimes && !runtimes::install_missing(&args.folder.path) {
         return ExitCode::FAILURE;
     }
-    // While this is the only thread.
+    // To be called while this is the only thread.
     let sandbox = sandbox::enter();
     let threads = match Threads::plan() {
         Ok(threads) => threads,
@@ -81,7 +81,7 @@ pub(crate) fn serve(args: Serve, place: Place) -> ExitCode {
     let end = match threads.runtime() {
         Ok(runtime) => {
             let end = runtime.block_on(run(args, place, sandbox, Arc::clone(&log)));
-            // A blocked read of a file must not keep the process.
+            // A blocked read of a file must not keep the process alive.
             runtime.shutdown_background();
             end
         }
@@ -103,7 +103,7 @@ enum End {
     BadProject(String),
 }
 
-/// The log, once the settings are known that say how it is written.
+/// The log starts once its format is known from the settings.
 type StartedLog = Arc<OnceLock<Log>>;
 
 async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog) -> End {
@@ -111,7 +111,7 @@ async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog
         Ok(signals) => signals,
         Err(error) => return End::Failed(format!("cannot handle signals: {error}")),
     };
-    // Waiting, loading and compiling take long, and a signal must end them.
+    // Waiting, loading and compiling take long, and a signal must interrupt them.
     let path = args.folder.path.clone();
     let beginning = tokio::task::spawn_blocking(move || begin(&path, sandbox, &log));
     let begun = tokio::select! {
@@ -149,8 +149,8 @@ fn stopped_before_the_start(signal: &str) -> End {
     End::Stopped
 }
 
-/// Starts the log, and waits for the code that the host compiles. Returns that code, and how long compiling what is missing of it
-/// may take. Blocks the thread.
+/// Starts the log, and waits for the code that the host compiles. Returns that code, and the time
+/// limit for compiling what is missing. Blocks the thread.
 fn begin(
     project: &Path,
     sandbox: io::Result<()>,
@@ -176,7 +176,8 @@ fn begin(
     Ok((code, settings.compile_timeout))
 }
 
-/// Loads and compiles the project. Returns its server and where that is to listen. Blocks the thread.
+/// Loads and compiles the project. Returns its server and the address to listen on. Blocks the
+/// thread.
 fn prepare(
     args: &Serve,
     place: Place,
@@ -203,6 +204,7 @@ fn prepare(
             memory: args.memory,
             compiling: compiling.clone(),
             on_idle: Some(memory::rest),
+            languages: Languages::standard(),
         };
         wws_server::prepare(project, &options)
     };
@@ -250,7 +252,7 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
     End::Stopped
 }
 
-/// Problems are the last lines, so that they are what people see of a container that did not start.
+/// Problems are the last lines, because these are what users see of a container that did not start.
 fn config_error(problems: &dyn Display) -> ExitCode {
     eprintln!("{problems}");
     ExitCode::from(EXIT_CONFIG)
@@ -273,6 +275,6 @@ fn on_one_line(text: &dyn Display) -> String {
 fn raise_open_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // The server says when there are too few.
+    // The server reports if there are too few.
     let _ = setrlimit(Resource::Nofile, limit);
 }

@@ -1,4 +1,4 @@
-//! `wws settings`: every setting as Markdown, for `docs/reference/settings.md`.
+//! `wws settings`: all settings as Markdown, for `docs/reference/settings.md`.
 
 use std::fmt::Write;
 
@@ -9,6 +9,9 @@ pub(crate) fn markdown() -> String {
     let mut text = String::from(
         "# Settings\n\n\
          Made by `wws settings`. Durations are written `\"500ms\"`, `\"10s\"`, `\"2m\"` or `\"1h\"`; sizes `\"64KiB\"`, `\"10MiB\"` or a number of bytes.\n\n\
+         Editors check and complete these files with a JSON Schema, named in the file's first line: \
+         `#:schema URL` with the URL or path of `docs/reference/wws.schema.json` for `.wws.toml`, of \
+         `docs/reference/worker.schema.json` for a worker's TOML. `wws schema` and `wws schema worker` print them.\n\n\
          ## `[server]`\n\n\
          In `.wws.toml`. The environment wins over the file, flags of `wws` win over both.\n\n",
     );
@@ -27,16 +30,17 @@ fn table(text: &mut String, settings: &[Setting], env: bool) {
     } else {
         ("", "")
     };
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(
         text,
         "| setting | value | default {head}| what it does |\n| --- | --- | --- {line}| --- |"
     );
     for Setting {
         name,
-        kind,
+        expected,
         default,
         doc,
+        ..
     } in settings
     {
         let default = if default.is_empty() {
@@ -49,14 +53,14 @@ fn table(text: &mut String, settings: &[Setting], env: bool) {
         } else {
             String::new()
         };
-        let _ = writeln!(text, "| `{name}` | {kind} | {default} {env}| {doc} |");
+        let _ = writeln!(text, "| `{name}` | {expected} | {default} {env}| {doc} |");
     }
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_setting_has_its_line() {
+    fn lists_every_setting() {
         let text = super::markdown();
         assert!(
             text.contains("| `port` | a port number (0 to 65535) |  | `WWS_PORT` |"),

@@ -1,6 +1,6 @@
-//! Signals: the first that asks for an end stops the server gracefully, the second ends it at once.
+//! Signals: the first stop signal stops the server gracefully, the second one exits at once.
 //!
-//! As the init process of a container, a signal without a handler would be ignored, and orphans become ours.
+//! The init process of a container ignores signals without a handler, and inherits orphans.
 
 use std::{
     future::{pending, poll_fn},
@@ -12,8 +12,9 @@ use std::{
 use rustix::process::{WaitOptions, getpid, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that stop a server: what Docker, Kubernetes and systemd send, and what images of other servers name as their stop
-/// signal (nginx: `SIGQUIT`; systemd: `SIGRTMIN+3`, which is 37 for whoever sends it by name).
+/// The signals that stop a server: what Docker, Kubernetes and systemd send, and what images of
+/// other servers name as their stop signal (nginx: `SIGQUIT`; systemd: `SIGRTMIN+3`, which is 37
+/// for whoever sends it by name).
 const STOPPING: [(&str, i32); 4] = [
     ("SIGTERM", libc::SIGTERM),
     ("SIGINT", libc::SIGINT),
@@ -21,21 +22,21 @@ const STOPPING: [(&str, i32); 4] = [
     ("SIGRTMIN+3", 37),
 ];
 
-/// Signals without a meaning here, whose default is to end the process.
+/// Other signals that terminate a process by default.
 const WITHOUT_MEANING: [i32; 2] = [libc::SIGUSR1, libc::SIGUSR2];
 
-/// The signals that end a server.
+/// The signals that stop a server.
 pub(crate) struct Signals(Vec<(Signal, &'static str, i32)>);
 
 impl Signals {
-    /// Installs the handlers. Within a runtime.
+    /// Installs the handlers. Needs a runtime.
     pub(crate) fn install() -> io::Result<Self> {
         let mut stopping = Vec::with_capacity(STOPPING.len() + 1);
         for (name, number) in STOPPING {
             stopping.push((signal(SignalKind::from_raw(number))?, name, number));
         }
         for number in WITHOUT_MEANING {
-            // A handler that was installed once stays.
+            // An installed handler stays.
             drop(signal(SignalKind::from_raw(number))?);
         }
         let hangup = signal(SignalKind::hangup())?;
@@ -52,7 +53,7 @@ impl Signals {
         Ok(Self(stopping))
     }
 
-    /// Waits for one. Returns its name and number.
+    /// Waits for a signal. Returns its name and number.
     pub(crate) async fn next(&mut self) -> (&'static str, i32) {
         let received = poll_fn(|context| {
             let mut open = false;
@@ -71,12 +72,12 @@ impl Signals {
         });
         match received.await {
             Some(received) => received,
-            // The runtime is gone, and this with it.
+            // The runtime has ended, and this task with it.
             None => pending().await,
         }
     }
 
-    /// Ends the process at the next signal.
+    /// Exits at the next signal.
     pub(crate) fn end_at_next(mut self) {
         tokio::spawn(async move {
             let (_, number) = self.next().await;
@@ -92,7 +93,7 @@ async fn ignore(mut hangup: Signal) {
     }
 }
 
-/// Collects orphans. We start no processes of our own.
+/// Reaps orphans. The server starts no processes.
 async fn reap(mut children: Signal) {
     while children.recv().await.is_some() {
         while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}

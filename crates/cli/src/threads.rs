@@ -1,5 +1,6 @@
-//! How many threads a server may have: containers and users have limits of processes, which threads count as. A thread that cannot
-//! be started later is a panic, or a server that listens and never answers, so it is tried before.
+//! The number of threads that a server may have: containers and users have limits of processes,
+//! which include threads. A thread that cannot be started later is a panic, or a server that
+//! listens and never answers, so it is tried first.
 
 use std::{
     io,
@@ -8,34 +9,35 @@ use std::{
     time::Duration,
 };
 
-/// Threads beside the main one that any server needs: one for requests, two for files and for loading the project, one each for
-/// the log, the clock, the compiler and the interpreters.
+/// Threads that any server needs in addition to the main one: one for requests, two for files and
+/// for loading the project, one each for the log, the clock, the compiler and the interpreters.
 const LEAST: usize = 7;
 
-/// Threads more for each further CPU: for requests, for long calls, for loading and for compiling.
+/// Additional threads for each further CPU: for requests, for long calls, for loading and for
+/// compiling.
 const PER_CPU: usize = 4;
 
-/// What a thread needs to wait.
+/// The stack of a thread that only waits.
 const STACK: usize = 16 * 1024;
 
-/// A thread for files that has nothing to do ends after this time, unless threads are scarce.
+/// An idle thread for files ends after this time, unless threads are scarce.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The threads of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Threads {
-    /// How many CPUs are used.
+    /// The number of CPUs in use.
     cpus: usize,
-    /// Threads are fewer than wanted: what has been started must not be given back.
+    /// There are fewer threads than wanted: running threads must be kept.
     scarce: bool,
 }
 
 /// There are too few for any server.
 #[derive(Debug)]
 pub(crate) struct TooFew {
-    /// Processes that there may be, this one included.
+    /// The limit of processes, this one included.
     possible: usize,
-    /// Why there are not more.
+    /// Why there are no more.
     error: io::Error,
 }
 
@@ -74,12 +76,12 @@ impl Threads {
         })
     }
 
-    /// Makes the runtime of the server, and the compiler's pool.
+    /// Creates the runtime of the server, and the compiler's pool.
     ///
     /// # Errors
     /// The system's.
     pub(crate) fn runtime(self) -> io::Result<tokio::runtime::Runtime> {
-        // There may be one already, made by a test.
+        // A test may have created one already.
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(self.cpus)
             .build_global();
@@ -98,7 +100,8 @@ impl Threads {
     }
 }
 
-/// Starts up to `wanted` threads at once, and ends them. Returns how many there could be, and why not more.
+/// Starts up to `wanted` threads at once, and ends them. Returns the number that started, and why
+/// not more did.
 fn probe(wanted: usize) -> (usize, Option<io::Error>) {
     let gate = Mutex::new(());
     let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);

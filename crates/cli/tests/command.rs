@@ -691,7 +691,8 @@ fn with_functions(count: usize, body: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// A module of a few hundred kilobytes that takes long to be compiled: loops, each of which may begin again or end.
+/// A module of a few hundred kilobytes that takes long to be compiled: loops, each of which may
+/// begin again or end.
 fn slow(loops: usize) -> Vec<u8> {
     // No locals; a loop around `local`-free branches out of and into it.
     let one = b"\x02\x40\x03\x40\x41\x01\x0d\x00\x41\x01\x0d\x01\x0b\x0b";

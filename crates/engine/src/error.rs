@@ -57,6 +57,8 @@ pub enum LoadErrorKind {
     Limit,
     /// The program failed while it was initialised.
     Program,
+    /// The program was executed and has left nothing that answers requests.
+    NoHandler,
     /// The host has no memory, thread or file for it.
     Host,
 }

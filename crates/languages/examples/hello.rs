@@ -3,12 +3,13 @@
 
 use std::{
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use wws_engine::{Call, Engine, EngineOptions, GuestLimits, GuestSpec};
-use wws_languages::{GuestError, JavaScript, Python, Ruby};
+use wws_languages::{CompiledLanguage, JavaScript, Language, Python, Ruby};
 use wws_project::beneath::Root;
 
 fn main() {
@@ -57,23 +58,19 @@ fn main() {
         },
     };
     let start = Instant::now();
-    let (compiled, guest) = match &*extension {
-        "js" => {
-            let javascript = JavaScript::new(&engine, None).unwrap();
-            (Instant::now(), javascript.guest(&root, file, spec))
-        }
-        "py" => {
-            let python = Python::new(&engine, &interpreter("python/python.wasm"), None).unwrap();
-            let guest = python.guest(&root, file, spec);
-            (Instant::now(), guest.map_err(GuestError::from))
-        }
-        _ => {
-            let ruby = Ruby::new(&engine, &interpreter("ruby/ruby+stdlib.wasm"), None).unwrap();
-            let guest = ruby.guest(&root, file, spec);
-            (Instant::now(), guest.map_err(GuestError::from))
-        }
+    let language: Arc<dyn Language> = match &*extension {
+        "js" => Arc::new(JavaScript),
+        "py" => Arc::new(Python),
+        _ => Arc::new(Ruby),
     };
-    let guest = guest.unwrap();
+    let wasm = match (language.built_in(), &*extension) {
+        (Some(built_in), _) => built_in.wasm.to_vec(),
+        (None, "py") => interpreter("python/python.wasm"),
+        (None, _) => interpreter("ruby/ruby+stdlib.wasm"),
+    };
+    let language = CompiledLanguage::new(language, &engine, &wasm, None).unwrap();
+    let compiled = Instant::now();
+    let guest = language.guest(&root, file, spec).unwrap();
     println!("compile: {:?}", compiled - start);
     println!("load: {:?}", compiled.elapsed());
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,4 +1,4 @@
-//! Makes a snapshot from code that is not asynchronous.
+//! Takes a snapshot from code that is not asynchronous.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ pub(crate) fn load(
     spec: GuestSpec,
     program: Arc<dyn Program>,
 ) -> Result<Guest, LoadError> {
-    // The caller may be inside a runtime, which must not be blocked on from within.
+    // The caller may be inside a runtime, in which blocking is not allowed.
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .spawn_scoped(scope, move || {
@@ -28,4 +28,20 @@ pub(crate) fn load(
             .join()
             .unwrap_or_else(|_| Err(LoadError::new(LoadErrorKind::Host, "loading panicked")))
     })
+}
+
+/// Why a Python or Ruby source that could not be loaded is not a worker.
+pub(crate) fn defines_no_worker(source: &str) -> Option<String> {
+    (!source.contains("worker")).then(|| "it defines no `worker`".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recognizes_sources_without_worker() {
+        assert!(defines_no_worker("import os\nprint(os)").is_some());
+        assert_eq!(defines_no_worker("def worker(request): retrun"), None);
+    }
 }

@@ -1,8 +1,9 @@
-//! Workers of runtimes that a project brings along (`.wws/runtimes`): interpreters that are WASI commands and know nothing of us.
+//! Workers of runtimes that a project installs (`.wws/runtimes`): interpreters that are WASI
+//! commands and know nothing of this server.
 //!
-//! Such an interpreter reads the worker's source from `/src` and the request from its standard input. Each request has an instance of its
-//! own, started before the request came where that was in time: without its help, nobody knows where in its start a snapshot could
-//! be made.
+//! Such an interpreter reads the worker's source from `/src` and the request from its standard
+//! input. Each request has its own instance, prestarted if there was time: only the interpreter
+//! knows where in its start a snapshot could be taken.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -10,16 +11,16 @@ use tempfile::TempDir;
 use wws_engine::{Engine, Guest, GuestSpec, LoadError, LoadErrorKind, Module, PreopenedDirectory};
 use wws_project::{File, Runtime, beneath::Root};
 
-/// Where the interpreter finds the source.
+/// The directory in which the interpreter finds the source.
 const SOURCE: &str = "/src";
 
-/// Larger sources, wrappers and polyfills are not read, in bytes.
+/// The maximum size of sources, wrappers and polyfills, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
 
-/// Makes a guest of a worker's source and its runtime's interpreter.
+/// Creates a guest from a worker's source and its runtime's interpreter.
 ///
 /// # Errors
-/// A file is not there or cannot be read, or there is no room for the source.
+/// A file cannot be read, or there is no room for the source.
 pub fn runtime_guest(
     engine: &Engine,
     interpreter: &Module,
@@ -54,7 +55,7 @@ pub fn runtime_guest(
     })?;
     spec.args.clone_from(&runtime.args);
     for (name, value) in &runtime.envs {
-        // What the worker says is nearer.
+        // The worker's own value takes precedence.
         if !spec.env.iter().any(|(set, _)| set == name) {
             spec.env.push((name.clone(), value.clone()));
         }
@@ -85,17 +86,16 @@ fn read(root: &Root, path: &Path) -> Result<String, LoadError> {
     })
 }
 
-/// A folder that is gone when the last guest is. A container's own folders may be read-only, but it has memory.
+/// A directory that is removed with the last guest. A container's own directories may be read-only,
+/// but it has memory.
 fn folder() -> Result<TempDir, LoadError> {
     let mut make = tempfile::Builder::new();
     make.prefix("wws-source-");
     make.tempdir_in("/dev/shm")
         .or_else(|_| make.tempdir())
         .map_err(|error| {
-            LoadError::new(
-                LoadErrorKind::Host,
-                "no place for the source, neither /dev/shm nor a folder for temporary files",
-            )
-            .caused_by(error)
+            LoadError::new(LoadErrorKind::Host, format!(
+                "no place for the source, neither /dev/shm nor a directory for temporary files: {error}"
+            ))
         })
 }

@@ -1,4 +1,5 @@
-//! Frameworks bundled with esbuild run as they are. Needs npm; where that is missing, the tests say so and pass.
+//! Frameworks bundled with esbuild run as they are. Needs npm; where that is missing, the tests say
+//! so and pass.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,64 +1,31 @@
-//! No request of a JavaScript worker sees another, and what one does ends that one alone.
+//! No request of a JavaScript worker sees another, and a bad request fails alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use common::{Project, get, spec};
+use common::{
+    Project, get,
+    isolation::{self, all_answer, draws_no_part_twice},
+    spec,
+};
 use wws_engine::{CallError, Guest};
 
-/// Long calls have a low priority: on a busy machine they take much longer than the CPU time which they use.
-const WALL_TIME: Duration = Duration::from_secs(120);
-
 fn worker(source: &str) -> (Project, Guest) {
-    worker_with(source, Duration::from_secs(30))
-}
-
-fn worker_with(source: &str, cpu_time: Duration) -> (Project, Guest) {
-    let project = Project::new(&[("w.js", source)]);
-    let mut spec = spec();
-    spec.limits.cpu_time = cpu_time;
-    spec.limits.wall_time = WALL_TIME;
-    let guest = project.guest("w.js", spec);
-    (project, guest)
+    isolation::guest("w.js", source, Duration::from_secs(30))
 }
 
 fn limited(source: &str) -> (Project, Guest) {
-    worker_with(source, Duration::from_millis(200))
+    isolation::guest("w.js", source, Duration::from_millis(200))
 }
 
-/// Calls with `/bad` fail as `why` says; calls with `/` go on being answered with "ok", during and after.
-async fn ends_alone(source: &str, why: &str) {
-    let make = if why.contains("cpu_time") {
-        limited
-    } else {
-        worker
-    };
-    let (_project, guest) = make(&format!(
+/// Calls of `bad` fail for one of the reasons in `why`, and others do not.
+async fn fails_alone(source: &str, why: &str) {
+    let source = format!(
         "{source}\nexport default async (request) => {{ if (request.url.endsWith('/bad')) return bad(); return new Response('ok'); }}"
-    ));
-    let good = {
-        let guest = guest.clone();
-        tokio::spawn(async move {
-            let until = Instant::now() + Duration::from_millis(600);
-            while Instant::now() < until {
-                assert_eq!(guest.call(get("/")).await.unwrap().body(), "ok");
-                tokio::task::yield_now().await;
-            }
-        })
-    };
-    let error = guest.call(get("/bad")).await.expect_err(source);
-    let error = error.to_string();
-    assert!(
-        why.split('|').any(|why| error.contains(why)),
-        "{source}: {error}"
     );
-    good.await.unwrap();
-    assert_eq!(guest.call(get("/")).await.unwrap().body(), "ok");
+    isolation::fails_alone("w.js", &source, why).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,22 +39,7 @@ async fn what_a_request_changed_is_not_seen_by_the_next() {
             return new Response([++count, list.length, ++shared.n, [].marked, Math.extra, globalThis.big].join());
         }"#,
     );
-    let calls: Vec<_> = (0..8)
-        .map(|_| {
-            let guest = guest.clone();
-            tokio::spawn(async move {
-                for _ in 0..50 {
-                    assert_eq!(
-                        guest.call(get("/")).await.unwrap().body(),
-                        "1,1,1,1,1,1048576"
-                    );
-                }
-            })
-        })
-        .collect();
-    for call in calls {
-        call.await.unwrap();
-    }
+    all_answer(&guest, 8, 50, "1,1,1,1,1,1048576").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,25 +49,17 @@ async fn no_two_requests_draw_the_same_numbers() {
         export default () => new Response([Math.random(), Math.random(), crypto.randomUUID(), crypto.getRandomValues(new Uint32Array(2)).join("-"),
             new Date().getTime() > 1.7e12].join());"#,
     );
-    let mut seen = HashSet::new();
-    for _ in 0..200 {
-        let body = guest.call(get("/")).await.unwrap().into_body();
-        let body = String::from_utf8(body.to_vec()).unwrap();
-        assert!(body.ends_with(",true"), "{body}");
-        for part in body.trim_end_matches(",true").split(',') {
-            assert!(seen.insert(part.to_owned()), "{part} was drawn twice");
-        }
-    }
+    draws_no_part_twice(&guest, 200, 4, ",true").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_loop_ends() {
-    ends_alone("const bad = () => { for (;;); }", "limits.cpu_time").await;
+    fails_alone("const bad = () => { for (;;); }", "limits.cpu_time").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_chain_of_promises_ends() {
-    ends_alone(
+    fails_alone(
         "const bad = () => { const next = () => Promise.resolve().then(next); return next(); }",
         "limits.cpu_time",
     )
@@ -124,7 +68,7 @@ async fn an_endless_chain_of_promises_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_regular_expression_ends() {
-    ends_alone(
+    fails_alone(
         "const bad = () => /^(a+)+$/.test('a'.repeat(60) + 'b')",
         "limits.cpu_time",
     )
@@ -133,22 +77,22 @@ async fn an_endless_regular_expression_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_bomb_ends() {
-    ends_alone(
+    fails_alone(
         "const bad = () => { const all = []; for (;;) all.push(new Uint8Array(1 << 20).fill(1)); }",
         "memory",
     )
     .await;
-    ends_alone("const bad = () => { let s = 'x'; for (;;) s = s + s; }", "").await;
+    fails_alone("const bad = () => { let s = 'x'; for (;;) s = s + s; }", "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deep_recursion_is_an_exception_that_can_be_caught() {
-    ends_alone(
+    fails_alone(
         "const bad = () => 1 + bad();",
         "RangeError: Maximum call stack size exceeded",
     )
     .await;
-    ends_alone("const bad = () => { let a = []; for (let i = 0; i < 1e6; i++) a = [a]; return JSON.stringify(a); }", "").await;
+    fails_alone("const bad = () => { let a = []; for (let i = 0; i < 1e6; i++) a = [a]; return JSON.stringify(a); }", "").await;
     let (_project, guest) = worker(
         "const deep = (n) => n === 0 ? 0 : 1 + deep(n - 1);
          export default () => { let why; const f = () => f() + 1; try { f() } catch (e) { why = e.name } return new Response(why + deep(500)); }",
@@ -168,13 +112,13 @@ async fn a_hundred_thousand_pending_promises_are_no_trouble() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_timers_or_output_ends() {
-    ends_alone(
+    fails_alone(
         "const bad = async () => { for (let i = 0; i < 1e6; i++) setTimeout(() => {}, 1e6); await 1; }",
         // Whichever it meets first.
         "too many operations|limits.memory",
     )
     .await;
-    ends_alone(
+    fails_alone(
         "const bad = () => new Response(new Uint8Array(20 << 20))",
         "limits.output",
     )

@@ -3,8 +3,10 @@
 
 mod common;
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use common::{Project, get, post, spec};
+use common::{Project, echo, get, loopback, post, reaching, redirecting, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_answers() {
@@ -98,7 +100,7 @@ async fn what_cannot_be_loaded_is_named_with_its_place() {
             "function f() {\n  throw new Error('boom') }\nf()\nexport default 1",
             "w.js:2",
         ),
-        ("const a = 1", "w.js: it has no handler"),
+        ("const a = 1", "it has no handler"),
         ("export default 7", "its default export is 7"),
         (
             "export default { get() {} }",
@@ -336,33 +338,9 @@ async fn a_body_of_a_mebibyte_goes_through() {
     assert_eq!(response.unwrap().body(), &Bytes::from(body));
 }
 
-/// A server on loopback that answers each request after a while with what it was sent.
-async fn slow_echo() -> std::net::SocketAddr {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut request = vec![0; 64 << 10];
-                let n = stream.read(&mut request).await.unwrap();
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                let head = format!(
-                    "HTTP/1.1 201 Created\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: {n}\r\nconnection: close\r\n\r\n"
-                );
-                stream.write_all(head.as_bytes()).await.unwrap();
-                stream.write_all(&request[..n]).await.unwrap();
-            });
-        }
-    });
-    address
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_to_others_run_side_by_side_within_the_allow_list() {
-    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
-    let address = slow_echo().await;
+    let address = loopback(Duration::from_millis(200), echo).await;
     let project = Project::new(&[(
         "w.js",
         r#"export default async () => {
@@ -375,40 +353,14 @@ async fn requests_to_others_run_side_by_side_within_the_allow_list() {
                 text.startsWith("GET /3?q=%C3%A9 HTTP/1.1"), text.includes("x-n: 3"), refused].join());
         }"#,
     )]);
-    let mut spec = spec();
-    spec.env = vec![("TARGET".into(), format!("http://{address}"))];
-    let hosts = [address.to_string()];
-    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
-    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    let spec = reaching(address, &[http::Method::GET]);
     let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
     assert_eq!(response.body(), "true,201,2,true,true,TypeError");
 }
 
-/// A server on loopback that redirects `/a` to `/b`.
-async fn redirecting() -> std::net::SocketAddr {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 4096];
-            let n = stream.read(&mut request).await.unwrap();
-            let answer = if request[..n].starts_with(b"GET /a ") {
-                "HTTP/1.1 302 Found\r\nlocation: /b\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            } else {
-                "HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\nb"
-            };
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        }
-    });
-    address
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_are_followed_given_or_refused() {
-    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
-    let address = redirecting().await;
+    let address = redirecting("/a", "/b", "b").await;
     let project = Project::new(&[(
         "w.js",
         r#"export default async () => {
@@ -419,40 +371,24 @@ async fn redirects_are_followed_given_or_refused() {
             return new Response([followed.status, await followed.text(), manual.status, manual.headers.get("location"), refused, ...paths].join());
         }"#,
     )]);
-    let mut spec = spec();
-    spec.env = vec![("TARGET".into(), format!("http://{address}"))];
-    let hosts = [address.to_string()];
-    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
-    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    let spec = reaching(address, &[http::Method::GET]);
     let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
     assert_eq!(response.body(), "200,b,302,/b,TypeError,/b,/a");
 }
 
-/// A server on loopback that answers in gzip.
-async fn zipping() -> std::net::SocketAddr {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// A response in gzip.
+fn zipped(_: &[u8]) -> Vec<u8> {
     const ZIPPED: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xca\x2c\x28\x48\x4d\x01\x00\x57\x68\xc2\xe2\x06\x00\x00\x00";
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 4096]).await.unwrap();
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                ZIPPED.len()
-            );
-            stream.write_all(head.as_bytes()).await.unwrap();
-            stream.write_all(ZIPPED).await.unwrap();
-        }
-    });
-    address
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        ZIPPED.len()
+    );
+    [head.as_bytes(), ZIPPED].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_decoded_whatever_was_asked_for() {
-    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
-    let address = zipping().await;
+    let address = loopback(Duration::ZERO, zipped).await;
     let project = Project::new(&[(
         "w.js",
         r#"export default async (request) => {
@@ -460,11 +396,8 @@ async fn answers_are_decoded_whatever_was_asked_for() {
             return fetch(TARGET, { headers });
         }"#,
     )]);
-    let mut spec = spec();
+    let mut spec = reaching(address, &[http::Method::GET]);
     spec.env = vec![("TARGET".into(), format!("http://{address}/"))];
-    let hosts = [address.to_string()];
-    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
-    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
     let guest = project.guest("w.js", spec);
     for path in ["/", "/browser"] {
         let response = guest.call(get(path)).await.unwrap();
@@ -475,8 +408,7 @@ async fn answers_are_decoded_whatever_was_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_with_too_many_headers_is_refused() {
-    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
-    let address = redirecting().await;
+    let address = redirecting("/a", "/b", "b").await;
     let project = Project::new(&[(
         "w.js",
         r#"export default async () => {
@@ -485,11 +417,7 @@ async fn a_request_with_too_many_headers_is_refused() {
             return new Response([await send(lines(40)), await send(lines(40000)), await send({ x: "y".repeat(1 << 16) })].join("; "));
         }"#,
     )]);
-    let mut spec = spec();
-    spec.env = vec![("TARGET".into(), format!("http://{address}"))];
-    let hosts = [address.to_string()];
-    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
-    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    let spec = reaching(address, &[http::Method::GET]);
     let response = project.guest("w.js", spec).call(get("/")).await.unwrap();
     assert_eq!(
         response.body(),

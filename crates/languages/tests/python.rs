@@ -148,7 +148,7 @@ async fn what_does_not_load_says_where_and_why() {
         ),
         (
             "def handler(request): pass",
-            "a/w.py: it defines no function `worker`",
+            "it defines no function `worker`",
         ),
         (
             "import lib.bad\n",
@@ -785,7 +785,8 @@ async fn a_flood_of_messages_in_one_write_ends_at_the_cpu_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_names_the_url_that_gave_it() {
-    let (address, http) = common::redirecting().await;
+    let address = common::redirecting("/moved", "/end", "end").await;
+    let http = common::outgoing(address, &[http::Method::GET]);
     let mut spec = spec();
     spec.env = vec![("TARGET".into(), format!("http://{address}"))];
     spec.http = Some(http);

@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use common::{Project, get, post, spec};
+use common::{Project, echo, get, loopback, post, reaching, spec};
 use wws_engine::{Guest, GuestSpec, PreopenedDirectory};
 
 fn worker(source: &str) -> (Project, Guest) {
@@ -244,7 +244,7 @@ async fn what_cannot_be_loaded_is_named_with_its_place() {
             "require 'no/such/gem'",
             "cannot load such file -- no/such/gem (LoadError)",
         ),
-        ("a = 1", "w.rb: it defines no method `worker`"),
+        ("a = 1", "it defines no method `worker`"),
         ("def worker = 1", "w.rb:1: `worker` must take one argument"),
         (
             "def worker(a, b) = 1",
@@ -414,36 +414,10 @@ async fn the_store_is_read_changed_and_counted() {
     assert_eq!(body(&guest, "/").await, "1,,nil,no-store");
 }
 
-/// Answers with what it was sent, and two cookies.
-async fn echo() -> std::net::SocketAddr {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 64 << 10];
-            let n = stream.read(&mut request).await.unwrap();
-            let head = format!(
-                "HTTP/1.1 201 Created\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: {n}\r\nconnection: close\r\n\r\n"
-            );
-            stream.write_all(head.as_bytes()).await.unwrap();
-            stream.write_all(&request[..n]).await.unwrap();
-        }
-    });
-    address
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_to_others_are_sent_within_the_allow_list() {
-    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
-    let address = echo().await;
-    let mut with = spec();
-    with.env = vec![("TARGET".into(), format!("http://{address}"))];
-    let hosts = [address.to_string()];
-    let methods = [http::Method::GET, http::Method::PUT];
-    let policy = Policy::new(&hosts, &methods, true, PolicyLimits::default()).unwrap();
-    with.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
+    let address = loopback(Duration::ZERO, echo).await;
+    let with = reaching(address, &[http::Method::GET, http::Method::PUT]);
     let (_project, guest) = worker_with(
         r##"
         def refused(*args, **options)
@@ -603,7 +577,8 @@ async fn sleeps_as_long_as_asked_at_any_age_of_the_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_names_the_url_that_gave_it() {
-    let (address, http) = common::redirecting().await;
+    let address = common::redirecting("/moved", "/end", "end").await;
+    let http = common::outgoing(address, &[http::Method::GET]);
     let mut with = spec();
     with.env = vec![("TARGET".into(), format!("http://{address}"))];
     with.http = Some(http);

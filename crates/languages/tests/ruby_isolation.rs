@@ -1,57 +1,27 @@
-//! No request of a Ruby worker sees another, and what one does ends that one alone.
+//! No request of a Ruby worker sees another, and a bad request fails alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use common::{Project, get, spec};
+use common::{
+    Project, get,
+    isolation::{self, all_answer, draws_no_part_twice},
+    spec,
+};
 use wws_engine::Guest;
 
 fn worker(source: &str, cpu_time: Duration) -> (Project, Guest) {
-    let project = Project::new(&[("w.rb", source)]);
-    let mut spec = spec();
-    spec.limits.cpu_time = cpu_time;
-    // Long calls have a low priority: on a busy machine they take much longer than the CPU time which they use.
-    spec.limits.wall_time = Duration::from_secs(120);
-    let guest = project.guest("w.rb", spec);
-    (project, guest)
+    isolation::guest("w.rb", source, cpu_time)
 }
 
-/// Calls with `/bad` fail as `why` says; calls with `/` go on being answered with "ok", during and after.
-async fn ends_alone(source: &str, why: &str) {
-    let cpu_time = if why.contains("cpu_time") {
-        Duration::from_millis(200)
-    } else {
-        Duration::from_secs(30)
-    };
-    let (_project, guest) = worker(
-        &format!(
-            "{source}\ndef worker(req)\n  bad if req.url.end_with?('/bad')\n  Response.new('ok')\nend"
-        ),
-        cpu_time,
+/// Calls of `bad` fail for one of the reasons in `why`, and others do not.
+async fn fails_alone(source: &str, why: &str) {
+    let source = format!(
+        "{source}\ndef worker(req)\n  bad if req.url.end_with?('/bad')\n  Response.new('ok')\nend"
     );
-    let good = {
-        let guest = guest.clone();
-        tokio::spawn(async move {
-            let until = Instant::now() + Duration::from_millis(600);
-            while Instant::now() < until {
-                assert_eq!(guest.call(get("/")).await.unwrap().body(), "ok");
-                tokio::task::yield_now().await;
-            }
-        })
-    };
-    let error = guest.call(get("/bad")).await.expect_err(source);
-    let error = error.to_string();
-    assert!(
-        why.split('|').any(|why| error.contains(why)),
-        "{source}: {error}"
-    );
-    good.await.unwrap();
-    assert_eq!(guest.call(get("/")).await.unwrap().body(), "ok");
+    isolation::fails_alone("w.rb", &source, why).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,22 +41,7 @@ async fn what_a_request_changed_is_not_seen_by_the_next() {
         end"#,
         Duration::from_secs(30),
     );
-    let calls: Vec<_> = (0..4)
-        .map(|_| {
-            let guest = guest.clone();
-            tokio::spawn(async move {
-                for _ in 0..20 {
-                    assert_eq!(
-                        guest.call(get("/")).await.unwrap().body(),
-                        "1,1,1,true,x,Float"
-                    );
-                }
-            })
-        })
-        .collect();
-    for call in calls {
-        call.await.unwrap();
-    }
+    all_answer(&guest, 4, 20, "1,1,1,true,x,Float").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,15 +63,7 @@ async fn no_two_requests_draw_the_same_numbers() {
         end"#,
         Duration::from_secs(30),
     );
-    let mut seen = HashSet::new();
-    for _ in 0..50 {
-        let body = guest.call(get("/")).await.unwrap().into_body();
-        let body = String::from_utf8(body.to_vec()).unwrap();
-        assert_eq!(body.split(',').count(), 17, "{body}");
-        for part in body.split(',') {
-            assert!(seen.insert(part.to_owned()), "{part} was drawn twice");
-        }
-    }
+    draws_no_part_twice(&guest, 50, 17, "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +88,7 @@ async fn endless_loops_end() {
         "def bad = loop { begin; raise 'x'; rescue Exception; retry; end }",
         "def bad = loop { warn 'x' }",
     ] {
-        ends_alone(bad, "limits.cpu_time").await;
+        fails_alone(bad, "limits.cpu_time").await;
     }
 }
 
@@ -155,7 +102,7 @@ async fn memory_bombs_end() {
         "def bad = (begin; a = []; loop { a << 'x' * 1_000_000 }; rescue NoMemoryError; raise 'caught'; end)",
         "def bad = loop { Fiber.new { Fiber.yield 1 }.tap { ($f ||= []) << _1 }.resume }",
     ] {
-        ends_alone(bad, "memory|caught|too big|limits|Fiber|NoMemory").await;
+        fails_alone(bad, "memory|caught|too big|limits|Fiber|NoMemory").await;
     }
 }
 
@@ -172,12 +119,12 @@ async fn recursion_ends() {
         "class B; def method_missing(n) = x; def respond_to_missing?(*) = true; end\ndef bad = B.new.y",
         "def bad = bad rescue bad",
     ] {
-        ends_alone(bad, "stack level too deep|deep|trapped|limits.cpu_time").await;
+        fails_alone(bad, "stack level too deep|deep|trapped|limits.cpu_time").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_hurts_the_interpreter_ends_alone() {
+async fn what_hurts_the_interpreter_fails_alone() {
     for (bad, why) in [
         (
             "def bad = (GC.stress = true; loop { 'x' + 'y' })",
@@ -213,7 +160,7 @@ async fn what_hurts_the_interpreter_ends_alone() {
         ("def bad = (`ls`; raise 'no')", "w.rb"),
         ("def bad = fork", "NotImplementedError"),
     ] {
-        ends_alone(bad, why).await;
+        fails_alone(bad, why).await;
     }
 }
 

@@ -1,4 +1,5 @@
-//! Runtimes that a project of Wasm Workers Server 1.x brings along, with a real interpreter: started ahead, each instance used once.
+//! Runtimes that a project of Wasm Workers Server 1.x brings along, with a real interpreter:
+//! started ahead, each instance used once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -95,7 +96,8 @@ def worker(request):
         // Time to start the next.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Waiting instances use no processor, and go when nobody asks. Then a request is as slow as the start of its instance.
+    // Waiting instances use no processor, and go when nobody asks. Then a request is as slow as the
+    // start of its instance.
     let mut started = Duration::MAX;
     for _ in 0..3 {
         guest.trim();

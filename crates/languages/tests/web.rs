@@ -1,4 +1,5 @@
-//! What the web's interfaces promise, and what workers of Wasm Workers Server 1.x and Node's `fs` rely on.
+//! What the web's interfaces promise, and what workers of Wasm Workers Server 1.x and Node's `fs`
+//! rely on.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,9 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Project, get, post, spec};
+use common::{Project, get, post, reaching, spec};
 use wws_engine::{Call, Guest, GuestSpec, PreopenedDirectory};
-use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
 
 fn worker_with(body: &str, spec: GuestSpec) -> (Project, Guest) {
     let source = format!(
@@ -35,7 +35,8 @@ async fn answer(body: &str, call: Call) -> String {
     String::from_utf8_lossy(response.body()).into_owned()
 }
 
-/// Expressions that a worker evaluates, and the JSON that each must give; what one throws is the error's name.
+/// Expressions that a worker evaluates, and the JSON that each must give; what one throws is the
+/// error's name.
 async fn expressions(cases: &[(&str, &str)]) {
     let list: Vec<String> = cases
         .iter()
@@ -342,21 +343,11 @@ async fn timers_run_in_the_order_of_their_times_and_cleared_ones_are_gone() {
 }
 
 fn fetching(target: std::net::SocketAddr) -> GuestSpec {
-    let mut spec = spec();
-    spec.env = vec![("TARGET".into(), format!("http://{target}"))];
-    let methods = [http::Method::GET, http::Method::POST];
-    let policy = Policy::new(
-        &[target.to_string()],
-        &methods,
-        true,
-        PolicyLimits::default(),
-    )
-    .unwrap();
-    spec.http = Some((policy, Client::new(ClientOptions::default()).unwrap()));
-    spec
+    reaching(target, &[http::Method::GET, http::Method::POST])
 }
 
-/// A server on loopback: `/slow` is never answered, `/redirect` leads to `/end`, others are answered with the status of their path.
+/// A server on loopback: `/slow` is never answered, `/redirect` leads to `/end`, others are
+/// answered with the status of their path.
 async fn server() -> std::net::SocketAddr {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -661,7 +652,8 @@ async fn contents_that_wait_to_be_written_are_bounded() {
     assert!(grown < 1024, "{grown} MiB more");
 }
 
-/// Programs whose steps are compared with Node's: the first of them, and how many. `WWS_DIFFERENTIAL=FIRST,COUNT` asks for others.
+/// Programs whose steps are compared with Node's: the first of them, and how many.
+/// `WWS_DIFFERENTIAL=FIRST,COUNT` asks for others.
 fn programs() -> (u32, u32) {
     let given = std::env::var("WWS_DIFFERENTIAL").unwrap_or_else(|_| "0,2000".into());
     let (first, count) = given.split_once(',').expect("FIRST,COUNT");

@@ -1,61 +1,55 @@
-//! Which addresses are the public internet's: everything else is somebody's inside.
+//! Which addresses belong to the public internet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// What addresses of private networks are called. They alone can be allowed by network, or by a name that is private.
+/// The name of addresses of private networks. Only these can be allowed, by network or by a private
+/// host name.
 pub(crate) const PRIVATE: &str = "a private address";
 
-/// IPv4 ranges that no request reaches unless it is told to (IANA special-purpose registry, RFC 6890, and platforms'
-/// own services at addresses that look public).
-const V4: &[(Ipv4Addr, u32, &str)] = &[
-    (Ipv4Addr::new(0, 0, 0, 0), 8, "an unspecified address"),
-    (Ipv4Addr::new(10, 0, 0, 0), 8, PRIVATE),
-    (
-        Ipv4Addr::new(100, 100, 100, 200),
-        32,
-        "the cloud's metadata service",
-    ),
+/// A range of addresses: its first one, the length of its prefix, and its name.
+type AddressRange<A> = (A, u32, &'static str);
+
+const fn v4(a: u8, b: u8, c: u8, d: u8) -> Ipv4Addr {
+    Ipv4Addr::new(a, b, c, d)
+}
+
+/// An address of which all but the first three groups are 0.
+const fn v6([a, b, c]: [u16; 3]) -> Ipv6Addr {
+    Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)
+}
+
+/// IPv4 ranges that requests do not reach by default (IANA special-purpose registry, RFC 6890, and
+/// services of platforms at addresses that look public).
+const V4: &[AddressRange<Ipv4Addr>] = &[
+    (v4(0, 0, 0, 0), 8, "an unspecified address"),
+    (v4(10, 0, 0, 0), 8, PRIVATE),
+    (v4(100, 100, 100, 200), 32, "the cloud's metadata service"),
     // Clusters and overlay networks use it as a private network.
-    (Ipv4Addr::new(100, 64, 0, 0), 10, PRIVATE),
+    (v4(100, 64, 0, 0), 10, PRIVATE),
     (Ipv4Addr::LOCALHOST, 8, "a loopback address"),
-    (
-        Ipv4Addr::new(169, 254, 169, 254),
-        32,
-        "the cloud's metadata service",
-    ),
-    (Ipv4Addr::new(169, 254, 0, 0), 16, "a link-local address"),
-    (Ipv4Addr::new(172, 16, 0, 0), 12, PRIVATE),
-    // 192.0.0.192 in it is a cloud's metadata service.
-    (
-        Ipv4Addr::new(192, 0, 0, 0),
-        24,
-        "an address reserved for protocols",
-    ),
-    (Ipv4Addr::new(192, 0, 2, 0), 24, "a documentation address"),
-    (Ipv4Addr::new(192, 88, 99, 0), 24, "a 6to4 relay"),
-    (Ipv4Addr::new(192, 168, 0, 0), 16, PRIVATE),
-    // Answers inside of Azure's machines only, and gives out their configuration.
-    (
-        Ipv4Addr::new(168, 63, 129, 16),
-        32,
-        "the cloud's platform service",
-    ),
-    (Ipv4Addr::new(198, 18, 0, 0), 15, "a benchmarking address"),
-    (
-        Ipv4Addr::new(198, 51, 100, 0),
-        24,
-        "a documentation address",
-    ),
-    (Ipv4Addr::new(203, 0, 113, 0), 24, "a documentation address"),
-    (Ipv4Addr::new(224, 0, 0, 0), 4, "a multicast address"),
+    (v4(169, 254, 169, 254), 32, "the cloud's metadata service"),
+    (v4(169, 254, 0, 0), 16, "a link-local address"),
+    (v4(172, 16, 0, 0), 12, PRIVATE),
+    // It contains a cloud's metadata service, 192.0.0.192.
+    (v4(192, 0, 0, 0), 24, "an address reserved for protocols"),
+    (v4(192, 0, 2, 0), 24, "a documentation address"),
+    (v4(192, 88, 99, 0), 24, "a 6to4 relay"),
+    (v4(192, 168, 0, 0), 16, PRIVATE),
+    // Reachable from Azure's machines only, it returns their configuration.
+    (v4(168, 63, 129, 16), 32, "the cloud's platform service"),
+    (v4(198, 18, 0, 0), 15, "a benchmarking address"),
+    (v4(198, 51, 100, 0), 24, "a documentation address"),
+    (v4(203, 0, 113, 0), 24, "a documentation address"),
+    (v4(224, 0, 0, 0), 4, "a multicast address"),
     (Ipv4Addr::BROADCAST, 32, "the broadcast address"),
-    (Ipv4Addr::new(240, 0, 0, 0), 4, "a reserved address"),
+    (v4(240, 0, 0, 0), 4, "a reserved address"),
 ];
 
-/// The same for IPv6. What lies outside of 2000::/3 is refused anyway: the ranges there are listed for their names.
-const V6: &[(Ipv6Addr, u32, &str)] = &[
+/// IPv6 ranges that requests do not reach by default. Addresses outside of 2000::/3 are rejected
+/// anyway: ranges there are listed for their names.
+const V6: &[AddressRange<Ipv6Addr>] = &[
     (Ipv6Addr::UNSPECIFIED, 128, "an unspecified address"),
     (Ipv6Addr::LOCALHOST, 128, "a loopback address"),
     (
@@ -64,100 +58,63 @@ const V6: &[(Ipv6Addr, u32, &str)] = &[
         "an IPv4-mapped address",
     ),
     (Ipv6Addr::UNSPECIFIED, 96, "an IPv4-compatible address"),
-    (
-        Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0),
-        96,
-        "a NAT64 address",
-    ),
-    (
-        Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0),
-        48,
-        "a NAT64 address",
-    ),
-    (
-        Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0),
-        64,
-        "a discard address",
-    ),
-    // Teredo among them, which carries an IPv4 address.
-    (
-        Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0),
-        23,
-        "an address reserved for protocols",
-    ),
-    (
-        Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0),
-        32,
-        "a documentation address",
-    ),
-    (
-        Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0),
-        16,
-        "a 6to4 address",
-    ),
-    (
-        Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0),
-        20,
-        "a documentation address",
-    ),
-    // Of AWS: metadata, credentials, names.
-    (
-        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0),
-        32,
-        "the cloud's metadata service",
-    ),
+    (v6([0x64, 0xff9b, 0]), 96, "a NAT64 address"),
+    (v6([0x64, 0xff9b, 1]), 48, "a NAT64 address"),
+    (v6([0x100, 0, 0]), 64, "a discard address"),
+    // Includes Teredo, which carries an IPv4 address.
+    (v6([0x2001, 0, 0]), 23, "an address reserved for protocols"),
+    (v6([0x2001, 0xdb8, 0]), 32, "a documentation address"),
+    (v6([0x2002, 0, 0]), 16, "a 6to4 address"),
+    (v6([0x3fff, 0, 0]), 20, "a documentation address"),
+    // AWS: metadata, credentials, names.
+    (v6([0xfd00, 0xec2, 0]), 32, "the cloud's metadata service"),
     (
         Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
         128,
         "the cloud's metadata service",
     ),
-    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7, PRIVATE),
-    (
-        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0),
-        10,
-        "a link-local address",
-    ),
-    (
-        Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0),
-        10,
-        "a site-local address",
-    ),
-    (
-        Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0),
-        8,
-        "a multicast address",
-    ),
+    (v6([0xfc00, 0, 0]), 7, PRIVATE),
+    (v6([0xfe80, 0, 0]), 10, "a link-local address"),
+    (v6([0xfec0, 0, 0]), 10, "a site-local address"),
+    (v6([0xff00, 0, 0]), 8, "a multicast address"),
 ];
 
-/// What an address is where it is not the public internet's; `None` where it is.
+/// What a non-public address is; `None` for an address of the public internet.
 pub(crate) fn not_public(address: IpAddr) -> Option<&'static str> {
     match address {
-        IpAddr::V4(address) => V4
-            .iter()
-            .find(|(net, prefix, _)| (address.to_bits() ^ net.to_bits()) >> (32 - prefix) == 0)
-            .map(|(_, _, name)| *name),
-        IpAddr::V6(address) => V6
-            .iter()
-            .find(|(net, prefix, _)| (address.to_bits() ^ net.to_bits()) >> (128 - prefix) == 0)
-            .map(|(_, _, name)| *name)
+        IpAddr::V4(address) => ranges_v4(address).next().map(|(.., name)| *name),
+        IpAddr::V6(address) => ranges_v6(address)
+            .next()
+            .map(|(.., name)| *name)
             .or_else(|| (address.to_bits() >> 125 != 1).then_some("a reserved address")),
     }
 }
 
-/// Whether all of a network's addresses are in one private range.
+/// The ranges that an address is in.
+fn ranges_v4(address: Ipv4Addr) -> impl Iterator<Item = &'static AddressRange<Ipv4Addr>> {
+    V4.iter().filter(move |(first, prefix, _)| {
+        (address.to_bits() ^ first.to_bits()) >> (32 - prefix) == 0
+    })
+}
+
+/// The ranges that an address is in.
+fn ranges_v6(address: Ipv6Addr) -> impl Iterator<Item = &'static AddressRange<Ipv6Addr>> {
+    V6.iter().filter(move |(first, prefix, _)| {
+        (address.to_bits() ^ first.to_bits()) >> (128 - prefix) == 0
+    })
+}
+
+/// Whether all addresses of a network are in one private range.
 pub(crate) fn is_private(network: &IpNet) -> bool {
-    let within = |prefix: u32| prefix <= u32::from(network.prefix_len());
+    let is_within =
+        |prefix: u32, name: &str| name == PRIVATE && prefix <= u32::from(network.prefix_len());
     match network {
-        IpNet::V4(network) => V4.iter().any(|(net, prefix, name)| {
-            *name == PRIVATE
-                && within(*prefix)
-                && (network.addr().to_bits() ^ net.to_bits()) >> (32 - prefix) == 0
-        }),
-        IpNet::V6(network) => V6.iter().any(|(net, prefix, name)| {
-            *name == PRIVATE
-                && within(*prefix)
-                && (network.addr().to_bits() ^ net.to_bits()) >> (128 - prefix) == 0
-        }),
+        IpNet::V4(network) => {
+            ranges_v4(network.addr()).any(|(_, prefix, name)| is_within(*prefix, name))
+        }
+        IpNet::V6(network) => {
+            ranges_v6(network.addr()).any(|(_, prefix, name)| is_within(*prefix, name))
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reading answers, within what one may have and within the memory that there is for them.
+//! Reads responses within their limits and the available memory.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use crate::{
 /// Bytes of a redirect's body that are read so that its connection can be used again.
 const MAX_REDIRECT_BODY: u64 = 16 << 10;
 
-/// What an answer may have, and where it comes from.
+/// The limit of a response, and where it comes from.
 pub(crate) struct Reader<'a> {
     pub(crate) host: &'a Host,
-    /// Bytes of the body, before and after it is decoded.
+    /// The maximum number of bytes, before and after decoding.
     pub(crate) limit: u64,
     pub(crate) memory: &'a Memory,
 }
@@ -48,7 +48,7 @@ impl Reader<'_> {
         )
     }
 
-    /// Reads a body to its end, or to the limit. The bytes stay charged until they are dropped.
+    /// Reads a body completely, or up to the limit. The bytes stay charged until they are dropped.
     pub(crate) async fn collect(
         &self,
         response: Response<Incoming>,
@@ -57,7 +57,7 @@ impl Reader<'_> {
         if body.size_hint().lower() > self.limit {
             return Err(self.too_large());
         }
-        // What is declared is not made room for before it comes, but no more than that.
+        // The declared length is not reserved in advance, but it bounds the buffer.
         let most = body.size_hint().upper().unwrap_or(self.limit);
         let mut first = Bytes::new();
         let mut part = self.memory.part();
@@ -65,7 +65,7 @@ impl Reader<'_> {
         while let Some(frame) = body.frame().await {
             let frame =
                 frame.map_err(|error| self.wrong(format_args!("broke off: {}", chain(&error))))?;
-            // Trailers are nothing that the guest's interface could carry.
+            // The guest's interface has no trailers.
             let Ok(data) = frame.into_data() else {
                 continue;
             };
@@ -73,7 +73,7 @@ impl Reader<'_> {
                 return Err(self.too_large());
             }
             if first.is_empty() && all.len() == 0 {
-                // Most answers are one frame, which needs no copy.
+                // Most responses are one frame, which is not copied.
                 if !part.grow_to(data.len() as u64) {
                     return Err(self.no_memory());
                 }
@@ -95,7 +95,7 @@ impl Reader<'_> {
         Ok(Response::from_parts(parts, all))
     }
 
-    /// Undoes the content codings of an answer, where all of them are known.
+    /// Decodes the content codings of a response, if all of them are known.
     pub(crate) async fn decode(&self, response: Response<Bytes>) -> Result<Response<Bytes>, Error> {
         let codings = decode::codings(response.headers());
         if codings.is_empty() {
@@ -114,7 +114,7 @@ impl Reader<'_> {
                     )),
                 })?;
         }
-        // What was undone is not said again: the answer may be passed on as it is.
+        // The removed codings are no longer named: the response may be passed on as it is.
         parts.headers.remove(header::CONTENT_ENCODING);
         parts.headers.remove(header::CONTENT_LENGTH);
         Ok(Response::from_parts(parts, body))
@@ -130,7 +130,7 @@ fn names(codings: &[Coding]) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// Reads the rest of a redirect where it is short: an unread body costs the connection.
+/// Reads the rest of a redirect if it is short: an unread body costs the connection.
 pub(crate) async fn discard(response: Response<Incoming>) {
     let body = response.into_body();
     if body
@@ -140,6 +140,6 @@ pub(crate) async fn discard(response: Response<Incoming>) {
     {
         return;
     }
-    // Whatever comes of it: the next hop matters.
+    // The result does not matter: the next hop does.
     let _ = tokio::time::timeout(Duration::from_millis(100), body.collect()).await;
 }

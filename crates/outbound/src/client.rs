@@ -1,4 +1,4 @@
-//! The one client of a process.
+//! The HTTP client of a process.
 
 use std::{
     net::SocketAddr,
@@ -32,40 +32,40 @@ use crate::{
     roots::Roots,
 };
 
-/// Bytes of an answer's head, and of a connection's buffer.
+/// Bytes for the head of a response, and for the buffer of a connection.
 const MAX_HEAD: usize = 128 << 10;
 
-/// How a [`Client`] is made.
+/// Options of a [`Client`].
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Hosts whose addresses the operator gives.
+    /// Hosts whose addresses the operator sets.
     pub resolve: Overrides,
-    /// Whose certificates are believed.
+    /// The trusted certificates.
     pub roots: Roots,
     /// Proxies that the operator names.
     pub proxies: Proxies,
-    /// Where names are looked up.
+    /// How names are resolved.
     pub dns: Dns,
-    /// For TCP and TLS together.
+    /// The time for TCP and TLS together.
     pub connect_timeout: Duration,
-    /// How long a connection waits for its next request.
+    /// How long an idle connection is kept.
     pub idle_timeout: Duration,
-    /// Connections to one host that wait.
+    /// Idle connections to one host.
     pub max_idle_per_host: usize,
-    /// Connections, waiting or not, above which none is kept for another request.
+    /// The number of connections, idle or not, above which none is kept for another request.
     pub max_kept: usize,
-    /// Requests at a time; further ones wait, within their own time limits.
+    /// Concurrent requests; further ones wait within their own time limits.
     pub max_requests: usize,
-    /// Bytes of bodies that all requests hold together: of requests until they are answered, of answers until the guest
-    /// has them. Above it the request or the answer that needs more fails.
+    /// Bytes of bodies that all requests hold together: of requests until they are answered, of
+    /// responses until the guest has them. A request or response that exceeds it fails.
     pub memory: u64,
 }
 
 impl ClientOptions {
-    /// Bounds for a server that has so much memory for outgoing requests.
+    /// Bounds for a server with this much memory for outgoing requests.
     #[must_use]
     pub fn with_memory(self, bytes: u64) -> Self {
-        // Buffers are for heads, which are rarely as large as they may be: a quarter as much is for them.
+        // Buffers hold heads, which rarely have their maximum size: they get a quarter as much.
         let connections = usize::try_from(bytes / 4 / MAX_HEAD as u64).unwrap_or(usize::MAX);
         let connections = connections.max(8);
         Self {
@@ -86,7 +86,7 @@ impl Default for ClientOptions {
             proxies: Proxies::default(),
             dns: Dns::default(),
             connect_timeout: Duration::from_secs(5),
-            // Servers commonly close after 60 s or more: we close first.
+            // Servers commonly close after 60 s or more: the client closes first.
             idle_timeout: Duration::from_secs(30),
             max_idle_per_host: 32,
             max_kept: 128,
@@ -96,11 +96,11 @@ impl Default for ClientOptions {
     }
 }
 
-/// In a request's extensions: an answer that redirects is given to the guest instead of followed.
+/// An extension of a request: a redirect is passed to the guest instead of followed.
 #[derive(Clone, Copy, Debug)]
 pub struct KeepRedirects;
 
-/// In an answer's extensions: where it came from.
+/// An extension of a response: where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnsweredBy {
     /// The URL of the last hop.
@@ -109,20 +109,21 @@ pub struct AnsweredBy {
     pub redirects: u32,
 }
 
-/// How many connections a client made.
+/// The connections of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// Since the client was made.
+    /// Since the client was created.
     pub opened: u64,
-    /// At this moment.
+    /// Now.
     pub open: usize,
 }
 
 /// Sends guests' requests over a pool of connections. Clones share the pool.
 ///
-/// Every request, and every redirect it meets, is checked against the worker's [`Policy`], the host's name resolved and its
-/// addresses checked, also where a connection is there already: a connection is shared only among requests for the same
-/// host that were admitted to the same addresses.
+/// Every request, and every redirect it meets, is checked against the worker's [`Policy`], the
+/// host's name resolved and its addresses checked, also where a connection is there already: a
+/// connection is shared only among requests for the same host that were admitted to the same
+/// addresses.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -138,10 +139,10 @@ struct Inner {
 }
 
 impl Client {
-    /// A client; reads the authorities, opens nothing. Needs no runtime.
+    /// Creates a client: reads the authorities and opens no connection. Needs no runtime.
     ///
     /// # Errors
-    /// TLS cannot be set up.
+    /// TLS cannot be initialized.
     pub fn new(options: ClientOptions) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
@@ -163,7 +164,7 @@ impl Client {
             .pool_idle_timeout(options.idle_timeout)
             .pool_max_idle_per_host(options.max_idle_per_host)
             .http1_max_buf_size(MAX_HEAD)
-            // The authority that the pool sees is not the host's name alone.
+            // The authority that the pool sees is not only the host's name.
             .set_host(false)
             .build(connector);
         Ok(Self(Arc::new(Inner {
@@ -178,7 +179,7 @@ impl Client {
         })))
     }
 
-    /// How many connections were made.
+    /// The connections so far.
     #[must_use]
     pub fn connections(&self) -> Connections {
         Connections {
@@ -187,15 +188,18 @@ impl Client {
         }
     }
 
-    /// Sends a request as far as the policy allows, follows redirects, and reads the whole answer.
+    /// Sends a request if the policy allows it, follows redirects, and reads the whole response.
     ///
-    /// Headers of `request` that belong to the connection, and `Host` and `Content-Length`, are replaced by our own. The body
-    /// of the answer comes as it was sent, unless the request has [`Decode`]. The answer has [`AnsweredBy`].
+    /// Headers of `request` that belong to the connection, `Host` and `Content-Length` are
+    /// replaced. The body of the response is not decoded, unless the request has [`Decode`]. The
+    /// response has [`AnsweredBy`].
     ///
-    /// Dropping the future ends the request at once: its connection is closed, its place and memory are free.
+    /// Dropping the future cancels the request: its connection is closed, its permit and memory are
+    /// freed.
     ///
     /// # Errors
-    /// The policy refuses the request or a redirect, or there is no complete answer within the policy's limits.
+    /// The policy refuses the request or a redirect, or there is no complete response within the
+    /// policy's limits.
     pub async fn send(
         &self,
         policy: &Policy,
@@ -204,11 +208,11 @@ impl Client {
         self.send_charged(policy, request, None).await
     }
 
-    /// [`send`](Self::send), where the bodies are charged to the sender's memory, too. The answer stays charged until the
-    /// last of its bytes is dropped.
+    /// Like [`send`](Self::send), and charges the bodies to the sender's memory, too. The response
+    /// stays charged until the last of its bytes is dropped.
     ///
     /// # Errors
-    /// Those of `send`; what cannot be charged fails.
+    /// As for `send`; and a body that cannot be charged.
     pub async fn send_charged(
         &self,
         policy: &Policy,
@@ -217,7 +221,7 @@ impl Client {
     ) -> Result<Response<Bytes>, Error> {
         let memory = Memory::new(self.0.budget.clone(), charge);
         let timeout = policy.limits().timeout;
-        // The hop that is being waited for, for the message.
+        // The current hop, for the error message.
         let mut host = String::new();
         let following = self.follow(policy, request, &memory, &mut host);
         match tokio::time::timeout(timeout, Box::pin(following)).await {
@@ -276,7 +280,7 @@ impl Client {
                     memory,
                 };
                 let mut response = reader.collect(response).await?;
-                // The headers of an answer without a body are those of the answer that has one.
+                // The headers of a response without a body describe the one with a body.
                 if decodes
                     && method != Method::HEAD
                     && response.status() != StatusCode::NOT_MODIFIED
@@ -313,10 +317,11 @@ impl Client {
         }
     }
 
-    /// The way to a host: its admitted addresses, or the operator's proxy.
+    /// The route to a host: its admitted addresses, or the operator's proxy.
     ///
-    /// A name that the allow list writes out is for the proxy to look up: many machines behind one cannot. A name that only
-    /// `*` allows may be anybody's: it is looked up and checked here, and the proxy is given the address.
+    /// A name that the allow list spells out is resolved by the proxy: many machines behind one
+    /// cannot resolve it. A name that only `*` allows may be anybody's: it is resolved and checked
+    /// here, and the proxy gets the address.
     async fn route(
         &self,
         policy: &Policy,
@@ -343,7 +348,7 @@ impl Client {
         })
     }
 
-    /// The addresses of a host that the policy admits; never none.
+    /// The addresses of a host that the policy admits; never empty.
     async fn admitted(
         &self,
         policy: &Policy,
@@ -404,7 +409,7 @@ impl Client {
         *request.headers_mut() = headers.clone();
         let fields = request.headers_mut();
         fields.insert(header::HOST, headers::host(host, url.port())?);
-        // In a tunnel, the proxy was told when the tunnel was made.
+        // A tunnel was authorized when it was made.
         if *route == Route::Forward
             && let Some(proxy) = self.0.proxies.of(url.scheme(), host, port)
             && let Some(authorization) = proxy.authorization
@@ -418,7 +423,8 @@ impl Client {
     }
 }
 
-/// Asks for the codings that can be undone, if the sender wants that. Whether the answer's codings are undone.
+/// Asks for the codings that can be decoded, if the sender wants that. Returns whether the response
+/// is decoded.
 fn ask_for_codings(headers: &mut HeaderMap, decode: Option<Decode>) -> bool {
     let is_asked = headers.contains_key(header::ACCEPT_ENCODING);
     match decode {
@@ -429,7 +435,8 @@ fn ask_for_codings(headers: &mut HeaderMap, decode: Option<Decode>) -> bool {
     if is_asked {
         decode::only_accepted(headers);
     } else {
-        // A part of a coded body cannot be decoded (Fetch standard, HTTP-network-or-cache fetch).
+        // A range of an encoded body cannot be decoded (Fetch standard, HTTP-network-or-cache
+        // fetch).
         let value = match headers.contains_key(header::RANGE) {
             true => HeaderValue::from_static("identity"),
             false => decode::ACCEPTED,
@@ -445,7 +452,7 @@ fn first_url(uri: &http::Uri, method: &Method) -> Result<Url, Error> {
             "the method {method} cannot be sent"
         )));
     }
-    // Parsed as browsers do: `http://2130706433/` is 127.0.0.1 here, before anything is checked.
+    // Parsed as browsers do: `http://2130706433/` becomes 127.0.0.1 before anything is checked.
     let url = Url::parse(&uri.to_string())
         .map_err(|error| Error::invalid(format!("the URL is not valid: {error}")))?;
     if !url.username().is_empty() || url.password().is_some() {

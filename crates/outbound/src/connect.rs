@@ -1,9 +1,10 @@
 //! Connections to exactly the addresses that were checked.
 //!
-//! The pool of the HTTP client knows a connection by scheme and authority alone. Were that the host's name, a worker whose
-//! policy lets `db.internal` resolve to 10.0.0.5 would leave a connection there that another worker, which may only reach
-//! public addresses, is handed for the same name. So the way to the host is part of the authority ([`Route`]): a connection
-//! is only ever shared among requests whose policies admitted the very same addresses for the same host, and a name that
+//! The pool of the HTTP client identifies a connection only by scheme and authority. If that were
+//! the host's name, a worker whose policy lets `db.internal` resolve to 10.0.0.5 would leave a
+//! connection there that another worker, which may only reach public addresses, gets for the same
+//! name. So the route to the host is part of the authority ([`Route`]): a connection is shared only
+//! among requests whose policies admitted the same addresses for the same host, and a name that
 //! moved gets a new connection.
 
 use std::{
@@ -40,7 +41,7 @@ use crate::{
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The way to a host. It stands in the user part of the authority that the pool sees.
+/// The route to a host, encoded in the user part of the authority that the pool sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// To one of these addresses.
@@ -49,7 +50,7 @@ pub(crate) enum Route {
     TunnelTo(SocketAddr),
     /// Through the proxy's tunnel, to the host's name: the proxy looks it up.
     Tunnel,
-    /// By the proxy, which is sent the whole URL. No user part: the proxy sees the authority.
+    /// By the proxy, which gets the whole URL. There is no user part: the proxy sees the authority.
     Forward,
 }
 
@@ -174,7 +175,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// Goes the way that the authority says; the host beside it is for TLS and the proxy alone.
+/// Follows the route of the authority; the host is used only for TLS and the proxy.
 #[derive(Clone)]
 struct Dialer {
     timeout: Duration,
@@ -245,7 +246,7 @@ impl Dialer {
             .map_err(|error| failed(chain(&error)))
     }
 
-    /// Connects to the proxy, wherever it is: it is the operator's word.
+    /// Connects to the proxy, wherever it is: the operator named it.
     fn to_proxy(&self, proxy: &Proxy, forwards: bool) -> Connecting {
         let (tcp, resolver) = (self.tcp(), self.resolver.clone());
         let (host, port) = (proxy.host.clone(), proxy.port);
@@ -266,7 +267,7 @@ impl Dialer {
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Counted, BoxError>> + Send>>;
 
-/// A connection that is being made already, as a connector.
+/// A connection that is being established, as a connector.
 struct Once(Option<Connecting>);
 
 impl Service<Uri> for Once {
@@ -292,7 +293,7 @@ struct Tcp {
 
 impl Tcp {
     fn connect(self, addresses: Vec<SocketAddr>, forwards: bool) -> Connecting {
-        // Tries one after the other, and IPv6 beside a slow IPv4.
+        // Tries the addresses one after the other, and IPv6 next to a slow IPv4.
         let mut tcp = HttpConnector::new_with_resolver(Checked(addresses));
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(self.timeout));
@@ -312,7 +313,7 @@ impl Tcp {
     }
 }
 
-/// Answers every name with the addresses that were checked.
+/// Resolves every name to the addresses that were checked.
 #[derive(Clone)]
 struct Checked(Vec<SocketAddr>);
 

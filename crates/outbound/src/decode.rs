@@ -1,7 +1,7 @@
-//! Content codings of answers (RFC 9110, 8.4.1): gzip, deflate and br.
+//! Content codings of responses (RFC 9110, 8.4.1): gzip, deflate and br.
 //!
-//! An answer is decoded in pieces, between which other tasks run, and never beyond the bytes that an answer may have.
-//! What decoders keep of what they have decoded (their windows) is charged as the answer itself is.
+//! A response is decoded in pieces, between which other tasks run, and never beyond its limit. The
+//! windows of decoders are charged like the response itself.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
@@ -10,29 +10,29 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::memory::{Buffer, Memory, Part};
 
-/// What is asked for where the sender has not said what it takes.
+/// The codings that are asked for if the sender does not say what it accepts.
 pub(crate) const ACCEPTED: HeaderValue = HeaderValue::from_static("gzip, deflate, br");
 
-/// Codings of one answer, one upon the other.
+/// The maximum number of codings of one response.
 const MAX_CODINGS: usize = 4;
 /// Bytes that are decoded at a time.
 const PIECE: usize = 64 << 10;
-/// What zlib keeps: its window, and its tables.
+/// Bytes that zlib keeps: its window, and its tables.
 const ZLIB: u64 = 64 << 10;
-/// What brotli keeps beside its window.
+/// Bytes that brotli keeps in addition to its window.
 const TABLES: u64 = 1 << 20;
 /// Bytes that brotli's decoder reads at a time.
 const SOURCE: usize = 4 << 10;
 
-/// In a request's extensions: the content codings of the answer are undone, and `Content-Encoding` and `Content-Length`
-/// leave its headers. Without it an answer's body is as it was sent.
+/// An extension of a request: the content codings of the response are decoded, and
+/// `Content-Encoding` and `Content-Length` are removed. Without it, the body is not decoded.
 ///
-/// Where the request has no `Accept-Encoding`, the codings that can be undone are asked for.
+/// If the request has no `Accept-Encoding`, the codings that can be decoded are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decode {
-    /// Whatever the request asks for, as `fetch` does.
+    /// Always, as `fetch` does.
     Always,
-    /// Unless the request has an `Accept-Encoding` of its own: who asks for a coding may mean to undo it.
+    /// Unless the request has its own `Accept-Encoding`: its author may decode the body.
     IfUnasked,
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Problem {
     Broken(String),
 }
 
-/// An `Accept-Encoding` without the codings that cannot be undone here.
+/// An `Accept-Encoding` without the codings that cannot be decoded.
 pub(crate) fn only_accepted(headers: &mut HeaderMap) {
     let known = |entry: &&[u8]| {
         let name = entry.split(|byte| *byte == b';').next().unwrap_or_default();
@@ -65,7 +65,7 @@ pub(crate) fn only_accepted(headers: &mut HeaderMap) {
     let entries = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let kept: Vec<&[u8]> = entries.map(<[u8]>::trim_ascii).filter(known).collect();
     let kept = HeaderValue::from_bytes(&kept.join(&b", "[..]));
-    // What was a value before is one still; no coding at all is `identity`.
+    // A header with a value keeps one; without any coding it is `identity`.
     let kept = kept.unwrap_or(HeaderValue::from_static(""));
     headers.insert(
         header::ACCEPT_ENCODING,
@@ -76,7 +76,8 @@ pub(crate) fn only_accepted(headers: &mut HeaderMap) {
     );
 }
 
-/// The codings of an answer, in the order in which they were applied; none where one of them is not known.
+/// The codings of a response, in the order in which they were applied; none if one of them is
+/// unknown.
 pub(crate) fn codings(headers: &HeaderMap) -> Vec<Coding> {
     let mut codings = Vec::new();
     let values = headers.get_all(header::CONTENT_ENCODING).iter();
@@ -93,7 +94,7 @@ pub(crate) fn codings(headers: &HeaderMap) -> Vec<Coding> {
     codings
 }
 
-/// Undoes `codings`, the last first.
+/// Decodes `codings`, the last one first.
 pub(crate) async fn decode(
     body: Bytes,
     codings: &[Coding],
@@ -147,7 +148,7 @@ fn decoder(
             Gzip(Some(flate2::bufread::GzDecoder::new(from))),
             part,
         )),
-        // Some servers send what deflate is called without the wrapping that the coding has.
+        // Some servers send raw deflate data, without the wrapping of the coding.
         Coding::Deflate if is_zlib(begin) => {
             Box::new(Kept(flate2::bufread::ZlibDecoder::new(from), part))
         }
@@ -170,7 +171,7 @@ fn brotli_window(first: u8) -> Result<u64, Problem> {
     let bits = match (first & 1, first >> 1 & 7, first >> 4 & 7) {
         (0, ..) => 16,
         (_, 0, 0) => 17,
-        // Windows of up to 1 GiB, which are no part of the standard.
+        // Windows of up to 1 GiB, which are not part of the standard.
         (_, 0, 1) => return Err(Problem::Broken("a window larger than 16 MiB".into())),
         (_, 0, n) => 8 + n,
         (_, n, _) => 17 + n,
@@ -190,7 +191,7 @@ impl<R: Read> Read for Kept<R> {
     }
 }
 
-/// Members of gzip one after the other; what follows them and is none is nobody's.
+/// Members of a gzip file; trailing data is ignored.
 struct Gzip<R>(Option<flate2::bufread::GzDecoder<R>>);
 
 impl<R: BufRead> Read for Gzip<R> {
@@ -326,7 +327,7 @@ mod tests {
             [Coding::Gzip, Coding::Brotli]
         );
         assert_eq!(of(&["deflate"]), [Coding::Deflate]);
-        // What is not known at all is left as it is.
+        // Unknown values are kept.
         assert_eq!(of(&["gzip, zstd"]), []);
         assert_eq!(of(&[]), []);
     }

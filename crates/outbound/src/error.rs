@@ -1,27 +1,27 @@
-//! Why a request was not sent, or its answer not taken.
+//! Why a request was not sent, or its response was rejected.
 
 use std::{error::Error as StdError, io};
 
 use hyper_util::client::legacy;
 use url::Host;
 
-/// What went wrong, for programs. The order is that of the guest interface's enumeration.
+/// The kind of a failure. The order is that of the guest interface's enumeration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ErrorKind {
-    /// The request itself is wrong: its URL, its method.
+    /// The request is invalid: its URL or its method.
     InvalidRequest = 0,
     /// The body cannot be sent.
     InvalidRequestBody = 1,
-    /// The answer's body is larger than allowed, or broke off.
+    /// The body of the response is too large or incomplete.
     InvalidResponseBody = 2,
     /// The worker's policy refuses the request, or a redirect's next hop.
     NotAllowed = 3,
-    /// No connection, no TLS session, no address, no answer that is HTTP.
+    /// There is no connection, no TLS session, no address, or no valid HTTP response.
     Internal = 4,
-    /// The answer was not complete in time.
+    /// The response was not complete in time.
     Timeout = 5,
-    /// More redirects than the policy follows.
+    /// There were more redirects than the policy allows.
     RedirectLoop = 6,
 }
 
@@ -41,14 +41,14 @@ impl ErrorKind {
     }
 }
 
-/// A request that failed. The message is made for the guest's author: it names hosts, never addresses that only the
-/// machine's resolver knows.
+/// A failed request. The message is for the guest's author: it names hosts, but no addresses that
+/// only the machine's resolver knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// What went wrong, for programs.
+    /// The kind.
     pub kind: ErrorKind,
-    /// What went wrong, for people.
+    /// The text.
     pub message: String,
 }
 
@@ -72,7 +72,7 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// The client came back without an answer.
+    /// The client failed.
     pub(crate) fn no_answer(host: &Host, error: &legacy::Error) -> Self {
         let cause = error.source().map_or_else(|| error.to_string(), chain);
         if !error.is_connect() {
@@ -87,7 +87,7 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line; a cause that only repeats what was said is left out.
+/// An error and its causes in one line, without repetitions.
 pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! Header fields that guests may not set, and those that they are not told.
+//! Header fields that guests may not set, and those that they do not see.
 
 use http::{
     HeaderMap, HeaderValue,
@@ -7,8 +7,8 @@ use http::{
 
 use crate::error::Error;
 
-/// Fields of one connection (RFC 9110, 7.6.1), which is ours and not the guest's. The rest frames the message or opens
-/// another protocol.
+/// Fields of one connection (RFC 9110, 7.6.1), which belongs to the client. The others frame the
+/// message or switch protocols.
 const OF_CONNECTION: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -31,13 +31,13 @@ const OF_CLIENT: [HeaderName; 4] = [
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("wws/", env!("CARGO_PKG_VERSION")));
 
-/// Bytes of the header lines that a guest may send: servers take a quarter of it at most.
+/// The maximum size of a guest's header lines, in bytes: servers accept a quarter of it at most.
 const MAX_BYTES: usize = 64 << 10;
 
-/// Header lines that a guest may send.
+/// The maximum number of a guest's header lines.
 const MAX_LINES: usize = 1024;
 
-/// Counts header lines against what may be sent.
+/// Counts header lines against the limits.
 #[derive(Default)]
 struct Size {
     lines: usize,
@@ -62,10 +62,10 @@ impl Size {
     }
 }
 
-/// Makes the headers of a request from names and values, of which a guest may give any.
+/// Builds the headers of a request from names and values of a guest, which are not trusted.
 ///
 /// # Errors
-/// A name or a value is not valid, or there are more than a request may have: 1024 lines, 64 KiB.
+/// A name or a value is invalid, or there are more than 1024 lines or 64 KiB.
 pub fn header_map<'a>(
     lines: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
 ) -> Result<HeaderMap, Error> {
@@ -87,7 +87,7 @@ pub fn header_map<'a>(
     Ok(headers)
 }
 
-/// A guest's headers without those that are not its own, and with defaults.
+/// A guest's headers without those that it may not set, and with defaults.
 pub(crate) fn of_request(mut headers: HeaderMap) -> Result<HeaderMap, Error> {
     let mut size = Size::default();
     for (name, value) in &headers {
@@ -104,7 +104,7 @@ pub(crate) fn of_request(mut headers: HeaderMap) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
-/// Takes away what belongs to one connection, the fields that `Connection` names among it.
+/// Removes fields of one connection, including those that `Connection` names.
 pub(crate) fn strip_connection(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)

@@ -1,11 +1,11 @@
-//! A host, or a host and a port, as people write it in allow lists and overrides.
+//! A host, or a host and a port, as written in allow lists and overrides.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use url::{Host, Url};
 
-/// Reads `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address. Names come out in lower case, as ASCII, without
-/// the root's dot: that is how [`of_url`] gives them too.
+/// Parses `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address. Names become lower-case
+/// ASCII without the root's dot, as in [`of_url`].
 pub(crate) fn parse(text: &str) -> Result<(Host, Option<u16>), String> {
     if text.is_empty() {
         return Err("is empty".into());
@@ -39,7 +39,7 @@ pub(crate) fn parse(text: &str) -> Result<(Host, Option<u16>), String> {
     };
     let parsed = Host::parse(host).map_err(|error| format!("is no host: {error}"))?;
     match parsed {
-        // The URL standard reads `8080` and `10.1` as addresses: nobody means that here.
+        // The URL standard parses `8080` and `10.1` as addresses, which is not what is meant here.
         Host::Ipv4(address) if host.parse::<Ipv4Addr>() != Ok(address) => {
             Err(format!("is read as the address {address}: write it so"))
         }
@@ -47,7 +47,7 @@ pub(crate) fn parse(text: &str) -> Result<(Host, Option<u16>), String> {
     }
 }
 
-/// The host and the port that a URL leads to; `None` where it has no host.
+/// The host and the port of a URL; `None` without a host.
 pub(crate) fn of_url(url: &Url) -> Option<(Host, u16)> {
     let host = normal(url.host()?.to_owned())?;
     Some((host, url.port_or_known_default()?))

@@ -1,20 +1,27 @@
-//! HTTP that guests may send.
+//! Outgoing HTTP of guests.
 //!
-//! One [`Client`] for a process, one [`Policy`] for a worker. Nothing leaves that the worker's allow list does not have;
-//! every redirect is checked as the first request was; a host's addresses are checked after its name was resolved, and the
-//! connection goes to an address that was checked, never to what a second look-up may say.
+//! There is one [`Client`] for a process and one [`Policy`] for a worker. Requests reach only hosts
+//! of the worker's allow list; every redirect is checked like the first request; the addresses of a
+//! host are checked after its name was resolved, and the connection goes to an address that was
+//! checked, not to the result of a second look-up.
 //!
-//! What a request passes, in this order, and again at every redirect:
+//! The checks of a request, in this order, repeated for every redirect:
 //!
-//! 1. the URL is read as the URL standard says, so that there is one reading of it;
-//! 2. scheme, host and port, and method against the policy;
-//! 3. the host's addresses: the operator's word ([`Overrides`]), the address in the URL itself, or the DNS ([`Dns`]);
-//! 4. each address against the table of what is not the public internet, unless the operator or the allow list named it;
-//! 5. a pooled connection that was made for the same host and the same admitted addresses, else a new one to these.
+//! 1. the URL is parsed as the URL standard says, so that it has one meaning;
+//! 2. scheme, host and port, and method are checked against the policy;
+//! 3. the addresses of the host come from the operator ([`Overrides`]), the URL itself, or the DNS
+//!    ([`Dns`]);
+//! 4. each address is checked against the table of non-public addresses, unless the operator or the
+//!    allow list named it;
+//! 5. the request uses a pooled connection for the same host and the same admitted addresses, or a
+//!    new one to these.
 //!
-//! Through a proxy ([`Proxies`]), which is the operator's explicit choice, 3 to 5 are so: a name that the allow list writes
-//! out is the proxy's to look up, and where the proxy connects is for its operator to bound. Any other name is looked up and
-//! checked here, and the proxy is given the address that was checked.
+//! With a proxy ([`Proxies`]), which the operator chooses explicitly, steps 3 to 5 differ: a name
+//! that the allow list spells out is resolved by the proxy, and where the proxy connects is up to
+//! its operator. Any other name is resolved and checked here, and the proxy gets the checked
+//! address.
+
+#![forbid(unsafe_code)]
 
 mod address;
 mod body;

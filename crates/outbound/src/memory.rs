@@ -7,15 +7,17 @@ use std::sync::{
 
 use bytes::Bytes;
 
-/// A buffer that grows has at least so many bytes.
+/// The minimum size of a growing buffer, in bytes.
 const SMALLEST: usize = 4 << 10;
 
-/// Memory of the one who sends a request, which the request's answer is charged to. Dropping it releases all.
+/// The memory of a request's sender, which the response is charged to. Dropping it releases
+/// everything.
 pub trait MemoryCharge: Send {
-    /// Makes the charge at least `bytes` large. `false` where so much is not free; the charge stays as it was.
+    /// Grows the charge to at least `bytes`. Returns `false` if not enough is free; the charge is
+    /// then unchanged.
     fn grow_to(&mut self, bytes: u64) -> bool;
 
-    /// Releases what the charge has beyond `bytes`.
+    /// Shrinks the charge to `bytes`.
     fn shrink_to(&mut self, bytes: u64);
 }
 
@@ -48,7 +50,7 @@ impl Budget {
     }
 }
 
-/// What one request holds, of the client's budget and of its sender's memory.
+/// The memory of one request, from the client's budget and its sender's memory.
 #[derive(Clone)]
 pub(crate) struct Memory(Arc<Shared>);
 
@@ -69,7 +71,7 @@ impl Memory {
     }
 
     fn sender(&self) -> MutexGuard<'_, Sender> {
-        // Numbers alone, which are never half written.
+        // Only numbers, which are consistent even after a panic.
         self.0.sender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -89,7 +91,7 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Makes the part at least `bytes` large, if so much is free.
+    /// Grows the part to at least `bytes`, if enough is free.
     pub(crate) fn grow_to(&mut self, bytes: u64) -> bool {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
             return true;
@@ -111,7 +113,7 @@ impl Part {
         true
     }
 
-    /// Releases what the part has beyond `bytes`.
+    /// Shrinks the part to `bytes`.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let less = self.bytes.saturating_sub(bytes);
         if less == 0 {
@@ -169,7 +171,8 @@ impl Buffer {
         self.data.len()
     }
 
-    /// Makes room for `more` bytes, and for no more than `limit` altogether unless these need it. `false`: no memory.
+    /// Makes room for `more` bytes, and for at most `limit` in total unless these need it. Returns
+    /// `false` without memory.
     pub(crate) fn reserve(&mut self, more: usize, limit: u64) -> bool {
         let Some(needed) = self.data.len().checked_add(more) else {
             return false;
@@ -187,12 +190,13 @@ impl Buffer {
         })
     }
 
-    /// Appends bytes that there is room for.
+    /// Appends bytes, for which there must be room.
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
         self.data.extend_from_slice(bytes);
     }
 
-    /// Has `fill` write at most `most` bytes, which there is room for; it says how many it wrote.
+    /// Lets `fill` write up to `most` bytes, for which there must be room; it returns how many it
+    /// wrote.
     pub(crate) fn fill<E>(
         &mut self,
         most: usize,

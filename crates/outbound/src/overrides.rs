@@ -1,4 +1,4 @@
-//! Where the operator sends a host's requests instead of asking the DNS: `WWS_RESOLVE`.
+//! Addresses that the operator sets for hosts, instead of DNS: `WWS_RESOLVE`.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use url::Host;
 
 use crate::host;
 
-/// A part of an override list that cannot be read.
+/// An invalid part of an override list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{part}` {problem}; expected HOST=IP, HOST=IP:PORT or HOST:PORT=IP:PORT, several with commas between them \
@@ -23,16 +23,16 @@ pub struct OverrideError {
     pub problem: String,
 }
 
-/// Hosts whose addresses the operator gave. They are the operator's word: an address given here is connected to whatever
-/// it is, where the worker's allow list has the host.
+/// Hosts whose addresses the operator sets. Such an address is connected to whatever it is, if the
+/// worker's allow list has the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides(HashMap<(Host, Option<u16>), (IpAddr, Option<u16>)>);
 
 impl Overrides {
-    /// Reads `host=ip,host:port=ip:port`; the empty text has no overrides.
+    /// Parses `host=ip,host:port=ip:port`; the empty text has no overrides.
     ///
     /// # Errors
-    /// The first part that cannot be read, or whose host was there before.
+    /// The first part that is invalid, or whose host occurred before.
     pub fn parse(text: &str) -> Result<Self, OverrideError> {
         let mut overrides = HashMap::new();
         for part in text
@@ -57,7 +57,8 @@ impl Overrides {
         Ok(Self(overrides))
     }
 
-    /// Where requests to `host:port` go, where the operator said so. An entry with the port wins over one without.
+    /// The address for requests to `host:port`, if the operator sets one. An entry with the port
+    /// takes precedence.
     pub(crate) fn get(&self, host: &Host, port: u16) -> Option<SocketAddr> {
         if self.0.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! What one worker may send.
+//! The policy for outgoing requests of one worker.
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 
@@ -17,9 +17,9 @@ use crate::{
 pub struct PolicyLimits {
     /// Bytes of an answer's body.
     pub response: u64,
-    /// From the request to the answer's last byte, redirects included.
+    /// The time from the request to the last byte of the response, redirects included.
     pub timeout: Duration,
-    /// Redirects that are followed; one more is an error.
+    /// The number of redirects that are followed; one more is an error.
     pub redirects: u32,
 }
 
@@ -37,7 +37,7 @@ impl Default for PolicyLimits {
     }
 }
 
-/// An entry of a list of networks that is no private network.
+/// An entry of a list of networks that is not a private network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{entry}` {problem}; expected a private network (\"10.0.0.0/8\", \"192.168.1.0/24\", \"fd00::/8\") or an address in one: \
@@ -50,7 +50,7 @@ pub struct NetworkError {
     pub problem: &'static str,
 }
 
-/// An entry of an allow list that is no host.
+/// An entry of an allow list that is not a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{entry}` {problem}; expected a host (\"api.example.com\", \"10.0.0.5\", \"[::1]\"), a host and a port \
@@ -63,16 +63,18 @@ pub struct PolicyError {
     pub problem: String,
 }
 
-/// What one worker may send: to which hosts, by which methods, how much. Cheap to clone.
+/// What one worker may send: to which hosts, with which methods, and how much. Cheap to clone.
 ///
-/// An entry `host` allows every port of it, `host:port` that port only. Names match without regard to case; `bücher.example`
-/// is `xn--bcher-kva.example`. The entry `*` alone allows every host at a public address.
+/// An entry `host` allows every port of it, `host:port` that port only. Names match without regard
+/// to case; `bücher.example` is `xn--bcher-kva.example`. The entry `*` alone allows every host at a
+/// public address.
 ///
-/// An address that is not the public internet's (loopback, private, link-local, metadata services, ...) is refused even
-/// where the name that leads to it is allowed, unless the list names the address itself, literally. There are two ways to
-/// private addresses (of RFC 1918, RFC 6598 and RFC 4193), and to these alone: their networks can be allowed
-/// ([`allow_private`](Self::allow_private)), and a name that the public DNS cannot have, such as a Compose service's
-/// (`db`) or one below `.internal`, may lead to them where the list writes it out.
+/// A non-public address (loopback, private, link-local, metadata services, ...) is refused even if
+/// the name that resolves to it is allowed, unless the list has the address itself. There are two
+/// ways to reach private addresses (RFC 1918, RFC 6598 and RFC 4193), and only these: their
+/// networks can be allowed ([`allow_private`](Self::allow_private)), and a name that the public DNS
+/// cannot have, such as a Compose service's (`db`) or one below `.internal`, may resolve to them if
+/// the list spells it out.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// `None` allows nothing.
@@ -90,10 +92,11 @@ struct Inner {
     limits: PolicyLimits,
 }
 
-/// Names below these are never the public DNS' (RFC 6762, RFC 8375, and reserved for private use by ICANN).
+/// Domains that are never in the public DNS (RFC 6762, RFC 8375, and reserved for private use by
+/// ICANN).
 const PRIVATE_NAMES: [&str; 3] = [".internal", ".local", ".home.arpa"];
 
-/// Whether a name can only be one of a private network: nobody outside of it can make it lead there.
+/// Whether a name can only belong to a private network: nobody outside can make it resolve there.
 fn is_private_name(host: &Host) -> bool {
     match host {
         Host::Domain(name) => {
@@ -107,7 +110,7 @@ impl Policy {
     /// A policy from a worker's configuration.
     ///
     /// # Errors
-    /// An entry is no host: the first such entry, with what was expected.
+    /// The first entry that is not a host, with what was expected.
     pub fn new(
         hosts: &[String],
         methods: &[Method],
@@ -140,12 +143,14 @@ impl Policy {
         })
     }
 
-    /// Allows hosts of the list to be at addresses of these private networks, too, each written as CIDR or as one address.
+    /// Also allows hosts of the list at addresses of these private networks, each written as CIDR
+    /// or as one address.
     ///
-    /// Which hosts are allowed stays the list's to say. An address in the list itself needs no network.
+    /// The list still decides which hosts are allowed. An address in the list itself needs no
+    /// network.
     ///
     /// # Errors
-    /// An entry is no private network: the first such entry, with what was expected.
+    /// The first entry that is not a private network, with what was expected.
     pub fn allow_private(mut self, networks: &[String]) -> Result<Self, NetworkError> {
         let mut parsed = Vec::with_capacity(networks.len());
         for entry in networks {
@@ -184,7 +189,7 @@ impl Policy {
         }
     }
 
-    /// Whether a request may leave, as far as its URL and method tell. Where it leads to.
+    /// Whether a request is allowed by its URL and method. Returns where it goes.
     pub(crate) fn check(&self, url: &Url, method: &Method) -> Result<(Host, u16), Error> {
         let Some(inner) = &self.inner else {
             return Err(Error::not_allowed("this worker may not send requests"));
@@ -220,7 +225,7 @@ impl Policy {
         Ok((host, port))
     }
 
-    /// Whether an address that `host` resolved to may be connected to; else, what it is.
+    /// Whether an address that `host` resolved to may be connected to; if not, what it is.
     pub(crate) fn check_address(
         &self,
         host: &Host,
@@ -250,9 +255,9 @@ impl Policy {
             .is_some_and(|inner| inner.networks.iter().any(|net| net.contains(&address)))
     }
 
-    /// Whether the list writes the host out.
+    /// Whether the list spells the host out.
     pub(crate) fn names(&self, host: &Host, port: u16) -> bool {
-        // The set owns its keys: two clones of a short name are cheaper than a second table.
+        // The set owns its keys: cloning two short names is cheaper than a second table.
         self.inner.as_ref().is_some_and(|inner| {
             inner.hosts.contains(&(host.clone(), None))
                 || inner.hosts.contains(&(host.clone(), Some(port)))
@@ -344,7 +349,7 @@ mod tests {
         assert!(error.message.contains("DELETE"));
     }
 
-    /// What keeps a policy from an address; nothing where it may be reached.
+    /// Why a policy refuses an address; nothing if it may be reached.
     fn refused(policy: &Policy, host: &str, address: &str, port: u16) -> &'static str {
         let host = Host::parse(host).expect(host);
         let address = address.parse().expect(address);
@@ -430,7 +435,7 @@ mod tests {
             ("db", "10.0.0.5", 5432, ""),
             ("db", "10.0.0.5", 80, PRIVATE),
             ("x.internal", "192.168.0.1", 80, ""),
-            // What anybody can register may not.
+            // A name that anybody can register may not.
             ("a.example", "10.0.0.5", 80, PRIVATE),
             // A service is at a private address, not anywhere else.
             ("api", "127.0.0.1", 80, "a loopback address"),
@@ -447,7 +452,7 @@ mod tests {
                 "{host} {address}"
             );
         }
-        // `*` writes no name out.
+        // `*` does not spell a name out.
         assert_eq!(refused(&any, "api", "10.0.0.5", 80), PRIVATE);
     }
 

@@ -8,7 +8,7 @@ use url::Host;
 
 use crate::host;
 
-/// A proxy's variable that cannot be read. The value is not shown: it may hold a password.
+/// An invalid variable of a proxy. The value is not shown: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: expected an HTTP proxy such as http://proxy.example:3128; {problem}")]
 pub struct ProxyError {
@@ -18,17 +18,19 @@ pub struct ProxyError {
     pub problem: &'static str,
 }
 
-/// Proxies by scheme, and the hosts that are reached without.
+/// Proxies by scheme, and the hosts that are reached directly.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies(Option<Arc<Matcher>>);
 
 impl Proxies {
-    /// Reads the usual variables; `get` gives a variable's value. In lower case they win over upper case.
+    /// Reads the usual variables; `get` returns the value of a variable. Lower-case names take
+    /// precedence.
     ///
-    /// `NO_PROXY` is a list of names (with all names below them), addresses, and networks such as `10.0.0.0/8`.
+    /// `NO_PROXY` is a list of names (with all names below them), addresses, and networks such as
+    /// `10.0.0.0/8`.
     ///
     /// # Errors
-    /// The first proxy that is none.
+    /// The first invalid proxy.
     pub fn from_env<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Self, ProxyError> {
         let value = |lower: &str, upper: &str| {
             let value = [lower, upper].into_iter().find_map(&get).unwrap_or("");
@@ -56,7 +58,7 @@ impl Proxies {
         Ok(Self(Some(Arc::new(matcher))))
     }
 
-    /// The proxy for requests to a host. This machine itself is never reached through one.
+    /// The proxy for requests to a host. This machine is never reached through a proxy.
     pub(crate) fn of(&self, scheme: &str, host: &Host, port: u16) -> Option<Proxy> {
         let matcher = self.0.as_ref()?;
         let is_local = match host {

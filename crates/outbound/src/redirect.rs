@@ -1,4 +1,4 @@
-//! Where an answer sends a request on to, and what goes along.
+//! Where a redirect leads, and what is sent along.
 
 use std::borrow::Cow;
 
@@ -17,7 +17,7 @@ const OF_ORIGIN: [HeaderName; 3] = [
     header::PROXY_AUTHORIZATION,
 ];
 
-/// What describes a body, and goes with it.
+/// Fields that describe a body, and are sent with it.
 const OF_BODY: [HeaderName; 4] = [
     header::CONTENT_TYPE,
     header::CONTENT_ENCODING,
@@ -34,7 +34,7 @@ pub(crate) struct Hop {
     pub(crate) body: bool,
 }
 
-/// Where an answer leads; `None` where it is the end.
+/// Where a response redirects to; `None` if it does not.
 pub(crate) fn next(
     status: StatusCode,
     headers: &HeaderMap,
@@ -78,7 +78,7 @@ pub(crate) fn next(
     }))
 }
 
-/// Takes from the headers what the next hop must not see.
+/// Removes headers that the next hop must not see.
 pub(crate) fn strip(headers: &mut HeaderMap, from: &Url, hop: &Hop) {
     if from.origin() != hop.url.origin() {
         for name in &OF_ORIGIN {

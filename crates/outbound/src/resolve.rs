@@ -1,5 +1,5 @@
-//! From a name to addresses: `/etc/hosts`, then the DNS servers of `/etc/resolv.conf`. Never `getaddrinfo`, which a
-//! static binary cannot trust.
+//! Resolves names: `/etc/hosts`, then the DNS servers of `/etc/resolv.conf`. Never `getaddrinfo`,
+//! which a static binary cannot trust.
 
 use std::{
     collections::HashMap,
@@ -29,22 +29,25 @@ use crate::{
     system,
 };
 
-/// Addresses of a name that are looked at.
+/// The maximum number of addresses of a name.
 const MAX_ADDRESSES: usize = 16;
-/// Answers that are kept.
+/// The maximum number of cached results.
 const CACHE: usize = 1024;
-/// How long an answer is kept at most, whatever its time to live.
+/// How long a result is cached at most, whatever its time to live.
 const MAX_TTL: Duration = Duration::from_secs(300);
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(10);
-/// How often the files are looked at for changes: container engines rewrite them when networks come and go.
+/// How often the files are checked for changes: container engines rewrite them when networks
+/// change.
 const RELOAD: Duration = Duration::from_secs(5);
-/// How long one family's answer waits for the other's (RFC 8305, 3): some servers never answer for IPv6.
+/// How long the result for one family waits for the other (RFC 8305, 3): some servers never answer
+/// for IPv6.
 const OTHER_FAMILY: Duration = Duration::from_millis(50);
 
-/// Where names are looked up.
+/// How names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dns {
-    /// By the files `hosts` and `resolv.conf` of a folder (`/etc`), read when first needed and again when they change.
+    /// By the files `hosts` and `resolv.conf` of a directory (`/etc`), read when first needed and
+    /// again when they change.
     System(PathBuf),
     /// By these servers only.
     Servers(Vec<SocketAddr>),
@@ -65,8 +68,8 @@ struct State {
     checked: Instant,
     version: Option<system::Version>,
     sources: Arc<Sources>,
-    /// Answers, for as long as the DNS says. The library keeps records, but not that a family has none where the server
-    /// does not say for how long.
+    /// Results, for as long as the DNS says. The library keeps records, but not the absence of a
+    /// family if the server does not say for how long.
     answers: HashMap<String, Answer>,
 }
 
@@ -89,9 +92,10 @@ impl Resolver {
         }
     }
 
-    /// Addresses of a name, IPv4 first, each once; never none. Not checked against any policy.
+    /// Addresses of a name, IPv4 first, without duplicates; never empty. They are not checked
+    /// against any policy.
     pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Error> {
-        // RFC 6761: not for the DNS to say.
+        // RFC 6761: not looked up in the DNS.
         if name == "localhost" || name.ends_with(".localhost") {
             return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
         }
@@ -118,7 +122,7 @@ impl Resolver {
                 })
             })?,
         };
-        // Servers rotate their answers: in one order, equal sets share pooled connections.
+        // Servers rotate their answers: in a fixed order, equal sets share pooled connections.
         answer.addresses.sort_unstable();
         answer.addresses.dedup();
         answer.addresses.truncate(MAX_ADDRESSES);
@@ -129,7 +133,7 @@ impl Resolver {
         Ok(answer.addresses)
     }
 
-    /// The state of this moment: read again where the files changed.
+    /// The current state, read again if the files changed.
     fn current<'a>(&self, state: &'a mut Option<State>) -> &'a mut State {
         let now = Instant::now();
         let version = match (&self.dns, &state) {
@@ -175,7 +179,7 @@ impl Resolver {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<State>> {
-        // Nothing in it is ever half written.
+        // The state is always consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -196,10 +200,11 @@ impl Sources {
         options.cache_size = CACHE as u64;
         options.positive_max_ttl = Some(MAX_TTL);
         options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
-        // As libc does: the first server is asked first, the others are for when it fails.
+        // As libc does: the first server is asked first, the others if it fails.
         options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
         options.num_concurrent_reqs = 1;
-        // `hosts` comes first, for both families at once: a name in it is never asked of a server.
+        // `hosts` comes first, for both families at once: a name in it is never looked up in the
+        // DNS.
         options.use_hosts_file = ResolveHosts::Never;
         let dns = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             .with_options(options)

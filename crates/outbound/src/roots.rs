@@ -1,4 +1,4 @@
-//! Whose certificates are believed.
+//! Trusted certificates.
 
 use std::{
     collections::HashSet,
@@ -10,25 +10,27 @@ use std::{
 use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-/// Bytes of one file, and files of one directory: both may come from an image.
+/// Maximum size of a file, and number of files of a directory: both may come from an image.
 const MAX_FILE: u64 = 4 << 20;
 const MAX_FILES: usize = 2048;
 
-/// Where certificate authorities are. Those of the first place that has a usable one are believed: of `chosen`, of each
-/// directory of `directories`, and of Mozilla's list, which is built in. Those of `extra` come on top.
+/// Where certificate authorities are read. The first source with a usable one is trusted: `chosen`,
+/// each directory of `directories`, then Mozilla's list, which is built in. Those of `extra` are
+/// added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roots {
-    /// Files and directories that the operator names (`SSL_CERT_FILE`, `SSL_CERT_DIR`), all of them together.
+    /// Files and directories that the operator names (`SSL_CERT_FILE`, `SSL_CERT_DIR`), all of them
+    /// together.
     pub chosen: Vec<PathBuf>,
-    /// Directories laid out as `/etc/ssl`: `certs/ca-certificates.crt`, `cert.pem`, and whatever `*.pem` and `*.crt` lie in
-    /// it and in `certs/`.
+    /// Directories with the layout of `/etc/ssl`: `certs/ca-certificates.crt`, `cert.pem`, and all
+    /// `*.pem` and `*.crt` in it and in `certs/`.
     pub directories: Vec<PathBuf>,
-    /// Files with authorities of the operator's own (`NODE_EXTRA_CA_CERTS`).
+    /// Files with the operator's own authorities (`NODE_EXTRA_CA_CERTS`).
     pub extra: Vec<PathBuf>,
 }
 
 impl Roots {
-    /// Reads the authorities. What cannot be read is logged and skipped.
+    /// Reads the authorities. Unreadable ones are logged and skipped.
     pub(crate) fn load(&self) -> RootCertStore {
         let mut found = Found {
             roots: RootCertStore::empty(),
@@ -120,7 +122,7 @@ fn files(directory: &Path, is_wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
         .take(MAX_FILES)
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| is_wanted(path))
-        // A link that leads nowhere is usual there; a pipe would never end.
+        // A broken link is usual there; reading a pipe would never end.
         .filter(|path| path.metadata().is_ok_and(|metadata| metadata.is_file()))
         .collect();
     files.sort_unstable();
@@ -128,7 +130,7 @@ fn files(directory: &Path, is_wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would never end.
+    // Reading a pipe would never end.
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("not a file"));
     }

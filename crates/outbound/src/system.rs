@@ -1,4 +1,5 @@
-//! What the system says of names: `resolv.conf` and `hosts`, as an image or a container engine left them.
+//! Name resolution of the system: `resolv.conf` and `hosts`, as an image or a container engine left
+//! them.
 
 use std::{
     fs::File,
@@ -15,10 +16,10 @@ use hickory_resolver::{
 
 use crate::error::chain;
 
-/// Bytes of a file that are read.
+/// The maximum size of a file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What tells one version of a file from another; `None`: not there.
+/// The version of a file; `None` if it does not exist.
 type Stamp = Option<(Option<SystemTime>, u64)>;
 
 /// The versions of both files.
@@ -34,7 +35,8 @@ impl Version {
     }
 }
 
-/// The name servers. Without any, names of `hosts` can still be used: every other look-up fails.
+/// The name servers. Without any, names in `hosts` can still be resolved; every other look-up
+/// fails.
 pub(crate) fn servers(folder: &Path) -> (ResolverConfig, ResolverOpts) {
     let path = folder.join("resolv.conf");
     let parsed = read(&path)
@@ -65,7 +67,7 @@ pub(crate) fn hosts(folder: &Path) -> Hosts {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // A pipe would never end.
+    // Reading a pipe would never end.
     if !path.metadata()?.is_file() {
         return Err(io::Error::other("not a file"));
     }

@@ -1,7 +1,8 @@
-//! Files of a project are opened beneath its root, whatever their path and its links say.
+//! Opens files beneath the root of a project, whatever their path and symbolic links say.
 //!
-//! Nothing but regular files and folders is ever opened: to open a device is to make its driver do something (a watchdog starts to
-//! count), and an image may hold nodes of any device. So a mere handle comes first (`O_PATH`), which wakes no driver.
+//! Only regular files and directories are opened: opening a device makes its driver act (a watchdog
+//! starts to count), and an image may contain device nodes. So the path is first opened with
+//! `O_PATH`, which does not involve a driver.
 //!
 //! Source: `openat2(2)`, `open(2)` on `O_PATH`.
 
@@ -17,10 +18,10 @@ use rustix::{
     io::Errno,
 };
 
-/// How files are opened: to be read, and none may block the start.
+/// Flags for opening files: for reading, and without blocking.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 
-/// The root of a project, opened.
+/// The opened root of a project.
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
@@ -32,10 +33,11 @@ impl Root {
     /// Opens the root.
     ///
     /// # Errors
-    /// It isn't there, or is no folder.
+    /// It does not exist or is not a directory.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        // Nothing is outside `/`: an absolute link is as good as another there, and openat2 refuses it beneath other roots only.
+        // Nothing is outside `/`: absolute links may be followed there, which openat2 rejects
+        // beneath a root.
         let resolve = if path == Path::new("/") {
             ResolveFlags::IN_ROOT
         } else {
@@ -48,7 +50,8 @@ impl Root {
         })
     }
 
-    /// The path of what a path leads to over its links, relative to the root. None where that is not beneath the root.
+    /// The real path, after symbolic links, relative to the root. `None` if it is not beneath the
+    /// root.
     pub(crate) fn real_path(&self, path: &Path) -> Option<PathBuf> {
         let (root, real) = (
             self.path.canonicalize().ok()?,
@@ -75,7 +78,8 @@ impl Root {
     /// Opens a regular file beneath the root.
     ///
     /// # Errors
-    /// `EXDEV` when the path or a link in it leaves the root; that it is no regular file; and the usual ones.
+    /// `EXDEV` if the path or a link in it leaves the root; an error if it is not a regular file;
+    /// and the usual errors.
     pub fn file(&self, path: &Path) -> io::Result<File> {
         let handle = self.at(path, OFlags::PATH)?;
         let met = fstat(&handle)?;
@@ -84,7 +88,8 @@ impl Root {
         }
         match reopen(&handle) {
             Ok(file) if same(&fstat(&file)?, &met) => Ok(File::from(file)),
-            // No `/proc`, or no true one, as a container may be made: by its path again. It may be another file by now.
+            // Without a real `/proc`, as a container may be, the path is opened again. It may be
+            // another file by now.
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 let file = self.at(path, READ)?;
                 if !same(&fstat(&file)?, &met) {
@@ -96,10 +101,10 @@ impl Root {
         }
     }
 
-    /// Opens a folder beneath the root.
+    /// Opens a directory beneath the root.
     ///
     /// # Errors
-    /// As [`Self::file`].
+    /// As for [`Self::file`].
     pub fn folder(&self, path: &Path) -> io::Result<File> {
         Ok(File::from(
             self.at(path, OFlags::RDONLY | OFlags::DIRECTORY)?,
@@ -109,11 +114,11 @@ impl Root {
     /// Reads a file of at most `limit` bytes.
     ///
     /// # Errors
-    /// As [`Self::file`]; or the file is larger.
+    /// As for [`Self::file`]; or the file is larger than `limit`.
     pub fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         let file = self.file(path)?;
         let size = file.metadata()?.len().min(limit);
-        // Without growing on the way: interpreters are large.
+        // Allocated once: interpreters are large.
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
@@ -123,7 +128,7 @@ impl Root {
     }
 }
 
-/// Opens what a handle is of, whatever its path names by now.
+/// Opens the file of a handle, whatever its path names by now.
 fn reopen(handle: &OwnedFd) -> Result<OwnedFd, Errno> {
     let link = format!("/proc/self/fd/{}", handle.as_raw_fd());
     rustix::fs::open(link, READ | OFlags::CLOEXEC, Mode::empty())
@@ -133,7 +138,7 @@ fn same(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
-/// The error of a path that leaves the root.
+/// Whether an error says that a path leaves the root.
 #[must_use]
 pub fn leaves_root(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error())
@@ -153,13 +158,13 @@ mod tests {
         fs::write(at("file"), "text").unwrap();
         std::os::unix::fs::symlink("file", at("link")).unwrap();
         fs::create_dir(at("folder")).unwrap();
-        // Who opens it for reading gets ENXIO, before anything can be said about what it is.
+        // Opening it for reading fails with ENXIO, before its type can be checked.
         let _socket = UnixListener::bind(at("socket")).unwrap();
         let mode = Mode::RUSR | Mode::WUSR;
         mknodat(CWD, at("fifo"), FileType::Fifo, mode, 0).unwrap();
         let mut refused = vec!["folder", "socket", "fifo"];
         if rustix::process::geteuid().is_root() {
-            // A number that is kept free of drivers: to open it is an error of its own too.
+            // A device number without a driver: opening it fails with another error.
             let free = makedev(240, 255);
             mknodat(CWD, at("device"), FileType::CharacterDevice, mode, free).unwrap();
             mknodat(CWD, at("disk"), FileType::BlockDevice, mode, free).unwrap();

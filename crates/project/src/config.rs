@@ -1,184 +1,20 @@
 //! `.wws.toml`: the project's settings, and the language runtimes that it lists.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use sha2::{Digest, Sha256};
+use crate::beneath::Root;
+use crate::execution::{InterpreterOrigin, LanguageSpec};
+use crate::hex;
+use crate::limits::Limits;
+use crate::reader::{Reader, Text};
+use crate::runtime::{File, Runtime, Status};
+use crate::setting::TomlType;
+use crate::settings::ServerSettings;
 
-use crate::{
-    Limits, ServerSettings,
-    beneath::Root,
-    reader::{Reader, Text},
-    setting::Kind,
-};
-
-/// Where a project's settings stand.
+/// The file with a project's settings.
 pub(crate) const FILE: &str = ".wws.toml";
 
-/// A language runtime that `.wws.toml` lists.
-#[derive(Clone, Debug)]
-pub struct Runtime {
-    /// The repository that it is from.
-    pub repository: String,
-    /// As `python`.
-    pub name: String,
-    /// As `3.11.1+20230217-1`.
-    pub version: String,
-    /// Other names of the version, as `latest`.
-    pub tags: Vec<String>,
-    /// Extensions of the files that it runs, without the dot.
-    pub extensions: Vec<String>,
-    /// The whole argument vector of the interpreter.
-    pub args: Vec<String>,
-    /// Its environment.
-    pub envs: BTreeMap<String, String>,
-    /// The interpreter.
-    pub binary: File,
-    /// A library that lies beside the source.
-    pub polyfill: Option<File>,
-    /// A text around the source, which stands for its `{source}`.
-    pub wrapper: Option<File>,
-    /// An example of a worker; nothing runs it.
-    pub template: Option<File>,
-    /// The server's own way of driving the interpreter; `None` for one that is a command which reads `/src`.
-    pub kit: Option<Kit>,
-    /// What its repository says of it.
-    pub status: Status,
-    /// Why it cannot be used; `None` when it is installed.
-    pub unusable: Option<String>,
-}
-
-/// A kit of the server's: it drives an interpreter from a snapshot, and needs nothing else of the project than that interpreter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kit {
-    /// `python`
-    Python,
-    /// `ruby`
-    Ruby,
-}
-
-impl Kit {
-    /// As `.wws.toml` names it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Python => "python",
-            Self::Ruby => "ruby",
-        }
-    }
-}
-
-/// What a repository says of a runtime.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Status {
-    /// To be used.
-    Active,
-    /// Not to be installed any more.
-    Yanked,
-    /// Better replaced.
-    Deprecated,
-    /// Nothing.
-    #[default]
-    Unknown,
-}
-
-impl Status {
-    const ALL: [Self; 4] = [Self::Active, Self::Yanked, Self::Deprecated, Self::Unknown];
-
-    /// As `.wws.toml` names it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Yanked => "yanked",
-            Self::Deprecated => "deprecated",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-/// A file of a runtime.
-#[derive(Clone, Debug)]
-pub struct File {
-    /// Where it came from.
-    pub url: Option<String>,
-    /// Its name in [`Runtime::folder`].
-    pub filename: String,
-    /// SHA-256 of its content, in lower-case hex.
-    pub sha256: Option<String>,
-}
-
-impl File {
-    /// The SHA-256 that its content should have.
-    #[must_use]
-    pub fn digest(&self) -> Option<[u8; 32]> {
-        let hex = self.sha256.as_ref()?;
-        let mut digest = [0; 32];
-        for (index, byte) in digest.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
-        }
-        Some(digest)
-    }
-}
-
-impl Runtime {
-    /// Where its files lie, relative to the project's root.
-    #[must_use]
-    pub fn folder(&self) -> PathBuf {
-        Path::new(".wws/runtimes")
-            .join(&self.repository)
-            .join(&self.name)
-            .join(&self.version)
-    }
-
-    /// Path of one of its files, relative to the project's root.
-    #[must_use]
-    pub fn file(&self, file: &File) -> PathBuf {
-        self.folder().join(&file.filename)
-    }
-
-    /// What is wrong with its files. Those in `hashed` are known to have that SHA-256.
-    fn check(&self, root: &Root, hashed: &BTreeMap<PathBuf, String>) -> Option<String> {
-        let files = std::iter::once(&self.binary)
-            .chain(&self.polyfill)
-            .chain(&self.wrapper);
-        files.into_iter().find_map(|file| {
-            let path = self.file(file);
-            let name = path.display();
-            let found = match hashed.get(&path) {
-                Some(known) => Ok(known.clone()),
-                None => sha256(root, &path),
-            };
-            match found {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    Some(format!("{name} is missing"))
-                }
-                Err(error) => Some(format!("{name}: {error}")),
-                Ok(found) => match &file.sha256 {
-                    Some(wanted) if *wanted != found => Some(format!(
-                        "{name} is damaged: its sha256 is {found}, expected {wanted}"
-                    )),
-                    _ => None,
-                },
-            }
-        })
-    }
-}
-
-fn sha256(root: &Root, path: &Path) -> io::Result<String> {
-    let mut hash = Sha256::new();
-    io::copy(&mut root.file(path)?, &mut hash)?;
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
-/// What `.wws.toml` says.
+/// The content of `.wws.toml`.
 #[derive(Default)]
 pub(crate) struct Config {
     pub(crate) settings: ServerSettings,
@@ -187,16 +23,18 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// `languages`: what the `kit` of a runtime may be; `None` to accept any.
     pub(crate) fn read(
         reader: &Reader<'_>,
         root: &Root,
+        languages: Option<&[LanguageSpec]>,
         hashed: &BTreeMap<PathBuf, String>,
     ) -> Self {
         let mut config = Self::default();
         check_version(reader);
         reader.table("server", |table| config.settings.read(table));
         reader.table("limits", |table| config.limits.read(table));
-        for mut runtime in runtimes(reader) {
+        for mut runtime in runtimes(reader, languages) {
             runtime.unusable = runtime.check(root, hashed);
             config.runtimes.push(runtime);
         }
@@ -204,25 +42,29 @@ impl Config {
     }
 }
 
-/// The runtimes that are listed, whether they are installed or not.
-pub(crate) fn runtimes(reader: &Reader<'_>) -> Vec<Runtime> {
+/// The listed runtimes, installed or not.
+pub(crate) fn runtimes(reader: &Reader<'_>, languages: Option<&[LanguageSpec]>) -> Vec<Runtime> {
     let repositories = reader.tables("repositories", |table| {
         let name = plain_name(table, "name", "the repository's name");
         table.text("url");
-        table.tables("runtimes", |table| read_runtime(table, name.as_deref()))
+        table.tables("runtimes", |table| {
+            read_runtime(table, name.as_deref(), languages)
+        })
     });
     repositories.into_iter().flatten().flatten().collect()
 }
 
-/// Reads a repository's index.
+/// Reads the index of a repository.
 pub(crate) fn read_index(reader: &Reader<'_>, repository: &str) -> Vec<Runtime> {
     check_version(reader);
-    let runtimes = reader.tables("runtimes", |table| read_runtime(table, Some(repository)));
+    let runtimes = reader.tables("runtimes", |table| {
+        read_runtime(table, Some(repository), None)
+    });
     runtimes.into_iter().flatten().collect()
 }
 
 fn check_version(reader: &Reader<'_>) {
-    if let Some(text) = reader.scalar("version", &[Kind::Text, Kind::Integer], "1")
+    if let Some(text) = reader.scalar("version", &[TomlType::Text, TomlType::Integer], "1")
         && text.value != "1"
     {
         reader.problem(
@@ -232,7 +74,11 @@ fn check_version(reader: &Reader<'_>) {
     }
 }
 
-fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime> {
+fn read_runtime(
+    table: &Reader<'_>,
+    repository: Option<&str>,
+    languages: Option<&[LanguageSpec]>,
+) -> Option<Runtime> {
     let name = plain_name(table, "name", "the runtime's name");
     let version = plain_name(table, "version", "its version");
     let words = |key| -> Vec<String> {
@@ -246,11 +92,11 @@ fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime>
     let tags = words("tags");
     let args = words("args");
     let status = one_of(table, "status", &Status::ALL, Status::name).unwrap_or_default();
-    let kit = one_of(table, "kit", &[Kit::Python, Kit::Ruby], Kit::name);
+    let kit = read_kit(table, languages);
     let extensions = table.texts("extensions").unwrap_or_default();
     let extensions: Vec<String> = extensions
         .into_iter()
-        .filter_map(|text| extension(table, text))
+        .filter_map(|text| extension(table, text, languages))
         .collect();
     let envs = table
         .map("envs")
@@ -267,14 +113,14 @@ fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime>
     let polyfill = table.table("polyfill", read_file).flatten();
     let wrapper = table.table("wrapper", read_file).flatten();
     let template = table.table("template", read_file).flatten();
-    let of_kit = OfKit {
+    let driven = DrivenRuntime {
         args: &args,
         files: polyfill.is_some() || wrapper.is_some(),
         extensions: &extensions,
         binary: binary.as_ref().and_then(Option::as_ref),
     };
-    if let Some(kit) = kit {
-        of_kit.check(table, kit);
+    if let Some(kit) = &kit {
+        driven.check(table, kit);
     }
     Some(Runtime {
         repository: repository?.to_owned(),
@@ -294,17 +140,16 @@ fn read_runtime(table: &Reader<'_>, repository: Option<&str>) -> Option<Runtime>
     })
 }
 
-/// What matters of a runtime that a kit of the server's drives.
-struct OfKit<'a> {
+/// The parts of a runtime that matter if a language of the server drives it.
+struct DrivenRuntime<'a> {
     args: &'a [String],
     files: bool,
     extensions: &'a [String],
     binary: Option<&'a File>,
 }
 
-impl OfKit<'_> {
-    fn check(&self, table: &Reader<'_>, kit: Kit) {
-        let name = kit.name();
+impl DrivenRuntime<'_> {
+    fn check(&self, table: &Reader<'_>, name: &str) {
         if !self.args.is_empty() || self.files {
             table.problem_with_help(
                 table.at(),
@@ -329,7 +174,7 @@ impl OfKit<'_> {
     }
 }
 
-/// A text that is the name of one of some values.
+/// Reads a text that names one of several values.
 fn one_of<T: Copy>(
     table: &Reader<'_>,
     key: &'static str,
@@ -352,9 +197,9 @@ fn one_of<T: Copy>(
     found.copied()
 }
 
-fn extension(table: &Reader<'_>, text: Text) -> Option<String> {
+fn extension(table: &Reader<'_>, text: Text, languages: Option<&[LanguageSpec]>) -> Option<String> {
     let name = text.value.trim_start_matches('.');
-    if name.is_empty() || name.contains(['.', '/']) || matches!(name, "wasm" | "js" | "toml") {
+    if name.is_empty() || name.contains(['.', '/']) || is_reserved(name, languages) {
         table.problem(
             &text.at,
             format!("`{}` is no extension that a runtime can have", text.value),
@@ -362,6 +207,41 @@ fn extension(table: &Reader<'_>, text: Text) -> Option<String> {
         return None;
     }
     Some(name.to_owned())
+}
+
+/// Whether files with an extension are workers without a runtime, or never.
+fn is_reserved(extension: &str, languages: Option<&[LanguageSpec]>) -> bool {
+    let mut built_in = languages
+        .unwrap_or_default()
+        .iter()
+        .filter(|language| language.interpreter == InterpreterOrigin::BuiltIn);
+    matches!(extension, "wasm" | "toml")
+        || built_in.any(|language| language.extensions.contains(&extension))
+}
+
+/// The `kit` of a runtime: a language whose interpreter a project installs.
+fn read_kit(table: &Reader<'_>, languages: Option<&[LanguageSpec]>) -> Option<String> {
+    let text = table.text("kit")?;
+    let Some(languages) = languages else {
+        return Some(text.value);
+    };
+    let names: Vec<&str> = languages
+        .iter()
+        .filter(|language| language.interpreter == InterpreterOrigin::Runtime)
+        .map(|language| language.name)
+        .collect();
+    if names.contains(&text.value.as_str()) {
+        return Some(text.value);
+    }
+    table.problem(
+        &text.at,
+        format!(
+            "`kit` is `{}`, expected one of {}",
+            text.value,
+            names.join(", ")
+        ),
+    );
+    None
 }
 
 fn read_file(table: &Reader<'_>) -> Option<File> {
@@ -381,8 +261,7 @@ fn read_file(table: &Reader<'_>) -> Option<File> {
                 );
             }
             let value = table.text("value")?;
-            if value.value.len() != 64 || !value.value.bytes().all(|byte| byte.is_ascii_hexdigit())
-            {
+            if hex::decode::<32>(&value.value).is_none() {
                 table.problem(
                     &value.at,
                     "`checksum.value` is no sha256: expected 64 hexadecimal digits",
@@ -399,7 +278,7 @@ fn read_file(table: &Reader<'_>) -> Option<File> {
     })
 }
 
-/// A text that is one component of a path.
+/// Reads a text that is one component of a path.
 fn plain_name(table: &Reader<'_>, key: &'static str, what: &str) -> Option<String> {
     let Some(text) = table.text(key) else {
         table.missing(key, &format!("{key} = {what} in quotes"));
@@ -409,7 +288,7 @@ fn plain_name(table: &Reader<'_>, key: &'static str, what: &str) -> Option<Strin
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0', '\\']) {
         table.problem(
             &text.at,
-            format!("`{name}` is no name of a file or folder: {what} becomes one"),
+            format!("`{name}` is not a name of a file or directory: {what} becomes one"),
         );
         return None;
     }

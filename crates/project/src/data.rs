@@ -1,12 +1,12 @@
-//! Which directories hold data: what is stored there is no worker and no asset at the next start.
+//! Directories that hold data: files stored there are not workers or assets at the next start.
 //!
-//! * Directories that `[[folders]]` of a worker names: workers write there.
-//! * Writable mounts of a container below its project: others may write there, too.
+//! * Directories that `[[folders]]` of a worker names, because workers write there.
+//! * Writable mounts of a container below its project, because others may write there.
 //!
-//! A worker can store a file *and* its TOML, and that TOML can name other directories, to take
-//! their workers out of service. So a file in such a directory has no say. Where a worker names a
-//! directory below its own, the walk never gets to what lies there. Where two workers name each
-//! other's directories, nobody can tell which of them was stored by the other: neither is served.
+//! A worker can store a file *and* its TOML, and that TOML can name other directories, which would
+//! stop serving their workers. So a file in such a directory has no influence. If a worker names a
+//! directory below its own, the walk never enters that directory. If two workers name each other's
+//! directories, it is unknown which one was stored by the other: neither is served.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,16 +31,16 @@ pub(crate) struct DataDirectory {
 /// A file that may be a worker.
 pub(crate) struct Candidate {
     pub(crate) path: PathBuf,
-    /// The directory that it was met in.
+    /// The directory in which it was found.
     pub(crate) directory: Rc<Directory>,
-    /// The directory that it lies in, where it is a link.
+    /// The directory of the file itself, if it is a symbolic link.
     pub(crate) real_directory: Option<Rc<Directory>>,
-    /// Directories that it is given for data, but for those below its own.
+    /// The directories with data that it is given, except for those below its own.
     pub(crate) given: Vec<(DirectoryId, PathBuf)>,
 }
 
 impl Candidate {
-    /// All directories that it is in.
+    /// All directories that contain it.
     fn directories(&self) -> impl Iterator<Item = &DirectoryId> {
         let real = self.real_directory.iter();
         self.directory
@@ -49,39 +49,40 @@ impl Candidate {
     }
 }
 
-/// What became of the candidates.
+/// The result for the candidates.
 #[derive(Default)]
-pub(crate) struct Settled {
+pub(crate) struct SettledCandidates {
     pub(crate) served: Vec<PathBuf>,
     /// Those that are data, and why.
-    pub(crate) held: Vec<(PathBuf, HeldBecause)>,
+    pub(crate) held: Vec<(PathBuf, DataReason)>,
     /// Workers that are given a directory which holds their own file, and that directory.
     pub(crate) inside_own_data: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Workers that are given a directory in which another one is that is given a directory, and so on:
-/// more than so many in a row are no project of anybody's, but could keep a start busy.
+/// The maximum length of a chain of workers each of which is given a directory that contains the
+/// next. A longer chain is not a real project, but could delay a start.
 const ROUNDS: usize = 64;
 
-/// Tells workers from data. Adds to `data` the directories that workers name outside of their own.
+/// Separates workers from data. Adds to `data` the directories that workers name outside of their
+/// own.
 pub(crate) fn settle(
     candidates: Vec<Candidate>,
     data: &mut HashMap<DirectoryId, DataDirectory>,
-) -> Settled {
-    let mut settled = Settled::default();
+) -> SettledCandidates {
+    let mut settled = SettledCandidates::default();
     let mut live = candidates;
     for round in 0.. {
-        // Whatever lies in data has no say any more.
+        // Files in directories with data have no influence.
         let before = live.len();
         live.retain(|candidate| {
             let holder = candidate.directories().find_map(|id| data.get(id));
             if let Some(holder) = holder {
-                let because = HeldBecause::Given(holder.clone());
+                let because = DataReason::Given(holder.clone());
                 settled.held.push((candidate.path.clone(), because));
             }
             holder.is_none()
         });
-        // Who names each directory: as many as it takes to know whether there is another one.
+        // Up to two workers that name each directory: enough to know whether another one does.
         let mut named: HashMap<DirectoryId, HashSet<usize>> = HashMap::new();
         for (index, candidate) in live.iter().enumerate() {
             for (id, _) in &candidate.given {
@@ -105,7 +106,7 @@ pub(crate) fn settle(
             })
             .map(|(index, _)| index)
             .collect();
-        // Only those are left that name each other's directories.
+        // Only workers that name each other's directories are left.
         let all_doubted = trusted.is_empty() || round >= ROUNDS;
         let speaking: Vec<usize> = if all_doubted {
             (0..live.len()).collect()
@@ -136,25 +137,25 @@ pub(crate) fn settle(
     settled
 }
 
-/// Why files are data.
+/// Why files count as data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum HeldBecause {
+pub(crate) enum DataReason {
     /// A worker is given the directory.
     Given(DataDirectory),
-    /// This directory is a mount of the container that can be written to.
+    /// The directory is a writable mount of the container.
     WritableMount(PathBuf),
 }
 
-/// Files that are not served since they are data.
+/// Files that are not served because they are data.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct UnservedFiles {
     count: usize,
     first: PathBuf,
-    because: HeldBecause,
+    because: DataReason,
 }
 
-impl Held {
-    pub(crate) fn new(count: usize, first: PathBuf, because: HeldBecause) -> Self {
+impl UnservedFiles {
+    pub(crate) fn new(count: usize, first: PathBuf, because: DataReason) -> Self {
         Self {
             count,
             first,
@@ -162,11 +163,11 @@ impl Held {
         }
     }
 
-    pub(crate) fn one(file: PathBuf, because: HeldBecause) -> Self {
+    pub(crate) fn one(file: PathBuf, because: DataReason) -> Self {
         Self::new(1, file, because)
     }
 
-    /// Whether both are about one directory.
+    /// Whether both are about the same directory.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.because == other.because
     }
@@ -180,18 +181,18 @@ impl Held {
 
     fn directory(&self) -> &Path {
         match &self.because {
-            HeldBecause::Given(data) => &data.path,
-            HeldBecause::WritableMount(path) => path,
+            DataReason::Given(data) => &data.path,
+            DataReason::WritableMount(path) => path,
         }
     }
 
     fn because(&self) -> String {
         match &self.because {
-            HeldBecause::Given(data) => format!(
+            DataReason::Given(data) => format!(
                 "it holds data: [[folders]] of {} names it",
                 data.worker.display()
             ),
-            HeldBecause::WritableMount(_) => {
+            DataReason::WritableMount(_) => {
                 "it holds data: it is a mount that can be written to".into()
             }
         }
@@ -209,8 +210,8 @@ impl Held {
     pub(crate) fn warning_of_workers(&self) -> Problem {
         let message = format!("{}; {} not served", self.because(), self.files());
         let help = match &self.because {
-            HeldBecause::Given(_) => KEEP_WORKERS,
-            HeldBecause::WritableMount(_) => {
+            DataReason::Given(_) => KEEP_WORKERS,
+            DataReason::WritableMount(_) => {
                 "to serve workers from it, mount it read-only (`:ro`, `readOnly: true`)"
             }
         };
@@ -230,7 +231,7 @@ const KEEP_WORKERS: &str = "to serve workers from it, move them to a directory t
 const KEEP_ASSETS: &str = "to serve them, write `data = false` in that entry of [[folders]]: then a file \
      that a worker stores there is served at the next start, too";
 
-/// What is wrong with a worker that is given the directory of its own file.
+/// The problem of a worker that is given the directory of its own file.
 pub(crate) fn inside_own_data(worker: &Path, directory: &Path) -> Problem {
     let shown = if directory.as_os_str().is_empty() {
         Path::new(".")

@@ -1,4 +1,5 @@
-//! Directories, known by what they are and not by their path: two paths may lead to one directory.
+//! Directories, identified by device and inode instead of path: two paths may lead to one
+//! directory.
 
 use std::{
     fs::File,
@@ -13,8 +14,8 @@ use rustix::fs::{
 
 use crate::beneath::Root;
 
-/// File systems that are views of the kernel: nothing in them was stored by anybody. The numbers
-/// are those of `linux/magic.h`.
+/// File systems of the kernel, in which nobody stores files. The numbers are those of
+/// `linux/magic.h`.
 const OF_THE_KERNEL: [i64; 16] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
@@ -34,10 +35,10 @@ const OF_THE_KERNEL: [i64; 16] = [
     0x6573_5543, // fusectl
 ];
 
-/// Directories above one another that are looked at.
+/// The maximum number of parent directories.
 const MAX_DEPTH: usize = 4096;
 
-/// What a directory is, whatever path leads to it.
+/// The identity of a directory, whatever path leads to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DirectoryId {
     device: (u32, u32),
@@ -48,13 +49,13 @@ pub(crate) struct DirectoryId {
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) id: DirectoryId,
-    /// The mount that it is in.
+    /// The mount that contains it.
     pub(crate) mount: u64,
-    /// Whether it is the top of a mount that can be written to, below the project.
+    /// Whether it is the top of a writable mount below the project.
     pub(crate) is_writable_mount: bool,
-    /// Whether it is in a file system that is a view of the kernel.
+    /// Whether it is in a file system of the kernel.
     pub(crate) is_of_the_kernel: bool,
-    /// All directories above it, the root first.
+    /// All parent directories, the root first.
     above: Vec<DirectoryId>,
 }
 
@@ -64,7 +65,7 @@ impl Directory {
         Self::of_link(root, opened)
     }
 
-    /// A directory that was met in `parent`.
+    /// A directory found in `parent`.
     pub(crate) fn of_child(parent: &Rc<Self>, opened: File) -> io::Result<Self> {
         let (id, mount) = identity(&opened)?;
         let is_mount = mount != parent.mount;
@@ -79,7 +80,7 @@ impl Directory {
         })
     }
 
-    /// A directory that was found otherwise: what is above it is looked up.
+    /// A directory found otherwise: its parents are looked up.
     pub(crate) fn of_link(root: &Root, opened: File) -> io::Result<Self> {
         let (id, mount) = identity(&opened)?;
         let (top, _) = identity(&root.folder(std::path::Path::new(""))?)?;
@@ -95,7 +96,7 @@ impl Directory {
             if parent_id == current_id && parent_mount == current_mount {
                 break;
             }
-            // A link may lead to below a mount's top.
+            // A link may lead below the top of a mount.
             if parent_mount != current_mount {
                 is_writable_mount |= is_writable(&current)?;
             }
@@ -112,19 +113,19 @@ impl Directory {
         })
     }
 
-    /// Whether it lies in the other directory, or is that.
+    /// Whether it is the other directory or is in it.
     pub(crate) fn is_in(&self, other: DirectoryId) -> bool {
         self.above_and_own().any(|id| *id == other)
     }
 
-    /// All directories above it, and its own.
+    /// All parent directories, and the directory itself.
     pub(crate) fn above_and_own(&self) -> impl Iterator<Item = &DirectoryId> {
         self.above.iter().chain([&self.id])
     }
 }
 
-/// What a directory is, and the mount that it is in. Before Linux 5.8 the mounts of one file system
-/// are not told apart.
+/// The identity of a directory, and its mount. Before Linux 5.8, mounts of one file system cannot
+/// be distinguished.
 fn identity(opened: &impl AsFd) -> io::Result<(DirectoryId, u64)> {
     let flags = StatxFlags::INO | StatxFlags::MNT_ID;
     let stat: Statx = statx(opened, c"", AtFlags::EMPTY_PATH, flags)?;

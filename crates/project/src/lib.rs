@@ -1,39 +1,47 @@
-//! What a user writes: a folder of workers, loaded into one validated [`Project`].
+//! Loads what a user writes, a directory of workers, into a validated [`Project`].
 //!
-//! Pure data: no network, no Wasm. [`load`] reports every problem of a project at once, each with file, line and column.
-//! The formats are those of Wasm Workers Server 1.x; `docs/configure/project.md` describes them for users.
+//! Pure data: no network, no Wasm. [`load`] reports every problem of a project at once, each with
+//! file, line and column. The formats are those of Wasm Workers Server 1.x; `docs/configure/project.md`
+//! describes them for users.
+
+#![forbid(unsafe_code)]
 
 pub mod beneath;
 mod config;
 mod data;
 mod directory;
+mod execution;
 mod files;
+pub mod hex;
 mod limits;
 mod load;
 mod network;
 mod problem;
 mod reader;
 mod route;
+mod runtime;
 mod setting;
 pub mod settings;
 mod units;
 mod worker;
 
-pub use config::{File, Kit, Runtime, Status};
+pub use execution::{Execution, InterpreterOrigin, LanguageSpec};
 pub use limits::Limits;
 pub use load::{
     Compilable, LoadOptions, compilable, load, repository_index, runtimes, server_settings,
 };
 pub use network::{Network, NotANetwork};
 pub use problem::{Problem, Problems};
+pub use runtime::{File, Runtime, Status};
+pub use setting::{TomlType, Unit};
 pub use settings::{Globs, LogFormat, ServerSettings};
-pub use worker::{Folder, HttpRequests, Worker, WorkerId, WorkerKind};
+pub use worker::{Folder, HttpRequests, Worker, WorkerId};
 
 use std::path::{Path, PathBuf};
 
 use route::{Routes, Segment};
 
-/// A project, loaded and found valid.
+/// A valid project.
 #[derive(Debug)]
 pub struct Project {
     root: PathBuf,
@@ -50,16 +58,16 @@ pub struct Project {
 /// A file of `public/`.
 #[derive(Debug)]
 pub struct Asset {
-    /// Relative to the project's root.
+    /// The path, relative to the project's root.
     pub path: PathBuf,
-    /// Its URL's path, with the prefix.
+    /// The path of its URL, with the prefix.
     pub url: String,
-    /// Its path in `public/`.
+    /// The names of its path in `public/`.
     pub(crate) names: Vec<String>,
 }
 
 impl Asset {
-    /// Names of the path that stands for a page, without `.html` and `index.html`; none where it is no page.
+    /// The names of the path of a page, without `.html` and `index.html`; `None` for other files.
     fn page(&self) -> Option<Vec<String>> {
         let (last, above) = self.names.split_last()?;
         let stem = last.strip_suffix(".html")?;
@@ -71,7 +79,7 @@ impl Asset {
     }
 }
 
-/// What a route leads to.
+/// The target of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Worker(usize),
@@ -81,12 +89,13 @@ pub(crate) enum Target {
     Page(usize),
 }
 
-/// What answers a path.
+/// The match for a path.
 #[derive(Debug)]
-pub enum Found<'p> {
+pub enum RouteMatch<'p> {
     /// A file of `public/`.
     Asset(&'p Asset),
-    /// A file of `public/` that has another path: where the relative links of a page lead depends on the slash at its path's end.
+    /// A file of `public/` at another path: relative links of a page depend on the slash at the end
+    /// of its path.
     AssetAt(String),
     /// A worker, and the parameters of its route: name and percent-decoded value.
     Worker {
@@ -95,12 +104,12 @@ pub enum Found<'p> {
         /// Parameters in the order of the path.
         params: Vec<(&'p str, String)>,
     },
-    /// Nothing.
+    /// No match.
     NotFound,
 }
 
 impl Project {
-    /// The folder that it was loaded from.
+    /// The directory that it was loaded from.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -124,7 +133,7 @@ impl Project {
         &self.settings
     }
 
-    /// For the command line, whose flags win over everything.
+    /// The settings, for the command line, whose flags take precedence.
     pub fn settings_mut(&mut self) -> &mut ServerSettings {
         &mut self.settings
     }
@@ -135,19 +144,20 @@ impl Project {
         &self.runtimes
     }
 
-    /// What is odd, but no reason not to start.
+    /// Problems that do not prevent the start.
     #[must_use]
     pub fn warnings(&self) -> &[Problem] {
         &self.warnings
     }
 
-    /// Leaves out workers, as if their files were not there. All others have new [`WorkerId`]s, in the same order.
+    /// Removes workers, as if their files did not exist. All others get new [`WorkerId`]s, in the
+    /// same order.
     pub fn leave_out(&mut self, left_out: &[WorkerId]) {
         self.workers.retain(|worker| !left_out.contains(&worker.id));
         for (index, worker) in self.workers.iter_mut().enumerate() {
             worker.id = WorkerId(index);
         }
-        // What two have was reported when the project was loaded.
+        // Duplicate routes were reported when the project was loaded.
         let _taken = self.route();
     }
 
@@ -157,61 +167,63 @@ impl Project {
         self.not_found.and_then(|index| self.assets.get(index))
     }
 
-    /// What answers a `GET` of `path`, the path of a request's URL as it was sent (percent-encoded). Its cost does not depend on the
-    /// number of routes.
+    /// The match for a `GET` of `path`, the path of a request's URL as it was sent
+    /// (percent-encoded). The cost does not depend on the number of routes.
     #[must_use]
-    pub fn find(&self, path: &str) -> Found<'_> {
+    pub fn find(&self, path: &str) -> RouteMatch<'_> {
         match self.routes.find(path) {
             Some((Target::Asset(index), _)) => self.at_own_path(&self.assets[index], path),
             Some((Target::Page(index), _)) => self.at_page_path(&self.assets[index], path),
-            Some((Target::Worker(index), params)) => Found::Worker {
+            Some((Target::Worker(index), params)) => RouteMatch::Worker {
                 worker: &self.workers[index],
                 params,
             },
-            None => Found::NotFound,
+            None => RouteMatch::NotFound,
         }
     }
 
-    /// What answers a request of `path` by a method that assets do not answer: a route with parameters is not hidden by an asset.
+    /// The match for a request of `path` with a method that assets do not answer: an asset does not
+    /// hide a route with parameters.
     #[must_use]
-    pub fn find_for_change(&self, path: &str) -> Found<'_> {
+    pub fn find_for_change(&self, path: &str) -> RouteMatch<'_> {
         let found = match self.routes.find(path) {
             Some((Target::Asset(index) | Target::Page(index), _)) => Err(&self.assets[index]),
             found => Ok(found),
         };
         match found.or_else(|asset| self.routes.find_dynamic(path).map(Some).ok_or(asset)) {
-            Ok(Some((Target::Worker(index), params))) => Found::Worker {
+            Ok(Some((Target::Worker(index), params))) => RouteMatch::Worker {
                 worker: &self.workers[index],
                 params,
             },
-            Ok(_) => Found::NotFound,
-            Err(asset) => Found::Asset(asset),
+            Ok(_) => RouteMatch::NotFound,
+            Err(asset) => RouteMatch::Asset(asset),
         }
     }
 
-    fn at_own_path<'p>(&'p self, asset: &'p Asset, path: &str) -> Found<'p> {
+    fn at_own_path<'p>(&'p self, asset: &'p Asset, path: &str) -> RouteMatch<'p> {
         if path.ends_with('/') {
-            Found::AssetAt(self.url(&asset.names, false))
+            RouteMatch::AssetAt(self.url(&asset.names, false))
         } else {
-            Found::Asset(asset)
+            RouteMatch::Asset(asset)
         }
     }
 
-    fn at_page_path<'p>(&'p self, asset: &'p Asset, path: &str) -> Found<'p> {
+    fn at_page_path<'p>(&'p self, asset: &'p Asset, path: &str) -> RouteMatch<'p> {
         let Some(page) = asset.page() else {
-            return Found::Asset(asset);
+            return RouteMatch::Asset(asset);
         };
-        // The page of a directory is the directory; the root is one however it is written.
+        // The path of a directory's page ends with a slash. The root has one path, however it is
+        // written.
         let is_directory = asset.names.last().is_some_and(|name| name == INDEX_PAGE);
         let is_root = page.is_empty() && self.prefix.is_empty();
         if is_root || path.ends_with('/') == is_directory {
-            Found::Asset(asset)
+            RouteMatch::Asset(asset)
         } else {
-            Found::AssetAt(self.url(&page, is_directory))
+            RouteMatch::AssetAt(self.url(&page, is_directory))
         }
     }
 
-    /// The URL's path of `names`, percent-encoded.
+    /// The path of a URL with `names`, percent-encoded.
     fn url(&self, names: &[String], is_directory: bool) -> String {
         let prefix = self.prefix.iter().filter_map(|segment| match segment {
             Segment::Static(name) => Some(name),
@@ -232,7 +244,7 @@ impl Project {
 /// The page of a directory.
 const INDEX_PAGE: &str = "index.html";
 
-/// What is percent-encoded in a segment of a path.
+/// The characters that are percent-encoded in a segment of a path.
 const NOT_IN_PATHS: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

@@ -1,4 +1,4 @@
-//! Limits of a worker: `[limits]` in `.wws.toml` for all, in a worker's TOML for one.
+//! Limits of a worker: `[limits]` in `.wws.toml` for all workers, in a worker's TOML for that one.
 
 use std::time::Duration;
 
@@ -8,31 +8,32 @@ const DAY: u64 = 24 * 3600 * 1000;
 const GIB: u64 = 1 << 30;
 
 settings! {
-    /// Bounds of one call of a worker.
+    /// Limits of one call of a worker.
     pub struct Limits in "limits" {
         /// Linear memory.
         memory: u64 = 128 << 20, 64 << 10 => 4 * GIB;
         /// Elements of a table.
         table_elements: u32 = 100_000, 1 => 100_000_000;
-        /// CPU time of a call.
+        /// CPU time of a call; then it gets a 504.
         cpu_time: Duration = Duration::from_secs(5), 1 => DAY;
-        /// Time of a call by the clock.
+        /// Wall-clock time of a call; then it gets a 504.
         wall_time: Duration = Duration::from_secs(30), 1 => DAY;
-        /// What a worker may print: the response, before it is decoded.
+        /// Bytes that a worker may print: the response, before it is decoded.
         output: u64 = 16 << 20, 1 << 10 => 4 * GIB;
-        /// What the server holds for a call beside its memory: output, messages, contents of files.
+        /// Bytes that the server holds for a call in addition to its memory: output, messages,
+        /// contents of files.
         buffers: u64 = 64 << 20, 64 << 10 => 4 * GIB;
-        /// What a call may write to the log.
+        /// Bytes that a call may write to the log.
         log: u64 = 1 << 20, 0 => GIB;
-        /// Calls of the worker at once; 0 is no bound but the server's.
+        /// Concurrent calls of the worker; 0 sets no bound of its own.
         concurrency: u32 = 0, 0 => 100_000;
-        /// Files that a call may hold open at once.
+        /// Files that a call may have open at once.
         open_files: u32 = 64, 0 => 100_000;
         /// Outgoing requests of a call.
         http_calls: u32 = 50, 0 => 100_000;
-        /// Size of the answer to an outgoing request.
+        /// Size of the response to an outgoing request.
         http_response: u64 = 10 << 20, 0 => 4 * GIB;
-        /// Time of an outgoing request with its redirects.
+        /// Time of an outgoing request, including redirects.
         http_timeout: Duration = Duration::from_secs(10), 1 => DAY;
     }
 }

@@ -1,65 +1,57 @@
-//! Loads a folder: finds its files, reads their TOML, gives each its route.
+//! Loads a project: finds its files, reads their TOML and assigns routes.
+
+mod compilable;
+mod paths;
+mod worker_toml;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    io,
-    path::{Component, Path, PathBuf},
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
 };
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
+use crate::beneath::Root;
+use crate::execution::{Execution, LanguageSpec, conversion};
+use crate::files::{PUBLIC, Search};
+use crate::problem::Problem;
+use crate::reader::{Document, Report};
+use crate::route::{Routes, Segment};
 use crate::{
-    Asset, Limits, Problems, Project, Runtime, ServerSettings, Target, Worker, WorkerId,
-    WorkerKind,
-    beneath::{self, Root},
-    config, data,
-    files::{PUBLIC, Search},
-    problem::Problem,
-    reader::{Document, Report, UnknownKeys},
-    route::{Routes, Segment},
-    worker,
+    Asset, Limits, Problems, Project, Runtime, ServerSettings, Worker, WorkerId, config, data,
 };
 
-/// The largest TOML file, in bytes.
-const MAX_TOML: u64 = 1 << 20;
+pub use compilable::{Compilable, compilable};
+use paths::{asset_names, extension, route_of, shown};
+use worker_toml::{MAX_TOML, WorkerToml, read_toml};
 
-/// Extensions of sources that are no workers as they are, and what makes them workers.
-const SOURCES: [(&str, &str); 6] = [
-    ("py", "`wws runtimes install python latest` makes it one"),
-    ("rb", "`wws runtimes install ruby latest` makes it one"),
-    ("ts", COMPILE),
-    ("mts", COMPILE),
-    ("tsx", COMPILE),
-    ("jsx", COMPILE),
-];
-
-const COMPILE: &str = "compile it to JavaScript, as by `esbuild FILE --bundle --format=esm --outfile=FILE.js`, and keep \
-     the sources in a directory that begins with `_`";
-
-/// How a folder is loaded.
+/// How a project is loaded.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// Goes before every route and asset, as `/api`.
+    /// The prefix of every route and asset, as `/api`.
     pub prefix: Option<String>,
-    /// Globs, relative to the root, of files and folders that are left out.
+    /// Globs, relative to the root, of files and directories to ignore.
     pub ignore: Vec<String>,
-    /// Where `$NAME` of `[vars]` and `WWS_*` come from.
+    /// The environment, for `$NAME` in `[vars]` and for `WWS_*`.
     pub env: BTreeMap<String, String>,
-    /// Whether the folder is in a container, where system folders of `/` hold no workers.
+    /// Whether the project is in a container, where system directories of `/` hold no workers.
     pub container: bool,
-    /// Whether a worker that cannot be loaded stops the start, instead of `[server] strict`.
+    /// Overrides `[server] strict`: whether a worker that cannot be loaded prevents the start.
     pub strict: Option<bool>,
-    /// Files of runtimes, relative to the folder, whose SHA-256 is known already, in lower-case hex: they are not read for that.
+    /// The languages of the server.
+    pub languages: Vec<LanguageSpec>,
+    /// Files of runtimes, relative to the project, whose SHA-256 is known already, in lower-case
+    /// hex: they are not hashed again.
     pub hashed: BTreeMap<PathBuf, String>,
 }
 
-/// Loads a folder.
+/// Loads a project.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All problems of the project.
 pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
     let report = Report::default();
-    let mut loading = Loading {
+    let mut loading = ProjectLoader {
         report: &report,
         warnings: Vec::new(),
     };
@@ -75,16 +67,16 @@ pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
     }
 }
 
-/// The language runtimes that a folder's `.wws.toml` lists; none where there is no such file.
+/// The language runtimes that the `.wws.toml` of a directory lists; none without such a file.
 ///
 /// # Errors
-/// The folder cannot be opened, or the file has problems: all of them.
+/// The directory cannot be opened, or all problems of the file.
 pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
     let opened =
         Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
     let report = Report::default();
-    let config = toml(&opened, Path::new(config::FILE), &report, |document| {
-        document.read(|reader| config::Config::read(reader, &opened, &BTreeMap::new()))
+    let config = read_toml(&opened, Path::new(config::FILE), &report, |document| {
+        document.read(|reader| config::Config::read(reader, &opened, None, &BTreeMap::new()))
     });
     match Problems::of(report.into_problems()) {
         Some(problems) => Err(problems),
@@ -92,8 +84,8 @@ pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
     }
 }
 
-/// The settings of a directory's server, without what it serves. Where they have problems, which [`load`] reports, they are the
-/// defaults.
+/// The settings of a directory's server, without its project. Invalid settings, which [`load`]
+/// reports, have their defaults.
 ///
 /// # Errors
 /// The directory cannot be opened.
@@ -117,7 +109,7 @@ pub fn server_settings(
 /// The language runtimes of a repository's `index.toml`. `file` is its name in problems.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All problems of the file.
 pub fn repository_index(
     repository: &str,
     file: &Path,
@@ -132,70 +124,12 @@ pub fn repository_index(
     }
 }
 
-/// What of a folder can be compiled ahead. Problems are for [`load`] to tell.
-#[derive(Debug, Default)]
-pub struct Compilable {
-    /// Wasm files that may be workers, relative to the folder.
-    pub modules: Vec<PathBuf>,
-    /// Runtimes that files need.
-    pub runtimes: Vec<Runtime>,
-    /// There are JavaScript files.
-    pub javascript: bool,
-}
-
-/// Finds what of a folder can be compiled ahead.
-#[must_use]
-pub fn compilable(root: &Root, container: bool) -> Compilable {
-    let report = Report::default();
-    let mut runtimes = root
-        .read(Path::new(config::FILE), MAX_TOML)
-        .ok()
-        .and_then(|text| String::from_utf8(text).ok())
-        .map(|text| Document::new(Path::new(config::FILE), text, &report).read(config::runtimes))
-        .unwrap_or_default();
-    let ignore = GlobSet::empty();
-    let search = Search {
-        root,
-        ignore: &ignore,
-        system: container,
-        container: false,
-        warnings: Report::default(),
-        problems: Report::default(),
-    };
-    let of = |runtime: &Runtime, wanted: &str| runtime.extensions.iter().any(|ext| ext == wanted);
-    let is_worker = |file: &Path| {
-        extension(file).is_some_and(|ext| {
-            matches!(ext, "wasm" | "js" | "mjs") || runtimes.iter().any(|runtime| of(runtime, ext))
-        })
-    };
-    let env = BTreeMap::new();
-    let limits = Limits::default();
-    let found = search.workers(&is_worker, &mut |path| {
-        WorkerToml::read(root, path, &env, &limits).data_directories()
-    });
-    let readable = found.files.into_iter();
-    let readable = readable.filter(|(_, problem)| problem.is_none());
-    let files: Vec<PathBuf> = readable.map(|(path, _)| path).collect();
-    let extensions: HashSet<_> = files.iter().filter_map(|file| extension(file)).collect();
-    runtimes.retain(|runtime| extensions.iter().any(|ext| of(runtime, ext)));
-    let javascript = extensions.contains("js") || extensions.contains("mjs");
-    drop(extensions);
-    Compilable {
-        modules: files
-            .into_iter()
-            .filter(|file| extension(file) == Some("wasm"))
-            .collect(),
-        runtimes,
-        javascript,
-    }
-}
-
-struct Loading<'l> {
+struct ProjectLoader<'l> {
     report: &'l Report,
     warnings: Vec<Problem>,
 }
 
-impl Loading<'_> {
+impl ProjectLoader<'_> {
     fn project(&mut self, path: &Path, options: &LoadOptions) -> Option<Project> {
         let canonical = path
             .canonicalize()
@@ -207,8 +141,10 @@ impl Loading<'_> {
                 return None;
             }
         };
-        let mut config = toml(&root, Path::new(config::FILE), self.report, |document| {
-            document.read(|reader| config::Config::read(reader, &root, &options.hashed))
+        let mut config = read_toml(&root, Path::new(config::FILE), self.report, |document| {
+            document.read(|reader| {
+                config::Config::read(reader, &root, Some(&options.languages), &options.hashed)
+            })
         })
         .unwrap_or_default();
         let mut settings = config.settings;
@@ -246,12 +182,18 @@ impl Loading<'_> {
             warnings: Vec::new(),
         };
         let mut tomls = HashMap::new();
+        let languages = &options.languages;
+        let execution = |runtimes: &[Runtime], file: &Path| {
+            Execution::of_extension(extension(file)?, languages, runtimes)
+        };
         let is_worker = |file: &Path| {
-            extension(file)
-                .is_some_and(|e| kind(&project.runtimes, e).is_some() || source_for(e).is_some())
+            extension(file).is_some_and(|e| {
+                Execution::of_extension(e, languages, &project.runtimes).is_some()
+                    || conversion(e, languages).is_some()
+            })
         };
         let found = search.workers(&is_worker, &mut |path| {
-            if extension(path).is_none_or(|e| kind(&project.runtimes, e).is_none()) {
+            if execution(&project.runtimes, path).is_none() {
                 return Vec::new();
             }
             let toml = WorkerToml::read(&root, path, &options.env, &config.limits);
@@ -270,12 +212,14 @@ impl Loading<'_> {
             match tomls.remove(&path) {
                 Some(mut toml) => {
                     toml.problems.extend(problem);
-                    self.worker(&mut project, toml, path);
+                    if let Some(execution) = execution(&project.runtimes, &path) {
+                        self.worker(&mut project, toml, path, execution);
+                    }
                 }
                 None => sources.push(path),
             }
         }
-        self.not_run(&sources, &project);
+        self.not_run(&sources, &project, languages);
         for file in search.assets(&found.data) {
             self.asset(&mut project, file);
         }
@@ -305,7 +249,7 @@ impl Loading<'_> {
         Some(project)
     }
 
-    /// Reports what costs one file its route.
+    /// Reports a problem that costs one file its route.
     fn stop_or_warn(&mut self, project: &Project, problem: Problem) {
         if project.settings.strict {
             self.report.add(problem);
@@ -317,8 +261,8 @@ impl Loading<'_> {
         }
     }
 
-    /// Warns of sources that nothing here runs: once for each kind of them.
-    fn not_run(&mut self, files: &[PathBuf], project: &Project) {
+    /// Warns of sources that nothing runs, once for each extension.
+    fn not_run(&mut self, files: &[PathBuf], project: &Project, languages: &[LanguageSpec]) {
         let mut all: BTreeMap<&str, Vec<&Path>> = BTreeMap::new();
         for file in files {
             let Some(extension) = extension(file) else {
@@ -332,12 +276,14 @@ impl Loading<'_> {
                 })
             };
             let is_declaration = file.to_string_lossy().ends_with(".d.ts");
-            if kind(&project.runtimes, extension).is_none() && !is_declaration && !is_built() {
+            let is_worker =
+                Execution::of_extension(extension, languages, &project.runtimes).is_some();
+            if !is_worker && !is_declaration && !is_built() {
                 all.entry(extension).or_default().push(file);
             }
         }
         for (extension, files) in all {
-            let Some(help) = source_for(extension) else {
+            let Some(help) = conversion(extension, languages) else {
                 continue;
             };
             let more = match files.len() {
@@ -353,7 +299,7 @@ impl Loading<'_> {
     fn prefix(&self, prefix: Option<&str>) -> Vec<Segment> {
         let segments = prefix
             .unwrap_or_default()
-            // As on Windows, where the old server was used, too.
+            // Backslashes as well: Wasm Workers Server 1.x also ran on Windows.
             .split(['/', '\\'])
             .filter(|segment| !segment.is_empty());
         segments
@@ -364,7 +310,7 @@ impl Loading<'_> {
     fn ignore(&self, name: &str, globs: &[String]) -> GlobSet {
         let mut set = GlobSetBuilder::new();
         for glob in globs {
-            // `folder/**` and `folder` both leave out the folder.
+            // `directory/**` and `directory` both ignore the directory.
             match Glob::new(glob.trim_start_matches("./").trim_end_matches("/**")) {
                 Ok(glob) => {
                     set.add(glob);
@@ -381,17 +327,20 @@ impl Loading<'_> {
         })
     }
 
-    fn worker(&mut self, project: &mut Project, toml: WorkerToml, path: PathBuf) {
+    fn worker(
+        &mut self,
+        project: &mut Project,
+        toml: WorkerToml,
+        path: PathBuf,
+        execution: Execution,
+    ) {
         let WorkerToml {
             config,
             mut problems,
             warnings,
         } = toml;
         self.warnings.extend(warnings);
-        let Some(kind) = extension(&path).and_then(|e| kind(&project.runtimes, e)) else {
-            return;
-        };
-        if let WorkerKind::Runtime(index) = kind
+        if let Some(index) = execution.runtime()
             && let Some(runtime) = project.runtimes.get(index)
             && let Some(why) = &runtime.unusable
         {
@@ -423,7 +372,7 @@ impl Loading<'_> {
             path,
             route,
             segments,
-            kind,
+            execution,
             vars: config.vars,
             kv_namespace: config.kv_namespace,
             folders: config.folders,
@@ -437,7 +386,7 @@ impl Loading<'_> {
         let Ok(below) = path.strip_prefix(PUBLIC) else {
             return;
         };
-        let Some(names) = names(below) else {
+        let Some(names) = asset_names(below) else {
             self.warnings
                 .push(Problem::new(&path, "not served: its name is not UTF-8"));
             return;
@@ -453,188 +402,4 @@ impl Loading<'_> {
             names,
         });
     }
-}
-
-impl Project {
-    /// Makes the routes of all workers and assets. Returns the workers whose route another one has.
-    pub(crate) fn route(&mut self) -> Vec<(usize, usize)> {
-        let mut routes = Routes::default();
-        let mut taken = Vec::new();
-        for worker in &self.workers {
-            let segments = [self.prefix.as_slice(), &worker.segments].concat();
-            let target = Target::Worker(worker.id.0);
-            let added = match worker.segments.as_slice() {
-                [Segment::CatchAll(_)] => routes.add_root_catch_all(&segments, target),
-                _ => routes.add(&segments, target),
-            };
-            if let Err(Target::Worker(other)) = added {
-                taken.push((worker.id.0, other));
-            }
-        }
-        let of = |names: &[String]| -> Vec<Segment> {
-            let names = names.iter().cloned().map(Segment::Static);
-            self.prefix.iter().cloned().chain(names).collect()
-        };
-        for (index, asset) in self.assets.iter().enumerate() {
-            // A worker of the same route wins, and so does the file `about.html` over `about/index.html`, which is sorted behind
-            // it.
-            let _taken = routes.add(&of(&asset.names), Target::Asset(index));
-            // A page is also at the path without `.html` and without `index.html`.
-            if let Some(page) = asset.page() {
-                let _taken = routes.add(&of(&page), Target::Page(index));
-            }
-        }
-        self.routes = routes;
-        taken
-    }
-}
-
-/// Reads a TOML file, if it is there.
-fn toml<T>(
-    root: &Root,
-    path: &Path,
-    report: &Report,
-    read: impl FnOnce(Document<'_>) -> T,
-) -> Option<T> {
-    let problem = match root.read(path, MAX_TOML).map(String::from_utf8) {
-        Ok(Ok(text)) => return Some(read(Document::new(path, text, report))),
-        Ok(Err(error)) => {
-            let bytes = error.as_bytes();
-            let text = String::from_utf8_lossy(bytes);
-            Problem::new(path, "not UTF-8, which TOML is")
-                .at(&text, error.utf8_error().valid_up_to())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) if beneath::leaves_root(&error) => {
-            Problem::new(path, "a link that leads outside the project")
-                .help("replace it by the file itself")
-        }
-        Err(error) => Problem::new(path, format!("cannot be read: {error}")),
-    };
-    report.add(problem);
-    None
-}
-
-/// What a worker's TOML says, and what is wrong with it.
-struct WorkerToml {
-    config: worker::Config,
-    problems: Vec<Problem>,
-    warnings: Vec<Problem>,
-}
-
-impl WorkerToml {
-    /// Reads the TOML of the worker at `path`, if there is one.
-    fn read(root: &Root, path: &Path, env: &BTreeMap<String, String>, limits: &Limits) -> Self {
-        let context = worker::Context {
-            root,
-            folder: path.parent().unwrap_or(Path::new("")),
-            env,
-            limits,
-        };
-        let report = Report::default();
-        let unknown = Report::default();
-        let mut warnings = Vec::new();
-        let file = path.with_extension("toml");
-        let config = toml(root, &file, &report, |document| {
-            let document = document.unknown_keys(UnknownKeys::Warn(&unknown));
-            document.read(|reader| worker::Config::read(reader, &context, &mut warnings))
-        });
-        warnings.extend(unknown.into_problems());
-        Self {
-            config: config.unwrap_or_else(|| worker::Config {
-                limits: limits.clone(),
-                ..Default::default()
-            }),
-            problems: report.into_problems(),
-            warnings,
-        }
-    }
-
-    /// The directories that the worker is given, which hold data.
-    fn data_directories(&self) -> Vec<PathBuf> {
-        let folders = self.config.folders.iter();
-        folders
-            .filter(|folder| folder.holds_data)
-            .map(|folder| folder.from.clone())
-            .collect()
-    }
-}
-
-fn extension(path: &Path) -> Option<&str> {
-    path.extension()?.to_str()
-}
-
-/// What to do with a source that can become a worker.
-fn source_for(extension: &str) -> Option<&'static str> {
-    SOURCES
-        .iter()
-        .find(|(known, _)| *known == extension)
-        .map(|(_, help)| *help)
-}
-
-fn kind(runtimes: &[Runtime], extension: &str) -> Option<WorkerKind> {
-    match extension {
-        "wasm" => Some(WorkerKind::Wasm),
-        "js" | "mjs" => Some(WorkerKind::JavaScript),
-        _ => {
-            // One that is installed is preferred.
-            let of = |usable: bool| {
-                runtimes.iter().position(|runtime| {
-                    runtime.extensions.iter().any(|known| known == extension)
-                        && (!usable || runtime.unusable.is_none())
-                })
-            };
-            of(true).or_else(|| of(false)).map(WorkerKind::Runtime)
-        }
-    }
-}
-
-fn names(path: &Path) -> Option<Vec<String>> {
-    path.components()
-        .map(|component| match component {
-            Component::Normal(name) => name.to_str().map(str::to_owned),
-            _ => None,
-        })
-        .collect()
-}
-
-/// The route of a worker's file.
-fn route_of(path: &Path) -> Result<Vec<Segment>, String> {
-    let mut names =
-        names(&path.with_extension("")).ok_or("its name is not UTF-8, which a route must be")?;
-    names.retain(|name| name != "index");
-    let mut segments = Vec::with_capacity(names.len());
-    for (index, name) in names.iter().enumerate() {
-        let segment = Segment::parse(name)?;
-        if matches!(segment, Segment::CatchAll(_)) && index + 1 < names.len() {
-            return Err(format!(
-                "`{name}` takes all that follows: it can only be the last of a route"
-            ));
-        }
-        segments.push(segment);
-    }
-    let mut parameters = Vec::new();
-    for segment in &segments {
-        if let Segment::Parameter(name) | Segment::CatchAll(name) = segment {
-            if parameters.contains(&name) {
-                return Err(format!("two parameters of its route are called `{name}`"));
-            }
-            parameters.push(name);
-        }
-    }
-    Ok(segments)
-}
-
-fn shown(segments: &[Segment]) -> String {
-    if segments.is_empty() {
-        return "/".into();
-    }
-    segments
-        .iter()
-        .map(|segment| match segment {
-            Segment::Static(name) => format!("/{name}"),
-            Segment::Parameter(name) => format!("/[{name}]"),
-            Segment::CatchAll(name) => format!("/[...{name}]"),
-        })
-        .collect()
 }

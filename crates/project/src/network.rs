@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// A network of addresses: those that share the first bits of one.
+/// A network of addresses that share their first bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -10,19 +10,19 @@ pub struct Network {
 }
 
 impl Network {
-    /// Its first address.
+    /// The first address.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// How many bits all of its addresses share.
+    /// The number of bits that its addresses share.
     #[must_use]
     pub fn prefix(&self) -> u8 {
         self.prefix
     }
 
-    /// Whether an address is one of the network's.
+    /// Whether an address is in the network.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let beyond = |bits: u32| bits - u32::from(self.prefix);
@@ -40,7 +40,7 @@ impl Network {
     }
 }
 
-/// What a text is that is no network.
+/// A text that is not a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotANetwork(String);
@@ -69,7 +69,7 @@ impl FromStr for Network {
                 .filter(|prefix| *prefix <= bits)
                 .ok_or_else(|| NotANetwork(format!("has no prefix from 0 to {bits}")))?,
         };
-        // What is beyond the prefix would be ignored: it is a mistake.
+        // Bits after the prefix would be ignored: they are a mistake.
         if number.checked_shl(u32::from(prefix)).unwrap_or(0) != 0 {
             return Err(wrong("has an address that is not the network's first one"));
         }

@@ -1,18 +1,18 @@
-//! What is wrong with a project, and where.
+//! Problems of a project, with their place.
 
 use std::{
     fmt, io,
     path::{Path, PathBuf},
 };
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Relative to the project's root.
+    /// The file, relative to the project's root.
     pub file: PathBuf,
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: Option<u32>,
-    /// Counted from 1, in characters.
+    /// The column, counted from 1, in characters.
     pub column: Option<u32>,
     /// What is wrong, and what was expected.
     pub message: String,
@@ -32,8 +32,11 @@ impl Problem {
     }
 
     pub(crate) fn no_folder(path: &Path, error: &io::Error) -> Self {
-        Self::new(path, format!("cannot open the project's folder: {error}"))
-            .help("expected a folder that holds workers")
+        Self::new(
+            path,
+            format!("cannot open the project's directory: {error}"),
+        )
+        .help("expected a directory with workers")
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
@@ -69,12 +72,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with a project; never empty. `Display` has each problem on lines of its own.
+/// All problems of a project; never empty. `Display` writes each problem on its own lines.
 #[derive(Debug)]
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Sorts them. `None` where there is no problem.
+    /// Sorts problems. `None` if there are none.
     #[must_use]
     pub fn of(mut problems: Vec<Problem>) -> Option<Self> {
         problems.sort();
@@ -82,7 +85,7 @@ impl Problems {
         (!problems.is_empty()).then_some(Self(problems))
     }
 
-    /// A single one.
+    /// A single problem.
     #[must_use]
     pub fn one(problem: Problem) -> Self {
         Self(vec![problem])

@@ -1,4 +1,4 @@
-//! Reads TOML tables key by key: each value that is of the wrong type, and each key that nobody asked for, becomes a problem.
+//! Reads TOML tables key by key: values of the wrong type and unknown keys become problems.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,9 +11,9 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use crate::{problem::Problem, setting::Kind};
+use crate::{problem::Problem, setting::TomlType};
 
-/// Where the problems of a whole project gather.
+/// Collects the problems of a project.
 #[derive(Default)]
 pub(crate) struct Report(RefCell<Vec<Problem>>);
 
@@ -27,22 +27,22 @@ impl Report {
     }
 }
 
-/// A TOML file: its text, and where its problems go.
+/// A TOML file: its text, and where its problems are reported.
 pub(crate) struct Document<'r> {
     file: PathBuf,
     text: String,
     report: &'r Report,
-    /// Lines that do not parse. What else is wrong with them would only be a puzzle.
+    /// Lines that do not parse. Further problems of these lines are not reported.
     broken: RefCell<Vec<u32>>,
     unknown_keys: UnknownKeys<'r>,
 }
 
-/// What becomes of keys that nobody asked for.
+/// How unknown keys are reported.
 #[derive(Clone, Copy)]
 pub(crate) enum UnknownKeys<'r> {
-    /// They are problems.
+    /// As problems.
     Refuse,
-    /// They are reported here.
+    /// As warnings, in this report.
     Warn(&'r Report),
 }
 
@@ -57,13 +57,13 @@ impl<'r> Document<'r> {
         }
     }
 
-    /// Sets what becomes of keys that nobody asked for.
+    /// Sets how unknown keys are reported.
     pub(crate) fn unknown_keys(mut self, unknown_keys: UnknownKeys<'r>) -> Self {
         self.unknown_keys = unknown_keys;
         self
     }
 
-    /// Parses it and hands its root table to `read`, also when some of it is broken.
+    /// Parses the file and passes its root table to `read`, even if a part is invalid.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Reader<'_>) -> T) -> T {
         let (root, errors) = DeTable::parse_recoverable(&self.text);
         let whole = errors.is_empty();
@@ -107,7 +107,7 @@ impl<'r> Document<'r> {
     }
 }
 
-/// A text of the file, and where it stands.
+/// A text of the file, with its place.
 pub(crate) struct Text {
     pub(crate) value: String,
     pub(crate) at: Range<usize>,
@@ -118,7 +118,7 @@ pub(crate) struct Reader<'d> {
     document: &'d Document<'d>,
     table: &'d DeTable<'d>,
     at: Range<usize>,
-    /// Dotted name; empty for the root.
+    /// The dotted name; empty for the root.
     name: String,
     known: RefCell<Vec<&'static str>>,
     unknown_keys: bool,
@@ -126,12 +126,12 @@ pub(crate) struct Reader<'d> {
 }
 
 impl<'d> Reader<'d> {
-    /// Reports what is wrong at a place of this file.
+    /// Reports a problem at a place of this file.
     pub(crate) fn problem(&self, at: &Range<usize>, message: impl Into<String>) {
         self.document.add(self.document.problem(at, message.into()));
     }
 
-    /// The same with an advice.
+    /// Reports a problem with a suggestion.
     pub(crate) fn problem_with_help(
         &self,
         at: &Range<usize>,
@@ -142,12 +142,12 @@ impl<'d> Reader<'d> {
             .add(self.document.problem(at, message.into()).help(help));
     }
 
-    /// A problem that is reported elsewhere.
+    /// A problem that the caller reports elsewhere.
     pub(crate) fn located(&self, at: &Range<usize>, message: impl Into<String>) -> Problem {
         self.document.problem(at, message.into())
     }
 
-    /// Where this table stands.
+    /// The place of this table.
     pub(crate) fn at(&self) -> &Range<usize> {
         &self.at
     }
@@ -173,7 +173,7 @@ impl<'d> Reader<'d> {
         );
     }
 
-    /// Says that a key is missing, for those without a default.
+    /// Reports a missing key that has no default.
     pub(crate) fn missing(&self, key: &str, example: &str) {
         let name = self.full_name(key);
         self.problem_with_help(
@@ -223,7 +223,7 @@ impl<'d> Reader<'d> {
         Some(texts)
     }
 
-    /// A table of strings whose keys are the user's.
+    /// A table of strings with keys of the user.
     pub(crate) fn map(&self, key: &'static str) -> Vec<(Text, Text)> {
         let Some(value) = self.get(key) else {
             return Vec::new();
@@ -271,7 +271,7 @@ impl<'d> Reader<'d> {
         })
     }
 
-    /// Reads a table, if it is there.
+    /// Reads a table, if it exists.
     pub(crate) fn table<T>(
         &self,
         key: &'static str,
@@ -314,20 +314,25 @@ impl<'d> Reader<'d> {
         results
     }
 
-    /// The text of a value that is of one of the kinds.
-    pub(crate) fn scalar(&self, key: &'static str, kinds: &[Kind], expected: &str) -> Option<Text> {
+    /// The text of a value that has one of several types.
+    pub(crate) fn scalar(
+        &self,
+        key: &'static str,
+        types: &[TomlType],
+        expected: &str,
+    ) -> Option<Text> {
         let value = self.get(key)?;
         let text = match value.get_ref() {
-            DeValue::String(text) if kinds.contains(&Kind::Text) => text.to_string(),
-            DeValue::Boolean(value) if kinds.contains(&Kind::Boolean) => value.to_string(),
-            DeValue::Integer(number) if kinds.contains(&Kind::Integer) => {
+            DeValue::String(text) if types.contains(&TomlType::Text) => text.to_string(),
+            DeValue::Boolean(value) if types.contains(&TomlType::Boolean) => value.to_string(),
+            DeValue::Integer(number) if types.contains(&TomlType::Integer) => {
                 match u64::from_str_radix(number.as_str(), number.radix()) {
                     Ok(number) => number.to_string(),
-                    // Negative or too large: the setting says what it expects.
+                    // Negative or too large: the setting reports what it expects.
                     Err(_) => number.to_string(),
                 }
             }
-            DeValue::Array(items) if kinds.contains(&Kind::Texts) => {
+            DeValue::Array(items) if types.contains(&TomlType::Texts) => {
                 let texts: Option<Vec<&str>> =
                     items.iter().map(|item| item.get_ref().as_str()).collect();
                 let Some(texts) = texts else {
@@ -347,12 +352,12 @@ impl<'d> Reader<'d> {
         })
     }
 
-    /// Keys of this table that nobody asked for are problems, whatever they are in its file.
+    /// Makes unknown keys of this table problems, however the file treats them.
     pub(crate) fn refuse_unknown_keys(&self) {
         self.refuse_unknown_keys.set(true);
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports unknown keys.
     fn finish(&self) {
         if !self.unknown_keys {
             return;
@@ -393,7 +398,7 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The name that was probably meant.
+/// The most similar name, if there is a similar one.
 pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
     let reach = text.len() / 3 + 1;
     names
@@ -404,7 +409,7 @@ pub(crate) fn nearest<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
         .map(|(_, name)| name)
 }
 
-/// Edits from one name to the other (Levenshtein).
+/// The edit distance of two names (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

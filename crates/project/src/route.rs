@@ -1,13 +1,14 @@
-//! Routes, compiled into a tree: finding one takes as many steps as the path has segments, however many routes there are.
+//! Routes, compiled into a tree: a search takes as many steps as the path has segments, independent
+//! of the number of routes.
 //!
-//! More specific wins, segment by segment from the left: static, then parameter, then catch-all. A branch that has no end
-//! for the rest of the path gives way to the next one.
+//! The more specific route wins, segment by segment from the left: static, then parameter, then
+//! catch-all. A branch without a match for the rest of the path gives way to the next one.
 
 use std::collections::HashMap;
 
 use crate::Target;
 
-/// Steps of one search, over all branches.
+/// The maximum number of steps of one search, over all branches.
 const MAX_STEPS: usize = 10_000;
 
 /// A segment of a route.
@@ -19,7 +20,7 @@ pub(crate) enum Segment {
 }
 
 impl Segment {
-    /// Reads the name of a file or folder. `Err` says what is wrong with its brackets.
+    /// Parses the name of a file or directory. `Err` says what is wrong with its brackets.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
         let Some(inner) = name
             .strip_prefix('[')
@@ -49,13 +50,13 @@ impl Segment {
     }
 }
 
-/// A route's end.
+/// The end of a route.
 #[derive(Debug)]
 struct End {
     target: Target,
-    /// Names of its parameters in order.
+    /// The names of its parameters, in order.
     names: Vec<String>,
-    /// A catch-all that also takes no segment at all.
+    /// A catch-all that also matches no segment.
     takes_nothing: bool,
 }
 
@@ -71,20 +72,22 @@ struct Node {
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     root: Node,
-    /// Routes without parameters, looked up whole.
+    /// Routes without parameters, which are looked up as a whole.
     fixed: HashMap<String, Target>,
 }
 
-/// A found route: what it leads to, and its parameters.
+/// A match: its target and its parameters.
 pub(crate) type Match<'r> = (Target, Vec<(&'r str, String)>);
 
 impl Routes {
-    /// Adds a route. `Err` is what has the same route already; an asset gives way to a static worker and wins otherwise.
+    /// Adds a route. `Err` is the target that has the same route already. A static worker takes
+    /// precedence over an asset, an asset over other workers.
     pub(crate) fn add(&mut self, segments: &[Segment], target: Target) -> Result<(), Target> {
         self.insert(segments, target, false)
     }
 
-    /// Adds a route whose catch-all also takes no segment at all: that of the project's root, as with the old server.
+    /// Adds a route whose catch-all also matches no segment: that of the project's root, as in Wasm
+    /// Workers Server 1.x.
     pub(crate) fn add_root_catch_all(
         &mut self,
         segments: &[Segment],
@@ -139,7 +142,7 @@ impl Routes {
                 self.fixed.insert(path, target);
                 Ok(())
             }
-            // A worker's own route wins over a file.
+            // A worker's own route takes precedence over a file.
             Some(there @ (Target::Asset(_) | Target::Page(_)))
                 if matches!(target, Target::Worker(_)) =>
             {
@@ -151,7 +154,7 @@ impl Routes {
         }
     }
 
-    /// Finds the route of a request's path, as it was sent. Empty segments do not count.
+    /// Finds the route of a request's path, as it was sent. Empty segments are ignored.
     pub(crate) fn find(&self, path: &str) -> Option<Match<'_>> {
         match self.find_fixed(path) {
             Some(target) => Some((target, Vec::new())),
@@ -167,7 +170,7 @@ impl Routes {
         let mut decoded = String::with_capacity(path.len());
         for segment in segments(path) {
             let segment = decode(segment);
-            // A slash that is written in code is part of a name, and no file has such a name.
+            // An encoded slash is part of a name, and no file has such a name.
             if segment.contains('/') {
                 return None;
             }
@@ -193,7 +196,7 @@ impl Routes {
     }
 }
 
-/// Whether a path is as it would be joined of its decoded segments.
+/// Whether a path equals its decoded segments joined by slashes.
 fn is_plain(path: &str) -> bool {
     let mut before = 0;
     path.bytes().all(|byte| {
@@ -252,7 +255,8 @@ fn search<'n>(
     Some(end)
 }
 
-/// Percent-decodes (RFC 3986, 2.1). What does not decode to UTF-8 stays as it was sent, so that nothing is lost.
+/// Percent-decodes (RFC 3986, 2.1). A text that does not decode to UTF-8 is kept, so that nothing
+/// is lost.
 fn decode(text: &str) -> String {
     let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
     decoded.map_or_else(|_| text.to_owned(), Into::into)

@@ -1,27 +1,46 @@
-//! What one setting can be: its type, how it is written, its bounds; and the macro that makes a struct and a table of them.
+//! The type of a setting, how it is written and its bounds; and the macro that defines a struct of
+//! settings with its table.
 
 use std::{net::IpAddr, time::Duration};
 
 use crate::{network::Network, units};
 
-/// How a value may be written in TOML.
+/// The TOML type of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum TomlType {
+    /// A string.
     Text,
+    /// An integer.
     Integer,
+    /// A boolean.
     Boolean,
-    /// A list of texts, which stand in a text with commas between.
+    /// An array of strings, which may also be written as one string with commas.
     Texts,
 }
 
-/// A setting's value.
+/// What the number of a setting counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Its bounds are milliseconds; an integer in TOML is seconds.
+    Duration,
+    /// Bytes.
+    Size,
+    /// Things.
+    Count,
+}
+
+/// The value of a setting.
 pub(crate) trait Value: Sized {
-    /// For people.
+    /// The expected value, in words.
     const TYPE: &'static str;
-    const KINDS: &'static [Kind];
+    const TOML: &'static [TomlType];
+    /// What its number counts; `None` if it is not a number.
+    const UNIT: Option<Unit> = None;
+    /// All values, if they can be listed.
+    const VALUES: &'static [&'static str] = &[];
     fn parse(text: &str) -> Option<Self>;
     fn show(&self) -> String;
-    /// What bounds are compared with: bytes, milliseconds or a count.
+    /// The number that bounds are compared with.
     fn number(&self) -> Option<u64> {
         None
     }
@@ -29,7 +48,8 @@ pub(crate) trait Value: Sized {
 
 impl Value for Duration {
     const TYPE: &'static str = "a duration such as \"10s\" or \"500ms\"";
-    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Integer];
+    const TOML: &'static [TomlType] = &[TomlType::Text, TomlType::Integer];
+    const UNIT: Option<Unit> = Some(Unit::Duration);
     fn parse(text: &str) -> Option<Self> {
         units::duration(text)
     }
@@ -47,7 +67,8 @@ impl Value for Duration {
 /// A size in bytes; counts are `u32`.
 impl Value for u64 {
     const TYPE: &'static str = "a size such as \"64MiB\" or a number of bytes";
-    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Integer];
+    const TOML: &'static [TomlType] = &[TomlType::Text, TomlType::Integer];
+    const UNIT: Option<Unit> = Some(Unit::Size);
     fn parse(text: &str) -> Option<Self> {
         units::size(text)
     }
@@ -66,7 +87,8 @@ impl Value for u64 {
 
 impl Value for u32 {
     const TYPE: &'static str = "a whole number";
-    const KINDS: &'static [Kind] = &[Kind::Integer];
+    const TOML: &'static [TomlType] = &[TomlType::Integer];
+    const UNIT: Option<Unit> = Some(Unit::Count);
     fn parse(text: &str) -> Option<Self> {
         text.trim().parse().ok()
     }
@@ -80,7 +102,8 @@ impl Value for u32 {
 
 impl Value for u16 {
     const TYPE: &'static str = "a port number (0 to 65535)";
-    const KINDS: &'static [Kind] = &[Kind::Integer];
+    const TOML: &'static [TomlType] = &[TomlType::Integer];
+    const UNIT: Option<Unit> = Some(Unit::Count);
     fn parse(text: &str) -> Option<Self> {
         text.trim().parse().ok()
     }
@@ -91,7 +114,7 @@ impl Value for u16 {
 
 impl Value for bool {
     const TYPE: &'static str = "true or false";
-    const KINDS: &'static [Kind] = &[Kind::Boolean];
+    const TOML: &'static [TomlType] = &[TomlType::Boolean];
     fn parse(text: &str) -> Option<Self> {
         match text.trim() {
             "true" | "1" => Some(true),
@@ -106,7 +129,7 @@ impl Value for bool {
 
 impl Value for String {
     const TYPE: &'static str = "a text";
-    const KINDS: &'static [Kind] = &[Kind::Text];
+    const TOML: &'static [TomlType] = &[TomlType::Text];
     fn parse(text: &str) -> Option<Self> {
         Some(text.to_owned())
     }
@@ -117,7 +140,7 @@ impl Value for String {
 
 impl Value for IpAddr {
     const TYPE: &'static str = "an IP address such as \"0.0.0.0\"";
-    const KINDS: &'static [Kind] = &[Kind::Text];
+    const TOML: &'static [TomlType] = &[TomlType::Text];
     fn parse(text: &str) -> Option<Self> {
         match text.trim() {
             "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
@@ -135,7 +158,7 @@ impl Value for IpAddr {
 
 impl Value for Vec<Network> {
     const TYPE: &'static str = "networks such as [\"10.0.0.0/8\", \"fd00::/8\"]";
-    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Texts];
+    const TOML: &'static [TomlType] = &[TomlType::Text, TomlType::Texts];
     fn parse(text: &str) -> Option<Self> {
         let all = text.split(',').map(str::trim);
         all.filter(|text| !text.is_empty())
@@ -150,7 +173,9 @@ impl Value for Vec<Network> {
 
 impl<T: Value> Value for Option<T> {
     const TYPE: &'static str = T::TYPE;
-    const KINDS: &'static [Kind] = T::KINDS;
+    const TOML: &'static [TomlType] = T::TOML;
+    const UNIT: Option<Unit> = T::UNIT;
+    const VALUES: &'static [&'static str] = T::VALUES;
     fn parse(text: &str) -> Option<Self> {
         T::parse(text).map(Some)
     }
@@ -186,7 +211,7 @@ fn show_bound<T: Value>(bound: u64) -> String {
     }
 }
 
-/// Makes a struct of settings with its defaults, its table for the documentation, and its readers.
+/// Defines a struct of settings with its defaults, its table and its readers.
 macro_rules! settings {
     (
         $(#[$meta:meta])*
@@ -207,24 +232,28 @@ macro_rules! settings {
         }
 
         impl $struct {
-            /// Every setting, for the documentation.
+            /// Every setting, for the documentation and the JSON Schema.
             #[must_use]
             pub fn table() -> Vec<$crate::settings::Setting> {
                 let default = Self::default();
                 vec![ $( $crate::settings::Setting {
                     name: stringify!($name),
-                    kind: <$type as $crate::setting::Value>::TYPE,
+                    expected: <$type as $crate::setting::Value>::TYPE,
+                    toml: <$type as $crate::setting::Value>::TOML,
+                    unit: <$type as $crate::setting::Value>::UNIT,
+                    values: <$type as $crate::setting::Value>::VALUES,
+                    bounds: ($min, $max),
                     default: $crate::setting::Value::show(&default.$name),
                     doc: concat!($($doc),+).trim(),
                 }, )+ ]
             }
 
-            /// Takes over what a table of a file says.
+            /// Takes over the settings of a table of a file.
             pub(crate) fn read(&mut self, reader: &$crate::reader::Reader<'_>) {
                 $(
-                    let kinds = <$type as $crate::setting::Value>::KINDS;
-                    let kind = <$type as $crate::setting::Value>::TYPE;
-                    if let Some(text) = reader.scalar(stringify!($name), kinds, kind) {
+                    let toml = <$type as $crate::setting::Value>::TOML;
+                    let expected = <$type as $crate::setting::Value>::TYPE;
+                    if let Some(text) = reader.scalar(stringify!($name), toml, expected) {
                         let name = concat!($table, ".", stringify!($name));
                         match $crate::setting::check(name, &text.value, ($min, $max)) {
                             Ok(value) => self.$name = value,
@@ -234,7 +263,8 @@ macro_rules! settings {
                 )+
             }
 
-            /// Takes over one setting. `None` where there is none of that name; the error says what was expected.
+            /// Takes over one setting. `None` if there is no setting with that name; the error says
+            /// what was expected.
             pub(crate) fn set(&mut self, name: &str, shown: &str, text: &str) -> Option<Result<(), String>> {
                 match name {
                     $( stringify!($name) => Some(

@@ -6,34 +6,43 @@ use crate::{
     Limits, Network,
     problem::Problem,
     reader::{Report, nearest},
-    setting::{Kind, Value, settings},
+    setting::{TomlType, Unit, Value, settings},
 };
 
-/// One setting, for the documentation.
+/// One setting, for the documentation and the JSON Schema.
 #[derive(Clone, Debug)]
 pub struct Setting {
-    /// Key in its table.
+    /// The key in its table.
     pub name: &'static str,
-    /// What can be written.
-    pub kind: &'static str,
-    /// Empty where the default depends on the place.
+    /// The expected value, in words.
+    pub expected: &'static str,
+    /// The TOML types that it may have.
+    pub toml: &'static [TomlType],
+    /// What its number counts; `None` if it is not a number.
+    pub unit: Option<Unit>,
+    /// All values, if they can be listed.
+    pub values: &'static [&'static str],
+    /// The least and the greatest number.
+    pub bounds: (u64, u64),
+    /// Empty if the default depends on the environment.
     pub default: String,
-    /// What it does.
+    /// What the setting does.
     pub doc: &'static str,
 }
 
-/// How log lines are written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 impl Value for LogFormat {
     const TYPE: &'static str = "\"text\" or \"json\"";
-    const KINDS: &'static [Kind] = &[Kind::Text];
+    const VALUES: &'static [&'static str] = &["text", "json"];
+    const TOML: &'static [TomlType] = &[TomlType::Text];
     fn parse(text: &str) -> Option<Self> {
         match text {
             "text" => Some(Self::Text),
@@ -55,7 +64,7 @@ pub struct Globs(pub Vec<String>);
 
 impl Value for Globs {
     const TYPE: &'static str = "globs such as \"data\" or \"**/*.md\"";
-    const KINDS: &'static [Kind] = &[Kind::Text, Kind::Texts];
+    const TOML: &'static [TomlType] = &[TomlType::Text, TomlType::Texts];
     /// Commas separate globs, except within braces.
     fn parse(text: &str) -> Option<Self> {
         let mut depth = 0_usize;
@@ -81,35 +90,42 @@ const GIB: u64 = 1 << 30;
 settings! {
     /// Settings of the server.
     pub struct ServerSettings in "server" {
-        /// Address to listen on: `::` in a container, which is IPv6 and IPv4 (0.0.0.0 where there is no IPv6); 127.0.0.1 for `wws`.
+        /// Address to listen on: `::` in a container, which is IPv6 and IPv4 (0.0.0.0 without
+        /// IPv6); 127.0.0.1 for `wws`.
         host: Option<IpAddr> = None, 0 => 0;
-        /// Port to listen on: 3000 in a container, 8080 for `wws`; 0 takes a free one.
-        port: Option<u16> = None, 0 => 0;
-        /// Time for the project to be compiled; a server that is not ready then exits.
+        /// Port to listen on: 3000 in a container, 8080 for `wws`; 0 takes a free port.
+        port: Option<u16> = None, 0 => 65_535;
+        /// Time to compile the project; a server that is not ready by then exits.
         compile_timeout: Duration = Duration::from_secs(600), 1000 => DAY;
-        /// Goes before every route and asset, such as `/api`.
+        /// Prefix of every route and asset, such as `/api`.
         prefix: Option<String> = None, 0 => 0;
-        /// Files and directories to leave out, relative to the project: a list in TOML, separated by commas in the environment.
+        /// Files and directories to ignore, relative to the project: a list in TOML, separated by
+        /// commas in the environment.
         ignore: Globs = Globs::default(), 0 => 0;
-        /// Time for a request's head to arrive.
+        /// Time for the head of a request to arrive; then the client gets a 408 and the connection
+        /// closes.
         header_timeout: Duration = Duration::from_secs(10), 1 => DAY;
-        /// Time for a request's body to arrive.
+        /// Time for the body of a request to arrive; then the client gets a 408.
         body_timeout: Duration = Duration::from_secs(30), 1 => DAY;
-        /// Time that a connection may wait for its next request.
+        /// Time that a connection may wait for its next request; then it closes.
         idle_timeout: Duration = Duration::from_secs(75), 1 => DAY;
-        /// Time for requests in flight to end after SIGTERM.
+        /// Time for requests in progress to end after SIGTERM; then they are aborted.
         grace_period: Duration = Duration::from_secs(8), 0 => DAY;
-        /// The least rate, in bytes a second, at which a client takes what is sent, as an average of `body_timeout`; a slower one is disconnected. 0 is no bound. While memory is short, an answer has to be taken within `body_timeout`.
+        /// The minimum rate, in bytes per second, at which a client takes what is sent, averaged
+        /// over `body_timeout`; a slower client is disconnected. 0 sets no bound. While memory is
+        /// short, a response has to be taken within `body_timeout`.
         min_send_rate: u64 = 1 << 10, 0 => GIB;
-        /// Size of a request's head.
+        /// Maximum size of the head of a request; a larger one gets a 431.
         max_header_bytes: u64 = 64 << 10, 8 << 10 => 16 << 20;
-        /// Headers of a request.
+        /// Maximum number of headers of a request; more get a 431.
         max_headers: u32 = 100, 1 => 10_000;
-        /// Size of a request's body.
+        /// Maximum size of the body of a request; a larger one gets a 413.
         max_body: u64 = 10 << 20, 0 => 4 * GIB;
-        /// Connections at once, as far as memory and open files allow (an eighth of the memory, 40 KiB for each). When a further one comes, those that have waited longest for their clients are closed.
+        /// Concurrent connections, as far as memory and open files allow (an eighth of the memory,
+        /// 40 KiB for each). For a further connection, those that have waited longest for their
+        /// clients are closed.
         max_connections: u32 = 10_000, 1 => 1_000_000;
-        /// Workers that run at once; 0 is 64 for each processor.
+        /// Calls of workers that run at once; 0 is 64 for each CPU.
         concurrency: u32 = 0, 0 => 100_000;
         /// Requests that may wait for a worker; further ones get a 503.
         queue: u32 = 1024, 0 => 1_000_000;
@@ -119,20 +135,25 @@ settings! {
         log_format: LogFormat = LogFormat::Text, 0 => 0;
         /// Whether each request is logged.
         access_log: bool = true, 0 => 0;
-        /// Whether a worker that does not load stops the start; if not, it answers 500 and the others are served.
+        /// Whether a worker that does not load prevents the start; if not, it answers 500 and the
+        /// others are served.
         strict: bool = true, 0 => 0;
-        /// Private networks that requests of workers may be sent to, where `allowed_hosts` names the host.
+        /// Private networks that requests of workers may reach, if `allowed_hosts` names the host.
         allow_private: Vec<Network> = Vec::new(), 0 => 0;
-        /// Whether answers of workers are compressed (gzip, Brotli) for clients that accept it: text of 1 KiB and more. Compressed files beside assets (`.gz`, `.br`, `.zst`) are always used.
+        /// Whether responses of workers are compressed (gzip, Brotli) for clients that accept it:
+        /// text of 1 KiB and more. Precompressed files next to assets (`.gz`, `.br`, `.zst`) are
+        /// always used.
         compression: bool = false, 0 => 0;
-        /// Proxies whose word on a client's address, scheme and host is taken; see [the client's address](../configure/server.md#client-address-and-proxies).
+        /// Proxies that are trusted to report a client's address, scheme and host; see
+        /// [the client's address](../configure/server.md#client-address-and-proxies).
         trusted_proxies: Vec<Network> = Vec::new(), 0 => 0;
-        /// Memory for all workers together; 0 takes three quarters of the container's or machine's.
+        /// Memory for all workers together; 0 takes three quarters of the container's or the
+        /// machine's.
         memory: u64 = 0, 0 => u64::MAX;
     }
 }
 
-/// Variables that begin with `WWS_` and are somebody else's.
+/// Variables that begin with `WWS_` and are not settings.
 const OTHERS: [&str; 7] = [
     "WWS_RESOLVE",
     "WWS_REPO_NAME",
@@ -144,9 +165,10 @@ const OTHERS: [&str; 7] = [
 ];
 
 impl ServerSettings {
-    /// Takes over the `WWS_*` variables of the environment. What has no meaning is a warning: it may be meant for another program.
+    /// Takes over the `WWS_*` variables of the environment. An unknown variable is a warning: it
+    /// may be meant for another program.
     ///
-    /// `WWS_LIMITS_*` are the project's limits.
+    /// `WWS_LIMITS_*` are limits of the project.
     pub(crate) fn override_from(
         &mut self,
         limits: &mut Limits,
@@ -159,7 +181,7 @@ impl ServerSettings {
                 continue;
             };
             let place = || PathBuf::from("environment");
-            // Kubernetes sets these for a service that is called `wws`.
+            // Kubernetes sets these for a service named `wws`.
             if OTHERS.contains(&variable.as_str())
                 || key.starts_with("SERVICE_")
                 || key.starts_with("PORT_")

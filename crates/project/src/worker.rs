@@ -10,32 +10,22 @@ use http::Method;
 use crate::{
     Limits, Network,
     beneath::{self, Root},
+    execution::Execution,
     problem::Problem,
     reader::{Reader, Text},
     route::Segment,
 };
 
-/// Index of a worker in its project.
+/// The index of a worker in its project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkerId(pub(crate) usize);
 
 impl WorkerId {
-    /// Index into [`crate::Project::workers`].
+    /// The index into [`crate::Project::workers`].
     #[must_use]
     pub fn index(self) -> usize {
         self.0
     }
-}
-
-/// What kind of program a worker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WorkerKind {
-    /// A module, a WASI preview 1 command.
-    Wasm,
-    /// JavaScript, which needs no runtime of the project.
-    JavaScript,
-    /// A source for a runtime: index into [`crate::Project::runtimes`].
-    Runtime(usize),
 }
 
 /// A file that answers requests.
@@ -43,51 +33,59 @@ pub enum WorkerKind {
 pub struct Worker {
     /// Its index.
     pub id: WorkerId,
-    /// For logs.
+    /// The name, for logs.
     pub name: String,
     /// The file, relative to the project's root.
     pub path: PathBuf,
-    /// Its route with the prefix, as `/api/[id]`.
+    /// The route with the prefix, as `/api/[id]`.
     pub route: String,
-    /// What kind of program it is.
-    pub kind: WorkerKind,
-    /// `[vars]`, those from the environment filled in.
+    /// What it runs as.
+    pub(crate) execution: Execution,
+    /// `[vars]`, with those from the environment filled in.
     pub vars: BTreeMap<String, String>,
-    /// Namespace of its key/value store.
+    /// The namespace of its key/value store.
     pub kv_namespace: Option<String>,
-    /// Folders that it sees.
+    /// The directories that it sees.
     pub folders: Vec<Folder>,
     /// Outgoing HTTP.
     pub http: HttpRequests,
-    /// Bounds of one call.
+    /// The limits of one call.
     pub limits: Limits,
-    /// What keeps it from being called. There is something only where `[server] strict` is false.
+    /// Why it cannot be called. Empty unless `[server] strict` is false.
     pub problems: Vec<Problem>,
-    /// Its route below the prefix.
+    /// The route below the prefix.
     pub(crate) segments: Vec<Segment>,
 }
 
-/// A folder that a worker sees.
+impl Worker {
+    /// What it runs as.
+    #[must_use]
+    pub fn execution(&self) -> Execution {
+        self.execution
+    }
+}
+
+/// A directory that a worker sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folder {
-    /// Relative to the project's root, normalised; it exists.
+    /// The path relative to the project's root, normalized; the directory exists.
     pub from: PathBuf,
-    /// Where the guest sees it: absolute.
+    /// The absolute path at which the guest sees it.
     pub to: String,
-    /// What is in it is data, and no worker or asset.
+    /// Whether its files are data, and not workers or assets.
     pub holds_data: bool,
 }
 
-/// Outgoing HTTP that a worker may do.
+/// The outgoing HTTP of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRequests {
     /// Hosts as `host` or `host:port`.
     pub allowed_hosts: Vec<String>,
-    /// Methods.
+    /// The allowed methods.
     pub allowed_methods: Vec<Method>,
     /// Whether plain `http:` is allowed.
     pub allow_http: bool,
-    /// Networks that are not the public internet's, and which names may lead to all the same.
+    /// Private networks that names may resolve to.
     pub allow_private: Vec<Network>,
 }
 
@@ -108,7 +106,7 @@ impl Default for HttpRequests {
     }
 }
 
-/// What a worker's TOML says.
+/// The content of a worker's TOML.
 #[derive(Default)]
 pub(crate) struct Config {
     pub(crate) name: Option<String>,
@@ -119,13 +117,13 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
 }
 
-/// What reading a worker's TOML takes.
+/// What is needed to read a worker's TOML.
 pub(crate) struct Context<'c> {
     pub(crate) root: &'c Root,
-    /// Folder of the worker, relative to the root.
+    /// The directory of the worker, relative to the root.
     pub(crate) folder: &'c Path,
     pub(crate) env: &'c BTreeMap<String, String>,
-    /// The project's.
+    /// The project's limits.
     pub(crate) limits: &'c Limits,
 }
 
@@ -142,7 +140,10 @@ impl Config {
         config.name = reader.text("name").map(|text| text.value);
         if let Some(text) = reader.scalar(
             "version",
-            &[crate::setting::Kind::Text, crate::setting::Kind::Integer],
+            &[
+                crate::setting::TomlType::Text,
+                crate::setting::TomlType::Integer,
+            ],
             "\"1\"",
         ) && text.value != "1"
         {
@@ -166,7 +167,7 @@ impl Config {
         for folder in reader.tables("folders", |table| read_folder(table, context)) {
             let Some((folder, at)) = folder else { continue };
             if config.folders.iter().any(|other| other.to == folder.to) {
-                reader.problem(&at, format!("two folders are at `{}`", folder.to));
+                reader.problem(&at, format!("two directories are at `{}`", folder.to));
             }
             config.folders.push(folder);
         }
@@ -184,7 +185,7 @@ impl Config {
                 }
             });
         });
-        // Ours, and none of the old server's: a mistake in it is not passed over.
+        // Wasm Workers Server 1.x has no limits: an unknown key is a mistake.
         reader.table("limits", |table| {
             config.limits.read(table);
             table.refuse_unknown_keys();
@@ -235,12 +236,12 @@ impl Config {
     }
 }
 
-/// What the value of a variable stands for.
+/// What the value of a variable means.
 #[derive(Debug, PartialEq, Eq)]
 enum Variable<'t> {
-    /// The variable of this name in the server's environment.
+    /// The variable with this name in the server's environment.
     FromEnv(&'t str),
-    /// This very text.
+    /// The text itself.
     Text(&'t str),
 }
 
@@ -249,7 +250,7 @@ impl<'t> Variable<'t> {
         let Some(rest) = text.strip_prefix('$') else {
             return Self::Text(text);
         };
-        // `$$` is a dollar.
+        // `$$` is an escaped dollar.
         if rest.starts_with('$') {
             return Self::Text(rest);
         }
@@ -257,7 +258,7 @@ impl<'t> Variable<'t> {
             .strip_prefix('{')
             .and_then(|rest| rest.strip_suffix('}'))
             .unwrap_or(rest);
-        // What cannot be a name is a text: the hash of a password begins with `$2b$`.
+        // A text that cannot be a name: the hash of a password begins with `$2b$`.
         let is_name = !name.is_empty() && !name.contains([' ', '$', '{', '}', '=', '/']);
         if is_name {
             Self::FromEnv(name)
@@ -355,8 +356,8 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
     let Some(path) = beneath(context.folder, Path::new(&from.value)) else {
         table.problem_with_help(
             &from.at,
-            format!("the folder `{}` is outside the project", from.value),
-            "a worker sees folders of its project only: put or mount it below the project's root",
+            format!("the directory `{}` is outside the project", from.value),
+            "a worker sees only directories of its project: put or mount it below the project's root",
         );
         return None;
     };
@@ -377,15 +378,15 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
             table.problem_with_help(
                 &from.at,
                 format!(
-                    "the folder `{shown}` is outside the project: a link on its way leads there"
+                    "the directory `{shown}` is outside the project: a link on its way leads there"
                 ),
-                "put or mount the folder itself below the project's root",
+                "put or mount the directory itself below the project's root",
             );
         } else {
             table.problem_with_help(
                 &from.at,
-                format!("cannot open the folder `{shown}`: {error}"),
-                "`from` is relative to the worker's own folder; in a container, mount a volume there or copy it into the image",
+                format!("cannot open the directory `{shown}`: {error}"),
+                "`from` is relative to the worker's own directory; in a container, mount a volume there or copy it into the image",
             );
         }
         return None;
@@ -400,7 +401,7 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
     ))
 }
 
-/// Joins paths by their names alone; `None` where the result is above the root.
+/// Joins paths without looking at the file system; `None` if the result is above the root.
 fn beneath(folder: &Path, path: &Path) -> Option<PathBuf> {
     let mut joined = folder.to_path_buf();
     for component in path.components() {

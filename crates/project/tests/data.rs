@@ -7,6 +7,10 @@ use std::{fs, os::unix::fs::PermissionsExt, os::unix::fs::symlink, path::Path};
 use tempfile::TempDir;
 use wws_project::{LoadOptions, Project, load};
 
+mod common;
+
+use common::options;
+
 fn project(files: &[(&str, &str)]) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (path, text) in files {
@@ -26,7 +30,7 @@ fn given(from: &str) -> String {
 }
 
 fn open(dir: &TempDir) -> Project {
-    load(dir.path(), &LoadOptions::default()).unwrap_or_else(|problems| panic!("{problems}"))
+    load(dir.path(), &options()).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 fn workers(project: &Project) -> Vec<String> {
@@ -159,7 +163,7 @@ fn a_link_among_the_data_does_not_make_its_owner_trusted() {
 #[test]
 fn a_worker_in_its_own_data_is_told_how_to_stay() {
     let dir = project(&[("api/w.js", ""), ("api/w.toml", &given("."))]);
-    let problems = load(dir.path(), &LoadOptions::default()).unwrap_err();
+    let problems = load(dir.path(), &options()).unwrap_err();
     let text = problems.to_string();
     assert!(
         text.starts_with(
@@ -180,7 +184,7 @@ fn nobody_is_given_the_runtimes() {
         ("w.toml", &given("./.wws/runtimes")),
         (".wws/runtimes/x", ""),
     ]);
-    let problems = load(dir.path(), &LoadOptions::default()).unwrap_err();
+    let problems = load(dir.path(), &options()).unwrap_err();
     let text = problems.to_string();
     assert!(
         text.starts_with("w.toml:3:8: the directory `.wws/runtimes` holds the project's runtimes"),
@@ -292,7 +296,7 @@ fn files_deep_down_are_served_and_deeper_ones_are_told() {
     assert_eq!((found.workers().len(), found.assets().len()), (1, 1));
     assert!(matches!(
         found.find(&format!("/{deep}w")),
-        wws_project::Found::Worker { .. }
+        wws_project::RouteMatch::Worker { .. }
     ));
     write(&dir, &format!("e/{}w.js", "d/".repeat(256)), "");
     let found = open(&dir);
@@ -340,7 +344,7 @@ fn writable_mounts_hold_data_and_read_only_ones_may_hold_workers() {
         bind(&source, "site");
         let container = LoadOptions {
             container: true,
-            ..LoadOptions::default()
+            ..options()
         };
         let found = load(&root, &container).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(workers(&found), ["fixed/w.js", "index.js"]);
@@ -357,7 +361,7 @@ fn writable_mounts_hold_data_and_read_only_ones_may_hold_workers() {
         assert_eq!(workers(&found), ["w.js"]);
         assert_eq!(assets(&found), ["/a.txt"]);
         // Outside of a container, mounts are the user's own affair.
-        let found = load(&root.join("writable"), &LoadOptions::default()).unwrap();
+        let found = load(&root.join("writable"), &options()).unwrap();
         assert_eq!(workers(&found), ["w.js"]);
     };
     std::thread::spawn(run).join().unwrap();

@@ -10,7 +10,11 @@ use std::{
 };
 
 use tempfile::TempDir;
-use wws_project::{Found, Kit, LoadOptions, Problems, Project, WorkerKind, load};
+use wws_project::{Execution, LoadOptions, Problems, Project, RouteMatch, load};
+
+mod common;
+
+use common::options;
 
 /// A project of files and their texts.
 fn folder(files: &[(&str, &str)]) -> TempDir {
@@ -28,7 +32,7 @@ fn write(root: &Path, path: &str, text: &str) {
 }
 
 fn open(dir: &TempDir) -> Result<Project, Problems> {
-    load(dir.path(), &LoadOptions::default())
+    load(dir.path(), &options())
 }
 
 fn problems(dir: &TempDir) -> Vec<String> {
@@ -42,16 +46,16 @@ fn problems(dir: &TempDir) -> Vec<String> {
 
 fn found(project: &Project, path: &str) -> String {
     match project.find(path) {
-        Found::Asset(asset) => asset.path.display().to_string(),
-        Found::Worker { worker, params } => {
+        RouteMatch::Asset(asset) => asset.path.display().to_string(),
+        RouteMatch::Worker { worker, params } => {
             let params: String = params
                 .iter()
                 .map(|(name, value)| format!(" {name}={value}"))
                 .collect();
             format!("{}{params}", worker.path.display())
         }
-        Found::AssetAt(url) => format!("at {url}"),
-        Found::NotFound => "-".into(),
+        RouteMatch::AssetAt(url) => format!("at {url}"),
+        RouteMatch::NotFound => "-".into(),
     }
 }
 
@@ -117,16 +121,16 @@ fn a_prefix_goes_before_workers_and_assets_and_globs_leave_out() {
         ("public/logo.svg", ""),
         ("public/secret/key.txt", ""),
     ]);
-    let options = LoadOptions {
+    let load_options = LoadOptions {
         prefix: Some("v1/api/".into()),
         ignore: vec![
             "draft/**".into(),
             "**/*.test.js".into(),
             "public/secret".into(),
         ],
-        ..LoadOptions::default()
+        ..options()
     };
-    let project = load(dir.path(), &options).unwrap();
+    let project = load(dir.path(), &load_options).unwrap();
     for (path, expected) in [
         ("/v1/api", "index.js"),
         ("/v1/api/a", "a.js"),
@@ -176,18 +180,22 @@ cpu_time = "500ms"
             "version = 1\n[server]\nport = 8081\nallow_private = [\"192.168.0.0/16\"]\nmax_body = \"1MiB\"\n[limits]\nmemory = 1048576\nhttp_calls = 3\n",
         ),
     ]);
-    let options = LoadOptions {
+    let load_options = LoadOptions {
         env: BTreeMap::from([
             ("TOKEN".into(), "secret".into()),
             ("WWS_LIMITS_OUTPUT".into(), "2KiB".into()),
         ]),
-        ..LoadOptions::default()
+        ..options()
     };
-    let project = load(dir.path(), &options).unwrap();
+    let project = load(dir.path(), &load_options).unwrap();
     let worker = &project.workers()[0];
     assert_eq!(
-        (worker.name.as_str(), worker.route.as_str(), worker.kind),
-        ("fetch", "/api/fetch", WorkerKind::Wasm)
+        (
+            worker.name.as_str(),
+            worker.route.as_str(),
+            worker.execution()
+        ),
+        ("fetch", "/api/fetch", Execution::Module)
     );
     let vars: Vec<_> = worker
         .vars
@@ -266,9 +274,9 @@ fn all_problems_are_told_at_once_each_with_its_place() {
             "a.toml:2:11: `version` is `2`, the only one is \"1\"",
             "a.toml:3:1: `data.kv.namespace` is missing\n    write namespace = \"NAME\"",
             "b.toml:2:9: `vars.COUNT` is a number, expected a string\n    write the value in quotes",
-            "b.toml:4:8: the folder `../..` is outside the project\n    a worker sees folders of its project only: put or mount it below the project's root",
+            "b.toml:4:8: the directory `../..` is outside the project\n    a worker sees only directories of its project: put or mount it below the project's root",
             "b.toml:5:6: `mnt`: expected an absolute path of the guest, as \"/mnt/libs\"",
-            "b.toml:7:8: cannot open the folder `none`: No such file or directory (os error 2)\n    `from` is relative to the worker's own folder; in a container, mount a volume there or copy it into the image",
+            "b.toml:7:8: cannot open the directory `none`: No such file or directory (os error 2)\n    `from` is relative to the worker's own directory; in a container, mount a volume there or copy it into the image",
             "c.toml:3:18: `https://x.org` is a URL, not a host\n    write a host, as \"api.example.com\", or a host and a port, as \"api.example.com:8443\"",
             "c.toml:4:20: `FETCH` is no method: expected GET, POST, PUT, PATCH, DELETE, OPTIONS or HEAD",
             "c.toml:5:14: `features.http_requests.allow_http` is a string, expected true or false",
@@ -295,7 +303,7 @@ fn links_that_leave_the_project_are_refused_others_are_followed() {
         problems(&dir),
         [
             "bad.js: a link that leads outside the project\n    replace it by the file or directory itself, or let `server.ignore` leave it out",
-            "g.toml:2:8: the folder `out` is outside the project: a link on its way leads there\n    put or mount the folder itself below the project's root",
+            "g.toml:2:8: the directory `out` is outside the project: a link on its way leads there\n    put or mount the directory itself below the project's root",
         ]
     );
     fs::remove_file(dir.path().join("bad.js")).unwrap();
@@ -366,7 +374,7 @@ fn a_file_of_a_runtime_that_was_hashed_before_is_not_read_for_that() {
     ]);
     let known = |sha256: &str| LoadOptions {
         hashed: BTreeMap::from([(binary.clone().into(), sha256.into())]),
-        ..LoadOptions::default()
+        ..options()
     };
     let wanted = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90";
     assert!(load(dir.path(), &known(wanted)).is_ok());
@@ -416,7 +424,10 @@ fn a_runtime_must_be_installed_and_whole() {
         ),
     );
     let project = open(&dir).unwrap();
-    assert_eq!(project.workers()[0].kind, WorkerKind::Runtime(0));
+    assert_eq!(
+        project.workers()[0].execution(),
+        Execution::Prestarted { runtime: 0 }
+    );
     assert_eq!(project.runtimes()[0].args, ["--", "/src/index.py"]);
 }
 
@@ -438,7 +449,7 @@ checksum = { type = "sha256", value = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0c
 fn a_runtime_may_be_driven_by_a_kit() {
     let dir = folder(&[("a.js", ""), (".wws.toml", KIT)]);
     let project = open(&dir).unwrap();
-    assert_eq!(project.runtimes()[0].kit, Some(Kit::Ruby));
+    assert_eq!(project.runtimes()[0].kit.as_deref(), Some("ruby"));
     for (from, to, says) in [
         (
             "kit = \"ruby\"",
@@ -461,12 +472,12 @@ fn a_runtime_may_be_driven_by_a_kit() {
 
 #[test]
 fn a_folder_that_is_not_there_is_a_problem() {
-    let Err(problems) = load(Path::new("/no/such/folder"), &LoadOptions::default()) else {
+    let Err(problems) = load(Path::new("/no/such/folder"), &options()) else {
         panic!("it loaded")
     };
     assert_eq!(
         problems.to_string(),
-        "/no/such/folder: cannot open the project's folder: No such file or directory (os error 2)\n    expected a folder that holds workers"
+        "/no/such/folder: cannot open the project's directory: No such file or directory (os error 2)\n    expected a directory with workers"
     );
 }
 
@@ -508,20 +519,22 @@ fn a_bad_file_costs_its_own_route_where_the_project_is_not_strict() {
     ]);
     let project = open(&dir).unwrap();
     let of = |path: &str| match project.find(path) {
-        Found::Worker { worker, .. } => worker.problems.iter().map(ToString::to_string).collect(),
+        RouteMatch::Worker { worker, .. } => {
+            worker.problems.iter().map(ToString::to_string).collect()
+        }
         _ => vec!["no worker".to_owned()],
     };
     assert_eq!(of("/good"), [""; 0]);
     assert_eq!(of("/two"), [""; 0]);
     assert!(of("/toml")[0].starts_with("toml.toml:1:11: no valid TOML"));
-    assert!(of("/data")[0].starts_with("data.toml:2:8: cannot open the folder `none`"));
+    assert!(of("/data")[0].starts_with("data.toml:2:8: cannot open the directory `none`"));
     let warnings: Vec<_> = project.warnings().iter().map(ToString::to_string).collect();
     assert_eq!(warnings.len(), 2, "{warnings:#?}");
     assert!(warnings[0].starts_with("a[b].js: not served: `a[b]`: a parameter is a whole segment"));
     assert!(warnings[1].contains(": not served: has the route /two, which two"));
     let strict = LoadOptions {
         strict: Some(true),
-        ..LoadOptions::default()
+        ..options()
     };
     assert_eq!(load(dir.path(), &strict).unwrap_err().all().len(), 4);
 }
@@ -574,11 +587,14 @@ fn an_asset_has_one_path_for_its_page() {
         ("public/\u{fc}ber uns/index.html", ""),
         ("[id].js", ""),
     ]);
-    let options = LoadOptions {
+    let load_options = LoadOptions {
         prefix: Some("\\v1".into()),
-        ..LoadOptions::default()
+        ..options()
     };
-    let (plain, prefixed) = (open(&dir).unwrap(), load(dir.path(), &options).unwrap());
+    let (plain, prefixed) = (
+        open(&dir).unwrap(),
+        load(dir.path(), &load_options).unwrap(),
+    );
     for (path, expected) in [
         ("", "public/index.html"),
         ("/", "public/index.html"),
@@ -618,14 +634,18 @@ fn what_assets_do_not_answer_reaches_a_route_with_parameters() {
     assert_eq!(found(&project, "/7"), "public/7.html");
     assert!(matches!(
         project.find_for_change("/7"),
-        Found::Worker { params, .. } if params == [("id", "7".to_owned())]
+        RouteMatch::Worker { params, .. } if params == [("id", "7".to_owned())]
     ));
     let asset = project.find_for_change("/a/b.txt");
-    assert!(matches!(asset, Found::Asset(_)));
-    assert!(matches!(project.find_for_change("/x/y"), Found::NotFound));
+    assert!(matches!(asset, RouteMatch::Asset(_)));
+    assert!(matches!(
+        project.find_for_change("/x/y"),
+        RouteMatch::NotFound
+    ));
 }
 
-/// The bound is wide, a linear search would be a thousand times slower; `make bench` measures the ratio.
+/// The bound is wide, a linear search would be a thousand times slower; `make bench` measures the
+/// ratio.
 #[test]
 fn finding_a_route_does_not_depend_on_their_number() {
     let time = |count: usize| {
@@ -637,7 +657,7 @@ fn finding_a_route_does_not_depend_on_their_number() {
         let path = format!("/r{}/7", count - 1);
         let started = Instant::now();
         for _ in 0..10_000 {
-            assert!(matches!(project.find(&path), Found::Worker { .. }));
+            assert!(matches!(project.find(&path), RouteMatch::Worker { .. }));
         }
         started.elapsed()
     };

@@ -1,4 +1,5 @@
-//! One file of a package's archive, a tar compressed by gzip. Nothing else of it reaches the disk.
+//! Extracts one file from the archive of a package, a tar compressed with gzip. Nothing else of the
+//! archive is written to disk.
 
 use std::{
     io::{self, Read},
@@ -9,10 +10,11 @@ use flate2::read::MultiGzDecoder;
 
 use crate::error::Error;
 
-/// What an archive may hold before it is taken for a bomb, in bytes.
+/// The maximum size of an unpacked archive, in bytes: a larger one is a decompression bomb.
 const MAX_UNPACKED: u64 = 2 << 30;
 
-/// The file `wanted` of an archive. Packages have all their files in one folder of any name, usually `package`.
+/// The file `wanted` of an archive. Packages have all their files in one directory with any name,
+/// usually `package`.
 pub(crate) fn file_of(archive: &[u8], wanted: &str, max: u64) -> Result<Vec<u8>, Error> {
     let broken = |error: io::Error| Error::new(format!("the package cannot be unpacked: {error}"));
     let unpacked = MultiGzDecoder::new(archive).take(MAX_UNPACKED);
@@ -38,7 +40,7 @@ pub(crate) fn file_of(archive: &[u8], wanted: &str, max: u64) -> Result<Vec<u8>,
     Err(Error::new(format!("the package has no file {wanted}")))
 }
 
-/// A path without its first folder.
+/// A path without its first directory.
 fn below_top(path: &Path) -> Option<&Path> {
     let mut components = path.components();
     match components.next()? {

@@ -1,7 +1,8 @@
-//! Adds and removes entries of `.wws.toml` in its text, so that everything else of it stays as its author wrote it.
+//! Adds and removes entries of `.wws.toml` in its text, so that everything else of it stays as its
+//! author wrote it.
 //!
-//! The parser says where an entry begins and ends. What comes out is parsed again, and is only taken if it says what it said
-//! before, but for the entry.
+//! The parser says where an entry begins and ends. What comes out is parsed again, and is only
+//! taken if it says what it said before, but for the entry.
 
 use std::ops::Range;
 

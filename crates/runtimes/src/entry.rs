@@ -36,8 +36,8 @@ pub(crate) fn of_runtime(runtime: &Runtime) -> String {
             .collect();
         lines.value("envs", format!("{{ {} }}", envs.join(", ")));
     }
-    if let Some(kit) = runtime.kit {
-        lines.value("kit", quoted(kit.name()));
+    if let Some(kit) = &runtime.kit {
+        lines.value("kit", quoted(kit));
     }
     lines.file("binary", Some(&runtime.binary));
     lines.file("polyfill", runtime.polyfill.as_ref());

@@ -1,11 +1,11 @@
-//! Why something was not done.
+//! Errors of this crate.
 
 use wws_project::Problems;
 
-/// Why a command on runtimes failed; for people, in one or more lines.
+/// Why a command on runtimes failed; the text is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `.wws.toml`, or a repository's index, is not valid.
+    /// `.wws.toml` or the index of a repository is invalid.
     #[error("{0}")]
     Invalid(Problems),
     /// Anything else.
@@ -18,7 +18,7 @@ impl Error {
         Self::Failed(message.into())
     }
 
-    /// The same, behind what was being done.
+    /// Prefixes what was being done.
     pub(crate) fn of(self, what: impl std::fmt::Display) -> Self {
         match self {
             Self::Failed(message) => Self::Failed(format!("{what}: {message}")),

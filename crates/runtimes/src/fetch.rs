@@ -1,4 +1,4 @@
-//! Brings files, from wherever their entry says.
+//! Fetches files from where their entry says.
 
 use std::{
     collections::BTreeMap,
@@ -20,34 +20,35 @@ use crate::{
     tls,
 };
 
-/// What a registry tells of a version, and a repository's index, at most in bytes.
+/// The maximum size of a version's metadata and of a repository's index, in bytes.
 pub(crate) const MAX_TEXT: u64 = 4 << 20;
 
-/// How much is read before the progress is told again, in bytes.
+/// Bytes that are read between two progress reports.
 const PIECE: usize = 128 << 10;
 
-/// What is seen while files are fetched.
+/// Receives the progress of fetches.
 pub trait Progress {
-    /// Something is being fetched.
+    /// A fetch begins.
     fn fetching(&self, what: &str);
-    /// So many bytes are there, of so many if that is known.
+    /// This many bytes have arrived, of a total if it is known.
     fn received(&self, bytes: u64, of: Option<u64>);
-    /// Nothing more comes of it.
+    /// The fetch has ended.
     fn ended(&self);
 }
 
-/// Bounds, and the environment.
+/// Bounds of a fetch, and the environment.
 #[derive(Clone, Debug)]
 pub struct FetchOptions {
-    /// The process' environment: npm's variables, `HOME`, `SSL_CERT_FILE`.
+    /// The process's environment: npm's variables, `HOME`, `SSL_CERT_FILE`.
     pub env: BTreeMap<String, String>,
-    /// The largest file or package, in bytes: that of the largest module which the server reads.
+    /// The maximum size of a file or package, in bytes: that of the largest module that the server
+    /// reads.
     pub max: u64,
-    /// For a connection.
+    /// The time for a connection.
     pub connect_timeout: Duration,
-    /// For the next bytes of an answer.
+    /// The time for the next bytes of a response.
     pub stall_timeout: Duration,
-    /// For a whole file.
+    /// The time for a whole file.
     pub timeout: Duration,
 }
 
@@ -71,18 +72,18 @@ pub struct Fetch<'p> {
     progress: &'p dyn Progress,
 }
 
-/// An answer that was read.
+/// The body of a response.
 enum Answer {
     Found(Vec<u8>),
     Missing(String),
 }
 
 impl<'p> Fetch<'p> {
-    /// Reads the configuration; opens no connection. Proxies are those of the process' own environment (`HTTPS_PROXY`,
-    /// `NO_PROXY`).
+    /// Reads the configuration and opens no connection. Proxies come from the process's own
+    /// environment (`HTTPS_PROXY`, `NO_PROXY`).
     ///
     /// # Errors
-    /// An `.npmrc`, or a file of certificates that was named, cannot be read.
+    /// An `.npmrc` or a named file of certificates cannot be read.
     pub fn new(
         project: &Path,
         options: FetchOptions,
@@ -107,7 +108,7 @@ impl<'p> Fetch<'p> {
         })
     }
 
-    /// The file of a source; whether it is the right one, its checksum must tell.
+    /// Fetches the file of a source. The caller verifies its checksum.
     pub(crate) fn file(&self, source: &Source) -> Result<Vec<u8>, Error> {
         let max = self.options.max;
         match source {
@@ -117,7 +118,7 @@ impl<'p> Fetch<'p> {
         }
     }
 
-    /// A small text.
+    /// Fetches a small text.
     pub(crate) fn text(&self, source: &Source) -> Result<String, Error> {
         let bytes = match source {
             Source::Http(url) => self.get(url, MAX_TEXT)?.or_missing()?,
@@ -131,7 +132,7 @@ impl<'p> Fetch<'p> {
         let registry = self.registries.registry(package)?;
         let archive = match self.get(&registry.archive(package)?, self.options.max)? {
             Answer::Found(archive) => archive,
-            // It keeps archives elsewhere, and says where.
+            // The registry keeps archives elsewhere, and its metadata says where.
             Answer::Missing(missing) => {
                 let url = registry.metadata(package)?;
                 let Answer::Found(metadata) = self.get(&url, MAX_TEXT)? else {
@@ -156,7 +157,7 @@ impl<'p> Fetch<'p> {
     fn read(&self, url: &Url, max: u64) -> Result<Answer, Error> {
         let mut request = self.agent.get(url.as_str());
         if is_here(url) {
-            // No proxy has a way to it.
+            // A proxy cannot reach it.
             request = request.config().proxy(None).build();
         }
         if let Some(authorization) = self.registries.authorization(url) {
@@ -239,7 +240,7 @@ impl Answer {
     }
 }
 
-/// Whether a URL is one of this very machine.
+/// Whether a URL is on this machine.
 fn is_here(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",

@@ -1,4 +1,4 @@
-//! A project's folder, into which runtimes are installed.
+//! The directory of a project, into which runtimes are installed.
 
 use std::{
     fs::{self, File},
@@ -9,14 +9,14 @@ use std::{
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, renameat, unlinkat};
 use sha2::{Digest, Sha256};
-use wws_project::{Runtime, beneath::Root};
+use wws_project::{Runtime, beneath::Root, hex};
 
 use crate::{edit, error::Error, fetch::Fetch, repository::Repository, source::Source};
 
-/// Where runtimes are listed.
+/// The file that lists runtimes.
 const CONFIG: &str = ".wws.toml";
 
-/// A project's folder, and the only one at work in it as long as this is there.
+/// The directory of a project, locked as long as this exists.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -24,20 +24,20 @@ pub struct Folder {
     _lock: OwnedFd,
 }
 
-/// What an installation did.
+/// The result of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Installed {
-    /// Its files were fetched.
+pub enum InstallOutcome {
+    /// The files were fetched.
     Now,
-    /// They were there, whole.
+    /// The files existed and were intact.
     Before,
 }
 
 impl Folder {
-    /// Opens a project. Waits for another process that installs something into it.
+    /// Opens a project. Waits while another process installs something into it.
     ///
     /// # Errors
-    /// The folder cannot be opened.
+    /// The directory cannot be opened.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let failed = |error| Error::new(format!("{}: {error}", path.display()));
         let path = path.canonicalize().map_err(failed)?;
@@ -47,7 +47,7 @@ impl Folder {
             Mode::empty(),
         )
         .map_err(|error| failed(error.into()))?;
-        // Some network file systems lock no folders: then nobody is kept out.
+        // Some network file systems cannot lock directories; then nothing is locked.
         let _ = flock(&lock, FlockOperation::LockExclusive);
         Ok(Self {
             root: Root::open(&path).map_err(failed)?,
@@ -59,16 +59,16 @@ impl Folder {
     /// The runtimes that `.wws.toml` lists, and whether they are installed.
     ///
     /// # Errors
-    /// It has problems.
+    /// `.wws.toml` is invalid.
     pub fn runtimes(&self) -> Result<Vec<Runtime>, Error> {
         Ok(wws_project::runtimes(&self.path)?)
     }
 
-    /// Installs a runtime that `.wws.toml` lists. Files that are there and whole are kept.
+    /// Installs a runtime that `.wws.toml` lists. Intact files are kept.
     ///
     /// # Errors
-    /// A file cannot be fetched, is not the one that was meant, or cannot be written. It isn't there then.
-    pub fn install(&self, runtime: &Runtime, fetch: &Fetch<'_>) -> Result<Installed, Error> {
+    /// A file cannot be fetched, has another checksum or cannot be written. Then it does not exist.
+    pub fn install(&self, runtime: &Runtime, fetch: &Fetch<'_>) -> Result<InstallOutcome, Error> {
         let (name, version) = (&runtime.name, &runtime.version);
         self.install_files(runtime, fetch)
             .map_err(|error| error.of(format!("{name} {version}")))
@@ -77,13 +77,13 @@ impl Folder {
     /// Installs a runtime of a repository, and lists it in `.wws.toml`.
     ///
     /// # Errors
-    /// As [`Self::install`]; or `.wws.toml` cannot be read, edited or written.
+    /// As for [`Self::install`]; or `.wws.toml` cannot be read, edited or written.
     pub fn add(
         &self,
         repository: &Repository,
         runtime: &Runtime,
         fetch: &Fetch<'_>,
-    ) -> Result<Installed, Error> {
+    ) -> Result<InstallOutcome, Error> {
         let listed = self.runtimes()?;
         let same = listed.iter().find(|other| is_same(other, runtime));
         let is_listed = same.is_some_and(|same| same.binary.sha256 == runtime.binary.sha256);
@@ -105,7 +105,7 @@ impl Folder {
     /// Removes a runtime: its files, and its entry in `.wws.toml`.
     ///
     /// # Errors
-    /// `.wws.toml` cannot be read, edited or written, or the files not be removed.
+    /// `.wws.toml` cannot be read, edited or written, or the files cannot be removed.
     pub fn remove(&self, runtime: &Runtime) -> Result<(), Error> {
         let text = edit::remove(&self.text()?, runtime)?;
         let folder = runtime.folder();
@@ -116,7 +116,7 @@ impl Folder {
             Err(error) => return Err(failed(error)),
         }
         for above in folder.ancestors().skip(1).take(4) {
-            // It has others in it, or is the user's.
+            // It is not empty, or it belongs to the user.
             if above.as_os_str().is_empty() || fs::remove_dir(self.path.join(above)).is_err() {
                 break;
             }
@@ -124,12 +124,12 @@ impl Folder {
         self.write(&text)
     }
 
-    fn install_files(&self, runtime: &Runtime, fetch: &Fetch<'_>) -> Result<Installed, Error> {
+    fn install_files(&self, runtime: &Runtime, fetch: &Fetch<'_>) -> Result<InstallOutcome, Error> {
         let files = std::iter::once(&runtime.binary)
             .chain(&runtime.polyfill)
             .chain(&runtime.wrapper)
             .chain(&runtime.template);
-        let mut installed = Installed::Before;
+        let mut installed = InstallOutcome::Before;
         for file in files {
             let name = &file.filename;
             let Some(wanted) = &file.sha256 else {
@@ -141,7 +141,7 @@ impl Folder {
             let there = self.root.file(&path).and_then(|mut file| {
                 let mut hash = Sha256::new();
                 io::copy(&mut file, &mut hash)?;
-                Ok(hex(&hash.finalize()))
+                Ok(hex::encode(&hash.finalize()))
             });
             if there.is_ok_and(|found| found == *wanted) {
                 continue;
@@ -154,7 +154,7 @@ impl Folder {
             };
             let source = Source::parse(url, &self.path)?;
             let bytes = fetch.file(&source)?;
-            let found = hex(&Sha256::digest(&bytes));
+            let found = hex::encode(&Sha256::digest(&bytes));
             if found != *wanted {
                 return Err(Error::new(format!(
                     "{name} of {source} is damaged, or not the one that was meant: its sha256 is {found}, expected {wanted}"
@@ -162,12 +162,13 @@ impl Folder {
             }
             self.place(&path, &bytes)
                 .map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
-            installed = Installed::Now;
+            installed = InstallOutcome::Now;
         }
         Ok(installed)
     }
 
-    /// Writes a file beneath the root, whatever links there are: under another name first, so that it is never there by half.
+    /// Writes a file beneath the root, whatever links exist there. The file is written under
+    /// another name and renamed, so it is never incomplete.
     fn place(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -175,7 +176,7 @@ impl Folder {
         let mut part = name.to_owned();
         part.push(".part");
         let folder = self.folder(folder)?;
-        // One may be left of a process that was killed.
+        // A killed process may have left one.
         let _ = unlinkat(&folder, &part, AtFlags::empty());
         let file = openat(
             &folder,
@@ -195,7 +196,7 @@ impl Folder {
         written
     }
 
-    /// A folder beneath the root, made where it is missing.
+    /// Opens a directory beneath the root, and creates it if it is missing.
     fn folder(&self, path: &Path) -> io::Result<File> {
         let mut below = PathBuf::new();
         for component in path.components() {
@@ -212,7 +213,8 @@ impl Folder {
         self.root.folder(path)
     }
 
-    /// A copy whose files of this very project are named by their paths in it, so that it can be moved.
+    /// A copy in which files of this project have paths relative to it, so that the project can be
+    /// moved.
     fn with_near_paths(&self, runtime: &Runtime) -> Runtime {
         let mut runtime = runtime.clone();
         let files = std::iter::once(&mut runtime.binary)
@@ -258,8 +260,4 @@ impl Folder {
 
 fn is_same(a: &Runtime, b: &Runtime) -> bool {
     (&a.repository, &a.name, &a.version) == (&b.repository, &b.name, &b.version)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

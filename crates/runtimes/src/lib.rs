@@ -1,9 +1,11 @@
-//! Language runtimes of a project: what repositories have, how they come into the project's folder, and their entries in
-//! `.wws.toml`.
+//! Language runtimes of a project: repositories, installation, and the entries in `.wws.toml`.
 //!
-//! A [`Repository`] is an index of runtimes: built in, a folder, or a URL. A [`Folder`] is a project, into which a runtime is
-//! installed; [`Fetch`] brings its files. A file is only ever there whole and with the checksum that its entry names: it is
-//! fetched and checked in memory, written under another name, and renamed. `docs/configure/runtimes.md` is the manual.
+//! A [`Repository`] is an index of runtimes: built in, a directory, or a URL. A [`Folder`] is a
+//! project into which a runtime is installed; [`Fetch`] fetches its files. A file exists only
+//! completely and with the checksum of its entry: it is fetched and verified in memory, written
+//! under another name and renamed. `docs/configure/runtimes.md` is the manual.
+
+#![forbid(unsafe_code)]
 
 mod archive;
 mod edit;
@@ -20,5 +22,5 @@ mod tls;
 
 pub use error::Error;
 pub use fetch::{Fetch, FetchOptions, Progress};
-pub use folder::{Folder, Installed};
+pub use folder::{Folder, InstallOutcome};
 pub use repository::Repository;

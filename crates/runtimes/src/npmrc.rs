@@ -6,15 +6,15 @@ use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use crate::error::Error;
 
-/// The largest that is read, in bytes.
+/// The maximum size of the file, in bytes.
 const MAX: u64 = 1 << 20;
 
-/// Keys and values; later lines win.
+/// Keys and values; later lines take precedence.
 #[derive(Debug, Default)]
 pub(crate) struct Npmrc(BTreeMap<String, String>);
 
 impl Npmrc {
-    /// Reads a file, if it is there. `${NAME}` stands for a variable of `env`.
+    /// Reads a file, if it exists. `${NAME}` is replaced by a variable of `env`.
     pub(crate) fn read(file: &Path, env: &BTreeMap<String, String>) -> Result<Self, Error> {
         let mut text = String::new();
         match File::open(file).and_then(|file| file.take(MAX).read_to_string(&mut text)) {
@@ -44,7 +44,7 @@ impl Npmrc {
     }
 }
 
-/// A variable that is not set stays as it is written.
+/// A variable that is not set is not replaced.
 fn expanded(value: &str, env: &BTreeMap<String, String>) -> String {
     let mut text = String::new();
     let mut rest = value;

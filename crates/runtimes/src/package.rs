@@ -1,4 +1,4 @@
-//! A file of an npm package, pinned.
+//! A file of an npm package, pinned by a checksum.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use crate::error::Error;
 /// `NAME@VERSION/FILE#sha512-...`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Package {
-    /// With its scope, as `@ruby/3.4-wasm-wasi`.
+    /// The name with its scope, as `@ruby/3.4-wasm-wasi`.
     pub(crate) name: String,
     pub(crate) version: String,
-    /// Path inside the package.
+    /// The path inside the package.
     pub(crate) file: String,
-    /// SHA-512 of the package's archive.
+    /// The SHA-512 of the package's archive.
     sha512: Vec<u8>,
 }
 
 impl Package {
-    /// Reads what stands behind `npm:`.
+    /// Parses what follows `npm:`.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         parse(text).ok_or_else(|| {
             Error::new(format!(
@@ -29,7 +29,7 @@ impl Package {
         })
     }
 
-    /// `@scope` of a name that has one.
+    /// The `@scope` of a name, if it has one.
     pub(crate) fn scope(&self) -> Option<&str> {
         self.name
             .starts_with('@')
@@ -37,13 +37,13 @@ impl Package {
             .flatten()
     }
 
-    /// Where registries keep the archive, below their root.
+    /// The path of the archive in a registry.
     pub(crate) fn archive(&self) -> String {
         let base = self.name.rsplit('/').next().unwrap_or_default();
         format!("{}/-/{base}-{}.tgz", self.name, self.version)
     }
 
-    /// Where registries tell of the version, below their root.
+    /// The path of the version's metadata in a registry.
     pub(crate) fn metadata(&self) -> String {
         format!("{}/{}", self.name.replace('/', "%2f"), self.version)
     }
@@ -71,7 +71,7 @@ impl fmt::Display for Package {
 fn parse(text: &str) -> Option<Package> {
     let (place, integrity) = text.split_once('#')?;
     let sha512 = STANDARD.decode(integrity.strip_prefix("sha512-")?).ok()?;
-    // The first `@` may be a scope's.
+    // The first `@` may belong to a scope.
     let (name_length, _) = place.char_indices().skip(1).find(|(_, c)| *c == '@')?;
     let (name, rest) = place.split_at(name_length);
     let (version, file) = rest.strip_prefix('@')?.split_once('/')?;

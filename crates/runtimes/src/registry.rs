@@ -1,7 +1,8 @@
-//! Which npm registry this machine is configured for.
+//! The npm registry that this machine is configured for.
 //!
-//! As npm does it: a scope's own registry before all others; then the environment, the project's `.npmrc`, the user's. Where
-//! none of these names one, npm itself is asked, which has a default. We have none.
+//! In npm's order: the registry of a scope first; then the environment, the project's `.npmrc`, and
+//! the user's. If none of these names a registry, npm itself is asked for its default. This crate
+//! has no default.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +16,7 @@ use url::Url;
 
 use crate::{error::Error, npmrc::Npmrc, package::Package};
 
-/// How long npm may take to answer.
+/// The time for npm to answer.
 const NPM_TIME: Duration = Duration::from_secs(20);
 
 /// The configuration of a machine and a project.
@@ -26,7 +27,7 @@ pub(crate) struct Registries {
     folder: PathBuf,
 }
 
-/// A registry's root.
+/// The root URL of a registry.
 #[derive(Debug)]
 pub(crate) struct Registry {
     root: Url,
@@ -38,7 +39,7 @@ impl Registries {
             .map(PathBuf::from)
             .or_else(|| Some(Path::new(env.get("HOME")?).join(".npmrc")));
         Ok(Self {
-            // A project comes from anywhere: its lines may not carry our variables away.
+            // A project is not trusted: its lines may not read variables.
             project: Npmrc::read(&project.join(".npmrc"), &BTreeMap::new())?,
             user: match user {
                 Some(file) => Npmrc::read(&file, env)?,
@@ -49,7 +50,7 @@ impl Registries {
         })
     }
 
-    /// The registry that has a package.
+    /// The registry of a package.
     pub(crate) fn registry(&self, package: &Package) -> Result<Registry, Error> {
         let of_files = |key: &str| self.project.get(key).or_else(|| self.user.get(key));
         let of_scope = package
@@ -80,11 +81,11 @@ impl Registries {
         Ok(Registry { root })
     }
 
-    /// What a request for `url` says of who asks. Only the user's own file is believed.
+    /// The credentials for a request of `url`. Only the user's own file is trusted.
     pub(crate) fn authorization(&self, url: &Url) -> Option<String> {
         let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
         let mut path = url.path();
-        // The longest path that has one.
+        // The longest path with credentials wins.
         while let Some(end) = path.rfind('/') {
             let place = format!("//{host}{}", &path[..=end]);
             if let Some(token) = self.user.get(&format!("{place}:_authToken")) {
@@ -98,12 +99,12 @@ impl Registries {
         None
     }
 
-    /// A file of certificates that npm is told to believe.
+    /// A file of certificates that npm trusts.
     pub(crate) fn certificates(&self) -> Option<&str> {
         variable(&self.env, "cafile").or_else(|| self.user.get("cafile"))
     }
 
-    /// `npm config get registry`, where there is npm.
+    /// `npm config get registry`, if npm is installed.
     fn ask_npm(&self) -> Option<String> {
         let mut child = Command::new("npm")
             .args(["config", "get", "registry"])
@@ -118,7 +119,7 @@ impl Registries {
         let started = Instant::now();
         while child.try_wait().ok()?.is_none() {
             if started.elapsed() > NPM_TIME {
-                // It may have ended meanwhile.
+                // npm may have exited meanwhile.
                 let _ = child.kill();
                 let _ = child.wait();
                 return None;
@@ -138,12 +139,12 @@ impl Registries {
 }
 
 impl Registry {
-    /// Where an archive is, as nearly all registries have it.
+    /// The URL of an archive in nearly all registries.
     pub(crate) fn archive(&self, package: &Package) -> Result<Url, Error> {
         self.below(&package.archive())
     }
 
-    /// Where the registry says where the archive is.
+    /// The URL of the metadata that has the archive's URL.
     pub(crate) fn metadata(&self, package: &Package) -> Result<Url, Error> {
         self.below(&package.metadata())
     }
@@ -151,13 +152,13 @@ impl Registry {
     fn below(&self, path: &str) -> Result<Url, Error> {
         let mut url = self.root.clone();
         url.set_query(None);
-        // A name begins with `@`, and nothing else can come first.
+        // A name begins with `@`, so nothing else can come first.
         url.join(&format!("./{path}"))
             .map_err(|error| Error::new(format!("{path} is not below the registry: {error}")))
     }
 }
 
-/// npm's variables may be written in capitals, or not.
+/// The names of npm's variables may be in upper or lower case.
 fn variable<'e>(env: &'e BTreeMap<String, String>, name: &str) -> Option<&'e str> {
     let name = format!("npm_config_{name}");
     env.get(&name)
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn none_is_told() {
-        // There is no npm where nothing is found.
+        // npm is not found on an empty path.
         let none = machine("", "", &[("PATH", "/nowhere")]);
         let error = none.archive("a").unwrap_err().to_string();
         assert!(error.contains("set NPM_CONFIG_REGISTRY="), "{error}");

@@ -7,31 +7,31 @@ use wws_project::{Runtime, Status};
 
 use crate::{error::Error, fetch::Fetch, source::Source};
 
-/// Name of the repository that is built in.
+/// The name of the built-in repository.
 const BUILT_IN: &str = "wws";
 
 /// Its index.
 const BUILT_IN_INDEX: &str = include_str!("built-in.toml");
 
-/// The name of an index in a folder.
+/// The name of an index in a directory.
 const INDEX: &str = "index.toml";
 
 /// Runtimes that can be installed.
 #[derive(Debug)]
 pub struct Repository {
-    /// Also the name of its folder in `.wws/runtimes`.
+    /// Its name, and that of its directory in `.wws/runtimes`.
     pub name: String,
-    /// Where its index is; `None` for the one that is built in.
+    /// Where its index is; `None` for the built-in repository.
     pub url: Option<String>,
-    /// In the order of the index. Places of files are absolute.
+    /// The runtimes in the order of the index. Locations of files are absolute.
     pub runtimes: Vec<Runtime>,
 }
 
 impl Repository {
-    /// The repository that is built in: interpreters of npm packages.
+    /// The built-in repository: interpreters from npm packages.
     ///
     /// # Errors
-    /// None that a test did not see.
+    /// None in practice: a test reads the index.
     pub fn built_in() -> Result<Self, Error> {
         let file = Path::new("built-in.toml");
         Ok(Self {
@@ -41,14 +41,15 @@ impl Repository {
         })
     }
 
-    /// Opens the repository at a URL of an index, or in a folder with `index.toml`. Without `name`, it is called as its host or
-    /// folder. Relative places of files are relative to the index.
+    /// Opens the repository at a URL of an index, or in a directory with `index.toml`. Without
+    /// `name`, it is named after its host or directory. Relative locations of files are relative to
+    /// the index.
     ///
     /// # Errors
     /// The index cannot be fetched, or has problems.
     pub fn open(location: &str, name: Option<&str>, fetch: &Fetch<'_>) -> Result<Self, Error> {
         let here = std::env::current_dir()
-            .map_err(|error| Error::new(format!("no current folder: {error}")))?;
+            .map_err(|error| Error::new(format!("no current directory: {error}")))?;
         let base = match Source::parse(location, &here)? {
             Source::Http(url) => Base::Url(url),
             Source::File(path) if path.is_dir() => Base::Folder(canonical(&path)?, INDEX.into()),
@@ -59,7 +60,9 @@ impl Repository {
                 Base::Folder(folder.to_owned(), name.into())
             }
             Source::Npm(_) => {
-                return Err(Error::new("a repository is a folder or a URL, no package"));
+                return Err(Error::new(
+                    "a repository is a directory or a URL, not a package",
+                ));
             }
         };
         let name = match name {
@@ -88,10 +91,10 @@ impl Repository {
         })
     }
 
-    /// The runtime of a name and a version or tag.
+    /// The runtime with a name and a version or tag.
     ///
     /// # Errors
-    /// There is none, or it was withdrawn.
+    /// There is no such runtime, or it was withdrawn.
     pub fn find(&self, name: &str, version: &str) -> Result<&Runtime, Error> {
         let of_name = || self.runtimes.iter().filter(|runtime| runtime.name == name);
         let is_tagged = |runtime: &&Runtime| {
@@ -127,7 +130,7 @@ impl Repository {
 /// Where an index is.
 enum Base {
     Url(Url),
-    /// A folder, and the name of the index in it.
+    /// A directory, and the name of the index in it.
     Folder(PathBuf, PathBuf),
 }
 
@@ -164,7 +167,7 @@ impl Base {
                 Source::Npm(_) | Source::Http(_) => Ok(url.to_owned()),
             },
             Self::Url(_) if url.starts_with("npm:") => Ok(url.to_owned()),
-            // What is at a URL has no say on files of this machine.
+            // An index at a URL cannot name files of this machine.
             Self::Url(base) => base
                 .join(url)
                 .ok()
@@ -180,14 +183,14 @@ fn canonical(path: &Path) -> Result<PathBuf, Error> {
         .map_err(|error| Error::new(format!("{}: {error}", path.display())))
 }
 
-/// A repository's name becomes a folder's.
+/// The name of a repository becomes that of a directory.
 fn check_name(name: &str) -> Result<(), Error> {
     let good = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
     if good {
         Ok(())
     } else {
         Err(Error::new(format!(
-            "`{name}` is no name for a repository, whose runtimes lie in a folder of that name: give another by --repo-name"
+            "`{name}` is not a name for a repository, whose runtimes are in a directory with that name: set another one with --repo-name"
         )))
     }
 }

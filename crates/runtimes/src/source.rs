@@ -1,4 +1,4 @@
-//! Where a file of a runtime comes from: the `url` of its entry.
+//! The source of a runtime's file: the `url` of its entry.
 
 use std::{
     fmt,
@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::{error::Error, package::Package};
 
-/// What a `url` means.
+/// The meaning of a `url`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A file of an npm package: `npm:NAME@VERSION/FILE#sha512-...`.
@@ -21,7 +21,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// `base` is the folder that paths are relative to.
+    /// `base` is the directory that paths are relative to.
     pub(crate) fn parse(text: &str, base: &Path) -> Result<Self, Error> {
         if let Some(package) = text.strip_prefix("npm:") {
             return Package::parse(package).map(Self::Npm);
@@ -54,7 +54,7 @@ pub(crate) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     if !url.username().is_empty() || url.password().is_some() {
-        // It has a host, or it would have no user.
+        // A URL with a user has a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
     }
@@ -63,7 +63,7 @@ pub(crate) fn shown(url: &Url) -> String {
 
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, _) = text.split_once(':')?;
-    // One letter is no scheme, and a path may have a colon.
+    // A scheme has more than one letter, and a path may have a colon.
     (scheme.len() > 1
         && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme
@@ -81,7 +81,11 @@ fn file_path(text: &str) -> Result<PathBuf, Error> {
     Url::parse(text)
         .ok()
         .and_then(|url| url.to_file_path().ok())
-        .ok_or_else(|| Error::new(format!("`{text}` is no path, expected file:///folder/file")))
+        .ok_or_else(|| {
+            Error::new(format!(
+                "`{text}` is no path, expected file:///directory/file"
+            ))
+        })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Whose certificates are believed when runtimes are fetched: this machine's authorities, else Mozilla's list.
+//! The trusted certificates for fetches: this machine's authorities, or else Mozilla's list.
 
 use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
@@ -6,17 +6,17 @@ use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 
 use crate::error::Error;
 
-/// Where systems have the authorities they believe.
+/// Files in which systems have their trusted authorities.
 const SYSTEM: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
 ];
 
-/// The largest file of certificates, in bytes.
+/// The maximum size of a file of certificates, in bytes.
 const MAX: u64 = 8 << 20;
 
-/// `SSL_CERT_FILE`, else the system's; and what was named beside: `NODE_EXTRA_CA_CERTS` and npm's `cafile`.
+/// `SSL_CERT_FILE`, or else the system's; in addition `NODE_EXTRA_CA_CERTS` and npm's `cafile`.
 pub(crate) fn roots(env: &BTreeMap<String, String>, npm: Option<&str>) -> Result<RootCerts, Error> {
     let variable = |name| env.get(name).map(String::as_str).filter(|v| !v.is_empty());
     let named = [
@@ -32,7 +32,7 @@ pub(crate) fn roots(env: &BTreeMap<String, String>, npm: Option<&str>) -> Result
         certificates.extend(found);
     }
     if variable("SSL_CERT_FILE").is_none() {
-        // The first that is there.
+        // The first that exists.
         certificates.extend(
             SYSTEM
                 .iter()

@@ -17,7 +17,7 @@ use server::{Reply, Server};
 use sha2::{Digest, Sha256, Sha512};
 use tempfile::TempDir;
 use wws_project::Runtime;
-use wws_runtimes::{Error, Fetch, FetchOptions, Folder, Installed, Progress, Repository};
+use wws_runtimes::{Error, Fetch, FetchOptions, Folder, InstallOutcome, Progress, Repository};
 
 const CONTENT: &[u8] = b"an interpreter";
 
@@ -98,7 +98,7 @@ impl Project {
     }
 
     /// Installs `python 1.0` of the repository at `location`.
-    fn add(&self, location: &str) -> Result<Installed, Error> {
+    fn add(&self, location: &str) -> Result<InstallOutcome, Error> {
         let fetch = Fetch::new(self.path(), options(), &Silent)?;
         let repository = Repository::open(location, Some("near"), &fetch)?;
         let runtime = repository.find("python", "latest")?;
@@ -106,7 +106,7 @@ impl Project {
     }
 
     /// Installs what `.wws.toml` lists first.
-    fn install(&self) -> Result<Installed, Error> {
+    fn install(&self) -> Result<InstallOutcome, Error> {
         let fetch = Fetch::new(self.path(), options(), &Silent)?;
         let folder = Folder::open(self.path())?;
         folder.install(&folder.runtimes()?[0], &fetch)
@@ -157,9 +157,9 @@ fn a_folder_is_a_repository() {
     ] {
         let installed = project.add(&location).unwrap();
         let again = if location.starts_with("file") {
-            Installed::Before
+            InstallOutcome::Before
         } else {
-            Installed::Now
+            InstallOutcome::Now
         };
         assert_eq!(installed, again);
     }
@@ -182,7 +182,7 @@ fn a_folder_is_a_repository() {
             .unwrap()
             .contains("is damaged")
     );
-    assert_eq!(project.install().unwrap(), Installed::Now);
+    assert_eq!(project.install().unwrap(), InstallOutcome::Now);
     assert_eq!(project.runtimes()[0].unusable, None);
 
     Folder::open(project.path())
@@ -207,7 +207,7 @@ fn a_project_that_has_its_repository_in_itself_can_be_moved() {
         project.config()
     );
     fs::remove_dir_all(project.path().join(".wws")).unwrap();
-    assert_eq!(project.install().unwrap(), Installed::Now);
+    assert_eq!(project.install().unwrap(), InstallOutcome::Now);
 }
 
 #[test]
@@ -230,7 +230,10 @@ fn a_package_comes_from_the_configured_registry() {
     for registry in [&usual, &other] {
         let project = Project::new();
         project.write(".npmrc", &format!("@s:registry={}/npm", registry.url()));
-        assert_eq!(project.add(&location(&repository)).unwrap(), Installed::Now);
+        assert_eq!(
+            project.add(&location(&repository)).unwrap(),
+            InstallOutcome::Now
+        );
         assert!(
             project
                 .config()
@@ -422,7 +425,7 @@ fn what_has_no_checksum_or_no_place_is_not_installed() {
         "{error}"
     );
     project.write(".wws/runtimes/r/python/1/p.wasm", "an interpreter");
-    assert_eq!(project.install().unwrap(), Installed::Before);
+    assert_eq!(project.install().unwrap(), InstallOutcome::Before);
 }
 
 #[test]
@@ -500,7 +503,7 @@ fn a_repository_that_changed_its_file_replaces_the_entry() {
         index("sub/p.wasm", &sha256(b"another")),
     )
     .unwrap();
-    assert_eq!(project.add(&location(&old)).unwrap(), Installed::Now);
+    assert_eq!(project.add(&location(&old)).unwrap(), InstallOutcome::Now);
     let runtimes = project.runtimes();
     assert_eq!((runtimes.len(), &runtimes[0].unusable), (1, &None));
 }

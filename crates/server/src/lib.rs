@@ -1,44 +1,30 @@
-//! HTTP that guests receive: accept, route, call, answer, drain.
+//! The HTTP server: it accepts connections, routes requests, calls workers and drains.
 //!
-//! [`prepare`] makes a [`Server`] of a loaded project: it opens the folders, compiles the modules, and reports every problem at once.
-//! [`Server::bind`] listens, and [`Bound::run`] serves until it is told to stop. The server knows neither containers nor the command line.
+//! [`prepare`] turns a loaded project into a [`Server`]: it opens directories, compiles modules and
+//! reports all problems at once. [`Server::bind`] listens, and [`Bound::run`] serves until its
+//! shutdown future completes. The server knows neither containers nor the command line.
 //!
-//! What it logs has one of these targets: `access` (one line a request), `guest` (what workers write to standard error, from the engine),
-//! or this crate's name.
+//! Layers, from the top: `prepare` and `server` put the parts together; `request` answers a request
+//! with `assets` or a worker; `connection` handles sockets and hyper; `workers` compiles what the
+//! project has and knows none of the others.
+//!
+//! Log targets: `access` (one line per request), `guest` (what workers write to standard error,
+//! from the engine), and this crate's name.
 
-mod access;
-mod activity;
-mod admission;
-mod app;
-mod asset;
-mod body;
-mod clients;
-mod compiling;
-mod compress;
+mod assets;
 mod connection;
-mod forwarded;
-mod framing;
-mod guests;
-mod idle;
-mod listen;
 mod memory;
-mod no_worker;
-mod outgoing;
-mod page;
-mod precompile;
 mod prepare;
-mod range;
-mod request_id;
-mod socket;
-mod target;
-mod upload;
+mod request;
+mod server;
+mod workers;
 
-pub use compiling::Compiling;
-pub use listen::{Bound, Drained, Server};
-pub use precompile::{
-    COMPILER_MEMORY, Job, Kind, Precompile, Precompiled, compile, compile_here, hashed,
-};
 pub use prepare::{PrepareOptions, prepare};
+pub use server::{Bound, Drained, Server};
+pub use workers::compiling::Compiling;
+pub use workers::precompile::{
+    COMPILER_MEMORY, Job, ModuleKind, Precompile, Precompiled, compile, compile_here, hashed,
+};
 
-/// Compiled code that was made before.
 pub use wws_engine::CodeCache;
+pub use wws_languages::Languages;

@@ -1,6 +1,8 @@
-//! How much memory this process may use: the limits of its control groups (v1 and v2), or else the machine's memory.
+//! How much memory this process may use: the limits of its control groups (v1 and v2), or else the
+//! machine's memory.
 //!
-//! Inside a container the control groups' file systems may be mounted at the container's own group, at the root of all, or not at all.
+//! Inside a container the control groups' file systems may be mounted at the container's own group,
+//! at the root of all, or not at all.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,8 @@ pub(crate) fn available() -> u64 {
     limit.map_or(machine, |limit| limit.min(machine))
 }
 
-/// Bytes that this process holds and that cannot be taken from it: its own memory, and images in memory.
+/// Bytes that this process holds and that cannot be taken from it: its own memory, and images in
+/// memory.
 pub(crate) fn held() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     held_by(&status)

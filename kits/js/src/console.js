@@ -36,10 +36,12 @@
     return `${name && name !== "Object" ? name + " " : ""}{${list(Object.keys(value).map((key) => `${key}: ${inner(value[key])}`))}}`;
   };
 
+  // The interpreter's frames, without those of the kit.
+  const frames = (error) => `${error.stack ?? ""}`.split("\n")
+    .filter((line) => line.trim() !== "" && !line.includes("(wws:") && !line.includes("(native)") && !line.includes("at wws:")).join("\n");
   // An error as a text: its name and message, where it came from without the kit's own frames, and the errors behind it.
   const show_error = (error, seen) => {
-    const stack = `${error.stack ?? ""}`.split("\n")
-      .filter((line) => line.trim() !== "" && !line.includes("(wws:") && !line.includes("(native)") && !line.includes("at wws:")).join("\n");
+    const stack = frames(error);
     let text = `${error.name}: ${error.message}${stack ? "\n" + stack : ""}`;
     if (seen.length >= MAX_CAUSES) return text;
     const inner = (what) => show(what, 1, [...seen, error]);
@@ -54,6 +56,10 @@
     try { return show(error, 1, []); } catch { return "an error that cannot be shown: reading it throws"; }
   };
   wws.describe = describe;
+  // The frames of what was thrown; none if it is not an error. Reading them may throw, too.
+  wws.stackOf = (error) => {
+    try { return error instanceof Error ? frames(error) : ""; } catch { return ""; }
+  };
   wws.show = (value) => show(value, 1, []);
 
   const format = (args) => {

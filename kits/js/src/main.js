@@ -38,7 +38,7 @@
     }
   };
 
-  const fail = (error) => { if (!answered) { answered = true; host.fail(describe(error)); } };
+  const fail = (error) => { if (!answered) { answered = true; host.fail(describe(error), wws.stackOf(error)); } };
 
   const waitUntil = (promise) => {
     waiting.push(Promise.resolve(promise).catch((error) => report("in waitUntil", error)));

@@ -16,17 +16,17 @@ module Wws
     @file = file
     $0 = $PROGRAM_NAME = file
     source = Files.read(file)
-    return fail_with("#{file}: there is no such file") unless source
+    return fail_with("there is no such file") unless source
 
     main = TOPLEVEL_BINDING.receiver
     Files.run(source, file)
     unless main.respond_to?(:worker, true)
-      return fail_with("#{file}: it defines no method `worker`: def worker(req) ... end")
+      return fail_with("it defines no method `worker`: def worker(req) ... end")
     end
 
     @worker = main.method(:worker)
     unless @worker.arity == 1 || @worker.arity.between?(-2, -1)
-      return fail_with("#{file}:#{@worker.source_location&.last}: `worker` must take one argument, the request; it takes #{@worker.arity.abs}")
+      return fail_with("`worker` must take one argument, the request; it takes #{@worker.arity.abs}", at: @worker.source_location)
     end
 
     Randomness.loaded
@@ -57,7 +57,7 @@ module Wws
     response = @worker.call(request)
     response = Response.new(response) if response.is_a?(String)
     unless response.is_a?(Response)
-      return fail_with("#{@file}: `worker` returned #{show(response)} instead of a Response: Response.new(body, status, headers)")
+      return fail_with("`worker` returned #{show(response)} instead of a Response: Response.new(body, status, headers)")
     end
 
     send(response)
@@ -74,29 +74,32 @@ module Wws
   end
   private_class_method :send
 
-  # Tells the server that loading or the request failed: a line that says why and where, and lines for the log.
-  def self.fail_with(message, detail = "")
-    Channel.tell({ op: "fail", message: Wire.text(message) }, Wire.text(detail))
+  # Tells the server that loading or the request failed: why, where (a file and a line), and lines for the log.
+  def self.fail_with(message, detail = "", at: nil)
+    file, line = at
+    place = line ? { file: Wire.text(file), line: line } : {}
+    Channel.tell({ op: "fail", message: Wire.text(message), **place }, Wire.text(detail))
   end
   private_class_method :fail_with
 
   def self.failed(error)
     frames = frames(error)
-    message = error.is_a?(SyntaxError) ? syntax(error, frames) : "#{place(frames)}: #{reason(error)}"
+    message, place = error.is_a?(SyntaxError) ? syntax(error, frames) : [reason(error), place(frames)]
     # A load problem is this one line.
-    if @worker.nil? && (at = frames.first&.slice(LINE)) && !message.start_with?(at)
-      message << ", raised at #{at}"
+    if @worker.nil? && (at = frames.first&.slice(LINE)) && at != place
+      message += ", raised at #{at}"
     end
-    fail_with(message, describe(error, frames))
+    file, line = place&.match(/\A(.*):(\d+)\z/)&.captures
+    fail_with(message, describe(error, frames), at: line && [file, line.to_i])
   rescue SystemStackError, NoMemoryError => e
-    fail_with("#{@file}: #{e.message} (#{e.class})")
+    fail_with("#{e.message} (#{e.class})")
   end
   private_class_method :failed
 
-  # Where the worker's author has to look: the first line of the project's own.
+  # Where the worker's author has to look: the first line of the project's own, as "FILE:LINE". None without frames.
   def self.place(frames)
     frame = frames.find { |line| !line.start_with?("/") } || frames.first
-    frame ? frame[LINE] : @file
+    frame && frame[LINE]
   end
   private_class_method :place
 
@@ -113,12 +116,15 @@ module Wws
   end
   private_class_method :reason
 
-  # "FILE:LINE: SyntaxError: what the parser says". Its message has lines of the source, with the reason behind "^".
+  # What the parser says, and its "FILE:LINE". Its message begins with the place and has lines of the source, with the reason
+  # behind "^". Only an error of the parser's has a path: another one may say anything.
   def self.syntax(error, frames)
     first, *rest = error.message.lines.map(&:chomp)
-    place = (first[/\A.*?:\d+/] unless first.start_with?("(eval")) || place(frames)
-    why = rest.filter_map { |line| line[/\^+~* +(.+)/, 1] }.first || first.delete_prefix(place).delete_prefix(":").strip
-    "#{place}: #{why} (SyntaxError)"
+    path = error.path
+    place = first[/\A#{Regexp.escape(path)}:\d+/] if path && !path.start_with?("(eval")
+    place ||= place(frames)
+    why = rest.filter_map { |line| line[/\^+~* +(.+)/, 1] }.first || first.to_s.delete_prefix(place.to_s).delete_prefix(":").strip
+    ["#{why} (SyntaxError)", place]
   end
   private_class_method :syntax
 

@@ -1,14 +1,14 @@
-//! Characters that would make a line of the text log look like another one are written as escapes.
+//! Escapes characters that would make a line of the text log look like another one.
 
 use std::borrow::Cow;
 
-/// A line whose control and bidirectional characters are escaped; the line break at its end stays.
+/// Escapes the control and bidirectional characters of a line; its final line break stays.
 pub(crate) fn escape_controls(line: &[u8]) -> Cow<'_, [u8]> {
     let (text, end) = match line.strip_suffix(b"\n") {
         Some(text) => (text, "\n"),
         None => (line, ""),
     };
-    // Most lines are plain: these are the first bytes of all characters that are looked for.
+    // Most lines are plain: these are the first bytes of all characters to escape.
     let is_plain = |byte: &u8| !(*byte < 0x20 || matches!(byte, 0x7f | 0xc2 | 0xd8 | 0xe2));
     if text.iter().all(is_plain) {
         return line.into();

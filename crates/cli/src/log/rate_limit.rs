@@ -1,4 +1,5 @@
-//! Bounds how often one problem is written: a worker that fails a million times has a few lines, and a count of the rest.
+//! Limits how often one problem is logged: a worker that fails a million times has a few lines, and
+//! a count of the rest.
 
 use std::{
     collections::HashMap,
@@ -19,37 +20,38 @@ use tracing::{
 };
 use tracing_subscriber::layer::{Context, Filter};
 
-/// Lines of one problem that are written within [`WINDOW`].
+/// The number of lines of one problem within [`WINDOW`].
 const LINES: u32 = 50;
 
-/// The time that [`LINES`] are for.
+/// The time window of [`LINES`].
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Problems that are told apart; further ones are counted as one.
+/// The number of problems that are counted separately; further ones are counted as one.
 const MAX_PROBLEMS: usize = 1024;
 
-/// Target of the lines that say what was left out; these have no limit.
+/// The target of lines that report suppressed lines; these have no limit.
 const TARGET: &str = "wws::log";
 
-/// Counts warnings and errors, by the place in the program that writes them and by worker. What guests write has limits of its own.
+/// Counts warnings and errors, by their place in the program and by worker. Lines of guests have
+/// their own limits.
 #[derive(Default)]
 pub(crate) struct RateLimit {
     problems: Mutex<HashMap<Problem, Count>>,
-    /// Something was left out and is not reported yet.
+    /// Lines were suppressed and not reported yet.
     is_pending: AtomicBool,
 }
 
-/// What becomes of a line.
+/// Whether a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Write,
-    /// It is left out; the `first` one has to be noted by who reports them.
+    /// It is suppressed; the `first` one schedules a report.
     Suppress {
         first: bool,
     },
 }
 
-/// A kind of line; `None` stands for all that have no count of their own.
+/// The kind of a line; `None` stands for all without their own count.
 type Problem = Option<(Identifier, String)>;
 
 #[derive(Clone, Copy)]
@@ -60,11 +62,11 @@ struct Count {
     level: Level,
 }
 
-/// Lines that were left out.
+/// Suppressed lines.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Suppressed {
     level: Level,
-    /// Empty where the lines are of no worker.
+    /// Empty if the lines do not belong to a worker.
     worker: String,
     pub(crate) count: u64,
 }
@@ -81,7 +83,7 @@ impl fmt::Display for Suppressed {
 }
 
 impl Suppressed {
-    /// Writes how many lines were left out.
+    /// Logs how many lines were suppressed.
     pub(crate) fn log(&self) {
         let worker = (!self.worker.is_empty()).then_some(self.worker.as_str());
         tracing::warn!(target: TARGET, of_level = %self.level, worker, suppressed = self.count, "{self}");
@@ -93,7 +95,7 @@ impl RateLimit {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a line, and says what becomes of it.
+    /// Counts a line, and returns whether it is written.
     fn admit(&self, site: Identifier, worker: String, level: Level, now: Instant) -> Verdict {
         let mut problems = self.lock();
         let mut problem = Some((site, worker));
@@ -109,7 +111,7 @@ impl RateLimit {
             suppressed: 0,
             level,
         });
-        // What was left out is reported first.
+        // Suppressed lines are reported first.
         if count.suppressed == 0 && now >= count.since + WINDOW {
             (count.since, count.lines) = (now, 0);
         }
@@ -122,7 +124,8 @@ impl RateLimit {
         Verdict::Suppress { first }
     }
 
-    /// What was left out and is to be reported: when its time is over, or now if it is the `last` chance.
+    /// The suppressed lines to report: those whose window is over, or all if it is the `last`
+    /// chance.
     pub(crate) fn take(&self, last: bool) -> Vec<Suppressed> {
         if !self.is_pending.load(Relaxed) {
             return Vec::new();
@@ -156,7 +159,7 @@ impl RateLimit {
         taken
     }
 
-    /// When something is to be reported.
+    /// The time of the next report.
     pub(crate) fn due(&self) -> Option<Instant> {
         if !self.is_pending.load(Relaxed) {
             return None;
@@ -170,7 +173,7 @@ impl RateLimit {
 /// The filter of a layer.
 pub(crate) struct RateLimited {
     limit: Arc<RateLimit>,
-    /// Wakes who reports what was left out.
+    /// Wakes the thread that reports suppressed lines.
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -188,7 +191,8 @@ impl<S> Filter<S> for RateLimited {
         true
     }
 
-    // With these the other filter's word is the last one, once for each place in the program instead of for each event.
+    // For these the other filter decides, once for each place in the program instead of for each
+    // event.
     fn callsite_enabled(&self, _metadata: &'static Metadata<'static>) -> Interest {
         Interest::always()
     }
@@ -199,7 +203,7 @@ impl<S> Filter<S> for RateLimited {
 
     fn event_enabled(&self, event: &Event<'_>, _context: &Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        // The most severe levels are the least.
+        // More severe levels are smaller.
         if *metadata.level() > Level::WARN || matches!(metadata.target(), TARGET | "guest") {
             return true;
         }

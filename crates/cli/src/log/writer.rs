@@ -1,5 +1,5 @@
-//! A thread that writes lines, so that a reader who stalls never stops a worker: lines that have no room are dropped and counted.
-//! It also reports how many lines the rate limit left out, once their time is over.
+//! A thread that writes lines, so that a stalled reader never blocks a worker: lines without room
+//! are dropped and counted. It also reports how many lines the rate limit suppressed.
 
 use std::{
     io,
@@ -16,13 +16,14 @@ use super::{
     rate_limit::{RateLimit, Suppressed},
 };
 
-/// Bytes of lines that wait.
+/// The maximum size of waiting lines, in bytes.
 const ROOM: usize = 1 << 20;
 
-/// Lines that come soon after one another are written together: waking up for each took 2.5 % of a busy server's time.
+/// Lines in quick succession are written together: waking up for each took 2.5 % of a busy server's
+/// CPU time.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// Hands lines to the thread. Cheap to clone.
+/// Passes lines to the thread. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Writer(Arc<Shared>);
 
@@ -40,12 +41,12 @@ struct State {
     dropped: u64,
     asleep: bool,
     writing: bool,
-    /// Lines that the rate limit left out are reported now, whether their time is over or not.
+    /// Suppressed lines are reported now, whether their window is over or not.
     last: bool,
 }
 
 impl Writer {
-    /// Starts the thread, which also reports what `limit` leaves out.
+    /// Starts the thread, which also reports the lines that `limit` suppresses.
     pub(crate) fn start(json: bool, limit: Arc<RateLimit>) -> io::Result<Self> {
         Self::to(io::stderr(), json, limit)
     }
@@ -78,7 +79,7 @@ impl Writer {
         }
     }
 
-    /// Has the thread look at what the rate limit left out.
+    /// Lets the thread check for suppressed lines.
     pub(crate) fn wake(&self) {
         if std::mem::take(&mut self.0.lock().asleep) {
             self.0.wake.notify_one();
@@ -154,20 +155,20 @@ impl Shared {
             if dropped > 0 {
                 write_all(out, dropped_line(dropped, self.json).as_bytes());
             }
-            // These become lines like others.
+            // Reports are lines like others.
             suppressed.iter().for_each(Suppressed::log);
         }
     }
 }
 
-/// Lines that cannot be written are lost: there is nobody to tell.
+/// Lines that cannot be written are lost: there is no other place to report them.
 fn write_all(out: &impl AsFd, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match rustix::io::write(out, bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => {
-                // Somebody made it non-blocking.
+                // Standard error was made non-blocking.
                 let mut fds = [PollFd::new(out, PollFlags::OUT)];
                 if poll(&mut fds, None).is_err() {
                     return;
@@ -180,7 +181,7 @@ fn write_all(out: &impl AsFd, mut bytes: &[u8]) {
 
 fn now() -> String {
     let mut time = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ =
         tracing_subscriber::fmt::time::SystemTime.format_time(&mut format::Writer::new(&mut time));
     time

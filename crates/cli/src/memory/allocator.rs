@@ -1,9 +1,9 @@
-//! The allocator: mimalloc for what is small, a mapping of its own for what is large.
+//! The allocator: mimalloc for small blocks, a separate mapping for a large one.
 //!
-//! A large buffer (a body, an answer, the input of a guest) is often freed by another thread than the one that
-//! made it, and an allocator with heaps for each thread keeps it until the first thread allocates again. The account of
-//! memory counts it as free by then. A mapping returns to the system when it is freed, whichever thread does that, and grows without
-//! being copied.
+//! A large buffer (a body, a response, the input of a guest) is often freed by another thread than
+//! the one that allocated it, and an allocator with heaps for each thread keeps it until the first
+//! thread allocates again, although the memory account counts it as free. A mapping returns to the
+//! OS when it is freed, by whichever thread, and grows without being copied.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
@@ -19,7 +19,7 @@ const LARGE: usize = 128 << 10;
 /// Mappings begin at a multiple of this.
 const PAGE: usize = 4096;
 
-/// See the module.
+/// The allocator of this program; see the module.
 pub(super) struct Allocator;
 
 fn is_large(layout: &Layout) -> bool {
@@ -39,8 +39,9 @@ fn map(size: usize) -> *mut u8 {
     mapped.map_or(null_mut(), <*mut _>::cast)
 }
 
-// SAFETY: what `is_large` says of a layout does not change, so that each block is freed by what made it: a mapping of its own, of
-// at least the size and alignment that were asked for, or mimalloc's, whose contract is the same as this one's.
+// SAFETY: what `is_large` says of a layout does not change, so that each block is freed by what
+// made it: a mapping of its own, of at least the size and alignment that were asked for, or
+// mimalloc's, whose contract is the same as this one's.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(&layout) {
@@ -61,7 +62,8 @@ unsafe impl GlobalAlloc for Allocator {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if is_large(&layout) {
-            // SAFETY: `block` is a mapping of this size, made by `map` or moved by `mremap`, which nobody uses any more.
+            // SAFETY: `block` is a mapping of this size, made by `map` or moved by `mremap`, which
+            // nobody uses any more.
             let _ = unsafe { munmap(block.cast(), layout.size()) };
             return;
         }
@@ -70,7 +72,8 @@ unsafe impl GlobalAlloc for Allocator {
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller promises that the size, rounded up to the alignment, is no more than `isize::MAX`.
+        // SAFETY: the caller promises that the size, rounded up to the alignment, is no more than
+        // `isize::MAX`.
         let new = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         match (is_large(&layout), is_large(&new)) {
             // SAFETY: the caller's promise.

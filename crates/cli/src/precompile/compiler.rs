@@ -1,4 +1,4 @@
-//! The compiling process, seen from outside: what goes in, what comes out, and for how long.
+//! Runs the compiling process: passes the module, takes the code, and bounds its time.
 
 use std::{
     ffi::OsStr,
@@ -14,38 +14,38 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
 };
-use wws_server::{Job, Kind};
+use wws_server::{Job, ModuleKind};
 
 use super::MAX_SIZE;
 
-/// How much of a module or of code is in memory.
+/// Bytes of a module or of code that are in memory.
 const PIECE: usize = 64 << 10;
 
-/// A process that is ended when nobody wants it any more.
+/// A process that is killed when it is no longer needed.
 struct Compiler {
     child: Child,
-    /// Readable when it has ended.
+    /// Readable once it has exited.
     end: OwnedFd,
 }
 
 impl Drop for Compiler {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Compiles in a process of its own.
+/// Compiles in another process.
 pub(super) fn in_process(job: Job<'_>, code: &mut dyn Write) -> io::Result<()> {
-    // This very program, whatever was installed at its path meanwhile.
+    // This program, whatever was installed at its path meanwhile.
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["compile", "--parent"])
         .arg(std::process::id().to_string())
         .arg("--cpu-time")
         .arg(job.cpu_time.as_secs().max(1).to_string());
-    if job.kind == Kind::Interpreter {
+    if job.kind == ModuleKind::Interpreter {
         command.arg("--interpreter");
     }
     run(&mut command, job, code)
@@ -57,7 +57,8 @@ fn run(command: &mut Command, job: Job<'_>, code: &mut dyn Write) -> io::Result<
         .current_dir(Path::new(OsStr::new("/")))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // To be read, as nothing but the store can be opened to be written: what is said goes nowhere either way.
+        // Opened for reading, because only the cache may be opened for writing: output is discarded
+        // in any case.
         .stderr(File::open("/dev/null")?)
         .spawn()?;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
@@ -77,7 +78,7 @@ fn run(command: &mut Command, job: Job<'_>, code: &mut dyn Write) -> io::Result<
         let read = scope.spawn(move || give(wasm, &mut stdin));
         let ended = take(&mut stdout, code, until).and_then(|()| wait(&compiler.end, until));
         if ended.is_err() {
-            // So that the other thread ends.
+            // Lets the other thread end.
             let _ = compiler.child.kill();
         }
         let read = read.join().map_err(|_| io::Error::other("a panic"))?;
@@ -92,13 +93,13 @@ fn run(command: &mut Command, job: Job<'_>, code: &mut dyn Write) -> io::Result<
     Ok(())
 }
 
-/// Gives the module.
+/// Writes the module.
 fn give(wasm: &mut (dyn Read + Send), stdin: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; PIECE];
     loop {
         match wasm.read(&mut buffer) {
             Ok(0) => return Ok(()),
-            // One that ends early says so by its status.
+            // A process that exits early reports it by its exit code.
             Ok(len) if stdin.write_all(&buffer[..len]).is_err() => return Ok(()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -107,7 +108,7 @@ fn give(wasm: &mut (dyn Read + Send), stdin: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// Takes its code.
+/// Reads the code.
 fn take(stdout: &mut (impl Read + AsFd), code: &mut dyn Write, until: Instant) -> io::Result<()> {
     let (mut buffer, mut left) = (vec![0; PIECE], MAX_SIZE);
     loop {
@@ -123,7 +124,7 @@ fn take(stdout: &mut (impl Read + AsFd), code: &mut dyn Write, until: Instant) -
     }
 }
 
-/// Waits until there is something to read, or an end.
+/// Waits until there is something to read, or the end.
 fn wait(of: &impl AsFd, until: Instant) -> io::Result<()> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -146,7 +147,7 @@ mod tests {
     fn sh(script: &str, wasm: &[u8], limit: Duration) -> io::Result<Vec<u8>> {
         let (mut wasm, mut code) = (wasm, Vec::new());
         let job = Job {
-            kind: Kind::Module,
+            kind: ModuleKind::Module,
             wasm: &mut wasm,
             until: Instant::now() + limit,
             cpu_time: limit,
@@ -161,14 +162,16 @@ mod tests {
         assert_eq!(sh("exec cat", &large, limit).unwrap(), large);
         assert!(sh("cat; exit 3", &large, limit).is_err());
         assert!(sh("exit 3", &large, limit).is_err());
-        // Code that came to its end before the module was read is nobody's error here: the reader's hash says so.
+        // Code that is complete before the module was read is not an error here: the reader's hash
+        // detects it.
         assert_eq!(sh("echo x", &[], limit).unwrap(), b"x\n");
     }
 
     #[test]
     fn one_that_does_not_end_is_ended() {
         let limit = Duration::from_millis(300);
-        // It neither reads nor writes; writes for ever; and is done, but stays.
+        // A process that neither reads nor writes; one that writes forever; and one that is done
+        // but stays.
         for script in ["exec sleep 60", "exec yes", "exec >&-; exec sleep 60"] {
             let started = Instant::now();
             let error = sh(script, &vec![7; 3 << 20], limit).unwrap_err();

@@ -1,4 +1,4 @@
-//! What is taken from the processes that read what strangers wrote, before they read it.
+//! Restricts the processes that read untrusted files, before they read them.
 
 use std::{fs, io, os::unix::process::parent_id, path::Path};
 
@@ -14,26 +14,29 @@ use super::landlock;
 /// The user and group `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Its address space, of which the engine reserves much and uses little.
+/// The maximum address space: the engine reserves much and uses little.
 const MAX_SPACE: u64 = 16 << 30;
 
-/// All processes and threads of its user.
+/// The maximum number of processes and threads of its user.
 const MAX_THREADS: u64 = 4096;
 
-/// Memory of the process that reads a folder, in bytes, and its CPU time, in seconds. The allocator reserves 1 GiB of it.
+/// Memory, in bytes, and CPU time, in seconds, of the process that reads a project. The allocator
+/// reserves 1 GiB of it.
 const MAX_READER_MEMORY: u64 = 2 << 30;
 const MAX_READER_TIME: u64 = 60;
 
-/// For the process that reads a folder. While this is its only thread. `written` is where it writes.
+/// Restricts the process that reads a project, which may write only to `written`. To be called
+/// while it has one thread.
 pub(super) fn bound_reader(written: &[&Path]) -> io::Result<()> {
     die_first();
-    // Only the limits that can be raised again: the compiler has its own.
+    // Soft limits only: the compiler has its own limits.
     bound(Resource::Data, MAX_READER_MEMORY, false)?;
     bound(Resource::Cpu, MAX_READER_TIME, false)?;
     bound(Resource::Core, 0, true)?;
     rustix::thread::set_no_new_privs(true)?;
     if geteuid().is_root() {
-        // To read an image's files, whoever they are of; and to start, and end, a process that is not root.
+        // To read files of an image with any owner; and to start, and kill, a process that is not
+        // root.
         let needed = CapabilitySet::DAC_READ_SEARCH
             | CapabilitySet::SETUID
             | CapabilitySet::SETGID
@@ -49,7 +52,8 @@ pub(super) fn bound_reader(written: &[&Path]) -> io::Result<()> {
     landlock::write_only_to(written).map(drop)
 }
 
-/// For the process that compiles, for `cpu_time` seconds at most. While this is its only thread: those of the compiler inherit it.
+/// Restricts the process that compiles, for up to `cpu_time` seconds. To be called while it has one
+/// thread: the compiler's threads inherit the restrictions.
 pub(super) fn give_up_rights(parent: Option<u32>, cpu_time: u64) -> io::Result<()> {
     die_first();
     bound(Resource::As, MAX_SPACE, true)?;
@@ -69,22 +73,23 @@ pub(super) fn give_up_rights(parent: Option<u32>, cpu_time: u64) -> io::Result<(
         rustix::thread::set_thread_res_gid(group, group, group)?;
         rustix::thread::set_thread_res_uid(user, user, user)?;
     }
-    // Nobody waits for it without its parent. A change of the user undoes this, and the parent may be gone already.
+    // Without its parent, nobody waits for it. A change of the user resets this, and the parent may
+    // be gone already.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if parent.is_some_and(|parent| parent != parent_id()) {
         return Err(io::Error::other("nobody waits"));
     }
-    // Only now, that another user's process may not look into.
+    // Only now, because the files of another user's process are not accessible.
     bound(Resource::Nofile, 64, true)?;
     super::filter::install()
 }
 
-/// When memory is short, rather this process than any other. containerd's own children would be the last.
+/// When memory is short, the kernel kills this process first, and containerd's own children last.
 fn die_first() {
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
 }
 
-/// Sets a limit, which can be lower already.
+/// Sets a limit, which may be lower already.
 fn bound(resource: Resource, most: u64, for_ever: bool) -> io::Result<()> {
     let now = getrlimit(resource);
     let least = |limit: Option<u64>| Some(limit.map_or(most, |limit| limit.min(most)));

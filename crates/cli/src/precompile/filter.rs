@@ -1,7 +1,8 @@
-//! System calls of the compiling process: those that a compiler needs whose input and output are pipes. It cannot open a file, make
-//! a socket or a process, or ask for memory that can be run.
+//! System calls of the compiling process: those that a compiler needs whose input and output are
+//! pipes. It cannot open a file, create a socket or a process, or allocate executable memory.
 //!
-//! A call that is not listed fails with EPERM rather than ends the process: the C library tries calls that it can do without.
+//! A call that is not listed fails with EPERM instead of killing the process: the C library tries
+//! calls that it can do without.
 
 use std::io;
 
@@ -47,17 +48,17 @@ const ALLOWED: [libc::c_long; 35] = [
     libc::SYS_getcpu,
 ];
 
-/// From now on, for this thread and those that it makes.
+/// Restricts this thread and those that it starts.
 ///
 /// # Errors
-/// An outer filter does not let us.
+/// An outer filter does not allow it.
 pub(super) fn install() -> io::Result<()> {
     let mut rules: Rules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     let exec = libc::PROT_EXEC;
     let data = rule([argument(2, masked(exec), 0)])?;
     rules.insert(libc::SYS_mmap, vec![data.clone()]);
     rules.insert(libc::SYS_mprotect, vec![data]);
-    // Threads, by the call whose flags can be seen; glibc falls back to it.
+    // Threads are started with `clone`, whose flags can be checked; glibc falls back to it.
     let thread = libc::CLONE_THREAD;
     rules.insert(
         libc::SYS_clone,
@@ -65,7 +66,7 @@ pub(super) fn install() -> io::Result<()> {
     );
     rules.insert(libc::SYS_clone3, Vec::new());
     let not_there: Rules = [(libc::SYS_clone3, Vec::new())].into();
-    // In this order: the second one allows no further filter.
+    // In this order: the second filter forbids further filters.
     apply(&filter(
         not_there,
         refused(libc::ENOSYS),

@@ -1,7 +1,7 @@
-//! The process that reads an image's folder may write to the store and to the links, and nowhere else.
+//! Restricts the process that reads an image: it may write only to the code cache and to the links.
 //!
-//! It has to be root to read all files of an image, and root's own files are all of the system's: whoever takes it over could write
-//! them. Kernels that cannot do it do without.
+//! The process has to be root to read all files of an image, and root owns all system files: an
+//! attacker in it could write them. Older kernels cannot restrict it.
 
 use std::{io, path::Path};
 
@@ -10,13 +10,13 @@ use landlock::{
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
 
-/// What is asked of the kernel; an older one does what it can.
+/// The requested Landlock version; an older kernel does what it can.
 const VERSION: ABI = ABI::V5;
 
-/// From now on, for this thread and all that it makes; whether the kernel can do it.
+/// Restricts this thread and everything that it starts. Returns whether the kernel can do it.
 ///
 /// # Errors
-/// A directory is not there, or the kernel does not let us.
+/// A directory does not exist, or the kernel refuses.
 pub(super) fn write_only_to(folders: &[&Path]) -> io::Result<bool> {
     let allowed: BitFlags<AccessFs> = AccessFs::WriteFile
         | AccessFs::Truncate
@@ -24,7 +24,8 @@ pub(super) fn write_only_to(folders: &[&Path]) -> io::Result<bool> {
         | AccessFs::MakeReg
         | AccessFs::Refer;
     let mut rules = Ruleset::default()
-        // Without it no link can be made from the cache to a container's directory: then there are no rules at all.
+        // Without this right, no link can be created from the cache to a container's directory:
+        // then nothing is restricted.
         .set_compatibility(CompatLevel::SoftRequirement)
         .handle_access(AccessFs::Refer)
         .map_err(io::Error::other)?
@@ -57,7 +58,7 @@ mod tests {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("old"), "old").unwrap();
         }
-        // In a thread of its own, which ends with it.
+        // In a separate thread: the restriction ends with it.
         std::thread::scope(|scope| {
             let confined = scope.spawn(|| {
                 rustix::thread::set_no_new_privs(true).unwrap();

@@ -1,7 +1,8 @@
-//! Gives up capabilities of all threads of the process.
+//! Gives up capabilities in all threads of the process.
 //!
-//! Capabilities are a thread's, and no thread can change another's. So each is sent a signal, whose handler gives up its own: the
-//! way in which the C library changes the user of a process.
+//! Capabilities belong to a thread, and no thread can change another's. So each thread gets a
+//! signal, whose handler gives up its own: the C library changes the user of a process in the same
+//! way.
 
 use std::collections::BTreeSet;
 use std::ffi::c_int;
@@ -11,11 +12,11 @@ use std::{fs, io};
 
 use rustix::thread::CapabilitySet;
 
-/// How long threads may take, on a machine that has other things to do, and how often they are looked at.
+/// How long threads may take on a busy machine, and how often they are checked.
 const LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The capabilities that are kept; the handler has no other way to know them.
+/// The capabilities to keep; the handler has no other way to get them.
 static KEPT: AtomicU64 = AtomicU64::new(0);
 
 /// `_LINUX_CAPABILITY_VERSION_3` of `linux/capability.h`.
@@ -37,10 +38,10 @@ struct Half {
     inheritable: u32,
 }
 
-/// Gives up all capabilities but some, in all threads that there are and that these make.
+/// Gives up all capabilities except some, in all threads that exist and that these start.
 ///
 /// # Errors
-/// A thread did not do so in time, or `/proc` does not tell.
+/// A thread did not do it in time, or `/proc` is not available.
 pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
     let had = rustix::thread::capabilities(None)?;
     let kept = (had.permitted & kept).bits();
@@ -51,7 +52,7 @@ pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
         give_up as extern "C" fn(c_int) as libc::sighandler_t,
     )?;
     let started = Instant::now();
-    // Threads that begin meanwhile have what those had that made them.
+    // Threads that start meanwhile inherit from those that start them.
     loop {
         let others = threads_with_others(kept)?;
         if others.is_empty() {
@@ -64,12 +65,14 @@ pub(super) fn keep_capabilities(kept: CapabilitySet) -> io::Result<()> {
             )));
         }
         for thread in others {
-            // SAFETY: no memory is touched. A thread that has ended is no error, and its number is not another process's.
+            // SAFETY: no memory is touched. A thread that has ended is no error, and its number is
+            // not another process's.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
         }
         std::thread::sleep(PAUSE);
     }
-    handle(signal, libc::SIG_DFL)
+    // A thread on a busy machine may get the signal only now: by default it would end the process.
+    handle(signal, libc::SIG_IGN)
 }
 
 fn handle(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
@@ -96,24 +99,24 @@ extern "C" fn give_up(_: c_int) {
         permitted: half,
         inheritable: 0,
     });
-    // SAFETY: `errno` is this thread's, and what it was interrupted in may be about to read it. The kernel reads the two
-    // structures, which are as it has them.
+    // SAFETY: `errno` is this thread's, and what it was interrupted in may be about to read it. The
+    // kernel reads the two structures, which are as it has them.
     unsafe {
         let errno = libc::__errno_location();
         let before = *errno;
-        // What it could not give up is seen from outside.
+        // The caller checks whether it succeeded.
         libc::syscall(libc::SYS_capset, &raw const header, &raw const halves);
         *errno = before;
     }
 }
 
-/// The threads of this process with other capabilities than those.
+/// The threads of this process with other capabilities than these.
 fn threads_with_others(kept: u64) -> io::Result<BTreeSet<c_int>> {
     let mut threads = BTreeSet::new();
     for entry in fs::read_dir("/proc/self/task")? {
         let entry = entry?;
         let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
-            // It has ended.
+            // The thread has ended.
             continue;
         };
         let has = |field: &str| {

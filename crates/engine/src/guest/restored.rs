@@ -56,6 +56,10 @@ pub(crate) async fn initialise(
             ));
         }
         Ok(Err(ProgramError::Failed(failure))) => return Err(failure.into()),
+        Ok(Err(ProgramError::NoHandler(failure))) => {
+            let error = LoadError::new(LoadErrorKind::NoHandler, failure.message);
+            return Err(error.at(failure.pos));
+        }
         Ok(Err(ProgramError::Wasm(error))) => {
             let refused = vm.host().quota.refused;
             return Err(fail(guest.failure(error, refused, cpu_time)));
@@ -111,7 +115,7 @@ pub(crate) async fn answer(
             }
             Ok(response)
         }
-        Err((ProgramError::Failed(failure), refused)) => {
+        Err((ProgramError::Failed(failure) | ProgramError::NoHandler(failure), refused)) => {
             Err(CallError::Program { refused, failure })
         }
         Err((ProgramError::Wasm(error), refused)) => {

@@ -36,6 +36,8 @@ pub enum ProgramError {
     Wasm(wasmtime::Error),
     /// The worker's program failed.
     Failed(ProgramFailure),
+    /// The worker's program was executed and has left nothing that answers requests.
+    NoHandler(ProgramFailure),
 }
 
 impl ProgramError {

@@ -1,26 +1,19 @@
-//! What a kit can ask for, each with its answer.
+//! The operations that a kit can ask for.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tracing::Level;
 use wws_engine::{Host, wasmtime::Result};
 
-use super::{
-    Outcome, Session, broken, derive,
-    message::{Body, Message},
-    outgoing,
-};
+use crate::channel::message::{Body, Message, broken};
+use crate::channel::reply::{Refusal, Reply, to_line};
+use crate::channel::session::{CallOutcome, Session, UnreadReply};
+use crate::channel::{derive, outgoing};
 
-/// A source file is not larger, in bytes.
+/// The maximum size of a source file, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
 
-/// Why a request was not granted: a word for programs, and a text for people.
-pub(super) type Refusal = (&'static str, String);
-
-/// What the kit reads: a line, and bytes.
-pub(super) type Reply = (Vec<u8>, Bytes);
-
-/// Does what a message says.
+/// Executes a message.
 pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
     let Message { line, body } = message;
     let replied = match line.op.as_str() {
@@ -35,7 +28,7 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
             return Ok(());
         }
         "response" => {
-            let outcome = Outcome::Response(line.status, line.headers, body);
+            let outcome = CallOutcome::Response(line.status, line.headers, body);
             Session::of(host)?.outcome = Some(outcome);
             return Ok(());
         }
@@ -43,7 +36,7 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
             if !Session::of(host)?.is_loading() && !body.is_empty() {
                 host.log(Level::ERROR, &String::from_utf8_lossy(&body));
             }
-            Session::of(host)?.outcome = Some(Outcome::Failed(line.message));
+            Session::of(host)?.outcome = Some(CallOutcome::Failed(line.failure()));
             return Ok(());
         }
         "ready" => {
@@ -70,7 +63,7 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
             Some(request) => Ok(request),
             None => Err(not_now()),
         },
-        op if Session::of(host)?.is_loading() && is_of_requests(op) => Err(not_now()),
+        op if Session::of(host)?.is_loading() && needs_request(op) => Err(not_now()),
         "kv_get" | "kv_set" | "kv_delete" => {
             let value = match line.op.as_str() {
                 "kv_set" => Some(line.value),
@@ -90,15 +83,15 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
             .map_err(|(_, text)| broken(text))
     })?;
     line.push(b'\n');
-    // What the kit did not read of the reply before is of no use to it.
-    Session::of(host)?.reply = super::Reply {
+    // The kit does not need the unread rest of the previous reply.
+    Session::of(host)?.reply = UnreadReply {
         line: line.into(),
         body,
     };
     Ok(())
 }
 
-fn is_of_requests(op: &str) -> bool {
+fn needs_request(op: &str) -> bool {
     matches!(
         op,
         "kv_get" | "kv_set" | "kv_delete" | "kv_increment" | "http"
@@ -110,10 +103,6 @@ fn not_now() -> Refusal {
         "loading",
         "only while a request is handled: not where the worker is loaded".into(),
     )
-}
-
-pub(super) fn to_line(value: &impl serde::Serialize) -> Result<Vec<u8>, Refusal> {
-    serde_json::to_vec(value).map_err(|error| ("internal", error.to_string()))
 }
 
 /// A source file of the project.
@@ -133,7 +122,7 @@ fn source(host: &mut Host, name: &str) -> Result<Bytes, Refusal> {
         .map_err(|error| ("not-found", format!("cannot read {name}: {error}")))
 }
 
-/// A file of the kit's own that it loads when it is needed.
+/// A file of the kit that is loaded on demand.
 fn library(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
     let found = match Session::of(host) {
         Ok(session) => session
@@ -150,7 +139,7 @@ fn library(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
     Ok((line, Bytes::from_static(text.as_bytes())))
 }
 
-/// Whether the project has that directory.
+/// Whether the project has a directory.
 fn directory(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
     let found = match Session::of(host) {
         Ok(session) => session.sources.folders.stat(&format!("/{name}")),

@@ -1,18 +1,16 @@
-//! Keys that are derived from passwords: what an interpreter that was built without OpenSSL would compute far too slowly.
+//! Keys derived from passwords: an interpreter without OpenSSL would compute them far too slowly.
 
 use bytes::Bytes;
 use hmac::{Hmac, Mac};
 use wws_engine::{Host, wasmtime::Result};
 
-use super::{
-    answer::{Refusal, Reply, to_line},
-    message::{Body, Line},
-};
+use crate::channel::message::{Body, MessageLine};
+use crate::channel::reply::{Refusal, Reply, to_line};
 
-/// A derived key is not longer, in bytes.
+/// The maximum length of a derived key, in bytes.
 const MAX_LENGTH: usize = 64 << 10;
 
-/// Iterations between two looks at the CPU time: about a millisecond.
+/// Iterations between two checks of the CPU time: about a millisecond.
 const PAUSE: u64 = 2048;
 
 /// Memory that scrypt may use, in bytes; its time is proportional to that times its parallelism.
@@ -23,8 +21,8 @@ fn invalid(message: impl Into<String>) -> Refusal {
     ("invalid", message.into())
 }
 
-/// The password and the salt, which come as one body.
-fn split<'a>(line: &Line, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Refusal> {
+/// The password and the salt, which arrive as one body.
+fn split<'a>(line: &MessageLine, body: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), Refusal> {
     if line.length == 0 || line.length > MAX_LENGTH {
         return Err(invalid(format!(
             "a derived key has 1 to {MAX_LENGTH} bytes, not {}",
@@ -39,10 +37,10 @@ fn reply(key: Vec<u8>) -> Result<Reply, Refusal> {
     Ok((to_line(&Body { body: key.len() })?, Bytes::from(key)))
 }
 
-/// PBKDF2 with HMAC, RFC 8018. Others have their turn meanwhile.
+/// PBKDF2 with HMAC, RFC 8018. Other calls get a turn meanwhile.
 pub(super) async fn pbkdf2(
     host: &mut Host,
-    line: &Line,
+    line: &MessageLine,
     body: &[u8],
 ) -> Result<Result<Reply, Refusal>> {
     let (password, salt) = match split(line, body) {
@@ -64,9 +62,9 @@ async fn derive<M: Mac + hmac::digest::KeyInit + Clone>(
     host: &mut Host,
     password: &[u8],
     salt: &[u8],
-    line: &Line,
+    line: &MessageLine,
 ) -> Result<Vec<u8>> {
-    // A key of any length will do.
+    // Keys may have any length.
     let keyed = <M as Mac>::new_from_slice(password)?;
     let mut key = Vec::with_capacity(line.length);
     let mut done = 0u64;
@@ -97,10 +95,10 @@ async fn derive<M: Mac + hmac::digest::KeyInit + Clone>(
     Ok(key)
 }
 
-/// scrypt, RFC 7914. It cannot be interrupted, and so it runs where it holds nobody up.
+/// scrypt, RFC 7914. It cannot be interrupted, so it runs in the slow lane.
 pub(super) async fn scrypt(
     host: &mut Host,
-    line: &Line,
+    line: &MessageLine,
     body: &[u8],
 ) -> Result<Result<Reply, Refusal>> {
     let (password, salt) = match split(line, body) {

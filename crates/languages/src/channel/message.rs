@@ -1,26 +1,36 @@
-//! Lines of JSON: what a kit says, and what it is told.
+//! Messages of a kit and the heads of requests and responses, as lines of JSON.
 
 use std::borrow::Cow;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use wws_engine::{AnsweredBy, Call, wasmtime::Result};
+use wws_engine::{
+    AnsweredBy, Call, ProgramFailure, SourcePos,
+    wasmtime::{Error, Result},
+};
 
-use super::broken;
+/// The error for a message that the host does not understand.
+pub(super) fn broken(what: impl std::fmt::Display) -> Error {
+    Error::msg(format!("the kit's message cannot be read: {what}"))
+}
 
 /// Names and values, in order.
-pub(super) type Pairs = Vec<(Box<str>, Box<str>)>;
+pub(super) type HeaderPairs = Vec<(Box<str>, Box<str>)>;
 
-/// A message of a kit. Which fields count depends on `op`.
+/// The line of a message. Which fields count depends on `op`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Line {
+pub(super) struct MessageLine {
     pub(super) op: String,
     body: usize,
     pub(super) status: i64,
-    pub(super) headers: Pairs,
+    pub(super) headers: HeaderPairs,
     pub(super) message: String,
+    /// The place of a failure; a line of 0 is none.
+    pub(super) file: String,
+    pub(super) line: u32,
+    pub(super) column: u32,
     pub(super) level: String,
     pub(super) key: String,
     pub(super) value: String,
@@ -40,22 +50,38 @@ pub(super) struct Line {
 
 /// A whole message.
 pub(super) struct Message {
-    pub(super) line: Line,
+    pub(super) line: MessageLine,
     pub(super) body: Bytes,
 }
 
-/// What a kit wrote and what is not yet taken: each byte is looked at once, in however many parts it comes.
-#[derive(Default)]
-pub(super) struct Incoming {
-    bytes: BytesMut,
-    /// Bytes from the start that have no line break.
-    searched: usize,
-    /// A line whose body is not whole yet.
-    line: Option<Line>,
+impl MessageLine {
+    /// The failure that a kit reports.
+    pub(super) fn failure(self) -> ProgramFailure {
+        let pos = (self.line > 0).then_some(SourcePos {
+            file: self.file.into(),
+            line: self.line,
+            column: (self.column > 0).then_some(self.column),
+        });
+        ProgramFailure {
+            pos,
+            message: self.message,
+        }
+    }
 }
 
-impl Incoming {
-    /// Appends what the kit wrote.
+/// Bytes from a kit that are not parsed yet. Each byte is searched once, in however many parts it
+/// arrives.
+#[derive(Default)]
+pub(super) struct IncomingMessages {
+    bytes: BytesMut,
+    /// Bytes from the start that are known to have no line break.
+    searched: usize,
+    /// A line whose body is incomplete.
+    line: Option<MessageLine>,
+}
+
+impl IncomingMessages {
+    /// Appends bytes that the kit wrote.
     pub(super) fn push(&mut self, bytes: Vec<u8>) {
         if self.bytes.is_empty() {
             self.bytes = BytesMut::from(Bytes::from(bytes));
@@ -64,12 +90,12 @@ impl Incoming {
         }
     }
 
-    /// Bytes that are not taken.
+    /// The number of bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Takes the first message, if it is whole.
+    /// Takes the first message, if it is complete.
     pub(super) fn take(&mut self) -> Result<Option<Message>> {
         let line = match self.line.take() {
             Some(line) => line,
@@ -89,7 +115,7 @@ impl Incoming {
         Ok(Some(Message { line, body }))
     }
 
-    fn take_line(&mut self) -> Result<Option<Line>> {
+    fn take_line(&mut self) -> Result<Option<MessageLine>> {
         let rest = &self.bytes[self.searched..];
         let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
             self.searched = self.bytes.len();
@@ -103,7 +129,7 @@ impl Incoming {
     }
 }
 
-/// Bytes after a reply's line.
+/// The number of bytes after the line of a reply.
 #[derive(Serialize)]
 pub(super) struct Body {
     pub(super) body: usize,
@@ -127,7 +153,7 @@ struct Response<'a> {
     body: usize,
 }
 
-/// Header lines. A value that is not UTF-8 is Latin-1, as in the worker protocol.
+/// Header lines. A value that is not UTF-8 is decoded as Latin-1, as in the worker protocol.
 fn pairs(headers: &HeaderMap) -> Vec<(&str, Cow<'_, str>)> {
     headers
         .iter()
@@ -158,7 +184,7 @@ pub(super) fn request(call: Call) -> Result<(Vec<u8>, Bytes)> {
     Ok((line, body))
 }
 
-/// The head of a response that came back, with the URL that gave it.
+/// The head of a response, with the URL that it came from.
 pub(super) fn response(response: &http::Response<Bytes>) -> Result<Vec<u8>> {
     let by = response.extensions().get::<AnsweredBy>();
     Ok(serde_json::to_vec(&Response {
@@ -175,7 +201,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn taken(incoming: &mut Incoming) -> Vec<(String, Vec<u8>)> {
+    fn taken(incoming: &mut IncomingMessages) -> Vec<(String, Vec<u8>)> {
         let mut all = Vec::new();
         while let Some(Message { line, body }) = incoming.take().unwrap() {
             all.push((line.op, body.to_vec()));
@@ -204,7 +230,7 @@ mod tests {
         let text = b"{\"op\":\"a\",\"body\":3}\nab\n{\"op\":\"b\"}\n{\"op\"";
         let whole = [("a".to_owned(), b"ab\n".to_vec()), ("b".to_owned(), vec![])];
         for size in 1..=text.len() {
-            let mut incoming = Incoming::default();
+            let mut incoming = IncomingMessages::default();
             let mut all = Vec::new();
             for part in text.chunks(size) {
                 incoming.push(part.to_vec());
@@ -217,7 +243,7 @@ mod tests {
 
     #[test]
     fn takes_a_body_in_many_parts_in_linear_time() {
-        let mut incoming = Incoming::default();
+        let mut incoming = IncomingMessages::default();
         let head = format!("{{\"op\":\"a\",\"body\":{}}}\n", 1 << 20);
         incoming.push(head.into());
         let start = std::time::Instant::now();
@@ -238,7 +264,7 @@ mod tests {
 
     #[test]
     fn rejects_what_is_no_json() {
-        let mut incoming = Incoming::default();
+        let mut incoming = IncomingMessages::default();
         incoming.push(b"hello\n".to_vec());
         assert!(incoming.take().is_err());
     }

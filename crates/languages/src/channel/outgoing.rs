@@ -4,13 +4,15 @@ use bytes::Bytes;
 use http::Request;
 use wws_engine::{Decode, Host, HttpFailure, header_map};
 
-use super::{
-    answer::{Refusal, Reply},
-    message::{self, Line},
-};
+use crate::channel::message::{self, MessageLine};
+use crate::channel::reply::{Refusal, Reply};
 
 /// Sends a request, and waits for its answer.
-pub(super) async fn send(host: &mut Host, line: Line, body: Bytes) -> Result<Reply, Refusal> {
+pub(super) async fn send(
+    host: &mut Host,
+    line: MessageLine,
+    body: Bytes,
+) -> Result<Reply, Refusal> {
     let request = request(&line, body)?;
     let sending = host.send_http(request).map_err(failed)?;
     let response = sending.await.map_err(failed)?;
@@ -22,10 +24,10 @@ fn failed(failure: HttpFailure) -> Refusal {
     (failure.kind.name(), failure.message)
 }
 
-fn request(line: &Line, body: Bytes) -> Result<Request<Bytes>, Refusal> {
+fn request(line: &MessageLine, body: Bytes) -> Result<Request<Bytes>, Refusal> {
     let invalid = |what: String| ("invalid-request", what);
     let mut request = Request::new(body);
-    // Python and Ruby can undo gzip themselves, and a worker that asks for it may do so.
+    // Python and Ruby can decode gzip themselves, and a worker that asks for it may do so.
     request.extensions_mut().insert(Decode::IfUnasked);
     *request.method_mut() = line
         .method

@@ -12,7 +12,7 @@ pub(super) enum Hash {
 }
 
 impl Hash {
-    /// `None`: no such algorithm.
+    /// `None` for an unknown algorithm.
     pub(super) fn new(algorithm: &str) -> Option<Self> {
         Some(match algorithm {
             "SHA-1" => Self::Sha1(Sha1::new()),
@@ -57,7 +57,8 @@ pub(super) struct Hmac {
 }
 
 impl Hmac {
-    /// `key`: the key, or its hash where it is longer than [`Self::block`]. `None`: no such algorithm.
+    /// `key`: the key, or its hash if it is longer than [`Self::block`]. `None` for an unknown
+    /// algorithm.
     pub(super) fn new(algorithm: &str, key: &[u8]) -> Option<Self> {
         let (mut inner, mut outer) = (Hash::new(algorithm)?, Hash::new(algorithm)?);
         let mut padded = key.to_vec();
@@ -91,7 +92,7 @@ mod tests {
     /// RFC 4231, test cases 2 and 6.
     #[test]
     fn hmac_is_as_its_rfc_says() {
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let hex = |bytes: Vec<u8>| wws_project::hex::encode(&bytes);
         let mut hmac = Hmac::new("SHA-256", b"Jefe").unwrap();
         hmac.update(b"what do ya want ");
         hmac.update(b"for nothing?");

@@ -5,16 +5,16 @@ use encoding_rs::{CoderResult, Decoder, DecoderResult, Encoding};
 /// Decodes bytes that come in parts.
 pub(super) struct TextDecoder {
     decoder: Decoder,
-    /// What is malformed is an error, instead of U+FFFD.
+    /// Malformed bytes are an error, instead of U+FFFD.
     fatal: bool,
 }
 
-/// There are bytes that mean nothing in the encoding.
+/// The bytes are malformed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
 impl TextDecoder {
-    /// `None`: no such encoding. The mark at the beginning of a text is kept if `keep_mark`.
+    /// `None` for an unknown encoding. A byte order mark is kept if `keep_mark`.
     pub(super) fn new(label: &str, keep_mark: bool, fatal: bool) -> Option<Self> {
         let encoding = Encoding::for_label_no_replacement(label.as_bytes())?;
         let decoder = if keep_mark {
@@ -25,7 +25,7 @@ impl TextDecoder {
         Some(Self { decoder, fatal })
     }
 
-    /// Adds the text of some bytes; `last`: no more follow.
+    /// Appends the text of some bytes; `last`: no more follow.
     pub(super) fn decode(
         &mut self,
         bytes: &[u8],
@@ -34,7 +34,7 @@ impl TextDecoder {
     ) -> Result<(), Malformed> {
         let mut rest = bytes;
         loop {
-            // At least the space for one character: decoders do not go on without.
+            // At least the space for one character: decoders do not continue without.
             text.reserve(rest.len().max(16));
             let (is_full, read) = if self.fatal {
                 match self
@@ -56,20 +56,20 @@ impl TextDecoder {
     }
 }
 
-/// The name of the encoding that a label means, in lower case.
+/// The name of the encoding with a label, in lower case.
 pub(super) fn name(label: &str) -> Option<String> {
     Encoding::for_label_no_replacement(label.as_bytes())
         .map(|encoding| encoding.name().to_lowercase())
 }
 
-/// Undoes percent-encoding; bytes that are not UTF-8 become U+FFFD.
+/// Percent-decodes a text; bytes that are not UTF-8 become U+FFFD.
 pub(super) fn percent_decode(text: &str) -> String {
     let decoded = percent_encoding::percent_decode_str(text);
     decoded.decode_utf8_lossy().into_owned()
 }
 
-/// A text as the interpreter gives it, as UTF-8: surrogates that are alone, which have three bytes, become U+FFFD, which has
-/// three as well.
+/// Converts a text of the interpreter to UTF-8: lone surrogates, which have three bytes, become
+/// U+FFFD, which has three as well.
 pub(super) fn replace_surrogates(text: &mut [u8]) {
     let mut from = 0;
     while let Some(at) = memchr::memchr(0xed, &text[from..]) {
@@ -117,7 +117,7 @@ mod tests {
     fn parts_may_end_within_a_character() {
         assert_eq!(decode("utf-16le", &[b"a", b"\0b\0"], false), "ab");
         assert_eq!(decode("shift_jis", &[b"\x82", b"\xa0"], false), "\u{3042}");
-        // A mark is one at the beginning alone.
+        // A byte order mark is only one at the beginning.
         assert_eq!(
             decode("utf-8", &[b"a", b"\xef\xbb", b"\xbfb"], false),
             "a\u{feff}b"

@@ -1,4 +1,5 @@
-//! QuickJS' C interface, as its Wasm module exports it. A value is the address of a box that holds it.
+//! QuickJS's C interface, as its Wasm module exports it. A value is the address of a box that holds
+//! it.
 
 use wws_engine::{
     Host, Vm,
@@ -9,7 +10,7 @@ use super::encoding;
 
 macro_rules! exports {
     ($($(#[$doc:meta])* $name:ident: $export:literal ($($p:ty),*) -> $r:ty;)*) => {
-        /// Functions of one instance.
+        /// The functions of one instance.
         pub(super) struct Exports {
             pub(super) memory: Memory,
             $($(#[$doc])* pub(super) $name: TypedFunc<($($p,)*), $r>,)*
@@ -32,7 +33,7 @@ exports! {
     free_string: "qjs_free_cstring"(u32) -> ();
     new_string: "qjs_new_string"(u32, u32) -> u32;
     new_number: "qjs_new_number"(f64) -> u32;
-    /// Takes the bytes' memory over.
+    /// Takes over the memory of the bytes.
     new_bytes: "qjs_new_uint8_array"(u32, u32) -> u32;
     undefined: "qjs_get_undefined"() -> u32;
     get_true: "qjs_get_true"() -> u32;
@@ -52,11 +53,11 @@ exports! {
     call: "qjs_call"(u32, u32, u32, u32) -> u32;
     run_job: "qjs_execute_pending_job"() -> i32;
     exception: "qjs_get_exception"() -> u32;
-    /// Throws a value: what the host's function gives back then is 0.
+    /// Throws a value: the host's function must return 0 then.
     throw: "qjs_throw"(u32) -> u32;
 }
 
-/// The guest has no memory left for so many bytes. The worker can catch it.
+/// The guest has no memory left for this many bytes. The worker can catch it.
 #[derive(Debug)]
 pub(super) struct NoRoom(usize);
 
@@ -68,7 +69,7 @@ impl std::fmt::Display for NoRoom {
 
 impl std::error::Error for NoRoom {}
 
-/// Where bytes of the guest lie.
+/// A span of the guest's memory.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
     pub(super) at: u32,
@@ -78,7 +79,7 @@ pub(super) struct Span {
 impl Span {
     pub(super) const NONE: Self = Self { at: 0, len: 0 };
 
-    /// The part from `from` on, `len` bytes at most.
+    /// The part that starts at `from`, of up to `len` bytes.
     pub(super) fn part(self, from: u32, len: u32) -> Self {
         Self {
             at: self.at.saturating_add(from),
@@ -110,7 +111,7 @@ impl Exports {
             .context("the interpreter names memory that it does not have")
     }
 
-    /// Memory of the guest, copied.
+    /// A copy of the guest's memory.
     pub(super) fn copy(
         &self,
         mut cx: impl AsContextMut<Data = Host>,
@@ -121,8 +122,8 @@ impl Exports {
         Ok(self.slice(cx.as_context_mut(), span)?.to_vec())
     }
 
-    /// A value's text, as the guest has it: UTF-8, but for surrogates that are alone. To be freed with `free_string`, unless it is
-    /// at 0: its conversion threw.
+    /// The text of a value in the guest's memory: UTF-8, except for lone surrogates. To be freed
+    /// with `free_string`, unless its address is 0: then its conversion threw.
     pub(super) async fn text_at(
         &self,
         mut cx: impl AsContextMut<Data = Host>,
@@ -140,7 +141,7 @@ impl Exports {
         Ok(Span { at, len })
     }
 
-    /// A value as text; what is no string is converted.
+    /// A value as text; other values than strings are converted.
     pub(super) async fn text(
         &self,
         mut cx: impl AsContextMut<Data = Host>,
@@ -156,7 +157,7 @@ impl Exports {
         Ok(text)
     }
 
-    /// The text at a place, see [`Self::text_at`].
+    /// The text of a span, see [`Self::text_at`].
     pub(super) fn copy_text(
         &self,
         cx: impl AsContextMut<Data = Host>,
@@ -168,7 +169,7 @@ impl Exports {
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
-    /// Where the bytes of a Uint8Array lie.
+    /// The span of a Uint8Array.
     pub(super) async fn view(
         &self,
         mut cx: impl AsContextMut<Data = Host>,
@@ -204,7 +205,8 @@ impl Exports {
         Ok(Span { at, len })
     }
 
-    /// A value's text as a new Uint8Array, without a copy at the host. 0: its conversion threw.
+    /// The text of a value as a new Uint8Array, without a copy in the host. 0: its conversion
+    /// threw.
     pub(super) async fn encode(
         &self,
         mut cx: impl AsContextMut<Data = Host>,
@@ -236,7 +238,7 @@ impl Exports {
         self.new_bytes.call_async(cx, (to, span.len)).await
     }
 
-    /// Puts bytes into memory of the guest's; `None` if it has no room.
+    /// Writes bytes to newly allocated memory of the guest; `None` if it has no room.
     pub(super) async fn put(
         &self,
         mut cx: impl AsContextMut<Data = Host>,

@@ -1,17 +1,19 @@
-//! File operations of the kit's `node:fs/promises`. They block: they run on threads that may.
+//! File operations of the kit's `node:fs/promises`. They block, and run on threads that may block.
 
 use std::io::{Error, ErrorKind};
 
 use bytes::Bytes;
 use wws_engine::{Charge, Directories, FileStat, NoMemory, WriteMode};
 
-/// Names of one directory, at most.
+use super::exception::KitException;
+
+/// The maximum number of names of a directory.
 const NAMES: usize = 100_000;
 
-/// Bytes that a list of names may take while it is made.
+/// The maximum size of a list of names, in bytes.
 const LIST: u64 = 1 << 20;
 
-/// Bytes of a file that are read at least, if it has as many.
+/// Bytes of a file that are read at least.
 const FIRST: u64 = 64 << 10;
 
 /// One operation.
@@ -23,21 +25,21 @@ pub(super) struct FileCall {
     pub(super) content: Bytes,
     /// Bytes that may be read.
     pub(super) limit: u64,
-    /// Of nothing yet: for what is read.
+    /// Empty; covers what is read.
     pub(super) charge: Charge,
 }
 
-/// Does it. A failure is `CODE:message`, as the kit wants it.
+/// Runs an operation. A failure is `CODE:message`, as the kit expects it.
 pub(super) fn run(
     folders: &Directories,
     mut call: FileCall,
-) -> Result<(String, Option<Bytes>), String> {
+) -> Result<(String, Option<Bytes>), KitException> {
     if call.name == "read" {
         return read(folders, call);
     }
     let charge = &mut call.charge;
     if call.name == "list" && !charge.grow_to(LIST) {
-        return Err(no_memory(LIST));
+        return Err(KitException::no_memory(NoMemory(LIST)));
     }
     let path = call.path.as_str();
     let nothing = |()| (String::new(), None);
@@ -71,8 +73,8 @@ pub(super) fn run(
     result.map_err(|error| failure(&error, &call.name, path))
 }
 
-/// Reads a file. Its bytes keep their charge until they are the guest's.
-fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>), String> {
+/// Reads a file. Its bytes keep their charge until the guest has them.
+fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>), KitException> {
     let FileCall {
         path,
         limit,
@@ -80,7 +82,7 @@ fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>)
         ..
     } = call;
     let fail = |error| failure(&error, "read", &path);
-    // What a file says of its size may be wrong: files of the kernel's have none.
+    // The size of a file may be wrong: files of the kernel have none.
     let mut most = folders
         .stat(&path)
         .map_err(fail)?
@@ -89,7 +91,7 @@ fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>)
         .min(limit);
     loop {
         if !charge.grow_to(most) {
-            return Err(no_memory(most));
+            return Err(KitException::no_memory(NoMemory(most)));
         }
         match folders.read(&path, most) {
             Ok(bytes) => return Ok((String::new(), Some(charge.hold(bytes.into())))),
@@ -101,18 +103,14 @@ fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>)
     }
 }
 
-fn no_memory(bytes: u64) -> String {
-    format!("ENOMEM:{}", NoMemory(bytes))
-}
-
-/// The failure of an operation that was not tried, since no directory of the worker has the path.
-pub(super) fn not_found(name: &str, path: &str) -> String {
+/// The failure of an operation on a path that is in no directory of the worker.
+pub(super) fn not_found(name: &str, path: &str) -> KitException {
     failure(&ErrorKind::NotFound.into(), name, path)
 }
 
-fn failure(error: &Error, name: &str, path: &str) -> String {
+fn failure(error: &Error, name: &str, path: &str) -> KitException {
     let (code, what) = describe(error);
-    format!("{code}:{code}: {what}, {name} '{path}'")
+    KitException::new(code, format!("{code}: {what}, {name} '{path}'"))
 }
 
 fn describe(error: &Error) -> (&'static str, String) {

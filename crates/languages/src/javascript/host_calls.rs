@@ -1,4 +1,8 @@
-//! What QuickJS imports: functions that the kit calls, and the loading of modules.
+//! The functions that QuickJS imports: those that the kit calls, and the loading of modules.
+
+mod arguments;
+mod decode;
+mod start;
 
 use std::{sync::Mutex, time::Duration};
 
@@ -6,17 +10,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use wws_engine::{
     Charge, Host, NoMemory,
-    wasmtime::{AsContextMut, Caller, Error, Linker, Memory, Result, error::Context as _},
+    wasmtime::{AsContextMut, Caller, Linker, Result, error::Context as _},
 };
 
 use super::{
     crypto::{Hash, Hmac},
-    encoding::{self, TextDecoder},
-    exports::{Exports, NoRoom, Span},
-    files::{self, FileCall},
-    modules, multipart,
-    operations::{self, Operation},
-    state::{DECODERS, State},
+    encoding,
+    exception::KitException,
+    exports::{Exports, NoRoom},
+    modules, multipart, operations,
+    state::{State, Thrown},
     urls,
 };
 
@@ -47,31 +50,14 @@ pub(super) const NAMES: [&str; 23] = [
     "hmac",
 ];
 
-/// What `decode` is asked for, as bits.
-const KEEP_MARK: u32 = 1;
-const FATAL: u32 = 2;
-const MORE_FOLLOWS: u32 = 4;
-
-/// Bytes that a function of the host works on between two looks at the clock.
-const PIECE: u32 = 64 << 10;
-
-/// Bytes after which others have a turn; a multiple of [`PIECE`].
-const TURN: u32 = 1 << 20;
-
-/// What an operation that is under way takes beside what it was given, in bytes.
-const OPERATION: u64 = 1 << 10;
-
-/// Bytes of UTF-8 that the interpreter may take from where they are, in one piece.
-const AT_ONCE: u32 = 4 << 20;
-
-/// Random bytes that one call gives, at most.
+/// The maximum number of random bytes for one call.
 const RANDOM: f64 = 65_536.0;
 
 /// Defines the imports.
 pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
     // Workers see UTC, wherever they run.
     linker.func_wrap("env", "host_get_timezone_offset", |_: i32, _: i32| 0i32)?;
-    // The engine's own clock ends what runs for too long.
+    // The engine stops what runs for too long.
     linker.func_wrap("env", "host_interrupt", || 0i32)?;
     linker.func_wrap_async(
         "env",
@@ -109,7 +95,7 @@ pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
     Ok(())
 }
 
-/// Tells the kit of a promise that was rejected and that nothing handles, or that something does now.
+/// Reports to the kit a rejected promise that nothing handles, or that is handled now.
 async fn rejection(
     caller: &mut Caller<'_, Host>,
     promise: u32,
@@ -138,24 +124,16 @@ async fn rejection(
     Ok(())
 }
 
-/// The memory of a caller whose state is not there yet.
-pub(super) fn memory(caller: &mut Caller<'_, Host>) -> Result<Memory> {
-    caller
-        .get_export("memory")
-        .and_then(wws_engine::wasmtime::Extern::into_memory)
-        .context("the interpreter exports no memory")
-}
-
 /// A call of one function.
 struct Call<'a> {
     js: &'a Exports,
     scratch: u32,
     values: Vec<u32>,
-    /// Charges for texts that were copied for it.
+    /// Charges for texts that were copied for the call.
     held: Mutex<Vec<Charge>>,
 }
 
-/// What a function gives back.
+/// What a function returns.
 enum Answer {
     Undefined,
     Bool(bool),
@@ -182,18 +160,18 @@ impl Call<'_> {
     async fn run(&self, caller: &mut Caller<'_, Host>, name: &[u8]) -> Result<u32> {
         let name = std::str::from_utf8(name)?;
         let given = match self.answer(caller, name).await {
-            Ok(answer) => self.give(caller, answer).await,
+            Ok(answer) => self.to_value(caller, answer).await,
             Err(error) => Err(error),
         };
         match given {
             Err(error) if error.is::<NoMemory>() || error.is::<NoRoom>() => {
-                self.throw(caller, &format!("ENOMEM:{error}")).await
+                self.throw(caller, &KitException::no_memory(error)).await
             }
             given => given,
         }
     }
 
-    async fn give(&self, caller: &mut Caller<'_, Host>, answer: Answer) -> Result<u32> {
+    async fn to_value(&self, caller: &mut Caller<'_, Host>, answer: Answer) -> Result<u32> {
         let js = self.js;
         match answer {
             Answer::Undefined => js.undefined.call_async(caller, ()).await,
@@ -213,12 +191,14 @@ impl Call<'_> {
             .context("the kit gave too few arguments")
     }
 
-    /// Throws an error of the kit's, which the worker can catch: it is told that it got no memory, and goes on.
-    async fn throw(&self, caller: &mut Caller<'_, Host>, failure: &str) -> Result<u32> {
+    /// Throws an error of the kit, which the worker can catch: it learns that there was no memory,
+    /// and continues.
+    async fn throw(&self, caller: &mut Caller<'_, Host>, exception: &KitException) -> Result<u32> {
         caller.data_mut().refusal_was_handled();
         let kit = State::of(caller.data_mut())?.kit;
         let error = kit.context("an error before the kit is there")?.error;
-        let text = self.js.make_text(caller.as_context_mut(), failure).await?;
+        let text = exception.to_string();
+        let text = self.js.make_text(caller.as_context_mut(), &text).await?;
         let error = self
             .js
             .invoke(caller.as_context_mut(), self.scratch, error, &[text])
@@ -236,128 +216,6 @@ impl Call<'_> {
         Ok(0)
     }
 
-    /// Charges what is about to be copied. What is small is not: it is gone when the function returns.
-    fn hold(&self, caller: &mut Caller<'_, Host>, len: u32) -> Result<Option<Charge>> {
-        if len <= PIECE {
-            return Ok(None);
-        }
-        Ok(Some(
-            caller.data_mut().hold(len.into()).map_err(Error::new)?,
-        ))
-    }
-
-    /// An argument as text.
-    async fn text(&self, caller: &mut Caller<'_, Host>, index: usize) -> Result<String> {
-        let (js, value) = (self.js, self.value(index)?);
-        let span = js.text_at(caller.as_context_mut(), self.scratch, value);
-        let span = span.await?;
-        if span.at == 0 {
-            return Ok(String::new());
-        }
-        // Given back when the function of the host returns.
-        let text = match self.hold(caller, span.len) {
-            Ok(charge) => {
-                if let (Some(charge), Ok(mut held)) = (charge, self.held.lock()) {
-                    held.push(charge);
-                }
-                js.copy_text(&mut *caller, span)
-            }
-            Err(error) => Err(error),
-        };
-        js.free_string
-            .call_async(caller.as_context_mut(), (span.at,))
-            .await?;
-        text
-    }
-
-    async fn number(&self, caller: &mut Caller<'_, Host>, index: usize) -> Result<f64> {
-        self.js
-            .get_number
-            .call_async(caller.as_context_mut(), (self.value(index)?,))
-            .await
-    }
-
-    /// A Uint8Array's bytes, a string's as UTF-8, none for undefined. They keep their charge.
-    async fn content(&self, caller: &mut Caller<'_, Host>, index: usize) -> Result<Bytes> {
-        let (span, is_text) = self.content_at(caller, index).await?;
-        let bytes = match caller.data_mut().hold(span.len.into()) {
-            Ok(charge) => {
-                let bytes = self.copy_content(caller, span, is_text);
-                bytes.map(|bytes| charge.hold(bytes.into()))
-            }
-            Err(refused) => Err(Error::new(refused)),
-        };
-        self.free_content(caller, span, is_text).await?;
-        bytes
-    }
-
-    /// The same as an answer, which the engine charges itself; `None` if it has more than `limit` bytes.
-    async fn answered(
-        &self,
-        caller: &mut Caller<'_, Host>,
-        index: usize,
-        limit: u64,
-    ) -> Result<Option<Bytes>> {
-        let (span, is_text) = self.content_at(caller, index).await?;
-        if u64::from(span.len) > limit {
-            return Ok(None);
-        }
-        let bytes = self.copy_content(caller, span, is_text)?;
-        self.free_content(caller, span, is_text).await?;
-        Ok(Some(bytes.into()))
-    }
-
-    /// Where the bytes lie, and whether they are a text's, which are to be freed.
-    async fn content_at(
-        &self,
-        caller: &mut Caller<'_, Host>,
-        index: usize,
-    ) -> Result<(Span, bool)> {
-        let Some(value) = self.values.get(index).copied() else {
-            return Ok((Span::NONE, false));
-        };
-        let (js, scratch) = (self.js, self.scratch);
-        let undefined = js
-            .is_undefined
-            .call_async(caller.as_context_mut(), (value,));
-        if undefined.await? != 0 {
-            return Ok((Span::NONE, false));
-        }
-        let string = js.is_string.call_async(caller.as_context_mut(), (value,));
-        if string.await? != 0 {
-            let text = js.text_at(caller.as_context_mut(), scratch, value);
-            return Ok((text.await?, true));
-        }
-        let view = js.view(caller.as_context_mut(), scratch, value);
-        Ok((view.await?, false))
-    }
-
-    fn copy_content(
-        &self,
-        caller: &mut Caller<'_, Host>,
-        span: Span,
-        is_text: bool,
-    ) -> Result<Vec<u8>> {
-        let mut bytes = self.js.copy(caller, span.at, span.len)?;
-        if is_text {
-            encoding::replace_surrogates(&mut bytes);
-        }
-        Ok(bytes)
-    }
-
-    async fn free_content(
-        &self,
-        caller: &mut Caller<'_, Host>,
-        span: Span,
-        is_text: bool,
-    ) -> Result<()> {
-        if is_text && span.at != 0 {
-            let free = &self.js.free_string;
-            free.call_async(caller, (span.at,)).await?;
-        }
-        Ok(())
-    }
-
     async fn answer(&self, caller: &mut Caller<'_, Host>, name: &str) -> Result<Answer> {
         Ok(match name {
             "respond" => {
@@ -365,16 +223,17 @@ impl Call<'_> {
                 let limit = caller.data().limits().output;
                 let outcome = match self.answered(caller, 1, limit).await? {
                     Some(body) => Ok((head, body)),
-                    None => Err(format!(
+                    None => Err(Thrown::without_stack(format!(
                         "answered with more than {limit} bytes (`limits.output`)"
-                    )),
+                    ))),
                 };
                 State::of(caller.data_mut())?.outcome = Some(outcome);
                 Answer::Undefined
             }
             "fail" => {
                 let text = self.text(caller, 0).await?;
-                State::of(caller.data_mut())?.outcome = Some(Err(text));
+                let stack = self.text(caller, 1).await?;
+                State::of(caller.data_mut())?.outcome = Some(Err(Thrown { text, stack }));
                 Answer::Undefined
             }
             "start" => self.start(caller).await?,
@@ -425,7 +284,7 @@ impl Call<'_> {
             }
             "random" => {
                 if State::of(caller.data_mut())?.loading {
-                    // What is drawn at load would be the same for every request.
+                    // Bytes drawn at load would be the same for every request.
                     return Ok(Answer::Undefined);
                 }
                 let len = self.number(caller, 0).await?.clamp(0.0, RANDOM) as usize;
@@ -492,36 +351,6 @@ impl Call<'_> {
         })
     }
 
-    /// Where the bytes of a Uint8Array lie.
-    async fn view(&self, caller: &mut Caller<'_, Host>, index: usize) -> Result<Span> {
-        self.js
-            .view(caller.as_context_mut(), self.scratch, self.value(index)?)
-            .await
-    }
-
-    /// Works on bytes of the guest where they lie, piece by piece; `work` is told which one is the last. There is at least one.
-    /// Between pieces others have their turn, and the guest's time is looked at.
-    async fn pieces(
-        &self,
-        caller: &mut Caller<'_, Host>,
-        bytes: Span,
-        mut work: impl FnMut(&[u8], bool) -> Result<()>,
-    ) -> Result<()> {
-        let mut done = 0;
-        loop {
-            let piece = bytes.part(done, PIECE);
-            done += piece.len;
-            let is_last = done == bytes.len;
-            work(self.js.slice(&*caller, piece)?, is_last)?;
-            if is_last {
-                return Ok(());
-            }
-            if done.is_multiple_of(TURN) {
-                caller.data_mut().give_way().await?;
-            }
-        }
-    }
-
     /// The key of an HMAC: one that is longer than a block is hashed.
     async fn key(&self, caller: &mut Caller<'_, Host>, algorithm: &str) -> Result<Vec<u8>> {
         let key = self.view(caller, 1).await?;
@@ -538,59 +367,8 @@ impl Call<'_> {
         }
     }
 
-    /// Bytes as text: the name of the encoding, the bytes, what is asked for, and the number of the decoder that may have begun.
-    /// Undefined: they are malformed.
-    async fn decode(&self, caller: &mut Caller<'_, Host>) -> Result<Answer> {
-        let label = self.text(caller, 0).await?;
-        let bytes = self.view(caller, 1).await?;
-        let flags = self.number(caller, 2).await? as u32;
-        let id = self.number(caller, 3).await? as u64;
-        let keep_mark = flags & KEEP_MARK != 0;
-        if id == 0 && bytes.len <= AT_ONCE && label == "utf-8" {
-            let text = self.js.slice(&*caller, bytes)?;
-            if std::str::from_utf8(text).is_ok() {
-                let mark = !keep_mark && text.starts_with(b"\xef\xbb\xbf");
-                let text = bytes.part(if mark { 3 } else { 0 }, u32::MAX);
-                let value = self.js.new_string.call_async(caller, (text.at, text.len));
-                return Ok(Answer::Value(value.await?));
-            }
-        }
-        let state = State::of(caller.data_mut())?;
-        let begun = state.decoders.remove(&id);
-        let more_follows = flags & MORE_FOLLOWS != 0;
-        if more_follows && state.decoders.len() >= DECODERS {
-            return Ok(Answer::Bool(false));
-        }
-        let Some(mut decoder) =
-            begun.or_else(|| TextDecoder::new(&label, keep_mark, flags & FATAL != 0))
-        else {
-            return Ok(Answer::Undefined);
-        };
-        let (mut text, mut is_malformed) = (String::new(), false);
-        let mut charge = caller.data_mut().hold(0).map_err(Error::new)?;
-        self.pieces(caller, bytes, |piece, is_last| {
-            // Each byte is a character of three bytes at most.
-            let most = (text.len() + 3 * piece.len()) as u64;
-            if text.capacity() > PIECE as usize && !charge.grow_to(2 * most) {
-                return Err(Error::new(NoMemory(2 * most)));
-            }
-            if !is_malformed {
-                let last = is_last && !more_follows;
-                is_malformed = decoder.decode(piece, &mut text, last).is_err();
-            }
-            Ok(())
-        })
-        .await?;
-        if is_malformed {
-            return Ok(Answer::Undefined);
-        }
-        if more_follows {
-            State::of(caller.data_mut())?.decoders.insert(id, decoder);
-        }
-        Ok(Answer::Text(text))
-    }
-
-    /// The store of the worker, which a call sees as it was when the call came. Without one, nothing is there and nothing stays.
+    /// The key/value store of the worker, which a call sees as it was when the call began. Without
+    /// one, it is empty and nothing is kept.
     async fn store(&self, caller: &mut Caller<'_, Host>, name: &str) -> Result<Answer> {
         if State::of(caller.data_mut())?.loading {
             return Ok(Answer::Bool(false));
@@ -607,57 +385,5 @@ impl Call<'_> {
             "kvGet" => kv.get(&key).map(str::to_owned).into(),
             _ => Answer::Bool(kv.set(key, value)),
         })
-    }
-
-    async fn start(&self, caller: &mut Caller<'_, Host>) -> Result<Answer> {
-        let id = self.number(caller, 0).await? as u64;
-        let kind = self.text(caller, 1).await?;
-        let (operation, kept) = match kind.as_str() {
-            "fetch" => {
-                let head = self.text(caller, 2).await?;
-                let (body, kept) = (self.content(caller, 3).await?, head.len());
-                (Operation::Fetch(head, body), kept)
-            }
-            "increment" => {
-                let key = self.text(caller, 2).await?;
-                let (by, kept) = (self.number(caller, 3).await?, key.len());
-                (Operation::Increment(key, by), kept)
-            }
-            _ => self.file(caller).await?,
-        };
-        let charge = caller.data_mut().hold(OPERATION + kept as u64);
-        let charge = charge.map_err(Error::new)?;
-        let started = operations::start(caller.data_mut(), id, operation, charge);
-        Ok(match started {
-            Ok(()) => Answer::Undefined,
-            Err(why) => Answer::Text(format!("Error:{kind}: {why}")),
-        })
-    }
-
-    async fn file(&self, caller: &mut Caller<'_, Host>) -> Result<(Operation, usize)> {
-        let name = self.text(caller, 2).await?;
-        let path = self.text(caller, 3).await?;
-        // What cannot be is not copied.
-        if !caller.data().directories().has(&path) {
-            let failure = files::not_found(&name, &path);
-            let kept = failure.len();
-            return Ok((Operation::Failed(failure), kept));
-        }
-        let (mut to, mut content) = (String::new(), Bytes::new());
-        match name.as_str() {
-            "rename" => to = self.text(caller, 4).await?,
-            "write" | "append" | "create" => content = self.content(caller, 4).await?,
-            _ => {}
-        }
-        let kept = path.len() + to.len();
-        let call = FileCall {
-            path,
-            to,
-            content,
-            limit: caller.data().limits().memory,
-            charge: caller.data_mut().hold(0).map_err(Error::new)?,
-            name,
-        };
-        Ok((Operation::File(call), kept))
     }
 }

@@ -1,6 +1,6 @@
-//! What goes into the binary: the interpreter, the kit and a polyfill.
+//! The parts of the binary: the interpreter, the kit and a polyfill.
 
-/// QuickJS-NG as Wasm, with the frames that `build.rs` gives it.
+/// QuickJS-NG as Wasm, with the frames that `build.rs` widens.
 pub(super) const QUICKJS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quickjs.wasm"));
 
 /// The Streams Standard.
@@ -15,7 +15,7 @@ macro_rules! kit {
     };
 }
 
-/// The kit: a function that takes the object which its parts share.
+/// The kit: a function of the object that its parts share.
 pub(super) const KIT: &str = kit!(
     "base" "url" "events" "encoding" "headers" "blob" "console" "body" "fetch" "clone" "performance" "crypto" "cache" "files" "main"
 );

@@ -1,16 +1,16 @@
-//! Reads source maps (ECMA-426): which place of which source each place of a generated file comes from.
+//! Parses source maps (ECMA-426), which map places of a generated file to places of its sources.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
-/// A source map, decoded.
+/// A decoded source map.
 pub(super) struct Mappings {
-    /// For each line of the generated file its segments, by column.
+    /// The segments of each line of the generated file, by column.
     lines: Vec<Vec<Segment>>,
     sources: Vec<String>,
 }
 
-/// From this column of a generated line on.
+/// The first column in the generated line.
 #[derive(Clone, Copy)]
 struct Segment {
     column: u32,
@@ -19,7 +19,7 @@ struct Segment {
     source_column: u32,
 }
 
-/// A map as it is written. Maps of sections (`sections`) are not read.
+/// A map in JSON. Maps with `sections` are not supported.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
@@ -56,11 +56,11 @@ impl Mappings {
         })
     }
 
-    /// The source, line and column of a place in the generated file. Lines and columns count from 0.
+    /// The source, line and column of a place in the generated file. All are counted from 0.
     pub(super) fn find(&self, line: u32, column: u32) -> Option<(&str, u32, u32)> {
         let segments = self.lines.get(usize::try_from(line).ok()?)?;
         let after = segments.partition_point(|segment| segment.column <= column);
-        // Before the first segment it is still that one's statement.
+        // Places before the first segment belong to its statement.
         let segment = segments.get(after.saturating_sub(1))?;
         let source = self.sources.get(usize::try_from(segment.source).ok()?)?;
         Some((source, segment.source_line, segment.source_column))
@@ -97,11 +97,12 @@ fn lines(mappings: &str) -> Option<Vec<Vec<Segment>>> {
     Some(lines)
 }
 
-/// Numbers in base-64 digits of five bits, lowest first, the sixth bit for "more follows"; the lowest bit of all is the sign.
+/// Numbers in base-64 digits of five bits, lowest first; the sixth bit means "more follows", the
+/// lowest bit of the number is the sign.
 struct Numbers<'a>(std::str::Bytes<'a>);
 
 impl Iterator for Numbers<'_> {
-    /// `None`: not a number.
+    /// `None` for an invalid number.
     type Item = Option<i64>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -144,7 +145,8 @@ mod tests {
 
     #[test]
     fn places_are_found() {
-        // Line 1: column 0 is a.ts 0:0, column 4 is a.ts 9:4. Line 3: column 2 is b.ts 8:0, of a long line -1 is written as D.
+        // Line 1: column 0 is a.ts 0:0, column 4 is a.ts 9:4. Line 3: column 2 is b.ts 8:0, of a
+        // long line -1 is written as D.
         let map = Mappings::read(
             br#"{"version":3,"sourceRoot":"src/","sources":["a.ts","b.ts"],"mappings":"AAAA,IASI;;ECDJ"}"#,
         )

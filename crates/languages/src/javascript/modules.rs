@@ -1,19 +1,19 @@
 //! `import`: files beneath the project's root, and the kit's own modules.
 
 use wws_engine::{
-    Directories, Host,
-    wasmtime::{AsContextMut, Caller, Linker, Result, error::Context as _},
+    Directories, Host, ProgramFailure, SourcePos,
+    wasmtime::{AsContextMut, Caller, Extern, Linker, Memory, Result, error::Context as _},
 };
 
-use super::{host_calls::memory, state::State};
+use super::state::State;
 
-/// A larger module is not read, in bytes.
+/// The maximum size of a module, in bytes.
 pub(super) const MAX_MODULE: u64 = 64 << 20;
 
-/// Files of the worker's folders, as Node calls them.
+/// The names of the module for files of the worker's directories, as in Node.
 const FILES: [&str; 4] = ["node:fs/promises", "fs/promises", "node:fs", "fs"];
 
-/// The module of [`FILES`]. The kit keeps the functions where only this looks for them.
+/// The module of [`FILES`]. The kit keeps the functions where only this module finds them.
 const FILES_SOURCE: &str = r#"
 const files = globalThis[Symbol.for("wws.files")];
 export const { readFile, writeFile, appendFile, readdir, stat, lstat, access, mkdir, unlink, rmdir, rm, rename } = files;
@@ -49,8 +49,12 @@ pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
     Ok(())
 }
 
-/// The name of the module that `name` means in the module `base`: its path beneath the root.
-fn resolve(state: &State, base: &str, name: &str) -> Result<String, String> {
+fn failed<T>(message: String) -> Result<T, ProgramFailure> {
+    Err(ProgramFailure::new(message))
+}
+
+/// Resolves `name` in the module `base` to a path beneath the root.
+fn resolve(state: &State, base: &str, name: &str) -> Result<String, ProgramFailure> {
     if FILES.contains(&name) {
         return Ok(name.to_owned());
     }
@@ -59,7 +63,7 @@ fn resolve(state: &State, base: &str, name: &str) -> Result<String, String> {
         _ if name.starts_with("./") || name.starts_with("../") => format!("{folder}/{name}"),
         _ if name.starts_with('/') => name.to_owned(),
         _ => {
-            return Err(format!(
+            return failed(format!(
                 "{base} imports '{name}': only files ('./{name}') and node:fs/promises can be imported; bundle packages into the worker"
             ));
         }
@@ -70,7 +74,7 @@ fn resolve(state: &State, base: &str, name: &str) -> Result<String, String> {
             "" | "." => {}
             ".." => {
                 if parts.pop().is_none() {
-                    return Err(format!(
+                    return failed(format!(
                         "{base} imports '{name}', which is outside of the project"
                     ));
                 }
@@ -88,10 +92,12 @@ fn resolve(state: &State, base: &str, name: &str) -> Result<String, String> {
                 .stat(&format!("/{path}"))
                 .is_ok_and(|stat| !stat.is_directory)
         })
-        .ok_or_else(|| format!("{base} imports '{name}': there is no file {path}"))
+        .ok_or_else(|| {
+            ProgramFailure::new(format!("{base} imports '{name}': there is no file {path}"))
+        })
 }
 
-fn load(state: &State, name: &str) -> Result<String, String> {
+fn load(state: &State, name: &str) -> Result<String, ProgramFailure> {
     if FILES.contains(&name) {
         return Ok(FILES_SOURCE.to_owned());
     }
@@ -102,44 +108,59 @@ fn load(state: &State, name: &str) -> Result<String, String> {
     Ok(source)
 }
 
-/// A module whose value is that of a JSON text. It is parsed, not run.
-fn json(name: &str, text: &str) -> Result<String, String> {
+/// A module with the value of a JSON text, which is parsed and not run.
+fn json(name: &str, text: &str) -> Result<String, ProgramFailure> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
-        // Deeper than this library goes; the interpreter says so itself if it is wrong.
+        // Nested deeper than this library allows; the interpreter reports errors itself.
         let is_deep = error.to_string().starts_with("recursion limit exceeded");
         if !is_deep {
-            let (line, column) = (error.line(), error.column());
-            return Err(format!("{name}:{line}:{column}: not JSON: {error}"));
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            return Err(ProgramFailure {
+                pos: Some(SourcePos {
+                    file: name.into(),
+                    line: count(error.line()),
+                    column: Some(count(error.column())),
+                }),
+                message: format!("not JSON: {error}"),
+            });
         }
     }
-    // JSON's strings are JavaScript's as well.
-    let literal = serde_json::to_string(text).map_err(|error| format!("{name}: {error}"))?;
+    // JSON strings are JavaScript strings.
+    let literal = serde_json::to_string(text)
+        .map_err(|error| ProgramFailure::new(format!("{name}: {error}")))?;
     Ok(format!("export default JSON.parse({literal});"))
 }
 
-/// The text of a file of the project.
-pub(super) fn read(state: &State, name: &str) -> Result<String, String> {
+/// Reads the text of a file of the project.
+pub(super) fn read(state: &State, name: &str) -> Result<String, ProgramFailure> {
     read_up_to(&state.modules, name, MAX_MODULE)
 }
 
-/// The text of a file of the project that has `limit` bytes at most.
-pub(super) fn read_up_to(modules: &Directories, name: &str, limit: u64) -> Result<String, String> {
+/// Reads the text of a file of the project of up to `limit` bytes.
+pub(super) fn read_up_to(
+    modules: &Directories,
+    name: &str,
+    limit: u64,
+) -> Result<String, ProgramFailure> {
     let bytes = modules
         .read(&format!("/{name}"), limit)
-        .map_err(|error| format!("cannot read {name}: {error}"))?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{name} is not UTF-8"))?;
-    // The C interface ends texts with NUL.
+        .map_err(|error| ProgramFailure::new(format!("cannot read {name}: {error}")))?;
+    let Ok(text) = String::from_utf8(bytes) else {
+        return failed(format!("{name} is not UTF-8"));
+    };
+    // In the C interface, NUL ends a text.
     if text.contains('\0') {
-        return Err(format!("{name} has a NUL character"));
+        return failed(format!("{name} has a NUL character"));
     }
     Ok(text)
 }
 
-/// Gives a text to the interpreter, and its length if it asks for it; a problem is kept for the operator.
+/// Passes a text to the interpreter, and its length if it asks for it; a failure is kept for the
+/// operator.
 async fn give(
     caller: &mut Caller<'_, Host>,
-    text: Result<String, String>,
+    text: Result<String, ProgramFailure>,
     len_at: Option<u32>,
 ) -> Result<u32> {
     match text {
@@ -159,6 +180,14 @@ async fn give(
             Ok(0)
         }
     }
+}
+
+/// The memory of a caller whose state may not be set yet.
+fn memory(caller: &mut Caller<'_, Host>) -> Result<Memory> {
+    caller
+        .get_export("memory")
+        .and_then(Extern::into_memory)
+        .context("the interpreter exports no memory")
 }
 
 fn c_string(caller: &mut Caller<'_, Host>, at: u32) -> Result<String> {

@@ -1,4 +1,4 @@
-//! Reads `multipart/form-data` (RFC 7578): where the parts of a body lie, and what their headers say.
+//! Parses `multipart/form-data` (RFC 7578): the spans of the parts of a body, and their headers.
 
 use memchr::memmem::{Finder, find};
 use serde::Serialize;
@@ -7,11 +7,11 @@ use serde::Serialize;
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Part {
     name: String,
-    /// There is one: the part is a file.
+    /// Set if the part is a file.
     filename: Option<String>,
     #[serde(rename = "type")]
     content_type: Option<String>,
-    /// Where the content begins and ends.
+    /// The span of the content.
     start: usize,
     end: usize,
 }
@@ -20,7 +20,7 @@ pub(super) struct Part {
 pub(super) fn parse(body: &[u8], boundary: &str) -> Result<Vec<Part>, &'static str> {
     let delimiter = format!("\r\n--{boundary}");
     let finder = Finder::new(&delimiter);
-    // What comes before the first boundary is not looked at (RFC 2046, 5.1.1).
+    // The preamble before the first boundary is ignored (RFC 2046, 5.1.1).
     let mut at = if body.starts_with(&delimiter.as_bytes()[2..]) {
         delimiter.len() - 2
     } else {
@@ -37,7 +37,7 @@ pub(super) fn parse(body: &[u8], boundary: &str) -> Result<Vec<Part>, &'static s
         if !body[line..].starts_with(b"\r\n") {
             return Err("a boundary is not followed by a line break");
         }
-        // A part without headers has an empty line at once.
+        // A part without headers begins with an empty line.
         let head_end = line + find(&body[line..], b"\r\n\r\n").ok_or("a part has no content")?;
         let start = head_end + 4;
         let mut head = body[line..head_end].to_vec();
@@ -50,7 +50,8 @@ pub(super) fn parse(body: &[u8], boundary: &str) -> Result<Vec<Part>, &'static s
     }
 }
 
-/// Where the content before the next boundary ends. A boundary is one only if the line goes on as a boundary's may.
+/// The end of the content before the next boundary. A boundary counts only if its line continues as
+/// it may.
 fn end_of(body: &[u8], finder: &Finder<'_>, from: usize) -> Result<usize, &'static str> {
     let mut from = from;
     loop {
@@ -122,8 +123,8 @@ fn disposition(value: &str) -> Result<Part, &'static str> {
     })
 }
 
-/// What stands between quotation marks, and what follows. Some senders write `\"` for a quotation mark; a backslash alone is
-/// one, since others send whole paths of Windows.
+/// The content of quotation marks, and the rest. Some senders write `\"` for a quotation mark;
+/// another backslash is literal, because some send whole Windows paths.
 fn quoted_value(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut rest = text;
@@ -144,7 +145,7 @@ fn quoted_value(text: &str) -> Option<(String, &str)> {
     }
 }
 
-/// What browsers escape in names (<https://html.spec.whatwg.org/#multipart-form-data>).
+/// Decodes the escapes of browsers in names (<https://html.spec.whatwg.org/#multipart-form-data>).
 fn unescape(value: &str) -> String {
     value
         .replace("%0D", "\r")

@@ -1,4 +1,5 @@
-//! What runs while a worker waits: outgoing requests, timers, files, counters. The kit numbers them.
+//! Operations that run while a worker waits: outgoing requests, timers, files, counters. The kit
+//! numbers them.
 
 use std::{
     future::{Future, poll_fn},
@@ -17,25 +18,26 @@ use tokio::time::{Instant, Sleep};
 use wws_engine::{AnsweredBy, Charge, Decode, Host, HttpFailure, KeepRedirects, header_map};
 
 use super::{
+    exception::KitException,
     files::{self, FileCall},
-    state::{Done, Ended, PENDING, State},
+    state::{FinishedOperation, OperationOutput, PENDING, State},
 };
 
-/// An operation as the kit asks for it.
+/// An operation that the kit starts.
 pub(super) enum Operation {
     /// Method, URL, header names and values; and the body.
     Fetch(String, Bytes),
     Increment(String, f64),
     File(FileCall),
-    /// It failed before it was tried.
-    Failed(String),
+    /// It failed before it was started.
+    Failed(KitException),
 }
 
-type Outcome = Result<Ended, String>;
+type OperationResult = Result<OperationOutput, KitException>;
 
 /// Starts an operation. `Err`: it cannot be started now; the text is for the kit's exception.
 ///
-/// `charge` is for what the operation keeps, beside contents that have charges of their own.
+/// `charge` covers what the operation keeps, except for contents with their own charges.
 pub(super) fn start(
     host: &mut Host,
     id: u64,
@@ -46,7 +48,7 @@ pub(super) fn start(
     if state.loading {
         return Err("only while a request is handled: not where the worker is loaded");
     }
-    // What was cancelled or has ended already makes room.
+    // Operations that were cancelled or have ended make room.
     while state.pending.len() + state.ended.len() >= PENDING {
         match state.pending.next().now_or_never() {
             Some(Some(done)) if done.result.is_none() => {}
@@ -55,7 +57,7 @@ pub(super) fn start(
         }
     }
     let (fetches, files) = (state.fetches.clone(), state.files.clone());
-    let future: BoxFuture<'static, Outcome> = match operation {
+    let future: BoxFuture<'static, OperationResult> = match operation {
         Operation::Fetch(head, body) => match request(&head, body).and_then(|request| {
             host.send_http(request)
                 .map_err(|failure| http_failure(&failure))
@@ -76,18 +78,19 @@ pub(super) fn start(
                 async move {
                     // The kit checked that it is a whole number.
                     let sum = store.increment(&namespace, &key, by as i64).await;
-                    sum.map(|sum| Ended {
+                    sum.map(|sum| OperationOutput {
                         text: sum.to_string(),
                         learned: Some((key, sum.to_string())),
-                        ..Ended::default()
+                        ..OperationOutput::default()
                     })
-                    .map_err(|error| format!("Error:{error}"))
+                    .map_err(|error| KitException::new("Error", error.to_string()))
                 }
                 .boxed()
             }
-            None => std::future::ready(Err(
-                "Error:this worker has no key/value store: its TOML has no [data.kv]".into(),
-            ))
+            None => std::future::ready(Err(KitException::new(
+                "Error",
+                "this worker has no key/value store: its TOML has no [data.kv]",
+            )))
             .boxed(),
         },
         Operation::File(call) => {
@@ -96,8 +99,8 @@ pub(super) fn start(
                 let _place = files.acquire_owned().await;
                 tokio::task::spawn_blocking(move || files::run(&folders, call))
                     .await
-                    .unwrap_or_else(|error| Err(format!("EIO:{error}")))
-                    .map(|(text, bytes)| Ended {
+                    .unwrap_or_else(|error| Err(KitException::new("EIO", error.to_string())))
+                    .map(|(text, bytes)| OperationOutput {
                         text,
                         bytes,
                         learned: None,
@@ -112,7 +115,7 @@ pub(super) fn start(
     state.cancel.insert(id, handle);
     let future = Abortable::new(future, registration);
     let done = async move {
-        Done {
+        FinishedOperation {
             id,
             result: future.await.ok(),
             _charge: charge,
@@ -122,7 +125,7 @@ pub(super) fn start(
     Ok(())
 }
 
-/// Ends an operation whose result nobody waits for. What it holds (its place, its connection) is free at the next event.
+/// Cancels an operation. Its permit and its connection are freed at the next event.
 pub(super) fn cancel(host: &mut Host, id: u64) {
     if let Ok(state) = State::of(host)
         && let Some(handle) = state.cancel.remove(&id)
@@ -131,24 +134,25 @@ pub(super) fn cancel(host: &mut Host, id: u64) {
     }
 }
 
-/// What a call waits for.
+/// An event that a call waits for.
 pub(super) enum Event {
-    Done(Done),
+    Done(FinishedOperation),
     /// The kit's first timer is due.
     Timer,
-    /// There is nothing that could come.
+    /// No event can come.
     Never,
 }
 
-/// What of a call's state its next event depends on. It is away from the state while the call waits: nothing of the guest runs then.
+/// The part of a call's state that its next event depends on. It is taken from the state while the
+/// call waits: nothing of the guest runs then.
 pub(super) struct Waiting {
-    pending: FuturesUnordered<BoxFuture<'static, Done>>,
+    pending: FuturesUnordered<BoxFuture<'static, FinishedOperation>>,
     timer: Option<(Instant, Pin<Box<Sleep>>)>,
     timer_first: bool,
 }
 
 impl Waiting {
-    /// `Err`: the next event is there.
+    /// `Err`: the next event has come.
     pub(super) fn of(state: &mut State) -> Result<Self, Box<Event>> {
         while let Some(done) = state.ended.pop_front() {
             if done.result.is_some() && state.cancel.remove(&done.id).is_some() {
@@ -157,7 +161,7 @@ impl Waiting {
         }
         let timer_first = !state.was_timer || state.pending.is_empty();
         match state.wake {
-            // Without a timer of the runtime's.
+            // Without a timer of the runtime.
             Some(at) if timer_first && at <= Instant::now() => {
                 state.was_timer = true;
                 state.wake = None;
@@ -172,7 +176,7 @@ impl Waiting {
         }
     }
 
-    /// The next event. A timer and operations take turns where both are ready.
+    /// Waits for the next event. A timer and operations take turns if both are ready.
     pub(super) async fn next(&mut self) -> Event {
         poll_fn(|context| {
             if self.timer_first && self.poll_timer(context) {
@@ -195,13 +199,13 @@ impl Waiting {
     }
 
     fn poll_timer(&mut self, context: &mut Context<'_>) -> bool {
-        // The runtime's timers have a millisecond's precision.
+        // The runtime's timers have a precision of a millisecond.
         self.timer.as_mut().is_some_and(|(at, timer)| {
             *at <= Instant::now() || timer.as_mut().poll(context).is_ready()
         })
     }
 
-    /// Gives the state back what it took.
+    /// Returns what was taken to the state.
     pub(super) fn back(self, state: &mut State, event: &Event) {
         state.pending = self.pending;
         state.was_timer = matches!(event, Event::Timer);
@@ -213,16 +217,15 @@ impl Waiting {
     }
 }
 
-fn http_failure(failure: &HttpFailure) -> String {
-    format!(
-        "TypeError/{}:fetch failed: {}",
-        failure.kind.name(),
-        failure.message
+fn http_failure(failure: &HttpFailure) -> KitException {
+    KitException::new(
+        format!("TypeError/{}", failure.kind.name()),
+        format!("fetch failed: {}", failure.message),
     )
 }
 
-fn request(head: &str, body: Bytes) -> Result<Request<Bytes>, String> {
-    let bad = |what: &str| format!("TypeError:fetch failed: {what}");
+fn request(head: &str, body: Bytes) -> Result<Request<Bytes>, KitException> {
+    let bad = |what: &str| KitException::new("TypeError", format!("fetch failed: {what}"));
     let mut parts = head.split('\0');
     let (method, url) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
     let mut request = Request::new(body);
@@ -243,8 +246,9 @@ fn request(head: &str, body: Bytes) -> Result<Request<Bytes>, String> {
     Ok(request)
 }
 
-/// The answer as the kit reads it: status, URL, whether that is another one than was asked for, reason, names and values of headers.
-fn respond(response: Response<Bytes>) -> Ended {
+/// The response as the kit reads it: status, URL, whether the URL differs from the request's,
+/// reason, names and values of headers.
+fn respond(response: Response<Bytes>) -> OperationOutput {
     let by = response.extensions().get::<AnsweredBy>();
     let url = by.map_or("", |by| &by.url);
     let redirected = u8::from(by.is_some_and(|by| by.redirects > 0));
@@ -261,7 +265,7 @@ fn respond(response: Response<Bytes>) -> Ended {
             Err(_) => head.extend(value.as_bytes().iter().map(|byte| *byte as char)),
         }
     }
-    Ended {
+    OperationOutput {
         text: head,
         bytes: Some(response.into_body()),
         learned: None,

@@ -1,43 +1,52 @@
 //! Where in the user's files an error arose.
 
-/// Puts the place of the first frame before an error's text: `file:line:column: Error: message`, then the frames.
-pub(super) fn with_place(text: &str) -> String {
-    match first_place(text) {
-        Some(place) => format!("{place}: {text}"),
-        None => text.to_owned(),
-    }
-}
+use wws_engine::SourcePos;
 
-fn first_place(text: &str) -> Option<&str> {
-    text.lines().skip(1).find_map(|line| {
+/// The place of the first frame of a stack that is in a file. The interpreter writes a frame as
+/// `    at FUNCTION (FILE:LINE:COLUMN)` or `    at FILE:LINE:COLUMN`.
+pub(super) fn first_place(stack: &str) -> Option<SourcePos> {
+    stack.lines().find_map(|line| {
         let frame = line.trim_start().strip_prefix("at ")?;
         let place = match frame.rsplit_once('(') {
             Some((_, place)) => place.strip_suffix(')')?,
             None => frame,
         };
-        // A place ends with a line.
         let (rest, last) = place.rsplit_once(':')?;
-        // `<input>` is a text that was parsed, no file.
-        (last.parse::<u32>().is_ok() && !rest.is_empty() && !rest.starts_with('<')).then_some(place)
+        let last: u32 = last.parse().ok()?;
+        let with_column = rest
+            .rsplit_once(':')
+            .and_then(|(file, line)| Some((file, line.parse().ok()?, Some(last))));
+        let (file, line, column) = with_column.unwrap_or((rest, last, None));
+        // `<input>` is a text that was parsed, not a file.
+        let is_file = !file.is_empty() && !file.starts_with('<');
+        is_file.then(|| SourcePos {
+            file: file.into(),
+            line,
+            column,
+        })
     })
 }
 
-/// What the interpreter's errors of calls say.
+/// What the interpreter says of a call of something else than a function.
 const NOT_A_FUNCTION: &str = "TypeError: not a function";
 
-/// Names in such an error what was called, as the source has it: the interpreter does not. `read` gives a file's text.
-pub(super) fn with_callee(text: &str, read: impl FnOnce(&str) -> Option<String>) -> String {
+/// Adds to such an error what was called, as written in the source, which the interpreter does not
+/// say. `pos` is the place of the call, `read` returns the text of a file.
+pub(super) fn with_callee(
+    text: &str,
+    pos: Option<&SourcePos>,
+    read: impl FnOnce(&str) -> Option<String>,
+) -> String {
     let callee = || {
         let rest = text.strip_prefix(NOT_A_FUNCTION)?;
         if !rest.starts_with('\n') {
             return None;
         }
-        let mut place = first_place(text)?.rsplitn(3, ':');
-        let column: usize = place.next()?.parse().ok()?;
-        let line: usize = place.next()?.parse().ok()?;
-        let source = read(place.next()?)?;
-        let line: Vec<char> = source.lines().nth(line.checked_sub(1)?)?.chars().collect();
-        let at = column.checked_sub(1)?;
+        let pos = pos?;
+        let line = usize::try_from(pos.line).ok()?.checked_sub(1)?;
+        let at = usize::try_from(pos.column?).ok()?.checked_sub(1)?;
+        let source = read(pos.file.to_str()?)?;
+        let line: Vec<char> = source.lines().nth(line)?.chars().collect();
         let is_name = |c: &char| c.is_alphanumeric() || matches!(c, '_' | '$' | '#');
         let before = line.get(..at)?.iter().rev();
         let before = before.take_while(|c| is_name(c) || matches!(c, '.' | '?'));
@@ -56,12 +65,21 @@ pub(super) fn with_callee(text: &str, read: impl FnOnce(&str) -> Option<String>)
 mod tests {
     use super::*;
 
+    fn pos(file: &str, line: u32, column: u32) -> SourcePos {
+        SourcePos {
+            file: file.into(),
+            line,
+            column: Some(column),
+        }
+    }
+
     #[test]
-    fn what_was_called_is_named() {
-        let named = |line: &str, column: usize| {
+    fn names_what_was_called() {
+        let named = |line: &str, column: u32| {
             let text = format!("TypeError: not a function\n    at f (w.js:2:{column})");
             let source = format!("\n{line}\n");
-            with_callee(&text, |file| (file == "w.js").then_some(source))
+            let pos = pos("w.js", 2, column);
+            with_callee(&text, Some(&pos), |file| (file == "w.js").then_some(source))
         };
         for (line, column, callee) in [
             ("lib.connect(1)", 5, ": lib.connect\n"),
@@ -73,28 +91,26 @@ mod tests {
             assert!(named(line, column).contains(callee), "{line}");
         }
         let other = "TypeError: no\n    at f (w.js:2:1)";
-        assert_eq!(with_callee(other, |_| Some("a".into())), other);
+        let at = pos("w.js", 2, 1);
+        assert_eq!(with_callee(other, Some(&at), |_| Some("a".into())), other);
     }
 
     #[test]
-    fn the_first_frame_is_the_place() {
-        for (text, with) in [
+    fn finds_the_first_frame_in_a_file() {
+        for (stack, place) in [
             (
-                "Error: x\n    at f (a/b.js:3:5)\n    at <eval> (b.js:1:1)",
-                "a/b.js:3:5: Error: x",
+                "    at f (a/b.js:3:5)\n    at <eval> (b.js:1:1)",
+                Some(pos("a/b.js", 3, 5)),
             ),
+            ("    at a.js:1:9", Some(pos("a.js", 1, 9))),
             (
-                "SyntaxError: x\n    at a.js:1:9",
-                "a.js:1:9: SyntaxError: x",
+                "    at <input>:1:2\n    at f (b.js:4:1)",
+                Some(pos("b.js", 4, 1)),
             ),
-            (
-                "SyntaxError: x\n    at <input>:1:2\n    at f (b.js:4:1)",
-                "b.js:4:1: SyntaxError: x",
-            ),
-            ("thrown", "thrown"),
-            ("Error: x\n    at f (native)", "Error: x"),
+            ("", None),
+            ("    at f (native)", None),
         ] {
-            assert!(with_place(text).starts_with(with), "{text}");
+            assert_eq!(first_place(stack), place, "{stack}");
         }
     }
 }

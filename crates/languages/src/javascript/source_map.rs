@@ -1,30 +1,30 @@
-//! Places in what a bundler wrote become places in what the user wrote (ECMA-426).
+//! Maps places in the output of a bundler to places in its sources (ECMA-426).
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use wws_engine::Directories;
+use wws_engine::{Directories, SourcePos};
 
 use super::mappings::Mappings;
 
-/// What stands before a map's address, on a line of its own near the end of a file.
+/// The text before the address of a map, on its own line near the end of a file.
 const MARK: &str = "//# sourceMappingURL=";
 
-/// Larger files are not read for their maps, in bytes.
+/// The maximum size of a file that is searched for a map, in bytes.
 const MAX: u64 = 64 << 20;
 
-/// Files of a project whose maps are kept.
+/// The number of files whose maps are kept.
 const FILES: usize = 64;
 
-/// The maps of a worker's files: read when a place in one is first asked for.
+/// The maps of a worker's files, read when a place in one is first mapped.
 pub(super) struct SourceMaps {
     files: Directories,
     known: Mutex<HashMap<String, Option<Arc<Map>>>>,
 }
 
-/// A map, and the file that it stands in: sources are named from there.
+/// A map, and the file that contains it: sources are relative to that file.
 struct Map {
     file: String,
     mappings: Mappings,
@@ -38,7 +38,7 @@ impl SourceMaps {
         }
     }
 
-    /// An error's text, the places in its frames as the user knows them.
+    /// Maps the places in the frames of an error's text.
     pub(super) fn apply(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         for (index, line) in text.split('\n').enumerate() {
@@ -62,13 +62,24 @@ impl SourceMaps {
         };
         let (rest, column) = place.rsplit_once(':')?;
         let (file, row) = rest.rsplit_once(':')?;
-        let (row, column): (u32, u32) = (row.parse().ok()?, column.parse().ok()?);
-        let map = self.map(file)?;
-        let (row, column) = (row.checked_sub(1)?, column.saturating_sub(1));
+        let pos = self.original(&SourcePos {
+            file: file.into(),
+            line: row.parse().ok()?,
+            column: Some(column.parse().ok()?),
+        })?;
+        Some(format!("    at {before}{pos}{after}"))
+    }
+
+    /// The original place, if a map has it.
+    pub(super) fn original(&self, pos: &SourcePos) -> Option<SourcePos> {
+        let map = self.map(pos.file.to_str()?)?;
+        let (row, column) = (pos.line.checked_sub(1)?, pos.column?.saturating_sub(1));
         let (source, row, column) = map.mappings.find(row, column)?;
-        let source = beside(&map.file, source);
-        let (row, column) = (row + 1, column + 1);
-        Some(format!("    at {before}{source}:{row}:{column}{after}"))
+        Some(SourcePos {
+            file: beside(&map.file, source).into(),
+            line: row + 1,
+            column: Some(column + 1),
+        })
     }
 
     fn map(&self, file: &str) -> Option<Arc<Map>> {
@@ -105,7 +116,8 @@ impl SourceMaps {
     }
 }
 
-/// A path that stands in `file`, as seen from the project's root. What leads out of the project stays as it stands.
+/// A path relative to `file`, as a path relative to the project's root. A path out of the project
+/// is not changed.
 fn beside(file: &str, path: &str) -> String {
     if path.starts_with('/') || path.contains("://") {
         return path.trim_start_matches('/').to_owned();

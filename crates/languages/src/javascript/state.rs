@@ -1,4 +1,4 @@
-//! What the host keeps for one call.
+//! The host's state of one call.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,45 +11,62 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use tokio::{sync::Semaphore, time::Instant};
-use wws_engine::{Charge, Directories, Host, wasmtime};
+use wws_engine::{Charge, Directories, Host, ProgramFailure, wasmtime};
 
-use super::{encoding::TextDecoder, exports::Exports};
+use super::{encoding::TextDecoder, exception::KitException, exports::Exports};
 
-/// Outgoing requests of one call that run at once; more wait.
+/// Concurrent outgoing requests of one call; more wait.
 const FETCHES: usize = 6;
 
-/// File operations of one call that run at once; more wait.
+/// Concurrent file operations of one call; more wait.
 const FILES: usize = 2;
 
-/// What was started and has not ended, at most.
+/// The maximum number of operations that have not ended.
 pub(super) const PENDING: usize = 10_000;
 
-/// Decoders that were fed a part of a text and not the rest, at most.
+/// The maximum number of decoders that wait for the rest of a text.
 pub(super) const DECODERS: usize = 1000;
 
-/// An operation that ended: its number, and what it gave or how it failed; nothing if it was cancelled.
-pub(super) struct Done {
+/// An operation that has ended: its number, and its result; none if it was cancelled.
+pub(super) struct FinishedOperation {
     pub(super) id: u64,
-    pub(super) result: Option<Result<Ended, String>>,
-    /// For what it kept, until the guest has it.
+    pub(super) result: Option<Result<OperationOutput, KitException>>,
+    /// Covers what it keeps, until the guest has it.
     pub(super) _charge: Charge,
 }
 
 /// Functions of the kit.
 #[derive(Clone, Copy)]
 pub(super) struct KitFunctions {
-    /// Is told of promises that were rejected and are not handled, or are handled now.
+    /// Gets rejected promises that are not handled, or are handled now.
     pub(super) rejection: u32,
-    /// Makes an error of `name:message`.
+    /// Creates an error from `name:message`.
     pub(super) error: u32,
 }
 
-/// What an operation gave.
+/// What was thrown.
+pub(super) struct Thrown {
+    /// The error with its frames, for the log.
+    pub(super) text: String,
+    /// The interpreter's frames.
+    pub(super) stack: String,
+}
+
+impl Thrown {
+    pub(super) fn without_stack(text: String) -> Self {
+        Self {
+            text,
+            stack: String::new(),
+        }
+    }
+}
+
+/// The result of an operation.
 #[derive(Default)]
-pub(super) struct Ended {
+pub(super) struct OperationOutput {
     pub(super) text: String,
     pub(super) bytes: Option<Bytes>,
-    /// A key of the store and its value now.
+    /// A key of the key/value store and its current value.
     pub(super) learned: Option<(String, String)>,
 }
 
@@ -61,29 +78,29 @@ pub(super) struct State {
     /// The worker is being loaded: there is no request yet.
     pub(super) loading: bool,
     pub(super) body: Bytes,
-    /// What the kit gave: status and headers, and a body; or how the worker failed.
-    pub(super) outcome: Option<Result<(String, Bytes), String>>,
-    pub(super) pending: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// The response (status and headers, and a body), or how the worker failed.
+    pub(super) outcome: Option<Result<(String, Bytes), Thrown>>,
+    pub(super) pending: FuturesUnordered<BoxFuture<'static, FinishedOperation>>,
     /// Operations that ended while others were started.
-    pub(super) ended: VecDeque<Done>,
-    /// What cancels the operations that are pending.
+    pub(super) ended: VecDeque<FinishedOperation>,
+    /// Handles that cancel pending operations.
     pub(super) cancel: HashMap<u64, AbortHandle>,
     /// When the kit's first timer is due.
     pub(super) wake: Option<Instant>,
-    /// The last event was a timer: if an operation ended as well, it is the next.
+    /// The last event was a timer: if an operation has ended as well, it is next.
     pub(super) was_timer: bool,
     /// Decoders that wait for the rest of a text, by the kit's numbers.
     pub(super) decoders: HashMap<u64, TextDecoder>,
-    /// Functions of the kit that functions of the host call, once they are there.
+    /// Functions of the kit that the host calls, once it is loaded.
     pub(super) kit: Option<KitFunctions>,
-    /// The kit was told of promises that were rejected.
+    /// The kit has got rejected promises.
     pub(super) has_rejections: bool,
     pub(super) fetches: Arc<Semaphore>,
     pub(super) files: Arc<Semaphore>,
     /// Where modules are read.
     pub(super) modules: Directories,
-    /// What could not be imported, in words better than the interpreter's.
-    pub(super) import_problem: Option<String>,
+    /// Why a module could not be imported, in more detail than the interpreter's error.
+    pub(super) import_problem: Option<ProgramFailure>,
 }
 
 impl State {

@@ -2,7 +2,7 @@
 
 use url::{Position, Url, quirks};
 
-/// The parts of a URL in the kit's order, with NUL characters between; `None`: not a URL.
+/// The parts of a URL in the kit's order, separated by NUL characters; `None` for an invalid URL.
 pub(super) fn parse(text: &str, base: Option<&str>) -> Option<String> {
     let url = match base {
         Some(base) => {
@@ -15,7 +15,8 @@ pub(super) fn parse(text: &str, base: Option<&str>) -> Option<String> {
     Some(parts(&url))
 }
 
-/// A reference of more than two slashes, with two: for the standard it begins with an authority, for the crate with an empty one.
+/// A reference with more than two slashes, with two: for the standard it begins with an authority,
+/// for the crate with an empty one.
 fn authority(base: &Url, text: &str) -> Option<String> {
     if !matches!(base.scheme(), "http" | "https" | "ws" | "wss" | "ftp") {
         return None;
@@ -25,7 +26,7 @@ fn authority(base: &Url, text: &str) -> Option<String> {
     (text.len() - rest.len() > 2).then(|| format!("//{rest}"))
 }
 
-/// Sets a part of a URL; one that cannot be set to that leaves it as it is.
+/// Sets a part of a URL; an invalid value does not change it.
 pub(super) fn set(href: &str, part: &str, value: &str) -> Option<String> {
     let mut url = Url::parse(href).ok()?;
     match part {

@@ -1,5 +1,7 @@
-//! Ruby's functions, as ruby.wasm exports them: the canonical ABI of wit-bindgen 0.2, in which a text is an address and a length, and a
-//! Ruby object is a handle. `packages/npm-packages/ruby-wasm-wasi/src/bindgen/rb-abi-guest.wit` of ruby.wasm has their types.
+//! Ruby's functions, as ruby.wasm exports them: the canonical ABI of wit-bindgen 0.2, in which a
+//! text is an address and a length, and a Ruby object is a handle.
+//! `packages/npm-packages/ruby-wasm-wasi/src/bindgen/rb-abi-guest.wit` of ruby.wasm has their
+//! types.
 
 use wws_engine::{
     Host, Vm,
@@ -13,11 +15,11 @@ const EVAL: &str = "rb-eval-string-protect: func(str: string) -> tuple<handle<rb
 const CALL: &str = "rb-funcallv-protect: func(recv: handle<rb-abi-value>, mid: u32, args: list<handle<rb-abi-value>>) -> tuple<handle<rb-abi-value>, s32>";
 const INTERN: &str = "rb-intern: func(name: string) -> u32";
 
-/// Modules of imports that are JavaScript's side, which is not there.
+/// Modules of imports that JavaScript would provide.
 const JAVASCRIPT: [&str; 2] = ["rb-js-abi-host", "canonical_abi"];
 
-/// Arguments of `ruby`: texts are UTF-8, and there is no file to wait for. What explains errors by reading source files cannot read
-/// the project's.
+/// Arguments of `ruby`: texts are UTF-8, and there is no main file. Features that explain errors by
+/// reading source files cannot read the project's.
 const ARGUMENTS: [&str; 4] = [
     "ruby",
     "-EUTF-8",
@@ -32,7 +34,7 @@ pub(super) struct Method {
     id: u32,
 }
 
-/// Defines what the module imports beside WASI.
+/// Defines the imports of the module, except for WASI.
 pub(super) fn define(linker: &mut Linker<Host>, module: &Module) -> Result<()> {
     for import in module.imports() {
         let (ExternType::Func(ty), true) = (import.ty(), JAVASCRIPT.contains(&import.module()))
@@ -41,7 +43,7 @@ pub(super) fn define(linker: &mut Linker<Host>, module: &Module) -> Result<()> {
         };
         let name = import.name().to_owned();
         match import.name() {
-            // A handle is the address that the guest has for the object.
+            // A handle is the guest's address of the object.
             "resource_new_rb-abi-value" | "resource_get_rb-abi-value" => {
                 linker.func_wrap(import.module(), &name, |object: i32| object)?;
             }
@@ -73,7 +75,7 @@ pub(super) async fn start(vm: &mut Vm) -> Result<()> {
     vm.call(&init, (at, u32::try_from(ARGUMENTS.len())?)).await
 }
 
-/// Evaluates a text. `Ok(Err(state))`: it did not end normally.
+/// Evaluates a text. `Ok(Err(state))`: it did not complete normally.
 pub(super) async fn evaluate(vm: &mut Vm, source: &str) -> Result<std::result::Result<u32, i32>> {
     let eval: TypedFunc<(u32, u32), u32> = function(vm, EVAL)?;
     let source = text(vm, source).await?;
@@ -90,13 +92,13 @@ pub(super) async fn method(vm: &mut Vm, receiver: &str, name: &str) -> Result<Me
     let intern: TypedFunc<(u32, u32), u32> = function(vm, INTERN)?;
     let name = text(vm, name).await?;
     let id = vm.call(&intern, name).await?;
-    // So that what a request needs is known to be there.
+    // Checks that the function exists, which requests need.
     let _: TypedFunc<(u32, u32, u32, u32), u32> = function(vm, CALL)?;
     Ok(Method { receiver, id })
 }
 
 impl Method {
-    /// Calls it without arguments. Gives how it ended: 0 is normally.
+    /// Calls the method without arguments. Returns the state: 0 is normal.
     pub(super) async fn call(self, vm: &mut Vm) -> Result<i32> {
         let call: TypedFunc<(u32, u32, u32, u32), u32> = function(vm, CALL)?;
         let at = vm.call(&call, (self.receiver, self.id, 0, 0)).await?;
@@ -112,7 +114,7 @@ fn function<P: wws_engine::wasmtime::WasmParams, R: wws_engine::wasmtime::WasmRe
         .with_context(|| format!("this is no Ruby of ruby.wasm: it has no function {name:?}"))
 }
 
-/// Puts bytes into memory of the guest's.
+/// Writes bytes to newly allocated memory of the guest.
 async fn put(vm: &mut Vm, bytes: &[u8], align: u32) -> Result<u32> {
     let realloc: TypedFunc<(u32, u32, u32, u32), u32> = function(vm, REALLOC)?;
     let len = u32::try_from(bytes.len())?;
@@ -121,14 +123,14 @@ async fn put(vm: &mut Vm, bytes: &[u8], align: u32) -> Result<u32> {
     Ok(at)
 }
 
-/// Puts a text into memory of the guest's, with the NUL that Ruby expects.
+/// Writes a text to newly allocated memory of the guest, with the NUL that Ruby expects.
 async fn text(vm: &mut Vm, text: &str) -> Result<(u32, u32)> {
     let bytes = [text.as_bytes(), b"\0"].concat();
     let at = put(vm, &bytes, 1).await?;
     Ok((at, u32::try_from(bytes.len())?))
 }
 
-/// An object and how the call ended.
+/// Reads an object and the state of the call.
 fn outcome(vm: &mut Vm, at: u32) -> Result<(u32, i32)> {
     let mut bytes = [0; 8];
     vm.memory()?.read(vm.context(), at as usize, &mut bytes)?;

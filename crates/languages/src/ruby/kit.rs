@@ -1,4 +1,4 @@
-//! What is evaluated before a worker: the kit of `kits/ruby`.
+//! The kit of `kits/ruby`, which is evaluated before a worker.
 
 use crate::channel::Library;
 
@@ -11,9 +11,9 @@ macro_rules! kit {
 /// Its files, in order.
 const FILES: [(&str, &str); 11] = kit!("channel" "env" "request" "response" "cache" "fetch" "log" "absent" "require" "random" "main");
 
-/// Files that `require` has where this Ruby has none.
+/// Files for `require` that this Ruby lacks.
 pub(super) const LIBRARY: Library = &[
-    // What it has is in the core since Ruby 3.2.
+    // In the core since Ruby 3.2.
     ("io/wait", ""),
     (
         "socket",
@@ -21,10 +21,10 @@ pub(super) const LIBRARY: Library = &[
     ),
 ];
 
-/// A line that no file of the kit has.
+/// A line that no file of the kit contains.
 const END: &str = "WWS_END_OF_FILE";
 
-/// Writes why the text before was not evaluated.
+/// Writes why the previous text was not evaluated.
 pub(super) const WHY: &str = "STDERR.write($!.full_message(highlight: false))";
 
 /// Texts that load the kit. Backtraces name its files `wws:NAME`.
@@ -36,7 +36,7 @@ pub(super) fn parts() -> impl Iterator<Item = String> {
     })
 }
 
-/// A text that loads a worker, and takes variables out of its environment.
+/// A text that loads a worker, and removes variables from its environment.
 pub(super) fn load(file: &str, settings: &[&str]) -> String {
     format!(
         "Wws.load('{}', %w[{}])",

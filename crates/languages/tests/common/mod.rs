@@ -8,15 +8,27 @@
     unreachable_pub
 )]
 
-use std::{path::Path, sync::LazyLock, time::Duration};
+pub mod isolation;
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use wws_engine::{
-    Call, CodeCache, CodeKey, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
+    Call, CodeCache, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
     interpreter_module,
 };
-use wws_languages::{GuestError, JavaScript, Python, Ruby};
+use wws_languages::{CompiledLanguage, JavaScript, Language, Python, Ruby};
+use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
 use wws_project::beneath::Root;
 
 pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
@@ -30,26 +42,27 @@ pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
 });
 
 /// Compiled once for all tests.
-pub static JAVASCRIPT: LazyLock<JavaScript> =
-    LazyLock::new(|| JavaScript::new(&ENGINE, None).unwrap());
+pub static JAVASCRIPT: LazyLock<CompiledLanguage> = LazyLock::new(|| {
+    let wasm = JavaScript.built_in().unwrap().wasm;
+    CompiledLanguage::new(Arc::new(JavaScript), &ENGINE, wasm, None).unwrap()
+});
 
-pub static PYTHON: LazyLock<Python> =
-    LazyLock::new(|| interpreter("python/python.wasm", Python::new));
+pub static PYTHON: LazyLock<CompiledLanguage> =
+    LazyLock::new(|| interpreter("python/python.wasm", Arc::new(Python)));
 
-pub static RUBY: LazyLock<Ruby> = LazyLock::new(|| interpreter("ruby/ruby+stdlib.wasm", Ruby::new));
+pub static RUBY: LazyLock<CompiledLanguage> =
+    LazyLock::new(|| interpreter("ruby/ruby+stdlib.wasm", Arc::new(Ruby)));
 
-/// The file of an interpreter that is not part of the server: `scripts/interpreters.sh all` fetches it.
+/// The file of an interpreter that is not part of the server: `scripts/interpreters.sh all` fetches
+/// it.
 pub fn wasm(name: &str) -> Vec<u8> {
     let path = Path::new(env!("WWS_INTERPRETERS")).join(name);
     std::fs::read(&path)
         .unwrap_or_else(|error| panic!("{}: {error}; scripts/interpreters.sh all", path.display()))
 }
 
-/// An interpreter. Its code is kept for the next run, in the folder that cargo has for tests.
-fn interpreter<T>(
-    name: &str,
-    make: fn(&Engine, &[u8], Option<(&CodeCache, &CodeKey)>) -> Result<T, LoadError>,
-) -> T {
+/// An interpreter. Its code is kept for the next run, in the directory that cargo has for tests.
+fn interpreter(name: &str, language: Arc<dyn Language>) -> CompiledLanguage {
     let wasm = wasm(name);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("code");
     let cache = CodeCache::open(&folder, 1 << 30).unwrap();
@@ -60,7 +73,7 @@ fn interpreter<T>(
             .store(&key, &ENGINE.precompile(&module).unwrap())
             .unwrap();
     }
-    make(&ENGINE, &wasm, Some((&cache, &key))).unwrap()
+    CompiledLanguage::new(language, &ENGINE, &wasm, Some((&cache, &key))).unwrap()
 }
 
 pub struct Project(tempfile::TempDir);
@@ -80,13 +93,14 @@ impl Project {
         self.0.path()
     }
 
-    pub fn load(&self, file: &str, spec: GuestSpec) -> Result<Guest, GuestError> {
+    pub fn load(&self, file: &str, spec: GuestSpec) -> Result<Guest, LoadError> {
         let root = Root::open(self.0.path()).unwrap();
-        match file.rsplit_once('.') {
-            Some((_, "py")) => Ok(PYTHON.guest(&root, Path::new(file), spec)?),
-            Some((_, "rb")) => Ok(RUBY.guest(&root, Path::new(file), spec)?),
-            _ => JAVASCRIPT.guest(&root, Path::new(file), spec),
-        }
+        let language = match file.rsplit_once('.') {
+            Some((_, "py")) => &PYTHON,
+            Some((_, "rb")) => &RUBY,
+            _ => &JAVASCRIPT,
+        };
+        language.guest(&root, Path::new(file), spec)
     }
 
     pub fn guest(&self, file: &str, spec: GuestSpec) -> Guest {
@@ -136,30 +150,65 @@ fn call(method: http::Method, path: &str, body: Vec<u8>) -> Call {
     }
 }
 
-/// A server that sends `/moved` to `/end`, and what a worker needs to ask it.
-pub async fn redirecting() -> (
-    std::net::SocketAddr,
-    (wws_outbound::Policy, wws_outbound::Client),
-) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// A server on loopback that answers each connection's first request with what `answer` returns of
+/// it, after a delay.
+pub async fn loopback(
+    delay: Duration,
+    answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 8 << 10];
-            let n = stream.read(&mut request).await.unwrap();
-            let answer = if request[..n].starts_with(b"GET /moved ") {
-                "HTTP/1.1 302 Found\r\nlocation: /end\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            } else {
-                "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nend"
-            };
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let mut request = vec![0; 64 << 10];
+                let n = stream.read(&mut request).await.unwrap();
+                tokio::time::sleep(delay).await;
+                let _ = stream.write_all(&answer(&request[..n])).await;
+            });
         }
     });
+    address
+}
+
+/// A response that echoes its request, with two cookies.
+pub fn echo(request: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 201 Created\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        request.len()
+    );
+    [head.as_bytes(), request].concat()
+}
+
+/// A server that redirects `from` to `to`, and answers everything else with `text`.
+pub async fn redirecting(from: &'static str, to: &'static str, text: &'static str) -> SocketAddr {
+    loopback(Duration::ZERO, move |request| {
+        let answer = if request.starts_with(format!("GET {from} ").as_bytes()) {
+            format!("302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        } else {
+            format!(
+                "200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}",
+                text.len()
+            )
+        };
+        format!("HTTP/1.1 {answer}").into_bytes()
+    })
+    .await
+}
+
+/// What a worker needs to send requests to an address.
+pub fn outgoing(address: SocketAddr, methods: &[http::Method]) -> (Policy, Client) {
     let hosts = [address.to_string()];
-    let policy = Policy::new(&hosts, &[http::Method::GET], true, PolicyLimits::default()).unwrap();
-    let client = Client::new(ClientOptions::default()).unwrap();
-    (address, (policy, client))
+    let policy = Policy::new(&hosts, methods, true, PolicyLimits::default()).unwrap();
+    (policy, Client::new(ClientOptions::default()).unwrap())
+}
+
+/// The spec of a worker that may send requests to an address, which is its variable `TARGET`.
+pub fn reaching(address: SocketAddr, methods: &[http::Method]) -> GuestSpec {
+    let mut spec = spec();
+    spec.env = vec![("TARGET".into(), format!("http://{address}"))];
+    spec.http = Some(outgoing(address, methods));
+    spec
 }

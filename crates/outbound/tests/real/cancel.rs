@@ -1,4 +1,5 @@
-//! A request that is dropped ends at once, whatever it waits for: its connection closes, its place is free.
+//! A request that is dropped ends at once, whatever it waits for: its connection closes, its place
+//! is free.
 
 use std::{
     sync::{
@@ -15,7 +16,8 @@ use tokio::{
 };
 use wws_outbound::ClientOptions;
 
-/// A server that writes `answer` and then nothing more; the number of connections that it sees open.
+/// A server that writes `answer` and then nothing more; the number of connections that it sees
+/// open.
 async fn stuck(answer: &'static [u8]) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

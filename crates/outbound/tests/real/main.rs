@@ -1,4 +1,5 @@
-//! The client against real servers on loopback: HTTP, HTTPS, DNS. One program: it links the crate once.
+//! The client against real servers on loopback: HTTP, HTTPS, DNS. One program: it links the crate
+//! once.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,

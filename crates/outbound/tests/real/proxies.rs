@@ -9,7 +9,8 @@ use tokio::{
 };
 use wws_outbound::{ClientOptions, Dns, Error, ErrorKind, Policy, Proxies, Roots};
 
-/// A proxy that sends everything to one server, whatever it is asked for; it keeps the heads of what it was asked.
+/// A proxy that sends everything to one server, whatever it is asked for; it keeps the heads of
+/// what it was asked.
 struct Relay {
     address: std::net::SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,

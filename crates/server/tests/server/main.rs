@@ -1,4 +1,5 @@
-//! The server over real sockets, with guests that are compiled here. One program: each would link the compiler.
+//! The server over real sockets, with guests that are compiled here. One program: each would link
+//! the compiler.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -15,3 +16,4 @@ mod old;
 mod origin;
 mod routing;
 mod start;
+mod toy_language;

@@ -159,7 +159,8 @@ async fn reader(server: &Running) -> TcpStream {
     stream
 }
 
-/// Reads so many bytes at a time for 4 s, and what follows as fast as it comes. Returns how much it was.
+/// Reads so many bytes at a time for 4 s, and what follows as fast as it comes. Returns how much it
+/// was.
 async fn read_slowly(mut stream: TcpStream, bytes: usize) -> usize {
     let start = Instant::now();
     let mut buffer = vec![0; bytes];

@@ -98,7 +98,7 @@ async fn a_broken_worker_costs_its_own_route_where_the_project_is_not_strict() {
         "imports.wasm: /imports answers 500 (`server.strict`): unknown import: `env::magic`",
         "text.wasm: /text answers 500 (`server.strict`): not WebAssembly",
         "syntax.js:1:16: /syntax answers 500 (`server.strict`): SyntaxError",
-        "toml.toml:2:8: /toml answers 500 (`server.strict`): cannot open the folder `none`",
+        "toml.toml:2:8: /toml answers 500 (`server.strict`): cannot open the directory `none`",
         "throws.js:1:",
     ] {
         assert!(warnings.contains(line), "{line} in:\n{warnings}");

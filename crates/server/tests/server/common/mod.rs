@@ -1,4 +1,5 @@
-//! A project in a temporary folder, served on a free port; a client that can misbehave; and what was logged.
+//! A project in a temporary folder, served on a free port; a client that can misbehave; and what
+//! was logged.
 #![allow(unreachable_pub)]
 
 pub mod client;
@@ -53,13 +54,21 @@ impl Site {
         load: &LoadOptions,
         options: &PrepareOptions,
     ) -> Result<wws_server::Server, String> {
-        let project = wws_project::load(self.root(), load).map_err(|e| e.to_string())?;
+        let load = LoadOptions {
+            languages: options.languages.specs(),
+            ..load.clone()
+        };
+        let project = wws_project::load(self.root(), &load).map_err(|e| e.to_string())?;
         wws_server::prepare(project, options).map_err(|e| e.to_string())
     }
 
     /// What is said when it does not start.
     pub fn problems(&self) -> String {
-        match self.prepare(&LoadOptions::default(), &PrepareOptions::default()) {
+        self.problems_with(&PrepareOptions::default())
+    }
+
+    pub fn problems_with(&self, options: &PrepareOptions) -> String {
+        match self.prepare(&LoadOptions::default(), options) {
             Ok(_) => panic!("it starts"),
             Err(problems) => problems,
         }
@@ -83,7 +92,7 @@ impl Site {
         self.start_prepared(&LoadOptions::default(), &options).await
     }
 
-    async fn start_prepared(&self, load: &LoadOptions, options: &PrepareOptions) -> Running {
+    pub async fn start_prepared(&self, load: &LoadOptions, options: &PrepareOptions) -> Running {
         let server = self
             .prepare(load, options)
             .unwrap_or_else(|problems| panic!("{problems}"));

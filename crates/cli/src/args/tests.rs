@@ -1,0 +1,191 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use std::path::Path;
+
+fn parse(args: &[&str]) -> Args {
+    Args::try_parse_from(std::iter::once("wws").chain(args.iter().copied())).unwrap()
+}
+
+#[test]
+fn a_folder_is_served_without_a_command() {
+    let args = parse(&[
+        "-p",
+        "81",
+        "--host",
+        "localhost",
+        "--ignore",
+        "a,b",
+        "--ignore",
+        "c",
+        "site",
+    ]);
+    assert!(args.command.is_none());
+    assert_eq!(args.serve.folder.path, Path::new("site"));
+    assert_eq!(args.serve.folder.ignore, ["a", "b", "c"]);
+    assert_eq!(
+        (args.serve.port, args.serve.host),
+        (Some(81), Some([127, 0, 0, 1].into()))
+    );
+    assert_eq!(parse(&[]).serve.folder.path, Path::new("."));
+}
+
+#[test]
+fn commands_have_their_folder() {
+    let Some(Command::Check(named)) = parse(&["check", "site", "--prefix", "/x"]).command else {
+        unreachable!()
+    };
+    let (folder, ..) = named.resolve_with("");
+    assert_eq!(
+        (folder.path.as_path(), folder.prefix.as_deref()),
+        (Path::new("site"), Some("/x"))
+    );
+    assert_eq!(container(&[]).unwrap().folder.path, Path::new("/"));
+}
+
+fn container(args: &[&str]) -> Result<Serve, clap::Error> {
+    let Some(Command::ServeContainer(container)) =
+        parse(&[&["serve-container"], args].concat()).command
+    else {
+        unreachable!()
+    };
+    container.into_serve()
+}
+
+#[test]
+fn takes_arguments_after_the_entry_point() {
+    let args = [
+        "--memory",
+        "5",
+        "--",
+        "/",
+        "--port",
+        "81",
+        "--host=::1",
+        "--prefix",
+        "/v1",
+        "--ignore",
+        "a,b",
+    ];
+    let serve = container(&args).unwrap();
+    assert_eq!(serve.folder.path, Path::new("/"));
+    assert_eq!(serve.folder.prefix.as_deref(), Some("/v1"));
+    assert_eq!(serve.folder.ignore, ["a", "b"]);
+    assert_eq!((serve.port, serve.memory), (Some(81), Some(5)));
+    assert_eq!(serve.host, Some(std::net::Ipv6Addr::LOCALHOST.into()));
+}
+
+#[test]
+fn takes_the_entry_point_twice() {
+    for args in [
+        ["--", "/", "/"],
+        ["--", "/", "//"],
+        ["--", "/proc", "/proc/."],
+    ] {
+        let serve = container(&args).unwrap();
+        assert_eq!(serve.folder.path, Path::new(args[1]));
+    }
+    let error = container(&["--", "/", "/proc"]).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    assert!(error.to_string().contains("'/proc'"), "{error}");
+}
+
+#[test]
+fn rejects_other_arguments_without_naming_hidden_ones() {
+    for word in [
+        "--code=/x",
+        "--memory=1",
+        "--nope",
+        "-x",
+        "--install-runtimes",
+    ] {
+        let text = container(&["--", "/", word]).unwrap_err().to_string();
+        assert!(text.contains("unexpected argument"), "{text}");
+        assert!(text.contains("ENTRYPOINT [--host"), "{text}");
+        for hidden in ["serve-container", "<CODE>", "[WORDS]"] {
+            assert!(!text.contains(hidden), "{word}: {text}");
+        }
+    }
+}
+
+#[test]
+fn commands_in_a_container_know_its_arguments() {
+    let named = |args: &[&str]| match parse(args).command {
+        Some(Command::Routes(named)) => named,
+        _ => unreachable!(),
+    };
+    let given = r#"["/", "--port", "81", "--prefix", "/a", "--ignore", "x"]"#;
+    let (folder, host, port) = named(&["routes"]).resolve_with(given);
+    assert_eq!((host, port), (None, Some(81)));
+    assert_eq!(
+        (folder.prefix.as_deref(), &folder.ignore[..]),
+        (Some("/a"), &["x".to_owned()][..])
+    );
+    let (folder, ..) = named(&["routes", "--prefix", "/b"]).resolve_with(given);
+    assert_eq!(folder.prefix.as_deref(), Some("/b"));
+    let (folder, ..) = named(&["routes"]).resolve_with("no JSON");
+    assert_eq!(folder.prefix, None);
+}
+
+#[test]
+fn waiting_for_health_takes_its_seconds_or_none() {
+    let wait = |args: &[&str]| match parse(args).command {
+        Some(Command::Health(health)) => (health.wait, health.folder.path),
+        _ => unreachable!(),
+    };
+    assert_eq!(wait(&["health"]).0, None);
+    assert_eq!(wait(&["health", "--wait=5"]).0, Some(5));
+    let (seconds, path) = wait(&["health", "--wait", "site"]);
+    assert_eq!((seconds, path.as_path()), (Some(60), Path::new("site")));
+}
+
+#[test]
+fn an_options_value_is_no_folder() {
+    let Some(Command::Health(health)) = parse(&["health", "--request", "/x"]).command else {
+        unreachable!()
+    };
+    assert_eq!(health.request, "/x");
+    assert_eq!(health.folder.path, Path::new("."));
+}
+
+#[test]
+fn runtimes_have_their_place_and_their_repository() {
+    let runtimes = |args: &[&str]| match parse(args).command {
+        Some(Command::Runtimes(runtimes)) => runtimes,
+        _ => unreachable!(),
+    };
+    let args = runtimes(&["runtimes", "install", "python", "--path", "site"]);
+    assert_eq!(args.path, Path::new("site"));
+    let RuntimesCommand::Install { name, version, .. } = args.command else {
+        unreachable!()
+    };
+    assert_eq!(
+        (name.as_deref(), version.as_str()),
+        (Some("python"), "latest")
+    );
+    let args = runtimes(&["runtimes", "list", "--repo-url", "../r", "--repo-name", "r"]);
+    let RuntimesCommand::List(from) = args.command else {
+        unreachable!()
+    };
+    assert_eq!((from.location(), from.name()), (Some("../r"), Some("r")));
+    assert!(parse(&["-i", "site"]).serve.install_runtimes);
+}
+
+#[test]
+fn old_ways_are_explained() {
+    for (args, says) in [
+        (vec!["--cors", "*", "."], "--cors"),
+        (vec!["--enable-panel"], "panel"),
+        (vec!["--git-branch", "main", "x"], "git"),
+        (vec!["https://git.example/x.git"], "git"),
+    ] {
+        let args = parse(&args);
+        assert!(
+            args.old
+                .message(&args.serve.folder.path)
+                .unwrap()
+                .contains(says),
+            "{says}"
+        );
+    }
+    assert_eq!(parse(&["."]).old.message(Path::new(".")), None);
+}

@@ -1,0 +1,85 @@
+//! The log: lines of text or JSON on standard error. Writers never wait for the reader.
+
+mod escape;
+mod rate_limit;
+mod writer;
+
+use std::{io, sync::Arc, time::Duration};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    Layer, Registry,
+    filter::{FilterExt, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+use wws_project::LogFormat;
+
+use rate_limit::{RateLimit, RateLimited};
+use writer::Writer;
+
+/// The running log.
+pub(crate) struct Log(Writer);
+
+impl Log {
+    /// Starts the log. `filter` is `WWS_LOG`: a level, or `TARGET=LEVEL,...`.
+    pub(crate) fn start(format: LogFormat, filter: Option<&str>) -> io::Result<Self> {
+        let limit = Arc::new(RateLimit::default());
+        let writer = Writer::start(format == LogFormat::Json, limit.clone())?;
+        let limited = RateLimited::new(limit, {
+            let writer = writer.clone();
+            move || writer.wake()
+        });
+        let (targets, bad) = match filter.map(str::parse::<Targets>) {
+            None => (usual(), None),
+            Some(Ok(targets)) => (targets, None),
+            Some(Err(error)) => (usual(), Some(error)),
+        };
+        let lines = fmt::layer().with_writer(writer.clone());
+        let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+            LogFormat::Text => lines.boxed(),
+            LogFormat::Json => lines
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false)
+                .boxed(),
+        };
+        tracing_subscriber::registry()
+            .with(lines.with_filter(targets.and(limited)))
+            .try_init()
+            .map_err(io::Error::other)?;
+        std::panic::set_hook(Box::new(log_panic));
+        if let Some(error) = bad {
+            tracing::warn!("WWS_LOG is not a filter, as `info` or `wws_server=debug`: {error}");
+        }
+        Ok(Self(writer))
+    }
+
+    /// Waits until all lines are written, or for `limit`.
+    pub(crate) fn flush(&self, limit: Duration) {
+        self.0.flush(limit);
+    }
+}
+
+/// Logs a panic as one bounded, escaped line: guests and clients may cause many.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = match (
+        payload.downcast_ref::<&str>(),
+        payload.downcast_ref::<String>(),
+    ) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text.as_str(),
+        (None, None) => "no message",
+    };
+    match panic.location() {
+        Some(place) => tracing::error!("a defect of the server: panicked at {place}: {text}"),
+        None => tracing::error!("a defect of the server: panicked: {text}"),
+    }
+}
+
+fn usual() -> Targets {
+    Targets::new().with_default(LevelFilter::INFO)
+}

@@ -1,0 +1,74 @@
+//! The start of operations.
+
+use bytes::Bytes;
+use wws_engine::{
+    Host,
+    wasmtime::{Caller, Error, Result},
+};
+
+use super::{Answer, Call};
+use crate::javascript::{
+    exception::KitException,
+    files::{self, FileCall},
+    operations::{self, Operation},
+};
+
+/// Bytes that a running operation takes in addition to its arguments.
+const OPERATION: u64 = 1 << 10;
+
+impl Call<'_> {
+    pub(super) async fn start(&self, caller: &mut Caller<'_, Host>) -> Result<Answer> {
+        let id = self.number(caller, 0).await? as u64;
+        let kind = self.text(caller, 1).await?;
+        let (operation, kept) = match kind.as_str() {
+            "fetch" => {
+                let head = self.text(caller, 2).await?;
+                let (body, kept) = (self.content(caller, 3).await?, head.len());
+                (Operation::Fetch(head, body), kept)
+            }
+            "increment" => {
+                let key = self.text(caller, 2).await?;
+                let (by, kept) = (self.number(caller, 3).await?, key.len());
+                (Operation::Increment(key, by), kept)
+            }
+            _ => self.file(caller).await?,
+        };
+        let charge = caller.data_mut().hold(OPERATION + kept as u64);
+        let charge = charge.map_err(Error::new)?;
+        let started = operations::start(caller.data_mut(), id, operation, charge);
+        Ok(match started {
+            Ok(()) => Answer::Undefined,
+            Err(why) => {
+                let exception = KitException::new("Error", format!("{kind}: {why}"));
+                Answer::Text(exception.to_string())
+            }
+        })
+    }
+
+    pub(super) async fn file(&self, caller: &mut Caller<'_, Host>) -> Result<(Operation, usize)> {
+        let name = self.text(caller, 2).await?;
+        let path = self.text(caller, 3).await?;
+        // Nothing is copied for a path that cannot exist.
+        if !caller.data().directories().has(&path) {
+            let failure = files::not_found(&name, &path);
+            let kept = failure.len();
+            return Ok((Operation::Failed(failure), kept));
+        }
+        let (mut to, mut content) = (String::new(), Bytes::new());
+        match name.as_str() {
+            "rename" => to = self.text(caller, 4).await?,
+            "write" | "append" | "create" => content = self.content(caller, 4).await?,
+            _ => {}
+        }
+        let kept = path.len() + to.len();
+        let call = FileCall {
+            path,
+            to,
+            content,
+            limit: caller.data().limits().memory,
+            charge: caller.data_mut().hold(0).map_err(Error::new)?,
+            name,
+        };
+        Ok((Operation::File(call), kept))
+    }
+}

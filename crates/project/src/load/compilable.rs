@@ -1,0 +1,86 @@
+//! What of a project can be compiled ahead of time.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+use globset::GlobSet;
+
+use crate::beneath::Root;
+use crate::execution::{Execution, LanguageSpec};
+use crate::files::Search;
+use crate::load::paths::extension;
+use crate::load::worker_toml::{MAX_TOML, WorkerToml};
+use crate::reader::{Document, Report};
+use crate::{Limits, Runtime, config};
+
+/// What can be compiled ahead of time. [`load`](crate::load) reports problems.
+#[derive(Debug, Default)]
+pub struct Compilable {
+    /// Wasm files that may be workers, relative to the project.
+    pub modules: Vec<PathBuf>,
+    /// Runtimes that files need.
+    pub runtimes: Vec<Runtime>,
+    /// Names of the languages with a built-in interpreter that files need.
+    pub built_in: Vec<&'static str>,
+}
+
+/// Finds what can be compiled ahead of time.
+#[must_use]
+pub fn compilable(root: &Root, container: bool, languages: &[LanguageSpec]) -> Compilable {
+    let report = Report::default();
+    let mut runtimes = root
+        .read(Path::new(config::FILE), MAX_TOML)
+        .ok()
+        .and_then(|text| String::from_utf8(text).ok())
+        .map(|text| {
+            Document::new(Path::new(config::FILE), text, &report)
+                .read(|reader| config::runtimes(reader, None))
+        })
+        .unwrap_or_default();
+    let ignore = GlobSet::empty();
+    let search = Search {
+        root,
+        ignore: &ignore,
+        system: container,
+        container: false,
+        warnings: Report::default(),
+        problems: Report::default(),
+    };
+    let execution = |file: &Path| {
+        extension(file)
+            .and_then(|extension| Execution::of_extension(extension, languages, &runtimes))
+    };
+    let is_worker = |file: &Path| execution(file).is_some();
+    let env = BTreeMap::new();
+    let limits = Limits::default();
+    let found = search.workers(&is_worker, &mut |path| {
+        WorkerToml::read(root, path, &env, &limits).data_directories()
+    });
+    let readable = found.files.into_iter();
+    let readable = readable.filter(|(_, problem)| problem.is_none());
+    let files: Vec<PathBuf> = readable.map(|(path, _)| path).collect();
+    let mut compilable = Compilable::default();
+    let mut needed = HashSet::new();
+    for file in files {
+        match execution(&file) {
+            Some(Execution::Module) => compilable.modules.push(file),
+            Some(Execution::Snapshot {
+                language,
+                runtime: None,
+            }) => {
+                if !compilable.built_in.contains(&language) {
+                    compilable.built_in.push(language);
+                }
+            }
+            _ => needed.extend(extension(&file).map(str::to_owned)),
+        }
+    }
+    runtimes.retain(|runtime| {
+        let mut extensions = runtime.extensions.iter();
+        extensions.any(|extension| needed.contains(extension))
+    });
+    compilable.runtimes = runtimes;
+    compilable
+}

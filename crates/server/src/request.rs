@@ -1,0 +1,14 @@
+//! A request's way from its head to its response.
+
+mod access;
+pub(crate) mod admission;
+pub(crate) mod app;
+pub(crate) mod authority;
+pub(crate) mod compress;
+pub(crate) mod context;
+pub(crate) mod forwarded;
+mod page;
+pub(crate) mod request_id;
+mod target;
+mod transfer_encoding;
+pub(crate) mod upload;

@@ -1,0 +1,287 @@
+//! Answers requests: assets and workers of one project.
+
+use std::{io, panic::AssertUnwindSafe, path::Path, sync::Arc};
+
+use futures_util::FutureExt;
+use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts};
+use hyper::body::{Body as _, Incoming};
+use wws_engine::{Call, CallError, Engine, Guest};
+use wws_project::{Problem, Project, RouteMatch, Worker};
+
+use crate::assets::serve::{self, StaticFiles};
+use crate::connection::activity::RequestFraming;
+use crate::connection::body::Body;
+use crate::connection::clients::Clients;
+use crate::connection::driver::IncomingRequest;
+use crate::connection::idle::Idle;
+use crate::request::access::AccessRecord;
+use crate::request::admission::Admission;
+use crate::request::compress::{self, Compressor};
+use crate::request::context::{Client, RequestContext};
+use crate::request::forwarded::TrustedProxies;
+use crate::request::request_id::{self, RequestIds};
+use crate::request::upload::{UploadError, Uploads};
+use crate::request::{target, transfer_encoding};
+
+/// Everything that answers requests.
+pub(crate) struct App {
+    pub(crate) project: Project,
+    pub(crate) files: StaticFiles,
+    pub(crate) engine: Engine,
+    /// One for each worker, in their order; `None` for a worker that cannot be loaded.
+    pub(crate) guests: Vec<Option<Guest>>,
+    /// Warnings about the workers.
+    pub(crate) warnings: Vec<Problem>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) uploads: Uploads,
+    /// `None` if responses are not compressed.
+    pub(crate) compressor: Option<Compressor>,
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) proxies: TrustedProxies,
+    /// Bytes that this process may use.
+    pub(crate) memory: u64,
+    pub(crate) ids: RequestIds,
+    pub(crate) access_log: bool,
+    pub(crate) idle: Idle,
+    pub(crate) on_idle: Option<fn()>,
+}
+
+const INTERNAL_ERROR_TEXT: &str = "The request could not be answered.";
+const BUSY_TEXT: &str = "The server is busy. Try again.";
+
+impl App {
+    /// Returns memory to the OS.
+    pub(crate) fn trim(&self) {
+        self.guests.iter().flatten().for_each(Guest::trim);
+        self.engine.trim();
+        if let Some(on_idle) = self.on_idle {
+            on_idle();
+        }
+    }
+
+    /// Answers a request. Dropping the future cancels its call.
+    pub(crate) async fn handle(&self, client: &Client, request: IncomingRequest) -> Response<Body> {
+        let begun = client.activity.begin_request();
+        let mut context = RequestContext {
+            id: self.ids.id_for(request.headers()),
+            framing: begun.framing,
+            client,
+            worker: None,
+            access: AccessRecord::new(self.access_log, request.method(), request.uri()),
+        };
+        let response = catch_panics(self.respond(&mut context, request)).await;
+        let mut response = response.unwrap_or_else(|| {
+            tracing::error!(
+                request_id = context.id,
+                "a defect of the server: the request panicked"
+            );
+            context.page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT)
+        });
+        let status = response.status();
+        context.access.responded(status, response.body().size());
+        if let Ok(id) = HeaderValue::from_str(&context.id) {
+            // A worker may have set another id.
+            let headers = response.headers_mut();
+            headers.entry(request_id::HEADER).or_insert(id);
+        }
+        client.activity.sending.set_held(response.body().held());
+        response.map(|body| body.until_sent(begun.in_progress, self.engine.account()))
+    }
+
+    async fn respond<'a>(
+        &'a self,
+        context: &mut RequestContext<'a>,
+        request: IncomingRequest,
+    ) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let client = context.client;
+        // Until the body is read.
+        let requests = &client.activity.requests;
+        requests.set_body_unread(!body.is_end_stream());
+        if context.framing == RequestFraming::Conflicting {
+            let text =
+                "The request has both Content-Length and Transfer-Encoding, or a bad length.";
+            return context.closing_page(StatusCode::BAD_REQUEST, text);
+        }
+        if let Some((status, text)) = transfer_encoding::reject(&parts.headers) {
+            return context.closing_page(status, text);
+        }
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            let text = "The method is not supported.";
+            return context.closing_page(StatusCode::NOT_IMPLEMENTED, text);
+        }
+        let origin = self.proxies.origin(&client.peer, &mut parts.headers);
+        context.access.client = Some(origin.client);
+        let (version, local) = (parts.version, &client.local);
+        match target::url(&parts.uri, &parts.headers, version, local, &origin) {
+            Ok(url) => parts.uri = url,
+            Err(bad) => return context.closing_page(StatusCode::BAD_REQUEST, bad.text()),
+        }
+        let path = parts.uri.clone();
+        let found = match parts.method {
+            Method::GET | Method::HEAD => self.project.find(path.path()),
+            _ => self.project.find_for_change(path.path()),
+        };
+        match found {
+            RouteMatch::AssetAt(location) => serve::redirect(&location, path.query()),
+            RouteMatch::Asset(asset) => {
+                let served = self.files.serve(&asset.path, &parts.method, &parts.headers);
+                served.unwrap_or_else(|error| self.unreadable(&asset.path, &error, context))
+            }
+            RouteMatch::Worker { worker, params } => {
+                context.worker = Some(worker);
+                let params = params
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .collect();
+                if let Ok(id) = HeaderValue::from_str(&context.id) {
+                    parts.headers.insert(request_id::HEADER, id);
+                }
+                self.call(context, worker, parts, params, body).await
+            }
+            RouteMatch::NotFound => self.not_found(context),
+        }
+    }
+
+    /// Has a worker answer.
+    async fn call(
+        &self,
+        context: &RequestContext<'_>,
+        worker: &Worker,
+        parts: Parts,
+        params: Vec<(String, String)>,
+        body: Incoming,
+    ) -> Response<Body> {
+        let index = worker.id.index();
+        // The reason was logged when the server started.
+        let Some(guest) = &self.guests[index] else {
+            return context.closing_page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT);
+        };
+        // Before admission, so that a slow client takes no slot.
+        let activity = &context.client.activity;
+        activity.reading.set_uploading(!body.is_end_stream());
+        let body = self.uploads.read(body).await;
+        activity.reading.set_uploading(false);
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => return upload_failed(error, context),
+        };
+        activity.requests.set_body_unread(false);
+        let _permit = match self.admission.enter(index).await {
+            Ok(permit) => permit,
+            Err(error) => {
+                tracing::warn!(
+                    worker = worker.name,
+                    request_id = context.id,
+                    "not run: {error}"
+                );
+                return context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT);
+            }
+        };
+        let compression = self.compressor.as_ref().map(|compressor| {
+            let accepted = compress::accepted(&parts.headers);
+            (compressor, parts.method.clone(), accepted)
+        });
+        let request = Request::from_parts(parts, body);
+        let call = Call {
+            request,
+            params,
+            request_id: context.id.clone(),
+        };
+        match guest.call(call).await {
+            Ok(response) => match compression {
+                // Boxed: most responses are not compressed, and the request's state is moved.
+                Some((compressor, method, accepted)) => {
+                    Box::pin(compressor.compress(&method, &accepted, response))
+                        .await
+                        .map(Body::from)
+                }
+                None => response.map(Body::from),
+            },
+            Err(error) => call_failed(&error, context),
+        }
+    }
+
+    fn not_found(&self, context: &RequestContext<'_>) -> Response<Body> {
+        let own_page = self
+            .project
+            .not_found()
+            .map(|asset| self.files.not_found(&asset.path));
+        match own_page {
+            Some(Ok(response)) => return response,
+            Some(Err(error)) => {
+                tracing::error!(request_id = context.id, "public/404.html: {error}");
+            }
+            None => {}
+        }
+        context.page(StatusCode::NOT_FOUND, "There is nothing here.")
+    }
+
+    /// A file that existed at the start cannot be opened.
+    fn unreadable(
+        &self,
+        path: &Path,
+        error: &io::Error,
+        context: &RequestContext<'_>,
+    ) -> Response<Body> {
+        if error.kind() == io::ErrorKind::NotFound {
+            return self.not_found(context);
+        }
+        tracing::error!(request_id = context.id, "{}: {error}", path.display());
+        context.page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT)
+    }
+}
+
+/// Returns `None` if the future panics: a panic must not end other requests.
+async fn catch_panics<T>(future: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(future).catch_unwind().await.ok()
+}
+
+fn call_failed(error: &CallError, context: &RequestContext<'_>) -> Response<Body> {
+    tracing::error!(
+        worker = context.worker_name(),
+        request_id = context.id,
+        "{error}"
+    );
+    if error.is_timeout() {
+        context.page(StatusCode::GATEWAY_TIMEOUT, "The worker took too long.")
+    } else if error.is_overload() {
+        context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT)
+    } else {
+        context.page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT)
+    }
+}
+
+fn upload_failed(error: UploadError, context: &RequestContext<'_>) -> Response<Body> {
+    let (status, text) = match error {
+        UploadError::TooLarge => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The request's body is too large.",
+        ),
+        UploadError::TooSlow => (
+            StatusCode::REQUEST_TIMEOUT,
+            "The request's body took too long.",
+        ),
+        UploadError::NoMemory => (StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT),
+        UploadError::Broken => (StatusCode::BAD_REQUEST, "The request's body is broken."),
+    };
+    if error == UploadError::NoMemory {
+        tracing::warn!(
+            request_id = context.id,
+            "the bodies of all requests together are too large"
+        );
+    }
+    context.closing_page(status, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[allow(clippy::panic)]
+    async fn catches_panics() {
+        assert_eq!(catch_panics(async { 1 }).await, Some(1));
+        assert_eq!(catch_panics(async { panic!("secret") }).await, None::<u8>);
+    }
+}

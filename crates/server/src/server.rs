@@ -1,0 +1,159 @@
+//! A prepared server: it listens, serves and drains.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::service::service_fn;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use wws_project::{Problem, Project};
+
+use crate::connection::driver::{self, ConnectionSettings, ServiceResult};
+use crate::connection::idle;
+use crate::connection::listen::{self, AcceptedConnection};
+use crate::request::app::App;
+use crate::request::authority;
+use crate::request::context::Client;
+
+/// After this long without a request or a closed connection, memory is returned to the OS.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// A server, ready to listen.
+pub struct Server {
+    app: Arc<App>,
+}
+
+/// A server that listens and has not accepted a connection yet.
+pub struct Bound {
+    app: Arc<App>,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// How a server stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that still had a request in progress when the grace period ended.
+    pub aborted: usize,
+}
+
+impl Server {
+    pub(crate) fn new(app: App) -> Self {
+        Self { app: Arc::new(app) }
+    }
+
+    /// The project that it serves.
+    #[must_use]
+    pub fn project(&self) -> &Project {
+        &self.app.project
+    }
+
+    /// Warnings about its workers, in addition to the warnings of its project.
+    #[must_use]
+    pub fn warnings(&self) -> &[Problem] {
+        &self.app.warnings
+    }
+
+    /// Listens on an address.
+    ///
+    /// # Errors
+    /// The address is in use or does not belong to this machine.
+    pub async fn bind(self, address: SocketAddr) -> io::Result<Bound> {
+        let listener = listen::listen(address, self.app.memory)?;
+        let address = listener.local_addr()?;
+        Ok(Bound {
+            app: self.app,
+            listener,
+            address,
+        })
+    }
+}
+
+impl Bound {
+    /// The address that it listens on.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The project that it serves.
+    #[must_use]
+    pub fn project(&self) -> &Project {
+        &self.app.project
+    }
+
+    /// Serves until `shutdown` completes. Then it accepts nothing more, lets requests in progress
+    /// end within the grace period, and aborts the rest.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Drained {
+        let Self { app, listener, .. } = self;
+        let project_settings = app.project.settings();
+        let grace = project_settings.grace_period;
+        let settings = Arc::new(ConnectionSettings {
+            http: listen::builder(project_settings),
+            bounds: listen::bounds(project_settings, app.engine.account()),
+            draining: CancellationToken::new(),
+        });
+        let watch = tokio::spawn({
+            let app = app.clone();
+            async move {
+                // Memory that a request held may be freed long after the request came.
+                let count = || app.ids.count() + app.clients.closed();
+                app.idle.watch(QUIET, count, || trim(app.clone())).await
+            }
+        });
+        let mut connections = JoinSet::new();
+        let spawn = |accepted| {
+            connections.spawn(serve(app.clone(), accepted, settings.clone()));
+            while connections.try_join_next().is_some() {}
+        };
+        tokio::select! {
+            () = shutdown => {}
+            never = listen::accept(&listener, &app.clients, spawn) => match never {},
+        }
+        drop(listener);
+        settings.draining.cancel();
+        let all = async { while connections.join_next().await.is_some() {} };
+        let in_time = tokio::time::timeout(grace, all).await.is_ok();
+        let aborted = if in_time { 0 } else { connections.len() };
+        connections.shutdown().await;
+        watch.abort();
+        Drained { aborted }
+    }
+}
+
+/// Returns memory to the OS.
+async fn trim(app: Arc<App>) {
+    app.trim();
+    if let Some(on_idle) = app.on_idle {
+        idle::run_on_each_thread(on_idle).await;
+    }
+}
+
+/// Serves one connection.
+async fn serve(app: Arc<App>, accepted: AcceptedConnection, settings: Arc<ConnectionSettings>) {
+    let Some(local) = accepted.local_addr() else {
+        return;
+    };
+    let AcceptedConnection {
+        stream,
+        peer,
+        activity,
+        permit,
+    } = accepted;
+    let client = Client {
+        activity: activity.clone(),
+        local: authority::of_address(local),
+        peer: app.proxies.peer(peer),
+    };
+    let served = Arc::new((app.clone(), client));
+    let service = service_fn(move |request| {
+        let served = served.clone();
+        async move {
+            let (app, client) = &*served;
+            app.idle.touch();
+            ServiceResult::Ok(app.handle(client, request).await)
+        }
+    });
+    driver::serve(stream, service, activity, &settings).await;
+    drop(permit);
+    app.idle.touch();
+}

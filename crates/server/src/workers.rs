@@ -1,0 +1,9 @@
+//! Workers of a project become guests; their code is compiled at the start or ahead of time.
+
+pub(crate) mod compiling;
+pub(crate) mod guests;
+pub(crate) mod kv_meter;
+mod not_a_worker;
+pub(crate) mod outgoing;
+mod parallel;
+pub(crate) mod precompile;

@@ -1,0 +1,147 @@
+//! Outgoing HTTP of workers: one client for all, created only if a worker may use it.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use wws_engine::{LoadError, LoadErrorKind};
+use wws_outbound::{Client, ClientOptions, Overrides, Policy, PolicyLimits, Proxies, Roots};
+use wws_project::{Network, Project, Worker};
+
+/// The certificate authorities of an image, relative to the root.
+const AUTHORITIES: &str = "etc/ssl";
+
+/// The certificate authorities of the machine; in a container, those of the image.
+const MACHINE_AUTHORITIES: [&str; 2] = ["/etc/ssl", "/etc/pki/tls"];
+
+/// The variable with addresses of hosts that the operator sets.
+const RESOLVE: &str = "WWS_RESOLVE";
+
+pub(crate) struct Outgoing {
+    client: Option<Client>,
+    /// Private networks for all workers.
+    allow_private: Vec<Network>,
+}
+
+impl Outgoing {
+    /// Creates the client, if a worker of the project needs it. `memory`: bytes that outgoing
+    /// requests may hold.
+    ///
+    /// # Errors
+    /// `WWS_RESOLVE` or a proxy is invalid, or TLS does not work.
+    pub(crate) fn new(
+        project: &Project,
+        env: &BTreeMap<String, String>,
+        root: &Path,
+        memory: u64,
+    ) -> Result<Self, LoadError> {
+        let variable = |name: &str| env.get(name).map(String::as_str).filter(|v| !v.is_empty());
+        let text = variable(RESOLVE).unwrap_or("");
+        let resolve = Overrides::parse(text)
+            .map_err(|error| LoadError::new(LoadErrorKind::Host, RESOLVE).caused_by(error))?;
+        let used = |worker: &Worker| !worker.http.allowed_hosts.is_empty();
+        if !project.workers().iter().any(used) {
+            return Ok(Self {
+                client: None,
+                allow_private: Vec::new(),
+            });
+        }
+        let proxies = Proxies::from_env(variable)
+            .map_err(|error| LoadError::new(LoadErrorKind::Host, error.to_string()))?;
+        let options = ClientOptions {
+            resolve,
+            roots: roots(root, variable),
+            proxies,
+            ..ClientOptions::default()
+        }
+        .with_memory(memory);
+        let client = Client::new(options).map_err(|error| {
+            LoadError::new(LoadErrorKind::Host, "outgoing HTTP").caused_by(error)
+        })?;
+        Ok(Self {
+            client: Some(client),
+            allow_private: project.settings().allow_private.clone(),
+        })
+    }
+
+    /// What a worker may send, and the client for it; `None` if it may send nothing.
+    ///
+    /// # Errors
+    /// Its allow list is invalid.
+    pub(crate) fn of(&self, worker: &Worker) -> Result<Option<(Policy, Client)>, LoadError> {
+        let Some(client) = &self.client else {
+            return Ok(None);
+        };
+        let http = &worker.http;
+        if http.allowed_hosts.is_empty() {
+            return Ok(None);
+        }
+        let limits = PolicyLimits {
+            response: worker.limits.http_response,
+            timeout: worker.limits.http_timeout,
+            ..PolicyLimits::default()
+        };
+        let policy = Policy::new(
+            &http.allowed_hosts,
+            &http.allowed_methods,
+            http.allow_http,
+            limits,
+        )
+        .map_err(|error| invalid("features.http_requests.allowed_hosts", error))?;
+        let text = |networks: &[Network]| -> Vec<String> {
+            networks.iter().map(Network::to_string).collect()
+        };
+        let policy = policy
+            .allow_private(&text(&http.allow_private))
+            .map_err(|error| invalid("features.http_requests.allow_private", error))?
+            .allow_private(&text(&self.allow_private))
+            .map_err(|error| invalid("server.allow_private", error))?;
+        Ok(Some((policy, client.clone())))
+    }
+}
+
+/// A setting is invalid.
+fn invalid(setting: &str, error: impl std::error::Error + Send + Sync + 'static) -> LoadError {
+    LoadError::new(LoadErrorKind::Host, format!("`{setting}`")).caused_by(error)
+}
+
+/// The trusted certificates: those that the operator names, those of the image or project, and
+/// those of the machine.
+fn roots<'a>(root: &Path, variable: impl Fn(&str) -> Option<&'a str>) -> Roots {
+    let directories = MACHINE_AUTHORITIES.iter().map(PathBuf::from);
+    let file = variable("SSL_CERT_FILE").map(PathBuf::from);
+    let named = variable("SSL_CERT_DIR").unwrap_or_default();
+    let named = std::env::split_paths(named).filter(|path| !path.as_os_str().is_empty());
+    Roots {
+        chosen: file.into_iter().chain(named).collect(),
+        directories: std::iter::once(root.join(AUTHORITIES))
+            .chain(directories)
+            .collect(),
+        extra: variable("NODE_EXTRA_CA_CERTS")
+            .map(PathBuf::from)
+            .into_iter()
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_of_the_environment() {
+        let none = roots(Path::new("/project"), |_| None);
+        assert!(none.chosen.is_empty() && none.extra.is_empty());
+        let places = ["/project/etc/ssl", "/etc/ssl", "/etc/pki/tls"].map(PathBuf::from);
+        assert_eq!(none.directories, places);
+        let named = roots(Path::new("/"), |name| match name {
+            "SSL_CERT_FILE" => Some("/a.pem"),
+            "SSL_CERT_DIR" => Some("/b:/c:"),
+            "NODE_EXTRA_CA_CERTS" => Some("/d.pem"),
+            _ => None,
+        });
+        assert_eq!(named.chosen, ["/a.pem", "/b", "/c"].map(PathBuf::from));
+        assert_eq!(named.extra, [PathBuf::from("/d.pem")]);
+    }
+}

@@ -1,0 +1,363 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use std::{
+    fs::File,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::SystemTime,
+};
+
+fn module(text: &str) -> Vec<u8> {
+    let text = format!(r#"(module (func (export "_start")) (data "{text}") (memory 1))"#);
+    wat::parse_str(text).unwrap()
+}
+
+struct Machine {
+    folder: tempfile::TempDir,
+    store: CodeCache,
+    compiled: AtomicUsize,
+}
+
+impl Machine {
+    fn new(max: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = CodeCache::open(&folder.path().join("code"), max).unwrap();
+        Self {
+            folder,
+            store,
+            compiled: AtomicUsize::new(0),
+        }
+    }
+
+    fn project(&self, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+        let project = self.folder.path().join(name);
+        fs::create_dir_all(&project).unwrap();
+        for (name, content) in files {
+            fs::write(project.join(name), content).unwrap();
+        }
+        project
+    }
+
+    /// What was done, and the entries that are linked.
+    fn run(&self, project: &Path) -> (Precompiled, Vec<String>) {
+        let links = tempfile::tempdir_in(self.folder.path()).unwrap();
+        let precompile = Precompile {
+            store: &self.store,
+            links: Some(links.path()),
+            container: false,
+            compiling: &Compiling::default(),
+            languages: &Languages::standard(),
+            compile: &|job, code| {
+                self.compiled.fetch_add(1, Ordering::Relaxed);
+                compile_here(job, code)
+            },
+        };
+        let done = precompile.run(project).unwrap();
+        (done, names(links.path()))
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn done(compiled: usize, cached: usize, left: usize) -> Precompiled {
+    Precompiled {
+        cached,
+        compiled,
+        damaged: 0,
+        left,
+    }
+}
+
+#[test]
+fn a_project_sees_its_own_code_and_no_other() {
+    let machine = Machine::new(1 << 30);
+    let (a, b) = (module("a"), module("b"));
+    let one = machine.project("one", &[("a.wasm", &a), ("same.wasm", &a)]);
+    let two = machine.project("two", &[("b.wasm", &b)]);
+    let (did, of_one) = machine.run(&one);
+    assert_eq!((did, of_one.len()), (done(1, 1, 0), 1));
+    let (did, of_two) = machine.run(&two);
+    assert_eq!((did, of_two.len()), (done(1, 0, 0), 1));
+    assert_ne!(of_one, of_two);
+    assert_eq!(machine.run(&one), (done(0, 2, 0), of_one));
+    let entry = machine.folder.path().join("code").join(&of_two[0]);
+    assert_eq!(
+        fs::metadata(entry).unwrap().permissions().mode() & 0o777,
+        0o444
+    );
+}
+
+#[test]
+fn a_runtime_that_was_read_to_the_end_is_noted() {
+    let machine = Machine::new(1 << 30);
+    let toml = "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"n\"\nversion = \"1\"\n\
+                extensions = [\"x\"]\n[repositories.runtimes.binary]\nfilename = \"i.wasm\"\n";
+    let project = machine.project("p", &[(".wws.toml", toml.as_bytes()), ("w.x", b"")]);
+    let folder = project.join(".wws/runtimes/r/n/1");
+    fs::create_dir_all(&folder).unwrap();
+    let wasm = module("interpreter");
+    fs::write(folder.join("i.wasm"), &wasm).unwrap();
+    let links = tempfile::tempdir_in(machine.folder.path()).unwrap();
+    let precompile = Precompile {
+        store: &machine.store,
+        links: Some(links.path()),
+        container: false,
+        compiling: &Compiling::default(),
+        languages: &Languages::standard(),
+        compile: &compile_here,
+    };
+    assert!(hashed(links.path()).is_empty());
+    assert_eq!(precompile.run(&project).unwrap(), done(1, 0, 0));
+    let digest = Sha256::digest(&wasm);
+    let sha256 = hex::encode(&digest);
+    let noted = hashed(links.path());
+    assert_eq!(
+        noted,
+        [(".wws/runtimes/r/n/1/i.wasm".into(), sha256)].into()
+    );
+}
+
+#[test]
+fn what_is_used_stays() {
+    let size = {
+        let machine = Machine::new(1 << 30);
+        let (_, links) = machine.run(&machine.project("p", &[("a.wasm", &module("a"))]));
+        let entry = machine.folder.path().join("code").join(&links[0]);
+        fs::metadata(entry).unwrap().len()
+    };
+    let machine = Machine::new(2 * size + size / 2);
+    let project = |name: &str| machine.project(name, &[("x.wasm", &module(name))]);
+    let (used, unused, new) = (project("a"), project("b"), project("c"));
+    for (number, project) in [&used, &unused].into_iter().enumerate() {
+        let (_, links) = machine.run(project);
+        let entry = machine.folder.path().join("code").join(&links[0]);
+        let time = SystemTime::now() - Duration::from_secs(1000 - number as u64);
+        File::open(entry).unwrap().set_modified(time).unwrap();
+    }
+    assert_eq!(machine.run(&used).0, done(0, 1, 0));
+    assert_eq!(machine.run(&new).0, done(1, 0, 0));
+    assert_eq!(machine.run(&used).0, done(0, 1, 0));
+    assert_eq!(machine.run(&unused).0, done(1, 0, 0));
+}
+
+#[test]
+fn what_cannot_be_compiled_is_not_tried_again_at_once() {
+    let machine = Machine::new(1 << 30);
+    let project = machine.project(
+        "p",
+        &[
+            ("bad.wasm", b"\0asm\x01\0\0\0\xff"),
+            ("a.wasm", &module("a")),
+        ],
+    );
+    assert_eq!(machine.run(&project).0, done(1, 0, 1));
+    assert_eq!(machine.run(&project).0, done(0, 1, 1));
+    assert_eq!(machine.compiled.load(Ordering::Relaxed), 2);
+    // Put right, it is another module.
+    machine.project("p", &[("bad.wasm", &module("b"))]);
+    assert_eq!(machine.run(&project).0, done(1, 1, 0));
+}
+
+#[test]
+fn one_that_had_no_time_is_tried_again() {
+    let machine = Machine::new(1 << 30);
+    let project = machine.project("p", &[("a.wasm", &module("a"))]);
+    let late = Precompile {
+        store: &machine.store,
+        links: None,
+        container: false,
+        compiling: &Compiling::default(),
+        languages: &Languages::standard(),
+        compile: &|job, _| {
+            io::copy(job.wasm, &mut io::sink())?;
+            Err(io::ErrorKind::TimedOut.into())
+        },
+    };
+    assert_eq!(late.run(&project).unwrap(), done(0, 0, 1));
+    assert_eq!(machine.run(&project).0, done(1, 0, 0));
+}
+
+#[test]
+fn those_that_start_at_once_compile_once() {
+    let machine = Machine::new(1 << 30);
+    let project = machine.project("p", &[("a.wasm", &module("a")), ("b.wasm", &module("b"))]);
+    let precompile = |job: Job<'_>, code: &mut dyn Write| {
+        machine.compiled.fetch_add(1, Ordering::Relaxed);
+        // Long enough for the others to come.
+        std::thread::sleep(Duration::from_millis(100));
+        compile_here(job, code)
+    };
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let links = tempfile::tempdir_in(machine.folder.path()).unwrap();
+                    let precompile = Precompile {
+                        store: &machine.store,
+                        links: Some(links.path()),
+                        container: true,
+                        compiling: &Compiling::default(),
+                        languages: &Languages::standard(),
+                        compile: &precompile,
+                    };
+                    let did = precompile.run(&project).unwrap();
+                    (
+                        did.compiled + did.cached,
+                        did.left,
+                        names(links.path()).len(),
+                    )
+                })
+            })
+            .collect();
+        for run in runs {
+            assert_eq!(run.join().unwrap(), (2, 0, 2));
+        }
+    });
+    assert_eq!(machine.compiled.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn one_that_is_small_waits_for_none_that_take_long_and_others_not_for_long() {
+    let machine = Machine::new(1 << 30);
+    let small = machine.project("small", &[("a.wasm", &module("a"))]);
+    let text = "b".repeat(usize::try_from(SMALL).unwrap());
+    let large = machine.project("large", &[("b.wasm", &module(&text))]);
+    // What other images' modules do.
+    let work = CompileWork {
+        memory: COMPILER_MEMORY,
+        small: false,
+    };
+    let mut held = Vec::new();
+    while let Some(turn) = machine.store.cpu(work, Instant::now()).unwrap() {
+        held.push(turn);
+    }
+    assert_eq!(machine.run(&small).0, done(1, 0, 0));
+    let started = Instant::now();
+    assert_eq!(machine.run(&large).0, done(0, 0, 1));
+    assert!(started.elapsed() >= PATIENCE);
+    assert_eq!(machine.compiled.load(Ordering::Relaxed), 1);
+    // It was not its fault.
+    drop(held);
+    assert_eq!(machine.run(&large).0, done(1, 0, 0));
+}
+
+#[test]
+fn a_module_is_read_to_be_had() {
+    let machine = Machine::new(1 << 30);
+    let wasm = module("secret");
+    let owner = machine.project("owner", &[("a.wasm", &wasm)]);
+    machine.run(&owner);
+    let sha256 = hex::encode(&Sha256::digest(&wasm));
+    let config = format!(
+        "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"l\"\nversion = \"1\"\n\
+         tags = []\nstatus = \"active\"\nextensions = [\"l\"]\nargs = [\"x\"]\n\
+         [repositories.runtimes.binary]\nurl = \"x\"\nfilename = \"x.wasm\"\n\
+         checksum = {{ type = \"sha256\", value = \"{sha256}\" }}\n"
+    );
+    let thief = machine.project("thief", &[(".wws.toml", config.as_bytes()), ("a.l", b"")]);
+    // Who knows its hash alone gets nothing.
+    assert_eq!(machine.run(&thief), (done(0, 0, 1), Vec::new()));
+    let place = thief.join(".wws/runtimes/r/l/1");
+    fs::create_dir_all(&place).unwrap();
+    fs::write(place.join("x.wasm"), &wasm).unwrap();
+    let key = engine().unwrap().code_key(&Sha256::digest(&wasm).into());
+    let mut all = vec![key.file_name(), format!("{sha256}.sha256")];
+    all.sort();
+    assert_eq!(machine.run(&thief), (done(0, 1, 0), all));
+}
+
+#[test]
+fn hostile_files_are_left() {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    let machine = Machine::new(1 << 30);
+    let outside = machine.project("outside", &[("secret.wasm", &module("secret"))]);
+    let project = machine.project("p", &[("a.wasm", &module("a"))]);
+    let at = |name: &str| project.join(name);
+    symlink(outside.join("secret.wasm"), at("absolute.wasm")).unwrap();
+    symlink("../outside/secret.wasm", at("relative.wasm")).unwrap();
+    symlink("../outside", at("folder")).unwrap();
+    symlink("circle.wasm", at("circle.wasm")).unwrap();
+    mknodat(CWD, at("fifo.wasm"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    symlink("fifo.wasm", at("to-fifo.wasm")).unwrap();
+    // Nothing of it is read, though its text is what a module begins with.
+    let huge = File::create(at("huge.wasm")).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    if rustix::process::geteuid().is_root() {
+        let node = makedev(240, 255);
+        mknodat(CWD, at("node"), FileType::CharacterDevice, Mode::RUSR, node).unwrap();
+        symlink("node", at("node.wasm")).unwrap();
+        symlink("node", at(".wws.toml")).unwrap();
+    }
+    let started = Instant::now();
+    let (did, links) = machine.run(&project);
+    assert_eq!((did, links.len()), (done(1, 0, 1), 1));
+    assert!(started.elapsed() < Duration::from_secs(30));
+    assert_eq!(machine.compiled.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn more_files_than_the_limit_are_left() {
+    let machine = Machine::new(1 << 30);
+    let project = machine.project("p", &[]);
+    let wasm = module("a");
+    for number in 0..MAX_FILES + 3 {
+        fs::write(project.join(format!("{number}.wasm")), &wasm).unwrap();
+    }
+    assert_eq!(machine.run(&project).0, done(1, MAX_FILES - 1, 3));
+}
+
+#[test]
+fn code_of_a_module_that_changes_is_not_kept() {
+    let machine = Machine::new(1 << 30);
+    let (before, after) = (module("a"), module("b"));
+    let project = machine.project("p", &[("a.wasm", &before)]);
+    let file = project.join("a.wasm");
+    let engine = engine().unwrap();
+    // Between its two readings: the handle is the same file's.
+    let precompile = Precompile {
+        store: &machine.store,
+        links: None,
+        container: false,
+        compiling: &Compiling::default(),
+        languages: &Languages::standard(),
+        compile: &|job, code| {
+            fs::write(&file, &after).unwrap();
+            compile_here(job, code)
+        },
+    };
+    assert_eq!(precompile.run(&project).unwrap(), done(0, 0, 1));
+    for wasm in [&before, &after] {
+        let key = engine.code_key(&Sha256::digest(wasm).into());
+        assert_eq!(machine.store.state(&key), CacheEntryState::Missing);
+        assert!(!machine.store.failed(&key));
+    }
+}
+
+#[test]
+fn links_may_be_on_another_file_system() {
+    let machine = Machine::new(1 << 30);
+    let project = machine.project("p", &[("a.wasm", &module("a"))]);
+    let Ok(links) = tempfile::tempdir_in("/dev/shm") else {
+        return;
+    };
+    let precompile = Precompile {
+        store: &machine.store,
+        links: Some(links.path()),
+        container: false,
+        compiling: &Compiling::default(),
+        languages: &Languages::standard(),
+        compile: &compile_here,
+    };
+    for expected in [done(1, 0, 0), done(0, 1, 0)] {
+        assert_eq!(precompile.run(&project).unwrap(), expected);
+        assert_eq!(names(links.path()).len(), 1);
+    }
+}
