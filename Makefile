@@ -75,11 +75,15 @@ unit-quick:
 	cargo test $(CARGO_FLAGS) --release -p containerd-shim-wws-v1 -p wws-bench
 
 .PHONY: lint
-lint: fmt spelling shellcheck layers deny clippy doc ## all that is found without running the programs: the seven targets below
+lint: fmt links spelling shellcheck layers deny clippy doc ## all that is found without running the programs: the eight targets below
 
 .PHONY: fmt
 fmt: ## format
 	cargo fmt --all --check
+
+.PHONY: links
+links: ## links, anchors and paths of the repository in Markdown
+	@scripts/check-links.sh
 
 .PHONY: lint-tools
 lint-tools: setup
