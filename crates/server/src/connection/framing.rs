@@ -45,6 +45,8 @@ enum Part {
 pub(crate) struct Framing {
     state: State,
     part: Part,
+    /// The last byte of the line was a carriage return.
+    after_return: bool,
     name: [u8; NAME],
     /// Length of the name so far; a name longer than `NAME` is another header.
     name_len: usize,
@@ -63,6 +65,7 @@ impl Framing {
         Self {
             state: State::Between,
             part: Part::Start,
+            after_return: false,
             name: [0; NAME],
             name_len: 0,
             number: Number::Empty,
@@ -118,7 +121,11 @@ impl Framing {
                 }
                 State::Head | State::Size | State::Trailers => {
                     let end = bytes.iter().position(|byte| *byte == b'\n');
-                    self.line(&bytes[..end.unwrap_or(bytes.len())]);
+                    let line = &bytes[..end.unwrap_or(bytes.len())];
+                    self.line(line);
+                    if let Some(last) = line.last() {
+                        self.after_return = *last == b'\r';
+                    }
                     let taken = end.map_or(bytes.len(), |end| end + 1);
                     self.head_len = self.head_len.saturating_add(taken);
                     bytes = &bytes[taken..];
@@ -182,6 +189,7 @@ impl Framing {
 
     fn end_line(&mut self) {
         let part = std::mem::replace(&mut self.part, Part::Start);
+        let after_return = std::mem::take(&mut self.after_return);
         match self.state {
             State::Head if part == Part::Start => self.end_head(),
             State::Head if part == Part::Number => {
@@ -196,6 +204,8 @@ impl Framing {
                 }
                 _ => self.lose(),
             },
+            // To hyper a line feed alone is a part of the trailer: what follows is no request to it.
+            State::Trailers if !after_return => self.lose(),
             State::Trailers if part == Part::Start => self.state = State::Between,
             _ => {}
         }
@@ -260,6 +270,197 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r')
 }
 
+/// Compares [`Framing`] with hyper: both get the same bytes one at a time, and must see the ends of heads and bodies at the
+/// same byte of each request, for as long as hyper goes on and no conflict was found.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod differential {
+    use std::{
+        cell::{Cell, RefCell},
+        io,
+        pin::{Pin, pin},
+        rc::Rc,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::{Context, Poll, Wake, Waker},
+    };
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Empty};
+    use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+
+    use super::{Framing, State};
+
+    /// A request's place among the bytes: where its head ends, and where its body does, if it does.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Message {
+        head: usize,
+        end: Option<usize>,
+    }
+
+    /// Panics where hyper goes on with a request whose bounds differ from what [`Framing`] has found.
+    pub(crate) fn compare(bytes: &[u8]) {
+        let (framing, conflict) = by_framing(bytes);
+        let hyper = by_hyper(bytes);
+        let trusted = conflict.map_or(usize::MAX, |first| {
+            usize::try_from(first).unwrap_or(usize::MAX)
+        });
+        for (index, message) in hyper.iter().enumerate().take(trusted) {
+            let found = framing.get(index);
+            assert_eq!(
+                found.map(|found| found.head),
+                Some(message.head),
+                "head of request {index}: {framing:?}, hyper {hyper:?}, conflict {conflict:?}"
+            );
+            // What hyper has refused has no end there.
+            if message.end.is_some() && trusted > index + 1 {
+                assert_eq!(
+                    found.and_then(|found| found.end),
+                    message.end,
+                    "end of request {index}: {framing:?}, hyper {hyper:?}, conflict {conflict:?}"
+                );
+            }
+        }
+    }
+
+    fn by_framing(bytes: &[u8]) -> (Vec<Message>, Option<u64>) {
+        let mut framing = Framing::new();
+        let mut messages: Vec<Message> = Vec::new();
+        for (index, byte) in bytes.iter().enumerate() {
+            let before = framing.heads;
+            framing.feed(std::slice::from_ref(byte));
+            if framing.heads > before && framing.state != State::Lost {
+                messages.push(Message {
+                    head: index + 1,
+                    end: None,
+                });
+            }
+            if framing.state == State::Between
+                && let Some(last) = messages.last_mut()
+            {
+                last.end.get_or_insert(index + 1);
+            }
+        }
+        let mut whole = Framing::new();
+        whole.feed(bytes);
+        assert_eq!(
+            (whole.state, whole.heads, whole.conflict),
+            (framing.state, framing.heads, framing.conflict),
+            "the parts in which bytes come must not matter"
+        );
+        (messages, framing.conflict)
+    }
+
+    fn by_hyper(bytes: &[u8]) -> Vec<Message> {
+        let offset = Rc::new(Cell::new(0));
+        let messages = Rc::new(RefCell::new(Vec::new()));
+        let service = service_fn(|request: Request<Incoming>| {
+            let (offset, messages) = (offset.clone(), messages.clone());
+            let mut list = messages.borrow_mut();
+            let index = list.len();
+            list.push(Message {
+                head: offset.get(),
+                end: None,
+            });
+            drop(list);
+            async move {
+                let mut body = request.into_body();
+                while let Some(frame) = body.frame().await {
+                    frame?;
+                }
+                if let Some(message) = messages.borrow_mut().get_mut(index) {
+                    message.end = Some(offset.get());
+                }
+                Ok::<_, hyper::Error>(Response::new(Empty::<Bytes>::new()))
+            }
+        });
+        let input = Rc::new(RefCell::new(Input::default()));
+        let mut connection = pin!(
+            http1::Builder::new()
+                .header_read_timeout(None)
+                .serve_connection(Socket(input.clone()), service)
+        );
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        for at in 0..=bytes.len() {
+            match bytes.get(at) {
+                Some(byte) => {
+                    offset.set(at + 1);
+                    input.borrow_mut().byte = Some(*byte);
+                }
+                None => input.borrow_mut().ended = true,
+            }
+            loop {
+                woken.0.store(false, Ordering::Relaxed);
+                if connection.as_mut().poll(&mut context).is_ready() {
+                    return messages.take();
+                }
+                if !woken.0.load(Ordering::Relaxed) && input.borrow().byte.is_none() {
+                    break;
+                }
+                // hyper reads no more until this is refused or upgraded.
+                if !woken.0.load(Ordering::Relaxed) {
+                    return messages.take();
+                }
+            }
+        }
+        messages.take()
+    }
+
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What a client has sent and hyper has not read: a byte at most.
+    #[derive(Default)]
+    struct Input {
+        byte: Option<u8>,
+        ended: bool,
+    }
+
+    struct Socket(Rc<RefCell<Input>>);
+
+    impl hyper::rt::Read for Socket {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            mut buffer: hyper::rt::ReadBufCursor<'_>,
+        ) -> Poll<io::Result<()>> {
+            let mut input = self.0.borrow_mut();
+            match input.byte.take() {
+                Some(byte) => buffer.put_slice(&[byte]),
+                None if input.ended => {}
+                None => return Poll::Pending,
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl hyper::rt::Write for Socket {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +512,87 @@ mod tests {
             "{chunked}POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
         );
         assert_eq!(feed(&next).conflict, Some(1));
+    }
+
+    /// hyper takes a line feed alone for a part of a trailer, and so the whole second head: what comes third is its second request.
+    #[test]
+    fn trailers_that_do_not_end_in_cr_lf_are_not_trusted() {
+        for trailers in ["\n", "x: y\n\n", "x: y\r\n\n"] {
+            let bytes = format!(
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{trailers}GET / HTTP/1.1\r\n\r\n\
+                 POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+            );
+            assert_eq!(feed(&bytes).conflict, Some(1), "{trailers:?}");
+            differential::compare(bytes.as_bytes());
+        }
+    }
+
+    const STARTS: [&str; 5] = [
+        "GET / HTTP/1.1\r\n",
+        "POST /a HTTP/1.1\r\nhost: a\r\n",
+        "POST / HTTP/1.1\n",
+        "GET / HTTP/1.0\r\n",
+        "CONNECT a:1 HTTP/1.1\r\n",
+    ];
+    const HEADERS: [&str; 14] = [
+        "Transfer-Encoding: chunked\r\n",
+        "transfer-encoding:chunked\n",
+        "Content-Length: 3\r\n",
+        "content-length:0\n",
+        "Content-Length: 03 \r\n",
+        "Content-Length: +3\r\n",
+        "Content-Length : 3\r\n",
+        "transfer-encoding: gzip, chunked\r\n",
+        "transfer-encoding: gzip\r\n",
+        "Connection: close\r\n",
+        "Expect: 100-continue\r\n",
+        "Upgrade: x\r\nConnection: upgrade\r\n",
+        "x: y\r\n",
+        "\rx: y\r\n",
+    ];
+    const BODIES: [&str; 17] = [
+        "abc",
+        "0\r\n\r\n",
+        "0\r\n",
+        "0\n",
+        "00 ;x\r\n",
+        "3\r\nabc\r\n",
+        "3\r\nabc\n",
+        "3\nabc\r\n",
+        "5;e=\"x\"\r\nhello\r\n",
+        "g\r\n",
+        "x: y\r\n",
+        "x: y\n",
+        "\r\n",
+        "\n",
+        "\r",
+        "\u{0}",
+        " ",
+    ];
+
+    fn requests() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::{collection::vec, sample::select, strategy::Strategy};
+        let request = (
+            select(&STARTS[..]),
+            vec(select(&HEADERS[..]), 0..3),
+            select(&["\r\n", "\r\n", "\n", ""][..]),
+            vec(select(&BODIES[..]), 0..4),
+        );
+        let request = request.prop_map(|(start, headers, end, body)| {
+            format!("{start}{}{end}{}", headers.concat(), body.concat())
+        });
+        vec(request, 1..5).prop_map(|requests| requests.concat())
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            failure_persistence: None,
+            ..proptest::test_runner::Config::with_cases(5_000)
+        })]
+        #[test]
+        fn hyper_sees_the_same_requests(bytes in requests()) {
+            differential::compare(bytes.as_bytes());
+        }
     }
 
     #[test]
