@@ -254,3 +254,13 @@ const NOT_IN_PATHS: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANU
     .remove(b'+')
     .remove(b',')
     .remove(b'=');
+
+/// For fuzz targets only.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz {
+    /// Compares the tree of routes with a matcher that looks at every route.
+    pub fn routes(routes: &str, paths: &str) {
+        crate::route::model::compare(routes, paths);
+    }
+}

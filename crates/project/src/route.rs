@@ -8,6 +8,9 @@ use std::collections::HashMap;
 
 use crate::Target;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod model;
+
 /// The maximum number of steps of one search, over all branches.
 const MAX_STEPS: usize = 10_000;
 
@@ -413,64 +416,33 @@ mod tests {
         assert_eq!(routes.find("/b").unwrap().0, Target::Worker(1));
     }
 
-    /// What the tree finds is what a look at every route finds: the route that matches and is the
-    /// most specific one, segment by segment.
     #[test]
     fn finds_what_a_naive_matcher_finds() {
-        fn matches(route: &[Segment], path: &[&str]) -> bool {
-            match route.split_first() {
-                None => path.is_empty(),
-                Some((Segment::CatchAll(_), _)) => !path.is_empty(),
-                Some((segment, rest)) => path.split_first().is_some_and(|(first, left)| {
-                    let fits = !matches!(segment, Segment::Static(name) if name != first);
-                    fits && matches(rest, left)
-                }),
-            }
-        }
-        fn specific(route: &[Segment]) -> Vec<u8> {
-            let kind = |segment: &Segment| match segment {
-                Segment::Static(_) => 0,
-                Segment::Parameter(_) => 1,
-                Segment::CatchAll(_) => 2,
-            };
-            route.iter().map(kind).collect()
-        }
-        let mut state = 1u32;
-        let mut random = |below: usize| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as usize % below
+        use proptest::{collection::vec, sample::select, strategy::Strategy, test_runner};
+        const ROUTES: &[&str] = &["/a", "/b", "/\u{fc}", "/a/b", "/[x]", "/[y]", "/[...rest]"];
+        const PATHS: &[&str] = &[
+            "/a", "/b", "/a/b", "/%61", "/%C3%BC", "/", "//", "%2F", "%ff", "c", "/c",
+        ];
+        let mut runner = test_runner::TestRunner::new(test_runner::Config {
+            failure_persistence: None,
+            ..test_runner::Config::with_cases(1_000)
+        });
+        let found = std::cell::Cell::new(0);
+        let lines = |pieces: &'static [&'static str],
+                     length: std::ops::Range<usize>,
+                     count: std::ops::Range<usize>| {
+            let line = vec(select(pieces), length).prop_map(|pieces| pieces.concat() + "\n");
+            vec(line, count).prop_map(|lines| lines.concat())
         };
-        let mut found = 0;
-        for _ in 0..2_000 {
-            let (mut tree, mut list) = (Routes::default(), Vec::new());
-            for _ in 0..random(8) {
-                let mut route: Vec<Segment> = (0..random(4))
-                    .map(|at| match random(4) {
-                        0 => Segment::Parameter(format!("p{at}")),
-                        name => Segment::Static(["a", "b", "c"][name - 1].into()),
-                    })
-                    .collect();
-                if random(4) == 0 {
-                    route.push(Segment::CatchAll("rest".into()));
-                }
-                if tree.add(&route, Target::Worker(list.len())).is_ok() {
-                    list.push(route);
-                }
-            }
-            for _ in 0..20 {
-                let path: Vec<&str> = (0..random(5))
-                    .map(|_| ["a", "b", "c", "d"][random(4)])
-                    .collect();
-                let best = (0..list.len())
-                    .filter(|index| matches(&list[*index], &path))
-                    .min_by_key(|index| specific(&list[*index]));
-                let text = format!("/{}", path.join("/"));
-                let of_tree = find(&tree, &text).map(|(index, _)| index);
-                assert_eq!(of_tree, best, "{text} of {list:?}");
-                found += usize::from(best.is_some());
-            }
-        }
-        assert!(found > 10_000, "{found}");
+        let routes = lines(ROUTES, 0..4, 0..8);
+        let paths = lines(PATHS, 1..5, 0..20);
+        runner
+            .run(&(routes, paths), |(routes, paths)| {
+                found.set(found.get() + model::compare(&routes, &paths));
+                Ok(())
+            })
+            .unwrap();
+        assert!(found.get() > 1_000, "{found:?}");
     }
 
     #[test]
