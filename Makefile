@@ -115,6 +115,10 @@ clippy: interpreters ## the compiler's and clippy's warnings, of tests too
 doc: interpreters ## the crates' documentation, below target/$(HOST)/doc, without a warning
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --release --workspace --no-deps
 
+.PHONY: fuzz
+fuzz: setup ## each fuzz target for 60 s (SECONDS_EACH), built with coverage below target/fuzz; what crashes is left there
+	@scripts/fuzz.sh
+
 .PHONY: bench
 bench: tools build images ## the figures of SPECIFICATION.md beside their peers
 	scripts/interpreters.sh all
