@@ -46,8 +46,8 @@ pub struct EngineOptions {
     pub concurrency: u32,
     /// Files that all guests together may hold open.
     pub open_files: u32,
-    /// Bytes of the memory that only new calls may take: what guests grow by, and what the host holds
-    /// for guests and clients, leaves them free.
+    /// Bytes of the memory that only new calls may take: what guests grow by, and what the host
+    /// holds for guests and clients, leaves them free.
     pub kept_for_calls: u64,
     /// How long a call waits for its memory.
     pub queue_timeout: Duration,

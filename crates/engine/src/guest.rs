@@ -207,7 +207,8 @@ impl Guest {
         }
     }
 
-    /// Bytes of memory with which a call begins, without its input, and by which it may always grow.
+    /// Bytes of memory with which a call begins, without its input, and by which it may always
+    /// grow.
     #[must_use]
     pub fn call_cost(&self) -> u64 {
         let cost = match &self.linked.code {

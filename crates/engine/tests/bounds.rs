@@ -779,7 +779,8 @@ async fn guests_that_grow_leave_memory_to_calls_that_begin() {
     growing.abort();
 }
 
-/// Lists the directory that it was given in pieces of 4 KiB, and says `ok` where it has 20,002 entries.
+/// Lists the directory that it was given in pieces of 4 KiB, and says `ok` where it has 20,002
+/// entries.
 const LISTS: &str = r#"(module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_readdir" (func $list (param i32 i32 i32 i64 i32) (result i32)))

@@ -78,8 +78,8 @@ impl OpenFiles {
         });
     }
 
-    /// The path of a descriptor's file, in case it is a directory. The outer `None`: the call did not
-    /// open the descriptor.
+    /// The path of a descriptor's file, in case it is a directory. The outer `None`: the call did
+    /// not open the descriptor.
     pub(crate) fn path(&self, fd: i32) -> Option<Option<&DirectoryPath>> {
         let file = self.open.iter().find(|file| file.fd == fd)?;
         Some(file.path.as_ref())

@@ -1,8 +1,8 @@
 //! Reads the entries of a directory in pieces, in the form in which guests read them.
 //!
 //! For every call of `fd_readdir`, `wasmtime-wasi` reads all names and types of a directory: for a
-//! million files, hundreds of megabytes that no call is charged for. Here, the cookie of an entry is
-//! the kernel's own position, which needs no state.
+//! million files, hundreds of megabytes that no call is charged for. Here, the cookie of an entry
+//! is the kernel's own position, which needs no state.
 
 use std::{
     mem::MaybeUninit,
@@ -29,8 +29,8 @@ pub(crate) struct DirectoryPath {
 }
 
 impl DirectoryPath {
-    /// Appends a path that the guest names from here. The kernel checks later that it does not leave
-    /// the directory.
+    /// Appends a path that the guest names from here. The kernel checks later that it does not
+    /// leave the directory.
     pub(crate) fn join(&self, path: &str) -> Self {
         let path = match &*self.path {
             "" => path.to_owned(),
@@ -50,8 +50,8 @@ pub(crate) struct Entries {
     pub(crate) next: Option<u64>,
 }
 
-/// Reads entries from `cookie` on (0 for the first): as many as fit into `room` bytes, and, if `cut`, a
-/// part of the next one. Blocks the thread.
+/// Reads entries from `cookie` on (0 for the first): as many as fit into `room` bytes, and, if
+/// `cut`, a part of the next one. Blocks the thread.
 pub(crate) fn read(
     given: &OwnedFd,
     path: &str,

@@ -14,8 +14,8 @@ const TABLE_ELEMENT: u64 = 8;
 /// Bytes of output that are part of the fixed cost of a call.
 pub(crate) const FREE_OUTPUT: u64 = 16 << 10;
 
-/// Bytes of linear memory and tables by which a guest may grow while only the memory that is kept for
-/// new calls is left: most programs grow by less to answer a small request.
+/// Bytes of linear memory and tables by which a guest may grow while only the memory that is kept
+/// for new calls is left: most programs grow by less to answer a small request.
 pub(crate) const FREE_GROWTH: u64 = 1 << 20;
 
 /// The memory of one call.
@@ -50,8 +50,8 @@ pub(crate) struct QuotaLimits {
 }
 
 impl Quota {
-    /// Creates the quota of an instance. All but `memory` bytes of `charge` are for the host. What the
-    /// instance takes later is charged to `account`.
+    /// Creates the quota of an instance. All but `memory` bytes of `charge` are for the host. What
+    /// the instance takes later is charged to `account`.
     pub(crate) fn new(
         account: &Account,
         charge: Charge,
