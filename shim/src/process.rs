@@ -271,7 +271,7 @@ impl Process {
         match self.phase() {
             Phase::Added => "not started".to_owned(),
             Phase::Created(pid) => format!("created, process {pid}"),
-            Phase::Running(pid) => format!("running, process {pid}"),
+            Phase::Running(pid) => format!("runs, process {pid}"),
             Phase::Failed(_) => "could not be started".to_owned(),
             Phase::Exited(pid, exit) => format!("exited with {}, was process {pid}", exit.code),
         }
