@@ -46,6 +46,9 @@ const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nc
 /// How often a client's rate is checked within the time that it is averaged over.
 const RATE_CHECKS: u32 = 6;
 
+/// Bytes after which a client that takes a response slowly counts as making progress.
+const PROGRESS_STEP: u64 = 16 << 10;
+
 /// Bytes that are read before a connection is closed early: closing a socket with unread data
 /// resets it, and the response is lost.
 const MAX_DISCARDED: usize = 256 << 10;
@@ -246,8 +249,8 @@ impl Watch {
         if self.phase != Some(phase) {
             self.enter(phase, time);
         }
-        if phase == Phase::Stalled && self.activity.sending.taken() != self.seen {
-            // The client is slow, but takes bytes.
+        // The client's system takes a few KiB at first, which is no progress of the client.
+        if phase == Phase::Stalled && self.activity.sending.taken() >= self.seen + PROGRESS_STEP {
             self.seen = self.activity.sending.taken();
             self.activity.waiting.begin(Some(self.bounds.write));
         }
@@ -264,6 +267,8 @@ impl Watch {
                 // The connection makes progress.
                 Phase::Busy | Phase::Stalled | Phase::Upload(_) => {}
             }
+            // The wake-up consumed the waker.
+            self.activity.waiting.register(context.waker());
         }
         loop {
             let Some(deadline) = self.deadline else {
@@ -422,7 +427,7 @@ mod tests {
     #[tokio::test]
     async fn evicts_clients_that_take_nothing_and_keeps_those_that_take_something() {
         let memory = Account::new(1 << 20);
-        for (bytes, ended) in [(0, true), (1000, false)] {
+        for (bytes, ended) in [(0, true), (4000, false)] {
             let mut watch = watch(&memory);
             watch.bounds.write = Duration::from_secs(60);
             let activity = watch.activity.clone();

@@ -277,3 +277,31 @@ async fn bodies_that_come_slowly_make_room_for_another_connection() {
     });
     assert!(refused.count() > 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_next_to_nothing_make_room_for_another_connection() {
+    let server = server("max_connections = 4").await;
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(server.address).await.unwrap();
+        let head = "GET /big.bin HTTP/1.1\r\nhost: a\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(tokio::spawn(async move {
+            let mut few = [0; 400];
+            while let Ok(1..) = stream.read(&mut few).await {
+                sleep(Duration::from_millis(100)).await;
+            }
+        }));
+    }
+    sleep(Duration::from_millis(300)).await;
+    let start = Instant::now();
+    assert_eq!(server.get("/x").await.status, 200);
+    // The time to take an answer is 30 s, and they take more than they have to.
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+}
