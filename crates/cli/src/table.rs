@@ -1,5 +1,8 @@
 //! Rows as lines of aligned columns.
 
+/// A wider cell moves the cells after it: `format!` pads to 65,535 characters at most, and names of files may be longer.
+const MAX_WIDTH: usize = 200;
+
 /// A line for each row; the last column may be of any width.
 pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] = std::array::from_fn(|column| {
@@ -7,6 +10,7 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
             .map(|row| row[column].chars().count())
             .max()
             .unwrap_or(0)
+            .min(MAX_WIDTH)
     });
     let mut text = String::new();
     for row in rows {
@@ -18,4 +22,19 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::aligned;
+
+    #[test]
+    fn a_long_cell_is_not_cut_and_pads_no_other() {
+        let long = "x".repeat(100_000);
+        let rows = [[long.clone(), "a".into()], ["y".into(), long.clone()]];
+        let text = aligned(&rows);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], format!("{long}  a"));
+        assert_eq!(lines[1], format!("{:200}  {long}", "y"));
+    }
 }
