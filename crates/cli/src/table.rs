@@ -5,6 +5,10 @@ const MAX_WIDTH: usize = 200;
 
 /// A line for each row; the last column may be of any width.
 pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> = rows
+        .iter()
+        .map(|row| row.each_ref().map(|cell| printable(cell)))
+        .collect();
     let widths: [usize; N] = std::array::from_fn(|column| {
         rows.iter()
             .map(|row| row[column].chars().count())
@@ -13,13 +17,26 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
             .min(MAX_WIDTH)
     });
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(widths);
         let line: String = cells
             .map(|(cell, width)| format!("{cell:width$}  "))
             .collect();
         text.push_str(line.trim_end());
         text.push('\n');
+    }
+    text
+}
+
+/// Names of files are anybody's: none may look like a line of its own, or be read by a terminal.
+fn printable(cell: &str) -> String {
+    let mut text = String::with_capacity(cell.len());
+    for character in cell.chars() {
+        if character.is_control() {
+            text.extend(character.escape_default());
+        } else {
+            text.push(character);
+        }
     }
     text
 }
@@ -36,5 +53,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], format!("{long}  a"));
         assert_eq!(lines[1], format!("{:200}  {long}", "y"));
+        let forged = aligned(&[["a\n2026 INFO \u{1b}[2J".into(), String::new()]]);
+        assert_eq!(forged, "a\\n2026 INFO \\u{1b}[2J\n");
     }
 }

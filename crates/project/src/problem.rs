@@ -55,16 +55,32 @@ impl Problem {
     }
 }
 
+/// Names of files are anybody's: none may look like a line of its own, or be read by a terminal.
+fn escape(text: &str, is_unusual: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_unusual(character) {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        let file = self.file.display().to_string();
+        write!(f, "{}", escape(&file, char::is_control))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
         if let Some(column) = self.column {
             write!(f, ":{column}")?;
         }
-        write!(f, ": {}", self.message)?;
+        let unusual = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
+        let message = escape(&self.message, unusual);
+        write!(f, ": {}", message.replace('\n', "\n    "))?;
         if let Some(help) = &self.help {
             write!(f, "\n    {help}")?;
         }
@@ -111,3 +127,23 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_of_a_file_looks_like_another_line() {
+        let problem = Problem {
+            file: "a\n2026-01-01 INFO forged\u{1b}[2J.js".into(),
+            line: Some(1),
+            column: None,
+            message: "`a\n2026-01-01 INFO forged\u{1b}[2J` is no name".into(),
+            help: None,
+        };
+        assert_eq!(
+            problem.to_string(),
+            "a\\n2026-01-01 INFO forged\\u{1b}[2J.js:1: `a\n    2026-01-01 INFO forged\\u{1b}[2J` is no name"
+        );
+    }
+}
