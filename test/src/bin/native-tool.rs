@@ -1,11 +1,13 @@
 //! A native program of the test images that does what tests of standard streams and of processes need.
 //!
-//!     cat PATH [SECONDS]    copies a file to standard output, after a while
-//!     streams               names what its standard streams are
-//!     orphan SECONDS        says `started`, leaves a process behind that holds its streams, and exits
-//!     sleep SECONDS         does nothing
-//!     hold MIB SECONDS      takes memory, and keeps it for a while
-//!     effective-uid         names the user whose rights it has
+//! ```text
+//! cat PATH [SECONDS]    copies a file to standard output, after a while
+//! streams               names what its standard streams are
+//! orphan SECONDS        says `started`, leaves a process behind that holds its streams, and exits
+//! sleep SECONDS         does nothing
+//! hold MIB SECONDS      takes memory, and keeps it for a while
+//! effective-uid         names the user whose rights it has
+//! ```
 
 use std::fs::{self, File};
 use std::process::Command;
