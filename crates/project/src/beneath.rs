@@ -116,13 +116,18 @@ impl Root {
     /// # Errors
     /// As for [`Self::file`]; or the file is larger than `limit`.
     pub fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let too_large = || io::Error::other(format!("larger than {limit} bytes"));
         let file = self.file(path)?;
-        let size = file.metadata()?.len().min(limit);
+        let size = file.metadata()?.len();
+        // Reading up to the limit may take more memory than there is.
+        if size > limit {
+            return Err(too_large());
+        }
         // Allocated once: interpreters are large.
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
-            return Err(io::Error::other(format!("larger than {limit} bytes")));
+            return Err(too_large());
         }
         Ok(bytes)
     }
@@ -177,5 +182,17 @@ mod tests {
             let error = root.read(Path::new(name), 10).unwrap_err();
             assert_eq!(error.to_string(), "not a regular file", "{name}");
         }
+    }
+
+    #[test]
+    fn rejects_a_file_over_the_limit_before_reading_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = File::create(directory.path().join("sparse")).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        // So much could not even be allocated.
+        let limit = 1 << 39;
+        let error = root.read(Path::new("sparse"), limit).unwrap_err();
+        assert_eq!(error.to_string(), format!("larger than {limit} bytes"));
     }
 }
