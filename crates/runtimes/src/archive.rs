@@ -87,6 +87,48 @@ mod tests {
         assert_eq!(error, "a.wasm has 3 bytes, more than 2");
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            failure_persistence: None,
+            ..proptest::test_runner::Config::with_cases(300)
+        })]
+        #[test]
+        fn the_first_regular_file_of_the_name_is_taken(
+            files in proptest::collection::vec((0usize..6, 0usize..3, 0usize..4), 0..6),
+            wanted in 0usize..3,
+            cut in proptest::option::of(0usize..200),
+        ) {
+            const NAMES: [&str; 6] = ["p/a", "q/a", "p/s/a", "a", "p/b", "p/./a"];
+            const KINDS: [EntryType; 3] = [EntryType::Regular, EntryType::Symlink, EntryType::Directory];
+            const CONTENTS: [&[u8]; 4] = [b"", b"one", b"two", b"four"];
+            let wanted = ["a", "s/a", "b"][wanted];
+            let files = files.into_iter().map(|(name, kind, content)| {
+                let content = if kind == 0 { CONTENTS[content] } else { b"" };
+                (NAMES[name], KINDS[kind], content)
+            });
+            let files: Vec<_> = files.collect();
+            let expected = files.iter().find(|(name, kind, _)| {
+                let below = name.split_once('/').map(|(_, below)| below.trim_start_matches("./"));
+                *kind == EntryType::Regular && below == Some(wanted)
+            });
+            let expected = expected.map(|(_, _, content)| content.to_vec());
+            let mut packed = archive(&files);
+            assert_eq!(file_of(&packed, wanted, 3).ok(), expected.filter(|found| found.len() <= 3));
+            if let Some(cut) = cut {
+                packed.truncate(cut);
+                let _ = file_of(&packed, wanted, 3);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_refused(bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..600)) {
+            assert!(file_of(&bytes, "a", 100).is_err());
+            let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
+            std::io::Write::write_all(&mut zipped, &bytes).unwrap();
+            assert!(file_of(&zipped.finish().unwrap(), "a", 100).is_err());
+        }
+    }
+
     #[test]
     fn a_broken_archive_is_told() {
         let whole = archive(&[("package/a", EntryType::Regular, &[1; 100_000])]);

@@ -254,6 +254,59 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            failure_persistence: None,
+            ..proptest::test_runner::Config::with_cases(500)
+        })]
+        #[test]
+        fn edits_change_nothing_else(
+            parts in proptest::collection::vec(0usize..PARTS.len(), 0..8),
+            repository in 0usize..3,
+            version in 0usize..3,
+        ) {
+            let text: String = parts.into_iter().map(|part| PARTS[part]).collect();
+            let runtime = runtime(["new", "old", "a\"b"][repository], ["1", "2", "3"][version]);
+            if let Ok(added) = add(&text, Some("u"), &runtime) {
+                assert!(added.starts_with(text.trim_end()), "{added}");
+                let was: Table = if text.trim().is_empty() { EMPTY } else { &text }.parse().unwrap();
+                let now: Table = added.parse().unwrap();
+                let others = |table: &Table| {
+                    let others = table.iter().filter(|(key, _)| *key != "repositories");
+                    others.map(|(key, value)| (key.clone(), value.clone())).collect::<Table>()
+                };
+                assert_eq!(others(&was), others(&now));
+                // An entry that is torn apart is left to its author.
+                if let Ok(left) = remove(&added, &runtime) {
+                    assert!(!left.contains("p.wasm"), "{left}");
+                    assert_eq!(others(&was), others(&left.parse().unwrap()));
+                }
+                for comment in text.split('#').skip(1).filter_map(|rest| rest.lines().next()) {
+                    assert!(added.contains(comment), "{comment} {added}");
+                }
+            }
+            if let Ok(left) = remove(&text, &runtime) {
+                let _: Table = left.parse().unwrap();
+            }
+        }
+    }
+
+    /// What a file is made of, in any order.
+    const PARTS: [&str; 12] = [
+        "version = 1\n",
+        "# first\n",
+        "\n",
+        "[server] # second\nport = 81\n",
+        "[limits]\nmemory = \"1MiB\" # third",
+        "[[repositories]]\nname = \"old\"\n",
+        "[[repositories]]\nname = \"new\" # fourth\nurl = \"u\"\n",
+        "[[repositories.runtimes]] # fifth\nname = \"ruby\"\nversion = \"3\"\nbinary = { filename = \"r\" }\n",
+        "[[repositories.runtimes]]\nname = \"python\"\nversion = \"1\"\n[repositories.runtimes.binary]\nfilename = \"x\"\n",
+        "repositories = []\n",
+        "  # sixth\r\n",
+        "broken",
+    ];
+
     #[test]
     fn a_runtime_in_the_middle_goes_with_its_tables_only() {
         let all = add(OWN, None, &runtime("old", "1")).unwrap();

@@ -159,6 +159,70 @@ mod tests {
         assert_eq!(map.find(9, 0), None);
     }
 
+    /// A number as a map has it.
+    fn encode(number: i64, out: &mut String) {
+        const DIGITS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut left = number.unsigned_abs() << 1 | u64::from(number < 0);
+        loop {
+            let digit = left & 31;
+            left >>= 5;
+            let digit = if left > 0 { digit | 32 } else { digit };
+            out.push(char::from(DIGITS[usize::try_from(digit).unwrap()]));
+            if left == 0 {
+                return;
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            failure_persistence: None,
+            ..proptest::test_runner::Config::with_cases(500)
+        })]
+        #[test]
+        fn what_is_written_is_found(
+            lines in proptest::collection::vec(
+                proptest::collection::vec((0i64..1 << 28, 0i64..3, 0i64..1 << 28, 0i64..1 << 28, proptest::bool::ANY), 0..5),
+                0..5,
+            ),
+        ) {
+            let (mut text, mut before) = (String::new(), (0, 0, 0));
+            for (index, line) in lines.iter().enumerate() {
+                let mut column_before = 0;
+                text.push_str(if index == 0 { "" } else { ";" });
+                for (place, (column, source, row, at, named)) in line.iter().enumerate() {
+                    text.push_str(if place == 0 { "" } else { "," });
+                    for number in [column - column_before, source - before.0, row - before.1, at - before.2] {
+                        encode(number, &mut text);
+                    }
+                    text.push_str(if *named { "C" } else { "" });
+                    column_before = *column;
+                    before = (*source, *row, *at);
+                }
+            }
+            let json = format!(r#"{{"sources":["a","b",null],"mappings":"{text}"}}"#);
+            let map = Mappings::read(json.as_bytes()).unwrap();
+            for (index, line) in lines.iter().enumerate() {
+                for (column, ..) in line {
+                    let (_, source, row, at, _) = *line.iter().rfind(|other| other.0 == *column).unwrap();
+                    let source = ["a", "b", ""][usize::try_from(source).unwrap()];
+                    let number = |number| u32::try_from(number).unwrap();
+                    let found = map.find(number(index as i64), number(*column));
+                    assert_eq!(found, Some((source, number(row), number(at))), "{json}");
+                }
+            }
+        }
+
+        #[test]
+        fn any_mappings_are_read_or_refused(text in "[A-Da-f+/9;,!g]{0,40}", line in 0u32..4, column in 0u32..50) {
+            let json = format!(r#"{{"sources":["a"],"mappings":"{text}"}}"#);
+            if let Some(map) = Mappings::read(json.as_bytes()) {
+                let _ = map.find(line, column);
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_map_is_none() {
         for json in [
