@@ -36,6 +36,7 @@ pub(crate) fn return_at_once() {
 
 /// Returns what this thread freed.
 pub(crate) fn collect() {
+    allocator::release_kept();
     mi_collect(true);
 }
 

@@ -7,6 +7,7 @@
 
 use std::{
     alloc::{GlobalAlloc, Layout},
+    cell::Cell,
     ptr::null_mut,
 };
 
@@ -19,8 +20,57 @@ const LARGE: usize = 128 << 10;
 /// Mappings begin at a multiple of this.
 const PAGE: usize = 4096;
 
+/// A thread keeps the last freed mapping of at most so many bytes for its next allocation of that
+/// size: the instance of an interpreter takes this much in every request, and each page of a new
+/// mapping costs a fault.
+const KEPT: usize = 512 << 10;
+
 /// The allocator of this program; see the module.
 pub(super) struct Allocator;
+
+/// A mapping that waits for its thread's next allocation of the same size, or null.
+struct KeptMapping(Cell<(*mut u8, usize)>);
+
+impl Drop for KeptMapping {
+    fn drop(&mut self) {
+        unmap(self.0.replace((null_mut(), 0)));
+    }
+}
+
+thread_local! {
+    static KEPT_MAPPING: KeptMapping = const { KeptMapping(Cell::new((null_mut(), 0))) };
+}
+
+/// Returns the mapping that this thread keeps to the system.
+pub(super) fn release_kept() {
+    replace_kept((null_mut(), 0));
+}
+
+/// Keeps a mapping instead of the one before, which returns to the system.
+fn replace_kept(mapping: (*mut u8, usize)) {
+    // A thread that ends keeps nothing.
+    let before = KEPT_MAPPING.try_with(|kept| kept.0.replace(mapping));
+    unmap(before.unwrap_or(mapping));
+}
+
+/// Takes the mapping that this thread keeps, if it has this size; its bytes are what they were.
+fn take_kept(size: usize) -> Option<*mut u8> {
+    let take = |kept: &KeptMapping| {
+        let (block, kept_size) = kept.0.get();
+        (!block.is_null() && kept_size == size).then(|| {
+            kept.0.set((null_mut(), 0));
+            block
+        })
+    };
+    KEPT_MAPPING.try_with(take).ok().flatten()
+}
+
+fn unmap((block, size): (*mut u8, usize)) {
+    if !block.is_null() {
+        // SAFETY: a mapping of this size that `map` made or `mremap` moved, and that was freed.
+        let _ = unsafe { munmap(block.cast(), size) };
+    }
+}
 
 fn is_large(layout: &Layout) -> bool {
     layout.size() >= LARGE && layout.align() <= PAGE
@@ -45,7 +95,7 @@ fn map(size: usize) -> *mut u8 {
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(&layout) {
-            return map(layout.size());
+            return take_kept(layout.size()).unwrap_or_else(|| map(layout.size()));
         }
         // SAFETY: the caller's promise.
         unsafe { MiMalloc.alloc(layout) }
@@ -53,6 +103,11 @@ unsafe impl GlobalAlloc for Allocator {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if is_large(&layout) {
+            if let Some(block) = take_kept(layout.size()) {
+                // SAFETY: a mapping of this size that nobody else uses.
+                unsafe { block.write_bytes(0, layout.size()) };
+                return block;
+            }
             // The kernel gives zeros.
             return map(layout.size());
         }
@@ -62,9 +117,11 @@ unsafe impl GlobalAlloc for Allocator {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if is_large(&layout) {
-            // SAFETY: `block` is a mapping of this size, made by `map` or moved by `mremap`, which
-            // nobody uses any more.
-            let _ = unsafe { munmap(block.cast(), layout.size()) };
+            let mapping = (block, layout.size());
+            match layout.size() <= KEPT {
+                true => replace_kept(mapping),
+                false => unmap(mapping),
+            }
             return;
         }
         // SAFETY: the caller's promise.
@@ -127,6 +184,19 @@ mod tests {
         }
         let zeros = vec![0u8; 3 * LARGE];
         assert!(zeros.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_freed_mapping_is_taken_again_and_zeroed_memory_is_zero() {
+        let block = vec![7u8; 2 * LARGE];
+        let address = block.as_ptr().addr();
+        drop(block);
+        assert!(vec![0u8; 2 * LARGE].iter().all(|byte| *byte == 0));
+        let again: Vec<u8> = Vec::with_capacity(2 * LARGE);
+        assert_eq!(again.as_ptr().addr(), address);
+        drop(again);
+        release_kept();
+        assert_eq!(take_kept(2 * LARGE), None);
     }
 
     #[test]
