@@ -4,6 +4,9 @@
 //! the one that allocated it, and an allocator with heaps for each thread keeps it until the first
 //! thread allocates again, although the memory account counts it as free. A mapping returns to the
 //! OS when it is freed, by whichever thread, and grows without being copied.
+//!
+//! One exception: each thread keeps one freed mapping of at most [`KEPT`] bytes for its next
+//! allocation. The account does not count it; it is bounded by the number of threads.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
