@@ -1,13 +1,14 @@
 //! The Wasm engine of a process: its settings, compilation, and what all guests share. Guests are
 //! made above, in `guest` and `interpreter`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use wasmtime::{Config, InstancePre, Linker, OptLevel};
+use wasmtime::{Collector, Config, InstancePre, Linker, OptLevel, component};
 
 use crate::code_cache::cache::{CachedCode, CodeCache, CodeKey};
-use crate::error::{EngineError, LoadError};
+use crate::error::{Cause, EngineError, LoadError, LoadErrorKind};
+use crate::host;
 use crate::host::open_files::FileBudget;
 use crate::host::state::Host;
 use crate::host::{http, wasi};
@@ -15,7 +16,8 @@ use crate::memory::account::Account;
 use crate::memory::page::PAGE;
 use crate::memory::pool::{Pool, PooledImage};
 use crate::memory::stack::{ASYNC_STACK, Stacks, WASM_STACK};
-use crate::module::{self, CodeOrigin, Module, check_header};
+use crate::module::component::{Component, World, is_component};
+use crate::module::{self, Code, CodeKind, CodeOrigin, Module, check_header};
 use crate::schedule::lane::SlowLane;
 use crate::schedule::ticker::Ticker;
 
@@ -35,6 +37,39 @@ fn idle_slots(memory: u64, concurrency: usize) -> (usize, usize) {
 fn max_idle_stacks(memory: u64, concurrency: usize) -> usize {
     let share = usize::try_from(memory / 16).unwrap_or(usize::MAX) / ASYNC_STACK;
     share.max(4).min(concurrency)
+}
+
+/// Settings of wasmtime. The code of functions that run at once in one instance, as WASI 0.3 has
+/// them, is slower to call.
+fn config(pool: &Arc<Pool>, stacks: &Arc<Stacks>, concurrent: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .cranelift_opt_level(OptLevel::Speed)
+        .parallel_compilation(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK)
+        .async_stack_size(ASYNC_STACK)
+        .with_host_memory(pool.clone())
+        .with_host_stack(stacks.clone())
+        // Slots do this; see `memory`.
+        .memory_init_cow(false)
+        .memory_may_move(false)
+        .guard_before_linear_memory(false)
+        // Without threads a guest cannot read its memory while the host writes to it.
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        // What languages with a garbage collector are compiled to.
+        .wasm_function_references(true)
+        .wasm_gc(true)
+        .wasm_exceptions(true)
+        .collector(Collector::DeferredReferenceCounting)
+        // A slot's image is never taken for this heap; see `memory::pool`.
+        .gc_heap_initial_size(0)
+        .concurrency_support(concurrent);
+    if concurrent {
+        config.wasm_component_model_async(true);
+    }
+    config
 }
 
 /// Settings of an [`Engine`].
@@ -87,7 +122,12 @@ pub struct Engine(Arc<EngineState>);
 struct EngineState {
     engine: wasmtime::Engine,
     linker: Linker<Host>,
+    /// What components can import; made for the first one.
+    components: OnceLock<component::Linker<Host>>,
+    /// For components of WASI 0.3; made for the first one.
+    concurrent: OnceLock<ConcurrentEngine>,
     pool: Arc<Pool>,
+    stacks: Arc<Stacks>,
     /// All memory, to which new calls are charged.
     memory: Account,
     /// The memory without what is kept for new calls.
@@ -96,7 +136,14 @@ struct EngineState {
     files: FileBudget,
     idle_memory: u64,
     ticker: Ticker,
-    slow: SlowLane,
+    slow: Arc<SlowLane>,
+}
+
+/// The engine of components whose functions are asynchronous.
+struct ConcurrentEngine {
+    engine: wasmtime::Engine,
+    linker: component::Linker<Host>,
+    ticker: Ticker,
 }
 
 impl Engine {
@@ -109,22 +156,8 @@ impl Engine {
         let (max_idle, keep) = idle_slots(options.memory, concurrency);
         let idle_stacks = max_idle_stacks(options.memory, concurrency);
         let pool = Arc::new(Pool::new(max_idle, keep));
-        let mut config = Config::new();
-        config
-            .cranelift_opt_level(OptLevel::Speed)
-            .parallel_compilation(true)
-            .epoch_interruption(true)
-            .max_wasm_stack(WASM_STACK)
-            .async_stack_size(ASYNC_STACK)
-            .with_host_memory(pool.clone())
-            .with_host_stack(Arc::new(Stacks::new(idle_stacks)))
-            // Slots do this; see `memory`.
-            .memory_init_cow(false)
-            .memory_may_move(false)
-            .guard_before_linear_memory(false)
-            // Without threads a guest cannot read its memory while the host writes to it.
-            .wasm_memory64(false)
-            .wasm_multi_memory(false);
+        let stacks = Arc::new(Stacks::new(idle_stacks));
+        let config = config(&pool, &stacks, false);
         let engine = wasmtime::Engine::new(&config).map_err(EngineError::new)?;
         let mut linker = Linker::new(&engine);
         wasi::add_to_linker(&mut linker).map_err(EngineError::new)?;
@@ -135,27 +168,35 @@ impl Engine {
         Ok(Self(Arc::new(EngineState {
             engine,
             linker,
+            components: OnceLock::new(),
+            concurrent: OnceLock::new(),
             pool,
+            stacks,
             account: memory.part(memory.total() - kept),
             memory,
             queue_timeout: options.queue_timeout,
             files: FileBudget::new(options.open_files),
             idle_memory: (max_idle * keep + idle_stacks * ASYNC_STACK) as u64,
             ticker,
-            slow: SlowLane::default(),
+            slow: Arc::default(),
         })))
     }
 
-    /// Compiles a module. Blocks the thread, and uses all CPUs.
+    /// Compiles a module or a component. Blocks the thread, and uses all CPUs.
     ///
     /// # Errors
-    /// Returns an error if `wasm` is not a module, or not one that can be a worker.
-    pub fn compile(&self, wasm: &[u8]) -> Result<Module, LoadError> {
-        self.load(wasm, None)
+    /// Returns an error if `wasm` is neither, or not one that can be a worker.
+    pub fn compile(&self, wasm: &[u8]) -> Result<Code, LoadError> {
+        check_header(wasm)?;
+        if is_component(wasm) {
+            self.load_component(wasm, None)
+        } else {
+            self.load_module(wasm, None)
+        }
     }
 
-    /// Loads a module's code from `cache`, where its name is `key` ([`Self::code_key`]). Compiles
-    /// the module if the cache has no entry, or one that cannot be used.
+    /// Loads code from `cache`, where its name is `key` ([`Self::code_key`]). Compiles it if the
+    /// cache has no entry, or one that cannot be used.
     ///
     /// # Errors
     /// Returns the errors of [`Self::compile`].
@@ -164,19 +205,27 @@ impl Engine {
         wasm: &[u8],
         key: &CodeKey,
         cache: &CodeCache,
-    ) -> Result<(Module, CodeOrigin), LoadError> {
+    ) -> Result<(Code, CodeOrigin), LoadError> {
         check_header(wasm)?;
-        let damaged = match cache.load(&self.0.engine, key) {
-            CachedCode::Code(module) => {
-                return Ok((self.load(wasm, Some(module))?, CodeOrigin::Cached));
-            }
+        let cached = if is_component(wasm) {
+            let engine = self.engine_of(wasm)?;
+            cache
+                .load(engine, key)
+                .map(|code| self.load_component(wasm, Some(code)))
+        } else {
+            cache
+                .load(&self.0.engine, key)
+                .map(|code| self.load_module(wasm, Some(code)))
+        };
+        let damaged = match cached {
+            CachedCode::Code(code) => return Ok((code?, CodeOrigin::Cached)),
             CachedCode::Missing => None,
             CachedCode::Damaged(why) => Some(why),
         };
         Ok((self.compile(wasm)?, CodeOrigin::Compiled { damaged }))
     }
 
-    /// Returns the key of a module's code in a [`CodeCache`], from the module's SHA-256.
+    /// Returns the key of a module's or component's code in a [`CodeCache`], from its SHA-256.
     #[must_use]
     pub fn code_key(&self, sha256: &[u8; 32]) -> CodeKey {
         CodeKey::new(&self.0.engine, "module", sha256)
@@ -188,18 +237,106 @@ impl Engine {
         CodeKey::new(&self.0.engine, "interpreter", sha256)
     }
 
-    /// Compiles a module for a [`CodeCache`]. Blocks the thread, and uses all CPUs.
+    /// Compiles a module or a component for a [`CodeCache`]. Blocks the thread, and uses all CPUs.
     ///
     /// # Errors
-    /// Returns an error if `wasm` is not a module.
+    /// Returns an error if `wasm` is neither.
     pub fn precompile(&self, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
-        module::precompile(&self.0.engine, wasm)
+        check_header(wasm)?;
+        if is_component(wasm) {
+            module::component::precompile(self.engine_of(wasm)?, wasm)
+        } else {
+            module::precompile(&self.0.engine, wasm)
+        }
     }
 
-    fn load(&self, wasm: &[u8], code: Option<wasmtime::Module>) -> Result<Module, LoadError> {
+    fn load_module(&self, wasm: &[u8], code: Option<wasmtime::Module>) -> Result<Code, LoadError> {
         let module = Module::new(&self.0.engine, wasm, code)?;
         self.register(&module.image);
-        Ok(module)
+        Ok(Code(CodeKind::Module(module)))
+    }
+
+    fn load_component(
+        &self,
+        wasm: &[u8],
+        code: Option<component::Component>,
+    ) -> Result<Code, LoadError> {
+        let component = Component::new(self.engine_of(wasm)?, wasm, code)?;
+        for memory in component.memories.iter() {
+            self.register(&memory.image);
+        }
+        Ok(Code(CodeKind::Component(component)))
+    }
+
+    /// The engine of a component.
+    fn engine_of(&self, wasm: &[u8]) -> Result<&wasmtime::Engine, LoadError> {
+        Ok(if module::component::is_async(wasm) {
+            &self.concurrent()?.engine
+        } else {
+            &self.0.engine
+        })
+    }
+
+    fn concurrent(&self) -> Result<&ConcurrentEngine, LoadError> {
+        if let Some(made) = self.0.concurrent.get() {
+            return Ok(made);
+        }
+        let fail = |error: Cause| {
+            LoadError::new(
+                LoadErrorKind::Host,
+                "cannot start the Wasm engine for WASI 0.3",
+            )
+            .caused_by(error)
+        };
+        let config = config(&self.0.pool, &self.0.stacks, true);
+        let engine = wasmtime::Engine::new(&config).map_err(|error| fail(error.into()))?;
+        let mut linker = component::Linker::new(&engine);
+        host::component::add_async_to_linker(&mut linker).map_err(|error| fail(error.into()))?;
+        let ticker = Ticker::start(engine.weak()).map_err(|error| fail(error.into()))?;
+        Ok(self.0.concurrent.get_or_init(|| ConcurrentEngine {
+            engine,
+            linker,
+            ticker,
+        }))
+    }
+
+    /// Links a component with what it imports.
+    pub(crate) fn link_component(
+        &self,
+        component: &Component,
+    ) -> Result<component::InstancePre<Host>, LoadError> {
+        let is_async = component.world == World::AsyncHttp;
+        let linker = if is_async {
+            &self.concurrent()?.linker
+        } else {
+            self.component_linker()?
+        };
+        linker.instantiate_pre(&component.code).map_err(|error| {
+            LoadError::unsupported(format!(
+                "{error:#}; components can import WASI 0.2 (`wasi:http`, `wasi:cli`, `wasi:filesystem`, ...)"
+            ))
+        })
+    }
+
+    fn component_linker(&self) -> Result<&component::Linker<Host>, LoadError> {
+        if let Some(made) = self.0.components.get() {
+            return Ok(made);
+        }
+        let mut linker = component::Linker::new(&self.0.engine);
+        host::component::add_to_linker(&mut linker).map_err(|error| {
+            LoadError::new(LoadErrorKind::Host, "cannot link components").caused_by(error)
+        })?;
+        Ok(self.0.components.get_or_init(|| linker))
+    }
+
+    /// What the instances of a component run in, and the clock that runs while they do.
+    pub(crate) fn wasmtime_for(&self, world: World) -> (&wasmtime::Engine, &Ticker) {
+        match self.0.concurrent.get() {
+            Some(concurrent) if world == World::AsyncHttp => {
+                (&concurrent.engine, &concurrent.ticker)
+            }
+            _ => (&self.0.engine, &self.0.ticker),
+        }
     }
 
     /// Compiles a module, or takes its `code`, and registers the image of its memory.
@@ -286,7 +423,7 @@ impl Engine {
         &self.0.ticker
     }
 
-    pub(crate) fn slow_lane(&self) -> &SlowLane {
+    pub(crate) fn slow_lane(&self) -> &Arc<SlowLane> {
         &self.0.slow
     }
 

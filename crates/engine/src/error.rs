@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use crate::body::BodyError;
+
 /// The cause of an error.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
@@ -311,6 +313,21 @@ pub enum CallError {
     /// The guest took longer than it may.
     #[error("ended after {0:?} (`limits.wall_time`)")]
     WallTime(Duration),
+    /// Nothing of a response's body came for too long.
+    #[error("ended after {0:?} without a piece of the response (`limits.stream_idle`)")]
+    StreamIdle(Duration),
+    /// A response took longer than it may.
+    #[error("ended after a response of {0:?} (`limits.stream_time`)")]
+    StreamTime(Duration),
+    /// The guest answered with an error of `wasi:http`.
+    #[error("answered with the error {0}")]
+    HttpError(String),
+    /// The guest ended without a response.
+    #[error("ended without a response")]
+    NoResponse,
+    /// The body of the request or of the response ended early.
+    #[error(transparent)]
+    Body(#[from] BodyError),
     /// The guest printed more than it may.
     #[error("printed more than {0} bytes (`limits.output`)")]
     TooMuchOutput(u64),
@@ -377,7 +394,10 @@ impl CallError {
     /// Whether the call ran out of time.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::CpuTime(_) | Self::WallTime(_))
+        matches!(
+            self,
+            Self::CpuTime(_) | Self::WallTime(_) | Self::StreamIdle(_) | Self::StreamTime(_)
+        )
     }
 
     /// Whether there was no room for another guest: the caller may try again later.

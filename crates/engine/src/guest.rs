@@ -1,28 +1,35 @@
 //! A module linked with what it was given, and calls of it: a fresh instance for each.
 
 pub(crate) mod command;
+pub(crate) mod component;
 pub(crate) mod instance;
 pub(crate) mod prestart;
 pub(crate) mod protocol;
+pub(crate) mod response;
 pub(crate) mod restored;
 
 use std::any::Any;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
+use crate::body::RequestBody;
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError};
 use crate::guest::command::Command;
+use crate::guest::component::ComponentGuest;
 use crate::guest::instance::GuestContext;
 use crate::guest::prestart::{ParkedInstance, PrestartPool};
+use crate::guest::response::{ResponseBody, RunEnd, StreamingCall};
 use crate::host::grants::GuestGrants;
 use crate::interpreter::Interpreter;
 use crate::interpreter::snapshot::Snapshot;
 use crate::interpreter::vm::Program;
 use crate::memory::quota::FREE_GROWTH;
-use crate::module::Module;
-use crate::schedule::cpu::CpuUsage;
+use crate::module::{Code, CodeKind};
+use crate::schedule::cpu::{CpuUsage, MeasuredPolls};
 use crate::schedule::lane::{CallHabit, LanedCall};
 use crate::spec::{Call, GuestSpec, PreopenedDirectory};
 
@@ -33,7 +40,7 @@ use crate::spec::{Call, GuestSpec, PreopenedDirectory};
 /// ```
 /// use std::time::Duration;
 ///
-/// use wws_engine::{Call, Engine, EngineOptions, GuestLimits, GuestSpec};
+/// use wws_engine::{Call, Engine, EngineOptions, GuestLimits, GuestSpec, StreamLimits};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -69,6 +76,7 @@ use crate::spec::{Call, GuestSpec, PreopenedDirectory};
 ///             log: 4096,
 ///             http_calls: 0,
 ///             open_files: 4,
+///             stream: StreamLimits::default(),
 ///         },
 ///     },
 /// )?;
@@ -95,24 +103,26 @@ pub struct Guest {
 struct LinkedGuest {
     context: GuestContext,
     code: GuestCode,
-    habit: CallHabit,
+    habit: Arc<CallHabit>,
 }
 
 /// How a call begins.
 enum GuestCode {
     /// A WASI command or reactor.
     Command(Command),
+    /// A component.
+    Component(ComponentGuest),
     /// A program that goes on where its snapshot ended.
     Snapshot(Snapshot),
 }
 
 impl Engine {
-    /// Links a module with what it is given.
+    /// Links a module or a component with what it is given.
     ///
     /// # Errors
-    /// The module imports something unknown, or needs more than its limits.
-    pub fn guest(&self, module: &Module, spec: GuestSpec) -> Result<Guest, LoadError> {
-        self.guest_with(module, spec, Vec::new())
+    /// The code imports something unknown, or needs more than its limits.
+    pub fn guest(&self, code: &Code, spec: GuestSpec) -> Result<Guest, LoadError> {
+        self.guest_with(code, spec, Vec::new())
     }
 
     /// [`Self::guest`] with directories that the guest can only read, before those of `spec`.
@@ -121,16 +131,23 @@ impl Engine {
     /// As [`Self::guest`].
     pub fn guest_with(
         &self,
-        module: &Module,
+        code: &Code,
         spec: GuestSpec,
         read_only: Vec<PreopenedDirectory>,
     ) -> Result<Guest, LoadError> {
-        let command = Command::new(self, module, &spec.limits)?;
+        let code = match &code.0 {
+            CodeKind::Module(module) => {
+                GuestCode::Command(Command::new(self, module, &spec.limits)?)
+            }
+            CodeKind::Component(component) => {
+                GuestCode::Component(ComponentGuest::new(self, component, &spec.limits)?)
+            }
+        };
         let context = GuestContext {
             engine: self.clone(),
             grants: Arc::new(GuestGrants::new(spec, read_only)?),
         };
-        Ok(Guest::new(context, GuestCode::Command(command)))
+        Ok(Guest::new(context, code))
     }
 }
 
@@ -160,7 +177,7 @@ impl Guest {
             linked: Arc::new(LinkedGuest {
                 context,
                 code,
-                habit: CallHabit::default(),
+                habit: Arc::default(),
             }),
             prestarted: None,
             kept: None,
@@ -190,7 +207,9 @@ impl Guest {
                             .run_prestarted(&linked.context, awaited, usage)
                             .await
                     }
-                    GuestCode::Snapshot(_) => Err(CallError::Engine("not a command")),
+                    GuestCode::Component(_) | GuestCode::Snapshot(_) => {
+                        Err(CallError::Engine("not a command"))
+                    }
                 }
             });
             run
@@ -213,28 +232,74 @@ impl Guest {
     pub fn call_cost(&self) -> u64 {
         let cost = match &self.linked.code {
             GuestCode::Command(command) => command.instance_cost(),
+            GuestCode::Component(component) => component.instance_cost(),
             GuestCode::Snapshot(snapshot) => restored::instance_cost(snapshot),
         };
         cost + FREE_GROWTH
     }
 
-    /// Calls the guest in a fresh instance. Dropping the future ends the call.
+    /// Whether the guest takes the body of a request as it comes. Others are called with the whole
+    /// body.
+    #[must_use]
+    pub fn takes_streams(&self) -> bool {
+        match &self.linked.code {
+            GuestCode::Component(component) => component.streams(),
+            GuestCode::Command(_) | GuestCode::Snapshot(_) => false,
+        }
+    }
+
+    /// Calls the guest in a fresh instance and waits for the whole response. Dropping the future
+    /// ends the call.
     ///
     /// # Errors
     /// Whatever the guest did wrong, and each limit that it met; see [`CallError`].
     pub async fn call(&self, call: Call) -> Result<http::Response<Bytes>, CallError> {
+        let (head, body) = self.serve(call.into()).await?.into_parts();
+        let body = body
+            .collect(self.linked.context.grants.limits.output)
+            .await?;
+        Ok(http::Response::from_parts(head, body))
+    }
+
+    /// Calls the guest in a fresh instance and returns its response as soon as the head is known.
+    /// Dropping the future or the body ends the call.
+    ///
+    /// # Errors
+    /// Whatever the guest did wrong before it answered, and each limit that it met; see
+    /// [`CallError`].
+    pub async fn serve(
+        &self,
+        call: Call<RequestBody>,
+    ) -> Result<http::Response<ResponseBody>, CallError> {
+        let linked = &self.linked;
+        let limits = &linked.context.grants.limits;
+        let limit = limits.wall_time;
+        if let GuestCode::Component(_) = linked.code {
+            let usage = Arc::<CpuUsage>::default();
+            let (sender, head) = oneshot::channel();
+            let run = linked.clone().run_component(call, usage.clone(), sender);
+            let run = Box::pin(MeasuredPolls::new(run, usage.clone()));
+            let call = StreamingCall {
+                run: linked.laned(run, usage),
+                head,
+                response: component::outgoing,
+            };
+            let head = call.head(&limits.stream, limit);
+            return tokio::time::timeout(limit, head)
+                .await
+                .unwrap_or(Err(CallError::WallTime(limit)));
+        }
         let parked = self.prestarted.as_ref().and_then(PrestartPool::take);
         let usage = match &parked {
             Some(parked) => parked.usage.clone(),
             None => Arc::default(),
         };
-        let linked = &self.linked;
         let run = Box::pin(linked.clone().run(call, parked, usage.clone()));
-        let slow_lane = linked.context.engine.slow_lane();
-        let laned = LanedCall::new(run, &usage, slow_lane, &linked.habit);
-        let limit = linked.context.grants.limits.wall_time;
+        let laned = linked.laned(run, usage);
         match tokio::time::timeout(limit, laned).await {
-            Ok(Some(result)) => result,
+            Ok(Some(Ok(Some(response)))) => Ok(response.map(ResponseBody::Collected)),
+            Ok(Some(Ok(None))) => Err(CallError::NoResponse),
+            Ok(Some(Err(error))) => Err(error),
             Ok(None) => Err(CallError::Engine("the call panicked")),
             Err(_) => Err(CallError::WallTime(limit)),
         }
@@ -242,17 +307,48 @@ impl Guest {
 }
 
 impl LinkedGuest {
+    fn laned(&self, run: BoxFuture<'static, RunEnd>, usage: Arc<CpuUsage>) -> LanedCall<RunEnd> {
+        let slow_lane = self.context.engine.slow_lane().clone();
+        LanedCall::new(run, usage, slow_lane, self.habit.clone())
+    }
+
+    async fn run_component(
+        self: Arc<Self>,
+        call: Call<RequestBody>,
+        usage: Arc<CpuUsage>,
+        head: oneshot::Sender<component::Head>,
+    ) -> RunEnd {
+        match &self.code {
+            GuestCode::Component(component) => {
+                component.answer(&self.context, call, usage, head).await
+            }
+            GuestCode::Command(_) | GuestCode::Snapshot(_) => {
+                Err(CallError::Engine("not a component"))
+            }
+        }
+    }
+
     async fn run(
         self: Arc<Self>,
-        call: Call,
+        call: Call<RequestBody>,
         parked: Option<ParkedInstance>,
         usage: Arc<CpuUsage>,
-    ) -> Result<http::Response<Bytes>, CallError> {
-        match &self.code {
+    ) -> RunEnd {
+        let (head, body) = call.request.into_parts();
+        // Only a caller that did not ask `takes_streams` passes a stream.
+        let body = body.collect(self.context.grants.limits.buffers).await?;
+        let call = Call {
+            request: http::Request::from_parts(head, body),
+            params: call.params,
+            request_id: call.request_id,
+        };
+        let response = match &self.code {
             GuestCode::Command(command) => command.answer(&self.context, call, parked, usage).await,
+            GuestCode::Component(_) => Err(CallError::Engine("a component")),
             GuestCode::Snapshot(snapshot) => {
                 restored::answer(snapshot, &self.context, call, usage).await
             }
-        }
+        };
+        response.map(Some)
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod channel;
 pub(crate) mod clocks;
+pub(crate) mod component;
 pub(crate) mod directories;
 pub(crate) mod errno;
 pub(crate) mod grants;

@@ -16,11 +16,12 @@
 //! * `module`: what is compiled, and how modules are changed before.
 //! * `host`: what a guest can ask of the host, and what it was given.
 //! * `memory` (accounts, slots, images, stacks), `schedule` (CPU time, lanes), `code_cache`.
-//! * `error`, `spec`: plain values.
+//! * `error`, `spec`, `body`: plain values.
 //!
 //! `docs/design/engine.md` explains how an instance costs so little and why it is safe,
 //! `docs/design/snapshots.md` what a snapshot holds.
 
+mod body;
 mod code_cache;
 mod engine;
 mod error;
@@ -32,6 +33,7 @@ mod module;
 mod schedule;
 mod spec;
 
+pub use body::{BodyError, BodyStream, RequestBody};
 pub use code_cache::cache::{CacheEntryState, CodeCache, CodeKey};
 pub use code_cache::turn::{CompileTurn, CompileWork};
 pub use code_cache::writing::EntryWriter;
@@ -42,13 +44,14 @@ pub use error::{
 };
 pub use guest::Guest;
 pub use guest::protocol::build_response;
+pub use guest::response::{ResponseBody, StreamedBody};
 pub use host::directories::{Directories, FileStat, WriteMode};
 pub use host::kv::KvView;
 pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended};
 pub use interpreter::vm::{Program, ProgramError, Vm};
 pub use interpreter::{Interpreter, interpreter_module};
 pub use memory::account::{Account, Charge};
-pub use module::{CodeOrigin, Module};
-pub use spec::{Call, GuestLimits, GuestSpec, PreopenedDirectory};
+pub use module::{Code, CodeOrigin};
+pub use spec::{Call, GuestLimits, GuestSpec, PreopenedDirectory, StreamLimits};
 pub use wasmtime;
 pub use wws_outbound::{AnsweredBy, Decode, KeepRedirects, header_map};

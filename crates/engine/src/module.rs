@@ -1,5 +1,7 @@
-//! Modules: checked, compiled, and split into code and the image of their initial memory.
+//! Modules and components: checked, compiled, and split into code and the images of their initial
+//! memories.
 
+pub(crate) mod component;
 pub(crate) mod data_segments;
 pub(crate) mod export_state;
 pub(crate) mod instantiable;
@@ -12,6 +14,7 @@ use crate::error::{DamagedCode, LoadError, LoadErrorKind, WasmError};
 use crate::memory::image::MemoryImage;
 use crate::memory::page::WASM_PAGE;
 use crate::memory::pool::PooledImage;
+use crate::module::component::Component;
 
 /// Largest module that is compiled, in bytes.
 const MAX_MODULE: usize = 512 << 20;
@@ -20,9 +23,28 @@ const MAX_MODULE: usize = 512 << 20;
 /// Python's interpreter has 13,000.
 const MAX_FUNCTIONS: u64 = 100_000;
 
+/// What a file was compiled to. Cheap to clone.
+#[derive(Clone)]
+pub struct Code(pub(crate) CodeKind);
+
+/// What a file holds.
+#[derive(Clone)]
+pub(crate) enum CodeKind {
+    Module(Module),
+    Component(Component),
+}
+
+impl Code {
+    /// Whether the file is a component.
+    #[must_use]
+    pub fn is_component(&self) -> bool {
+        matches!(self.0, CodeKind::Component(_))
+    }
+}
+
 /// A compiled module. Cheap to clone.
 #[derive(Clone)]
-pub struct Module {
+pub(crate) struct Module {
     pub(crate) code: wasmtime::Module,
     pub(crate) image: Arc<PooledImage>,
     pub(crate) minimum_memory: u64,
@@ -151,14 +173,13 @@ pub(crate) fn instance_size(wasm: &[u8]) -> u64 {
 /// Rejects a module whose functions would take gigabytes while they are compiled, however small
 /// they are.
 fn check_functions(wasm: &[u8]) -> Result<(), LoadError> {
-    let functions = Parser::new(0)
-        .parse_all(wasm)
-        .map_while(Result::ok)
-        .take_while(|payload| !matches!(payload, Payload::CodeSectionStart { .. }))
-        .fold(0u64, |sum, payload| match payload {
+    let functions = Parser::new(0).parse_all(wasm).map_while(Result::ok).fold(
+        0u64,
+        |sum, payload| match payload {
             Payload::FunctionSection(section) => sum + u64::from(section.count()),
             _ => sum,
-        });
+        },
+    );
     if functions > MAX_FUNCTIONS {
         return Err(LoadError::limit(format!(
             "it has {functions} functions, and can have {MAX_FUNCTIONS}: leave out what the worker does not need"
@@ -179,16 +200,14 @@ fn not_a_module(message: impl Into<String>) -> LoadError {
     LoadError::new(LoadErrorKind::NotAModule, message)
 }
 
-/// Rejects what is not a core module, or too large to be compiled.
+/// Rejects what is not WebAssembly, or too large to be compiled.
 pub(crate) fn check_header(wasm: &[u8]) -> Result<(), LoadError> {
     if wasm.len() > MAX_MODULE {
         return Err(LoadError::limit(format!("larger than {MAX_MODULE} bytes")));
     }
     match wasm {
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => check_functions(wasm),
-        [0, b'a', b's', b'm', _, 0, 1, 0, ..] => Err(not_a_module(
-            "a WebAssembly component; workers are core modules (WASI preview 1 commands): build for wasm32-wasip1",
-        )),
+        _ if component::is_component(wasm) => check_functions(wasm),
         [] => Err(not_a_module("an empty file, not WebAssembly")),
         _ => Err(not_a_module(format!(
             "not WebAssembly: a module begins with 00 61 73 6d 01 00 00 00, this file with {:02x?}",

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::body::RequestBody;
+
 /// What a guest is given, besides its code.
 pub struct GuestSpec {
     /// Name in logs.
@@ -53,14 +55,48 @@ pub struct GuestLimits {
     pub http_calls: u32,
     /// Files that are open at once.
     pub open_files: u32,
+    /// Bounds of a response that is sent while the guest runs.
+    pub stream: StreamLimits,
+}
+
+/// Bounds of a response that is sent while the guest runs, beyond those of the call: the wall-clock
+/// time of a call ends with the head of its response.
+#[derive(Clone, Debug)]
+pub struct StreamLimits {
+    /// Time between two pieces of the body.
+    pub idle: Duration,
+    /// Time from the head to the end of the body.
+    pub time: Option<Duration>,
+    /// Bytes of the request's body, and of the response's.
+    pub bytes: Option<u64>,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(60),
+            time: None,
+            bytes: None,
+        }
+    }
 }
 
 /// One call of a guest.
-pub struct Call {
+pub struct Call<B = Bytes> {
     /// The request; its URI is the full URL.
-    pub request: http::Request<Bytes>,
+    pub request: http::Request<B>,
     /// Parameters of the route.
     pub params: Vec<(String, String)>,
     /// For logs.
     pub request_id: String,
+}
+
+impl From<Call> for Call<RequestBody> {
+    fn from(call: Call) -> Self {
+        Self {
+            request: call.request.map(RequestBody::Collected),
+            params: call.params,
+            request_id: call.request_id,
+        }
+    }
 }

@@ -56,6 +56,7 @@ fn spec() -> GuestSpec {
             log: 16 << 10,
             http_calls: 5,
             open_files: 64,
+            stream: wws_engine::StreamLimits::default(),
         },
     }
 }

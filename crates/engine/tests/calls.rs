@@ -37,6 +37,7 @@ fn spec(name: &str) -> GuestSpec {
             http_calls: 5,
             buffers: 64 << 20,
             open_files: 64,
+            stream: wws_engine::StreamLimits::default(),
         },
     }
 }

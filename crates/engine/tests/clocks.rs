@@ -36,6 +36,7 @@ fn guest(does: &str, directories: Vec<PreopenedDirectory>) -> Guest {
             http_calls: 5,
             buffers: 64 << 20,
             open_files: 64,
+            stream: wws_engine::StreamLimits::default(),
         },
     };
     engine.guest(&module, spec).unwrap()

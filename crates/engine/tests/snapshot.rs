@@ -101,6 +101,7 @@ fn spec() -> GuestSpec {
             http_calls: 5,
             buffers: 64 << 20,
             open_files: 64,
+            stream: wws_engine::StreamLimits::default(),
         },
     }
 }

@@ -55,6 +55,7 @@ fn main() {
             http_calls: 50,
             buffers: 64 << 20,
             open_files: 64,
+            stream: wws_engine::StreamLimits::default(),
         },
     };
     let start = Instant::now();

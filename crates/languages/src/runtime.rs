@@ -8,7 +8,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use tempfile::TempDir;
-use wws_engine::{Engine, Guest, GuestSpec, LoadError, LoadErrorKind, Module, PreopenedDirectory};
+use wws_engine::{Code, Engine, Guest, GuestSpec, LoadError, LoadErrorKind, PreopenedDirectory};
 use wws_project::{File, Runtime, beneath::Root};
 
 /// The directory in which the interpreter finds the source.
@@ -23,7 +23,7 @@ const MAX_SOURCE: u64 = 16 << 20;
 /// A file cannot be read, or there is no room for the source.
 pub fn runtime_guest(
     engine: &Engine,
-    interpreter: &Module,
+    interpreter: &Code,
     root: &Root,
     runtime: &Runtime,
     worker: &Path,

@@ -12,12 +12,12 @@ use std::{
 };
 
 use common::{ENGINE, Project, get, post, spec, wasm};
-use wws_engine::{Guest, Module};
+use wws_engine::{Code, Guest};
 use wws_languages::runtime_guest;
 use wws_project::{LoadOptions, beneath::Root};
 
 /// Compiled once for all tests.
-static MODULE: LazyLock<Module> =
+static MODULE: LazyLock<Code> =
     LazyLock::new(|| ENGINE.compile(&wasm("python/python.wasm")).unwrap());
 
 /// What such a project's polyfill does, in short.

@@ -4,6 +4,7 @@ use std::{
     fs::{self, DirBuilder, File, Permissions},
     hash::{Hash, Hasher},
     io::{self, Read, Write as _},
+    os::fd::AsRawFd,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -11,6 +12,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, OFlags, StatVfsMountFlags, StatxAttributes, StatxFlags, statx};
 use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 use crate::error::{DamagedCode, WasmError};
@@ -92,10 +94,45 @@ impl CodeKey {
 }
 
 /// What a cache had under a key.
-pub(crate) enum CachedCode {
-    Code(Module),
+pub(crate) enum CachedCode<T> {
+    Code(T),
     Missing,
     Damaged(DamagedCode),
+}
+
+impl<T> CachedCode<T> {
+    pub(crate) fn map<U>(self, with: impl FnOnce(T) -> U) -> CachedCode<U> {
+        match self {
+            Self::Code(code) => CachedCode::Code(with(code)),
+            Self::Missing => CachedCode::Missing,
+            Self::Damaged(why) => CachedCode::Damaged(why),
+        }
+    }
+}
+
+/// Code that wasmtime wrote.
+pub(crate) trait CompiledCode: Sized {
+    /// Loads the code of an open file.
+    ///
+    /// # Safety
+    /// As of [`Module::deserialize_open_file`]: wasmtime wrote the file, and nobody changes it.
+    unsafe fn deserialize(engine: &Engine, file: File) -> wasmtime::Result<Self>;
+}
+
+impl CompiledCode for Module {
+    unsafe fn deserialize(engine: &Engine, file: File) -> wasmtime::Result<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::deserialize_open_file(engine, file) }
+    }
+}
+
+impl CompiledCode for Component {
+    unsafe fn deserialize(engine: &Engine, file: File) -> wasmtime::Result<Self> {
+        // The descriptor's own path names the very file that was checked.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // SAFETY: the caller's promise.
+        unsafe { Self::deserialize_file(engine, path) }
+    }
 }
 
 impl CodeCache {
@@ -235,7 +272,7 @@ impl CodeCache {
         Ok(file)
     }
 
-    pub(crate) fn load(&self, engine: &Engine, key: &CodeKey) -> CachedCode {
+    pub(crate) fn load<T: CompiledCode>(&self, engine: &Engine, key: &CodeKey) -> CachedCode<T> {
         let file = match self.open_entry(key) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return CachedCode::Missing,
@@ -248,12 +285,12 @@ impl CodeCache {
             return CachedCode::Damaged(DamagedCode::new(error));
         }
         self.touch(&file);
-        // SAFETY: `deserialize_open_file` asks for an unchanged file that wasmtime compiled. The
+        // SAFETY: `deserialize` asks for an unchanged file that wasmtime compiled. The
         // cache is a read-only mount of the shim (`read_only`), or a directory and an entry that no
         // other user could write (`open`, `open_entry`), so only `wws` wrote the file; its checksum
         // is right.
-        match unsafe { Module::deserialize_open_file(engine, file) } {
-            Ok(module) => CachedCode::Code(module),
+        match unsafe { T::deserialize(engine, file) } {
+            Ok(code) => CachedCode::Code(code),
             Err(error) => CachedCode::Damaged(DamagedCode::new(WasmError::in_order(error))),
         }
     }

@@ -22,6 +22,33 @@ use crate::module::{Module, instantiable};
 use crate::schedule::cpu::CpuUsage;
 use crate::spec::{Call, GuestLimits};
 
+/// The response that a command printed. Applies what it changed of its key/value namespace, which
+/// was as `before`.
+pub(crate) async fn respond(
+    guest: &GuestContext,
+    printed: PrintedOutput,
+    before: Option<wws_kv::Map>,
+) -> Result<http::Response<Bytes>, CallError> {
+    let PrintedOutput { bytes, mut charge } = printed;
+    let (response, after) = protocol::decode_output(&bytes)?;
+    drop(bytes);
+    if let Some(charge) = &mut charge {
+        charge.shrink_to(response.body().len() as u64);
+    }
+    let response = match charge {
+        Some(charge) => response.map(|body| charge.hold(body)),
+        None => response,
+    };
+    if let (Some((store, namespace)), Some(before), Some(after)) = (&guest.grants.kv, before, after)
+    {
+        let changes = wws_kv::diff(&before, after);
+        if !changes.is_empty() {
+            store.apply(namespace, changes).await?;
+        }
+    }
+    Ok(response)
+}
+
 /// A command or reactor: `_start` or `_initialize` of a new instance.
 pub(crate) struct Command {
     pre: InstancePre<Host>,
@@ -63,10 +90,7 @@ impl Command {
         parked: Option<ParkedInstance>,
         usage: Arc<CpuUsage>,
     ) -> Result<http::Response<Bytes>, CallError> {
-        let before = match &guest.grants.kv {
-            Some((store, namespace)) => Some(store.snapshot(namespace).await?),
-            None => None,
-        };
+        let before = guest.kv_snapshot().await?;
         let empty = wws_kv::Map::default();
         let input = protocol::RequestInput::new(&call, before.as_ref().unwrap_or(&empty));
         let input_len = input.max_len();
@@ -99,25 +123,7 @@ impl Command {
                 self.print(guest, store).await?
             }
         };
-        let PrintedOutput { bytes, mut charge } = printed;
-        let (response, after) = protocol::decode_output(&bytes)?;
-        drop(bytes);
-        if let Some(charge) = &mut charge {
-            charge.shrink_to(response.body().len() as u64);
-        }
-        let response = match charge {
-            Some(charge) => response.map(|body| charge.hold(body)),
-            None => response,
-        };
-        if let (Some((store, namespace)), Some(before), Some(after)) =
-            (&guest.grants.kv, before, after)
-        {
-            let changes = wws_kv::diff(&before, after);
-            if !changes.is_empty() {
-                store.apply(namespace, changes).await?;
-            }
-        }
-        Ok(response)
+        respond(guest, printed, before).await
     }
 
     /// Runs an instance that waits for its input.

@@ -12,7 +12,7 @@ use crate::host::log::GuestLog;
 use crate::host::open_files::OpenFiles;
 use crate::host::state::{Host, Io};
 use crate::memory::account::Charge;
-use crate::memory::quota::{Quota, QuotaLimits};
+use crate::memory::quota::{Parts, Quota, QuotaLimits};
 use crate::memory::stack::WASM_STACK;
 use crate::schedule::cpu::{CpuMeter, CpuUsage};
 
@@ -67,8 +67,26 @@ impl GuestContext {
             .unwrap_or(Err(CallError::Busy(limit)))
     }
 
-    /// Makes the store of one instance.
+    /// The guest's key/value namespace as it is now, if it has one.
+    pub(crate) async fn kv_snapshot(&self) -> Result<Option<wws_kv::Map>, CallError> {
+        Ok(match &self.grants.kv {
+            Some((store, namespace)) => Some(store.snapshot(namespace).await?),
+            None => None,
+        })
+    }
+
+    /// Makes the store of one instance of a module.
     pub(crate) fn store(&self, config: InstanceConfig) -> Store<Host> {
+        self.store_in(self.engine.wasmtime(), config, Parts::MODULE)
+    }
+
+    /// Makes the store of one instance.
+    pub(crate) fn store_in(
+        &self,
+        engine: &wasmtime::Engine,
+        config: InstanceConfig,
+        parts: Parts,
+    ) -> Store<Host> {
         let limits = &self.grants.limits;
         let InstanceConfig {
             charge,
@@ -82,13 +100,14 @@ impl GuestContext {
             memory: limits.memory,
             table_elements: limits.table_elements,
             buffers: limits.buffers,
+            parts,
         };
         let quota = Quota::new(self.engine.account(), charge, memory, &quota_limits);
         let log = GuestLog::new(self.grants.name.clone(), request_id, limits.log);
         let cpu = CpuMeter::new(usage, cpu_time);
         let files = OpenFiles::new(self.engine.files().clone(), limits.open_files);
         let host = Host::new(self.grants.clone(), io, log, quota, files, cpu);
-        let mut store = Store::new(self.engine.wasmtime(), host);
+        let mut store = Store::new(engine, host);
         store.limiter(|host| &mut host.quota);
         // The first tick may be about to come: a guest has at least one whole tick before it is
         // measured.

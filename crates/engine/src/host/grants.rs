@@ -16,6 +16,9 @@ pub(crate) struct GuestGrants {
     pub(crate) name: Arc<str>,
     pub(crate) env: Vec<Box<[u8]>>,
     pub(crate) args: Vec<Box<[u8]>>,
+    /// `env` and `args` as components are given them.
+    pub(crate) variables: Vec<(String, String)>,
+    pub(crate) arguments: Vec<String>,
     directory_names: Vec<String>,
     pub(crate) directories: Directories,
     /// All preopened directories, in the order of their descriptors.
@@ -70,6 +73,8 @@ impl GuestGrants {
         }
         Ok(Self {
             name: spec.name.into(),
+            variables: spec.env.clone(),
+            arguments: spec.args.clone(),
             env: spec
                 .env
                 .into_iter()

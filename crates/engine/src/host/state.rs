@@ -15,6 +15,7 @@ use wws_outbound::{ErrorKind, MemoryCharge};
 
 use crate::error::{MemoryRefusal, Stop};
 use crate::host::clocks::{ClockId, Clocks};
+use crate::host::component::ComponentIo;
 use crate::host::directories::Directories;
 use crate::host::grants::GuestGrants;
 use crate::host::kv::KvView;
@@ -59,6 +60,8 @@ pub(crate) enum Io {
     Command(Stdin),
     /// A [`Program`](crate::interpreter::vm::Program) passes the request to an interpreter.
     Kit(Kit),
+    /// A component has interfaces for it.
+    Component(Box<ComponentIo>),
 }
 
 /// What a call of an interpreter has besides what every call has.
@@ -167,14 +170,14 @@ impl Host {
     pub(crate) fn kit(&self) -> Option<&Kit> {
         match &self.io {
             Io::Kit(kit) => Some(kit),
-            Io::Command(_) => None,
+            Io::Command(_) | Io::Component(_) => None,
         }
     }
 
     pub(crate) fn kit_mut(&mut self) -> Option<&mut Kit> {
         match &mut self.io {
             Io::Kit(kit) => Some(kit),
-            Io::Command(_) => None,
+            Io::Command(_) | Io::Component(_) => None,
         }
     }
 

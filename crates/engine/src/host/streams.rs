@@ -32,7 +32,7 @@ pub(crate) fn read_stdin(
             let to = range(memory, at, len)?;
             let n = match &mut host.io {
                 Io::Command(stdin) => stdin.read(to),
-                Io::Kit(_) => 0,
+                Io::Kit(_) | Io::Component(_) => 0,
             };
             total += u32::try_from(n).ok()?;
         }

@@ -15,14 +15,46 @@ use crate::memory::image::MemoryImage;
 use crate::memory::slot::Slot;
 
 thread_local! {
-    /// The image of the instance that this thread creates. wasmtime's interface cannot pass it.
-    static NEXT: RefCell<Option<NextMemory>> = const { RefCell::new(None) };
+    /// The images of the instance that this thread creates. wasmtime's interface cannot pass them.
+    static NEXT: RefCell<Option<NextMemories>> = const { RefCell::new(None) };
 }
 
-/// What the next memory is created from.
-struct NextMemory {
-    image: Arc<PooledImage>,
+/// A memory that an instance is created with.
+#[derive(Clone)]
+pub(crate) struct ExpectedMemory {
+    /// Bytes that the memory starts with, by its type.
+    pub(crate) minimum: usize,
+    pub(crate) image: Arc<PooledImage>,
+}
+
+/// What the next memories are created from.
+struct NextMemories {
+    images: NextImages,
     charge: SharedCharge,
+}
+
+enum NextImages {
+    /// A module's only memory; `None` once it was created.
+    One(Option<Arc<PooledImage>>),
+    /// The memories of the modules in a component, by their size.
+    Many(Arc<[ExpectedMemory]>),
+}
+
+impl NextImages {
+    /// The image of a memory that starts with `minimum` bytes. Nothing is copied to a memory
+    /// without any, such as the heap that wasmtime makes for garbage-collected objects.
+    fn take(&mut self, minimum: usize) -> Option<Arc<PooledImage>> {
+        if minimum == 0 {
+            return None;
+        }
+        match self {
+            Self::One(image) => image.take(),
+            Self::Many(memories) => memories
+                .iter()
+                .find(|memory| memory.minimum == minimum)
+                .map(|memory| memory.image.clone()),
+        }
+    }
 }
 
 /// Runs `make`, in which this thread instantiates a module whose memory starts as `image`. The
@@ -32,14 +64,27 @@ pub(crate) fn with_image<T>(
     charge: &SharedCharge,
     make: impl FnOnce() -> T,
 ) -> T {
-    struct RestoreNext(Option<NextMemory>);
+    with_next(NextImages::One(Some(image.clone())), charge, make)
+}
+
+/// Runs `make`, in which this thread instantiates a component with these memories.
+pub(crate) fn with_images<T>(
+    memories: &Arc<[ExpectedMemory]>,
+    charge: &SharedCharge,
+    make: impl FnOnce() -> T,
+) -> T {
+    with_next(NextImages::Many(memories.clone()), charge, make)
+}
+
+fn with_next<T>(images: NextImages, charge: &SharedCharge, make: impl FnOnce() -> T) -> T {
+    struct RestoreNext(Option<NextMemories>);
     impl Drop for RestoreNext {
         fn drop(&mut self) {
             NEXT.set(self.0.take());
         }
     }
-    let _restore = RestoreNext(NEXT.replace(Some(NextMemory {
-        image: image.clone(),
+    let _restore = RestoreNext(NEXT.replace(Some(NextMemories {
+        images,
         charge: charge.clone(),
     })));
     make()
@@ -192,11 +237,11 @@ unsafe impl MemoryCreator for Pool {
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
-        // Only a module's first memory has an image.
-        let (image, charge) = match NEXT.take() {
-            Some(next) => (next.image, Some(next.charge)),
-            None => (Arc::new(PooledImage::new(MemoryImage::zero())), None),
-        };
+        let (image, charge) = NEXT.with_borrow_mut(|next| match next {
+            Some(next) => (next.images.take(minimum), Some(next.charge.clone())),
+            None => (None, None),
+        });
+        let image = image.unwrap_or_else(|| Arc::new(PooledImage::new(MemoryImage::zero())));
         // A snapshot's memory may be larger than its module's minimum.
         let minimum = minimum.max(image.image.size().next_multiple_of(65_536));
         let reserved = reserved.unwrap_or(minimum).max(minimum);

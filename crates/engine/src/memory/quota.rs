@@ -18,6 +18,30 @@ pub(crate) const FREE_OUTPUT: u64 = 16 << 10;
 /// for new calls is left: most programs grow by less to answer a small request.
 pub(crate) const FREE_GROWTH: u64 = 1 << 20;
 
+/// What an instance may consist of.
+#[derive(Clone, Copy)]
+pub(crate) struct Parts {
+    instances: usize,
+    memories: usize,
+    tables: usize,
+}
+
+impl Parts {
+    /// An instance of one module.
+    pub(crate) const MODULE: Self = Self {
+        instances: 1,
+        memories: 1,
+        tables: MAX_TABLES,
+    };
+
+    /// An instance of a component and of the modules in it.
+    pub(crate) const COMPONENT: Self = Self {
+        instances: 100,
+        memories: 20,
+        tables: 100,
+    };
+}
+
 /// The memory of one call.
 pub(crate) struct Quota {
     /// Charged for the call, without its buffers.
@@ -30,6 +54,7 @@ pub(crate) struct Quota {
     tables: u64,
     memory_limit: u64,
     table_elements: u32,
+    parts: Parts,
     account: Account,
     buffers_limit: u64,
     /// What the host keeps for the call (output, messages, contents of files), once there is any.
@@ -47,6 +72,7 @@ pub(crate) struct QuotaLimits {
     pub(crate) table_elements: u32,
     /// Bytes of what the host keeps for the call.
     pub(crate) buffers: u64,
+    pub(crate) parts: Parts,
 }
 
 impl Quota {
@@ -65,6 +91,7 @@ impl Quota {
             tables: 0,
             memory_limit: limits.memory,
             table_elements: limits.table_elements,
+            parts: limits.parts,
             account: account.clone(),
             buffers_limit: limits.buffers,
             buffers: None,
@@ -138,16 +165,17 @@ impl Quota {
 impl ResourceLimiter for Quota {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let desired = desired as u64;
-        if desired > self.memory_limit {
+        // A component has several memories.
+        let linear = self.linear.saturating_sub(current as u64) + desired as u64;
+        if linear > self.memory_limit {
             self.refused = Some(MemoryRefusal::Limit);
             return Ok(false);
         }
-        Ok(self.grow(desired, self.tables))
+        Ok(self.grow(linear, self.tables))
     }
 
     fn table_growing(
@@ -165,15 +193,15 @@ impl ResourceLimiter for Quota {
     }
 
     fn instances(&self) -> usize {
-        1
+        self.parts.instances
     }
 
     fn memories(&self) -> usize {
-        1
+        self.parts.memories
     }
 
     fn tables(&self) -> usize {
-        MAX_TABLES
+        self.parts.tables
     }
 }
 
@@ -187,6 +215,7 @@ mod tests {
         memory: 64 * KIB,
         table_elements: 1000,
         buffers: 16 * KIB,
+        parts: Parts::MODULE,
     };
 
     #[test]

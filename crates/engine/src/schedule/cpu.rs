@@ -1,10 +1,10 @@
 //! CPU time of calls: measured at ticks, between waits, and for work of the host.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ pub(crate) struct CpuUsage {
     /// Ticks at which the call yielded.
     ticks: AtomicU64,
     slow: AtomicBool,
+    /// How often the call was polled after it first waited: its CPU time is measured at each of
+    /// these then ([`MeasuredPolls`]).
+    polls: AtomicU32,
 }
 
 impl CpuUsage {
@@ -32,18 +35,21 @@ impl CpuUsage {
     pub(crate) fn tick(&self, last: &mut LastMeasured) -> bool {
         if !self.is_in_slow_lane() {
             let (thread, now) = thread_and_time();
+            let polls = self.polls.load(Ordering::Relaxed);
             match last.0 {
-                Some((same, before)) if same == thread => {
+                Some((same, before)) if same == thread && last.1 == polls => {
                     let ran = now.saturating_sub(before);
                     if ran < TICK / 2 {
                         return false;
                     }
                     // Adds the tick before the guest was first found.
-                    self.add(if self.ticks() == 0 { ran + TICK } else { ran });
+                    if polls == 0 {
+                        self.add(if self.ticks() == 0 { ran + TICK } else { ran });
+                    }
                     last.0 = Some((thread, now));
                 }
                 _ => {
-                    last.0 = Some((thread, now));
+                    *last = LastMeasured(Some((thread, now)), polls);
                     return false;
                 }
             }
@@ -97,9 +103,59 @@ impl CpuUsage {
     }
 }
 
-/// The thread on which a guest was last measured, and that thread's CPU time.
+/// The thread on which a guest was last measured, and that thread's CPU time; and in which poll of
+/// the call.
 #[derive(Default)]
-pub(crate) struct LastMeasured(Option<(ThreadId, Duration)>);
+pub(crate) struct LastMeasured(Option<(ThreadId, Duration)>, u32);
+
+/// A call whose guest waits in functions that do not measure it, as those of components: once it
+/// has waited, each of its polls is measured.
+pub(crate) struct MeasuredPolls<F> {
+    call: Pin<Box<F>>,
+    usage: Arc<CpuUsage>,
+    start: Instant,
+}
+
+/// A call whose polls use less than this part of the time may go on beside other requests, however
+/// long it lasts.
+const BUSY_PART: u32 = 20;
+
+impl<F> MeasuredPolls<F> {
+    pub(crate) fn new(call: F, usage: Arc<CpuUsage>) -> Self {
+        Self {
+            call: Box::pin(call),
+            usage,
+            start: Instant::now(),
+        }
+    }
+}
+
+impl<F: Future> Future for MeasuredPolls<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let has_waited = this.usage.polls.load(Ordering::Relaxed) > 0;
+        // The slow lane measures all of a call.
+        if !has_waited || this.usage.is_in_slow_lane() {
+            let polled = this.call.as_mut().poll(context);
+            if polled.is_pending() {
+                this.usage.polls.fetch_add(1, Ordering::Relaxed);
+            }
+            return polled;
+        }
+        this.usage.polls.fetch_add(1, Ordering::Relaxed);
+        let start = thread_time();
+        let polled = this.call.as_mut().poll(context);
+        this.usage.add(thread_time().saturating_sub(start));
+        // Many short runs count as a long one.
+        let cpu = this.usage.cpu();
+        if cpu >= 2 * TICK && cpu * BUSY_PART >= this.start.elapsed() {
+            this.usage.yielded.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
 
 /// Measures the CPU time of one instance, at ticks and between its waits, against its limit.
 pub(crate) struct CpuMeter {

@@ -148,20 +148,20 @@ impl Drop for LaneThreads {
 }
 
 /// A call that runs in the lane that suits it.
-pub(crate) struct LanedCall<'a, T> {
+pub(crate) struct LanedCall<T> {
     call: Option<BoxFuture<'static, T>>,
     moved: Option<JoinHandle<SlowRun<T>>>,
-    usage: &'a Arc<CpuUsage>,
-    lane: &'a SlowLane,
-    habit: &'a CallHabit,
+    usage: Arc<CpuUsage>,
+    lane: Arc<SlowLane>,
+    habit: Arc<CallHabit>,
 }
 
-impl<'a, T: Send + 'static> LanedCall<'a, T> {
+impl<T: Send + 'static> LanedCall<T> {
     pub(crate) fn new(
         call: BoxFuture<'static, T>,
-        usage: &'a Arc<CpuUsage>,
-        lane: &'a SlowLane,
-        habit: &'a CallHabit,
+        usage: Arc<CpuUsage>,
+        lane: Arc<SlowLane>,
+        habit: Arc<CallHabit>,
     ) -> Self {
         let mut laned = Self {
             call: Some(call),
@@ -170,7 +170,7 @@ impl<'a, T: Send + 'static> LanedCall<'a, T> {
             lane,
             habit,
         };
-        if habit.is_long() {
+        if laned.habit.is_long() {
             laned.move_over();
         }
         laned
@@ -197,7 +197,7 @@ impl<'a, T: Send + 'static> LanedCall<'a, T> {
     }
 }
 
-impl<T: Send + 'static> Future for LanedCall<'_, T> {
+impl<T: Send + 'static> Future for LanedCall<T> {
     /// `None` if the call panicked.
     type Output = Option<T>;
 
@@ -230,9 +230,9 @@ impl<T: Send + 'static> Future for LanedCall<'_, T> {
     }
 }
 
-impl<T> Drop for LanedCall<'_, T> {
+impl<T> Drop for LanedCall<T> {
     fn drop(&mut self) {
-        self.habit.learn(self.usage);
+        self.habit.learn(&self.usage);
         if let Some(moved) = &self.moved {
             moved.abort();
         }
@@ -343,8 +343,8 @@ mod tests {
         thread == "wws-slow" || thread == "wws-fair"
     }
 
-    fn run(left: u32, habit: &CallHabit) -> Vec<String> {
-        let lane = SlowLane::default();
+    fn run(left: u32, habit: &Arc<CallHabit>) -> Vec<String> {
+        let lane = Arc::default();
         let usage = Arc::new(CpuUsage::default());
         let call = Box::pin(Yields {
             left,
@@ -355,13 +355,13 @@ mod tests {
         tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap()
-            .block_on(LanedCall::new(call, &usage, &lane, habit))
+            .block_on(LanedCall::new(call, usage, lane, habit.clone()))
             .unwrap()
     }
 
     #[test]
     fn moves_long_calls_only() {
-        let habit = CallHabit::default();
+        let habit = Arc::default();
         assert!(!run(0, &habit).iter().any(is_slow));
         let threads = run(4, &habit);
         assert!(!is_slow(&threads[0]) && threads.len() == 4, "{threads:?}");
@@ -380,7 +380,7 @@ mod tests {
                     }
                 });
             }
-            let (lane, habit) = (SlowLane::default(), CallHabit::default());
+            let (lane, habit) = (Arc::default(), Arc::default());
             let usage = Arc::new(CpuUsage::default());
             CpuMeter::new(usage.clone(), Duration::MAX).move_to_slow_lane();
             let mut threads: Vec<String> = Vec::new();
@@ -397,7 +397,7 @@ mod tests {
             let threads = tokio::runtime::Builder::new_current_thread()
                 .build()
                 .unwrap()
-                .block_on(LanedCall::new(Box::pin(call), &usage, &lane, &habit))
+                .block_on(LanedCall::new(Box::pin(call), usage, lane, habit))
                 .unwrap();
             stop.store(true, Ordering::Relaxed);
             assert_eq!(threads.last().unwrap(), "wws-fair");
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn usually_long_calls_start_in_the_slow_lane() {
-        let habit = CallHabit::default();
+        let habit = Arc::default();
         for _ in 0..10 {
             run(4, &habit);
         }

@@ -126,6 +126,7 @@ pub fn spec() -> GuestSpec {
             http_calls: 50,
             buffers: 64 << 20,
             open_files: 64,
+            stream: wws_engine::StreamLimits::default(),
         },
     }
 }

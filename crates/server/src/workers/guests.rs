@@ -9,8 +9,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    CodeCache, CodeOrigin, Engine, Guest, GuestLimits, GuestSpec, LoadError, LoadErrorKind, Module,
-    PreopenedDirectory,
+    Code, CodeCache, CodeOrigin, Engine, Guest, GuestLimits, GuestSpec, LoadError, LoadErrorKind,
+    PreopenedDirectory, StreamLimits,
 };
 use wws_languages::{CompiledLanguage, Language, Languages, runtime_guest};
 use wws_project::{Execution, Limits, Problem, Project, Runtime, Worker, beneath::Root};
@@ -89,7 +89,7 @@ pub(crate) fn problem(worker: &Path, error: &LoadError) -> Problem {
 type Contents = HashMap<Sha256Digest, (PathBuf, Vec<u8>)>;
 
 /// Compiled modules, by the SHA-256 of their content.
-type Modules = HashMap<Sha256Digest, Result<Module, Arc<LoadError>>>;
+type Modules = HashMap<Sha256Digest, Result<Code, Arc<LoadError>>>;
 
 /// What a worker needs from its files before it can be made a guest.
 #[derive(Clone, Copy, Debug)]
@@ -288,7 +288,7 @@ impl GuestFactory<'_> {
         digests.zip(modules).collect()
     }
 
-    fn module(&self, wasm: &[u8], digest: &Sha256Digest) -> Result<Module, LoadError> {
+    fn module(&self, wasm: &[u8], digest: &Sha256Digest) -> Result<Code, LoadError> {
         let Some(cache) = self.code else {
             return self.engine.compile(wasm);
         };
@@ -365,6 +365,7 @@ fn limits(limits: &Limits) -> GuestLimits {
         log: limits.log,
         http_calls: limits.http_calls,
         open_files: limits.open_files,
+        stream: StreamLimits::default(),
     }
 }
 

@@ -1,0 +1,329 @@
+//! Guests that are components: each call is one request of `wasi:http`, in a fresh instance.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use tokio::sync::oneshot;
+use wasmtime::Store;
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{WasiBody, WasiHttpView};
+
+use crate::body::{BodyError, BodyStream, RequestBody};
+use crate::engine::Engine;
+use crate::error::{CallError, LoadError, WasmError};
+use crate::guest::command::respond;
+use crate::guest::instance::{GuestContext, InstanceConfig, PrintedOutput, STACK_COST};
+use crate::guest::protocol;
+use crate::guest::response::RunEnd;
+use crate::host::component::{ComponentIo, ComponentStart};
+use crate::host::log::GuestLog;
+use crate::host::state::{Host, Io};
+use crate::memory::account::Charge;
+use crate::memory::pool::with_images;
+use crate::memory::quota::{FREE_OUTPUT, Parts};
+use crate::module::component::{Component, World};
+use crate::schedule::cpu::CpuUsage;
+use crate::schedule::ticker::Ticker;
+use crate::spec::{Call, GuestLimits};
+
+/// The header in which a component finds the parameters of its route, encoded as a query string. A
+/// client cannot set it.
+const PARAMS: HeaderName = HeaderName::from_static("x-wws-params");
+
+/// What a call is charged for the pieces of bodies that are on their way.
+const PIECES: u64 = 256 << 10;
+
+/// A component that is linked.
+pub(crate) struct ComponentGuest {
+    component: Component,
+    pre: LinkedWorld,
+}
+
+enum LinkedWorld {
+    Http(ProxyPre<Host>),
+    Command(CommandPre<Host>),
+}
+
+/// The head of a response as the host of `wasi:http` passes it, or the guest's own error.
+pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+
+impl ComponentGuest {
+    /// Links a component. Rejects one that could not be instantiated within `limits`.
+    pub(crate) fn new(
+        engine: &Engine,
+        component: &Component,
+        limits: &GuestLimits,
+    ) -> Result<Self, LoadError> {
+        let needed = component.minimum_memory;
+        if needed > limits.memory {
+            return Err(LoadError::limit(format!(
+                "the component starts with {needed} bytes of memory, `limits.memory` allows {}",
+                limits.memory
+            )));
+        }
+        if needed > engine.memory() {
+            return Err(LoadError::limit(format!(
+                "the component starts with {needed} bytes of memory, all guests together may use {} (`server.memory`)",
+                engine.memory()
+            )));
+        }
+        let pre = engine.link_component(component)?;
+        let fail = |error: wasmtime::Error| {
+            LoadError::unsupported("a component whose interface differs")
+                .caused_by(WasmError::in_order(error))
+        };
+        let pre = match component.world {
+            World::Http => LinkedWorld::Http(ProxyPre::new(pre).map_err(fail)?),
+            World::Command => LinkedWorld::Command(CommandPre::new(pre).map_err(fail)?),
+            World::AsyncHttp => return Err(LoadError::unsupported("WASI 0.3")),
+        };
+        Ok(Self {
+            component: component.clone(),
+            pre,
+        })
+    }
+
+    /// Whether the guest takes bodies as they come.
+    pub(crate) fn streams(&self) -> bool {
+        !matches!(self.pre, LinkedWorld::Command(_))
+    }
+
+    /// What an instance costs before it has run.
+    pub(crate) fn instance_cost(&self) -> u64 {
+        self.component.minimum_memory
+            + self.component.instance_size
+            + STACK_COST
+            + FREE_OUTPUT
+            + PIECES
+    }
+
+    /// Answers a request: through `head`, or with a whole response.
+    pub(crate) async fn answer(
+        &self,
+        guest: &GuestContext,
+        call: Call<RequestBody>,
+        usage: Arc<CpuUsage>,
+        head: oneshot::Sender<Head>,
+    ) -> RunEnd {
+        match &self.pre {
+            LinkedWorld::Http(pre) => {
+                let cost = self.instance_cost();
+                let charge = guest.reserve_in_time(cost).await?;
+                let _running = self.ticker(guest).run();
+                let mut store = self.store(guest, charge, usage, &call.request_id, None);
+                let result = self.handle(pre, &mut store, call, head).await;
+                result.map_err(|error| failure(guest, &store, error))?;
+                Ok(None)
+            }
+            LinkedWorld::Command(pre) => {
+                let body = call.request.into_parts();
+                let (parts, body) = body;
+                let call = Call {
+                    request: http::Request::from_parts(
+                        parts,
+                        body.collect(guest.grants.limits.buffers).await?,
+                    ),
+                    params: call.params,
+                    request_id: call.request_id,
+                };
+                self.print(pre, guest, call, usage).await.map(Some)
+            }
+        }
+    }
+
+    fn ticker<'e>(&self, guest: &'e GuestContext) -> &'e Ticker {
+        guest.engine.wasmtime_for(self.component.world).1
+    }
+
+    /// The store of an instance. `command`: standard input, and how much may be printed.
+    fn store(
+        &self,
+        guest: &GuestContext,
+        charge: Charge,
+        usage: Arc<CpuUsage>,
+        request_id: &str,
+        command: Option<(Bytes, usize)>,
+    ) -> Store<Host> {
+        let limits = &guest.grants.limits;
+        let log = GuestLog::new(guest.grants.name.clone(), request_id.to_owned(), limits.log);
+        let io = ComponentIo::new(
+            &guest.grants,
+            ComponentStart {
+                log,
+                command,
+                buffers: guest.engine.account().part(limits.buffers),
+            },
+        );
+        let config = InstanceConfig {
+            charge,
+            memory: self.component.minimum_memory,
+            cpu_time: limits.cpu_time,
+            usage,
+            request_id: String::new(),
+            io: Io::Component(Box::new(io)),
+        };
+        let (engine, _) = guest.engine.wasmtime_for(self.component.world);
+        guest.store_in(engine, config, Parts::COMPONENT)
+    }
+
+    /// Makes an instance, whose memories start as the images of the component.
+    async fn instantiate<T>(
+        &self,
+        store: &mut Store<Host>,
+        make: impl AsyncFnOnce(&mut Store<Host>) -> wasmtime::Result<T>,
+    ) -> wasmtime::Result<T> {
+        let charge = store.data().quota.charge().clone();
+        let mut making = pin!(make(store));
+        poll_fn(|context| {
+            with_images(&self.component.memories, &charge, || {
+                making.as_mut().poll(context)
+            })
+        })
+        .await
+    }
+
+    /// Passes a request to a fresh instance.
+    async fn handle(
+        &self,
+        pre: &ProxyPre<Host>,
+        store: &mut Store<Host>,
+        call: Call<RequestBody>,
+        head: oneshot::Sender<Head>,
+    ) -> wasmtime::Result<()> {
+        let proxy = self
+            .instantiate(store, async |store| pre.instantiate_async(store).await)
+            .await?;
+        let scheme = match call.request.uri().scheme_str() {
+            Some("https") => Scheme::Https,
+            _ => Scheme::Http,
+        };
+        let request = incoming(call)?;
+        let request = store
+            .data_mut()
+            .http()
+            .new_incoming_request(scheme, request)?;
+        let out = store.data_mut().http().new_response_outparam(head)?;
+        proxy
+            .wasi_http_incoming_handler()
+            .call_handle(store, request, out)
+            .await
+    }
+
+    /// Runs a command, which prints its response.
+    async fn print(
+        &self,
+        pre: &CommandPre<Host>,
+        guest: &GuestContext,
+        call: Call,
+        usage: Arc<CpuUsage>,
+    ) -> Result<http::Response<Bytes>, CallError> {
+        let limits = &guest.grants.limits;
+        let before = guest.kv_snapshot().await?;
+        let empty = wws_kv::Map::default();
+        let input = protocol::RequestInput::new(&call, before.as_ref().unwrap_or(&empty));
+        let input_len = input.max_len();
+        // What the program prints is held twice while it is decoded.
+        let output = limits.output.min(limits.buffers / 2);
+        let cost = self.instance_cost() + input_len;
+        let charge = guest.reserve_in_time(cost).await?;
+        let _running = self.ticker(guest).run();
+        let stdin = Bytes::from(input.encode(input_len)?);
+        let output_len = usize::try_from(output).unwrap_or(usize::MAX);
+        let command = Some((stdin, output_len));
+        let mut store = self.store(guest, charge, usage, &call.request_id, command);
+        drop(call);
+        let run = async |store: &mut Store<Host>| {
+            let program = self
+                .instantiate(store, async |store| pre.instantiate_async(store).await)
+                .await?;
+            program.wasi_cli_run().call_run(store).await
+        };
+        match run(&mut store).await {
+            Ok(Ok(())) => {}
+            Ok(Err(())) => {
+                let refused = store.data().quota.refused;
+                return Err(CallError::Exit { refused, code: 1 });
+            }
+            Err(error) if matches!(error.downcast_ref(), Some(I32Exit(0))) => {}
+            Err(error) => return Err(failure(guest, &store, error)),
+        }
+        let printed = store.data_mut().component().stdout.take();
+        let bytes = printed.map(|pipe| pipe.contents()).unwrap_or_default();
+        if bytes.len() as u64 >= output {
+            return Err(CallError::TooMuchOutput(output));
+        }
+        let cost = protocol::decoding_cost(bytes.len());
+        let charge = guest.engine.account().part(limits.buffers).charge(cost);
+        if charge.is_none() {
+            return Err(CallError::NoMemory {
+                buffers: limits.buffers,
+            });
+        }
+        let printed = PrintedOutput {
+            bytes: bytes.into(),
+            charge,
+        };
+        respond(guest, printed, before).await
+    }
+}
+
+/// Why an instance stopped.
+fn failure(guest: &GuestContext, store: &Store<Host>, error: wasmtime::Error) -> CallError {
+    let refused = store.data().quota.refused;
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return CallError::Exit {
+            refused,
+            code: *code,
+        };
+    }
+    guest.failure(error, refused, guest.grants.limits.cpu_time)
+}
+
+/// A request as the host of `wasi:http` takes it, with the parameters of its route.
+fn incoming(call: Call<RequestBody>) -> wasmtime::Result<http::Request<WasiBody>> {
+    let mut request = call.request.map(|body| match body {
+        RequestBody::Collected(bytes) => Full::new(bytes)
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+        RequestBody::Stream(stream) => stream.map_err(wasi_error).boxed_unsync(),
+    });
+    let headers = request.headers_mut();
+    headers.remove(PARAMS);
+    if !call.params.is_empty() {
+        let params = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(&call.params)
+            .finish();
+        headers.insert(PARAMS, HeaderValue::try_from(params)?);
+    }
+    Ok(request)
+}
+
+/// What a guest is told of a request's body that ended early.
+fn wasi_error(error: BodyError) -> wasmtime_wasi_http::Error {
+    use wasmtime_wasi_http::Error;
+    match error {
+        BodyError::Disconnected => Error::ConnectionTerminated,
+        BodyError::TooLarge(limit) => Error::HttpRequestBodySize(Some(limit)),
+        BodyError::TooSlow => Error::ConnectionReadTimeout,
+        BodyError::Malformed(_) => Error::HttpProtocolError,
+    }
+}
+
+/// The head of a response, as the server takes it.
+pub(crate) fn outgoing(head: Head) -> Result<http::Response<BodyStream>, CallError> {
+    match head {
+        Ok(response) => Ok(response.map(|body| {
+            body.map_err(|error| BodyError::Malformed(error.to_string()))
+                .boxed_unsync()
+        })),
+        Err(error) => Err(CallError::HttpError(format!("{error:?}"))),
+    }
+}

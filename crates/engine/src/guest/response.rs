@@ -1,0 +1,277 @@
+//! Responses: their head as soon as it is known, and a body that runs the guest while it is read.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+use crate::body::{BodyError, BodyStream};
+use crate::error::CallError;
+use crate::schedule::lane::LanedCall;
+use crate::spec::StreamLimits;
+
+/// How a guest's run ends: with a whole response, or with nothing after it passed the head of one.
+pub(crate) type RunEnd = Result<Option<http::Response<Bytes>>, CallError>;
+
+/// The body of a guest's response.
+///
+/// The guest of a stream runs while the body is polled: a slow reader slows it down, and dropping
+/// the body ends it. What a guest does after the end of the body is run in the background.
+pub enum ResponseBody {
+    /// The whole body; the guest has ended.
+    Collected(Bytes),
+    /// The body as it comes.
+    Stream(Box<StreamedBody>),
+}
+
+/// The body of a response that the guest is still making.
+pub struct StreamedBody {
+    /// `None` once the guest has ended.
+    run: Option<LanedCall<RunEnd>>,
+    body: BodyStream,
+    limits: StreamLimits,
+    /// When the next piece is late. Made when a piece has to be awaited.
+    late: Option<Pin<Box<Sleep>>>,
+    /// When a piece was awaited first.
+    awaited: bool,
+    /// When the body must have ended.
+    end: Option<Instant>,
+    bytes: u64,
+    ended: bool,
+    /// Wall-clock time of what the guest does after its response.
+    after: Duration,
+    /// Dropped when the guest has ended.
+    kept: Kept,
+}
+
+/// What is kept until a guest has ended.
+type Kept = Vec<Box<dyn Send + Sync>>;
+
+/// A call that passes the head of its response, in a form of its own, while it runs.
+pub(crate) struct StreamingCall<H> {
+    pub(crate) run: LanedCall<RunEnd>,
+    pub(crate) head: oneshot::Receiver<H>,
+    pub(crate) response: fn(H) -> Result<http::Response<BodyStream>, CallError>,
+}
+
+impl<H> StreamingCall<H> {
+    /// Runs the guest until the head of its response is known.
+    pub(crate) async fn head(
+        mut self,
+        limits: &StreamLimits,
+        after: Duration,
+    ) -> Result<http::Response<ResponseBody>, CallError> {
+        let mut run = Some(self.run);
+        let head = poll_fn(|context| {
+            // The run first: it makes the head.
+            let ended = match run.as_mut().map(|run| Pin::new(run).poll(context)) {
+                Some(Poll::Ready(ended)) => {
+                    run = None;
+                    Some(ended)
+                }
+                _ => None,
+            };
+            if let Poll::Ready(Ok(head)) = Pin::new(&mut self.head).poll(context) {
+                return Poll::Ready(match ended {
+                    Some(Some(Err(error))) => Err(error),
+                    Some(None) => Err(CallError::Engine("the call panicked")),
+                    Some(Some(Ok(_))) | None => (self.response)(head).map(Head::Stream),
+                });
+            }
+            match ended {
+                Some(Some(Ok(Some(response)))) => Poll::Ready(Ok(Head::Whole(response))),
+                Some(Some(Ok(None))) => Poll::Ready(Err(CallError::NoResponse)),
+                Some(Some(Err(error))) => Poll::Ready(Err(error)),
+                Some(None) => Poll::Ready(Err(CallError::Engine("the call panicked"))),
+                None => Poll::Pending,
+            }
+        })
+        .await?;
+        Ok(match head {
+            Head::Whole(response) => response.map(ResponseBody::Collected),
+            Head::Stream(response) => response.map(|body| {
+                ResponseBody::Stream(Box::new(StreamedBody {
+                    run,
+                    body,
+                    limits: limits.clone(),
+                    late: None,
+                    awaited: false,
+                    end: limits.time.map(|time| Instant::now() + time),
+                    bytes: 0,
+                    ended: false,
+                    after,
+                    kept: Vec::new(),
+                }))
+            }),
+        })
+    }
+}
+
+/// How a response begins.
+enum Head {
+    Whole(http::Response<Bytes>),
+    Stream(http::Response<BodyStream>),
+}
+
+impl StreamedBody {
+    /// Runs the guest. Returns its failure, if that is its end.
+    fn poll_run(&mut self, context: &mut Context<'_>) -> Option<CallError> {
+        let run = self.run.as_mut()?;
+        let Poll::Ready(ended) = Pin::new(run).poll(context) else {
+            return None;
+        };
+        self.run = None;
+        self.kept.clear();
+        match ended {
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(error),
+            None => Some(CallError::Engine("the call panicked")),
+        }
+    }
+
+    /// Ends the guest and the body.
+    fn fail(&mut self, error: CallError) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
+        self.run = None;
+        self.kept.clear();
+        self.ended = true;
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// Counts a piece that is passed on.
+    fn passed(&mut self, frame: &Frame<Bytes>) -> Result<(), CallError> {
+        self.awaited = false;
+        let Some(data) = frame.data_ref() else {
+            return Ok(());
+        };
+        self.bytes += data.len() as u64;
+        match self.limits.bytes {
+            Some(limit) if self.bytes > limit => Err(CallError::Body(BodyError::TooLarge(limit))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a piece is late.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Option<CallError> {
+        if !self.awaited {
+            self.awaited = true;
+            let idle = Instant::now() + self.limits.idle;
+            let at = self.end.map_or(idle, |end| end.min(idle));
+            match &mut self.late {
+                Some(late) => late.as_mut().reset(at),
+                None => self.late = Some(Box::pin(tokio::time::sleep_until(at))),
+            }
+        }
+        if self.late.as_mut()?.as_mut().poll(context).is_pending() {
+            return None;
+        }
+        Some(match (self.end, self.limits.time) {
+            (Some(end), Some(time)) if end <= Instant::now() => CallError::StreamTime(time),
+            _ => CallError::StreamIdle(self.limits.idle),
+        })
+    }
+
+    /// The guest goes on after the end of the body, for a while.
+    fn run_on(&mut self) {
+        let Some(run) = self.run.take() else {
+            return;
+        };
+        let (kept, after) = (std::mem::take(&mut self.kept), self.after);
+        tokio::spawn(async move {
+            let _kept = kept;
+            match tokio::time::timeout(after, run).await {
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(error))) => tracing::error!("after the response: {error}"),
+                Ok(None) => tracing::error!("after the response: the call panicked"),
+                Err(_) => tracing::error!("after the response: {}", CallError::WallTime(after)),
+            }
+        });
+    }
+}
+
+impl Body for StreamedBody {
+    type Data = Bytes;
+    type Error = CallError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
+        let this = &mut *self;
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        // What is there is sent before the guest makes more.
+        let mut polled = Pin::new(&mut this.body).poll_frame(context);
+        if !matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            if let Some(error) = this.poll_run(context) {
+                return this.fail(error);
+            }
+            if polled.is_pending() {
+                polled = Pin::new(&mut this.body).poll_frame(context);
+            }
+        }
+        match polled {
+            Poll::Ready(Some(Ok(frame))) => match this.passed(&frame) {
+                Ok(()) => Poll::Ready(Some(Ok(frame))),
+                Err(error) => this.fail(error),
+            },
+            Poll::Ready(Some(Err(error))) => this.fail(CallError::Body(error)),
+            Poll::Ready(None) => {
+                this.ended = true;
+                this.run_on();
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.poll_late(context) {
+                Some(error) => this.fail(error),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || (self.run.is_none() && self.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl ResponseBody {
+    /// Keeps something until the guest has ended.
+    pub fn keep(&mut self, kept: Box<dyn Send + Sync>) {
+        if let Self::Stream(stream) = self
+            && stream.run.is_some()
+        {
+            stream.kept.push(kept);
+        }
+    }
+
+    /// The whole body, of at most `max` bytes.
+    ///
+    /// # Errors
+    /// The guest failed, or made more.
+    pub async fn collect(self, max: u64) -> Result<Bytes, CallError> {
+        use http_body_util::BodyExt;
+        match self {
+            Self::Collected(bytes) => Ok(bytes),
+            Self::Stream(mut stream) => {
+                let mut all = Vec::new();
+                while let Some(frame) = stream.frame().await {
+                    if let Ok(piece) = frame?.into_data() {
+                        if (all.len() + piece.len()) as u64 > max {
+                            return Err(CallError::TooMuchOutput(max));
+                        }
+                        all.extend_from_slice(&piece);
+                    }
+                }
+                Ok(all.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Components: what they are called as, compiled, and split into code and the images of the
+//! memories of the modules in them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use wasm_encoder::RawSection;
+use wasmparser::{Encoding, Parser, Payload};
+
+use crate::error::{LoadError, LoadErrorKind, WasmError};
+use crate::memory::image::MemoryImage;
+use crate::memory::page::WASM_PAGE;
+use crate::memory::pool::{ExpectedMemory, PooledImage};
+use crate::module::{data_segments, instance_size};
+
+/// How deep components may contain components.
+const MAX_DEPTH: usize = 16;
+
+/// Bytes that an instance of a component costs besides its modules' instances.
+const COMPONENT_INSTANCE: u64 = 64 << 10;
+
+/// What a component is called as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum World {
+    /// It exports `wasi:http/incoming-handler` 0.2.
+    Http,
+    /// It exports `wasi:http/handler` 0.3.
+    AsyncHttp,
+    /// It exports `wasi:cli/run` 0.2: a program that speaks the worker protocol.
+    Command,
+}
+
+/// A compiled component. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Component {
+    pub(crate) code: wasmtime::component::Component,
+    pub(crate) world: World,
+    /// The memories of its modules.
+    pub(crate) memories: Arc<[ExpectedMemory]>,
+    /// Bytes of memory that an instance starts with.
+    pub(crate) minimum_memory: u64,
+    /// What an instance costs besides its memories and tables, in bytes.
+    pub(crate) instance_size: u64,
+}
+
+impl Component {
+    /// Compiles a component, or takes its `code` if that was compiled before.
+    pub(crate) fn new(
+        engine: &wasmtime::Engine,
+        wasm: &[u8],
+        code: Option<wasmtime::component::Component>,
+    ) -> Result<Self, LoadError> {
+        let world = world(wasm)?;
+        let modules = modules(wasm);
+        let split = splits(&modules);
+        let code = match code {
+            Some(code) => code,
+            None => {
+                let stripped = stripped(wasm, &split, 0);
+                let wasm = stripped.as_deref().unwrap_or(wasm);
+                wasmtime::component::Component::new(engine, wasm).map_err(invalid)?
+            }
+        };
+        let mut memories = Vec::new();
+        for module in &split {
+            let image = match &module.split {
+                Some(split) => MemoryImage::new(split.start, &split.memory).map_err(|error| {
+                    LoadError::host("no memory for the component's data").caused_by(error)
+                })?,
+                None => MemoryImage::zero(),
+            };
+            memories.push(ExpectedMemory {
+                minimum: module.minimum,
+                image: Arc::new(PooledImage::new(image)),
+            });
+        }
+        let instances: u64 = modules.iter().map(|module| instance_size(module)).sum();
+        Ok(Self {
+            code,
+            world,
+            minimum_memory: split.iter().map(|module| module.minimum as u64).sum(),
+            memories: memories.into(),
+            instance_size: instances + COMPONENT_INSTANCE,
+        })
+    }
+}
+
+/// Compiles a component to what a code cache keeps.
+pub(crate) fn precompile(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+    let modules = modules(wasm);
+    let stripped = stripped(wasm, &splits(&modules), 0);
+    engine
+        .precompile_component(stripped.as_deref().unwrap_or(wasm))
+        .map_err(invalid)
+}
+
+/// Whether `wasm` begins as a component.
+pub(crate) fn is_component(wasm: &[u8]) -> bool {
+    matches!(wasm, [0, b'a', b's', b'm', _, 0, 1, 0, ..])
+}
+
+/// Whether a component imports or exports interfaces of WASI 0.3, whose functions are asynchronous.
+pub(crate) fn is_async(wasm: &[u8]) -> bool {
+    let names = interface_names(wasm);
+    names
+        .iter()
+        .any(|name| name.name.starts_with("wasi:") && name.name.contains("@0.3."))
+}
+
+/// The name of something that a component imports or exports.
+struct InterfaceName {
+    name: String,
+    is_export: bool,
+}
+
+/// What a component imports and exports.
+fn interface_names(wasm: &[u8]) -> Vec<InterfaceName> {
+    let mut names = Vec::new();
+    let mut depth = 0;
+    for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
+        match payload {
+            Payload::Version { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::ComponentImportSection(imports) if depth == 1 => {
+                names.extend(imports.into_iter().flatten().map(|import| InterfaceName {
+                    name: import.name.name.to_owned(),
+                    is_export: false,
+                }));
+            }
+            Payload::ComponentExportSection(exports) if depth == 1 => {
+                names.extend(exports.into_iter().flatten().map(|export| InterfaceName {
+                    name: export.name.name.to_owned(),
+                    is_export: true,
+                }));
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// What a component is called as.
+fn world(wasm: &[u8]) -> Result<World, LoadError> {
+    let names = interface_names(wasm);
+    let exports: Vec<&str> = names
+        .iter()
+        .filter(|name| name.is_export)
+        .map(|name| name.name.as_str())
+        .collect();
+    let has = |interface: &str| exports.iter().any(|name| name.starts_with(interface));
+    if has("wasi:http/incoming-handler@0.2.") {
+        return Ok(World::Http);
+    }
+    if has("wasi:http/handler@0.3.") {
+        return Ok(World::AsyncHttp);
+    }
+    if has("wasi:cli/run@0.2.") {
+        return Ok(World::Command);
+    }
+    let found = match exports.as_slice() {
+        [] => "it exports nothing".to_owned(),
+        exports => format!("it exports {}", list(exports)),
+    };
+    Err(LoadError::unsupported(format!(
+        "a component of another kind: {found}; a worker exports `wasi:http/incoming-handler@0.2.x`, \
+         `wasi:http/handler@0.3.x`, or `wasi:cli/run@0.2.x` (a program that prints a response)"
+    )))
+}
+
+fn list(names: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = names
+        .iter()
+        .take(SHOWN)
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > SHOWN {
+        text += &format!(" and {} more", names.len() - SHOWN);
+    }
+    text
+}
+
+/// The modules in a component and in the components in it.
+fn modules(wasm: &[u8]) -> Vec<&[u8]> {
+    let mut modules = Vec::new();
+    for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
+        if let Payload::ModuleSection {
+            unchecked_range, ..
+        } = payload
+            && let Some(module) = wasm.get(unchecked_range)
+        {
+            modules.push(module);
+        }
+    }
+    modules
+}
+
+/// A module in a component that has a memory.
+struct ModuleMemory<'w> {
+    module: &'w [u8],
+    /// Bytes that the memory starts with.
+    minimum: usize,
+    /// `None` if the data segments stay in the module.
+    split: Option<data_segments::SplitModule<'w>>,
+}
+
+/// The modules with a memory, and how they are split. An instance's memories are told apart by the
+/// size that they start with, so modules that start with the same size stay as they are.
+fn splits<'w>(modules: &[&'w [u8]]) -> Vec<ModuleMemory<'w>> {
+    let mut found: Vec<ModuleMemory<'w>> = Vec::new();
+    for module in modules {
+        let Some(minimum) = minimum_memory(module) else {
+            continue;
+        };
+        match found.iter_mut().find(|found| found.minimum == minimum) {
+            // The very same module gives the very same memory.
+            Some(same) if same.module == *module => {}
+            Some(same) => same.split = None,
+            None => found.push(ModuleMemory {
+                module,
+                minimum,
+                split: data_segments::split(module),
+            }),
+        }
+    }
+    found
+}
+
+/// Bytes that a module's own memory starts with.
+fn minimum_memory(module: &[u8]) -> Option<usize> {
+    for payload in Parser::new(0).parse_all(module) {
+        if let Payload::MemorySection(memories) = payload.ok()? {
+            let memory = memories.into_iter().next()?.ok()?;
+            let bytes = memory.initial.checked_mul(WASM_PAGE)?;
+            return usize::try_from(bytes).ok();
+        }
+    }
+    None
+}
+
+/// A component without the data segments of the modules that were split. `None` if it is as it was,
+/// or is not valid.
+fn stripped(wasm: &[u8], split: &[ModuleMemory<'_>], depth: usize) -> Option<Vec<u8>> {
+    const MODULE: u8 = 1;
+    const COMPONENT: u8 = 4;
+    if depth > MAX_DEPTH {
+        return None;
+    }
+    let mut out = wasm_encoder::Component::new();
+    let mut changed = false;
+    let mut parser = Parser::new(0);
+    let mut rest = wasm;
+    let mut at = 0;
+    loop {
+        let wasmparser::Chunk::Parsed { consumed, payload } = parser.parse(rest, true).ok()? else {
+            return None;
+        };
+        let nested = |range: &Range<usize>| wasm.get(range.clone());
+        match &payload {
+            Payload::Version { encoding, .. } if *encoding != Encoding::Component => return None,
+            Payload::Version { .. } => {}
+            Payload::End(_) => break,
+            Payload::ModuleSection {
+                unchecked_range, ..
+            } => {
+                let module = nested(unchecked_range)?;
+                let split = split
+                    .iter()
+                    .filter_map(|found| found.split.as_ref().map(|split| (found.module, split)))
+                    .find(|(found, _)| *found == module);
+                let data = split.and_then(|(_, split)| split.stripped());
+                changed |= data.is_some();
+                out.section(&RawSection {
+                    id: MODULE,
+                    data: data.as_deref().unwrap_or(module),
+                });
+            }
+            Payload::ComponentSection {
+                unchecked_range, ..
+            } => {
+                let component = nested(unchecked_range)?;
+                let data = stripped(component, split, depth + 1);
+                changed |= data.is_some();
+                out.section(&RawSection {
+                    id: COMPONENT,
+                    data: data.as_deref().unwrap_or(component),
+                });
+            }
+            other => {
+                let (id, range) = other.as_section()?;
+                out.section(&RawSection {
+                    id,
+                    data: nested(&range)?,
+                });
+            }
+        }
+        at += consumed;
+        // What is nested was copied as a whole; the parser goes on behind it.
+        if let Payload::ModuleSection {
+            unchecked_range, ..
+        }
+        | Payload::ComponentSection {
+            unchecked_range, ..
+        } = &payload
+        {
+            at = unchecked_range.end;
+        }
+        rest = wasm.get(at..)?;
+    }
+    changed.then(|| out.finish())
+}
+
+fn invalid(error: wasmtime::Error) -> LoadError {
+    LoadError::new(
+        LoadErrorKind::InvalidModule,
+        "not a valid WebAssembly component",
+    )
+    .caused_by(WasmError::in_order(error))
+}
