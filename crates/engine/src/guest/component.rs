@@ -9,11 +9,14 @@ use http::{HeaderName, HeaderValue};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::oneshot;
 use wasmtime::Store;
+use wasmtime::component::Accessor;
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::p3::Request;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::body::{BodyError, BodyStream, RequestBody};
@@ -49,6 +52,7 @@ pub(crate) struct ComponentGuest {
 
 enum LinkedWorld {
     Http(ProxyPre<Host>),
+    AsyncHttp(ServicePre<Host>),
     Command(CommandPre<Host>),
 }
 
@@ -83,7 +87,7 @@ impl ComponentGuest {
         let pre = match component.world {
             World::Http => LinkedWorld::Http(ProxyPre::new(pre).map_err(fail)?),
             World::Command => LinkedWorld::Command(CommandPre::new(pre).map_err(fail)?),
-            World::AsyncHttp => return Err(LoadError::unsupported("WASI 0.3")),
+            World::AsyncHttp => LinkedWorld::AsyncHttp(ServicePre::new(pre).map_err(fail)?),
         };
         Ok(Self {
             component: component.clone(),
@@ -120,6 +124,15 @@ impl ComponentGuest {
                 let _running = self.ticker(guest).run();
                 let mut store = self.store(guest, charge, usage, &call.request_id, None);
                 let result = self.handle(pre, &mut store, call, head).await;
+                result.map_err(|error| failure(guest, &store, error))?;
+                Ok(None)
+            }
+            LinkedWorld::AsyncHttp(pre) => {
+                let cost = self.instance_cost();
+                let charge = guest.reserve_in_time(cost).await?;
+                let _running = self.ticker(guest).run();
+                let mut store = self.store(guest, charge, usage, &call.request_id, None);
+                let result = self.handle_async(pre, &mut store, call, head).await;
                 result.map_err(|error| failure(guest, &store, error))?;
                 Ok(None)
             }
@@ -215,6 +228,56 @@ impl ComponentGuest {
             .wasi_http_incoming_handler()
             .call_handle(store, request, out)
             .await
+    }
+
+    /// Passes a request to a fresh instance, whose functions run at once.
+    async fn handle_async(
+        &self,
+        pre: &ServicePre<Host>,
+        store: &mut Store<Host>,
+        call: Call<RequestBody>,
+        head: oneshot::Sender<Head>,
+    ) -> wasmtime::Result<()> {
+        let service = self
+            .instantiate(store, async |store| pre.instantiate_async(store).await)
+            .await?;
+        let request = incoming(call)?;
+        let hooks = store.data_mut().http().hooks;
+        // Whether the body was read completely is known to who reads it.
+        let (request, _) = Request::from_http(hooks, request);
+        let handle = async |accessor: &Accessor<Host>| {
+            let response = match service.handle(accessor, request).await? {
+                Ok(response) => response,
+                Err(error) => {
+                    let error = ErrorCode::InternalError(Some(format!("{error:?}")));
+                    let _ = head.send(Err(error));
+                    return Ok(());
+                }
+            };
+            let (sent, end) = oneshot::channel::<()>();
+            let is_sent = async {
+                let _ = end.await;
+                Ok(())
+            };
+            let (done, body_done) = oneshot::channel::<()>();
+            let response = accessor.with(|store| response.into_http(store, is_sent))?;
+            let response = response.map(|body| {
+                // Dropped with the body.
+                let held = (sent, done);
+                body.map_frame(move |frame| {
+                    let _ = &held;
+                    frame
+                })
+                .boxed_unsync()
+            });
+            if head.send(Ok(response)).is_ok() {
+                let _ = body_done.await;
+            }
+            // What the guest does after its response.
+            poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+            wasmtime::error::Ok(())
+        };
+        store.run_concurrent(handle).await?
     }
 
     /// Runs a command, which prints its response.
