@@ -46,23 +46,28 @@ fn a_command_of_the_server_is_an_entry_point() -> Result<()> {
 }
 
 #[test]
-fn a_module_as_entry_point_is_explained() -> Result<()> {
+fn a_wasm_file_as_entry_point_answers_every_path() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
-    let image = Image::probe("module", "")?
+    let image = Image::probe("single", "")?
+        .guest("probe", "other.wasm")?
         .entrypoint(&["/probe.wasm"])
         .import(&containerd)?;
-    let mut run = Run::workers(&containerd, &image, "module")?
-        .options(&["--rm"])
-        .command_to_start();
-    let finished = command::run(&mut run, LIMIT)?;
-    assert!(!finished.status.success(), "{finished:?}");
-    for part in [
-        "exec: \"/probe.wasm\": permission denied",
-        "ENTRYPOINT [\"/\"]",
-    ] {
-        assert!(finished.stderr.contains(part), "{finished:?}");
+    let mut container = Run::workers(&containerd, &image, "single")?.start()?;
+    container.wait_until_up()?;
+    for path in ["/", "/other", "/a/b"] {
+        let response = container.get(&format!("{path}?log={path}"))?;
+        assert_eq!(response.status, 200, "{path}: {}", container.log()?);
     }
-    Ok(())
+    let routes = containerd.ctr(&["task", "exec", "--exec-id", "r", "single", "wws", "routes"])?;
+    assert!(
+        routes.contains("/[...path]") && routes.contains("probe.wasm"),
+        "{routes}"
+    );
+    assert!(!routes.contains("other.wasm"), "{routes}");
+    container.signal("SIGTERM")?;
+    assert_eq!(container.wait()?, 0, "{}", container.log()?);
+    container.remove()?;
+    containerd.expect_nothing_left()
 }
 
 #[test]

@@ -45,7 +45,8 @@ pub struct LoadOptions {
     pub hashed: BTreeMap<PathBuf, String>,
 }
 
-/// Loads a project.
+/// Loads a project: a directory, or one file in a directory, which is a worker that answers every
+/// path.
 ///
 /// # Errors
 /// All problems of the project.
@@ -55,7 +56,8 @@ pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
         report: &report,
         warnings: Vec::new(),
     };
-    let project = loading.project(root, options);
+    let (directory, file) = directory_and_file(root);
+    let project = loading.project(directory, file.as_deref(), options);
     let warnings = loading.warnings;
     match (project, Problems::of(report.into_problems())) {
         (Some(project), None) => Ok(Project {
@@ -67,11 +69,26 @@ pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
     }
 }
 
-/// The language runtimes that the `.wws.toml` of a directory lists; none without such a file.
+/// The directory of a project, and its only worker if the project is one file.
+fn directory_and_file(path: &Path) -> (&Path, Option<PathBuf>) {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if path.is_file() => {
+            let parent = match parent.as_os_str().is_empty() {
+                true => Path::new("."),
+                false => parent,
+            };
+            (parent, Some(name.into()))
+        }
+        _ => (path, None),
+    }
+}
+
+/// The language runtimes that the `.wws.toml` of a project lists; none without such a file.
 ///
 /// # Errors
 /// The directory cannot be opened, or all problems of the file.
 pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
+    let (root, _) = directory_and_file(root);
     let opened =
         Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
     let report = Report::default();
@@ -84,7 +101,7 @@ pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
     }
 }
 
-/// The settings of a directory's server, without its project. Invalid settings, which [`load`]
+/// The settings of a project's server, without the project. Invalid settings, which [`load`]
 /// reports, have their defaults.
 ///
 /// # Errors
@@ -93,6 +110,7 @@ pub fn server_settings(
     root: &Path,
     env: &BTreeMap<String, String>,
 ) -> Result<ServerSettings, Problems> {
+    let (root, _) = directory_and_file(root);
     let opened =
         Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
     let report = Report::default();
@@ -130,7 +148,13 @@ struct ProjectLoader<'l> {
 }
 
 impl ProjectLoader<'_> {
-    fn project(&mut self, path: &Path, options: &LoadOptions) -> Option<Project> {
+    /// Loads the project in a directory, or only the worker of one `file` in it.
+    fn project(
+        &mut self,
+        path: &Path,
+        file: Option<&Path>,
+        options: &LoadOptions,
+    ) -> Option<Project> {
         let canonical = path
             .canonicalize()
             .and_then(|path| Root::open(&path).map(|root| (path, root)));
@@ -192,6 +216,21 @@ impl ProjectLoader<'_> {
                     || conversion(e, languages).is_some()
             })
         };
+        if let Some(file) = file {
+            let toml = WorkerToml::read(&root, file, &options.env, &config.limits);
+            match execution(&project.runtimes, file) {
+                Some(execution) => {
+                    let route = vec![Segment::CatchAll("path".into())];
+                    self.worker(&mut project, toml, file.into(), Ok(route), execution);
+                }
+                None => self.report.add(
+                    Problem::new(file, "is not a worker")
+                        .help("expected a directory with workers, or one worker, as app.wasm"),
+                ),
+            }
+            project.route();
+            return Some(project);
+        }
         let found = search.workers(&is_worker, &mut |path| {
             if execution(&project.runtimes, path).is_none() {
                 return Vec::new();
@@ -213,7 +252,8 @@ impl ProjectLoader<'_> {
                 Some(mut toml) => {
                     toml.problems.extend(problem);
                     if let Some(execution) = execution(&project.runtimes, &path) {
-                        self.worker(&mut project, toml, path, execution);
+                        let route = route_of(&path);
+                        self.worker(&mut project, toml, path, route, execution);
                     }
                 }
                 None => sources.push(path),
@@ -332,6 +372,7 @@ impl ProjectLoader<'_> {
         project: &mut Project,
         toml: WorkerToml,
         path: PathBuf,
+        route: Result<Vec<Segment>, String>,
         execution: Execution,
     ) {
         let WorkerToml {
@@ -353,7 +394,7 @@ impl ProjectLoader<'_> {
                 .help(format!("`wws runtimes install {name} {version}`")),
             );
         }
-        let segments = match route_of(&path) {
+        let segments = match route {
             Ok(segments) => segments,
             Err(message) => {
                 self.stop_or_warn(project, Problem::new(&path, message));

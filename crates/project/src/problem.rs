@@ -36,7 +36,7 @@ impl Problem {
             path,
             format!("cannot open the project's directory: {error}"),
         )
-        .help("expected a directory with workers")
+        .help("expected a directory with workers, or one worker")
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {

@@ -477,7 +477,7 @@ fn a_folder_that_is_not_there_is_a_problem() {
     };
     assert_eq!(
         problems.to_string(),
-        "/no/such/folder: cannot open the project's directory: No such file or directory (os error 2)\n    expected a directory with workers"
+        "/no/such/folder: cannot open the project's directory: No such file or directory (os error 2)\n    expected a directory with workers, or one worker"
     );
 }
 
@@ -666,4 +666,28 @@ fn finding_a_route_does_not_depend_on_their_number() {
         many < few * 50,
         "{few:?} with 10 routes, {many:?} with 5000"
     );
+}
+
+#[test]
+fn a_file_is_a_project_of_one_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("app.wasm", "");
+    write("app.toml", "[vars]\nNAME = \"one\"");
+    write("other.wasm", "");
+    write(".wws.toml", "[server]\nport = 81");
+    let project = load(&dir.path().join("app.wasm"), &LoadOptions::default()).unwrap();
+    assert_eq!(project.workers().len(), 1);
+    assert_eq!(project.workers()[0].vars["NAME"], "one");
+    assert_eq!(project.settings().port, Some(81));
+    for path in ["/", "/a", "/a/b.html"] {
+        assert!(
+            matches!(project.find(path), wws_project::RouteMatch::Worker { .. }),
+            "{path}"
+        );
+    }
+    write("notes.txt", "");
+    let problems = load(&dir.path().join("notes.txt"), &LoadOptions::default()).unwrap_err();
+    let text = problems.to_string();
+    assert!(text.contains("notes.txt: is not a worker"), "{text}");
 }

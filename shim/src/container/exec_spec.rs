@@ -41,8 +41,8 @@ pub(crate) fn rewrite(
         // Variables, and not arguments: only the server knows which arguments are directories. The
         // working directory stays the user's.
         let env = process.entry("env").or_insert_with(|| json!([]));
-        let directory = project.directory.display().to_string();
-        set_variable(env, DIRECTORY_VARIABLE, &directory);
+        let path = project.path.display().to_string();
+        set_variable(env, DIRECTORY_VARIABLE, &path);
         set_variable(
             env,
             ARGUMENTS_VARIABLE,
@@ -116,7 +116,7 @@ mod tests {
     fn project(has_own_server: bool) -> ServedProject {
         ServedProject {
             server: "/dev/wws",
-            directory: "/app".into(),
+            path: "/app".into(),
             arguments: vec!["--port".to_owned(), "81".to_owned()],
             has_own_server,
             has_shell: false,

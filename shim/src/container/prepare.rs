@@ -12,14 +12,12 @@ use crate::error::{Error, PathContext, Result};
 use crate::oci::bundle;
 use crate::oci::entrypoint::{self, Entrypoint};
 use crate::oci::mount;
+use crate::oci::rootfs::FileKind;
 use crate::oci::server::{SERVER_NAME, ServedProject};
 use crate::oci::spec::Spec;
 use crate::oci::view::ContainerView;
 use crate::runc;
 use crate::sys::log;
-
-/// The directory in which the kernel lists the interpreters of file formats.
-const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 
 /// A directory that exists where systemd runs.
 const SYSTEMD: &str = "/run/systemd/system";
@@ -65,10 +63,6 @@ pub(super) fn prepare(
     let mut planned = None;
     let project = match entrypoint {
         Entrypoint::Program => None,
-        Entrypoint::Module(path) => {
-            require_interpreter(&path)?;
-            None
-        }
         Entrypoint::Command => {
             require_server(server)?;
             spec.set_arguments(arguments)?;
@@ -76,25 +70,25 @@ pub(super) fn prepare(
             spec.write(bundle)?;
             Some(ServedProject {
                 server: path,
-                directory: view.working_directory.clone(),
+                path: view.working_directory.clone(),
                 arguments: Vec::new(),
                 has_own_server: false,
                 has_shell: view.has_shell()?,
             })
         }
-        Entrypoint::Workers(directory) => {
+        Entrypoint::Workers(path) | Entrypoint::Worker(path) => {
             require_server(server)?;
             let has_own_server = view.has_command(SERVER_NAME)?;
             let has_shell = view.has_shell()?;
             spec.set_arguments(arguments)?;
-            planned = code.and_then(|code| plan_code(&view, &directory, code));
+            planned = code.and_then(|code| plan_code(&view, &path, code));
             let links = planned.as_ref().map(|(code, _)| code.links.as_path());
             let arguments = spec.arguments_after_entrypoint();
-            let path = spec.serve(server, &directory, links)?;
+            let server = spec.serve(server, &path, links)?;
             spec.write(bundle)?;
             Some(ServedProject {
-                server: path,
-                directory,
+                server,
+                path,
                 arguments,
                 has_own_server,
                 has_shell,
@@ -120,31 +114,18 @@ fn require_server(server: &Path) -> Result<()> {
     )))
 }
 
-/// Fails for an entry point that is a WebAssembly module, unless the kernel has an interpreter for
-/// modules.
-fn require_interpreter(module: &Path) -> Result<()> {
-    let registered = fs::read_dir(BINFMT_MISC).into_iter().flatten().flatten();
-    let mut texts = registered.filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    if texts.any(|text| text.contains("magic 0061736d") || text.contains("extension .wasm")) {
-        return Ok(());
-    }
-    let directory = module.parent().unwrap_or(module);
-    // Clients know these words: Docker turns them into exit code 126.
-    Err(Error::invalid_argument(format!(
-        "OCI runtime create failed: exec: {:?}: permission denied: a WebAssembly module is not a \
-         program; name its directory, whose workers are served: ENTRYPOINT [{:?}]",
-        module.display().to_string(),
-        directory.display().to_string()
-    )))
-}
-
-/// Plans the precompilation of a project. Returns `None` if the host does not allow it: then the
-/// server compiles.
+/// Plans the precompilation of a project at `path`. Returns `None` if the host does not allow it:
+/// then the server compiles.
 fn plan_code(
     view: &ContainerView,
-    directory: &Path,
+    path: &Path,
     code: ContainerCode,
 ) -> Option<(ContainerCode, ProjectDirectory)> {
+    let directory = match view.kind(path).ok()? {
+        FileKind::Directory => path,
+        // What is beside a single worker is compiled, too: it may be no more than a few files.
+        FileKind::File | FileKind::Missing => path.parent()?,
+    };
     let project = ProjectDirectory {
         directory: view.open_directory(directory).ok().flatten()?,
         is_root: directory == Path::new("/"),

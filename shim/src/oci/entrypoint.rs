@@ -1,5 +1,5 @@
-//! What a container's entry point stands for: a directory holds workers, a program runs as in any
-//! container.
+//! What a container's entry point stands for: a directory holds workers, a WebAssembly file is one,
+//! a program runs as in any container.
 //!
 //! The entry point may be wrapped. `docker run --init`, `init: true` of Compose and `nerdctl run
 //! --init` put an init program of the host before it, which cannot run a directory and is not
@@ -31,10 +31,10 @@ const OPTIONS_WITH_VALUE: [&str; 4] = ["-p", "-e", "-r", "--rewrite"];
 pub(crate) enum Entrypoint {
     /// Serve the workers in this directory, an absolute path of the container.
     Workers(PathBuf),
+    /// Serve the worker in this file.
+    Worker(PathBuf),
     /// Run a command of the server, which the image does not contain.
     Command,
-    /// A WebAssembly module, which is not a program: its directory would be the entry point.
-    Module(PathBuf),
     /// Run it unchanged: a program (`pause`, a sidecar), or something that the OCI runtime rejects.
     Program,
 }
@@ -59,12 +59,12 @@ fn resolve_word(view: &ContainerView, word: &str) -> Result<Entrypoint> {
         return Ok(Entrypoint::Program);
     }
     let path = view.absolute(Path::new(word));
-    let is_module = path
+    let is_wasm = path
         .extension()
         .is_some_and(|extension| extension == "wasm");
     Ok(match view.kind(&path)? {
         FileKind::Directory => Entrypoint::Workers(path),
-        FileKind::File if is_module => Entrypoint::Module(path),
+        FileKind::File if is_wasm => Entrypoint::Worker(path),
         FileKind::Missing if word == SERVER_NAME => Entrypoint::Command,
         FileKind::File | FileKind::Missing => Entrypoint::Program,
     })
@@ -266,12 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn tells_modules_from_programs() {
+    fn serves_a_single_worker() {
         let image = Image::new();
         fs::write(image.0.path().join("app/index.wasm"), "\0asm").unwrap();
-        let module = Entrypoint::Module("/app/index.wasm".into());
-        assert_eq!(image.at_root("/app/index.wasm"), module);
-        assert_eq!(image.entry("/app", &["index.wasm"], &[]), module);
+        let worker = Entrypoint::Worker("/app/index.wasm".into());
+        assert_eq!(image.at_root("/app/index.wasm"), worker);
+        assert_eq!(image.entry("/app", &["index.wasm"], &[]), worker);
         assert_eq!(image.at_root("/app/no.wasm"), Entrypoint::Program);
     }
 

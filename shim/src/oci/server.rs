@@ -25,8 +25,8 @@ pub(super) const SERVE: &str = "serve-container";
 pub(crate) struct ServedProject {
     /// The path of the server in the container.
     pub(crate) server: &'static str,
-    /// The project's directory in the container.
-    pub(crate) directory: PathBuf,
+    /// The path of the project in the container: a directory, or one worker.
+    pub(crate) path: PathBuf,
     /// The arguments after the entry point.
     pub(crate) arguments: Vec<String>,
     /// Whether the image has a program with the server's name on the PATH.
