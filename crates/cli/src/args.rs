@@ -64,7 +64,7 @@ pub(crate) enum SchemaOf {
 /// A project and how it is loaded.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Folder {
-    /// The project's directory
+    /// The project: a directory with workers, or one worker
     #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
     /// Prefix of every route and asset, as `/api`
