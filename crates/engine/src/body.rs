@@ -1,8 +1,13 @@
 //! Bodies of requests and of responses: whole, or as they come.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use tokio::sync::mpsc;
 
 /// A body that is read piece by piece: the next piece is made when it is asked for. It may end with
 /// trailers.
@@ -24,6 +29,99 @@ pub enum BodyError {
     /// The body does not keep to its framing or to its length.
     #[error("the body is broken: {0}")]
     Malformed(String),
+}
+
+/// Pieces of a body that wait to be read.
+const PIECES: usize = 1;
+
+/// The writing end of a body. A body whose sender is dropped before [`Self::finish`] ends with an
+/// error.
+#[derive(Debug)]
+pub struct BodySender(mpsc::Sender<Piece>);
+
+#[derive(Debug)]
+enum Piece {
+    Frame(Frame<Bytes>),
+    End,
+}
+
+/// Nobody reads the body any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nobody reads the body")]
+pub struct BodyClosed;
+
+impl BodySender {
+    /// A body and its writing end.
+    #[must_use]
+    pub fn new() -> (Self, BodyStream) {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let body = ReceivedBody {
+            pieces,
+            ended: false,
+        };
+        (Self(sender), body.boxed_unsync())
+    }
+
+    /// Adds a piece, once there is room for it.
+    ///
+    /// # Errors
+    /// Nobody reads the body any longer.
+    pub async fn send(&self, piece: Bytes) -> Result<(), BodyClosed> {
+        let piece = Piece::Frame(Frame::data(piece));
+        self.0.send(piece).await.map_err(|_| BodyClosed)
+    }
+
+    /// Waits until the next piece has room.
+    ///
+    /// # Errors
+    /// Nobody reads the body any longer.
+    pub async fn ready(&self) -> Result<(), BodyClosed> {
+        self.0.reserve().await.map(drop).map_err(|_| BodyClosed)
+    }
+
+    /// Waits until nobody reads the body any longer.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+
+    /// Ends the body.
+    ///
+    /// # Errors
+    /// Nobody reads the body any longer.
+    pub async fn finish(self) -> Result<(), BodyClosed> {
+        self.0.send(Piece::End).await.map_err(|_| BodyClosed)
+    }
+}
+
+/// The reading end of a [`BodySender`].
+struct ReceivedBody {
+    pieces: mpsc::Receiver<Piece>,
+    ended: bool,
+}
+
+impl Body for ReceivedBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        match ready!(self.pieces.poll_recv(context)) {
+            Some(Piece::Frame(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Piece::End) => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+            None => {
+                self.ended = true;
+                Poll::Ready(Some(Err(BodyError::Disconnected)))
+            }
+        }
+    }
 }
 
 /// The body of a request.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::body::RequestBody;
+use crate::body::{BodyStream, RequestBody};
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError};
 use crate::guest::command::Command;
@@ -244,7 +244,8 @@ impl Guest {
     pub fn takes_streams(&self) -> bool {
         match &self.linked.code {
             GuestCode::Component(component) => component.streams(),
-            GuestCode::Command(_) | GuestCode::Snapshot(_) => false,
+            GuestCode::Snapshot(snapshot) => snapshot.program.takes_streams(),
+            GuestCode::Command(_) => false,
         }
     }
 
@@ -294,7 +295,24 @@ impl Guest {
             Some(parked) => parked.usage.clone(),
             None => Arc::default(),
         };
-        let run = Box::pin(linked.clone().run(call, parked, usage.clone()));
+        if self.takes_streams() {
+            let (sender, head) = oneshot::channel();
+            let run = Box::pin(
+                linked
+                    .clone()
+                    .run(call, parked, usage.clone(), Some(sender)),
+            );
+            let call = StreamingCall {
+                run: linked.laned(run, usage),
+                head,
+                response: Ok,
+            };
+            let head = call.head(&limits.stream, limit);
+            return tokio::time::timeout(limit, head)
+                .await
+                .unwrap_or(Err(CallError::WallTime(limit)));
+        }
+        let run = Box::pin(linked.clone().run(call, parked, usage.clone(), None));
         let laned = linked.laned(run, usage);
         match tokio::time::timeout(limit, laned).await {
             Ok(Some(Ok(Some(response)))) => Ok(response.map(ResponseBody::Collected)),
@@ -333,22 +351,20 @@ impl LinkedGuest {
         call: Call<RequestBody>,
         parked: Option<ParkedInstance>,
         usage: Arc<CpuUsage>,
+        head: Option<oneshot::Sender<http::Response<BodyStream>>>,
     ) -> RunEnd {
-        let (head, body) = call.request.into_parts();
-        // Only a caller that did not ask `takes_streams` passes a stream.
-        let body = body.collect(self.context.grants.limits.buffers).await?;
-        let call = Call {
-            request: http::Request::from_parts(head, body),
-            params: call.params,
-            request_id: call.request_id,
-        };
-        let response = match &self.code {
-            GuestCode::Command(command) => command.answer(&self.context, call, parked, usage).await,
+        let context = &self.context;
+        match &self.code {
+            GuestCode::Command(command) => {
+                // Only a caller that did not ask `takes_streams` passes a stream.
+                let call = call.collect(context.grants.limits.buffers).await?;
+                let response = command.answer(context, call, parked, usage).await;
+                response.map(Some)
+            }
             GuestCode::Component(_) => Err(CallError::Engine("a component")),
             GuestCode::Snapshot(snapshot) => {
-                restored::answer(snapshot, &self.context, call, usage).await
+                restored::answer(snapshot, context, call, usage, head).await
             }
-        };
-        response.map(Some)
+        }
     }
 }

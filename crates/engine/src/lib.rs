@@ -33,7 +33,7 @@ mod module;
 mod schedule;
 mod spec;
 
-pub use body::{BodyError, BodyStream, RequestBody};
+pub use body::{BodyClosed, BodyError, BodySender, BodyStream, RequestBody};
 pub use code_cache::cache::{CacheEntryState, CodeCache, CodeKey};
 pub use code_cache::turn::{CompileTurn, CompileWork};
 pub use code_cache::writing::EntryWriter;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::body::RequestBody;
+use crate::body::{BodyError, RequestBody};
 
 /// What a guest is given, besides its code.
 pub struct GuestSpec {
@@ -89,6 +89,21 @@ pub struct Call<B = Bytes> {
     pub params: Vec<(String, String)>,
     /// For logs.
     pub request_id: String,
+}
+
+impl Call<RequestBody> {
+    /// The call with its whole body, of at most `max` bytes.
+    ///
+    /// # Errors
+    /// The body is larger, or ended early.
+    pub async fn collect(self, max: u64) -> Result<Call, BodyError> {
+        let (head, body) = self.request.into_parts();
+        Ok(Call {
+            request: http::Request::from_parts(head, body.collect(max).await?),
+            params: self.params,
+            request_id: self.request_id,
+        })
+    }
 }
 
 impl From<Call> for Call<RequestBody> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wws_engine::{
     Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError, Program,
-    ProgramError, Vm,
+    ProgramError, RequestBody, Vm,
 };
 
 /// Counts in a global, in memory it was born with, and in memory it grew.
@@ -46,8 +46,8 @@ impl Program for Counter {
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
-        call: Call,
-    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
+        call: Call<RequestBody>,
+    ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
         Box::pin(async move {
             match self.export {
                 "loop" => {
@@ -75,7 +75,7 @@ impl Program for Counter {
                         assert!(kv.set("last".into(), last));
                     }
                     assert_eq!(call.request.uri().path(), "/x");
-                    return Ok(http::Response::new(n.to_string().into()));
+                    return Ok(Some(http::Response::new(n.to_string().into())));
                 }
             }
             Err(ProgramError::failed("came back"))

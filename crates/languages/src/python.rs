@@ -14,7 +14,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wws_engine::{
-    Call, GuestSpec, LoadError, LoadErrorKind, Program, ProgramError, Vm, is_suspended,
+    Call, GuestSpec, LoadError, LoadErrorKind, Program, ProgramError, RequestBody, Vm,
+    is_suspended,
     wasmtime::{Result, TypedFunc, error::Context as _},
 };
 use wws_project::{InterpreterOrigin, LanguageSpec, beneath::Root};
@@ -125,9 +126,12 @@ impl Program for Worker {
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
-        call: Call,
-    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
-        Box::pin(self.handle(vm, call))
+        call: Call<RequestBody>,
+    ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
+        Box::pin(async move {
+            let call = call.collect(u64::MAX).await?;
+            self.handle(vm, call).await.map(Some)
+        })
     }
 }
 

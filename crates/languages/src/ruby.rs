@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wws_engine::{
-    Call, GuestSpec, Host, LoadError, Program, ProgramError, Vm,
+    Call, GuestSpec, Host, LoadError, Program, ProgramError, RequestBody, Vm,
     wasmtime::{self, Linker, Module},
 };
 use wws_project::{InterpreterOrigin, LanguageSpec, beneath::Root};
@@ -102,9 +102,12 @@ impl Program for Worker {
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
-        call: Call,
-    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
-        Box::pin(self.handle(vm, call))
+        call: Call<RequestBody>,
+    ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
+        Box::pin(async move {
+            let call = call.collect(u64::MAX).await?;
+            self.handle(vm, call).await.map(Some)
+        })
     }
 }
 

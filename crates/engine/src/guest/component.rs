@@ -137,16 +137,7 @@ impl ComponentGuest {
                 Ok(None)
             }
             LinkedWorld::Command(pre) => {
-                let body = call.request.into_parts();
-                let (parts, body) = body;
-                let call = Call {
-                    request: http::Request::from_parts(
-                        parts,
-                        body.collect(guest.grants.limits.buffers).await?,
-                    ),
-                    params: call.params,
-                    request_id: call.request_id,
-                };
+                let call = call.collect(guest.grants.limits.buffers).await?;
                 self.print(pre, guest, call, usage).await.map(Some)
             }
         }

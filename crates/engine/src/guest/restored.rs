@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
+use crate::body::{BodyStream, RequestBody};
 use crate::error::{CallError, LoadError, LoadErrorKind, WasmError};
 use crate::guest::instance::{GuestContext, InstanceConfig, STACK_COST};
+use crate::guest::response::RunEnd;
 use crate::host::kv::KvView;
 use crate::host::state::{Host, Io, Kit};
 use crate::interpreter::Interpreter;
@@ -69,13 +72,15 @@ pub(crate) async fn initialise(
     Snapshot::take(interpreter.clone(), &mut vm, new, program, limits.memory)
 }
 
-/// Answers a request in an instance that starts from the snapshot.
+/// Answers a request in an instance that starts from the snapshot: through `head`, or with a whole
+/// response.
 pub(crate) async fn answer(
     snapshot: &Snapshot,
     guest: &GuestContext,
-    call: Call,
+    call: Call<RequestBody>,
     usage: Arc<CpuUsage>,
-) -> Result<http::Response<Bytes>, CallError> {
+    head: Option<oneshot::Sender<http::Response<BodyStream>>>,
+) -> RunEnd {
     let limits = &guest.grants.limits;
     let mut store = guest.store(InstanceConfig {
         charge: guest.reserve_in_time(instance_cost(snapshot)).await?,
@@ -83,7 +88,7 @@ pub(crate) async fn answer(
         cpu_time: limits.cpu_time,
         usage: usage.clone(),
         request_id: call.request_id.clone(),
-        io: Io::Kit(Kit::default()),
+        io: Io::Kit(Kit::with_head(head)),
     });
     let host = store.data_mut();
     host.clocks.resume(snapshot.clocks);
@@ -102,7 +107,8 @@ pub(crate) async fn answer(
             result
                 .map(|response| {
                     let kv = host.kit_mut().and_then(|kit| kit.kv.take());
-                    (charge_body(host, response), kv)
+                    let response = response.map(|response| charge_body(host, response));
+                    (response, kv)
                 })
                 .map_err(|error| (error, host.quota.refused))
         }
@@ -110,7 +116,7 @@ pub(crate) async fn answer(
     };
     match answered {
         Ok((response, kv)) => {
-            if let Some(kv) = kv {
+            if let Some(mut kv) = kv {
                 kv.commit().await?;
             }
             Ok(response)

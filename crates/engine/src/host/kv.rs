@@ -96,16 +96,18 @@ impl KvView {
         (self.store.clone(), self.namespace.clone())
     }
 
-    /// Writes the changes to the store.
-    pub(crate) async fn commit(self) -> Result<(), Error> {
+    /// Writes the changes to the store. Later changes are written by the next call.
+    pub(crate) async fn commit(&mut self) -> Result<(), Error> {
+        let made = std::mem::take(&mut self.changes);
         let mut changes = Vec::new();
-        for (key, value) in &self.changes {
+        for (key, value) in &made {
             match value {
                 value if value.as_deref() == self.stored(key) => {}
                 Some(value) => changes.push(Change::Set(key.clone(), value.clone())),
                 None => changes.push(Change::Delete(key.clone())),
             }
         }
+        self.known.extend(made);
         if changes.is_empty() {
             return Ok(());
         }

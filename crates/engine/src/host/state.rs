@@ -8,11 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use tokio::sync::oneshot;
 use wasmtime::{AsContextMut, Memory};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 use wws_outbound::{ErrorKind, MemoryCharge};
 
+use crate::body::{BodySender, BodyStream};
 use crate::error::{MemoryRefusal, Stop};
 use crate::host::clocks::{ClockId, Clocks};
 use crate::host::component::ComponentIo;
@@ -71,8 +73,20 @@ pub(crate) struct Kit {
     /// The program's own state.
     state: Option<Box<dyn Any + Send>>,
     channel: Option<Arc<dyn Channel>>,
+    /// Takes the head of a response that is sent while the program runs.
+    head: Option<oneshot::Sender<Response<BodyStream>>>,
     /// Whether reading a clock stops the run.
     suspended: bool,
+}
+
+impl Kit {
+    /// A call that may send its response while it runs.
+    pub(crate) fn with_head(head: Option<oneshot::Sender<Response<BodyStream>>>) -> Self {
+        Self {
+            head,
+            ..Self::default()
+        }
+    }
 }
 
 /// Answers an interpreter's kit, which writes messages and reads replies.
@@ -324,6 +338,27 @@ impl Host {
     /// The call's view of its key/value namespace; `None` if the worker has none.
     pub fn kv(&mut self) -> Option<&mut KvView> {
         self.kit_mut()?.kv.as_mut()
+    }
+
+    /// Begins the response of this call, whose body is sent while the program runs. Returns `None`
+    /// if it was begun before, or if nobody waits for it.
+    pub fn start_response(&mut self, head: Response<()>) -> Option<BodySender> {
+        let sender = self.kit_mut()?.head.take()?;
+        let (body, stream) = BodySender::new();
+        let response = head.map(|()| stream);
+        sender.send(response).is_ok().then_some(body)
+    }
+
+    /// Writes what the call changed of its key/value namespace so far: before the end of a response
+    /// that is sent while the program runs.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn commit_kv(&mut self) -> Result<(), wws_kv::Error> {
+        match self.kv() {
+            Some(view) => view.commit().await,
+            None => Ok(()),
+        }
     }
 
     /// The directories that the guest sees.

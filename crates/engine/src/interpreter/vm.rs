@@ -11,6 +11,7 @@ use wasmtime::{
     WasmParams, WasmResults,
 };
 
+use crate::body::{BodyError, RequestBody};
 use crate::error::{ProgramFailure, Stop};
 use crate::host::state::{self, Host};
 use crate::schedule::cpu::{CpuUsage, measure_wait};
@@ -21,12 +22,19 @@ pub trait Program: Send + Sync + 'static {
     /// Initialises a new instance. The snapshot is taken afterwards.
     fn initialise<'a>(&'a self, vm: &'a mut Vm) -> BoxFuture<'a, Result<(), ProgramError>>;
 
-    /// Passes a request to an instance that starts from the snapshot, and returns its response.
+    /// Whether it takes the body of a request as it comes. The request of any other program has its
+    /// whole body.
+    fn takes_streams(&self) -> bool {
+        false
+    }
+
+    /// Passes a request to an instance that starts from the snapshot, and returns its response:
+    /// `None` if it was begun with [`Host::start_response`].
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
-        call: Call,
-    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>>;
+        call: Call<RequestBody>,
+    ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>>;
 }
 
 /// Why a program failed.
@@ -45,6 +53,12 @@ impl ProgramError {
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
         Self::Failed(ProgramFailure::new(message))
+    }
+}
+
+impl From<BodyError> for ProgramError {
+    fn from(error: BodyError) -> Self {
+        Self::failed(error.to_string())
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header;
 use wws_engine::{
-    Call, Directories, Program, ProgramError, ProgramFailure, Vm,
+    Call, Directories, Program, ProgramError, ProgramFailure, RequestBody, Vm,
     wasmtime::{Error, Result},
 };
 
@@ -81,9 +81,12 @@ impl Program for Worker {
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
-        call: Call,
-    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
-        Box::pin(self.handle(vm, call))
+        call: Call<RequestBody>,
+    ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
+        Box::pin(async move {
+            let call = call.collect(u64::MAX).await?;
+            self.handle(vm, call).await.map(Some)
+        })
     }
 }
 

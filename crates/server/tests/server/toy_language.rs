@@ -9,7 +9,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use wws_engine::{Call, GuestSpec, LoadError, LoadErrorKind, Program, ProgramError, Vm};
+use wws_engine::{
+    Call, GuestSpec, LoadError, LoadErrorKind, Program, ProgramError, RequestBody, Vm,
+};
 use wws_languages::{BuiltInInterpreter, Language, Languages};
 use wws_project::{InterpreterOrigin, LanguageSpec, LoadOptions, beneath::Root};
 use wws_server::PrepareOptions;
@@ -78,13 +80,14 @@ impl Program for ToyProgram {
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
-        call: Call,
-    ) -> BoxFuture<'a, Result<http::Response<Bytes>, ProgramError>> {
+        call: Call<RequestBody>,
+    ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
         Box::pin(async move {
             let length = vm.function::<(), u32>("length")?;
             let length = vm.call(&length, ()).await?;
             let text = self.0.replace("{url}", call.request.uri().path());
-            Ok(http::Response::new(Bytes::from(format!("{length} {text}"))))
+            let text = format!("{length} {text}");
+            Ok(Some(http::Response::new(Bytes::from(text))))
         })
     }
 }
