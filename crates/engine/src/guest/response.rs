@@ -42,6 +42,8 @@ pub struct StreamedBody {
     /// When the body must have ended.
     end: Option<Instant>,
     bytes: u64,
+    /// How the body broke, while the guest has not ended.
+    broken: Option<BodyError>,
     ended: bool,
     /// Wall-clock time of what the guest does after its response.
     after: Duration,
@@ -103,6 +105,7 @@ impl<H> StreamingCall<H> {
                     awaited: false,
                     end: limits.time.map(|time| Instant::now() + time),
                     bytes: 0,
+                    broken: None,
                     ended: false,
                     after,
                     kept: Vec::new(),
@@ -131,6 +134,16 @@ impl StreamedBody {
             Some(Ok(_)) => None,
             Some(Err(error)) => Some(error),
             None => Some(CallError::Engine("the call panicked")),
+        }
+    }
+
+    fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &self.broken {
+            Some(error) => Poll::Ready(Some(Err(error.clone()))),
+            None => Pin::new(&mut self.body).poll_frame(context),
         }
     }
 
@@ -206,14 +219,22 @@ impl Body for StreamedBody {
             return Poll::Ready(None);
         }
         // What is there is sent before the guest makes more.
-        let mut polled = Pin::new(&mut this.body).poll_frame(context);
+        let mut polled = this.poll_body(context);
         if !matches!(polled, Poll::Ready(Some(Ok(_)))) {
             if let Some(error) = this.poll_run(context) {
                 return this.fail(error);
             }
             if polled.is_pending() {
-                polled = Pin::new(&mut this.body).poll_frame(context);
+                polled = this.poll_body(context);
             }
+        }
+        // The guest that broke its body has an error of its own, which is soon known.
+        if let Poll::Ready(Some(Err(error))) = polled {
+            this.broken = Some(error.clone());
+            polled = match this.run {
+                Some(_) => Poll::Pending,
+                None => Poll::Ready(Some(Err(error))),
+            };
         }
         match polled {
             Poll::Ready(Some(Ok(frame))) => match this.passed(&frame) {
