@@ -800,10 +800,12 @@ def _dispatch() -> None:
         answer = _worker(request)
         if hasattr(type(answer), "__await__") or hasattr(type(getattr(answer, "body", None)), "__aiter__"):
             answer = _run(answer)
-        if isinstance(answer, (str, bytes)):
-            answer = Response(answer)
-        elif not (hasattr(answer, "body") and hasattr(answer, "status_code")):
-            raise TypeError(f"worker() returns a Response, not {'None' if answer is None else type(answer).__name__}")
+            if answer is None:
+                return
+        answer = _response(answer)
+        if _is_stream(answer.body):
+            _stream(answer)
+            return
         message = {"op": "response", "status": int(answer.status_code), "headers": _header_lines(answer.headers or {})}
         body = _to_bytes(answer.body, "the body")
         _out.end()
@@ -815,11 +817,64 @@ def _dispatch() -> None:
         _fail(error)
 
 
+def _response(answer: Any) -> Any:
+    if isinstance(answer, (str, bytes)):
+        return Response(answer)
+    if not (hasattr(answer, "body") and hasattr(answer, "status_code")):
+        raise TypeError(f"worker() returns a Response, not {'None' if answer is None else type(answer).__name__}")
+    return answer
+
+
+def _is_stream(body: Any) -> bool:
+    """Whether a body is sent part by part: a generator, say. A list is there as a whole."""
+    return isinstance(body, Iterable) and not isinstance(body, (str, bytes, bytearray, memoryview, list, tuple, Mapping))
+
+
+class _Sending:
+    """A response that is sent while the worker runs."""
+
+    def __init__(self, answer: Any) -> None:
+        self.is_open = self._say({"op": "start", "status": int(answer.status_code), "headers": _header_lines(answer.headers or {})})
+
+    def send(self, part: Any) -> bool:
+        """Sends a part. False: the client is gone."""
+        data = _to_bytes(part, "a part of the body")
+        if data and self.is_open:
+            self.is_open = self._say({"op": "piece"}, data)
+        return self.is_open
+
+    def end(self) -> None:
+        _out.end()
+        _err.end()
+        if self.is_open:
+            self._say({"op": "end"})
+
+    def _say(self, message: dict, data: bytes = b"") -> bool:
+        line, _ = _ask(message, data)
+        if "error" in line:
+            raise OSError(line["error"]["message"])
+        return line["open"]
+
+
+def _stream(answer: Any) -> None:
+    parts = answer.body
+    try:
+        sending = _Sending(answer)
+        for part in parts if sending.is_open else ():
+            if not sending.send(part):
+                break
+        sending.end()
+    finally:
+        # As for any client that is gone: `finally` of a generator runs.
+        if hasattr(parts, "close"):
+            parts.close()
+
+
 def _run(answer: Any) -> Any:
-    """Runs an `async def worker` in the event loop, or takes an answer whose body an asynchronous generator gives."""
+    """Runs an `async def worker` in the event loop. None: the parts of its body were sent already."""
     import asyncio  # It brings `_run_awaitable` along.
 
-    return _run_awaitable(answer)
+    return _run_awaitable(answer, lambda answer: _Sending(_response(answer)))
 
 
 def _main() -> None:

@@ -295,7 +295,7 @@ impl Guest {
             Some(parked) => parked.usage.clone(),
             None => Arc::default(),
         };
-        if self.takes_streams() {
+        if let GuestCode::Snapshot(_) = linked.code {
             let (sender, head) = oneshot::channel();
             let run = Box::pin(
                 linked

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use wws_engine::{Call, Channel, Host, wasmtime::Result};
 
-pub(crate) use session::Session;
+pub(crate) use session::{Answered, Session};
 pub(crate) use sources::{Library, Sources};
 
 /// The maximum length of a message's line, in bytes: it holds headers, keys and values, but no

@@ -20,7 +20,7 @@ use wws_engine::{
 };
 use wws_project::{InterpreterOrigin, LanguageSpec, beneath::Root};
 
-use crate::channel::{self, Library, Session, Sources};
+use crate::channel::{self, Answered, Library, Session, Sources};
 use crate::language::Language;
 use crate::load;
 
@@ -130,7 +130,7 @@ impl Program for Worker {
     ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
         Box::pin(async move {
             let call = call.collect(u64::MAX).await?;
-            self.handle(vm, call).await.map(Some)
+            Ok(self.handle(vm, call).await?.into_response())
         })
     }
 }
@@ -161,7 +161,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<http::Response<Bytes>, ProgramError> {
+    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<Answered, ProgramError> {
         let entry = self.entry.get().context("the worker was not loaded")?;
         channel::begin_call(vm.host(), self.sources.clone(), call)?;
         let function: TpCall = vm.function_at(entry.call)?;

@@ -21,7 +21,7 @@ use wws_engine::{
 };
 use wws_project::{InterpreterOrigin, LanguageSpec, beneath::Root};
 
-use crate::channel::{self, Session, Sources};
+use crate::channel::{self, Answered, Session, Sources};
 use crate::language::Language;
 use crate::load;
 
@@ -106,7 +106,7 @@ impl Program for Worker {
     ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
         Box::pin(async move {
             let call = call.collect(u64::MAX).await?;
-            self.handle(vm, call).await.map(Some)
+            Ok(self.handle(vm, call).await?.into_response())
         })
     }
 }
@@ -137,7 +137,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<http::Response<Bytes>, ProgramError> {
+    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<Answered, ProgramError> {
         let answer = self
             .answer
             .get()

@@ -49,11 +49,11 @@ class _Policy(events.BaseDefaultEventLoopPolicy):
     _loop_factory = WorkerLoop
 
 
-def run(answer):
-    """Awaits what a worker returned, and the parts of the answer's body."""
+def run(answer, begin):
+    """Awaits what a worker returned. Sends the body if its parts are awaited, and returns None then."""
     events.set_event_loop(_loop)
     try:
-        return _loop.run_until_complete(_whole(answer))
+        return _loop.run_until_complete(_answered(answer, begin))
     finally:
         runners._cancel_all_tasks(_loop)
         if _loop._asyncgens:
@@ -61,13 +61,25 @@ def run(answer):
         events.set_event_loop(None)
 
 
-async def _whole(answer):
+async def _answered(answer, begin):
     if hasattr(type(answer), "__await__"):
         answer = await answer
     body = getattr(answer, "body", None)
-    if hasattr(type(body), "__aiter__"):
-        answer.body = [part async for part in body]
-    return answer
+    if not hasattr(type(body), "__aiter__"):
+        return answer
+    sending = begin(answer)
+    try:
+        if sending.is_open:
+            async for part in body:
+                if not sending.send(part):
+                    break
+                # Other tasks have a turn.
+                await asyncio.sleep(0)
+    finally:
+        if hasattr(body, "aclose"):
+            await body.aclose()
+    sending.end()
+    return None
 
 
 asyncio.set_event_loop_policy(_Policy())

@@ -60,7 +60,7 @@ module Wws
       return fail_with("`worker` returned #{show(response)} instead of a Response: Response.new(body, status, headers)")
     end
 
-    send(response)
+    Wire.parts?(response.body) ? stream(response) : send(response)
   rescue Exception => e # rubocop:disable Lint/RescueException
     failed(e)
   end
@@ -73,6 +73,25 @@ module Wws
     Channel.tell_line(%({"op":"response","status":#{status},"headers":#{lines},"body":#{body.bytesize}}\n), body)
   end
   private_class_method :send
+
+  # Sends a body part by part, as `each` gives them.
+  def self.stream(response)
+    message = { op: "start", status: Integer(response.status_code), headers: Wire.headers(response.headers) }
+    open = Channel.ask(message)[0]["open"]
+    if open
+      response.body.each do |part|
+        Wire.wrong(part) unless part.is_a?(String)
+        next if part.empty?
+
+        open = Channel.ask({ op: "piece" }, part.b)[0]["open"]
+        break unless open
+      end
+    end
+    Channel.ask({ op: "end" }) if open
+  ensure
+    response.body.close if response.body.respond_to?(:close)
+  end
+  private_class_method :stream
 
   # Tells the server that loading or the request failed: why, where (a file and a line), and lines for the log.
   def self.fail_with(message, detail = "", at: nil)

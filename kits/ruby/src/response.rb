@@ -51,6 +51,13 @@ module Wws
       end
     end
 
+    # Whether a body is sent part by part. An Array is there as a whole.
+    def parts?(body)
+      return false if body.is_a?(String) || body.nil? || body.is_a?(Array) || body.is_a?(Hash)
+
+      body.respond_to?(:each) && !body.respond_to?(:read)
+    end
+
     # Header lines: [[name, value], ...]. What is nil is left out.
     def headers(headers)
       return [] if headers.nil?

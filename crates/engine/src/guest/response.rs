@@ -44,6 +44,8 @@ pub struct StreamedBody {
     bytes: u64,
     /// How the body broke, while the guest has not ended.
     broken: Option<BodyError>,
+    /// How the guest failed, while pieces are left.
+    failure: Option<CallError>,
     ended: bool,
     /// Wall-clock time of what the guest does after its response.
     after: Duration,
@@ -64,11 +66,13 @@ pub(crate) struct StreamingCall<H> {
 impl<H> StreamingCall<H> {
     /// Runs the guest until the head of its response is known.
     pub(crate) async fn head(
-        mut self,
+        self,
         limits: &StreamLimits,
         after: Duration,
     ) -> Result<http::Response<ResponseBody>, CallError> {
         let mut run = Some(self.run);
+        // `None` once it is known that no head comes.
+        let mut head = Some(self.head);
         let head = poll_fn(|context| {
             // The run first: it makes the head.
             let ended = match run.as_mut().map(|run| Pin::new(run).poll(context)) {
@@ -78,7 +82,14 @@ impl<H> StreamingCall<H> {
                 }
                 _ => None,
             };
-            if let Poll::Ready(Ok(head)) = Pin::new(&mut self.head).poll(context) {
+            let passed = match head.as_mut().map(|head| Pin::new(head).poll(context)) {
+                Some(Poll::Ready(passed)) => {
+                    head = None;
+                    passed.ok()
+                }
+                Some(Poll::Pending) | None => None,
+            };
+            if let Some(head) = passed {
                 return Poll::Ready(match ended {
                     Some(Some(Err(error))) => Err(error),
                     Some(None) => Err(CallError::Engine("the call panicked")),
@@ -106,6 +117,7 @@ impl<H> StreamingCall<H> {
                     end: limits.time.map(|time| Instant::now() + time),
                     bytes: 0,
                     broken: None,
+                    failure: None,
                     ended: false,
                     after,
                     kept: Vec::new(),
@@ -222,11 +234,16 @@ impl Body for StreamedBody {
         let mut polled = this.poll_body(context);
         if !matches!(polled, Poll::Ready(Some(Ok(_)))) {
             if let Some(error) = this.poll_run(context) {
-                return this.fail(error);
+                this.failure = Some(error);
             }
             if polled.is_pending() {
                 polled = this.poll_body(context);
             }
+        }
+        if !matches!(polled, Poll::Ready(Some(Ok(_))))
+            && let Some(error) = this.failure.take()
+        {
+            return this.fail(error);
         }
         // The guest that broke its body has an error of its own, which is soon known.
         if let Poll::Ready(Some(Err(error))) = polled {

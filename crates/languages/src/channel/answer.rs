@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tracing::Level;
 use wws_engine::{Host, wasmtime::Result};
 
-use crate::channel::message::{Body, Message, broken};
+use crate::channel::message::{Body, HeaderPairs, Message, broken};
 use crate::channel::reply::{Refusal, Reply, to_line};
 use crate::channel::session::{CallOutcome, Session, UnreadReply};
 use crate::channel::{derive, outgoing};
@@ -75,6 +75,9 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
         "pbkdf2" => derive::pbkdf2(host, &line, &body).await?,
         "scrypt" => derive::scrypt(host, &line, &body).await?,
         "http" => outgoing::send(host, line, body).await,
+        "start" => start(host, line.status, &line.headers),
+        "piece" => piece(host, body).await,
+        "end" => end(host).await,
         op => return Err(broken(format!("no operation {op:?}"))),
     };
     let (mut line, body) = replied.or_else(|(kind, message)| {
@@ -94,8 +97,58 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
 fn needs_request(op: &str) -> bool {
     matches!(
         op,
-        "kv_get" | "kv_set" | "kv_delete" | "kv_increment" | "http"
+        "kv_get" | "kv_set" | "kv_delete" | "kv_increment" | "http" | "start" | "piece" | "end"
     )
+}
+
+/// Begins a response that is sent while the worker runs.
+fn start(host: &mut Host, status: i64, headers: &HeaderPairs) -> Result<Reply, Refusal> {
+    let headers = headers.iter().map(|(name, value)| (&**name, &**value));
+    let head = wws_engine::build_response(status, headers, Bytes::new())
+        .map_err(|error| ("invalid", error.to_string()))?;
+    let body = host.start_response(head.map(drop));
+    let is_open = body.is_some();
+    let session = Session::of(host).map_err(internal)?;
+    session.body = body;
+    session.is_streamed = true;
+    opened(is_open)
+}
+
+/// Sends a piece of the response, once there is room for it.
+async fn piece(host: &mut Host, bytes: Bytes) -> Result<Reply, Refusal> {
+    let session = Session::of(host).map_err(internal)?;
+    let Some(body) = session.body.take() else {
+        return opened(false);
+    };
+    let charge = host
+        .hold(bytes.len() as u64)
+        .map_err(|error| ("memory", error.to_string()))?;
+    let is_open = body.send(charge.hold(bytes)).await.is_ok();
+    if is_open {
+        Session::of(host).map_err(internal)?.body = Some(body);
+    }
+    opened(is_open)
+}
+
+/// Ends the response, once what the worker changed is in the store.
+async fn end(host: &mut Host) -> Result<Reply, Refusal> {
+    let body = Session::of(host).map_err(internal)?.body.take();
+    host.commit_kv()
+        .await
+        .map_err(|error| ("store", error.to_string()))?;
+    match body {
+        Some(body) => opened(body.finish().await.is_ok()),
+        None => opened(false),
+    }
+}
+
+/// Whether somebody still reads the response.
+fn opened(is_open: bool) -> Result<Reply, Refusal> {
+    Ok((to_line(&json!({"open": is_open}))?, Bytes::new()))
+}
+
+fn internal(error: wws_engine::wasmtime::Error) -> Refusal {
+    ("internal", error.to_string())
 }
 
 fn not_now() -> Refusal {

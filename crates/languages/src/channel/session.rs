@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes};
 use http::Response;
 use wws_engine::{
-    Call, Charge, Host, ProgramError, ProgramFailure,
+    BodySender, Call, Charge, Host, ProgramError, ProgramFailure,
     wasmtime::{Error, Result},
 };
 
@@ -23,6 +23,10 @@ pub(crate) struct Session {
     pub(super) reply: UnreadReply,
     /// Covers the messages, the reply and the response, if they exceed [`UNCHARGED`].
     charge: Option<Charge>,
+    /// The body of a response that is sent while the worker runs, until its end.
+    pub(super) body: Option<BodySender>,
+    /// Whether such a response was begun.
+    pub(super) is_streamed: bool,
     pub(super) outcome: Option<CallOutcome>,
     /// Set once the kit is ready: pointers to a function of the guest and to its arguments.
     pub(super) ready: Option<(u32, u32)>,
@@ -45,6 +49,23 @@ impl UnreadReply {
             done += n;
         }
         done
+    }
+}
+
+/// What a worker answered.
+pub(crate) enum Answered {
+    Whole(Response<Bytes>),
+    /// The response was begun before.
+    Streamed,
+}
+
+impl Answered {
+    /// The response as [`wws_engine::Program::answer`] gives it.
+    pub(crate) fn into_response(self) -> Option<Response<Bytes>> {
+        match self {
+            Self::Whole(response) => Some(response),
+            Self::Streamed => None,
+        }
     }
 }
 
@@ -75,6 +96,8 @@ impl Session {
             incoming: IncomingMessages::default(),
             reply: UnreadReply::default(),
             charge: None,
+            body: None,
+            is_streamed: false,
             outcome: None,
             ready: None,
         });
@@ -134,13 +157,15 @@ impl Session {
         }
     }
 
-    /// The response, or how the worker failed. `Ok(None)`: the kit gave neither.
-    pub(crate) fn outcome(host: &mut Host) -> Result<Option<Response<Bytes>>, ProgramError> {
+    /// What the worker answered, or how it failed. `Ok(None)`: the kit gave neither.
+    pub(crate) fn outcome(host: &mut Host) -> Result<Option<Answered>, ProgramError> {
         let session = Self::of(host)?;
         // Who takes it charges it.
         session.charge = None;
+        // What was not ended by now breaks off.
+        session.body = None;
         match session.outcome.take() {
-            None => Ok(None),
+            None => Ok(session.is_streamed.then_some(Answered::Streamed)),
             Some(CallOutcome::Failed(failure)) => Err(ProgramError::Failed(failure)),
             Some(CallOutcome::Response(status, headers, body)) => {
                 let limit = host.limits().output;
@@ -151,7 +176,7 @@ impl Session {
                 }
                 let headers = headers.iter().map(|(name, value)| (&**name, &**value));
                 wws_engine::build_response(status, headers, body)
-                    .map(Some)
+                    .map(|response| Some(Answered::Whole(response)))
                     .map_err(|error| ProgramError::failed(error.to_string()))
             }
         }
