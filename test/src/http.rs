@@ -1,6 +1,6 @@
 //! A plain HTTP/1.1 client. Every call has a time limit and its own connection.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -60,8 +60,9 @@ pub fn get(port: u16, path: &str) -> Result<Answer> {
 ///
 /// # Errors
 /// No complete answer came within [`TIMEOUT`].
-pub fn get_from(address: Ipv4Addr, port: u16, path: &str) -> Result<Answer> {
-    send(Request::get(format!("http://{address}:{port}{path}")).body(())?)
+pub fn get_from(address: impl Into<IpAddr>, port: u16, path: &str) -> Result<Answer> {
+    let server = SocketAddr::new(address.into(), port);
+    send(Request::get(format!("http://{server}{path}")).body(())?)
 }
 
 /// Sends `request`. Every status is an answer, redirects are not followed.

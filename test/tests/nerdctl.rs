@@ -1,6 +1,7 @@
 //! What users of nerdctl type, on containerd 1.7 and 2.1. `make test-clients` runs these: `nerdctl` is built from its Go module.
 
 use std::fs;
+use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use wws_test::container::LIMIT;
@@ -139,7 +140,7 @@ fn a_network_and_a_volume(nerdctl: &Nerdctl) -> Result<()> {
     words.extend(["--network", network::NAME, "--volume", &bind, &image]);
     nerdctl.run(&words)?;
     let address = nerdctl.inspect("apart", "{{.NetworkSettings.IPAddress}}")?;
-    let address = address.parse().with_context(|| address.clone())?;
+    let address: Ipv4Addr = address.parse().with_context(|| address.clone())?;
     let answer = get(nerdctl, "apart", || {
         http::get_from(address, 3000, "/probe?read=/data/file")
     })?;

@@ -1,10 +1,10 @@
 //! A small static server: the native program of the test images, and the peer of start-time measurements.
 //!
-//! Listens on `PORT` (3000), answers every request with `native` (and ends with code N after `/exit/N`), takes memory without end
+//! Listens on `PORT` (3000) of IPv6 and IPv4, or of IPv4 where there is no IPv6, answers every request with `native` (and ends with code N after `/exit/N`), takes memory without end
 //! on `/eat`, and says on both standard streams that it is up. With the argument `pause` it waits for ever: the first container of a pod.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::{env, io};
 
 fn main() -> io::Result<()> {
@@ -17,7 +17,8 @@ fn main() -> io::Result<()> {
         .ok()
         .and_then(|port| port.parse().ok())
         .unwrap_or(3000);
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
     println!("native hello on port {port}");
     eprintln!("native hello's second stream");
     for stream in listener.incoming() {

@@ -1,15 +1,16 @@
 //! From an image to the end of its container.
 
 use std::fs;
-use std::net::TcpStream;
+use std::net::{Ipv6Addr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 use wws_test::container::LIMIT;
-use wws_test::docker::{Docker, DockerVersion, free_port};
+use wws_test::docker::{Docker, free_port, free_port_of};
 use wws_test::image::{Image, PROBE};
-use wws_test::{command, groups, wait, workspace};
+use wws_test::{command, groups, http, wait, workspace};
 
 use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
 
@@ -148,19 +149,50 @@ pub(super) fn arguments_follow_the_image(docker: &mut Docker) -> Result<()> {
 }
 
 pub(super) fn a_network_of_ipv6_alone_is_served(docker: &mut Docker) -> Result<()> {
-    if docker.version() == DockerVersion::V26 {
-        // It has no networks without IPv4.
-        return Ok(());
-    }
-    let image = probe(docker)?;
+    let workers = probe(docker)?;
+    let native = Image::native("native", env!("CARGO_BIN_EXE_native-hello"))?;
+    let native = load(docker, native)?;
     let mut network = vec!["network", "create", "--ipv6", "--ipv4=false"];
     network.extend(["--subnet", "fd00:b5c::/64", "six"]);
     docker.docker(&network)?;
-    let port = run(docker, "six", &["--network", "six"], &image)?;
-    is_served(docker, "six", port)?;
-    docker.docker(&["exec", "six", "wws", "health"])?;
-    docker.docker(&["rm", "--force", "six"])?;
+    for container in [
+        &[RUNTIME, PLATFORM, &workers] as &[_],
+        &["--runtime=io.containerd.runc.v2", &native],
+    ] {
+        is_served_by_ipv6_alone(docker, container)?;
+    }
     docker.docker(&["network", "rm", "six"])?;
+    Ok(())
+}
+
+/// Runs a server on the network `six`, published on an address of each family. Docker forwards nothing from IPv4 to a network
+/// without IPv4, whatever the runtime.
+fn is_served_by_ipv6_alone(docker: &Docker, container: &[&str]) -> Result<()> {
+    let (four, six) = (free_port()?, free_port_of(Ipv6Addr::LOCALHOST.into())?);
+    let of_four = format!("127.0.0.1:{four}:3000");
+    let of_six = format!("[::1]:{six}:3000");
+    let mut words = vec!["run", "--detach", "--name", "six", "--network", "six"];
+    words.extend(["--publish", &of_four, "--publish", &of_six]);
+    words.extend(container);
+    docker.docker(&words)?;
+    let address: Ipv6Addr = docker
+        .inspect("six", "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}")?
+        .parse()?;
+    for (address, port) in [(address, 3000), (Ipv6Addr::LOCALHOST, six)] {
+        let answer = wait::until("an answer", LIMIT, || {
+            Ok(http::get_from(address, port, "/probe?log=served").ok())
+        })
+        .with_context(|| format!("[{address}]:{port}: {:?}", docker.logs("six")))?;
+        assert_eq!(answer.status, 200, "{}", docker.logs("six")?);
+    }
+    if container.contains(&RUNTIME) {
+        docker.docker(&["exec", "six", "wws", "health"])?;
+    }
+    let published = docker.inspect("six", "{{json .NetworkSettings.Ports}}")?;
+    let expected = json!({ "3000/tcp": [{ "HostIp": "::1", "HostPort": six.to_string() }] });
+    assert_eq!(serde_json::from_str::<Value>(&published)?, expected);
+    assert!(http::get(four, PROBE).is_err(), "{container:?}");
+    docker.docker(&["rm", "--force", "six"])?;
     Ok(())
 }
 
