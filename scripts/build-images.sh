@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the workers and their images:
 #
-#   target/guests/NAME.wasm      every worker by itself: images/*, test/guests/*, rust-features of kits/rust
+#   target/guests/NAME.wasm      every worker by itself: images/*, test/guests/*, rust-features of kits/rust; components are called
+#                                component-NAME
 #   target/images/NAME/          what `docker buildx build` is given: Dockerfile and root/
 #   target/images/NAME.tar       the same image as an OCI archive, made without Docker; localhost/NAME:latest, for
 #                                wasi/wasm, linux/amd64 and linux/arm64
@@ -31,8 +32,8 @@ collect() { # wasip1|wasip2 CRATE
     cmp --quiet "$built" "target/guests/$2.wasm" || install -m 644 "$built" "target/guests/$2.wasm"
 }
 
-# Packs images/$1 with the workers $2..., each at the route of its name, and the runtimes that its .wws.toml lists.
-image() { # NAME WORKER...
+# Packs images/$1 with the workers $2..., each at the route of its name, or at the one after a colon, and the runtimes that its .wws.toml lists.
+image() { # NAME WORKER[:ROUTE]...
     local folder=target/images/$1 worker runtimes=target/images/.$1.runtimes
     # They are large, and pinned: what is installed stays.
     rm -rf "$runtimes"
@@ -41,7 +42,7 @@ image() { # NAME WORKER...
     mkdir -p "$folder"
     cp -R "images/$1/Dockerfile" "images/$1/root" "$folder"
     for worker in "${@:2}"; do
-        cp "target/guests/$worker.wasm" "$folder/root"
+        install -D -m 644 "target/guests/${worker%%:*}.wasm" "$folder/root/${worker#*:}.wasm"
     done
     [[ ! -d $runtimes ]] || mv "$runtimes" "$folder/root/.wws"
     if [[ -e $folder/root/.wws.toml ]]; then
@@ -54,12 +55,21 @@ build wasip1 images/hello
 build wasip1 kits/rust --example features
 build wasip1 images/user-generation/rust
 build wasip1 test/guests -p probe -p bad
-build wasip2 test/guests -p wasi-http-hello
 cp -u "$CARGO_TARGET_DIR/wasm32-wasip1/release/examples/features.wasm" target/guests/rust-features.wasm
 for crate in hello user-generation-rust probe bad; do
     collect wasip1 "$crate"
 done
-collect wasip2 wasi-http-hello
+components=(hello echo features corners state hello-p3 features-p3 command)
+examples=(clock upload)
+if [[ -e target/tools/bin/cargo-wasip2 ]]; then
+    build wasip2 test/guests/components
+    build wasip2 images/components/rust
+    for crate in "${components[@]}" "${examples[@]}"; do
+        collect wasip2 "component-$crate"
+    done
+else
+    echo "no components: this Rust has no wasm32-wasip2 (rustup target add wasm32-wasip1 wasm32-wasip2)" >&2
+fi
 
 scripts/build-kit-guests.sh go
 
@@ -68,4 +78,12 @@ pack=$(env -u CARGO_TARGET_DIR cargo build "${cargo_flags[@]}" --release --quiet
     sed -n 's/.*"executable":"\([^"]*wws-oci-tar\)".*/\1/p')
 image hello hello
 image user-generation user-generation-rust user-generation-go
+if [[ -e target/tools/bin/cargo-wasip2 ]]; then
+    workers=(component-clock:clock component-upload:upload)
+    # What scripts/build-components.sh has built answers below its name.
+    for name in javascript python c go; do
+        [[ ! -e target/guests/component-$name.wasm ]] || workers+=("component-$name:$name/[...path]")
+    done
+    image components "${workers[@]}"
+fi
 stat --format '%s %n' target/images/*.tar

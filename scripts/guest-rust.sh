@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes target/tools/bin/cargo-wasip1 (and cargo-wasip2): `cargo` for Rust guests. It builds for wasm32-wasip1 whatever the
-# folder it is called in says, and needs no `rustup target add`, which takes a network that many machines do not have.
+# directory it is called in says.
 #
-# If the user's own toolchain has the target, that is used. Otherwise the user's cargo runs the compiler of Debian 13, unpacked
-# into a folder together with the libraries that it needs: compiler and standard library must be of one version.
-# WWS_GUEST_RUST=debian chooses the latter.
+# If the user's own toolchain has the targets, or rustup can add them, it is used. Otherwise the user's cargo runs the compiler of Debian 13,
+# unpacked into a directory together with the libraries that it needs: compiler and standard library must be of one version. That compiler is
+# too old for components: then there is no cargo-wasip2. WWS_GUEST_RUST=debian chooses the latter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,12 +19,19 @@ script() {
 }
 
 sysroot=$(rustc --print sysroot 2> /dev/null || true)
+has_targets() {
+    local target
+    for target in wasm32-wasip1 wasm32-wasip2; do
+        compgen -G "$sysroot/lib/rustlib/$target/lib/libstd-*.rlib" > /dev/null || return 1
+    done
+}
 own=false
 if [[ $sysroot && ${WWS_GUEST_RUST-} != debian ]]; then
-    own=true
-    for target in wasm32-wasip1 wasm32-wasip2; do
-        compgen -G "$sysroot/lib/rustlib/$target/lib/libstd-*.rlib" > /dev/null || own=false
-    done
+    # The network that rustup needs may be missing.
+    if ! has_targets && command -v rustup > /dev/null; then
+        timeout 300 rustup target add wasm32-wasip1 wasm32-wasip2 >&2 || true
+    fi
+    ! has_targets || own=true
 fi
 
 if $own; then
@@ -56,29 +63,13 @@ run rustc-wasm usr/bin/rustc --sysroot '"$prefix/usr"'
 # By this name it is told from other linkers.
 run wasm-ld usr/lib/llvm-19/bin/wasm-ld
 
-# Makes components of modules. It has no Debian package of its own, but rustup's toolchains have it.
-component_ld=$sysroot/lib/rustlib/x86_64-unknown-linux-gnu/bin/wasm-component-ld
-if [[ ! -x $component_ld ]]; then
-    component_ld=$PWD/target/tools/wasm-component-ld/bin/wasm-component-ld
-    [[ -x $component_ld ]] || CARGO_BUILD_TARGET=x86_64-unknown-linux-gnu cargo install wasm-component-ld --version 0.5.22 \
-        --locked --quiet --root target/tools/wasm-component-ld
-fi
-script "$bin/wasm-component-ld" << END
+rm -f "$bin/cargo-wasip2"
+script "$bin/cargo-wasip1" << 'END'
 #!/usr/bin/env bash
 # Written by scripts/guest-rust.sh.
-# Its first argument must stay the first.
-exec "$component_ld" "\$@" --wasm-ld-path "\$(dirname "\$(readlink -f "\$0")")/wasm-ld"
-END
-
-for target in wasip1:WASIP1:wasm-ld wasip2:WASIP2:wasm-component-ld; do
-    IFS=: read -r name variable linker <<< "$target"
-    script "$bin/cargo-$name" << END
-#!/usr/bin/env bash
-# Written by scripts/guest-rust.sh.
-here=\$(dirname "\$(readlink -f "\$0")")
-export RUSTC=\$here/rustc-wasm CARGO_BUILD_TARGET=wasm32-$name CARGO_TARGET_WASM32_${variable}_LINKER=\$here/$linker
+here=$(dirname "$(readlink -f "$0")")
+export RUSTC=$here/rustc-wasm CARGO_BUILD_TARGET=wasm32-wasip1 CARGO_TARGET_WASM32_WASIP1_LINKER=$here/wasm-ld
 unset RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER
-exec cargo "\$@"
+exec cargo "$@"
 END
-done
 "$bin/rustc-wasm" --version

@@ -12,8 +12,8 @@ use crate::{
     report::{Measured, Report, Target, median},
 };
 
-const CONNECTIONS: u32 = 50;
-const SECONDS: u32 = 8;
+pub(crate) const CONNECTIONS: u32 = 50;
+pub(crate) const SECONDS: u32 = 8;
 const ROUNDS: usize = 3;
 
 /// The version of the peer.
@@ -56,7 +56,7 @@ pub(crate) fn beside_hyper(report: &mut Report) -> Result<()> {
 
 pub(crate) fn beside_wasmtime_serve(report: &mut Report) -> Result<()> {
     let (_folder, ours) = hello()?;
-    let component = workspace::guest("wasi-http-hello")?;
+    let component = workspace::guest("component-hello")?;
     let mut wasmtime = Command::new(wasmtime()?);
     wasmtime.arg("serve").arg("-Scli").arg(&component);
     let peer = Server::start(wasmtime, |port| {
@@ -89,7 +89,7 @@ pub(crate) fn in_turns(ours: &str, peer: &str) -> Result<(f64, f64)> {
 }
 
 /// The peer's program, built below `target/tools` the first time.
-fn wasmtime() -> Result<std::path::PathBuf> {
+pub(crate) fn wasmtime() -> Result<std::path::PathBuf> {
     let prefix = workspace::root()
         .join("target/tools")
         .join(format!("wasmtime-{WASMTIME}"));
@@ -109,7 +109,7 @@ fn wasmtime() -> Result<std::path::PathBuf> {
             ])
             .args([
                 "--features",
-                "serve,cranelift,pooling-allocator,parallel-compilation,wasi-http,component-model",
+                "serve,cranelift,pooling-allocator,parallel-compilation,wasi-http,component-model,component-model-async",
             ])
             .arg("--root")
             .arg(&prefix)

@@ -1,0 +1,14 @@
+//! A constant answer.
+
+use wasip2::exports::http::incoming_handler::Guest;
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
+
+struct Hello;
+
+wasip2::http::proxy::export!(Hello);
+
+impl Guest for Hello {
+    fn handle(_request: IncomingRequest, out: ResponseOutparam) {
+        support::text(out, 200, "hello");
+    }
+}
