@@ -39,6 +39,11 @@ build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/re
 images: setup build ## build the example workers and their images, below target/images
 	@scripts/build-images.sh
 
+.PHONY: components
+components: images ## build the example components in JavaScript, Python, C and Go too, and pack them (minutes, 350 MB of packages)
+	@scripts/build-components.sh
+	@scripts/build-images.sh
+
 .PHONY: run
 run: tools build images ## see the example answer from a container (KEEP=1 leaves it running)
 	@scripts/run.sh
