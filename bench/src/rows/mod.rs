@@ -1,5 +1,6 @@
 //! One file a capability that has figures.
 
+mod components;
 mod density;
 mod languages;
 mod noisy;
@@ -15,10 +16,14 @@ use crate::report::Report;
 type Measure = fn(&mut Report) -> Result<()>;
 
 /// All of them.
-pub(crate) const ALL: [(&str, Measure); 10] = [
+pub(crate) const ALL: [(&str, Measure); 14] = [
     ("routes", routes::measure),
     ("throughput", throughput::beside_hyper),
     ("wasmtime-serve", throughput::beside_wasmtime_serve),
+    ("components-rust", components::rust),
+    ("components-rust-wasi-0.3", components::rust_wasi_3),
+    ("components-javascript", components::javascript),
+    ("components-python", components::python),
     ("noisy", noisy::measure),
     ("start", start::measure),
     ("density", density::measure),
