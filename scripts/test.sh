@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests, one line of sum at the end. `make test` builds what they need before.
 #
-#   scripts/test.sh [PART...]     PART is one of: unit kits end-to-end; default all
+#   scripts/test.sh [PART...]     PART is one of: unit models kits end-to-end; default all
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +28,11 @@ unit() {
     return $status
 }
 
+models() {
+    # A workspace of its own; its Cargo.toml says why.
+    CARGO_TARGET_DIR=$PWD/target/models cargo test "${cargo_flags[@]}" --manifest-path test/models/Cargo.toml
+}
+
 kits() {
     local manifest
     # Their examples are workers of test/tests/kits.rs.
@@ -52,13 +57,13 @@ end_to_end() {
 # Interpreters that projects bring along.
 scripts/interpreters.sh all
 parts=("$@")
-((${#parts[@]})) || parts=(unit kits end-to-end)
+((${#parts[@]})) || parts=(unit models kits end-to-end)
 for name in "${parts[@]}"; do
     case $name in
-        unit | kits) part "$name" "$name" ;;
+        unit | models | kits) part "$name" "$name" ;;
         end-to-end) part "$name" end_to_end ;;
         *)
-            echo "no part $name: unit, kits, end-to-end" >&2
+            echo "no part $name: unit, models, kits, end-to-end" >&2
             exit 2
             ;;
     esac

@@ -146,6 +146,16 @@ struct ConcurrentEngine {
     ticker: Ticker,
 }
 
+/// Increments the engine's epoch, and returns false once the engine is gone.
+fn epoch_of(engine: &wasmtime::Engine) -> impl FnMut() -> bool + Send + 'static {
+    let weak = engine.weak();
+    move || {
+        weak.upgrade()
+            .map(|engine| engine.increment_epoch())
+            .is_some()
+    }
+}
+
 impl Engine {
     /// Creates an engine.
     ///
@@ -162,7 +172,7 @@ impl Engine {
         let mut linker = Linker::new(&engine);
         wasi::add_to_linker(&mut linker).map_err(EngineError::new)?;
         http::add_to_linker(&mut linker).map_err(EngineError::new)?;
-        let ticker = Ticker::start(engine.weak()).map_err(EngineError::new)?;
+        let ticker = Ticker::start(epoch_of(&engine)).map_err(EngineError::new)?;
         let memory = Account::new(options.memory);
         let kept = options.kept_for_calls.min(options.memory / 2);
         Ok(Self(Arc::new(EngineState {
@@ -292,7 +302,7 @@ impl Engine {
         let engine = wasmtime::Engine::new(&config).map_err(|error| fail(error.into()))?;
         let mut linker = component::Linker::new(&engine);
         host::component::add_async_to_linker(&mut linker).map_err(|error| fail(error.into()))?;
-        let ticker = Ticker::start(engine.weak()).map_err(|error| fail(error.into()))?;
+        let ticker = Ticker::start(epoch_of(&engine)).map_err(|error| fail(error.into()))?;
         Ok(self.0.concurrent.get_or_init(|| ConcurrentEngine {
             engine,
             linker,

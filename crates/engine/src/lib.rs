@@ -16,7 +16,7 @@
 //! * `module`: what is compiled, and how modules are changed before.
 //! * `host`: what a guest can ask of the host, and what it was given.
 //! * `memory` (accounts, slots, images, stacks), `schedule` (CPU time, lanes), `code_cache`.
-//! * `error`, `spec`, `body`: plain values.
+//! * `error`, `spec`, `body`: plain values; `sync`: threads and locks.
 //!
 //! `docs/design/engine.md` explains how an instance costs so little and why it is safe,
 //! `docs/design/snapshots.md` what a snapshot holds.
@@ -32,6 +32,7 @@ mod memory;
 mod module;
 mod schedule;
 mod spec;
+mod sync;
 
 pub use body::{BodyClosed, BodyError, BodySender, BodyStream, RequestBody};
 pub use code_cache::cache::{CacheEntryState, CodeCache, CodeKey};

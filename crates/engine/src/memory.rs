@@ -11,6 +11,7 @@
 
 pub(crate) mod account;
 mod dirty;
+mod idle;
 pub(crate) mod image;
 pub(crate) mod mapping;
 pub(crate) mod page;

@@ -17,6 +17,7 @@ mod memory;
 mod prepare;
 mod request;
 mod server;
+mod sync;
 mod workers;
 
 pub use prepare::{PrepareOptions, prepare};

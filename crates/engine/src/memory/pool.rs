@@ -1,16 +1,11 @@
 //! The pool of slots: hands them to wasmtime, and takes them back.
 
-use std::{
-    cell::RefCell,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{cell::RefCell, sync::Arc};
 
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use crate::memory::account::SharedCharge;
+use crate::memory::idle::{IdleBound, IdleSlots};
 use crate::memory::image::MemoryImage;
 use crate::memory::slot::Slot;
 
@@ -93,134 +88,42 @@ fn with_next<T>(images: NextImages, charge: &SharedCharge, make: impl FnOnce() -
 /// A memory image, and the slots that hold it and wait for a call.
 pub(crate) struct PooledImage {
     image: MemoryImage,
-    /// The slot used last, whose cache is warm, is taken first.
-    idle: Mutex<Vec<WaitingSlot>>,
+    idle: Arc<IdleSlots<Slot>>,
 }
 
 impl PooledImage {
     pub(crate) fn new(image: MemoryImage) -> Self {
         Self {
             image,
-            idle: Mutex::default(),
+            idle: Arc::new(IdleSlots::new()),
         }
-    }
-
-    fn take_idle(&self) -> Option<WaitingSlot> {
-        self.waiting().pop()
-    }
-
-    fn put_idle(&self, slot: WaitingSlot) {
-        self.waiting().push(slot);
-    }
-
-    /// Takes the slot that has waited longest.
-    fn take_oldest(&self) -> Option<WaitingSlot> {
-        let mut waiting = self.waiting();
-        (!waiting.is_empty()).then(|| waiting.remove(0))
-    }
-
-    /// How many slots wait.
-    fn idle(&self) -> usize {
-        self.waiting().len()
-    }
-
-    /// Takes all idle slots, for their memory to be freed.
-    fn drain_idle(&self) -> Vec<WaitingSlot> {
-        std::mem::take(&mut self.waiting())
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<WaitingSlot>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The slots of a process.
 pub(crate) struct Pool {
-    shared: Arc<PoolState>,
-}
-
-struct PoolState {
     /// Bytes of written memory that a waiting slot may keep resident.
     keep: usize,
-    /// Slots that may wait for a call.
-    max_idle: usize,
-    idle: AtomicUsize,
-    /// Images that may hold waiting slots.
-    images: Mutex<Vec<Weak<PooledImage>>>,
-}
-
-impl PoolState {
-    fn images(&self) -> Vec<Arc<PooledImage>> {
-        self.images
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .filter_map(Weak::upgrade)
-            .collect()
-    }
-
-    /// Returns a place for one more waiting slot. If none is free, drops a slot of the image that
-    /// has most, so that modules that were called once do not displace those that are called often.
-    fn place(self: &Arc<Self>) -> IdlePlace {
-        if self.idle.load(Ordering::Relaxed) >= self.max_idle {
-            let most = self.images().into_iter().max_by_key(|image| image.idle());
-            drop(most.and_then(|image| image.take_oldest()));
-        }
-        // Threads that do this at once can exceed the limit by one slot each, which costs memory
-        // only.
-        self.idle.fetch_add(1, Ordering::Relaxed);
-        IdlePlace(self.clone())
-    }
-}
-
-/// A place for a waiting slot, free again when dropped.
-struct IdlePlace(Arc<PoolState>);
-
-impl Drop for IdlePlace {
-    fn drop(&mut self) {
-        self.0.idle.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A slot that waits for a call.
-struct WaitingSlot {
-    slot: Slot,
-    _place: IdlePlace,
+    idle: Arc<IdleBound<Slot>>,
 }
 
 impl Pool {
     /// Creates a pool of at most `max_idle` waiting slots, which keep `keep` bytes each.
     pub(crate) fn new(max_idle: usize, keep: usize) -> Self {
         Self {
-            shared: Arc::new(PoolState {
-                keep,
-                max_idle,
-                idle: AtomicUsize::new(0),
-                images: Mutex::default(),
-            }),
+            keep,
+            idle: Arc::new(IdleBound::new(max_idle)),
         }
     }
 
     /// Registers an image, so that its waiting slots can be found.
     pub(crate) fn register(&self, image: &Arc<PooledImage>) {
-        let mut images = self
-            .shared
-            .images
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        images.retain(|image| image.strong_count() > 0);
-        images.push(Arc::downgrade(image));
+        self.idle.register(&image.idle);
     }
 
     /// Returns the memory of all waiting slots to the system.
     pub(crate) fn trim(&self) {
-        for image in self.shared.images() {
-            for mut waiting in image.drain_idle() {
-                if waiting.slot.release().is_ok() {
-                    image.put_idle(waiting);
-                }
-            }
-        }
+        self.idle.trim(|slot| slot.release().is_ok());
     }
 }
 
@@ -245,7 +148,7 @@ unsafe impl MemoryCreator for Pool {
         // A snapshot's memory may be larger than its module's minimum.
         let minimum = minimum.max(image.image.size().next_multiple_of(65_536));
         let reserved = reserved.unwrap_or(minimum).max(minimum);
-        let waiting = image.take_idle().map(|waiting| waiting.slot);
+        let waiting = image.idle.take();
         let slot = match waiting.filter(|slot| slot.fits(reserved, guard)) {
             Some(slot) => Ok(slot),
             None => Slot::new(&image.image, reserved, guard),
@@ -258,7 +161,8 @@ unsafe impl MemoryCreator for Pool {
             minimum,
             slot: Some(slot),
             image,
-            pool: self.shared.clone(),
+            keep: self.keep,
+            idle: self.idle.clone(),
             _charge: charge,
         }))
     }
@@ -272,7 +176,8 @@ struct SlotMemory {
     /// There until the memory is dropped.
     slot: Option<Slot>,
     image: Arc<PooledImage>,
-    pool: Arc<PoolState>,
+    keep: usize,
+    idle: Arc<IdleBound<Slot>>,
     /// Dropped after the slot was reset.
     _charge: Option<SharedCharge>,
 }
@@ -308,13 +213,9 @@ impl Drop for SlotMemory {
         let Some(mut slot) = self.slot.take() else {
             return;
         };
-        let reset = slot.reset(&self.image.image, self.pool.keep);
+        let reset = slot.reset(&self.image.image, self.keep);
         if reset.and_then(|()| slot.shrink(self.minimum)).is_ok() {
-            let place = self.pool.place();
-            self.image.put_idle(WaitingSlot {
-                slot,
-                _place: place,
-            });
+            self.idle.put(&self.image.idle, slot);
         }
     }
 }
@@ -353,9 +254,9 @@ mod tests {
         let pool = Pool::new(2, 1 << 20);
         let image = image(&pool);
         call(&pool, &image, 3);
-        assert_eq!(image.idle(), 2);
+        assert_eq!(image.idle.count(), 2);
         call(&pool, &image, 1);
-        assert_eq!(image.idle(), 2);
+        assert_eq!(image.idle.count(), 2);
     }
 
     #[test]
@@ -364,9 +265,9 @@ mod tests {
         for _ in 0..3 {
             let image = image(&pool);
             call(&pool, &image, 1);
-            assert_eq!(image.idle(), 1);
+            assert_eq!(image.idle.count(), 1);
         }
-        assert_eq!(pool.shared.idle.load(Ordering::Relaxed), 0);
+        assert_eq!(pool.idle.count(), 0);
     }
 
     #[test]
@@ -375,7 +276,7 @@ mod tests {
         let (cold, hot) = (image(&pool), image(&pool));
         call(&pool, &cold, 2);
         call(&pool, &hot, 1);
-        assert_eq!((cold.idle(), hot.idle()), (1, 1));
-        assert_eq!(pool.shared.idle.load(Ordering::Relaxed), 2);
+        assert_eq!((cold.idle.count(), hot.idle.count()), (1, 1));
+        assert_eq!(pool.idle.count(), 2);
     }
 }

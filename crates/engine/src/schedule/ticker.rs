@@ -1,15 +1,12 @@
 //! The clock by which CPU time is measured: a thread that increments the engine's epoch while
 //! guests run, and sleeps while none does.
 
-use std::{
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use wasmtime::EngineWeak;
+use crate::sync::{
+    Arc, AtomicBool, AtomicUsize, Condvar, Instant, Mutex, MutexGuard, Ordering, PoisonError,
+    thread,
+};
 
 /// Time between two increments of the epoch, at each of which running guests are measured.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -32,8 +29,11 @@ struct TickerState {
 pub(crate) struct RunningGuest<'a>(&'a TickerState);
 
 impl Ticker {
-    /// Starts the thread, which exits when the engine is dropped.
-    pub(crate) fn start(engine: EngineWeak) -> std::io::Result<Self> {
+    /// Starts the thread. `advance` increments the epoch, and returns false once the engine is gone;
+    /// then the thread exits.
+    pub(crate) fn start(
+        mut advance: impl FnMut() -> bool + Send + 'static,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(TickerState {
             running: AtomicUsize::new(0),
             asleep: AtomicBool::new(false),
@@ -41,18 +41,16 @@ impl Ticker {
             wake: Condvar::new(),
         });
         let clock = shared.clone();
-        std::thread::Builder::new()
+        thread::Builder::new()
             .name("wws-clock".into())
             .stack_size(64 * 1024)
             .spawn(move || {
                 let mut last_guest = Instant::now();
                 loop {
-                    std::thread::sleep(TICK);
-                    let Some(engine) = engine.upgrade() else {
+                    thread::sleep(TICK);
+                    if !advance() {
                         return;
-                    };
-                    engine.increment_epoch();
-                    drop(engine);
+                    }
                     if clock.running.load(Ordering::Relaxed) > 0 {
                         last_guest = Instant::now();
                     } else if last_guest.elapsed() > LINGER {
@@ -125,7 +123,8 @@ mod tests {
     #[test]
     fn clock_sleeps_without_guests_and_exits_with_its_engine() {
         let engine = wasmtime::Engine::default();
-        let ticker = Ticker::start(engine.weak()).unwrap();
+        let weak = engine.weak();
+        let ticker = Ticker::start(move || weak.upgrade().is_some()).unwrap();
         let shared = Arc::downgrade(&ticker.0);
         let asleep = || ticker.0.asleep.load(Ordering::SeqCst);
         assert!(soon(asleep));

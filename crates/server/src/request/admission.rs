@@ -6,13 +6,9 @@
 //! of the rest, so that some stay free for another (the dynamic threshold of Choudhury and Hahne,
 //! 1998). The only worker of a project gets all slots.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
-use tokio::sync::oneshot;
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, oneshot, timeout};
 
 /// Bounds of admission.
 #[derive(Clone, Debug)]
@@ -176,7 +172,7 @@ impl Admission {
                 granted,
             )
         };
-        match tokio::time::timeout(self.bounds.timeout, granted).await {
+        match timeout(self.bounds.timeout, granted).await {
             Ok(Ok(())) => {
                 let admission = waiting.admission.take().unwrap_or_else(|| self.clone());
                 Ok(CallPermit { admission, worker })
