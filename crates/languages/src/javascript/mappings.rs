@@ -3,16 +3,20 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
+/// Segments of a map; one with more is not read. A bundle of ten megabytes has about a million.
+const MAX_SEGMENTS: usize = 1 << 22;
+
 /// A decoded source map.
 pub(super) struct Mappings {
-    /// The segments of each line of the generated file, by column.
-    lines: Vec<Vec<Segment>>,
+    /// By line and column of the generated file. Lines without segments take no memory.
+    segments: Vec<Segment>,
     sources: Vec<String>,
 }
 
-/// The first column in the generated line.
+/// What begins at a place of the generated file.
 #[derive(Clone, Copy)]
 struct Segment {
+    line: u32,
     column: u32,
     source: u32,
     source_line: u32,
@@ -51,14 +55,16 @@ impl Mappings {
             .map(|source| format!("{root}{}", source.unwrap_or_default()))
             .collect();
         Some(Self {
-            lines: lines(&written.mappings)?,
+            segments: segments(&written.mappings, MAX_SEGMENTS)?,
             sources,
         })
     }
 
     /// The source, line and column of a place in the generated file. All are counted from 0.
     pub(super) fn find(&self, line: u32, column: u32) -> Option<(&str, u32, u32)> {
-        let segments = self.lines.get(usize::try_from(line).ok()?)?;
+        let first = self.segments.partition_point(|segment| segment.line < line);
+        let segments = &self.segments[first..];
+        let segments = &segments[..segments.partition_point(|segment| segment.line == line)];
         let after = segments.partition_point(|segment| segment.column <= column);
         // Places before the first segment belong to its statement.
         let segment = segments.get(after.saturating_sub(1))?;
@@ -68,33 +74,37 @@ impl Mappings {
 }
 
 /// Lines are divided by `;`, segments by `,`; numbers are differences from the ones before.
-fn lines(mappings: &str) -> Option<Vec<Vec<Segment>>> {
-    let (mut source, mut line, mut source_column) = (0i64, 0i64, 0i64);
-    let mut lines = Vec::new();
-    for written in mappings.split(';') {
+fn segments(mappings: &str, max: usize) -> Option<Vec<Segment>> {
+    let (mut source, mut source_line, mut source_column) = (0i64, 0i64, 0i64);
+    let mut segments = Vec::new();
+    for (line, written) in mappings.split(';').enumerate() {
+        let line = u32::try_from(line).ok()?;
+        let first = segments.len();
         let mut column = 0i64;
-        let mut segments = Vec::new();
         for segment in written.split(',').filter(|segment| !segment.is_empty()) {
             let mut numbers = Numbers(segment.bytes());
             column = column.checked_add(numbers.next()??)?;
             // A segment of one number has no source.
-            let Some(first) = numbers.next() else {
+            let Some(number) = numbers.next() else {
                 continue;
             };
-            source = source.checked_add(first?)?;
-            line = line.checked_add(numbers.next()??)?;
+            source = source.checked_add(number?)?;
+            source_line = source_line.checked_add(numbers.next()??)?;
             source_column = source_column.checked_add(numbers.next()??)?;
+            if segments.len() == max {
+                return None;
+            }
             segments.push(Segment {
+                line,
                 column: u32::try_from(column).ok()?,
                 source: u32::try_from(source).ok()?,
-                source_line: u32::try_from(line).ok()?,
+                source_line: u32::try_from(source_line).ok()?,
                 source_column: u32::try_from(source_column).ok()?,
             });
         }
-        segments.sort_by_key(|segment| segment.column);
-        lines.push(segments);
+        segments[first..].sort_by_key(|segment| segment.column);
     }
-    Some(lines)
+    Some(segments)
 }
 
 /// Numbers in base-64 digits of five bits, lowest first; the sixth bit means "more follows", the
@@ -178,7 +188,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::test_runner::Config {
             failure_persistence: None,
-            ..proptest::test_runner::Config::with_cases(500)
+            ..proptest::test_runner::Config::with_cases(if cfg!(miri) { 4 } else { 500 })
         })]
         #[test]
         fn what_is_written_is_found(
@@ -221,6 +231,16 @@ mod tests {
                 let _ = map.find(line, column);
             }
         }
+    }
+
+    #[test]
+    fn memory_of_a_map_is_bounded() {
+        // Lines without segments take no memory.
+        let found = segments(&(";".repeat(100) + "AAAA"), 2).unwrap();
+        assert_eq!((found.len(), found.capacity()), (1, 4));
+        assert_eq!(found[0].line, 100);
+        assert!(segments("AAAA;AAAA", 2).is_some());
+        assert!(segments("AAAA;AAAA,AAAA", 2).is_none());
     }
 
     #[test]
