@@ -1,8 +1,7 @@
 //! Splits a module into the image of its initial memory and a module without these bytes, so that
 //! a fresh instance copies no data segments: its memory is the image, copy-on-write.
 
-use std::ops::Range;
-
+use wasm_encoder::{ConstExpr, DataSection, RawSection, SectionId};
 use wasmparser::{Data, DataKind, DataSectionReader, Operator, Parser, Payload};
 
 use crate::memory::page::{PAGE, WASM_PAGE};
@@ -17,9 +16,7 @@ pub(crate) struct SplitModule<'w> {
     pub(crate) start: usize,
     /// Linear memory from there to the end of the last segment.
     pub(crate) memory: Vec<u8>,
-    /// The section of data segments, and the body of the section that counts them.
     data: DataSectionReader<'w>,
-    count: Option<Range<usize>>,
 }
 
 /// An active segment: its address, and its bytes.
@@ -33,6 +30,7 @@ struct ActiveSegment<'w> {
 /// segment by segment.
 pub(crate) fn split(wasm: &[u8]) -> Option<SplitModule<'_>> {
     let (mut limit, mut data, mut count) = (None, None, None);
+    let mut has_code = false;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.ok()? {
             Payload::ImportSection(imports) => {
@@ -52,17 +50,29 @@ pub(crate) fn split(wasm: &[u8]) -> Option<SplitModule<'_>> {
                 }
                 limit = Some(ty.initial.checked_mul(WASM_PAGE)?);
             }
-            Payload::DataCountSection { count: of, range } => count = Some((of, range)),
-            Payload::DataSection(segments) => data = Some(segments),
+            // A module whose count is wrong, or in a wrong place, would become valid without it.
+            Payload::DataCountSection { count: of, .. } => {
+                let is_first = count.replace(of).is_none();
+                if !is_first || has_code || data.is_some() {
+                    return None;
+                }
+            }
+            Payload::DataSection(segments) => {
+                let is_first = data.replace(segments).is_none();
+                if !is_first {
+                    return None;
+                }
+            }
+            Payload::CodeSectionStart { .. } => has_code = true,
+            Payload::CodeSectionEntry(_) | Payload::CustomSection(_) | Payload::End(_) => {}
+            _ if count.is_some() => return None,
             _ => {}
         }
     }
     let (data, limit) = (data?, limit?);
-    // Without these sections, a module whose count is wrong would become valid.
-    if count.as_ref().is_some_and(|(of, _)| *of != data.count()) {
+    if count.is_some_and(|count| count != data.count()) {
         return None;
     }
-    let count = count.map(|(_, range)| range);
     let (mut start, mut end) = (usize::MAX, 0);
     for segment in data.clone() {
         if let Some(segment) = active(&segment.ok()?, limit).ok()? {
@@ -86,7 +96,6 @@ pub(crate) fn split(wasm: &[u8]) -> Option<SplitModule<'_>> {
         start,
         memory,
         data,
-        count,
     })
 }
 
@@ -129,39 +138,32 @@ impl SplitModule<'_> {
         // Instantiation takes time for each segment that is left; interpreters have tens of
         // thousands.
         let keep = names_segments(wasm)?;
-        let mut body = Vec::new();
-        leb128(
-            &mut body,
-            if keep {
-                u64::from(self.data.count())
-            } else {
-                0
-            },
-        );
+        let mut data = DataSection::new();
         for segment in self.data.clone().into_iter().filter(|_| keep) {
             let segment = segment.ok()?;
             match segment.kind {
-                DataKind::Passive => body.extend_from_slice(wasm.get(segment.range)?),
-                // Active, memory 0, `i32.const 0 end`, no bytes: indices of later segments stay.
-                DataKind::Active { .. } => body.extend_from_slice(&[0x00, 0x41, 0x00, 0x0b, 0x00]),
+                DataKind::Passive => data.passive(segment.data.iter().copied()),
+                // Indices of later segments stay.
+                DataKind::Active { .. } => data.active(0, &ConstExpr::i32_const(0), []),
+            };
+        }
+        let mut module = wasm_encoder::Module::new();
+        for payload in Parser::new(0).parse_all(wasm) {
+            match payload.ok()?.as_section() {
+                Some((id, _)) if id == SectionId::DataCount as u8 && !keep => {}
+                Some((id, _)) if id == SectionId::Data as u8 => {
+                    module.section(&data);
+                }
+                Some((id, range)) => {
+                    module.section(&RawSection {
+                        id,
+                        data: wasm.get(range)?,
+                    });
+                }
+                None => {}
             }
         }
-        // Copies all but these two sections, with a new header for the data section.
-        let mut out = Vec::with_capacity(wasm.len());
-        let mut copied = 0;
-        if let Some(count) = self.count.clone().filter(|_| !keep) {
-            let header = section_header_len(wasm, count.start, count.end, 12)?;
-            out.extend_from_slice(wasm.get(..count.start - header)?);
-            copied = count.end;
-        }
-        let data = self.data.range();
-        let header = section_header_len(wasm, data.start, data.end, 11)?;
-        out.extend_from_slice(wasm.get(copied..data.start - header)?);
-        out.push(11);
-        leb128(&mut out, body.len() as u64);
-        out.extend_from_slice(&body);
-        out.extend_from_slice(wasm.get(data.end..)?);
-        Some(out)
+        Some(module.finish())
     }
 }
 
@@ -196,37 +198,6 @@ fn names_segments(wasm: &[u8]) -> Option<bool> {
         }
     }
     Some(false)
-}
-
-/// Bytes of a section's header: its id, and its size as LEB128 of any allowed length.
-pub(crate) fn section_header_len(wasm: &[u8], from: usize, to: usize, id: u8) -> Option<usize> {
-    let size = to.checked_sub(from)? as u64;
-    (2..=6).find(|len| {
-        let Some(header) = from.checked_sub(*len).and_then(|at| wasm.get(at..from)) else {
-            return false;
-        };
-        let mut value = 0u64;
-        for (i, byte) in header[1..].iter().enumerate() {
-            let last = i + 2 == *len;
-            if (byte & 0x80 == 0) != last {
-                return false;
-            }
-            value |= u64::from(byte & 0x7f) << (7 * i);
-        }
-        header[0] == id && value == size
-    })
-}
-
-pub(crate) fn leb128(out: &mut Vec<u8>, mut value: u64) {
-    loop {
-        let byte = (value & 0x7f) as u8;
-        value >>= 7;
-        if value == 0 {
-            out.push(byte);
-            return;
-        }
-        out.push(byte | 0x80);
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Exports the state of an instance besides its memory, so that a snapshot can read it, or rejects
 //! a module whose state no snapshot can hold.
 
+use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
+use wasm_encoder::{ExportKind, ExportSection, RawSection};
 use wasmparser::{Operator, Parser, Payload, TypeRef};
 
 use crate::error::{LoadError, LoadErrorKind};
-use crate::module::data_segments;
 
 /// Start of the names of exported globals; the global's index follows.
 pub(crate) const GLOBAL: &str = "wws.global.";
@@ -20,8 +21,6 @@ pub(crate) fn expose(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
     let mut mutable = Vec::new();
     let mut exports = None;
     let mut has_table = false;
-    // The bodies of custom sections, in the order of the file.
-    let mut custom = Vec::new();
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(invalid)? {
             Payload::ImportSection(imports) => {
@@ -62,12 +61,7 @@ pub(crate) fn expose(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
                 }
             }
             Payload::TableSection(tables) => has_table = tables.count() > 0,
-            Payload::CustomSection(section) if section.name() != "name" => {
-                custom.push(section.range());
-            }
-            Payload::ExportSection(section) => {
-                exports = Some((section.range(), section.count()));
-            }
+            Payload::ExportSection(section) => exports = Some(section),
             Payload::CodeSectionEntry(body) => {
                 for operator in body.get_operators_reader().map_err(invalid)? {
                     if matches!(
@@ -87,62 +81,40 @@ pub(crate) fn expose(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
             _ => {}
         }
     }
-    let Some((range, exported)) = exports else {
+    let Some(exports) = exports else {
         return Err(LoadError::unsupported("it exports nothing"));
     };
-    let lost = || invalid_module().caused_by("its sections do not add up");
-    let place = |range: &std::ops::Range<usize>, id| {
-        let header = data_segments::section_header_len(wasm, range.start, range.end, id)?;
-        Some((range.start - header, range.start, range.end))
-    };
-    let (start, from, to) = place(&range, 7).ok_or_else(lost)?;
-    // The old entries follow the old count.
-    let entries = leb128_len(wasm.get(from..to).ok_or_else(lost)?).ok_or_else(lost)?;
-    let mut body = Vec::with_capacity(to - from + mutable.len() * 24);
-    let added = mutable.len() as u64 + u64::from(has_table);
-    data_segments::leb128(&mut body, u64::from(exported) + added);
-    body.extend_from_slice(&wasm[from + entries..to]);
-    let mut export = |name: &str, kind: u8, index: u32| {
-        data_segments::leb128(&mut body, name.len() as u64);
-        body.extend_from_slice(name.as_bytes());
-        body.push(kind);
-        data_segments::leb128(&mut body, u64::from(index));
-    };
+    let mut exported = ExportSection::new();
+    RoundtripReencoder
+        .parse_export_section(&mut exported, exports)
+        .map_err(|error| invalid_module().caused_by(error))?;
     for index in mutable {
-        export(&format!("{GLOBAL}{index}"), 3, index);
+        exported.export(&format!("{GLOBAL}{index}"), ExportKind::Global, index);
     }
     if has_table {
-        export(TABLE, 1, 0);
+        exported.export(TABLE, ExportKind::Table, 0);
     }
-    let mut out = Vec::with_capacity(wasm.len() + body.len());
-    let mut copied = 0;
-    let mut cuts = Vec::with_capacity(custom.len() + 1);
-    for range in &custom {
-        let (start, _, end) = place(range, 0).ok_or_else(lost)?;
-        cuts.push((start, end, false));
-    }
-    cuts.push((start, to, true));
-    cuts.sort_unstable();
-    for (start, end, is_exports) in cuts {
-        out.extend_from_slice(wasm.get(copied..start).ok_or_else(lost)?);
-        if is_exports {
-            out.push(7);
-            data_segments::leb128(&mut out, body.len() as u64);
-            out.extend_from_slice(&body);
+    let mut module = wasm_encoder::Module::new();
+    for payload in Parser::new(0).parse_all(wasm) {
+        let payload = payload.map_err(invalid)?;
+        match &payload {
+            Payload::CustomSection(section) if section.name() != "name" => {}
+            Payload::ExportSection(_) => {
+                module.section(&exported);
+            }
+            payload => {
+                if let Some((id, range)) = payload.as_section() {
+                    let data = wasm.get(range).ok_or_else(invalid_module)?;
+                    module.section(&RawSection { id, data });
+                }
+            }
         }
-        copied = end;
     }
-    out.extend_from_slice(wasm.get(copied..).ok_or_else(lost)?);
-    Ok(out)
+    Ok(module.finish())
 }
 
 fn invalid_module() -> LoadError {
     LoadError::new(LoadErrorKind::InvalidModule, "not a valid module")
-}
-
-/// Bytes of the LEB128 number at the start of `bytes`.
-fn leb128_len(bytes: &[u8]) -> Option<usize> {
-    Some(bytes.iter().position(|byte| byte & 0x80 == 0)? + 1)
 }
 
 #[cfg(test)]
