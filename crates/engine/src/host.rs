@@ -11,6 +11,7 @@ pub(crate) mod http;
 pub(crate) mod kv;
 pub(crate) mod log;
 pub(crate) mod open_files;
+pub(crate) mod pointers;
 pub(crate) mod random;
 pub(crate) mod readdir;
 pub(crate) mod slices;

@@ -8,7 +8,8 @@ use wasmtime::{Caller, Result};
 
 use crate::error::Stop;
 use crate::host::errno::{INVAL, SUCCESS};
-use crate::host::guest_memory::{put, range, vector, with_memory};
+use crate::host::guest_memory::with_memory;
+use crate::host::pointers::{put, range, vector};
 use crate::host::state::{self, Host};
 use crate::host::streams::MAX_VECTORS;
 use crate::schedule::cpu::measure_wait;

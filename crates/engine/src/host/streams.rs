@@ -6,7 +6,8 @@ use wasmtime::{AsContextMut, Caller, Result};
 
 use crate::error::Stop;
 use crate::host::errno::{BADF, INVAL, SUCCESS};
-use crate::host::guest_memory::{put, range, vector, with_memory};
+use crate::host::guest_memory::with_memory;
+use crate::host::pointers::{put, range, vector};
 use crate::host::state::{Host, Io};
 use crate::schedule::cpu::measure_wait;
 

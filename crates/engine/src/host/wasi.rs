@@ -16,10 +16,9 @@ use crate::host::clocks::{self, ClockId};
 use crate::host::errno::{
     BADF, FAULT, INVAL, MFILE, NAMETOOLONG, NFILE, NOMEM, NOTDIR, NOTSUP, SPIPE, SUCCESS,
 };
-use crate::host::guest_memory::{
-    exported_memory, put, put_list, put_sizes, range, vector, with_memory,
-};
+use crate::host::guest_memory::{exported_memory, with_memory};
 use crate::host::open_files::TooManyFiles;
+use crate::host::pointers::{put, put_list, put_sizes, range, vector};
 use crate::host::random;
 use crate::host::readdir::{self, DirectoryPath};
 use crate::host::slices::WorkSlices;
@@ -419,42 +418,31 @@ fn opening(linker: &mut Linker<Host>) -> Result<()> {
 }
 
 fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
-    linker.func_wrap(
-        MODULE,
-        "environ_sizes_get",
-        |mut caller: Caller<'_, Host>, count: u32, size: u32| {
-            with_memory(&mut caller, |memory, host| {
-                put_sizes(memory, &host.grants.env, count, size)
-            })
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "environ_get",
-        |mut caller: Caller<'_, Host>, pointers: u32, buffer: u32| {
-            with_memory(&mut caller, |memory, host| {
-                put_list(memory, &host.grants.env, pointers, buffer)
-            })
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "args_sizes_get",
-        |mut caller: Caller<'_, Host>, count: u32, size: u32| {
-            with_memory(&mut caller, |memory, host| {
-                put_sizes(memory, &host.grants.args, count, size)
-            })
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "args_get",
-        |mut caller: Caller<'_, Host>, pointers: u32, buffer: u32| {
-            with_memory(&mut caller, |memory, host| {
-                put_list(memory, &host.grants.args, pointers, buffer)
-            })
-        },
-    )?;
+    type GrantedList = fn(&Host) -> &[Box<[u8]>];
+    let lists: [(&str, &str, GrantedList); 2] = [
+        ("environ_sizes_get", "environ_get", |host| &host.grants.env),
+        ("args_sizes_get", "args_get", |host| &host.grants.args),
+    ];
+    for (sizes_get, get, list) in lists {
+        linker.func_wrap(
+            MODULE,
+            sizes_get,
+            move |mut caller: Caller<'_, Host>, count: u32, size: u32| {
+                with_memory(&mut caller, |memory, host| {
+                    put_sizes(memory, list(host), count, size)
+                })
+            },
+        )?;
+        linker.func_wrap(
+            MODULE,
+            get,
+            move |mut caller: Caller<'_, Host>, pointers: u32, buffer: u32| {
+                with_memory(&mut caller, |memory, host| {
+                    put_list(memory, list(host), pointers, buffer)
+                })
+            },
+        )?;
+    }
     linker.func_wrap(
         MODULE,
         "fd_prestat_get",
