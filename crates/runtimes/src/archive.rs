@@ -8,7 +8,7 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 
-use crate::error::Error;
+use crate::error::{Error, FailureKind};
 
 /// The maximum size of an unpacked archive, in bytes: a larger one is a decompression bomb.
 const MAX_UNPACKED: u64 = 2 << 30;
@@ -16,7 +16,9 @@ const MAX_UNPACKED: u64 = 2 << 30;
 /// The file `wanted` of an archive. Packages have all their files in one directory with any name,
 /// usually `package`.
 pub(crate) fn file_of(archive: &[u8], wanted: &str, max: u64) -> Result<Vec<u8>, Error> {
-    let broken = |error: io::Error| Error::new(format!("the package cannot be unpacked: {error}"));
+    let broken = |error: io::Error| {
+        Error::new(FailureKind::Damaged, "the package cannot be unpacked").caused_by(error)
+    };
     let unpacked = MultiGzDecoder::new(archive).take(MAX_UNPACKED);
     let mut archive = tar::Archive::new(unpacked);
     for entry in archive.entries().map_err(broken)? {
@@ -28,16 +30,19 @@ pub(crate) fn file_of(archive: &[u8], wanted: &str, max: u64) -> Result<Vec<u8>,
             continue;
         }
         if entry.size() > max {
-            return Err(Error::new(format!(
-                "{wanted} has {} bytes, more than {max}",
-                entry.size()
-            )));
+            return Err(Error::new(
+                FailureKind::TooLarge,
+                format!("{wanted} has {} bytes, more than {max}", entry.size()),
+            ));
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(broken)?;
         return Ok(bytes);
     }
-    Err(Error::new(format!("the package has no file {wanted}")))
+    Err(Error::new(
+        FailureKind::NotFound,
+        format!("the package has no file {wanted}"),
+    ))
 }
 
 /// A path without its first directory.
@@ -90,7 +95,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::test_runner::Config {
             failure_persistence: None,
-            ..proptest::test_runner::Config::with_cases(300)
+            ..proptest::test_runner::Config::with_cases(if cfg!(miri) { 4 } else { 300 })
         })]
         #[test]
         fn the_first_regular_file_of_the_name_is_taken(

@@ -12,7 +12,10 @@ use toml::{
 };
 use wws_project::Runtime;
 
-use crate::{entry, error::Error};
+use crate::{
+    entry,
+    error::{Error, FailureKind},
+};
 
 /// What is written where there was no file.
 const EMPTY: &str = "version = 1\n";
@@ -121,6 +124,7 @@ fn checked(new: String, wanted: &Table) -> Result<String, Error> {
 
 fn by_hand() -> Error {
     Error::new(
+        FailureKind::Edit,
         "the lists of .wws.toml are written in a way that is not edited here: write them as tables [[repositories]] and [[repositories.runtimes]]",
     )
 }
@@ -128,12 +132,12 @@ fn by_hand() -> Error {
 fn parse(text: &str) -> Result<DeTable<'_>, Error> {
     DeTable::parse(text)
         .map(Spanned::into_inner)
-        .map_err(|error| Error::new(format!(".wws.toml: {error}")))
+        .map_err(|error| Error::new(FailureKind::Edit, ".wws.toml").caused_by(error))
 }
 
 fn read(text: &str) -> Result<Table, Error> {
     text.parse()
-        .map_err(|error| Error::new(format!(".wws.toml: {error}")))
+        .map_err(|error| Error::new(FailureKind::Edit, ".wws.toml").caused_by(error))
 }
 
 /// The tables of a list that is written as `[[key]]`.
@@ -257,7 +261,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::test_runner::Config {
             failure_persistence: None,
-            ..proptest::test_runner::Config::with_cases(500)
+            ..proptest::test_runner::Config::with_cases(if cfg!(miri) { 4 } else { 500 })
         })]
         #[test]
         fn edits_change_nothing_else(

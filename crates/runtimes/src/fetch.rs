@@ -13,7 +13,7 @@ use url::{Host, Url};
 
 use crate::{
     archive,
-    error::Error,
+    error::{Error, FailureKind},
     package::Package,
     registry::Registries,
     source::{self, Source},
@@ -123,9 +123,15 @@ impl<'p> Fetch<'p> {
         let bytes = match source {
             Source::Http(url) => self.get(url, MAX_TEXT)?.or_missing()?,
             Source::File(path) => read(path, MAX_TEXT)?,
-            Source::Npm(_) => return Err(Error::new(format!("{source} is no text"))),
+            Source::Npm(_) => {
+                return Err(Error::new(
+                    FailureKind::Input,
+                    format!("{source} is no text"),
+                ));
+            }
         };
-        String::from_utf8(bytes).map_err(|_| Error::new(format!("{source} is not UTF-8")))
+        String::from_utf8(bytes)
+            .map_err(|_| Error::new(FailureKind::Damaged, format!("{source} is not UTF-8")))
     }
 
     fn file_of(&self, package: &Package) -> Result<Vec<u8>, Error> {
@@ -136,7 +142,7 @@ impl<'p> Fetch<'p> {
             Answer::Missing(missing) => {
                 let url = registry.metadata(package)?;
                 let Answer::Found(metadata) = self.get(&url, MAX_TEXT)? else {
-                    return Err(Error::new(missing));
+                    return Err(Error::new(FailureKind::NotFound, missing));
                 };
                 self.get(&archive_of(&metadata, &url)?, self.options.max)?
                     .or_missing()?
@@ -174,14 +180,22 @@ impl<'p> Fetch<'p> {
                 )));
             }
             401 | 403 => {
-                return Err(Error::new(format!(
-                    "refused ({status}): a registry's token is `//HOST/:_authToken=...` in ~/.npmrc"
-                )));
+                return Err(Error::new(
+                    FailureKind::Network,
+                    format!(
+                        "refused ({status}): a registry's token is `//HOST/:_authToken=...` in ~/.npmrc"
+                    ),
+                ));
             }
-            _ => return Err(Error::new(format!("answers {status}"))),
+            _ => {
+                return Err(Error::new(
+                    FailureKind::Network,
+                    format!("answers {status}"),
+                ));
+            }
         }
         let length = response.body().content_length();
-        let too_large = || Error::new(format!("larger than {max} bytes"));
+        let too_large = || Error::new(FailureKind::TooLarge, format!("larger than {max} bytes"));
         if length.is_some_and(|length| length > max) {
             return Err(too_large());
         }
@@ -203,10 +217,13 @@ impl<'p> Fetch<'p> {
             self.progress.received(received, length);
         }
         match length {
-            Some(length) if length != bytes.len() as u64 => Err(Error::new(format!(
-                "broke off after {} of {length} bytes: try again",
-                bytes.len()
-            ))),
+            Some(length) if length != bytes.len() as u64 => Err(Error::new(
+                FailureKind::Network,
+                format!(
+                    "broke off after {} of {length} bytes: try again",
+                    bytes.len()
+                ),
+            )),
             _ => Ok(Answer::Found(bytes)),
         }
     }
@@ -219,15 +236,18 @@ impl<'p> Fetch<'p> {
     }
 
     fn failed(&self, error: &ureq::Error) -> Error {
-        Error::new(match error {
-            ureq::Error::Timeout(_) => format!(
-                "no answer in time ({:?} for a connection, {:?} for the next bytes, {:?} for all): try again",
-                self.options.connect_timeout, self.options.stall_timeout, self.options.timeout
-            ),
-            ureq::Error::HostNotFound => "no host of this name is found".into(),
-            ureq::Error::Io(error) => format!("{error}{}", self.by_proxy()),
-            error => format!("{error}{}", self.by_proxy()),
-        })
+        Error::new(
+            FailureKind::Network,
+            match error {
+                ureq::Error::Timeout(_) => format!(
+                    "no answer in time ({:?} for a connection, {:?} for the next bytes, {:?} for all): try again",
+                    self.options.connect_timeout, self.options.stall_timeout, self.options.timeout
+                ),
+                ureq::Error::HostNotFound => "no host of this name is found".into(),
+                ureq::Error::Io(error) => format!("{error}{}", self.by_proxy()),
+                error => format!("{error}{}", self.by_proxy()),
+            },
+        )
     }
 }
 
@@ -235,7 +255,7 @@ impl Answer {
     fn or_missing(self) -> Result<Vec<u8>, Error> {
         match self {
             Self::Found(bytes) => Ok(bytes),
-            Self::Missing(message) => Err(Error::new(message)),
+            Self::Missing(message) => Err(Error::new(FailureKind::NotFound, message)),
         }
     }
 }
@@ -252,17 +272,25 @@ fn is_here(url: &Url) -> bool {
 
 /// `dist.tarball` of a version's metadata, which may be relative.
 fn archive_of(metadata: &[u8], url: &Url) -> Result<Url, Error> {
-    let metadata: serde_json::Value = serde_json::from_slice(metadata)
-        .map_err(|error| Error::new(format!("{}: no JSON: {error}", source::shown(url))))?;
+    let metadata: serde_json::Value = serde_json::from_slice(metadata).map_err(|error| {
+        Error::new(
+            FailureKind::Damaged,
+            format!("{}: no JSON", source::shown(url)),
+        )
+        .caused_by(error)
+    })?;
     let tarball = metadata.pointer("/dist/tarball").and_then(|t| t.as_str());
     tarball
         .and_then(|text| url.join(text).ok())
         .filter(|url| matches!(url.scheme(), "https" | "http"))
         .ok_or_else(|| {
-            Error::new(format!(
-                "{}: does not say where the archive is (`dist.tarball`)",
-                source::shown(url)
-            ))
+            Error::new(
+                FailureKind::NotFound,
+                format!(
+                    "{}: does not say where the archive is (`dist.tarball`)",
+                    source::shown(url)
+                ),
+            )
         })
 }
 
@@ -279,5 +307,6 @@ fn read(path: &Path, max: u64) -> Result<Vec<u8>, Error> {
         }
         Ok(bytes)
     };
-    run().map_err(|error| Error::new(format!("{}: {error}", path.display())))
+    run()
+        .map_err(|error| Error::new(FailureKind::File, path.display().to_string()).caused_by(error))
 }

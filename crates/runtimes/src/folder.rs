@@ -11,7 +11,13 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, renameat,
 use sha2::{Digest, Sha256};
 use wws_project::{Runtime, beneath::Root, hex};
 
-use crate::{edit, error::Error, fetch::Fetch, repository::Repository, source::Source};
+use crate::{
+    edit,
+    error::{Error, FailureKind},
+    fetch::Fetch,
+    repository::Repository,
+    source::Source,
+};
 
 /// The file that lists runtimes.
 const CONFIG: &str = ".wws.toml";
@@ -39,7 +45,9 @@ impl Folder {
     /// # Errors
     /// The directory cannot be opened.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |error| Error::new(format!("{}: {error}", path.display()));
+        let failed = |error: io::Error| {
+            Error::new(FailureKind::File, path.display().to_string()).caused_by(error)
+        };
         let path = path.canonicalize().map_err(failed)?;
         let lock = rustix::fs::open(
             &path,
@@ -109,7 +117,9 @@ impl Folder {
     pub fn remove(&self, runtime: &Runtime) -> Result<(), Error> {
         let text = edit::remove(&self.text()?, runtime)?;
         let folder = runtime.folder();
-        let failed = |error| Error::new(format!("{}: {error}", folder.display()));
+        let failed = |error: io::Error| {
+            Error::new(FailureKind::File, folder.display().to_string()).caused_by(error)
+        };
         match self.root.folder(&folder) {
             Ok(_) => fs::remove_dir_all(self.path.join(&folder)).map_err(failed)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -133,9 +143,10 @@ impl Folder {
         for file in files {
             let name = &file.filename;
             let Some(wanted) = &file.sha256 else {
-                return Err(Error::new(format!(
-                    "{name} has no `checksum`: without one nothing is installed"
-                )));
+                return Err(Error::new(
+                    FailureKind::Input,
+                    format!("{name} has no `checksum`: without one nothing is installed"),
+                ));
             };
             let path = runtime.file(file);
             let there = self.root.file(&path).and_then(|mut file| {
@@ -147,21 +158,25 @@ impl Folder {
                 continue;
             }
             let Some(url) = &file.url else {
-                return Err(Error::new(format!(
-                    "{name} has no `url`: put it at {} yourself",
-                    path.display()
-                )));
+                return Err(Error::new(
+                    FailureKind::NotFound,
+                    format!("{name} has no `url`: put it at {} yourself", path.display()),
+                ));
             };
             let source = Source::parse(url, &self.path)?;
             let bytes = fetch.file(&source)?;
             let found = hex::encode(&Sha256::digest(&bytes));
             if found != *wanted {
-                return Err(Error::new(format!(
-                    "{name} of {source} is damaged, or not the one that was meant: its sha256 is {found}, expected {wanted}"
-                )));
+                return Err(Error::new(
+                    FailureKind::Damaged,
+                    format!(
+                        "{name} of {source} is damaged, or not the one that was meant: its sha256 is {found}, expected {wanted}"
+                    ),
+                ));
             }
-            self.place(&path, &bytes)
-                .map_err(|error| Error::new(format!("{}: {error}", path.display())))?;
+            self.place(&path, &bytes).map_err(|error| {
+                Error::new(FailureKind::File, path.display().to_string()).caused_by(error)
+            })?;
             installed = InstallOutcome::Now;
         }
         Ok(installed)
@@ -233,7 +248,7 @@ impl Folder {
         match fs::read_to_string(self.path.join(CONFIG)) {
             Ok(text) => Ok(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            Err(error) => Err(Error::new(format!("{CONFIG}: {error}"))),
+            Err(error) => Err(Error::new(FailureKind::File, CONFIG).caused_by(error)),
         }
     }
 
@@ -254,7 +269,7 @@ impl Folder {
             }
             written
         };
-        run().map_err(|error: io::Error| Error::new(format!("{CONFIG}: {error}")))
+        run().map_err(|error: io::Error| Error::new(FailureKind::File, CONFIG).caused_by(error))
     }
 }
 

@@ -20,7 +20,7 @@ mod repository;
 mod source;
 mod tls;
 
-pub use error::Error;
+pub use error::{Error, FailureKind};
 pub use fetch::{Fetch, FetchOptions, Progress};
 pub use folder::{Folder, InstallOutcome};
 pub use repository::Repository;

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
-use crate::error::Error;
+use crate::error::{Error, FailureKind};
 
 /// The maximum size of the file, in bytes.
 const MAX: u64 = 1 << 20;
@@ -20,7 +20,9 @@ impl Npmrc {
         match File::open(file).and_then(|file| file.take(MAX).read_to_string(&mut text)) {
             Ok(_) => Ok(Self::parse(&text, env)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(Error::new(format!("{}: {error}", file.display()))),
+            Err(error) => {
+                Err(Error::new(FailureKind::File, file.display().to_string()).caused_by(error))
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha512};
 
-use crate::error::Error;
+use crate::error::{Error, FailureKind};
 
 /// `NAME@VERSION/FILE#sha512-...`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl Package {
     /// Parses what follows `npm:`.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         parse(text).ok_or_else(|| {
-            Error::new(format!(
+            Error::new(FailureKind::Input, format!(
                 "`npm:{text}` names no file of a package: expected npm:NAME@VERSION/FILE#sha512-..., the last part being the package's `dist.integrity`"
             ))
         })
@@ -54,11 +54,14 @@ impl Package {
         if found.as_slice() == self.sha512 {
             return Ok(());
         }
-        Err(Error::new(format!(
-            "the package is damaged, or not the one that was meant: its checksum is sha512-{}, expected sha512-{}",
-            STANDARD.encode(found),
-            STANDARD.encode(&self.sha512)
-        )))
+        Err(Error::new(
+            FailureKind::Damaged,
+            format!(
+                "the package is damaged, or not the one that was meant: its checksum is sha512-{}, expected sha512-{}",
+                STANDARD.encode(found),
+                STANDARD.encode(&self.sha512)
+            ),
+        ))
     }
 }
 

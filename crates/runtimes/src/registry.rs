@@ -14,7 +14,11 @@ use std::{
 
 use url::Url;
 
-use crate::{error::Error, npmrc::Npmrc, package::Package};
+use crate::{
+    error::{Error, FailureKind},
+    npmrc::Npmrc,
+    package::Package,
+};
 
 /// The time for npm to answer.
 const NPM_TIME: Duration = Duration::from_secs(20);
@@ -63,6 +67,7 @@ impl Registries {
             .or_else(|| self.ask_npm());
         let Some(text) = found else {
             return Err(Error::new(
+                FailureKind::Input,
                 "no npm registry is configured: set NPM_CONFIG_REGISTRY=https://..., or write `registry=https://...` into ~/.npmrc",
             ));
         };
@@ -70,9 +75,10 @@ impl Registries {
             .ok()
             .filter(|url| matches!(url.scheme(), "https" | "http"))
             .ok_or_else(|| {
-                Error::new(format!(
-                    "the npm registry is configured as `{text}`, expected https://..."
-                ))
+                Error::new(
+                    FailureKind::Input,
+                    format!("the npm registry is configured as `{text}`, expected https://..."),
+                )
             })?;
         if !root.path().ends_with('/') {
             let path = format!("{}/", root.path());
@@ -153,8 +159,13 @@ impl Registry {
         let mut url = self.root.clone();
         url.set_query(None);
         // A name begins with `@`, so nothing else can come first.
-        url.join(&format!("./{path}"))
-            .map_err(|error| Error::new(format!("{path} is not below the registry: {error}")))
+        url.join(&format!("./{path}")).map_err(|error| {
+            Error::new(
+                FailureKind::Input,
+                format!("{path} is not below the registry"),
+            )
+            .caused_by(error)
+        })
     }
 }
 

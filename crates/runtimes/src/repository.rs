@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use url::Url;
 use wws_project::{Runtime, Status};
 
-use crate::{error::Error, fetch::Fetch, source::Source};
+use crate::{
+    error::{Error, FailureKind},
+    fetch::Fetch,
+    source::Source,
+};
 
 /// The name of the built-in repository.
 const BUILT_IN: &str = "wws";
@@ -48,8 +52,9 @@ impl Repository {
     /// # Errors
     /// The index cannot be fetched, or has problems.
     pub fn open(location: &str, name: Option<&str>, fetch: &Fetch<'_>) -> Result<Self, Error> {
-        let here = std::env::current_dir()
-            .map_err(|error| Error::new(format!("no current directory: {error}")))?;
+        let here = std::env::current_dir().map_err(|error| {
+            Error::new(FailureKind::File, "no current directory").caused_by(error)
+        })?;
         let base = match Source::parse(location, &here)? {
             Source::Http(url) => Base::Url(url),
             Source::File(path) if path.is_dir() => Base::Folder(canonical(&path)?, INDEX.into()),
@@ -61,6 +66,7 @@ impl Repository {
             }
             Source::Npm(_) => {
                 return Err(Error::new(
+                    FailureKind::Input,
                     "a repository is a directory or a URL, not a package",
                 ));
             }
@@ -104,10 +110,13 @@ impl Repository {
             .find(|runtime| runtime.version == version)
             .or_else(|| of_name().find(is_tagged));
         match found {
-            Some(runtime) if runtime.status == Status::Yanked => Err(Error::new(format!(
-                "the repository {} has withdrawn {name} {version} (`status = \"yanked\"`)",
-                self.name
-            ))),
+            Some(runtime) if runtime.status == Status::Yanked => Err(Error::new(
+                FailureKind::NotFound,
+                format!(
+                    "the repository {} has withdrawn {name} {version} (`status = \"yanked\"`)",
+                    self.name
+                ),
+            )),
             Some(runtime) => Ok(runtime),
             None => {
                 let mut known: Vec<String> = of_name()
@@ -117,11 +126,14 @@ impl Repository {
                     known.extend(self.runtimes.iter().map(|runtime| runtime.name.clone()));
                     known.dedup();
                 }
-                Err(Error::new(format!(
-                    "the repository {} has no {name} {version}; it has {}",
-                    self.name,
-                    known.join(", ")
-                )))
+                Err(Error::new(
+                    FailureKind::NotFound,
+                    format!(
+                        "the repository {} has no {name} {version}; it has {}",
+                        self.name,
+                        known.join(", ")
+                    ),
+                ))
             }
         }
     }
@@ -173,14 +185,19 @@ impl Base {
                 .ok()
                 .filter(|url| matches!(url.scheme(), "https" | "http"))
                 .map(String::from)
-                .ok_or_else(|| Error::new(format!("{base}: `{url}` is no place that it can name"))),
+                .ok_or_else(|| {
+                    Error::new(
+                        FailureKind::Input,
+                        format!("{base}: `{url}` is no place that it can name"),
+                    )
+                }),
         }
     }
 }
 
 fn canonical(path: &Path) -> Result<PathBuf, Error> {
     path.canonicalize()
-        .map_err(|error| Error::new(format!("{}: {error}", path.display())))
+        .map_err(|error| Error::new(FailureKind::File, path.display().to_string()).caused_by(error))
 }
 
 /// The name of a repository becomes that of a directory.
@@ -189,9 +206,12 @@ fn check_name(name: &str) -> Result<(), Error> {
     if good {
         Ok(())
     } else {
-        Err(Error::new(format!(
-            "`{name}` is not a name for a repository, whose runtimes are in a directory with that name: set another one with --repo-name"
-        )))
+        Err(Error::new(
+            FailureKind::Input,
+            format!(
+                "`{name}` is not a name for a repository, whose runtimes are in a directory with that name: set another one with --repo-name"
+            ),
+        ))
     }
 }
 

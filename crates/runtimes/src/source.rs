@@ -7,7 +7,10 @@ use std::{
 
 use url::Url;
 
-use crate::{error::Error, package::Package};
+use crate::{
+    error::{Error, FailureKind},
+    package::Package,
+};
 
 /// The meaning of a `url`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +30,16 @@ impl Source {
             return Package::parse(package).map(Self::Npm);
         }
         match scheme(text) {
-            Some("http" | "https") => Url::parse(text)
-                .map(Self::Http)
-                .map_err(|error| Error::new(format!("`{text}` is no URL: {error}"))),
+            Some("http" | "https") => Url::parse(text).map(Self::Http).map_err(|error| {
+                Error::new(FailureKind::Input, format!("`{text}` is no URL")).caused_by(error)
+            }),
             Some("file") => Ok(Self::File(base.join(file_path(text)?))),
-            Some(other) => Err(Error::new(format!(
-                "`{text}`: nothing is fetched by `{other}:`, expected npm:, https:, http: or a path"
-            ))),
+            Some(other) => Err(Error::new(
+                FailureKind::Input,
+                format!(
+                    "`{text}`: nothing is fetched by `{other}:`, expected npm:, https:, http: or a path"
+                ),
+            )),
             None => Ok(Self::File(base.join(text))),
         }
     }
@@ -82,9 +88,10 @@ fn file_path(text: &str) -> Result<PathBuf, Error> {
         .ok()
         .and_then(|url| url.to_file_path().ok())
         .ok_or_else(|| {
-            Error::new(format!(
-                "`{text}` is no path, expected file:///directory/file"
-            ))
+            Error::new(
+                FailureKind::Input,
+                format!("`{text}` is no path, expected file:///directory/file"),
+            )
         })
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 
-use crate::error::Error;
+use crate::error::{Error, FailureKind};
 
 /// Files in which systems have their trusted authorities.
 const SYSTEM: [&str; 3] = [
@@ -27,7 +27,11 @@ pub(crate) fn roots(env: &BTreeMap<String, String>, npm: Option<&str>) -> Result
     let mut certificates = Vec::new();
     for file in named.into_iter().flatten() {
         let found = read(Path::new(file)).map_err(|error| {
-            Error::new(format!("cannot read the certificates of {file}: {error}"))
+            Error::new(
+                FailureKind::File,
+                format!("cannot read the certificates of {file}"),
+            )
+            .caused_by(error)
         })?;
         certificates.extend(found);
     }
