@@ -357,7 +357,7 @@ inside() {
     configure
     export PATH=$work/bin:$PWD/target/release:$tools/runc/usr/sbin:$tools/suites:$tools/clients/bin:$PATH
     # What of them the machine has not.
-    export WWS_STORE=$work/store
+    export WWS_CODE_CACHE=$work/store
     export PATH=$PATH:$host/usr/sbin:$host/usr/bin XTABLES_LIBDIR=$host/usr/lib/x86_64-linux-gnu/xtables TMPDIR=/tmp HOME=/root
     export LD_LIBRARY_PATH=$host/usr/lib/x86_64-linux-gnu:$host/lib/x86_64-linux-gnu
     target/x86_64-unknown-linux-gnu/release/suite-registry "$address" "$host/bin/busybox" > "$out/registry.log" 2>&1 &

@@ -473,7 +473,7 @@ fn spawn(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> Re
         .args(["--log-level", "info"])
         .env_clear()
         .env("PATH", path)
-        .env("WWS_STORE", store(mark, shares_code))
+        .env("WWS_CODE_CACHE", store(mark, shares_code))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -66,7 +66,7 @@ impl Server {
             .env("WWS_RESOLVE", format!("allowed.test={outside}"))
             .env("WWS_LIMITS_CPU_TIME", "2s")
             // Interpreters are compiled once for all runs.
-            .env("WWS_STORE", workspace::root().join("target/code"))
+            .env("WWS_CODE_CACHE", workspace::root().join("target/code"))
             .stdin(Stdio::null())
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?)

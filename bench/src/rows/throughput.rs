@@ -32,7 +32,7 @@ pub(crate) fn wws(folder: &Path) -> Result<Server> {
     let mut wws = Command::new(workspace::programs()?.join("wws"));
     wws.arg(folder)
         .env("WWS_ACCESS_LOG", "false")
-        .env("WWS_STORE", workspace::root().join("target/code"));
+        .env("WWS_CODE_CACHE", workspace::root().join("target/code"));
     Server::start(wws, |port| vec!["--port".into(), port.to_string()])
 }
 

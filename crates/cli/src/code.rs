@@ -17,8 +17,9 @@ use wws_server::{CodeCache, Compiling, Languages, Precompile};
 
 use crate::environment;
 
-/// The variable that the shim uses, too: another directory, or no cache if it is empty.
-const VARIABLE: &str = "WWS_STORE";
+/// The variable that the shim reads, too: another directory, or no cache if it is empty. The second
+/// is its former name.
+const VARIABLES: [&str; 2] = ["WWS_CODE_CACHE", "WWS_STORE"];
 
 /// The maximum size of the code of all projects, in bytes.
 const MAX: u64 = 2 << 30;
@@ -149,8 +150,8 @@ fn wait_for(code: &Path, limit: Duration) -> bool {
 
 /// The directory of the cache, by the XDG Base Directory Specification.
 fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    if let Some(store) = variable(VARIABLE) {
-        return (!store.is_empty()).then(|| store.into());
+    if let Some(cache) = VARIABLES.into_iter().find_map(&variable) {
+        return (!cache.is_empty()).then(|| cache.into());
     }
     let absolute = |name| {
         variable(name)
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_is_the_users_unless_said_otherwise() {
+    fn code_cache_is_the_users_unless_a_variable_names_another() {
         let home = ("HOME", "/home/a");
         assert_eq!(with(&[home]), Some("/home/a/.cache/wws/code".into()));
         assert_eq!(
@@ -204,8 +205,12 @@ mod tests {
             with(&[home, ("XDG_CACHE_HOME", "c")]),
             Some("/home/a/.cache/wws/code".into())
         );
-        assert_eq!(with(&[home, (VARIABLE, "/s")]), Some("/s".into()));
-        assert_eq!(with(&[home, (VARIABLE, "")]), None);
+        for variable in VARIABLES {
+            assert_eq!(with(&[home, (variable, "/s")]), Some("/s".into()));
+            assert_eq!(with(&[home, (variable, "")]), None);
+        }
+        let both = [("WWS_STORE", "/old"), ("WWS_CODE_CACHE", "/new")];
+        assert_eq!(with(&both), Some("/new".into()));
         assert_eq!(with(&[]), None);
     }
 }

@@ -47,6 +47,7 @@ fn wws(args: &[&str], folder: &Path) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WWS_")) {
         command.env_remove(name);
     }
+    // The former name of WWS_CODE_CACHE, which some tests set.
     command.env("WWS_STORE", "");
     command
 }
@@ -761,7 +762,7 @@ fn a_second_start_believes_no_code_that_others_could_write() {
     let cache = store.path().join("code");
     let start = || {
         let mut command = wws(&["-p", "0"], folder.path());
-        command.env("WWS_STORE", &cache);
+        command.env("WWS_CODE_CACHE", &cache);
         let served = Served::start(command);
         assert!(answer(served.send()).ends_with("hello"));
         served.signal(Signal::TERM);
@@ -781,7 +782,7 @@ fn no_code_is_kept_where_a_worker_may_write() {
     let folder = project(&[("w.wasm", &hello(0)), ("w.toml", toml)]);
     std::fs::create_dir(folder.path().join("data")).unwrap();
     let mut command = wws(&["-p", "0"], folder.path());
-    command.env("WWS_STORE", folder.path().join("data/cache/code"));
+    command.env("WWS_CODE_CACHE", folder.path().join("data/cache/code"));
     let served = Served::start(command);
     assert!(answer(served.send()).ends_with("hello"));
     served.signal(Signal::TERM);

@@ -160,7 +160,7 @@ impl Page {
                 format!("{}:{path}", program.parent().unwrap().display()),
             )
             .env("CURL_HOME", self.aside.path())
-            .env("WWS_STORE", kept("docs-code"))
+            .env("WWS_CODE_CACHE", kept("docs-code"))
             .stdin(Stdio::null());
         shell
     }

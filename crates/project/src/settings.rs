@@ -154,11 +154,12 @@ settings! {
 }
 
 /// Variables that begin with `WWS_` and are not settings.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
     "WWS_RESOLVE",
     "WWS_REPO_NAME",
     "WWS_REPO_URL",
     "WWS_LOG",
+    "WWS_CODE_CACHE",
     "WWS_STORE",
     "WWS_FOLDER",
     "WWS_ARGUMENTS",

@@ -13,6 +13,7 @@
 //! Neither containers nor bundles survive a reboot, so nobody asks to delete the links of earlier
 //! boots. The boot ID tells them, and each removal removes some of them.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -29,11 +30,12 @@ use crate::sys::child::die_with_parent;
 use crate::sys::log;
 use crate::sys::reaper::{Child, Reaper};
 
-/// The directory of the code cache, unless [`CACHE_VARIABLE`] names another.
+/// The directory of the code cache, unless one of [`CACHE_VARIABLES`] names another.
 const CACHE_DIRECTORY: &str = "/var/lib/wws";
 
-/// The variable of containerd's environment that names the directory; empty for no code cache.
-const CACHE_VARIABLE: &str = "WWS_STORE";
+/// The variables of containerd's environment that name the directory; empty for no code cache. The
+/// second is the former name of the first.
+const CACHE_VARIABLES: [&str; 2] = ["WWS_CODE_CACHE", "WWS_STORE"];
 
 /// The file with the boot ID.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -78,10 +80,15 @@ pub(crate) struct Compilation {
     _lock: Option<File>,
 }
 
+/// Returns what the environment says of the code cache.
+fn cache_variable(variable: impl Fn(&str) -> Option<OsString>) -> Option<OsString> {
+    CACHE_VARIABLES.into_iter().find_map(variable)
+}
+
 impl ContainerCode {
     /// Returns where the code of a container is; `None` without a code cache.
     pub(crate) fn for_container(namespace: &str, id: &str) -> Option<Self> {
-        let directory = std::env::var_os(CACHE_VARIABLE)
+        let directory = cache_variable(|name| std::env::var_os(name))
             .map_or_else(|| PathBuf::from(CACHE_DIRECTORY), PathBuf::from);
         directory
             .is_absolute()
@@ -304,6 +311,21 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn reads_both_names_of_the_variable() {
+        let with = |set: &[(&str, &str)]| {
+            cache_variable(|name| {
+                let (_, value) = set.iter().find(|(set, _)| *set == name)?;
+                Some((*value).into())
+            })
+        };
+        assert_eq!(with(&[("WWS_CODE_CACHE", "/a")]), Some("/a".into()));
+        assert_eq!(with(&[("WWS_STORE", "/b")]), Some("/b".into()));
+        let both = [("WWS_STORE", "/b"), ("WWS_CODE_CACHE", "")];
+        assert_eq!(with(&both), Some("".into()));
+        assert_eq!(with(&[]), None);
     }
 
     #[test]
