@@ -85,6 +85,8 @@ lint: fmt links spelling shellcheck layers deny clippy doc ## all that is found 
 .PHONY: fmt
 fmt: ## format
 	cargo fmt --all --check
+	cargo fmt --manifest-path test/models/Cargo.toml --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 
 .PHONY: links
 links: ## links, anchors and paths of the repository in Markdown
@@ -123,6 +125,10 @@ doc: interpreters ## the crates' documentation, below target/$(HOST)/doc, withou
 .PHONY: fuzz
 fuzz: setup ## each fuzz target for 60 s (SECONDS_EACH), built with coverage below target/fuzz; what crashes is left there
 	@scripts/fuzz.sh
+
+.PHONY: miri
+miri: ## what needs no system, under miri: undefined behaviour in it and in the crates it uses (a nightly compiler)
+	@scripts/miri.sh
 
 .PHONY: bench
 bench: tools build images ## the figures of SPECIFICATION.md beside their peers

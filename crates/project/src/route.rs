@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn a_catch_all_takes_any_number_of_segments() {
         let routes = routes(&["/a/[...rest]"]);
-        let long = "/x".repeat(10_000);
+        let long = "/x".repeat(if cfg!(miri) { 100 } else { 10_000 });
         let (index, params) = find(&routes, &format!("/a{long}")).unwrap();
         assert_eq!(index, 0);
         assert_eq!(params[0].len(), "rest=".len() + long.len() - 1);
@@ -425,7 +425,7 @@ mod tests {
         ];
         let mut runner = test_runner::TestRunner::new(test_runner::Config {
             failure_persistence: None,
-            ..test_runner::Config::with_cases(1_000)
+            ..test_runner::Config::with_cases(if cfg!(miri) { 4 } else { 1_000 })
         });
         let found = std::cell::Cell::new(0);
         let lines = |pieces: &'static [&'static str],
@@ -442,7 +442,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert!(found.get() > 1_000, "{found:?}");
+        assert!(cfg!(miri) || found.get() > 1_000, "{found:?}");
     }
 
     #[test]

@@ -587,7 +587,7 @@ mod tests {
     proptest::proptest! {
         #![proptest_config(proptest::test_runner::Config {
             failure_persistence: None,
-            ..proptest::test_runner::Config::with_cases(5_000)
+            ..proptest::test_runner::Config::with_cases(if cfg!(miri) { 4 } else { 5_000 })
         })]
         #[test]
         fn hyper_sees_the_same_requests(bytes in requests()) {

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs the tests of code that needs no system under miri, which reports undefined behaviour, here and in the crates that are used:
+# the key/value stores, routes and settings, and the readers of test/pure. Miri needs a nightly compiler, so no gate does this.
+# `make miri` is this.
+#
+#   scripts/miri.sh [FILTER...]     words that cargo test takes, for one test
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+toolchain=${MIRI_TOOLCHAIN:-nightly}
+if ! cargo "+$toolchain" miri --version > /dev/null 2>&1; then
+    echo "miri is missing: rustup toolchain install $toolchain --profile minimal --component miri,rust-src" >&2
+    exit 1
+fi
+export CARGO_TARGET_DIR=$PWD/target/miri
+# System calls as calls of libc, which miri knows.
+export RUSTFLAGS="--cfg rustix_use_libc"
+
+cargo "+$toolchain" miri test --locked -p wws-kv -- "$@"
+# Without the tests that read files: miri has no openat2.
+cargo "+$toolchain" miri test --locked -p wws-project --lib -- --skip beneath --skip directory "$@"
+cargo "+$toolchain" miri test --locked --manifest-path test/pure/Cargo.toml -- "$@"
