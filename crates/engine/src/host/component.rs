@@ -3,6 +3,9 @@
 //! WASI and `wasi:http` are wasmtime's; here is what they are given: the guest's variables,
 //! directories and clocks, its log as standard streams, and the client for outgoing requests.
 
+mod config;
+mod keyvalue;
+mod logging;
 mod outgoing;
 mod stdio;
 
@@ -19,8 +22,8 @@ use crate::host::component::outgoing::OutgoingHttp;
 use crate::host::component::stdio::LogStream;
 use crate::host::grants::GuestGrants;
 use crate::host::log::GuestLog;
-use crate::host::state::{Host, Io};
-use crate::memory::account::Account;
+use crate::host::state::{Host, Io, NoMemory};
+use crate::memory::account::{Account, Charge};
 
 /// Most resources (streams, bodies, headers, files, pollables) that a guest can hold at once.
 const MAX_RESOURCES: usize = 4096;
@@ -34,6 +37,9 @@ pub(crate) struct ComponentIo {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     outgoing: OutgoingHttp,
+    log: LogStream,
+    /// Charged for the last result that was too large for the fixed cost of a call.
+    result: Charge,
     /// What a command prints.
     pub(crate) stdout: Option<MemoryOutputPipe>,
 }
@@ -58,6 +64,7 @@ impl ComponentIo {
             .envs(&grants.variables)
             .args(&grants.arguments)
             .stderr(log.clone());
+        let printed_log = log.clone();
         let stdout = match start.command {
             Some((input, output)) => {
                 let pipe = MemoryOutputPipe::new(output);
@@ -66,7 +73,7 @@ impl ComponentIo {
                 Some(pipe)
             }
             None => {
-                builder.stdout(log);
+                builder.stdout(printed_log);
                 None
             }
         };
@@ -75,6 +82,7 @@ impl ComponentIo {
         *wasi.filesystem() = grants.files.clone();
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
+        let result = start.buffers.nothing();
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         Self {
@@ -82,7 +90,22 @@ impl ComponentIo {
             wasi,
             http,
             outgoing: OutgoingHttp::new(grants.clone(), start.buffers),
+            log,
+            result,
             stdout,
+        }
+    }
+}
+
+impl ComponentIo {
+    /// Charges `bytes` for what a function returns. The guest takes them right after, and the
+    /// charge stays until the next result.
+    fn hold_result(&mut self, bytes: u64) -> Result<(), NoMemory> {
+        self.result.shrink_to(bytes);
+        if self.result.grow_to(bytes) {
+            Ok(())
+        } else {
+            Err(NoMemory(bytes))
         }
     }
 }
@@ -122,7 +145,10 @@ impl WasiHttpView for Host {
 /// Adds what components can import.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    keyvalue::add_to_linker(linker)?;
+    config::add_to_linker(linker)?;
+    logging::add_to_linker(linker)
 }
 
 /// Adds what components of WASI 0.3 can import besides.

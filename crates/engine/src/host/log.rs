@@ -5,6 +5,9 @@ use std::sync::Arc;
 /// Longest line, in bytes. Longer ones are split.
 const MAX_LINE: usize = 8 * 1024;
 
+/// Longest context of a message, in bytes. Longer ones are cut.
+const MAX_CONTEXT: usize = 128;
+
 /// Collects the lines of one call.
 pub(crate) struct GuestLog {
     worker: Arc<str>,
@@ -49,6 +52,13 @@ impl GuestLog {
 
     /// Writes whole lines at a level.
     pub(crate) fn write_at(&mut self, level: tracing::Level, text: &str) {
+        self.write_message(level, "", text);
+    }
+
+    /// Writes whole lines at a level, and names the context that the guest gave.
+    pub(crate) fn write_message(&mut self, level: tracing::Level, context: &str, text: &str) {
+        let context = &context[..context.floor_char_boundary(MAX_CONTEXT)];
+        let context = (!context.is_empty()).then_some(context);
         let take = text
             .len()
             .min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -62,7 +72,7 @@ impl GuestLog {
                 macro_rules! event {
                     ($level:ident) => {
                         tracing::event!(target: "guest", tracing::Level::$level, worker = &*self.worker,
-                            request_id = self.request_id, "{part}")
+                            request_id = self.request_id, context, "{part}")
                     };
                 }
                 match level {

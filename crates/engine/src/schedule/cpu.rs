@@ -212,6 +212,10 @@ impl CpuMeter {
     }
 
     fn add_until(&mut self, (thread, until): (ThreadId, Duration)) {
+        // Each poll is measured then.
+        if self.usage.polls.load(Ordering::Relaxed) > 0 {
+            return;
+        }
         if let Some((same, from)) = self.last.0
             && same == thread
         {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -25,10 +25,16 @@ impl LogStream {
     }
 
     fn print(&self, bytes: &[u8]) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write(bytes);
+        self.lock().write(bytes);
+    }
+
+    /// Writes a message with a level.
+    pub(super) fn write_message(&self, level: tracing::Level, context: &str, text: &str) {
+        self.lock().write_message(level, context, text);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, GuestLog> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
