@@ -89,6 +89,7 @@ impl Threads {
         builder
             .thread_name("wws")
             .worker_threads(self.cpus)
+            .max_blocking_threads(MAX_BLOCKING)
             .thread_keep_alive(KEEP_ALIVE)
             .enable_all();
         if self.scarce {
@@ -99,6 +100,10 @@ impl Threads {
         builder.build()
     }
 }
+
+/// Threads for work on files: however many files guests read at once, their threads take little
+/// memory, and few processes of the container's.
+const MAX_BLOCKING: usize = 64;
 
 /// Starts up to `wanted` threads at once, and ends them. Returns the number that started, and why
 /// not more did.

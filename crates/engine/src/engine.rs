@@ -323,7 +323,8 @@ impl Engine {
         };
         linker.instantiate_pre(&component.code).map_err(|error| {
             LoadError::unsupported(format!(
-                "{error:#}; components can import WASI 0.2 (`wasi:http`, `wasi:cli`, `wasi:filesystem`, ...)"
+                "{error:#}; components can import WASI (`wasi:http`, `wasi:cli`, `wasi:filesystem`, ...), \
+                 `wasi:keyvalue`, `wasi:config` and `wasi:logging`"
             ))
         })
     }

@@ -44,6 +44,16 @@ const PARAMS: HeaderName = HeaderName::from_static("x-wws-params");
 /// What a call is charged for the pieces of bodies that are on their way.
 const PIECES: u64 = 256 << 10;
 
+/// Most bytes of the arguments of one call of a host function, which are charged before they are
+/// copied.
+const MAX_ARGUMENTS: usize = 4 << 20;
+
+/// The same for a component whose texts are copied before. It is charged for them from the start.
+const MAX_COPIED_ARGUMENTS: usize = 1280 << 10;
+
+/// Bytes of such texts as the host keeps them, in UTF-8.
+const COPIED_ARGUMENTS: u64 = 2 << 20;
+
 /// A component that is linked.
 pub(crate) struct ComponentGuest {
     component: Component,
@@ -107,6 +117,15 @@ impl ComponentGuest {
             + STACK_COST
             + FREE_OUTPUT
             + PIECES
+            + self.copied_arguments()
+    }
+
+    fn copied_arguments(&self) -> u64 {
+        if self.component.copies_texts {
+            COPIED_ARGUMENTS
+        } else {
+            0
+        }
     }
 
     /// Answers a request: through `head`, or with a whole response.
@@ -158,12 +177,14 @@ impl ComponentGuest {
     ) -> Store<Host> {
         let limits = &guest.grants.limits;
         let log = GuestLog::new(guest.grants.name.clone(), request_id.to_owned(), limits.log);
+        let buffers = guest.engine.account().part(limits.buffers);
         let io = ComponentIo::new(
             &guest.grants,
             ComponentStart {
                 log,
                 command,
-                buffers: guest.engine.account().part(limits.buffers),
+                buffers: buffers.clone(),
+                files: guest.engine.files().clone(),
             },
         );
         let config = InstanceConfig {
@@ -175,7 +196,14 @@ impl ComponentGuest {
             io: Io::Component(Box::new(io)),
         };
         let (engine, _) = guest.engine.wasmtime_for(self.component.world);
-        guest.store_in(engine, config, Parts::COMPONENT)
+        let mut store = guest.store_in(engine, config, Parts::COMPONENT);
+        store.set_hostcall_fuel(if self.component.copies_texts {
+            MAX_COPIED_ARGUMENTS
+        } else {
+            MAX_ARGUMENTS
+        });
+        store.data_mut().quota.share_buffers(buffers);
+        store
     }
 
     /// Makes an instance, whose memories start as the images of the component.
@@ -309,21 +337,19 @@ impl ComponentGuest {
             Err(error) if matches!(error.downcast_ref(), Some(I32Exit(0))) => {}
             Err(error) => return Err(failure(guest, &store, error)),
         }
-        let printed = store.data_mut().component().stdout.take();
-        let bytes = printed.map(|pipe| pipe.contents()).unwrap_or_default();
-        if bytes.len() as u64 >= output {
-            return Err(CallError::TooMuchOutput(output));
-        }
+        let Some(stdout) = store.data_mut().component().stdout.take() else {
+            return Err(CallError::NoResponse);
+        };
+        let (bytes, mut charge) = stdout.take();
         let cost = protocol::decoding_cost(bytes.len());
-        let charge = guest.engine.account().part(limits.buffers).charge(cost);
-        if charge.is_none() {
+        if !charge.grow_to(charge.bytes() + cost) {
             return Err(CallError::NoMemory {
                 buffers: limits.buffers,
             });
         }
         let printed = PrintedOutput {
-            bytes: bytes.into(),
-            charge,
+            bytes,
+            charge: Some(charge),
         };
         respond(guest, printed, before).await
     }

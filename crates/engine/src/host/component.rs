@@ -4,29 +4,45 @@
 //! directories and clocks, its log as standard streams, and the client for outgoing requests.
 
 mod config;
+mod fields;
+mod files;
 mod keyvalue;
 mod logging;
 mod outgoing;
+mod sockets;
 mod stdio;
+mod streams;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use wasmtime::component::{Linker, ResourceTable};
-use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::host::clocks::Clocks;
+use crate::host::component::fields::HeldBytes;
+use crate::host::component::files::ComponentFiles;
 use crate::host::component::outgoing::OutgoingHttp;
-use crate::host::component::stdio::LogStream;
+use crate::host::component::stdio::{LogStream, PrintStream};
 use crate::host::grants::GuestGrants;
 use crate::host::log::GuestLog;
+use crate::host::open_files::FileBudget;
 use crate::host::state::{Host, Io, NoMemory};
 use crate::memory::account::{Account, Charge};
 
 /// Most resources (streams, bodies, headers, files, pollables) that a guest can hold at once.
 const MAX_RESOURCES: usize = 4096;
+
+/// The version of WASI 0.2 of whose functions some are replaced here.
+const VERSION: &str = "0.2.12";
+
+/// The version of WASI 0.3 of whose functions some are replaced here.
+const ASYNC_VERSION: &str = "0.3.0";
+
+/// Most random bytes at once.
+const MAX_RANDOM: u64 = 64 << 10;
 
 /// Bytes of names and values in one set of headers.
 const MAX_FIELDS: usize = 64 << 10;
@@ -40,8 +56,10 @@ pub(crate) struct ComponentIo {
     log: LogStream,
     /// Charged for the last result that was too large for the fixed cost of a call.
     result: Charge,
+    files: ComponentFiles,
+    held: HeldBytes,
     /// What a command prints.
-    pub(crate) stdout: Option<MemoryOutputPipe>,
+    pub(crate) stdout: Option<PrintStream>,
 }
 
 /// What a component is started with.
@@ -51,6 +69,8 @@ pub(crate) struct ComponentStart {
     pub(crate) command: Option<(Bytes, usize)>,
     /// Charged for what the host keeps.
     pub(crate) buffers: Account,
+    /// Files that all guests together may hold open.
+    pub(crate) files: FileBudget,
 }
 
 impl ComponentIo {
@@ -61,13 +81,14 @@ impl ComponentIo {
         builder
             .monotonic_clock(clocks)
             .wall_clock(clocks)
+            .max_random_size(MAX_RANDOM)
             .envs(&grants.variables)
             .args(&grants.arguments)
             .stderr(log.clone());
         let printed_log = log.clone();
         let stdout = match start.command {
             Some((input, output)) => {
-                let pipe = MemoryOutputPipe::new(output);
+                let pipe = PrintStream::new(output, start.buffers.nothing());
                 builder.stdin(MemoryInputPipe::new(input));
                 builder.stdout(pipe.clone());
                 Some(pipe)
@@ -83,6 +104,8 @@ impl ComponentIo {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         let result = start.buffers.nothing();
+        let held = HeldBytes::new(start.buffers.nothing());
+        let files = ComponentFiles::new(grants.limits.open_files, start.files);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS);
         Self {
@@ -92,6 +115,8 @@ impl ComponentIo {
             outgoing: OutgoingHttp::new(grants.clone(), start.buffers),
             log,
             result,
+            files,
+            held,
             stdout,
         }
     }
@@ -144,16 +169,36 @@ impl WasiHttpView for Host {
 
 /// Adds what components can import.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    keyvalue::add_to_linker(linker)?;
-    config::add_to_linker(linker)?;
-    logging::add_to_linker(linker)
+    add_bounded_to_linker(linker)?;
+    linker.allow_shadowing(true);
+    streams::add_poll_to_linker(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 /// Adds what components of WASI 0.3 can import besides.
 pub(crate) fn add_async_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    add_to_linker(linker)?;
+    add_bounded_to_linker(linker)?;
     wasmtime_wasi::p3::add_to_linker(linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(linker)
+    wasmtime_wasi_http::p3::add_to_linker(linker)?;
+    linker.allow_shadowing(true);
+    files::add_async_to_linker(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Adds the functions of WASI 0.2 and of the other proposals, and replaces those that would do or
+/// hold more for a guest than is charged.
+fn add_bounded_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    linker.allow_shadowing(true);
+    streams::add_to_linker(linker)?;
+    files::add_to_linker(linker)?;
+    fields::add_to_linker(linker)?;
+    sockets::add_to_linker(linker)?;
+    linker.allow_shadowing(false);
+    keyvalue::add_to_linker(linker)?;
+    config::add_to_linker(linker)?;
+    logging::add_to_linker(linker)
 }

@@ -14,6 +14,12 @@ impl FileBudget {
     pub(crate) fn new(count: u32) -> Self {
         Self(Arc::new(Semaphore::new(count as usize)))
     }
+
+    /// Reserves a file, until the reservation is dropped.
+    pub(crate) fn reserve(&self) -> Option<FileReservation> {
+        let permit = self.0.clone().try_acquire_owned();
+        permit.map(FileReservation).ok()
+    }
 }
 
 /// Why a file was not opened.
@@ -59,8 +65,7 @@ impl OpenFiles {
         if open.count() >= self.limit as usize {
             return Err(TooManyFiles::OfCall);
         }
-        let permit = self.all.0.clone().try_acquire_owned();
-        permit.map(FileReservation).map_err(|_| TooManyFiles::OfAll)
+        self.all.reserve().ok_or(TooManyFiles::OfAll)
     }
 
     /// Records the descriptor of an opened file.

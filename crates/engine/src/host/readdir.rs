@@ -4,10 +4,7 @@
 //! million files, hundreds of megabytes that no call is charged for. Here, the cookie of an entry
 //! is the kernel's own position, which needs no state.
 
-use std::{
-    mem::MaybeUninit,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{mem::MaybeUninit, os::fd::AsFd};
 
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom},
@@ -50,10 +47,31 @@ pub(crate) struct Entries {
     pub(crate) next: Option<u64>,
 }
 
+/// The name and the type of an entry, from the bytes of whole ones.
+pub(crate) struct DirectoryEntryHead {
+    pub(crate) name: Vec<u8>,
+    /// A `filetype` of WASI.
+    pub(crate) file_type: u8,
+}
+
+/// The entries in `bytes`, which end with a whole one.
+pub(crate) fn heads(mut bytes: &[u8]) -> impl Iterator<Item = DirectoryEntryHead> {
+    std::iter::from_fn(move || {
+        let (head, rest) = bytes.split_at_checked(HEAD)?;
+        let len = u32::from_le_bytes(head.get(16..20)?.try_into().ok()?);
+        let (name, rest) = rest.split_at_checked(len as usize)?;
+        bytes = rest;
+        Some(DirectoryEntryHead {
+            name: name.to_vec(),
+            file_type: head[20],
+        })
+    })
+}
+
 /// Reads entries from `cookie` on (0 for the first): as many as fit into `room` bytes, and, if
 /// `cut`, a part of the next one. Blocks the thread.
 pub(crate) fn read(
-    given: &OwnedFd,
+    given: impl AsFd,
     path: &str,
     cookie: u64,
     room: usize,
@@ -141,17 +159,16 @@ pub(crate) fn errno(error: Errno) -> i32 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::os::fd::OwnedFd;
 
     /// The names and types of whole entries.
     fn names(bytes: &[u8]) -> Vec<(String, u8)> {
-        let (mut at, mut names) = (0, Vec::new());
-        while at < bytes.len() {
-            let len = u32::from_le_bytes(bytes[at + 16..at + 20].try_into().unwrap()) as usize;
-            let name = &bytes[at + HEAD..at + HEAD + len];
-            names.push((String::from_utf8_lossy(name).into_owned(), bytes[at + 20]));
-            at += HEAD + len;
-        }
-        names
+        heads(bytes)
+            .map(|entry| {
+                let name = String::from_utf8_lossy(&entry.name).into_owned();
+                (name, entry.file_type)
+            })
+            .collect()
     }
 
     #[test]

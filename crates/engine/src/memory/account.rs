@@ -224,6 +224,12 @@ impl Charge {
         }
     }
 
+    /// Takes the whole charge, and leaves one of no bytes.
+    pub(crate) fn take(&mut self) -> Self {
+        let nothing = self.account.nothing();
+        std::mem::replace(self, nothing)
+    }
+
     /// Attaches the charge to `bytes`, until their last clone is dropped, such as when they were
     /// sent.
     #[must_use]

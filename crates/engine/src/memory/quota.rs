@@ -110,6 +110,11 @@ impl Quota {
             .get_or_insert_with(|| self.account.part(self.buffers_limit))
     }
 
+    /// Charges what the host keeps for the call to an account that others of the call use as well.
+    pub(crate) fn share_buffers(&mut self, account: Account) {
+        self.buffers = Some(account);
+    }
+
     /// Charges bytes that the host is about to keep for the call.
     pub(crate) fn hold(&mut self, bytes: u64) -> Option<Charge> {
         let charge = self.buffers().charge(bytes);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use wasm_encoder::RawSection;
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{CanonicalFunction, CanonicalOption, Encoding, Parser, Payload};
 
 use crate::error::{LoadError, LoadErrorKind, WasmError};
 use crate::memory::image::MemoryImage;
@@ -41,6 +41,8 @@ pub(crate) struct Component {
     pub(crate) minimum_memory: u64,
     /// What an instance costs besides its memories and tables, in bytes.
     pub(crate) instance_size: u64,
+    /// Whether texts are copied when a function of the host is called, before they are charged.
+    pub(crate) copies_texts: bool,
 }
 
 impl Component {
@@ -81,6 +83,7 @@ impl Component {
             minimum_memory: split.iter().map(|module| module.minimum as u64).sum(),
             memories: memories.into(),
             instance_size: instances + COMPONENT_INSTANCE,
+            copies_texts: world == World::AsyncHttp || has_other_encodings(wasm),
         })
     }
 }
@@ -179,6 +182,32 @@ fn list(names: &[&str]) -> String {
         text += &format!(" and {} more", names.len() - SHOWN);
     }
     text
+}
+
+/// Whether any texts are not UTF-8.
+fn has_other_encodings(wasm: &[u8]) -> bool {
+    let is_other = |option: &CanonicalOption| {
+        matches!(
+            option,
+            CanonicalOption::UTF16 | CanonicalOption::CompactUTF16
+        )
+    };
+    Parser::new(0)
+        .parse_all(wasm)
+        .map_while(Result::ok)
+        .any(|payload| match payload {
+            Payload::ComponentCanonicalSection(functions) => {
+                functions
+                    .into_iter()
+                    .flatten()
+                    .any(|function| match function {
+                        CanonicalFunction::Lift { options, .. }
+                        | CanonicalFunction::Lower { options, .. } => options.iter().any(is_other),
+                        _ => false,
+                    })
+            }
+            _ => false,
+        })
 }
 
 /// The modules in a component and in the components in it.

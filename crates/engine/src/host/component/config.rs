@@ -30,13 +30,16 @@ enum ConfigError {
 pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     for name in NAMES {
         let mut instance = linker.instance(name)?;
-        instance.func_wrap("get", |store: StoreContextMut<'_, Host>, (key,): (WasmStr,)| {
-            let key = key.to_str(&store)?;
-            let variables = &store.data().grants.variables;
-            let found = variables.iter().find(|(name, _)| *name == *key);
-            let value = found.map(|(_, value)| value.clone());
-            Ok((Ok::<_, ConfigError>(value),))
-        })?;
+        instance.func_wrap(
+            "get",
+            |store: StoreContextMut<'_, Host>, (key,): (WasmStr,)| {
+                let key = key.to_str(&store)?;
+                let variables = &store.data().grants.variables;
+                let found = variables.iter().find(|(name, _)| *name == *key);
+                let value = found.map(|(_, value)| value.clone());
+                Ok((Ok::<_, ConfigError>(value),))
+            },
+        )?;
         instance.func_wrap("get-all", |store: StoreContextMut<'_, Host>, (): ()| {
             let variables = store.data().grants.variables.clone();
             Ok((Ok::<_, ConfigError>(variables),))

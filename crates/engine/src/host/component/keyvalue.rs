@@ -195,7 +195,11 @@ fn hold(store: &mut HostStore<'_>, bytes: u64) -> Outcome<Charge> {
 
 /// Charges `bytes` of what is returned to the guest, until the next result.
 fn hold_result(store: &mut HostStore<'_>, bytes: u64) -> Outcome<()> {
-    store.data_mut().component().hold_result(bytes).map_err(|error| Failure::other(error.to_string()))
+    store
+        .data_mut()
+        .component()
+        .hold_result(bytes)
+        .map_err(|error| Failure::other(error.to_string()))
 }
 
 /// A key, with the charge for it.
@@ -216,11 +220,15 @@ fn value(store: &mut HostStore<'_>, value: &WasmList<u8>) -> Outcome<(String, Ch
 }
 
 fn one_key(instance: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()> {
-    instance.resource("bucket", ResourceType::host::<Bucket>(), |mut store, rep| {
-        let bucket = Resource::<Bucket>::new_own(rep);
-        store.data_mut().component().table.delete(bucket)?;
-        Ok(())
-    })?;
+    instance.resource(
+        "bucket",
+        ResourceType::host::<Bucket>(),
+        |mut store, rep| {
+            let bucket = Resource::<Bucket>::new_own(rep);
+            store.data_mut().component().table.delete(bucket)?;
+            Ok(())
+        },
+    )?;
     instance.func_wrap("open", |mut store: HostStore<'_>, (name,): (WasmStr,)| {
         let is_own = matches!(&*name.to_str(&store)?, "" | "default");
         let host = store.data_mut();
@@ -350,7 +358,14 @@ async fn page(
 ) -> Outcome<KeyPage> {
     let (kv, namespace) = opened(store, bucket)?;
     let kept = match cursor {
-        Some(_) => store.data_mut().component().table.get(bucket).map_err(trap)?.listing.clone(),
+        Some(_) => store
+            .data_mut()
+            .component()
+            .table
+            .get(bucket)
+            .map_err(trap)?
+            .listing
+            .clone(),
         None => None,
     };
     let map = match kept {
@@ -379,7 +394,13 @@ async fn page(
         }
     }
     let listing = (!is_last).then_some(map);
-    store.data_mut().component().table.get_mut(bucket).map_err(trap)?.listing = listing;
+    store
+        .data_mut()
+        .component()
+        .table
+        .get_mut(bucket)
+        .map_err(trap)?
+        .listing = listing;
     Ok(KeyPage {
         keys,
         cursor: (!is_last).then_some(at as u64),
@@ -456,7 +477,10 @@ async fn set_many(
         let text = std::str::from_utf8(list.as_le_slice(&*store)).map_err(|_| {
             Failure::other("a value is not UTF-8: values of the key/value store are text")
         })?;
-        changes.push(Change::Set(name.to_str(&*store)?.into_owned(), text.to_owned()));
+        changes.push(Change::Set(
+            name.to_str(&*store)?.into_owned(),
+            text.to_owned(),
+        ));
         slices.next(store.data_mut()).await?;
     }
     Ok(kv.apply(&namespace, changes).await?)
@@ -489,9 +513,7 @@ fn grow(charge: &mut Charge, bytes: u64) -> Outcome<()> {
     if charge.grow_to(bytes) {
         return Ok(());
     }
-    Err(Failure::other(
-        NoMemory(bytes).to_string(),
-    ))
+    Err(Failure::other(NoMemory(bytes).to_string()))
 }
 
 async fn increment(
@@ -531,9 +553,7 @@ fn add_to_signed_number(instance: &mut LinkerInstance<'_, Host>) -> wasmtime::Re
     instance.func_wrap_async(
         "increment",
         |mut store, (bucket, name, delta): (Resource<Bucket>, WasmStr, i64)| {
-            Box::new(
-                async move { returned(increment(&mut store, &bucket, &name, delta).await) },
-            )
+            Box::new(async move { returned(increment(&mut store, &bucket, &name, delta).await) })
         },
     )
 }
@@ -612,7 +632,12 @@ async fn swap(
     cas: Resource<Cas>,
     bytes: &WasmList<u8>,
 ) -> Outcome<Option<Resource<Cas>>> {
-    let cas = store.data_mut().component().table.delete(cas).map_err(trap)?;
+    let cas = store
+        .data_mut()
+        .component()
+        .table
+        .delete(cas)
+        .map_err(trap)?;
     let (kv, namespace) = namespace(store.data())?;
     let (text, _text) = value(store, bytes)?;
     let swapped = kv

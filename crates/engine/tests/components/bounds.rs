@@ -1,0 +1,853 @@
+//! What a component makes the host hold or do is charged, bounded, and given back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wws_engine::{CallError, Engine, GuestSpec, PreopenedDirectory};
+
+use crate::program::{HostFunction, program};
+use crate::{MIB, engine, guest, request, run, spec};
+
+/// `wasi:io`.
+const IO: &str = r#"
+    (import "wasi:io/error@0.2.0" (instance $io-errors (export "error" (type (sub resource)))))
+    (alias export $io-errors "error" (type $io-error))
+    (import "wasi:io/poll@0.2.0" (instance $poll
+      (export "pollable" (type $pollable (sub resource)))
+      (export "poll" (func (param "in" (list (borrow $pollable))) (result (list u32))))))
+    (alias export $poll "pollable" (type $pollable))
+    (import "wasi:io/streams@0.2.0" (instance $streams
+      (alias outer 1 $io-error (type $outer-error))
+      (export "error" (type $error (eq $outer-error)))
+      (type $variant (variant (case "last-operation-failed" (own $error)) (case "closed")))
+      (export "stream-error" (type $stream-error (eq $variant)))
+      (export "input-stream" (type $input-stream (sub resource)))
+      (export "output-stream" (type $output-stream (sub resource)))
+      (export "[method]input-stream.read" (func (param "self" (borrow $input-stream))
+        (param "len" u64) (result (result (list u8) (error $stream-error)))))
+      (export "[method]input-stream.blocking-read" (func (param "self" (borrow $input-stream))
+        (param "len" u64) (result (result (list u8) (error $stream-error)))))
+      (export "[method]output-stream.write" (func (param "self" (borrow $output-stream))
+        (param "contents" (list u8)) (result (result (error $stream-error)))))))
+    (alias export $streams "input-stream" (type $input-stream))
+    (alias export $streams "output-stream" (type $output-stream))"#;
+
+const READ: HostFunction = HostFunction {
+    name: "read",
+    path: ("streams", "[method]input-stream.read"),
+    signature: "(param i32 i64 i32)",
+};
+
+const BLOCKING_READ: HostFunction = HostFunction {
+    name: "blocking-read",
+    path: ("streams", "[method]input-stream.blocking-read"),
+    signature: "(param i32 i64 i32)",
+};
+
+const WRITE: HostFunction = HostFunction {
+    name: "write",
+    path: ("streams", "[method]output-stream.write"),
+    signature: "(param i32 i32 i32 i32)",
+};
+
+/// Standard input and output.
+const STDIO: &str = r#"
+    (import "wasi:cli/stdin@0.2.0" (instance $stdin
+      (alias outer 1 $input-stream (type $outer-input))
+      (export "input-stream" (type $stream (eq $outer-input)))
+      (export "get-stdin" (func (result (own $stream))))))
+    (import "wasi:cli/stdout@0.2.0" (instance $stdout
+      (alias outer 1 $output-stream (type $outer-output))
+      (export "output-stream" (type $stream (eq $outer-output)))
+      (export "get-stdout" (func (result (own $stream))))))"#;
+
+const STDIN: HostFunction = HostFunction {
+    name: "stdin",
+    path: ("stdin", "get-stdin"),
+    signature: "(result i32)",
+};
+
+const STDOUT: HostFunction = HostFunction {
+    name: "stdout",
+    path: ("stdout", "get-stdout"),
+    signature: "(result i32)",
+};
+
+/// The error of a program that trapped.
+fn trapped(result: Result<(), CallError>) -> String {
+    match result.unwrap_err() {
+        error @ CallError::Trap { .. } => error.to_string(),
+        error => panic!("no trap: {error}"),
+    }
+}
+
+#[tokio::test]
+async fn streams_return_pieces_whatever_was_asked_for() {
+    // Reads all of standard input, which is longer than 1 MiB.
+    let body = r"
+        (local.set $h (call $stdin))
+        (loop $all
+          (call $blocking-read (local.get $h) (i64.const -1) (i32.const 0))
+          (if (i32.eqz (i32.load8_u (i32.const 0)))
+            (then
+              (call $check (i32.le_u (i32.load (i32.const 8)) (i32.const 65536)))
+              (local.set $n (i32.add (local.get $n) (i32.load (i32.const 8))))
+              (br $all))))
+        (i32.gt_u (local.get $n) (i32.const 1048576))
+        (call $check)
+        (i32.const 0)";
+    let functions = [STDIN, READ, BLOCKING_READ];
+    let text = program(&format!("{IO}{STDIO}"), &functions, &[], 4, "", body);
+    let mut call = request();
+    *call.request.body_mut() = Bytes::from(vec![b'a'; 1 << 20]);
+    let read = guest(&engine(), &text, spec()).call(call).await;
+    assert!(matches!(read, Err(CallError::BadResponse(_))), "{read:?}");
+}
+
+#[tokio::test]
+async fn output_of_a_program_is_bounded_and_charged() {
+    // Prints 64 KiB, again and again.
+    let body = r"
+        (local.set $h (call $stdout))
+        (loop $ever
+          (call $write (local.get $h) (i32.const 65536) (i32.const 65536) (i32.const 0))
+          (br_if $ever (i32.eqz (i32.load8_u (i32.const 0)))))
+        (i32.const 1)";
+    let text = program(&format!("{IO}{STDIO}"), &[STDOUT, WRITE], &[], 4, "", body);
+    let engine = engine();
+    let free = engine.free_memory();
+    let floods = guest(&engine, &text, spec());
+    let error = run(&floods).await.unwrap_err();
+    assert!(matches!(error, CallError::TooMuchOutput(_)), "{error}");
+    let mut small = spec();
+    small.limits.buffers = MIB;
+    small.limits.output = 16 * MIB;
+    // Half of the buffers is for what is decoded.
+    let error = run(&guest(&engine, &text, small)).await.unwrap_err();
+    assert!(matches!(error, CallError::TooMuchOutput(_)), "{error}");
+    assert_eq!(engine.free_memory(), free);
+}
+
+#[tokio::test]
+async fn random_bytes_have_a_limit() {
+    let imports = r#"(import "wasi:random/random@0.2.0" (instance $random
+      (export "get-random-bytes" (func (param "len" u64) (result (list u8))))))"#;
+    let function = || HostFunction {
+        name: "random",
+        path: ("random", "get-random-bytes"),
+        signature: "(param i64 i32)",
+    };
+    let asks = |len: u32| {
+        let body = format!(
+            r"(call $random (i64.const {len}) (i32.const 0))
+            (call $check (i32.eq (i32.load (i32.const 4)) (i32.const {len})))
+            (i32.const 0)"
+        );
+        program(imports, &[function()], &[], 4, "", &body)
+    };
+    let engine = engine();
+    run(&guest(&engine, &asks(65536), spec())).await.unwrap();
+    let text = trapped(run(&guest(&engine, &asks(65537), spec())).await);
+    assert!(text.contains("65537"), "{text}");
+}
+
+/// `wasi:clocks`, whose pollables never become ready in time.
+const CLOCK: &str = r#"
+    (import "wasi:clocks/monotonic-clock@0.2.0" (instance $clock
+      (alias outer 1 $pollable (type $outer-pollable))
+      (export "pollable" (type $pollable (eq $outer-pollable)))
+      (export "subscribe-duration" (func (param "when" u64) (result (own $pollable))))))"#;
+
+const SUBSCRIBE: HostFunction = HostFunction {
+    name: "subscribe",
+    path: ("clock", "subscribe-duration"),
+    signature: "(param i64) (result i32)",
+};
+
+#[tokio::test]
+async fn poll_has_a_limit() {
+    let polls = |count: u32| {
+        let body = format!(
+            r"(local.set $h (call $subscribe (i64.const 0)))
+            (loop $all
+              (i32.store (i32.add (i32.const 4096) (i32.mul (local.get $i) (i32.const 4))) (local.get $h))
+              (local.set $i (i32.add (local.get $i) (i32.const 1)))
+              (br_if $all (i32.lt_u (local.get $i) (i32.const {count}))))
+            (call $poll (i32.const 4096) (i32.const {count}) (i32.const 0))
+            (call $check (i32.eq (i32.load (i32.const 4)) (i32.const {count})))
+            (call $drop-pollable (local.get $h))
+            (i32.const 0)"
+        );
+        let poll = HostFunction {
+            name: "poll",
+            path: ("poll", "poll"),
+            signature: "(param i32 i32 i32)",
+        };
+        let functions = [SUBSCRIBE, poll];
+        program(
+            &format!("{IO}{CLOCK}"),
+            &functions,
+            &["pollable"],
+            2,
+            "",
+            &body,
+        )
+    };
+    let engine = engine();
+    run(&guest(&engine, &polls(1024), spec())).await.unwrap();
+    let text = trapped(run(&guest(&engine, &polls(1025), spec())).await);
+    assert!(text.contains("a poll of 1025 pollables"), "{text}");
+}
+
+#[tokio::test]
+async fn leaked_resources_end_the_call_and_nothing_else() {
+    let body = r"
+        (loop $leaks
+          (drop (call $subscribe (i64.const 1000000000)))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $leaks (i32.lt_u (local.get $i) (i32.const 10000))))
+        (i32.const 0)";
+    let text = program(&format!("{IO}{CLOCK}"), &[SUBSCRIBE], &[], 1, "", body);
+    let engine = engine();
+    let free = engine.free_memory();
+    let leaks = guest(&engine, &text, spec());
+    let other = guest(
+        &engine,
+        &program("", &[], &[], 1, "", "(i32.const 0)"),
+        spec(),
+    );
+    for _ in 0..20 {
+        let (leaked, answered) = tokio::join!(run(&leaks), run(&other));
+        answered.unwrap();
+        let text = trapped(leaked);
+        assert!(text.contains("resource table"), "{text}");
+    }
+    assert_eq!(engine.free_memory(), free);
+}
+
+/// `wasi:http/types`, as far as the tests use it.
+const HTTP: &str = r#"
+    (import "wasi:http/types@0.2.0" (instance $http
+      (alias outer 1 $output-stream (type $outer-output))
+      (export "output-stream" (type $output-stream (eq $outer-output)))
+      (type $variant (variant (case "invalid-syntax") (case "forbidden") (case "immutable")))
+      (export "header-error" (type $header-error (eq $variant)))
+      (export "fields" (type $fields (sub resource)))
+      (export "outgoing-request" (type $outgoing-request (sub resource)))
+      (export "outgoing-response" (type $outgoing-response (sub resource)))
+      (export "outgoing-body" (type $outgoing-body (sub resource)))
+      (export "[constructor]fields" (func (result (own $fields))))
+      (export "[method]fields.append" (func (param "self" (borrow $fields)) (param "name" string)
+        (param "value" (list u8)) (result (result (error $header-error)))))
+      (export "[constructor]outgoing-request" (func (param "headers" (own $fields))
+        (result (own $outgoing-request))))
+      (export "[method]outgoing-request.set-path-with-query" (func
+        (param "self" (borrow $outgoing-request)) (param "path-with-query" (option string))
+        (result (result))))
+      (export "[constructor]outgoing-response" (func (param "headers" (own $fields))
+        (result (own $outgoing-response))))
+      (export "[method]outgoing-response.body" (func (param "self" (borrow $outgoing-response))
+        (result (result (own $outgoing-body)))))
+      (export "[method]outgoing-body.write" (func (param "self" (borrow $outgoing-body))
+        (result (result (own $output-stream)))))))
+    (alias export $http "fields" (type $fields))
+    (alias export $http "outgoing-request" (type $outgoing-request))
+    (alias export $http "outgoing-response" (type $outgoing-response))"#;
+
+const FIELDS: HostFunction = HostFunction {
+    name: "fields",
+    path: ("http", "[constructor]fields"),
+    signature: "(result i32)",
+};
+
+const APPEND: HostFunction = HostFunction {
+    name: "append",
+    path: ("http", "[method]fields.append"),
+    signature: "(param i32 i32 i32 i32 i32 i32)",
+};
+
+/// A program with headers, requests and responses; "x-name" lies at 1024.
+fn http(body: &str) -> String {
+    let functions = [
+        FIELDS,
+        APPEND,
+        WRITE,
+        HostFunction {
+            name: "request",
+            path: ("http", "[constructor]outgoing-request"),
+            signature: "(param i32) (result i32)",
+        },
+        HostFunction {
+            name: "set-path",
+            path: ("http", "[method]outgoing-request.set-path-with-query"),
+            signature: "(param i32 i32 i32 i32) (result i32)",
+        },
+        HostFunction {
+            name: "response",
+            path: ("http", "[constructor]outgoing-response"),
+            signature: "(param i32) (result i32)",
+        },
+        HostFunction {
+            name: "body",
+            path: ("http", "[method]outgoing-response.body"),
+            signature: "(param i32 i32)",
+        },
+        HostFunction {
+            name: "stream",
+            path: ("http", "[method]outgoing-body.write"),
+            signature: "(param i32 i32)",
+        },
+    ];
+    let drops = ["fields", "outgoing-request", "outgoing-response"];
+    let fill = "(memory.fill (i32.const 65536) (i32.const 97) (i32.const 65536))";
+    let body = format!("{fill}\n{body}");
+    program(
+        &format!("{IO}{HTTP}"),
+        &functions,
+        &drops,
+        4,
+        "x-name",
+        &body,
+    )
+}
+
+fn with_buffers(engine: &Engine, text: &str, buffers: u64) -> wws_engine::Guest {
+    let mut spec = spec();
+    spec.limits.buffers = buffers;
+    guest(engine, text, spec)
+}
+
+#[tokio::test]
+async fn headers_are_charged_until_they_are_dropped() {
+    let append = r"
+        (local.set $h (call $fields))
+        (call $append (local.get $h) (i32.const 1024) (i32.const 6) (i32.const 65536) (i32.const 60000) (i32.const 0))
+        (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+        (local.set $i (i32.add (local.get $i) (i32.const 1)))";
+    let drops = http(&format!(
+        r"(loop $many
+          {append}
+          (call $drop-fields (local.get $h))
+          (br_if $many (i32.lt_u (local.get $i) (i32.const 1000))))
+        (i32.const 0)"
+    ));
+    // With requests that have them, 500 times.
+    let moves = http(&format!(
+        r"(loop $many
+          {append}
+          (call $drop-outgoing-request (call $request (local.get $h)))
+          (br_if $many (i32.lt_u (local.get $i) (i32.const 500))))
+        (i32.const 0)"
+    ));
+    let keeps = http(&format!("(loop $ever {append} (br $ever)) (i32.const 0)"));
+    let engine = engine();
+    let free = engine.free_memory();
+    run(&with_buffers(&engine, &drops, MIB)).await.unwrap();
+    run(&with_buffers(&engine, &moves, MIB)).await.unwrap();
+    let text = trapped(run(&with_buffers(&engine, &keeps, MIB)).await);
+    assert!(text.contains("limits.buffers"), "{text}");
+    assert_eq!(engine.free_memory(), free);
+}
+
+#[tokio::test]
+async fn parts_of_requests_are_charged() {
+    let body = r#"
+        (local.set $h (call $request (call $fields)))
+        (i32.store8 (i32.const 65536) (i32.const 47))
+        (loop $ever
+          (call $check (i32.eqz (call $set-path (local.get $h) (i32.const 1) (i32.const 65536) (i32.const 60000))))
+          (br $ever))
+        (i32.const 0)"#;
+    let engine = engine();
+    let free = engine.free_memory();
+    let text = trapped(run(&with_buffers(&engine, &http(body), MIB)).await);
+    assert!(text.contains("limits.buffers"), "{text}");
+    let long = body.replace("60000", "70000");
+    let text = trapped(run(&with_buffers(&engine, &http(&long), MIB)).await);
+    assert!(text.contains("more than 65536 bytes"), "{text}");
+    assert_eq!(engine.free_memory(), free);
+}
+
+#[tokio::test]
+async fn bodies_that_are_never_sent_are_charged() {
+    // Responses with a piece of a body each; returns when a write fails.
+    let body = r"
+        (loop $ever
+          (call $body (call $response (call $fields)) (i32.const 0))
+          (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+          (call $stream (i32.load (i32.const 4)) (i32.const 0))
+          (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+          (call $write (i32.load (i32.const 4)) (i32.const 65536) (i32.const 65536) (i32.const 0))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $ever (i32.eqz (i32.load8_u (i32.const 0)))))
+        ;; It is the operation that failed.
+        (call $check (i32.eqz (i32.load8_u (i32.const 4))))
+        (call $check (i32.gt_u (local.get $i) (i32.const 20)))
+        (call $check (i32.lt_u (local.get $i) (i32.const 34)))
+        (i32.const 0)";
+    let engine = engine();
+    let free = engine.free_memory();
+    // A little more than thirty pieces.
+    run(&with_buffers(&engine, &http(body), 2 * MIB + (32 << 10)))
+        .await
+        .unwrap();
+    assert_eq!(engine.free_memory(), free);
+}
+
+#[tokio::test]
+async fn sockets_are_denied() {
+    const ACCESS_DENIED: u32 = 1;
+    let codes = [
+        "unknown",
+        "access-denied",
+        "not-supported",
+        "invalid-argument",
+        "out-of-memory",
+        "timeout",
+        "concurrency-conflict",
+        "not-in-progress",
+        "would-block",
+        "invalid-state",
+        "new-socket-limit",
+        "address-not-bindable",
+        "address-in-use",
+        "remote-unreachable",
+        "connection-refused",
+        "connection-reset",
+        "connection-aborted",
+        "datagram-too-large",
+        "name-unresolvable",
+        "temporary-resolver-failure",
+        "permanent-resolver-failure",
+    ]
+    .map(|code| format!("\"{code}\""))
+    .join(" ");
+    let creates = |kind: &str| {
+        format!(
+            r#"(import "wasi:sockets/{kind}@0.2.0" (instance ${kind}
+              (export "{kind}-socket" (type $socket (sub resource)))))
+            (alias export ${kind} "{kind}-socket" (type ${kind}-socket))
+            (import "wasi:sockets/{kind}-create-socket@0.2.0" (instance ${kind}-create
+              (alias outer 1 ${kind}-socket (type $outer-socket))
+              (export "{kind}-socket" (type $socket (eq $outer-socket)))
+              (alias outer 1 $code (type $outer-code))
+              (export "error-code" (type $code (eq $outer-code)))
+              (alias outer 1 $family (type $outer-family))
+              (export "ip-address-family" (type $family (eq $outer-family)))
+              (export "create-{kind}-socket" (func (param "address-family" $family)
+                (result (result (own $socket) (error $code)))))))"#
+        )
+    };
+    let imports = format!(
+        r#"(import "wasi:sockets/network@0.2.0" (instance $network
+          (export "network" (type $net (sub resource)))
+          (type $codes (enum {codes})) (export "error-code" (type $code (eq $codes)))
+          (type $families (enum "ipv4" "ipv6"))
+          (export "ip-address-family" (type $family (eq $families)))))
+        (alias export $network "network" (type $net))
+        (alias export $network "error-code" (type $code))
+        (alias export $network "ip-address-family" (type $family))
+        (import "wasi:sockets/instance-network@0.2.0" (instance $instance-network
+          (alias outer 1 $net (type $outer-net))
+          (export "network" (type $net (eq $outer-net)))
+          (export "instance-network" (func (result (own $net))))))
+        (import "wasi:sockets/ip-name-lookup@0.2.0" (instance $lookup
+          (alias outer 1 $net (type $outer-net))
+          (export "network" (type $net (eq $outer-net)))
+          (alias outer 1 $code (type $outer-code))
+          (export "error-code" (type $code (eq $outer-code)))
+          (export "resolve-address-stream" (type $addresses (sub resource)))
+          (export "resolve-addresses" (func (param "network" (borrow $net)) (param "name" string)
+            (result (result (own $addresses) (error $code)))))))
+        {}{}"#,
+        creates("tcp"),
+        creates("udp")
+    );
+    let create = |name, instance, function| HostFunction {
+        name,
+        path: (instance, function),
+        signature: "(param i32 i32)",
+    };
+    let functions = [
+        create("tcp", "tcp-create", "create-tcp-socket"),
+        create("udp", "udp-create", "create-udp-socket"),
+        HostFunction {
+            name: "network",
+            path: ("instance-network", "instance-network"),
+            signature: "(result i32)",
+        },
+        HostFunction {
+            name: "resolve",
+            path: ("lookup", "resolve-addresses"),
+            signature: "(param i32 i32 i32 i32)",
+        },
+    ];
+    let denied = format!(
+        r"(call $check (i32.eq (i32.load8_u (i32.const 0)) (i32.const 1)))
+        (call $check (i32.eq (i32.load8_u (i32.const 4)) (i32.const {ACCESS_DENIED})))"
+    );
+    let body = format!(
+        r"(call $tcp (i32.const 0) (i32.const 0)) {denied}
+        (call $udp (i32.const 0) (i32.const 0)) {denied}
+        (call $resolve (call $network) (i32.const 1024) (i32.const 9) (i32.const 0)) {denied}
+        (i32.const 0)"
+    );
+    let text = program(&imports, &functions, &[], 1, "localhost", &body);
+    run(&guest(&engine(), &text, spec())).await.unwrap();
+}
+
+/// `wasi:filesystem`, as far as the tests use it.
+fn filesystem() -> String {
+    let codes = [
+        "access",
+        "would-block",
+        "already",
+        "bad-descriptor",
+        "busy",
+        "deadlock",
+        "quota",
+        "exist",
+        "file-too-large",
+        "illegal-byte-sequence",
+        "in-progress",
+        "interrupted",
+        "invalid",
+        "io",
+        "is-directory",
+        "loop",
+        "too-many-links",
+        "message-size",
+        "name-too-long",
+        "no-device",
+        "no-entry",
+        "no-lock",
+        "insufficient-memory",
+        "insufficient-space",
+        "not-directory",
+        "not-empty",
+        "not-recoverable",
+        "unsupported",
+        "no-tty",
+        "no-such-device",
+        "overflow",
+        "not-permitted",
+        "pipe",
+        "read-only",
+        "invalid-seek",
+        "text-file-busy",
+        "cross-device",
+    ]
+    .map(|code| format!("\"{code}\""))
+    .join(" ");
+    format!(
+        r#"(import "wasi:filesystem/types@0.2.0" (instance $files
+          (alias outer 1 $input-stream (type $outer-input))
+          (export "input-stream" (type $input-stream (eq $outer-input)))
+          (type $codes (enum {codes})) (export "error-code" (type $code (eq $codes)))
+          (type $path-bits (flags "symlink-follow")) (export "path-flags" (type $path-flags (eq $path-bits)))
+          (type $open-bits (flags "create" "directory" "exclusive" "truncate"))
+          (export "open-flags" (type $open-flags (eq $open-bits)))
+          (type $descriptor-bits (flags "read" "write" "file-integrity-sync" "data-integrity-sync"
+            "requested-write-sync" "mutate-directory"))
+          (export "descriptor-flags" (type $descriptor-flags (eq $descriptor-bits)))
+          (type $kinds (enum "unknown" "block-device" "character-device" "directory" "fifo"
+            "symbolic-link" "regular-file" "socket"))
+          (export "descriptor-type" (type $descriptor-type (eq $kinds)))
+          (type $entries (record (field "type" $descriptor-type) (field "name" string)))
+          (export "directory-entry" (type $directory-entry (eq $entries)))
+          (export "descriptor" (type $descriptor (sub resource)))
+          (export "directory-entry-stream" (type $directory-entry-stream (sub resource)))
+          (export "[method]descriptor.open-at" (func (param "self" (borrow $descriptor))
+            (param "path-flags" $path-flags) (param "path" string) (param "open-flags" $open-flags)
+            (param "flags" $descriptor-flags) (result (result (own $descriptor) (error $code)))))
+          (export "[method]descriptor.create-directory-at" (func (param "self" (borrow $descriptor))
+            (param "path" string) (result (result (error $code)))))
+          (export "[method]descriptor.write" (func (param "self" (borrow $descriptor))
+            (param "buffer" (list u8)) (param "offset" u64) (result (result u64 (error $code)))))
+          (export "[method]descriptor.read-via-stream" (func (param "self" (borrow $descriptor))
+            (param "offset" u64) (result (result (own $input-stream) (error $code)))))
+          (export "[method]descriptor.read-directory" (func (param "self" (borrow $descriptor))
+            (result (result (own $directory-entry-stream) (error $code)))))
+          (export "[method]directory-entry-stream.read-directory-entry" (func
+            (param "self" (borrow $directory-entry-stream))
+            (result (result (option $directory-entry) (error $code)))))))
+        (alias export $files "descriptor" (type $descriptor))
+        (alias export $files "directory-entry-stream" (type $directory-entry-stream))
+        (import "wasi:filesystem/preopens@0.2.0" (instance $preopens
+          (alias outer 1 $descriptor (type $outer-descriptor))
+          (export "descriptor" (type $descriptor (eq $outer-descriptor)))
+          (export "get-directories" (func (result (list (tuple (own $descriptor) string)))))))"#
+    )
+}
+
+/// A program with the directory `$h`; "file" lies at 1024.
+fn in_directory(body: &str) -> String {
+    let functions = [
+        READ,
+        HostFunction {
+            name: "directories",
+            path: ("preopens", "get-directories"),
+            signature: "(param i32)",
+        },
+        HostFunction {
+            name: "open-at",
+            path: ("files", "[method]descriptor.open-at"),
+            signature: "(param i32 i32 i32 i32 i32 i32 i32)",
+        },
+        HostFunction {
+            name: "create-directory",
+            path: ("files", "[method]descriptor.create-directory-at"),
+            signature: "(param i32 i32 i32 i32)",
+        },
+        HostFunction {
+            name: "write-at",
+            path: ("files", "[method]descriptor.write"),
+            signature: "(param i32 i32 i32 i64 i32)",
+        },
+        HostFunction {
+            name: "read-stream",
+            path: ("files", "[method]descriptor.read-via-stream"),
+            signature: "(param i32 i64 i32)",
+        },
+        HostFunction {
+            name: "read-directory",
+            path: ("files", "[method]descriptor.read-directory"),
+            signature: "(param i32 i32)",
+        },
+        HostFunction {
+            name: "next-entry",
+            path: (
+                "files",
+                "[method]directory-entry-stream.read-directory-entry",
+            ),
+            signature: "(param i32 i32)",
+        },
+    ];
+    let drops = ["descriptor", "directory-entry-stream", "input-stream"];
+    let body = format!(
+        r"(call $directories (i32.const 0))
+        (local.set $h (i32.load (i32.load (i32.const 0))))
+        {body}"
+    );
+    let imports = format!("{IO}{}", filesystem());
+    program(&imports, &functions, &drops, 64, "file", &body)
+}
+
+/// Opens "file" for reading and writing, and creates it; the result is placed at 0.
+const OPEN: &str = "(call $open-at (local.get $h) (i32.const 0) (i32.const 1024) (i32.const 4) (i32.const 1) (i32.const 3) (i32.const 0))";
+
+fn spec_in(directory: &std::path::Path) -> GuestSpec {
+    GuestSpec {
+        directories: vec![PreopenedDirectory {
+            dir: std::fs::File::open(directory).unwrap(),
+            to: "/".into(),
+        }],
+        ..spec()
+    }
+}
+
+#[tokio::test]
+async fn open_files_are_bounded_and_released() {
+    const QUOTA: u32 = 6;
+    let opens = |then: &str, most: u32| {
+        in_directory(&format!(
+            r"(loop $ever
+              {OPEN}
+              (if (i32.eqz (i32.load8_u (i32.const 0)))
+                (then
+                  (local.set $j (i32.load (i32.const 4)))
+                  {then}
+                  (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                  (call $check (i32.le_u (local.get $i) (i32.const 200)))
+                  (br $ever))))
+            (call $check (i32.eq (i32.load8_u (i32.const 4)) (i32.const {QUOTA})))
+            (call $check (i32.eq (local.get $i) (i32.const {most})))
+            (i32.const 0)"
+        ))
+    };
+    // A stream keeps the file open when its descriptor is dropped.
+    let streams = "
+        (call $read-stream (local.get $j) (i64.const 0) (i32.const 8))
+        (call $check (i32.eqz (i32.load8_u (i32.const 8))))
+        (call $drop-descriptor (local.get $j))";
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine();
+    let free = engine.free_memory();
+    let with = |text: &str, limit: u32| {
+        let mut spec = spec_in(directory.path());
+        spec.limits.open_files = limit;
+        guest(&engine, text, spec)
+    };
+    for _ in 0..3 {
+        run(&with(&opens("", 8), 8)).await.unwrap();
+        run(&with(&opens(streams, 8), 8)).await.unwrap();
+        // All calls together may open 100.
+        run(&with(&opens("", 100), 1000)).await.unwrap();
+    }
+    let closes = in_directory(&format!(
+        r"(loop $many
+          {OPEN}
+          (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+          (local.set $j (i32.load (i32.const 4)))
+          (call $read-stream (local.get $j) (i64.const 0) (i32.const 8))
+          (call $check (i32.eqz (i32.load8_u (i32.const 8))))
+          (call $drop-input-stream (i32.load (i32.const 12)))
+          (call $drop-descriptor (local.get $j))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $many (i32.lt_u (local.get $i) (i32.const 300))))
+        (i32.const 0)"
+    ));
+    run(&with(&closes, 1)).await.unwrap();
+    assert_eq!(engine.free_memory(), free);
+}
+
+#[tokio::test]
+async fn open_streams_of_files_are_charged() {
+    const INSUFFICIENT_MEMORY: u32 = 22;
+    const QUOTA: u32 = 6;
+    // Streams of one file, until there is no memory for another, or 64.
+    let opens = |most: u32, error: u32| {
+        in_directory(&format!(
+            r"{OPEN}
+        (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+        (local.set $j (i32.load (i32.const 4)))
+        (loop $ever
+          (call $read-stream (local.get $j) (i64.const 0) (i32.const 0))
+          (if (i32.eqz (i32.load8_u (i32.const 0)))
+            (then
+              (local.set $i (i32.add (local.get $i) (i32.const 1)))
+              (br $ever))))
+        (call $check (i32.eq (i32.load8_u (i32.const 4)) (i32.const {error})))
+        (call $check (i32.eq (local.get $i) (i32.const {most})))
+        (i32.const 0)"
+        ))
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine();
+    let free = engine.free_memory();
+    let mut small = spec_in(directory.path());
+    small.limits.buffers = MIB;
+    let text = opens(16, INSUFFICIENT_MEMORY);
+    run(&guest(&engine, &text, small)).await.unwrap();
+    let text = opens(64, QUOTA);
+    let large = guest(&engine, &text, spec_in(directory.path()));
+    run(&large).await.unwrap();
+    assert_eq!(engine.free_memory(), free);
+}
+
+#[tokio::test]
+async fn long_writes_are_short_and_long_paths_are_refused() {
+    const NAME_TOO_LONG: u32 = 18;
+    let text = in_directory(&format!(
+        r"{OPEN}
+        (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+        (local.set $j (i32.load (i32.const 4)))
+        ;; 3 MiB, of which 1 MiB is taken.
+        (call $write-at (local.get $j) (i32.const 65536) (i32.const 3145728) (i64.const 0) (i32.const 0))
+        (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+        (call $check (i64.eq (i64.load (i32.const 8)) (i64.const 1048576)))
+        (memory.fill (i32.const 65536) (i32.const 97) (i32.const 5000))
+        (call $create-directory (local.get $h) (i32.const 65536) (i32.const 5000) (i32.const 0))
+        (call $check (i32.eq (i32.load8_u (i32.const 0)) (i32.const 1)))
+        (call $check (i32.eq (i32.load8_u (i32.const 1)) (i32.const {NAME_TOO_LONG})))
+        (i32.const 0)"
+    ));
+    let directory = tempfile::tempdir().unwrap();
+    run(&guest(&engine(), &text, spec_in(directory.path())))
+        .await
+        .unwrap();
+    let written = std::fs::metadata(directory.path().join("file")).unwrap();
+    assert_eq!(written.len(), MIB);
+}
+
+#[tokio::test]
+async fn arguments_beyond_their_limit_trap() {
+    let text = in_directory(
+        r"(call $create-directory (local.get $h) (i32.const 65536) (i32.const 4194304) (i32.const 0))
+        (i32.const 0)",
+    )
+    .replace(
+        "(memory (export \"memory\") 64)",
+        "(memory (export \"memory\") 70)",
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine();
+    let within = guest(&engine, &text, spec_in(directory.path()));
+    run(&within).await.unwrap();
+    let beyond = text.replace("(i32.const 4194304)", "(i32.const 4194305)");
+    let beyond = guest(&engine, &beyond, spec_in(directory.path()));
+    trapped(run(&beyond).await);
+}
+
+#[tokio::test]
+async fn large_directory_is_listed_in_pieces() {
+    let directory = tempfile::tempdir().unwrap();
+    for number in 0..3000 {
+        let name = format!("a file with a long name {number:0>100}");
+        std::fs::write(directory.path().join(name), "").unwrap();
+    }
+    let text = in_directory(
+        r"(call $read-directory (local.get $h) (i32.const 0))
+        (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+        (local.set $j (i32.load (i32.const 4)))
+        (loop $all
+          (call $next-entry (local.get $j) (i32.const 0))
+          (call $check (i32.eqz (i32.load8_u (i32.const 0))))
+          (if (i32.load8_u (i32.const 4))
+            (then
+              ;; A regular file, whose name has 124 bytes.
+              (call $check (i32.eq (i32.load8_u (i32.const 8)) (i32.const 6)))
+              (call $check (i32.eq (i32.load (i32.const 16)) (i32.const 124)))
+              (local.set $n (i32.add (local.get $n) (i32.const 1)))
+              (br $all))))
+        (call $check (i32.eq (local.get $n) (i32.const 3000)))
+        (call $drop-directory-entry-stream (local.get $j))
+        (i32.const 0)",
+    );
+    let engine = engine();
+    let mut spec = spec_in(directory.path());
+    // Less than the names of all.
+    spec.limits.buffers = 64 << 10;
+    run(&guest(&engine, &text, spec)).await.unwrap();
+}
+
+#[tokio::test]
+async fn attacks_leave_no_charge_behind() {
+    // All at once, again and again: headers, bodies and leaked resources.
+    let keeps = http(
+        r"(loop $ever
+          (call $append (call $fields) (i32.const 1024) (i32.const 6) (i32.const 65536) (i32.const 60000) (i32.const 0))
+          (br $ever))
+        (i32.const 0)",
+    );
+    let grows = program(
+        "",
+        &[],
+        &[],
+        1,
+        "",
+        "(loop $ever (br_if $ever (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
+    )
+    .replace("(import \"libc\" \"memory\" (memory 0))", "(memory 1)");
+    let engine = engine();
+    let free = engine.free_memory();
+    let guests: Arc<[_]> = [
+        guest(&engine, &keeps, spec()),
+        guest(&engine, &grows, spec()),
+    ]
+    .into();
+    let calls: Vec<_> = (0..8)
+        .map(|number: usize| {
+            let guests = guests.clone();
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    trapped(run(&guests[number % guests.len()]).await);
+                }
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+    assert_eq!(engine.free_memory(), free);
+}
