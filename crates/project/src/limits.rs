@@ -16,8 +16,19 @@ settings! {
         table_elements: u32 = 100_000, 1 => 100_000_000;
         /// CPU time of a call; then it gets a 504.
         cpu_time: Duration = Duration::from_secs(5), 1 => DAY;
-        /// Wall-clock time of a call; then it gets a 504.
+        /// Wall-clock time of a call, of one that streams until the head of its response; then it
+        /// gets a 504.
         wall_time: Duration = Duration::from_secs(30), 1 => DAY;
+        /// Time in which the next piece of a body has to come: of the response from the worker, which
+        /// is aborted then, and of the request from the client, while the worker waits for it. For
+        /// workers that stream.
+        stream_idle: Duration = Duration::from_secs(60), 1 => DAY;
+        /// Time of a streamed response from its head to its end; then it is aborted. 0 sets no
+        /// bound.
+        stream_time: Duration = Duration::ZERO, 0 => DAY;
+        /// Size of a streamed body, of the request (a larger one gets a 413) and of the response
+        /// (which is aborted then); 0 sets no bound.
+        stream_bytes: u64 = 0, 0 => u64::MAX;
         /// Bytes that a worker may print: the response, before it is decoded.
         output: u64 = 16 << 20, 1 << 10 => 4 * GIB;
         /// Bytes that the server holds for a call in addition to its memory: output, messages,

@@ -105,7 +105,8 @@ settings! {
         /// Time for the head of a request to arrive; then the client gets a 408 and the connection
         /// closes.
         header_timeout: Duration = Duration::from_secs(10), 1 => DAY;
-        /// Time for the body of a request to arrive; then the client gets a 408.
+        /// Time for the body of a request to arrive; then the client gets a 408. For a worker that
+        /// reads it as it comes, `limits.stream_idle` takes its place.
         body_timeout: Duration = Duration::from_secs(30), 1 => DAY;
         /// Time that a connection may wait for its next request; then it closes.
         idle_timeout: Duration = Duration::from_secs(75), 1 => DAY;
@@ -119,12 +120,15 @@ settings! {
         max_header_bytes: u64 = 64 << 10, 8 << 10 => 16 << 20;
         /// Maximum number of headers of a request; more get a 431.
         max_headers: u32 = 100, 1 => 10_000;
-        /// Maximum size of the body of a request; a larger one gets a 413.
+        /// Maximum size of the body of a request; a larger one gets a 413. For a worker that reads it
+        /// as it comes, `limits.stream_bytes` takes its place.
         max_body: u64 = 10 << 20, 0 => 4 * GIB;
         /// Concurrent connections, as far as memory and open files allow (an eighth of the memory,
         /// 40 KiB for each). For a further connection, those that have waited longest for their
         /// clients are closed.
         max_connections: u32 = 10_000, 1 => 1_000_000;
+        /// Concurrent requests of an HTTP/2 connection.
+        max_streams: u32 = 100, 1 => 10_000;
         /// Calls of workers that run at once; 0 is 64 for each CPU.
         concurrency: u32 = 0, 0 => 100_000;
         /// Requests that may wait for a worker; further ones get a 503.

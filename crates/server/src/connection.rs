@@ -5,7 +5,13 @@ pub(crate) mod activity;
 pub(crate) mod body;
 pub(crate) mod clients;
 pub(crate) mod driver;
+mod frames;
 mod framing;
+pub(crate) mod http2;
 pub(crate) mod idle;
+pub(crate) mod incoming;
 pub(crate) mod listen;
 mod socket;
+
+#[cfg(test)]
+mod tests;

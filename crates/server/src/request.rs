@@ -9,6 +9,8 @@ pub(crate) mod context;
 pub(crate) mod forwarded;
 mod page;
 pub(crate) mod request_id;
+mod stream;
 mod target;
 mod transfer_encoding;
 pub(crate) mod upload;
+mod upload_stream;

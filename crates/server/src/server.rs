@@ -2,17 +2,22 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::service::service_fn;
+use http::{Request, Response, uri::Authority};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use wws_project::{Problem, Project};
 
-use crate::connection::driver::{self, ConnectionSettings, ServiceResult};
+use crate::connection::activity::Activity;
+use crate::connection::body::Body;
+use crate::connection::driver::{self, ConnectionSettings};
+use crate::connection::http2::{self, Handle};
 use crate::connection::idle;
+use crate::connection::incoming::IncomingBody;
 use crate::connection::listen::{self, AcceptedConnection};
 use crate::request::app::App;
 use crate::request::authority;
 use crate::request::context::Client;
+use crate::request::forwarded::Peer;
 
 /// After this long without a request or a closed connection, memory is returned to the OS.
 const QUIET: Duration = Duration::from_secs(2);
@@ -88,7 +93,11 @@ impl Bound {
         let project_settings = app.project.settings();
         let grace = project_settings.grace_period;
         let settings = Arc::new(ConnectionSettings {
-            http: listen::builder(project_settings),
+            http1: listen::builder(project_settings),
+            http2: http2::builder(
+                project_settings.max_header_bytes,
+                project_settings.max_streams,
+            ),
             bounds: listen::bounds(project_settings, app.engine.account()),
             draining: CancellationToken::new(),
         });
@@ -139,21 +148,41 @@ async fn serve(app: Arc<App>, accepted: AcceptedConnection, settings: Arc<Connec
         activity,
         permit,
     } = accepted;
-    let client = Client {
-        activity: activity.clone(),
+    let handle = ClientHandle(Arc::new(ConnectionClient {
+        app: app.clone(),
         local: authority::of_address(local),
         peer: app.proxies.peer(peer),
-    };
-    let served = Arc::new((app.clone(), client));
-    let service = service_fn(move |request| {
-        let served = served.clone();
-        async move {
-            let (app, client) = &*served;
-            app.idle.touch();
-            ServiceResult::Ok(app.handle(client, request).await)
-        }
-    });
-    driver::serve(stream, service, activity, &settings).await;
+    }));
+    driver::serve(stream, handle, activity, &settings).await;
     drop(permit);
     app.idle.touch();
+}
+
+/// Answers the requests of one connection.
+#[derive(Clone)]
+struct ClientHandle(Arc<ConnectionClient>);
+
+/// Whose requests are answered.
+struct ConnectionClient {
+    app: Arc<App>,
+    /// The server's address.
+    local: Authority,
+    peer: Peer,
+}
+
+impl Handle for ClientHandle {
+    async fn handle(
+        &self,
+        activity: Arc<Activity>,
+        request: Request<IncomingBody>,
+    ) -> Response<Body> {
+        let ConnectionClient { app, local, peer } = &*self.0;
+        app.idle.touch();
+        let client = Client {
+            activity: &activity,
+            local,
+            peer,
+        };
+        app.handle(&client, request).await
+    }
 }

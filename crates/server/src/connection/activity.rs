@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::Waker,
     time::{Duration, Instant},
@@ -23,14 +23,17 @@ fn clock() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// All parts of a connection run in one task, so most atomics exist for the compiler only. Other
-/// tasks read how long the connection has waited and may evict it.
+/// All parts of a connection of HTTP/1 run in one task, so most atomics exist for the compiler only.
+/// Other tasks read how long the connection has waited and may evict it. Each request of HTTP/2 is a
+/// task with an activity of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     pub(crate) requests: Requests,
     pub(crate) reading: Reading,
     pub(crate) sending: Sending,
     pub(crate) waiting: Waiting,
+    /// The connection, if this is one of its streams: a request of HTTP/2.
+    connection: Option<Arc<Activity>>,
 }
 
 /// A request that has begun.
@@ -53,11 +56,44 @@ impl Activity {
         Arc::default()
     }
 
+    /// The activity of one request of HTTP/2, whose connection has its own.
+    pub(crate) fn of_stream(connection: &Arc<Self>) -> Arc<Self> {
+        Arc::new(Self {
+            connection: Some(connection.clone()),
+            ..Self::default()
+        })
+    }
+
+    /// Whether this is a stream of a connection.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// Whether the server stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        let connection = self.connection.as_deref().unwrap_or(self);
+        connection.sending.is_stopping()
+    }
+
+    /// Records that one of the connection's requests waits for the client.
+    pub(crate) fn await_client(self: &Arc<Self>) -> AwaitedClient {
+        self.requests.awaiting.fetch_add(1, Relaxed);
+        // The connection may have to wait now.
+        self.waiting.wake();
+        AwaitedClient(self.clone())
+    }
+
     /// Records that bytes have arrived.
     pub(crate) fn received(&self, bytes: usize) {
         if self.reading.is_next_upload_step(bytes) {
             self.waiting.restart();
         }
+    }
+
+    /// Begins a call that streams.
+    pub(crate) fn begin_stream(self: &Arc<Self>) -> StreamInProgress {
+        self.requests.streams.fetch_add(1, Relaxed);
+        StreamInProgress(self.clone())
     }
 
     /// Begins a request whose head hyper has parsed.
@@ -81,6 +117,16 @@ impl Drop for RequestInProgress {
     }
 }
 
+/// A request that waits for its client until this is dropped.
+#[derive(Debug)]
+pub(crate) struct AwaitedClient(Arc<Activity>);
+
+impl Drop for AwaitedClient {
+    fn drop(&mut self) {
+        self.0.requests.awaiting.fetch_sub(1, Relaxed);
+    }
+}
+
 /// The requests of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Requests {
@@ -90,6 +136,20 @@ pub(crate) struct Requests {
     count: AtomicU64,
     /// The body of a request was not read to its end.
     body_unread: AtomicBool,
+    /// Calls of workers that stream: they hold a place until they end.
+    streams: AtomicU32,
+    /// Requests of HTTP/2 that wait for the client.
+    awaiting: AtomicU32,
+}
+
+/// A call that streams, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct StreamInProgress(Arc<Activity>);
+
+impl Drop for StreamInProgress {
+    fn drop(&mut self) {
+        self.0.requests.streams.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Requests {
@@ -99,6 +159,17 @@ impl Requests {
 
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Relaxed)
+    }
+
+    /// Whether all requests of HTTP/2 wait for the client.
+    pub(crate) fn are_all_awaiting(&self) -> bool {
+        let awaiting = self.awaiting.load(Relaxed);
+        awaiting > 0 && awaiting >= self.in_progress.load(Relaxed)
+    }
+
+    /// Whether a call streams.
+    pub(crate) fn is_any_streaming(&self) -> bool {
+        self.streams.load(Relaxed) > 0
     }
 
     pub(crate) fn set_body_unread(&self, unread: bool) {
@@ -123,7 +194,27 @@ pub(crate) struct Reading {
     uploading: AtomicBool,
     /// Bytes of the body that have arrived since the last whole [`UPLOAD_STEP`].
     uploaded: AtomicU64,
+    /// The client speaks HTTP/2.
+    http2: AtomicBool,
+    /// How much work besides requests a client of HTTP/2 may still ask for.
+    credit: AtomicI64,
 }
+
+/// The work besides requests that a client of HTTP/2 may ask for at first, and at most: that of so
+/// many frames.
+const MAX_CREDIT: i64 = 10_000;
+
+/// The cost of a request that its client has cancelled.
+const CANCELLED: i64 = 100;
+
+/// What an answered request is worth.
+const ANSWERED: i64 = 50;
+
+/// What a part of a response is worth: clients say for each that they took it.
+const PIECE: i64 = 4;
+
+/// Bytes of a body that are worth a frame.
+const BODY_PER_FRAME: u64 = 1 << 10;
 
 impl Default for Reading {
     fn default() -> Self {
@@ -133,11 +224,55 @@ impl Default for Reading {
             refused: AtomicBool::new(false),
             uploading: AtomicBool::new(false),
             uploaded: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+            credit: AtomicI64::new(MAX_CREDIT),
         }
     }
 }
 
 impl Reading {
+    /// Records that the client speaks HTTP/2.
+    pub(crate) fn set_http2(&self) {
+        self.http2.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.http2.load(Relaxed)
+    }
+
+    /// Counts frames besides requests, and bytes of bodies.
+    pub(crate) fn received_frames(&self, control: u32, body: u64) {
+        let worth = i64::try_from(body.div_ceil(BODY_PER_FRAME)).unwrap_or(MAX_CREDIT);
+        self.earn(worth.min(MAX_CREDIT) - i64::from(control));
+    }
+
+    /// Counts a part of a response.
+    pub(crate) fn sent_piece(&self) {
+        self.earn(PIECE);
+    }
+
+    /// Counts a request that was answered.
+    pub(crate) fn answered(&self) {
+        self.earn(ANSWERED);
+    }
+
+    /// Counts a request that its client has cancelled.
+    pub(crate) fn cancelled(&self) {
+        self.earn(-CANCELLED);
+    }
+
+    /// Adds to the credit. More than the maximum is of no use.
+    fn earn(&self, worth: i64) {
+        let credit = self.credit.load(Relaxed);
+        // Several tasks may add at once, which is as if one had come later.
+        self.credit.store((credit + worth).min(MAX_CREDIT), Relaxed);
+    }
+
+    /// Whether the client asks for too much work besides requests.
+    pub(crate) fn is_flood(&self) -> bool {
+        self.credit.load(Relaxed) < 0
+    }
+
     /// Stores whether a head is incomplete, and the number of the first request in conflict.
     pub(crate) fn set_head(&self, in_head: bool, conflict: Option<u64>) {
         self.in_head.store(in_head, Relaxed);
@@ -199,6 +334,12 @@ pub(crate) struct Sending {
     taken: AtomicU64,
     /// Bytes in memory of the response that is being sent.
     held: AtomicU64,
+    /// The head of a response was sent, and its pieces are being made.
+    streaming: AtomicBool,
+    /// The end of the response is the end of the connection.
+    until_close: AtomicBool,
+    /// The server stops.
+    stopping: AtomicBool,
 }
 
 impl Sending {
@@ -221,6 +362,34 @@ impl Sending {
     /// Bytes that the client has taken, as far as is known while it is stalled.
     pub(crate) fn taken(&self) -> u64 {
         self.taken.load(Relaxed)
+    }
+
+    /// Records whether a response is being sent whose pieces are made meanwhile.
+    pub(crate) fn set_streaming(&self, streaming: bool) {
+        self.streaming.store(streaming, Relaxed);
+    }
+
+    /// Records whether the response ends with the connection.
+    pub(crate) fn set_until_close(&self, until_close: bool) {
+        self.until_close.store(until_close, Relaxed);
+    }
+
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.streaming.load(Relaxed)
+    }
+
+    /// Whether a response would look complete if the connection ended now.
+    pub(crate) fn is_until_close(&self) -> bool {
+        self.until_close.load(Relaxed)
+    }
+
+    /// Records that the server stops.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
     }
 
     pub(crate) fn set_held(&self, bytes: u64) {
@@ -284,6 +453,11 @@ impl Waiting {
     /// Registers the connection's task, which [`Self::evict`] wakes.
     pub(crate) fn register(&self, waker: &Waker) {
         self.task.register(waker);
+    }
+
+    /// Wakes the connection's task.
+    pub(crate) fn wake(&self) {
+        self.task.wake();
     }
 
     /// Asks the connection to close, if it still waits when its task runs.

@@ -1,4 +1,5 @@
-//! Response bodies: bytes, or a file that is read while it is sent.
+//! Response bodies: bytes, a file that is read while it is sent, or pieces that are made while they
+//! are sent.
 
 use std::{
     fs::File,
@@ -31,6 +32,13 @@ const INLINE_READ: u64 = 64 << 10;
 /// Bytes of a file that are read at a time without memory, each part once the previous one is sent.
 const SMALL_PART: u64 = 16 << 10;
 
+/// A piece of a stream of up to this many bytes is not charged: it is copied to the connection's own
+/// buffer.
+const UNCHARGED_PIECE: usize = 4 << 10;
+
+/// Pieces of a body that are made when they are asked for. They may end with trailers.
+pub(crate) type Pieces = Pin<Box<dyn http_body::Body<Data = Bytes, Error = io::Error> + Send>>;
+
 /// The body of a response.
 #[derive(Default)]
 pub(crate) struct Body {
@@ -45,6 +53,32 @@ enum BodySource {
     Empty,
     Bytes(Bytes),
     File(FileStream),
+    Pieces(PieceStream),
+}
+
+/// What is still to be made and sent.
+struct PieceStream {
+    pieces: Pieces,
+    /// The account that pieces are charged to; `None` until the body is being sent.
+    memory: Option<Account>,
+    /// A piece that waits until the previous one is sent.
+    waiting: Option<Bytes>,
+    uncharged: OnePiece,
+}
+
+/// Lets one piece at a time be sent without memory. Made when it is needed.
+#[derive(Default)]
+struct OnePiece(Option<PollSemaphore>);
+
+impl OnePiece {
+    /// Waits until the previous piece is sent.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Result<OwnedSemaphorePermit>> {
+        let permits = self
+            .0
+            .get_or_insert_with(|| PollSemaphore::new(Arc::new(Semaphore::new(1))));
+        let permit = ready!(permits.poll_acquire(context));
+        Poll::Ready(permit.ok_or_else(|| io::Error::other("closed")))
+    }
 }
 
 /// The part of a file that is still to be sent.
@@ -54,8 +88,7 @@ struct FileStream {
     left: u64,
     /// The account that parts are charged to; `None` until the body is being sent.
     memory: Option<Account>,
-    /// Has a permit while no small part is being sent.
-    small: Option<PollSemaphore>,
+    small: OnePiece,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
@@ -69,7 +102,7 @@ impl Body {
                 at,
                 left: length,
                 memory: None,
-                small: None,
+                small: OnePiece::default(),
                 reading: None,
             }),
         };
@@ -79,20 +112,40 @@ impl Body {
         }
     }
 
+    /// Pieces that are made while they are sent.
+    pub(crate) fn pieces(pieces: Pieces) -> Self {
+        Self {
+            source: BodySource::Pieces(PieceStream {
+                pieces,
+                memory: None,
+                waiting: None,
+                uncharged: OnePiece::default(),
+            }),
+            in_progress: None,
+        }
+    }
+
     /// Keeps the request in progress until the body is dropped, and charges what is read of a file
-    /// to `memory`.
+    /// or made meanwhile to `memory`.
     pub(crate) fn until_sent(mut self, in_progress: RequestInProgress, memory: &Account) -> Self {
         self.in_progress = Some(in_progress);
-        if let BodySource::File(stream) = &mut self.source {
-            stream.memory = Some(memory.clone());
+        match &mut self.source {
+            BodySource::File(stream) => stream.memory = Some(memory.clone()),
+            BodySource::Pieces(stream) => stream.memory = Some(memory.clone()),
+            BodySource::Empty | BodySource::Bytes(_) => {}
         }
         self
     }
 
-    /// Size in bytes.
+    /// Whether its pieces are made while they are sent.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.source, BodySource::Pieces(_))
+    }
+
+    /// Size in bytes, as far as it is known.
     pub(crate) fn size(&self) -> u64 {
         match &self.source {
-            BodySource::Empty => 0,
+            BodySource::Empty | BodySource::Pieces(_) => 0,
             BodySource::Bytes(bytes) => bytes.len() as u64,
             BodySource::File(stream) => stream.left,
         }
@@ -102,7 +155,7 @@ impl Body {
     pub(crate) fn held(&self) -> u64 {
         match &self.source {
             BodySource::Bytes(bytes) => bytes.len() as u64,
-            BodySource::Empty | BodySource::File(_) => 0,
+            BodySource::Empty | BodySource::File(_) | BodySource::Pieces(_) => 0,
         }
     }
 }
@@ -128,15 +181,44 @@ pub(crate) fn read_at(file: &File, at: u64, length: usize) -> io::Result<Bytes> 
     Ok(bytes.into())
 }
 
-/// A small part of a file; the next one is read once this is dropped.
-struct SmallPart(
+/// A piece that is sent without memory; the next one is read once this is dropped.
+struct UnchargedPiece(
     Bytes,
     #[allow(dead_code, reason = "dropped with the bytes")] OwnedSemaphorePermit,
 );
 
-impl AsRef<[u8]> for SmallPart {
+impl AsRef<[u8]> for UnchargedPiece {
     fn as_ref(&self) -> &[u8] {
         &self.0
+    }
+}
+
+impl PieceStream {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let piece = match self.waiting.take() {
+            Some(piece) => piece,
+            None => match ready!(self.pieces.as_mut().poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(piece) => piece,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            },
+        };
+        if piece.len() <= UNCHARGED_PIECE {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let memory = self.memory.as_ref();
+        if let Some(charge) = memory.and_then(|memory| memory.charge(piece.len() as u64)) {
+            return Poll::Ready(Some(Ok(Frame::data(charge.hold(piece)))));
+        }
+        let Poll::Ready(permit) = self.uncharged.poll(context) else {
+            self.waiting = Some(piece);
+            return Poll::Pending;
+        };
+        Poll::Ready(Some(permit.map(|permit| {
+            Frame::data(Bytes::from_owner(UnchargedPiece(piece, permit)))
+        })))
     }
 }
 
@@ -164,14 +246,9 @@ impl FileStream {
             .as_ref()
             .and_then(|memory| memory.charge(length));
         let Some(charge) = charge else {
-            let small = self
-                .small
-                .get_or_insert_with(|| PollSemaphore::new(Arc::new(Semaphore::new(1))));
-            let Some(permit) = ready!(small.poll_acquire(context)) else {
-                return Poll::Ready(Err(io::Error::other("closed")));
-            };
+            let permit = ready!(self.small.poll(context))?;
             let bytes = read_at(&self.file, at, self.left.min(SMALL_PART) as usize)?;
-            return Poll::Ready(Ok(Bytes::from_owner(SmallPart(bytes, permit))));
+            return Poll::Ready(Ok(Bytes::from_owner(UnchargedPiece(bytes, permit))));
         };
         if length <= INLINE_READ {
             let bytes = read_at(&self.file, at, length as usize)?;
@@ -211,15 +288,30 @@ impl http_body::Body for Body {
                 }
                 Poll::Ready(Some(result.map(Frame::data)))
             }
+            BodySource::Pieces(stream) => {
+                let frame = ready!(stream.poll(context));
+                if !matches!(frame, Some(Ok(_))) {
+                    self.source = BodySource::Empty;
+                }
+                Poll::Ready(frame)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.source, BodySource::Empty)
+        match &self.source {
+            BodySource::Empty => true,
+            BodySource::Bytes(_) | BodySource::File(_) => false,
+            BodySource::Pieces(stream) => stream.waiting.is_none() && stream.pieces.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.size())
+        match &self.source {
+            BodySource::Pieces(stream) if stream.waiting.is_none() => stream.pieces.size_hint(),
+            BodySource::Pieces(_) => SizeHint::default(),
+            _ => SizeHint::with_exact(self.size()),
+        }
     }
 }
 
@@ -252,6 +344,41 @@ mod tests {
         assert_eq!(memory.free(), memory.total());
         read.extend_from_slice(&body.collect().await.unwrap().to_bytes());
         assert_eq!(read, content);
+    }
+
+    #[tokio::test]
+    async fn charges_pieces_until_they_are_sent_or_sends_one_at_a_time() {
+        let memory = Account::new(1 << 20);
+        let stream = || {
+            let pieces = (0..3).map(|_| Ok(Frame::data(Bytes::from(vec![7; 100_000]))));
+            let pieces = futures_util::stream::iter(pieces);
+            let in_progress = crate::connection::activity::Activity::new()
+                .begin_request()
+                .in_progress;
+            Body::pieces(Box::pin(http_body_util::StreamBody::new(pieces)))
+                .until_sent(in_progress, &memory)
+        };
+        let mut body = stream();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(memory.total() - memory.free() >= 100_000);
+        drop(first);
+        assert_eq!(memory.free(), memory.total());
+        drop(body);
+        let _all = memory.charge(1 << 20).unwrap();
+        let mut body = stream();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first.len(), 100_000);
+        let second = std::future::poll_fn(|context| {
+            Poll::Ready(Pin::new(&mut body).poll_frame(context).is_pending())
+        });
+        assert!(second.await, "the first was not sent");
+        assert!(!body.is_end_stream());
+        drop(first);
+        let mut rest = 0;
+        while let Some(frame) = body.frame().await {
+            rest += frame.unwrap().data_ref().unwrap().len();
+        }
+        assert_eq!(rest, 200_000);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Resource, getrlimit};
@@ -27,7 +27,7 @@ const MIN_CONNECTIONS: u64 = 32;
 const MEMORY_PART: u64 = 8;
 
 /// Time between two attempts to evict a connection.
-const EVICTION_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const EVICTION_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Divisor: at most this part of the connections is evicted at once.
 const EVICTED_PART: usize = 16;
@@ -61,7 +61,23 @@ pub(crate) struct Clients {
 struct OpenClients {
     next: u64,
     closed: u64,
+    /// When connections that stream were evicted last.
+    streams_evicted: Option<Instant>,
     all: HashMap<u64, Arc<Activity>>,
+    /// Streams of HTTP/2 whose workers stream.
+    streams: HashMap<u64, Arc<Activity>>,
+}
+
+/// A stream that may be evicted, until this is dropped.
+pub(crate) struct ListedStream {
+    clients: Arc<Clients>,
+    number: u64,
+}
+
+impl Drop for ListedStream {
+    fn drop(&mut self) {
+        self.clients.lock().streams.remove(&self.number);
+    }
 }
 
 /// The right to have a connection open, until it is dropped.
@@ -124,24 +140,62 @@ impl Clients {
         }
     }
 
+    /// Lists a stream of HTTP/2 among those that [`Self::evict_streams`] may evict.
+    pub(crate) fn list(self: &Arc<Self>, stream: &Arc<Activity>) -> ListedStream {
+        let mut open = self.lock();
+        open.next += 1;
+        let number = open.next;
+        open.streams.insert(number, stream.clone());
+        drop(open);
+        ListedStream {
+            clients: self.clone(),
+            number,
+        }
+    }
+
     /// Evicts some of the connections that wait for their clients: those that have used most of
     /// their time.
     fn evict(&self) {
         let open = self.lock();
         let count = (open.all.len() / EVICTED_PART).max(1);
-        let mut waiting: Vec<(u64, Arc<Activity>)> = open
-            .all
-            .values()
-            .filter_map(|activity| Some((activity.waiting.used()?, activity.clone())))
-            .collect();
+        let waiting = waiting(open.all.values());
         drop(open);
-        if waiting.len() > count {
-            waiting.select_nth_unstable_by_key(count, |(used, _)| std::cmp::Reverse(*used));
-            waiting.truncate(count);
+        evict_longest(waiting, count);
+    }
+
+    /// Evicts some of the requests whose clients keep a worker waiting that streams, because calls
+    /// wait for its place. At most once within [`EVICTION_INTERVAL`].
+    pub(crate) fn evict_streams(&self) {
+        let mut open = self.lock();
+        let now = Instant::now();
+        let last = open.streams_evicted;
+        if last.is_some_and(|last| now < last + EVICTION_INTERVAL) {
+            return;
         }
-        for (_, activity) in waiting {
-            activity.waiting.evict();
-        }
+        open.streams_evicted = Some(now);
+        let connections = open.all.values();
+        let streaming = connections.filter(|activity| activity.requests.is_any_streaming());
+        let waiting = waiting(streaming.chain(open.streams.values()));
+        drop(open);
+        let count = (waiting.len() / EVICTED_PART).max(1);
+        evict_longest(waiting, count);
+    }
+}
+
+/// Those that wait for their clients, with the part of the time that has passed.
+fn waiting<'a>(all: impl Iterator<Item = &'a Arc<Activity>>) -> Vec<(u64, Arc<Activity>)> {
+    all.filter_map(|activity| Some((activity.waiting.used()?, activity.clone())))
+        .collect()
+}
+
+/// Evicts the `count` that have used most of their time.
+fn evict_longest(mut waiting: Vec<(u64, Arc<Activity>)>, count: usize) {
+    if waiting.len() > count {
+        waiting.select_nth_unstable_by_key(count, |(used, _)| std::cmp::Reverse(*used));
+        waiting.truncate(count);
+    }
+    for (_, activity) in waiting {
+        activity.waiting.evict();
     }
 }
 

@@ -13,11 +13,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::Request;
 use hyper::{
     body::Incoming,
     server::conn::http1::{Builder, Connection},
-    service::HttpService,
+    service::{HttpService, service_fn},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -30,6 +30,8 @@ use wws_engine::Account;
 
 use crate::connection::activity::Activity;
 use crate::connection::body::Body;
+use crate::connection::http2::{self, Handle};
+use crate::connection::incoming::IncomingBody;
 use crate::connection::socket::Socket;
 
 /// How long incoming bytes are discarded after an early response, so that the client can read the
@@ -44,7 +46,10 @@ const HEAD_TIMEOUT: &[u8] =
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// How often a client's rate is checked within the time that it is averaged over.
-const RATE_CHECKS: u32 = 6;
+pub(crate) const RATE_CHECKS: u32 = 6;
+
+/// Time for a client of HTTP/2 to see that the server stops, once it has no request in progress.
+const STOPPING: Duration = Duration::from_secs(1);
 
 /// Bytes after which a client that takes a response slowly counts as making progress.
 const PROGRESS_STEP: u64 = 16 << 10;
@@ -70,43 +75,44 @@ pub(crate) struct Bounds {
 
 /// What all connections of a server have in common.
 pub(crate) struct ConnectionSettings {
-    pub(crate) http: Builder,
+    pub(crate) http1: Builder,
+    pub(crate) http2: h2::server::Builder,
     pub(crate) bounds: Bounds,
     /// Cancelled when the server stops.
     pub(crate) draining: CancellationToken,
 }
 
 /// Serves a connection until it ends. When the server stops, the connection closes after its
-/// current request.
-pub(crate) async fn serve<S>(
+/// current requests.
+pub(crate) async fn serve(
     stream: TcpStream,
-    service: S,
+    handle: impl Handle,
     activity: Arc<Activity>,
     settings: &ConnectionSettings,
-) where
-    S: HttpService<Incoming, ResBody = Body, Error = Infallible>,
-{
+) {
     let ConnectionSettings {
-        http,
+        http1,
         bounds,
         draining,
+        ..
     } = settings;
     // Otherwise the end of a response may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let socket = Socket::new(stream, activity.clone(), bounds.heads.clone());
-    let connection = http.serve_connection(TokioIo::new(socket), service);
+    let service = service_fn({
+        let (handle, activity) = (handle.clone(), activity.clone());
+        move |request: Request<Incoming>| {
+            let (handle, activity) = (handle.clone(), activity.clone());
+            async move {
+                let request = request.map(IncomingBody::Http1);
+                Ok::<_, Infallible>(handle.handle(activity, request).await)
+            }
+        }
+    });
+    let connection = http1.serve_connection(TokioIo::new(socket), service);
     let mut driver = Driver {
         connection,
-        watch: Watch {
-            activity: activity.clone(),
-            bounds: bounds.clone(),
-            seen: 0,
-            phase: None,
-            rate: None,
-            deadline: None,
-            sleep: None,
-            armed: None,
-        },
+        watch: Watch::new(activity.clone(), bounds.clone()),
         drained: false,
     };
     let end = {
@@ -122,7 +128,11 @@ pub(crate) async fn serve<S>(
         })
         .await
     };
-    let stream = driver.connection.into_parts().io.into_inner().into_stream();
+    let mut socket = driver.connection.into_parts().io.into_inner();
+    if matches!(end, ConnectionEnd::Http2) {
+        return Box::pin(http2::serve(socket, handle, activity, settings)).await;
+    }
+    let stream = socket.stream_mut();
     match end {
         ConnectionEnd::Closed if activity.requests.is_body_unread() => linger(stream).await,
         ConnectionEnd::HeadTimeout => {
@@ -139,18 +149,20 @@ pub(crate) async fn serve<S>(
             }
             let _ = stream.try_write(NO_ROOM);
         }
-        ConnectionEnd::Closed | ConnectionEnd::Timeout => {}
+        ConnectionEnd::Closed | ConnectionEnd::Timeout | ConnectionEnd::Http2 => {}
     }
 }
 
 /// How a connection ended.
 #[derive(Debug)]
-enum ConnectionEnd {
+pub(crate) enum ConnectionEnd {
     Closed,
     HeadTimeout,
     Timeout,
     /// There is no memory for the head, or the connection is evicted for another one.
     NoRoom,
+    /// The client speaks HTTP/2.
+    Http2,
 }
 
 struct Driver<S: HttpService<Incoming>> {
@@ -166,17 +178,23 @@ where
     fn poll(&mut self, context: &mut Context<'_>, draining: bool) -> Poll<ConnectionEnd> {
         if draining && !self.drained {
             self.drained = true;
+            self.watch.activity.sending.stop();
             Pin::new(&mut self.connection).graceful_shutdown();
         }
         match Pin::new(&mut self.connection).poll(context) {
             Poll::Ready(result) => {
-                if let Err(error) = result {
-                    tracing::debug!("connection: {error}");
+                match result {
+                    // All was sent.
+                    Ok(()) => self.watch.activity.sending.set_until_close(false),
+                    Err(error) => tracing::debug!("connection: {error}"),
                 }
                 Poll::Ready(ConnectionEnd::Closed)
             }
             Poll::Pending if self.watch.activity.reading.is_refused() => {
                 Poll::Ready(ConnectionEnd::NoRoom)
+            }
+            Poll::Pending if self.watch.activity.reading.is_http2() => {
+                Poll::Ready(ConnectionEnd::Http2)
             }
             Poll::Pending => self.watch.poll(context),
         }
@@ -192,12 +210,15 @@ enum Phase {
     Idle(u64),
     /// The rest of a head, after this many requests.
     Head(u64),
-    /// The rest of a body of the request with this number, which is timed elsewhere.
+    /// The rest of a body of the request with this number, which is timed elsewhere; or, with HTTP/2,
+    /// whatever all requests wait for.
     Upload(u64),
     /// The server, which has no time limit here.
     Busy,
     /// The client, to take what is sent.
     Stalled,
+    /// The client, to see that the server stops.
+    Stopping,
 }
 
 /// How much a client had taken when averaging began, and at the last check.
@@ -209,9 +230,9 @@ struct Rate {
 }
 
 /// Bounds the duration of each phase.
-struct Watch {
-    activity: Arc<Activity>,
-    bounds: Bounds,
+pub(crate) struct Watch {
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) bounds: Bounds,
     /// The bytes that the client had taken when this was last updated.
     seen: u64,
     /// Set while the client does not take all that is sent.
@@ -225,18 +246,37 @@ struct Watch {
 }
 
 impl Watch {
+    pub(crate) fn new(activity: Arc<Activity>, bounds: Bounds) -> Self {
+        Self {
+            activity,
+            bounds,
+            seen: 0,
+            phase: None,
+            rate: None,
+            deadline: None,
+            sleep: None,
+            armed: None,
+        }
+    }
+
     fn phase(&self) -> (Phase, Option<Duration>) {
         let (activity, bounds) = (&self.activity, &self.bounds);
         if activity.sending.is_stalled() {
             (Phase::Stalled, Some(bounds.write / RATE_CHECKS))
-        } else if activity.reading.is_uploading() {
+        } else if activity.reading.is_uploading() || activity.requests.are_all_awaiting() {
             (Phase::Upload(activity.requests.count()), None)
         } else if activity.requests.is_any_in_progress() {
             (Phase::Busy, None)
         } else if activity.reading.in_head() {
             (Phase::Head(activity.requests.count()), Some(bounds.header))
+        } else if activity.reading.is_http2() && activity.sending.is_stopping() {
+            (Phase::Stopping, Some(STOPPING))
         } else {
             match activity.requests.count() {
+                // A client of HTTP/2 may connect in advance.
+                requests if activity.reading.is_http2() => {
+                    (Phase::Idle(requests), Some(bounds.idle))
+                }
                 // A client that connects has a request to send: its time runs from the start.
                 0 => (Phase::New, Some(bounds.header)),
                 requests => (Phase::Idle(requests), Some(bounds.idle)),
@@ -244,7 +284,7 @@ impl Watch {
         }
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<ConnectionEnd> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<ConnectionEnd> {
         let (phase, time) = self.phase();
         if self.phase != Some(phase) {
             self.enter(phase, time);
@@ -256,13 +296,20 @@ impl Watch {
         }
         if self.activity.waiting.take_evicted() {
             match phase {
-                Phase::New | Phase::Idle(_) => return Poll::Ready(ConnectionEnd::Closed),
+                Phase::New | Phase::Idle(_) | Phase::Stopping => {
+                    return Poll::Ready(ConnectionEnd::Closed);
+                }
                 Phase::Head(_) => return Poll::Ready(ConnectionEnd::NoRoom),
                 Phase::Stalled if self.activity.waiting.used().is_some() => {
                     return Poll::Ready(ConnectionEnd::Timeout);
                 }
                 Phase::Upload(_) if self.activity.waiting.used().is_some() => {
-                    return Poll::Ready(ConnectionEnd::NoRoom);
+                    // Nothing can be said within a response.
+                    return Poll::Ready(if self.activity.sending.is_streaming() {
+                        ConnectionEnd::Timeout
+                    } else {
+                        ConnectionEnd::NoRoom
+                    });
                 }
                 // The connection makes progress.
                 Phase::Busy | Phase::Stalled | Phase::Upload(_) => {}
@@ -353,17 +400,11 @@ pub(crate) fn bytes_in(rate: u64, time: Duration) -> u64 {
 
 /// Discards what the client sends until it closes its side or its time is over. The server's side
 /// is closed already.
-async fn linger(mut stream: TcpStream) {
+async fn linger(stream: &mut TcpStream) {
     let mut scrap = vec![0; 16 << 10];
     let read = async { while matches!(stream.read(&mut scrap).await, Ok(1..)) {} };
     let _ = tokio::time::timeout(LINGER, read).await;
 }
-
-/// What the service of a connection returns.
-pub(crate) type ServiceResult = Result<Response<Body>, Infallible>;
-
-/// A request as hyper passes it on.
-pub(crate) type IncomingRequest = Request<Incoming>;
 
 #[cfg(test)]
 mod tests {
@@ -372,23 +413,15 @@ mod tests {
     const WRITE: Duration = Duration::from_millis(600);
 
     fn watch(memory: &Account) -> Watch {
-        Watch {
-            activity: Activity::new(),
-            bounds: Bounds {
-                header: WRITE,
-                idle: WRITE,
-                write: WRITE,
-                min_rate: 1000,
-                memory: memory.clone(),
-                heads: memory.clone(),
-            },
-            seen: 0,
-            rate: None,
-            phase: None,
-            deadline: None,
-            sleep: None,
-            armed: None,
-        }
+        let bounds = Bounds {
+            header: WRITE,
+            idle: WRITE,
+            write: WRITE,
+            min_rate: 1000,
+            memory: memory.clone(),
+            heads: memory.clone(),
+        };
+        Watch::new(Activity::new(), bounds)
     }
 
     /// How long a client is served that takes `bytes` of a response of `held` bytes every 20 ms; at

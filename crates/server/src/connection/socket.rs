@@ -7,9 +7,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use bytes::Bytes;
 use rustix::ioctl::{Getter, ioctl};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -17,6 +20,7 @@ use tokio::{
 use wws_engine::{Account, Charge};
 
 use crate::connection::activity::Activity;
+use crate::connection::frames::{Frames, PREFACE};
 use crate::connection::framing::Framing;
 
 /// The most that is read at once, in bytes. hyper's first buffer is one byte larger and grows when
@@ -28,7 +32,7 @@ const SHORT_HEAD: usize = 8 << 10;
 
 pub(crate) struct Socket {
     stream: TcpStream,
-    framing: Framing,
+    protocol: Protocol,
     activity: Arc<Activity>,
     /// The account that long heads are charged to.
     heads: Account,
@@ -36,11 +40,25 @@ pub(crate) struct Socket {
     charge: Option<Charge>,
 }
 
+/// What the client speaks.
+enum Protocol {
+    /// All that the client has sent so far is the beginning of HTTP/2's preface: so many bytes.
+    Unknown {
+        preface: usize,
+    },
+    Http1(Framing),
+    Http2 {
+        frames: Frames,
+        /// What was read before the protocol was known.
+        read: Bytes,
+    },
+}
+
 impl Socket {
     pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, heads: Account) -> Self {
         Self {
             stream,
-            framing: Framing::new(),
+            protocol: Protocol::Unknown { preface: 0 },
             activity,
             heads,
             charge: None,
@@ -49,7 +67,10 @@ impl Socket {
 
     /// Whether there is memory for more of a head.
     fn has_room(&mut self) -> bool {
-        let head = self.framing.head_len();
+        let Protocol::Http1(framing) = &self.protocol else {
+            return true;
+        };
+        let head = framing.head_len();
         if head < SHORT_HEAD {
             return true;
         }
@@ -73,8 +94,8 @@ impl Socket {
             .unwrap_or(0)
     }
 
-    pub(crate) fn into_stream(self) -> TcpStream {
-        self.stream
+    pub(crate) fn stream_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
     }
 
     fn record_write(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -84,6 +105,77 @@ impl Socket {
             Poll::Pending => self.activity.sending.stall(self.unsent()),
         }
         result
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // To a client of HTTP/1.0, a response without a length is complete when its connection
+        // ends, unless that is a reset.
+        if self.activity.sending.is_until_close() {
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Socket {
+    /// Reads at most `most` bytes. Returns how many came.
+    fn read_some(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        most: u64,
+    ) -> Poll<io::Result<usize>> {
+        let before = buffer.filled().len();
+        let mut limited = (&mut self.stream).take(most);
+        ready!(Pin::new(&mut limited).poll_read(context, buffer))?;
+        Poll::Ready(Ok(buffer.filled().len() - before))
+    }
+
+    /// Reads the first bytes of the connection, which tell the protocol. What is the beginning of
+    /// HTTP/2's preface is kept back.
+    fn read_first(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        mut preface: usize,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        loop {
+            let room = buffer.remaining().saturating_sub(preface).max(1) as u64;
+            let came = ready!(self.read_some(context, buffer, READ.min(room)))?;
+            let arrived = &buffer.filled()[before..];
+            let missing = &PREFACE[preface..];
+            let compared = came.min(missing.len());
+            if came == 0 || arrived[..compared] != missing[..compared] {
+                let mut framing = Framing::new();
+                if preface > 0 {
+                    let arrived = arrived.to_vec();
+                    buffer.set_filled(before);
+                    buffer.put_slice(&PREFACE[..preface]);
+                    buffer.put_slice(&arrived);
+                }
+                framing.feed(&buffer.filled()[before..]);
+                let reading = &self.activity.reading;
+                reading.set_head(framing.in_head(), framing.conflict());
+                self.protocol = Protocol::Http1(framing);
+                return Poll::Ready(Ok(()));
+            }
+            preface += compared;
+            if preface == PREFACE.len() {
+                let read = [PREFACE, &arrived[compared..]].concat();
+                buffer.set_filled(before);
+                self.protocol = Protocol::Http2 {
+                    frames: Frames::new(),
+                    read: read.into(),
+                };
+                // The driver goes on with HTTP/2.
+                self.activity.reading.set_http2();
+                return Poll::Pending;
+            }
+            buffer.set_filled(before);
+            self.protocol = Protocol::Unknown { preface };
+        }
     }
 }
 
@@ -98,18 +190,38 @@ impl AsyncRead for Socket {
             self.activity.reading.refuse();
             return Poll::Pending;
         }
+        if let Protocol::Unknown { preface } = self.protocol {
+            return self.read_first(context, buffer, preface);
+        }
         let before = buffer.filled().len();
-        let mut limited = (&mut self.stream).take(READ);
-        ready!(Pin::new(&mut limited).poll_read(context, buffer))?;
+        match &mut self.protocol {
+            Protocol::Http2 { read, .. } if !read.is_empty() => {
+                buffer.put_slice(&read.split_to(read.len().min(buffer.remaining())));
+            }
+            _ => {
+                ready!(self.read_some(context, buffer, READ))?;
+            }
+        }
         let Self {
-            framing, activity, ..
+            protocol, activity, ..
         } = &mut *self;
         let arrived = &buffer.filled()[before..];
-        framing.feed(arrived);
         activity.received(arrived.len());
-        activity
-            .reading
-            .set_head(framing.in_head(), framing.conflict());
+        match protocol {
+            Protocol::Unknown { .. } => {}
+            Protocol::Http1(framing) => {
+                framing.feed(arrived);
+                activity
+                    .reading
+                    .set_head(framing.in_head(), framing.conflict());
+            }
+            Protocol::Http2 { frames, .. } => {
+                frames.feed(arrived);
+                let (control, body) = frames.take_counts();
+                activity.reading.received_frames(control, body);
+                activity.reading.set_head(frames.in_head(), None);
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }

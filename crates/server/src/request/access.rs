@@ -17,6 +17,29 @@ pub(crate) struct AccessRecord {
     pub(crate) client: Option<IpAddr>,
     status: u16,
     bytes: u64,
+    /// Who ended the response before its end.
+    aborted_by: Option<AbortedBy>,
+}
+
+/// Who ended a response before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AbortedBy {
+    /// The client went away, took too little or was disconnected for another one.
+    Client,
+    /// The worker failed or met a limit.
+    Worker,
+    /// The server stopped.
+    Shutdown,
+}
+
+impl AbortedBy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Worker => "worker",
+            Self::Shutdown => "shutdown",
+        }
+    }
 }
 
 impl AccessRecord {
@@ -30,6 +53,7 @@ impl AccessRecord {
             client: None,
             status: CLIENT_GONE,
             bytes: 0,
+            aborted_by: None,
         }
     }
 
@@ -56,6 +80,55 @@ impl AccessRecord {
             client = self.client.map(tracing::field::display),
             worker,
             request_id,
+            aborted_by = self.aborted_by.map(AbortedBy::name),
         );
+    }
+}
+
+/// The record of a request whose response is streamed: the line is written when this is dropped.
+pub(crate) struct StreamRecord {
+    record: AccessRecord,
+    pub(crate) request_id: String,
+    pub(crate) worker: String,
+}
+
+impl StreamRecord {
+    /// Takes a record over, which is not logged elsewhere then.
+    pub(crate) fn new(
+        record: &mut AccessRecord,
+        status: StatusCode,
+        request_id: &str,
+        worker: &str,
+    ) -> Self {
+        Self {
+            record: AccessRecord {
+                enabled: std::mem::take(&mut record.enabled),
+                start: record.start,
+                method: record.method.clone(),
+                target: record.target.clone(),
+                client: record.client,
+                status: status.as_u16(),
+                bytes: 0,
+                aborted_by: None,
+            },
+            request_id: request_id.to_owned(),
+            worker: worker.to_owned(),
+        }
+    }
+
+    /// Counts bytes that are sent.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.record.bytes += bytes as u64;
+    }
+
+    /// Records who ends the response before its end.
+    pub(crate) fn aborted(&mut self, by: AbortedBy) {
+        self.record.aborted_by = Some(by);
+    }
+}
+
+impl Drop for StreamRecord {
+    fn drop(&mut self) {
+        self.record.log(&self.request_id, Some(&self.worker));
     }
 }

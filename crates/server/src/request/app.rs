@@ -1,26 +1,31 @@
 //! Answers requests: assets and workers of one project.
 
-use std::{io, panic::AssertUnwindSafe, path::Path, sync::Arc};
+use std::{io, panic::AssertUnwindSafe, path::Path, pin::pin, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, request::Parts};
-use hyper::body::{Body as _, Incoming};
-use wws_engine::{Call, CallError, Engine, Guest};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http_body::Body as _;
+use wws_engine::{
+    BodyStream, Call, CallError, Engine, Guest, RequestBody, ResponseBody, StreamedBody,
+};
 use wws_project::{Problem, Project, RouteMatch, Worker};
 
 use crate::assets::serve::{self, StaticFiles};
 use crate::connection::activity::RequestFraming;
 use crate::connection::body::Body;
-use crate::connection::clients::Clients;
-use crate::connection::driver::IncomingRequest;
+use crate::connection::clients::{Clients, EVICTION_INTERVAL};
 use crate::connection::idle::Idle;
-use crate::request::access::AccessRecord;
-use crate::request::admission::Admission;
-use crate::request::compress::{self, Compressor};
+use crate::connection::incoming::IncomingBody;
+use crate::request::access::{AccessRecord, StreamRecord};
+use crate::request::admission::{Admission, AdmissionError, CallPermit};
+use crate::request::compress::{self, Compressor, Encoder};
 use crate::request::context::{Client, RequestContext};
 use crate::request::forwarded::TrustedProxies;
 use crate::request::request_id::{self, RequestIds};
+use crate::request::stream::{self, WorkerStream};
 use crate::request::upload::{UploadError, Uploads};
+use crate::request::upload_stream::{UploadFailure, UploadStream, UploadStreamBounds};
 use crate::request::{target, transfer_encoding};
 
 /// Everything that answers requests.
@@ -30,6 +35,8 @@ pub(crate) struct App {
     pub(crate) engine: Engine,
     /// One for each worker, in their order; `None` for a worker that cannot be loaded.
     pub(crate) guests: Vec<Option<Guest>>,
+    /// Whether any worker streams.
+    pub(crate) streams: bool,
     /// Warnings about the workers.
     pub(crate) warnings: Vec<Problem>,
     pub(crate) admission: Arc<Admission>,
@@ -60,12 +67,17 @@ impl App {
     }
 
     /// Answers a request. Dropping the future cancels its call.
-    pub(crate) async fn handle(&self, client: &Client, request: IncomingRequest) -> Response<Body> {
+    pub(crate) async fn handle(
+        &self,
+        client: &Client<'_>,
+        request: Request<IncomingBody>,
+    ) -> Response<Body> {
+        let version = request.version();
         let begun = client.activity.begin_request();
         let mut context = RequestContext {
             id: self.ids.id_for(request.headers()),
             framing: begun.framing,
-            client,
+            client: *client,
             worker: None,
             access: AccessRecord::new(self.access_log, request.method(), request.uri()),
         };
@@ -84,14 +96,18 @@ impl App {
             let headers = response.headers_mut();
             headers.entry(request_id::HEADER).or_insert(id);
         }
-        client.activity.sending.set_held(response.body().held());
+        let sending = &client.activity.sending;
+        sending.set_held(response.body().held());
+        if version == Version::HTTP_10 && response.body().is_stream() {
+            sending.set_until_close(!response.headers().contains_key(header::CONTENT_LENGTH));
+        }
         response.map(|body| body.until_sent(begun.in_progress, self.engine.account()))
     }
 
     async fn respond<'a>(
         &'a self,
         context: &mut RequestContext<'a>,
-        request: IncomingRequest,
+        request: Request<IncomingBody>,
     ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
         let client = context.client;
@@ -110,9 +126,9 @@ impl App {
             let text = "The method is not supported.";
             return context.closing_page(StatusCode::NOT_IMPLEMENTED, text);
         }
-        let origin = self.proxies.origin(&client.peer, &mut parts.headers);
+        let origin = self.proxies.origin(client.peer, &mut parts.headers);
         context.access.client = Some(origin.client);
-        let (version, local) = (parts.version, &client.local);
+        let (version, local) = (parts.version, client.local);
         match target::url(&parts.uri, &parts.headers, version, local, &origin) {
             Ok(url) => parts.uri = url,
             Err(bad) => return context.closing_page(StatusCode::BAD_REQUEST, bad.text()),
@@ -146,28 +162,29 @@ impl App {
     /// Has a worker answer.
     async fn call(
         &self,
-        context: &RequestContext<'_>,
+        context: &mut RequestContext<'_>,
         worker: &Worker,
         parts: Parts,
         params: Vec<(String, String)>,
-        body: Incoming,
+        body: IncomingBody,
     ) -> Response<Body> {
         let index = worker.id.index();
         // The reason was logged when the server started.
         let Some(guest) = &self.guests[index] else {
             return context.closing_page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT);
         };
-        // Before admission, so that a slow client takes no slot.
-        let activity = &context.client.activity;
-        activity.reading.set_uploading(!body.is_end_stream());
-        let body = self.uploads.read(body).await;
-        activity.reading.set_uploading(false);
+        let failure = UploadFailure::default();
+        let body = if guest.takes_streams() {
+            self.stream_upload(worker, body, &context.client, &failure)
+        } else {
+            // Before admission, so that a slow client takes no slot.
+            self.collect_upload(body, &context.client).await
+        };
         let body = match body {
             Ok(body) => body,
             Err(error) => return upload_failed(error, context),
         };
-        activity.requests.set_body_unread(false);
-        let _permit = match self.admission.enter(index).await {
+        let permit = match self.admit(index).await {
             Ok(permit) => permit,
             Err(error) => {
                 tracing::warn!(
@@ -178,9 +195,10 @@ impl App {
                 return context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT);
             }
         };
+        let method = parts.method.clone();
         let compression = self.compressor.as_ref().map(|compressor| {
             let accepted = compress::accepted(&parts.headers);
-            (compressor, parts.method.clone(), accepted)
+            (compressor, accepted)
         });
         let request = Request::from_parts(parts, body);
         let call = Call {
@@ -188,18 +206,128 @@ impl App {
             params,
             request_id: context.id.clone(),
         };
-        match guest.call(call).await {
-            Ok(response) => match compression {
-                // Boxed: most responses are not compressed, and the request's state is moved.
-                Some((compressor, method, accepted)) => {
-                    Box::pin(compressor.compress(&method, &accepted, response))
-                        .await
-                        .map(Body::from)
+        let (mut head, body) = match guest.serve(call).await {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
+                return match failure.get() {
+                    Some(failure) => {
+                        tracing::debug!(request_id = context.id, "{error}");
+                        upload_failed(failure.into(), context)
+                    }
+                    None => call_failed(&error, context),
+                };
+            }
+        };
+        match body {
+            ResponseBody::Collected(body) => {
+                let response = Response::from_parts(head, body);
+                match compression {
+                    // Boxed: most responses are not compressed, and the request's state is moved.
+                    Some((compressor, accepted)) => {
+                        Box::pin(compressor.compress(&method, &accepted, response))
+                            .await
+                            .map(Body::from)
+                    }
+                    None => response.map(Body::from),
                 }
-                None => response.map(Body::from),
-            },
-            Err(error) => call_failed(&error, context),
+            }
+            ResponseBody::Stream(stream) => {
+                let mut stream = ResponseBody::Stream(stream);
+                let activity = context.client.activity;
+                let listed = activity.is_stream().then(|| self.clients.list(activity));
+                stream.keep(Box::new((permit, activity.begin_stream(), listed)));
+                let ResponseBody::Stream(stream) = stream else {
+                    return Response::from_parts(head, Body::default());
+                };
+                stream::clean(&mut head.headers);
+                let encoder = compression.and_then(|(compressor, accepted)| {
+                    compressor.encoder(&method, &accepted, &mut head)
+                });
+                let body = self.send(context, worker, &method, &head, stream, encoder);
+                Response::from_parts(head, body)
+            }
         }
+    }
+
+    async fn collect_upload(
+        &self,
+        body: IncomingBody,
+        client: &Client<'_>,
+    ) -> Result<RequestBody, UploadError> {
+        let activity = &client.activity;
+        activity.reading.set_uploading(!body.is_end_stream());
+        let body = self.uploads.read(body).await;
+        activity.reading.set_uploading(false);
+        let body = body?;
+        activity.requests.set_body_unread(false);
+        Ok(RequestBody::Collected(body))
+    }
+
+    /// Has a worker read the body of a request as it comes.
+    fn stream_upload(
+        &self,
+        worker: &Worker,
+        body: IncomingBody,
+        client: &Client<'_>,
+        failure: &UploadFailure,
+    ) -> Result<RequestBody, UploadError> {
+        if body.is_end_stream() {
+            return Ok(RequestBody::Collected(Bytes::new()));
+        }
+        let limits = &worker.limits;
+        let max = Some(limits.stream_bytes).filter(|max| *max > 0);
+        // A client that sent `Expect` need not send the body.
+        if max.is_some_and(|max| body.size_hint().lower() > max) {
+            return Err(UploadError::TooLarge);
+        }
+        let settings = self.project.settings();
+        let bounds = UploadStreamBounds {
+            idle: limits.stream_idle,
+            max,
+            min_rate: settings.min_send_rate,
+            average: settings.body_timeout,
+            memory: self.engine.account().clone(),
+        };
+        let stream = UploadStream::new(body, client.activity.clone(), bounds, failure.clone());
+        Ok(RequestBody::Stream(BodyStream::new(stream)))
+    }
+
+    /// Waits for a slot. Clients that keep workers waiting which stream are disconnected meanwhile.
+    async fn admit(&self, worker: usize) -> Result<CallPermit, AdmissionError> {
+        let mut entering = pin!(self.admission.enter(worker));
+        if !self.streams {
+            return entering.await;
+        }
+        if let Some(entered) = entering.as_mut().now_or_never() {
+            return entered;
+        }
+        loop {
+            self.clients.evict_streams();
+            if let Ok(entered) = tokio::time::timeout(EVICTION_INTERVAL, entering.as_mut()).await {
+                return entered;
+            }
+        }
+    }
+
+    /// The body of a response that a worker makes while it is sent.
+    fn send(
+        &self,
+        context: &mut RequestContext<'_>,
+        worker: &Worker,
+        method: &Method,
+        head: &http::response::Parts,
+        stream: Box<StreamedBody>,
+        encoder: Option<Encoder>,
+    ) -> Body {
+        let after = worker.limits.wall_time;
+        if stream::has_no_body(method, head.status) {
+            stream::finish(stream, after, worker.name.clone(), context.id.clone());
+            return Body::default();
+        }
+        let record = StreamRecord::new(&mut context.access, head.status, &context.id, &worker.name);
+        let activity = context.client.activity.clone();
+        let stream = WorkerStream::new(stream, &head.headers, after, activity, record);
+        Body::pieces(Box::pin(stream.encoded(encoder)))
     }
 
     fn not_found(&self, context: &RequestContext<'_>) -> Response<Body> {

@@ -8,11 +8,13 @@ use std::{
 use brotli::enc::BrotliEncoderParams;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, response::Parts};
+use http_body::Frame;
 use tokio::sync::Semaphore;
 use wws_engine::{Account, Charge};
 
 use crate::assets::coding::{Coding, preferred, vary};
+use crate::request::stream::has_no_body;
 
 /// A body of fewer bytes is not compressed: its head and the packets cost more.
 const MIN_SIZE: usize = 1 << 10;
@@ -110,7 +112,8 @@ impl Compressor {
         accepted: &HeaderMap,
         mut response: Response<Bytes>,
     ) -> Response<Bytes> {
-        if !is_worth_it(&response) {
+        let is_long = response.body().len() >= MIN_SIZE;
+        if !is_long || !is_compressible_response(response.status(), response.headers()) {
             return response;
         }
         vary(response.headers_mut());
@@ -134,6 +137,37 @@ impl Compressor {
         }
     }
 
+    /// Prepares the head of a streamed response for compression: the encoder of its body, if the
+    /// client accepts gzip, compression may pay off and there is memory for it.
+    ///
+    /// Streams are never compressed with Brotli: its encoder needs megabytes, and a stream may last.
+    pub(crate) fn encoder(
+        &self,
+        method: &Method,
+        accepted: &HeaderMap,
+        head: &mut Parts,
+    ) -> Option<Encoder> {
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if length.is_some_and(|length| length < MIN_SIZE)
+            || !is_compressible_response(head.status, &head.headers)
+        {
+            return None;
+        }
+        vary(&mut head.headers);
+        if has_no_body(method, head.status) {
+            return None;
+        }
+        let coding = preferred(accepted, &[Coding::Gzip])?;
+        let charge = self.memory.charge(memory_for(coding))?;
+        let headers = &mut head.headers;
+        headers.insert(header::CONTENT_ENCODING, coding.header_value());
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::ACCEPT_RANGES);
+        weaken(headers);
+        Some(Encoder::new(charge))
+    }
+
     async fn body(&self, coding: Coding, body: Bytes) -> Option<Bytes> {
         // Content that does not become smaller is sent plain: output is never longer than input.
         let length = body.len();
@@ -151,20 +185,110 @@ impl Compressor {
     }
 }
 
-fn is_worth_it(response: &Response<Bytes>) -> bool {
-    let headers = response.headers();
+/// Whether the content of a response becomes smaller, and may be changed.
+fn is_compressible_response(status: StatusCode, headers: &HeaderMap) -> bool {
     let text = |name| {
         headers
             .get(name)
             .and_then(|value: &HeaderValue| value.to_str().ok())
     };
-    let has_content = response.status() != StatusCode::PARTIAL_CONTENT
-        && response.body().len() >= MIN_SIZE
+    status != StatusCode::PARTIAL_CONTENT
         && !headers.contains_key(header::CONTENT_ENCODING)
-        && !headers.contains_key(header::CONTENT_RANGE);
-    has_content
+        && !headers.contains_key(header::CONTENT_RANGE)
         && text(header::CONTENT_TYPE).is_some_and(is_compressible)
         && !text(header::CACHE_CONTROL).is_some_and(|value| value.contains("no-transform"))
+}
+
+/// Compresses a stream piece by piece. What a worker has made is sent once it makes no more at once.
+pub(crate) struct Encoder {
+    gzip: GzEncoder<Vec<u8>>,
+    /// The part of the last piece that is not compressed yet.
+    rest: Bytes,
+    /// Something was compressed since the last flush.
+    unflushed: bool,
+    /// What is in the output is to be sent, however little it is.
+    flushed: bool,
+    ended: bool,
+    trailers: Option<HeaderMap>,
+    _charge: Charge,
+}
+
+impl Encoder {
+    /// The usual size of a frame of output, in bytes.
+    const OUTPUT: usize = 16 << 10;
+
+    /// Bytes that are compressed at once, and before what they became is sent.
+    const INPUT: usize = 64 << 10;
+
+    fn new(charge: Charge) -> Self {
+        Self {
+            gzip: GzEncoder::new(Vec::new(), Compression::new(5)),
+            rest: Bytes::new(),
+            unflushed: false,
+            flushed: false,
+            ended: false,
+            trailers: None,
+            _charge: charge,
+        }
+    }
+
+    /// Adds a frame; the previous one has been compressed.
+    pub(crate) fn add(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(piece) => self.rest = piece,
+            Err(frame) => {
+                self.finish();
+                self.trailers = frame.into_trailers().ok();
+            }
+        }
+    }
+
+    /// The next frame to be sent, if there is one.
+    pub(crate) fn take(&mut self) -> Option<Frame<Bytes>> {
+        let mut left = Self::INPUT;
+        while !self.rest.is_empty() && self.gzip.get_ref().len() < Self::OUTPUT {
+            let piece = self.rest.split_to(self.rest.len().min(left));
+            left -= piece.len();
+            self.unflushed = true;
+            // Writing to a vector cannot fail.
+            let _ = self.gzip.write_all(&piece);
+            if left == 0 {
+                self.flush();
+                break;
+            }
+        }
+        let length = self.gzip.get_ref().len();
+        if length >= Self::OUTPUT || self.flushed && length > 0 {
+            self.flushed = false;
+            let output = std::mem::take(self.gzip.get_mut());
+            return Some(Frame::data(output.into()));
+        }
+        self.trailers.take().map(Frame::trailers)
+    }
+
+    /// Makes what was added complete for a client. Returns whether there is something to take.
+    pub(crate) fn flush(&mut self) -> bool {
+        if std::mem::take(&mut self.unflushed) && !self.ended {
+            let _ = self.gzip.flush();
+            self.flushed = true;
+        }
+        self.flushed && !self.gzip.get_ref().is_empty()
+    }
+
+    /// Ends the output. Returns whether it had not ended before.
+    pub(crate) fn finish(&mut self) -> bool {
+        if self.ended {
+            return false;
+        }
+        let _ = self.gzip.try_finish();
+        (self.ended, self.flushed) = (true, true);
+        true
+    }
+
+    /// Whether all was taken.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended && self.gzip.get_ref().is_empty() && self.trailers.is_none()
+    }
 }
 
 /// Makes a strong ETag weak, because the bytes differ.
@@ -326,5 +450,77 @@ mod tests {
         let answer = compressor.compress(&Method::GET, &accepted, answer).await;
         assert_eq!(answer.body().len(), 5000, "no memory is left");
         assert!(answer.headers().contains_key(header::VARY));
+    }
+
+    fn head(kind: &str) -> Parts {
+        response(kind, vec![]).into_parts().0
+    }
+
+    #[tokio::test]
+    async fn compresses_streams_piece_by_piece() {
+        let memory = Account::new(64 << 20);
+        let compressor = Compressor::new(&memory);
+        let mut head = head("text/plain");
+        head.headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from_static("100000"));
+        let accepted = headers("br, gzip");
+        let mut encoder = compressor
+            .encoder(&Method::GET, &accepted, &mut head)
+            .unwrap();
+        assert_eq!(head.headers["content-encoding"], "gzip");
+        assert_eq!(head.headers["vary"], "accept-encoding");
+        assert_eq!(head.headers["etag"], "W/\"1\"");
+        assert!(!head.headers.contains_key(header::CONTENT_LENGTH));
+        assert!(memory.free() < memory.total());
+        let mut decoder = flate2::write::GzDecoder::new(Vec::new());
+        let mut all = Vec::new();
+        // The largest is compressed in several steps.
+        for size in [1, 10, 100_000, 3] {
+            let piece: Vec<u8> = (0..size).map(|n: u32| (n % 251) as u8).collect();
+            all.extend_from_slice(&piece);
+            encoder.add(Frame::data(piece.into()));
+            loop {
+                while let Some(frame) = encoder.take() {
+                    let output = frame.into_data().unwrap();
+                    assert!(!output.is_empty() && output.len() < 32 << 10);
+                    decoder.write_all(&output).unwrap();
+                }
+                if !encoder.flush() {
+                    break;
+                }
+            }
+            decoder.flush().unwrap();
+            assert!(*decoder.get_ref() == all, "after {size} more");
+            assert!(!encoder.has_ended());
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-end", HeaderValue::from_static("1"));
+        encoder.add(Frame::trailers(trailers));
+        let end = encoder.take().unwrap().into_data().unwrap();
+        decoder.write_all(&end).unwrap();
+        assert!(!encoder.has_ended());
+        assert!(encoder.take().unwrap().is_trailers());
+        assert!(encoder.take().is_none() && encoder.has_ended() && !encoder.finish());
+        assert!(decoder.finish().unwrap() == all);
+        drop(encoder);
+        assert_eq!(memory.free(), memory.total());
+    }
+
+    #[test]
+    fn streams_that_are_not_compressed() {
+        let memory = Account::new(64 << 20);
+        let compressor = Compressor::new(&memory);
+        let encoder = |method: Method, accepted: &str, kind: &str| {
+            let mut head = head(kind);
+            let encoder = compressor.encoder(&method, &headers(accepted), &mut head);
+            encoder.is_some() && head.headers.contains_key(header::CONTENT_ENCODING)
+        };
+        assert!(encoder(Method::GET, "gzip", "text/html"));
+        assert!(!encoder(Method::GET, "br", "text/html"));
+        assert!(!encoder(Method::HEAD, "gzip", "text/html"));
+        assert!(!encoder(Method::GET, "gzip", "text/event-stream"));
+        assert!(!encoder(Method::GET, "gzip", "application/grpc"));
+        let _all = memory.charge(memory.total());
+        assert!(!encoder(Method::GET, "gzip", "text/html"));
     }
 }

@@ -12,18 +12,19 @@ use crate::request::forwarded::Peer;
 use crate::request::page::page;
 
 /// The connection that a request comes from.
-pub(crate) struct Client {
-    pub(crate) activity: Arc<Activity>,
+#[derive(Clone, Copy)]
+pub(crate) struct Client<'a> {
+    pub(crate) activity: &'a Arc<Activity>,
     /// The server's address.
-    pub(crate) local: Authority,
-    pub(crate) peer: Peer,
+    pub(crate) local: &'a Authority,
+    pub(crate) peer: &'a Peer,
 }
 
 /// One request, from its head to its response. Dropping it writes the access log.
 pub(crate) struct RequestContext<'a> {
     pub(crate) id: String,
     pub(crate) framing: RequestFraming,
-    pub(crate) client: &'a Client,
+    pub(crate) client: Client<'a>,
     /// The worker that answers, once the route is known.
     pub(crate) worker: Option<&'a Worker>,
     pub(crate) access: AccessRecord,

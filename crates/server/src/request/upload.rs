@@ -5,8 +5,9 @@ use std::{pin::pin, time::Duration};
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use wws_engine::{Account, Charge};
+use wws_engine::{Account, BodyError, Charge};
+
+use crate::connection::incoming::IncomingBody;
 
 /// A body of up to this many bytes that arrives in one piece is in the connection's own buffer.
 const IN_BUFFER: usize = 8 << 10;
@@ -36,6 +37,16 @@ pub(crate) enum UploadError {
     Broken,
 }
 
+impl From<&BodyError> for UploadError {
+    fn from(error: &BodyError) -> Self {
+        match error {
+            BodyError::TooLarge(_) => Self::TooLarge,
+            BodyError::TooSlow => Self::TooSlow,
+            _ => Self::Broken,
+        }
+    }
+}
+
 /// Collects request bodies.
 pub(crate) struct Uploads {
     max: u64,
@@ -60,7 +71,7 @@ impl Uploads {
     }
 
     /// Reads a body. Its memory stays charged until the last clone of the bytes is dropped.
-    pub(crate) async fn read(&self, body: Incoming) -> Result<Bytes, UploadError> {
+    pub(crate) async fn read(&self, body: IncomingBody) -> Result<Bytes, UploadError> {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }

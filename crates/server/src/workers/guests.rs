@@ -365,7 +365,11 @@ fn limits(limits: &Limits) -> GuestLimits {
         log: limits.log,
         http_calls: limits.http_calls,
         open_files: limits.open_files,
-        stream: StreamLimits::default(),
+        stream: StreamLimits {
+            idle: limits.stream_idle,
+            time: Some(limits.stream_time).filter(|time| !time.is_zero()),
+            bytes: Some(limits.stream_bytes).filter(|bytes| *bytes > 0),
+        },
     }
 }
 
