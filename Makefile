@@ -69,7 +69,7 @@ test-conformance: tools build ## critest, containerd's own tests and containerd-
 	@scripts/conformance.sh
 
 .PHONY: test-vm
-test-vm: build images ## control groups of version 2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
+test-vm: build images ## cgroup v2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
 	@scripts/test-vm.sh
 
 .PHONY: check

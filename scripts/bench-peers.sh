@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 out=target/tools/peers
 mkdir -p "$out"
 
-# Whether the folder $1 was made from the files $2...; else it is made anew.
+# Whether the directory $1 was made from the files $2...; else it is made anew.
 fresh() {
     local sum
     sum=$(cat "${@:2}" | sha256sum)

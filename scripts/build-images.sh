@@ -20,8 +20,8 @@ export CARGO_TARGET_DIR=$repository/target/guests-build
 flags="--remap-path-prefix=$repository/= --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src/="
 export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS=$flags CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS=$flags
 
-# Builds the crates of the folder $2 for wasm32-$1, from within it: cargo reads its configuration there.
-build() { # wasip1|wasip2 FOLDER ARGUMENT...
+# Builds the crates of the directory $2 for wasm32-$1, from within it: cargo reads its configuration there.
+build() { # wasip1|wasip2 DIRECTORY ARGUMENT...
     (cd "$2" && "$repository/target/tools/bin/cargo-$1" build "${cargo_flags[@]}" --release --quiet "${@:3}")
 }
 
@@ -73,7 +73,7 @@ fi
 
 scripts/build-kit-guests.sh go
 
-# For this machine, in the target folder of the workspace.
+# For this machine, in the target directory of the workspace.
 pack=$(env -u CARGO_TARGET_DIR cargo build "${cargo_flags[@]}" --release --quiet -p wws-oci-tar --message-format json |
     sed -n 's/.*"executable":"\([^"]*wws-oci-tar\)".*/\1/p')
 image hello hello

@@ -19,7 +19,7 @@ examples() { # KIT
 }
 
 # Whether the kit $1 is to be built: a source, this script or the tool's is newer than what was built of it.
-stale() { # KIT TOOL FOLDER...
+stale() { # KIT TOOL DIRECTORY...
     local example
     for example in $(examples "$1"); do
         [[ -e $guests/$1-$example.wasm ]] || return 0
@@ -66,7 +66,7 @@ build_zig() {
         "-Mroot=kits/zig/examples/$1.zig" -Mworker=kits/zig/src/worker.zig "-femit-bin=$guests/zig-$1.wasm.new"
 }
 
-kit() { # NAME TOOL FOLDER...
+kit() { # NAME TOOL DIRECTORY...
     stale "$@" || return 0
     echo "building the examples of kits/$1"
     scripts/guest-"$2".sh > /dev/null

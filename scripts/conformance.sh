@@ -34,7 +34,7 @@ left_out() {
         # only pulled or unpacked.
         cri) echo 'Windows|TestUpgrade|TestIssue10467|TestImageLoad|TestRunPodSandbox(WithSetupCNI|WithShim|AndTeardown)|TestContainerdRestartSandboxRecover|ShouldBackoffExitEventWhenFail|TestIssue7496_ShouldRetryShutdown|TestSandboxStopWithNilCNIResult|TestCRIImagePullTimeout|TestRuntimeHandlerUnpackWithSnapshotLabels' ;;
         # No runtime in them: images, content, snapshots, leases, transfers, converters. CRIU, which there is not. An image that waits for a
-        # layer's white-outs; a `nc` that ends by SIGTERM as the first process, which busybox's does not.
+        # layer's white-outs; a `nc` that ends by SIGTERM as the init process, which busybox's does not.
         client) echo '^Test(Image|Import|Export|Content|Convert|Transfer|Snapshot|Lease|Migration|Fetch|Pull|Push|Checkpoint|CRWithImage|Crw|OCIExport|MountManager|GetUserAgent|Reconnect|ClientTTRPC|ClientVersion|ClientReconnect|DefaultRuntimeWithNonExistent|BindLowPortNonOpt|Issue13030)|Benchmark|Fuzz' ;;
     esac
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Unpacks Debian packages into a folder below target/tools, pinned by scripts/debs.lock. Nothing is installed, and the system's
+# Unpacks Debian packages into a directory below target/tools, pinned by scripts/debs.lock. Nothing is installed, and the system's
 # apt keeps its own lists and caches; only its mirror and proxy settings are used.
 #
 #   scripts/debs.sh SUITE NAME PACKAGE...      unpack PACKAGEs of SUITE into target/tools/NAME; nothing to do if they are there
@@ -88,7 +88,7 @@ pinned() {
         '$1 == suite && $2 == package && $4 == arch { print $3, $5 }' "$lock"
 }
 
-# Downloads the package $2 of the suite $1 in the version $3 into the current folder and checks it against the checksum $4.
+# Downloads the package $2 of the suite $1 in the version $3 into the current directory and checks it against the checksum $4.
 # Returns 1 if there is no such version.
 download() {
     [[ $(apt "$1" apt-cache show "$2=$3" 2> /dev/null) ]] || return 1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes target/tools/bin/wasm-clang and wasm-clang++: compilers and linkers for guests in C and C++, without exceptions and threads.
-# They are Debian 13's, unpacked into a folder together with the libraries that they need; nothing is installed.
+# They are Debian 13's, unpacked into a directory together with the libraries that they need; nothing is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

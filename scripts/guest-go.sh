@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes target/tools/bin/wasm-go: `go` for workers, whatever the folder it is called in says. The user's own Go is taken if it is
+# Makes target/tools/bin/wasm-go: `go` for workers, whatever the directory it is called in says. The user's own Go is taken if it is
 # 1.24 or newer; else Debian's is unpacked. WWS_GUEST_GO=debian chooses the latter. With WWS_GUEST_GOOS= and WWS_GUEST_GOARCH= it is
 # `go` for this machine.
 set -euo pipefail

@@ -34,8 +34,8 @@ download() { # PACKAGE VERSION FILE
     fi
 }
 
-# The package's FILEs go to target/interpreters/FOLDER.
-package() { # FOLDER PACKAGE VERSION SHA512-BASE64 FILE...
+# The package's FILEs go to target/interpreters/DIRECTORY.
+package() { # DIRECTORY PACKAGE VERSION SHA512-BASE64 FILE...
     local folder=$1 name=$2 version=$3 sum=$4 stamp="$out/$1/.version" files=("${@:5}") file
     [[ -r $stamp && $(< "$stamp") == "$name@$version $sum" ]] && return
     echo "fetching $name@$version" >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows the example: a private containerd in a temporary folder runs the image through our shim, curl asks each worker twice, all
+# Shows the example: a private containerd in a temporary directory runs the image through our shim, curl asks each worker twice, all
 # is stopped and cleared up. `make run` builds what this needs before.
 #
 #   scripts/run.sh              the whole of it

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests with control groups of version 2 and systemd, in a guest made of Debian packages: `make test-vm` builds what it needs before.
+# The tests with cgroup v2 and systemd, in a guest made of Debian packages: `make test-vm` builds what it needs before.
 #
 #   scripts/test-vm.sh              all, and their part of docs/compatibility.md is made from how it went
 #   scripts/test-vm.sh FILTER...    as of `cargo test`: docker_26, cri, a_killed_shim
@@ -65,7 +65,7 @@ END
 )")
 echo "$versions"
 
-# Code is compiled once for all tests: the processor that is emulated is not this machine's.
+# Code is compiled once for all tests: the CPU that is emulated is not this machine's.
 settings=(WWS_TEST_GUEST=1 WWS_TEST_PATIENCE="${WWS_TEST_PATIENCE:-12}" WWS_TEST_STORE=/var/lib/wws/code WWS_TEST_SHARE_CODE=1
     RUST_BACKTRACE="${RUST_BACKTRACE-0}")
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$PWD/scripts/vm.sh run env ${settings[*]}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A guest with systemd and control groups of version 2, made of Debian packages and emulated by qemu, all below target/vm:
+# A guest with systemd and cgroup v2, made of Debian packages and emulated by qemu, all below target/vm:
 #
 #   scripts/vm.sh image          make the guest's disk, once; again when what it is made by has changed
 #   scripts/vm.sh boot [TAR]     start it and wait until it can be talked to; TAR is unpacked at its root
@@ -95,7 +95,7 @@ boot() { # [TAR]
     need qemu-system-x86_64 qemu-system-x86 ssh openssh-client
     ! runs || fail "a guest runs already: scripts/vm.sh off"
     case ${WWS_VM_ACCEL:-tcg} in
-        # Emulated, cmpxchg16b stops all processors, and a fifth level of page tables costs a look-up each.
+        # Emulated, cmpxchg16b stops all CPUs, and a fifth level of page tables costs a look-up each.
         tcg) accel=(-accel "tcg,thread=multi,tb-size=1024" -cpu "max,cx16=off,la57=off") ;;
         kvm) accel=(-accel kvm -cpu host) ;;
         *) fail "WWS_VM_ACCEL is tcg or kvm" ;;

@@ -1,7 +1,8 @@
 //! The figures of `SPECIFICATION.md`: the same load on us and on a peer, side by side in one run.
 //!
-//! `wws-bench` runs all rows, `wws-bench NAME...` those whose name contains a word. The results are printed, and written to
-//! `bench/results.json`. A figure that misses its target is said so, and is no failure of the run.
+//! `wws-bench` runs all rows, `wws-bench NAME...` those whose name contains a word. The results are
+//! printed, and written to `bench/results.json`. A figure that misses its target is said so, and is
+//! no failure of the run.
 
 mod load;
 mod peer;

@@ -7,7 +7,7 @@
 //	}
 //
 // A program answers one request and ends: what it keeps in variables is gone with it. What is to last goes into the key/value
-// store ([Cache]) or a folder.
+// store ([Cache]) or a directory.
 package worker
 
 import (

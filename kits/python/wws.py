@@ -892,7 +892,7 @@ def _main() -> None:
         file = line["name"]
         sys.argv = [file]
         sys.path = [item for item in sys.path if item]
-        # Before the search of folders, as a script's own folder comes first.
+        # Before the search of directories, as a script's own directory comes first.
         finder = _Finder(file.rpartition("/")[0])
         sys.meta_path.insert(2, finder)
         sys.meta_path.append(_LastFinder(finder))

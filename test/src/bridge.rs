@@ -1,4 +1,5 @@
-//! A network bridge of its own for a private Docker, which would otherwise take the machine's `docker0`.
+//! A network bridge of its own for a private Docker, which would otherwise take the machine's
+//! `docker0`.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -10,7 +11,8 @@ use anyhow::{Context, Result};
 
 use crate::command;
 
-/// What all of them are called, before the number of their process. A device's name has 15 bytes at most.
+/// What all of them are called, before the number of their process. A device's name has 15 bytes at
+/// most.
 const PREFIX: &str = "wwst";
 
 const LIMIT: Duration = Duration::from_secs(10);

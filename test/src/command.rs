@@ -41,7 +41,8 @@ impl Finished {
     }
 }
 
-/// Runs `command` and waits for its end, for `limit` at most (by this machine's [`patience`]); then it is killed.
+/// Runs `command` and waits for its end, for `limit` at most (by this machine's [`patience`]); then
+/// it is killed.
 ///
 /// # Errors
 /// The program could not be started, or did not end in time.
@@ -81,7 +82,8 @@ pub fn run_with(command: &mut Command, input: Stdio, limit: Duration) -> Result<
     }
 }
 
-/// Waits for the end of `child`, for `limit` at most (by this machine's [`patience`]). `None` is a child that still runs.
+/// Waits for the end of `child`, for `limit` at most (by this machine's [`patience`]). `None` is a
+/// child that still runs.
 ///
 /// # Errors
 /// The kernel refuses the wait.

@@ -55,7 +55,8 @@ impl<'c> Run<'c> {
         Self::new(containerd, image, name, Some("wasi/wasm"))
     }
 
-    /// A container of a native program from `image`, called `name`. The program finds its port in `PORT`.
+    /// A container of a native program from `image`, called `name`. The program finds its port in
+    /// `PORT`.
     ///
     /// # Errors
     /// There is no free port.
@@ -102,7 +103,8 @@ impl<'c> Run<'c> {
         self
     }
 
-    /// Gives it a network namespace of its own, in which there is loopback alone. [`Container::curl_inside`] asks there.
+    /// Gives it a network namespace of its own, in which there is loopback alone.
+    /// [`Container::curl_inside`] asks there.
     #[must_use]
     pub fn own_network(mut self) -> Self {
         self.host_network = false;
@@ -122,13 +124,13 @@ impl<'c> Run<'c> {
         self.options(&["--env", &format!("{name}={value}")])
     }
 
-    /// Binds the file or folder `from` of the host to `to` in the container, writable.
+    /// Binds the file or directory `from` of the host to `to` in the container, writable.
     #[must_use]
     pub fn mount(self, from: &Path, to: &str) -> Self {
         self.bind(from, to, "rw")
     }
 
-    /// Binds the file or folder `from` of the host to `to` in the container, read-only.
+    /// Binds the file or directory `from` of the host to `to` in the container, read-only.
     #[must_use]
     pub fn mount_read_only(self, from: &Path, to: &str) -> Self {
         self.bind(from, to, "ro")
@@ -179,7 +181,8 @@ impl<'c> Run<'c> {
         })
     }
 
-    /// Starts it in the background (`ctr run --detach`), and returns when `ctr` does, with nobody to take its output.
+    /// Starts it in the background (`ctr run --detach`), and returns when `ctr` does, with nobody
+    /// to take its output.
     ///
     /// # Errors
     /// It does not start: what `ctr` wrote.
@@ -237,7 +240,8 @@ impl<'c> Run<'c> {
     }
 }
 
-/// A container in the foreground of a `ctr run`. containerd's end is its end, if nothing ends it before.
+/// A container in the foreground of a `ctr run`. containerd's end is its end, if nothing ends it
+/// before.
 #[derive(Debug)]
 pub struct Container<'c> {
     containerd: &'c Containerd,
@@ -312,7 +316,8 @@ impl Container<'_> {
             .with_context(|| format!("GET {path}; the log:\n{}", self.log().unwrap_or_default()))
     }
 
-    /// Gets `url` by curl from within the container's network namespace: the body of an answer that is no error.
+    /// Gets `url` by curl from within the container's network namespace: the body of an answer that
+    /// is no error.
     ///
     /// # Errors
     /// No such answer within seconds: what curl said.
@@ -353,7 +358,7 @@ impl Container<'_> {
         })
     }
 
-    /// The process number of its first process.
+    /// The PID of its init process.
     ///
     /// # Errors
     /// It has no task.
@@ -371,7 +376,8 @@ impl Container<'_> {
             .map(drop)
     }
 
-    /// Waits until it ends, and returns its exit code. Its task is deleted then; the container itself is not.
+    /// Waits until it ends, and returns its exit code. Its task is deleted then; the container
+    /// itself is not.
     ///
     /// # Errors
     /// It still runs after [`LIMIT`], or `ctr run` itself was killed.
@@ -406,7 +412,7 @@ impl Drop for Container<'_> {
     }
 }
 
-/// The process number of the first process of the container `name`.
+/// The PID of the init process of the container `name`.
 ///
 /// # Errors
 /// It has no task.
@@ -415,7 +421,8 @@ pub fn pid(containerd: &Containerd, name: &str) -> Result<Pid> {
     Pid::from_raw(pid).with_context(|| format!("the task {name} has no process"))
 }
 
-/// The state of the container `name` as containerd says it (`RUNNING`, `STOPPED`); none without a task.
+/// The state of the container `name` as containerd says it (`RUNNING`, `STOPPED`); none without a
+/// task.
 ///
 /// # Errors
 /// containerd refuses.

@@ -78,7 +78,7 @@ impl Version {
     }
 }
 
-/// A running containerd with its own folders and sockets. All that belongs to it ends with it.
+/// A running containerd with its own directories and sockets. All that belongs to it ends with it.
 #[derive(Debug)]
 pub struct Containerd {
     version: Version,
@@ -95,13 +95,14 @@ impl Containerd {
     /// Starts a containerd of `version` and waits until it answers.
     ///
     /// # Errors
-    /// Not root, something is not built or unpacked, or containerd does not come up: then the end of its log.
+    /// Not root, something is not built or unpacked, or containerd does not come up: then the end
+    /// of its log.
     pub fn start(version: Version) -> Result<Self> {
         Self::launch(version, None, false, |_| Ok(String::new()))
     }
 
-    /// The same, whose shims keep compiled code where all tests that want it do (`WWS_TEST_STORE`, where it is set): for images with
-    /// interpreters.
+    /// The same, whose shims keep compiled code where all tests that want it do (`WWS_TEST_STORE`,
+    /// where it is set): for images with interpreters.
     ///
     /// # Errors
     /// As of [`Containerd::start`].
@@ -109,8 +110,8 @@ impl Containerd {
         Self::launch(version, None, true, |_| Ok(String::new()))
     }
 
-    /// The same, with its Kubernetes interface, whose containers are in `namespace`. `configure` gets the folder, and answers what the
-    /// configuration says of it.
+    /// The same, with its Kubernetes interface, whose containers are in `namespace`. `configure`
+    /// gets the directory, and answers what the configuration says of it.
     ///
     /// # Errors
     /// As of [`Containerd::start`], and what `configure` fails with.
@@ -187,7 +188,7 @@ impl Containerd {
         path(&self.programs)
     }
 
-    /// A folder of its own for files of a test; it ends with containerd.
+    /// A directory of its own for files of a test; it ends with containerd.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
         self.mark.folder()
@@ -205,7 +206,7 @@ impl Containerd {
         &self.mark
     }
 
-    /// The folder that containerd gives the task of the container `name`.
+    /// The directory that containerd gives the task of the container `name`.
     #[must_use]
     pub fn bundle(&self, name: &str) -> PathBuf {
         self.folder()
@@ -332,7 +333,8 @@ impl Containerd {
         Leftovers::find(&self.mark, &self.before, |command| self.is_daemon(command))
     }
 
-    /// Fails unless, within seconds, nothing is left of any container: to be called when all are deleted.
+    /// Fails unless, within seconds, nothing is left of any container: to be called when all are
+    /// deleted.
     ///
     /// # Errors
     /// What is left.
@@ -340,7 +342,7 @@ impl Containerd {
         Leftovers::expect_none(&self.mark, &self.before, |command| self.is_daemon(command))
     }
 
-    /// Ends containerd and starts it again on the same folders. Containers go on meanwhile.
+    /// Ends containerd and starts it again on the same directories. Containers go on meanwhile.
     ///
     /// # Errors
     /// It does not end or does not come up.
@@ -349,7 +351,7 @@ impl Containerd {
         self.start_again()
     }
 
-    /// Starts it again after [`Containerd::stop`], on the same folders.
+    /// Starts it again after [`Containerd::stop`], on the same directories.
     ///
     /// # Errors
     /// It does not come up.
@@ -441,7 +443,8 @@ path = "{folder}/opt"
     )
 }
 
-/// The search path of containerd and its shims: our programs, the version's, the pinned runc, the system's.
+/// The search path of containerd and its shims: our programs, the version's, the pinned runc, the
+/// system's.
 fn path(programs: &Path) -> Result<OsString> {
     let runc = workspace::tools("runc")?.join("usr/sbin");
     let ours = workspace::programs()?;
@@ -482,8 +485,8 @@ fn spawn(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> Re
     command.spawn().context("start containerd")
 }
 
-/// Where shims keep compiled code: in the folder of this containerd, or where tests share it; `WWS_TEST_SHARE_CODE` has all of them do
-/// so, on machines where compiling takes too long.
+/// Where shims keep compiled code: in the directory of this containerd, or where tests share it;
+/// `WWS_TEST_SHARE_CODE` has all of them do so, on machines where compiling takes too long.
 fn store(mark: &Mark, shares_code: bool) -> PathBuf {
     std::env::var_os("WWS_TEST_STORE")
         .filter(|_| shares_code || std::env::var_os("WWS_TEST_SHARE_CODE").is_some())

@@ -25,7 +25,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// The longest that a `docker` command may take: building an image is the longest.
 pub const DOCKER_LIMIT: Duration = Duration::from_secs(90);
 
-/// The name of the daemon's configuration in containerd's folder.
+/// The name of the daemon's configuration in containerd's directory.
 pub const CONFIG: &str = "docker.json";
 
 /// A version of Docker that the tests know.
@@ -68,7 +68,8 @@ impl Docker {
     /// Starts containerd and dockerd of `version` and waits until they answer.
     ///
     /// # Errors
-    /// Not root, something is not built or unpacked, or one of them does not come up: then the end of its log.
+    /// Not root, something is not built or unpacked, or one of them does not come up: then the end
+    /// of its log.
     pub fn start(version: DockerVersion) -> Result<Self> {
         let programs = workspace::tools(version.prefix())?.join("usr");
         // Before containerd looks at what there is.
@@ -185,7 +186,7 @@ impl Docker {
         answer.with_context(|| format!("the log of {name}:\n{:?}", self.logs(name)))
     }
 
-    /// The process number of the first process of the container `name`.
+    /// The PID of the init process of the container `name`.
     ///
     /// # Errors
     /// It does not run.
@@ -201,7 +202,8 @@ impl Docker {
         containerd::tail(&String::from_utf8_lossy(&log))
     }
 
-    /// Fails unless, within seconds, nothing is left of any container: to be called when all are removed.
+    /// Fails unless, within seconds, nothing is left of any container: to be called when all are
+    /// removed.
     ///
     /// # Errors
     /// What is left.
@@ -292,7 +294,8 @@ fn config(
         "ip-masq": false,
         "ip-forward": false,
         "userland-proxy-path": programs.join("sbin/docker-proxy"),
-        // Any program: what `--init` puts before an entry point, and what must not run there instead of workers.
+        // Any program: what `--init` puts before an entry point, and what must not run there
+        // instead of workers.
         "init-path": "/bin/true",
     })
 }

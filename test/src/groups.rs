@@ -14,13 +14,15 @@ pub const TOP: &str = "/sys/fs/cgroup";
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Whether there is version 2 alone, and systemd to make them: then Docker has it do so, and pods should.
+/// Whether there is version 2 alone, and systemd to make them: then Docker has it do so, and pods
+/// should.
 #[must_use]
 pub fn by_systemd() -> bool {
     Path::new(TOP).join("cgroup.controllers").exists() && Path::new("/run/systemd/system").exists()
 }
 
-/// The folder of the group that the process `pid` is in: of `controller` where there is version 1, the one there is in version 2.
+/// The directory of the group that the process `pid` is in: of `controller` where there is version
+/// 1, the one there is in version 2.
 ///
 /// # Errors
 /// The process is gone, or has no such group.
@@ -48,7 +50,8 @@ pub fn is_scope(pid: impl std::fmt::Display) -> Result<bool> {
     Ok(group.extension().is_some_and(|kind| kind == "scope"))
 }
 
-/// What the group of the process `pid` says in a file of `controller`: `v1` or `v2`, by what there is.
+/// What the group of the process `pid` says in a file of `controller`: `v1` or `v2`, by what there
+/// is.
 ///
 /// # Errors
 /// There is no such file.
@@ -67,7 +70,8 @@ pub fn memory_limit(pid: impl std::fmt::Display) -> Result<String> {
     read(pid, "memory", "memory.limit_in_bytes", "memory.max")
 }
 
-/// Has systemd end the slice whose group is at `group`, with all that is in it. One that is not there is no error.
+/// Has systemd end the slice whose group is at `group`, with all that is in it. One that is not
+/// there is no error.
 ///
 /// # Errors
 /// `systemctl` cannot be started.

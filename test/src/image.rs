@@ -57,7 +57,8 @@ impl Image {
         })
     }
 
-    /// A program for another processor: nothing but an ELF header of s390x, which this machine cannot run.
+    /// A program for another CPU: nothing but an ELF header of s390x, which this machine cannot
+    /// run.
     ///
     /// # Errors
     /// There is no such path in an image.
@@ -94,7 +95,7 @@ impl Image {
         Ok(self)
     }
 
-    /// Adds an empty folder.
+    /// Adds an empty directory.
     ///
     /// # Errors
     /// There is no such path in an image.
@@ -103,7 +104,8 @@ impl Image {
         Ok(self)
     }
 
-    /// Adds what lies in the folder `from` of this machine, below `to`. Symbolic links stay what they are.
+    /// Adds what lies in the directory `from` of this machine, below `to`. Symbolic links stay what
+    /// they are.
     ///
     /// # Errors
     /// Something there cannot be read.
@@ -119,7 +121,8 @@ impl Image {
         self
     }
 
-    /// Makes it an index of images for `wasi/wasm`, `linux/amd64` and `linux/arm64` with the same layer.
+    /// Makes it an index of images for `wasi/wasm`, `linux/amd64` and `linux/arm64` with the same
+    /// layer.
     #[must_use]
     pub fn everywhere(mut self) -> Self {
         self.archive = self.archive.everywhere();

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::mark::Mark;
 use crate::wait;
 
-/// Where shims keep their sockets, whatever containerd's own folders are.
+/// Where shims keep their sockets, whatever containerd's own directories are.
 const SOCKETS: &str = "/run/containerd/s";
 
 /// How long the last things may take to go after containerd said that the container is gone.
@@ -51,7 +51,8 @@ pub struct Leftovers {
 }
 
 impl Leftovers {
-    /// Finds what carries `mark` (but for processes that `expected` accepts by their command line) or is new since `before`.
+    /// Finds what carries `mark` (but for processes that `expected` accepts by their command line)
+    /// or is new since `before`.
     ///
     /// # Errors
     /// `/proc` cannot be read.
@@ -63,7 +64,8 @@ impl Leftovers {
             .filter(|command| !expected(command))
             .collect();
         let mut files = mark.files();
-        // A socket that somebody listens on is another containerd's: our own shims are among the processes.
+        // A socket that somebody listens on is another containerd's: our own shims are among the
+        // processes.
         let listening = fs::read_to_string("/proc/net/unix")?;
         files.extend(
             listed(SOCKETS)

@@ -1,8 +1,9 @@
-//! What the end-to-end tests stand on: a private containerd, containers in it, the outside service, and a look at what is left
-//! when they are gone.
+//! What the end-to-end tests stand on: a private containerd, containers in it, the outside service,
+//! and a look at what is left when they are gone.
 //!
-//! Nothing here touches a containerd, a Docker or a container that it did not start itself: everything that belongs to a test
-//! carries its [`mark`], and only that is ever looked for, ended or removed.
+//! Nothing here touches a containerd, a Docker or a container that it did not start itself:
+//! everything that belongs to a test carries its [`mark`], and only that is ever looked for, ended
+//! or removed.
 
 pub mod bridge;
 pub mod command;

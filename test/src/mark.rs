@@ -1,7 +1,8 @@
 //! The mark of one private containerd, and all that carries it on this machine.
 //!
-//! The same word names its folder and its namespace, so it shows in the command line, the control group, the mount point or
-//! the path of everything that belongs to it. Whatever does not carry it belongs to somebody else and is never touched.
+//! The same word names its directory and its namespace, so it shows in the command line, the
+//! control group, the mount point or the path of everything that belongs to it. Whatever does not
+//! carry it belongs to somebody else and is never touched.
 
 use std::fmt;
 use std::fs;
@@ -19,22 +20,22 @@ use crate::{docker, groups, wait};
 
 const PREFIX: &str = "wws-test";
 
-/// The name of containerd's configuration in a mark's folder.
+/// The name of containerd's configuration in a mark's directory.
 pub const CONFIG: &str = "config.toml";
 
-/// The name of containerd's socket in a mark's folder.
+/// The name of containerd's socket in a mark's directory.
 pub const SOCKET: &str = "c.sock";
 
 /// The namespace of the Kubernetes interface, whatever the mark.
 const PODS: &str = "k8s.io";
 
-/// How deep paths below the control groups' and run folders are looked at.
+/// How deep paths below the control groups' and run directories are looked at.
 const MAX_DEPTH: usize = 8;
 
 /// The longest wait for killed processes to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// Folders in which runtimes leave files by namespace.
+/// Directories in which runtimes leave files by namespace.
 const RUN_FOLDERS: [&str; 3] = ["/run/containerd", "/run/runc", "/run/wws"];
 
 /// A word that nothing else on this machine contains.
@@ -48,10 +49,10 @@ impl fmt::Display for Mark {
 }
 
 impl Mark {
-    /// A new mark, and its new folder.
+    /// A new mark, and its new directory.
     ///
     /// # Errors
-    /// The folder cannot be made.
+    /// The directory cannot be made.
     pub fn new() -> Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mark = Self(format!(
@@ -69,7 +70,7 @@ impl Mark {
     /// The marks that processes left which ended before they could clear up.
     ///
     /// # Errors
-    /// The folder of temporary files cannot be read.
+    /// The directory of temporary files cannot be read.
     pub fn abandoned() -> Result<Vec<Self>> {
         let mut marks = Vec::new();
         for entry in fs::read_dir(std::env::temp_dir())? {
@@ -87,14 +88,14 @@ impl Mark {
         Ok(marks)
     }
 
-    /// The folder of that name. Short, because a socket's path has 107 bytes.
+    /// The directory of that name. Short, because a socket's path has 107 bytes.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
         std::env::temp_dir().join(&self.0)
     }
 
-    /// Where control groups of containers go: the folder of the mark's name, or the slice after `prefix` and it where systemd makes
-    /// them.
+    /// Where control groups of containers go: the directory of the mark's name, or the slice after
+    /// `prefix` and it where systemd makes them.
     #[must_use]
     pub fn group(&self, prefix: &str) -> String {
         if groups::by_systemd() {
@@ -127,7 +128,8 @@ impl Mark {
 
     /// The command line of `pid`, if that process belongs to the mark: it is in a control group of
     /// the namespace, or an argument names the namespace (as those of shims, clients and runtimes
-    /// do), containerd's configuration or its socket. Somebody who only looks at a log is left alone.
+    /// do), containerd's configuration or its socket. Somebody who only looks at a log is left
+    /// alone.
     fn process(&self, pid: Pid) -> Option<String> {
         let read = |file: &str| {
             let bytes = fs::read(format!("/proc/{}/{file}", pid.as_raw_nonzero())).ok()?;
@@ -160,7 +162,8 @@ impl Mark {
             .collect())
     }
 
-    /// Control groups of containers. The namespace's own is left by every runtime, and a slice by systemd.
+    /// Control groups of containers. The namespace's own is left by every runtime, and a slice by
+    /// systemd.
     #[must_use]
     pub fn groups(&self) -> Vec<PathBuf> {
         let mut groups = self.contents(&self.named_below(groups::TOP));
@@ -168,8 +171,8 @@ impl Mark {
         groups
     }
 
-    /// Files and folders of containers, of those that runtimes keep by namespace. The namespace's
-    /// own folders are left by every runtime.
+    /// Files and directories of containers, of those that runtimes keep by namespace. The
+    /// namespace's own directories are left by every runtime.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let mut folders: Vec<_> = RUN_FOLDERS
@@ -201,8 +204,8 @@ impl Mark {
         files
     }
 
-    /// What is in those of `folders` that are named after the namespace (or are slices), and those of them
-    /// that are named otherwise.
+    /// What is in those of `folders` that are named after the namespace (or are slices), and those
+    /// of them that are named otherwise.
     fn contents(&self, folders: &[PathBuf]) -> Vec<PathBuf> {
         let mut contents = Vec::new();
         for folder in folders {
@@ -252,7 +255,8 @@ impl Mark {
     }
 
     fn kill(&self, pid: Pid) {
-        // The number may have gone to another process meanwhile: look again once the descriptor holds it.
+        // The number may have gone to another process meanwhile: look again once the descriptor
+        // holds it.
         if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
             && self.process(pid).is_some()
         {
@@ -261,7 +265,7 @@ impl Mark {
         }
     }
 
-    /// Folders below `top` that have the mark in their name.
+    /// Directories below `top` that have the mark in their name.
     fn named_below(&self, top: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut open = vec![(PathBuf::from(top), 0)];

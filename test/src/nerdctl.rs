@@ -115,7 +115,7 @@ impl Nerdctl {
         Ok(all)
     }
 
-    /// The process number of the first process of the container `name`.
+    /// The PID of the init process of the container `name`.
     ///
     /// # Errors
     /// It does not run.
@@ -124,7 +124,8 @@ impl Nerdctl {
         Pid::from_raw(pid).with_context(|| format!("{name} does not run"))
     }
 
-    /// Fails unless, within seconds, nothing is left of any container: to be called when all are removed.
+    /// Fails unless, within seconds, nothing is left of any container: to be called when all are
+    /// removed.
     ///
     /// # Errors
     /// What is left.

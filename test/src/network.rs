@@ -36,7 +36,7 @@ impl Network {
         })
     }
 
-    /// The folder of the plugins.
+    /// The directory of the plugins.
     ///
     /// # Errors
     /// They are not unpacked.

@@ -35,7 +35,8 @@ pub const WWS: &str = "wws";
 /// The runtime as k3s configures it.
 pub const K3S: &str = "wws-k3s";
 
-/// The runtime by the path of its shim, of which containerd 2 then asks what it can do; its OCI runtime can map IDs.
+/// The runtime by the path of its shim, of which containerd 2 then asks what it can do; its OCI
+/// runtime can map IDs.
 pub const BY_PATH: &str = "wws-by-path";
 
 /// A containerd for pods. All that belongs to it ends with it.
@@ -60,8 +61,8 @@ pub struct Pod {
 }
 
 impl Pods {
-    /// Starts a containerd of `version` with its Kubernetes interface; `pause` is a static program that waits for ever when its
-    /// first argument is `pause`.
+    /// Starts a containerd of `version` with its Kubernetes interface; `pause` is a static program
+    /// that waits for ever when its first argument is `pause`.
     ///
     /// # Errors
     /// As of [`Containerd::start`]; `crictl` or the network plugins are missing.
@@ -141,7 +142,8 @@ impl Pods {
         Ok(output.trim().to_owned())
     }
 
-    /// Starts a pod of our runtime, called `name`, with its own network. Its control group is below the mark.
+    /// Starts a pod of our runtime, called `name`, with its own network. Its control group is below
+    /// the mark.
     ///
     /// # Errors
     /// containerd refuses.
@@ -182,7 +184,8 @@ impl Pods {
         })
     }
 
-    /// Makes a container of `pod`, called `name`, from `image`; `linux` is CRI's `LinuxContainerConfig`, `env` its variables.
+    /// Makes a container of `pod`, called `name`, from `image`; `linux` is CRI's
+    /// `LinuxContainerConfig`, `env` its variables.
     ///
     /// # Errors
     /// containerd refuses.
@@ -264,7 +267,7 @@ impl Pods {
             .to_owned())
     }
 
-    /// The process number of a container's first process.
+    /// The PID of a container's init process.
     ///
     /// # Errors
     /// There is no such container.
@@ -349,7 +352,8 @@ fn merge(to: &mut Value, from: &Value) {
     }
 }
 
-/// The interface's part of containerd's configuration. containerd 2 reads that of version 1 and translates it.
+/// The interface's part of containerd's configuration. containerd 2 reads that of version 1 and
+/// translates it.
 fn config(folder: &Path, version: Version) -> Result<String> {
     let plugins = Network::plugins()?;
     let shim = workspace::programs()?.join("containerd-shim-wws-v1");

@@ -1,4 +1,5 @@
-//! A registry of images on loopback: the part of the OCI distribution specification that pulling takes.
+//! A registry of images on loopback: the part of the OCI distribution specification that pulling
+//! takes.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -165,7 +166,8 @@ fn serve(stream: &TcpStream, shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-/// Answers a client that tries TLS first, as containerd does on loopback: the answer tells it to try without.
+/// Answers a client that tries TLS first, as containerd does on loopback: the answer tells it to
+/// try without.
 fn reject_tls(mut stream: &TcpStream) -> Result<()> {
     let mut hello = [0; 4096];
     let _ = stream.read(&mut hello)?;

@@ -1,7 +1,9 @@
-//! A stand-in for the outside service of the example workers: `https://random-data-api.com/api/v2/users`, on loopback.
+//! A stand-in for the outside service of the example workers:
+//! `https://random-data-api.com/api/v2/users`, on loopback.
 //!
-//! Its certificate is signed by an authority made for the occasion. A container that is to trust it gets that authority's
-//! certificate as `/etc/ssl/certs/ca-certificates.crt`, and a resolver override for the host name.
+//! Its certificate is signed by an authority made for the occasion. A container that is to trust it
+//! gets that authority's certificate as `/etc/ssl/certs/ca-certificates.crt`, and a resolver
+//! override for the host name.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -160,7 +162,8 @@ fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, shared: &Arc<Share
         let Ok(stream) = stream else { continue };
         let (config, shared) = (Arc::clone(config), Arc::clone(shared));
         thread::spawn(move || {
-            // A client that breaks off is not this server's trouble: what the client sees is what tests look at.
+            // A client that breaks off is not this server's trouble: what the client sees is what
+            // tests look at.
             drop(serve(stream, config, &shared));
         });
     }
@@ -195,7 +198,8 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, shared: &Shared) -> Resul
     Ok(())
 }
 
-/// Reads up to the empty line that ends a request's head. `None` is a client that has no further request.
+/// Reads up to the empty line that ends a request's head. `None` is a client that has no further
+/// request.
 fn read_head(stream: &mut impl Read) -> Result<Option<String>> {
     let mut head = Vec::new();
     let mut byte = [0];

@@ -1,6 +1,8 @@
-//! The machine's own Docker, containerd and systemd, of a guest that is made for these tests and thrown away.
+//! The machine's own Docker, containerd and systemd, of a guest that is made for these tests and
+//! thrown away.
 //!
-//! Nothing here is private, so nothing here runs elsewhere: `make test-vm` says by `WWS_TEST_GUEST` where that is.
+//! Nothing here is private, so nothing here runs elsewhere: `make test-vm` says by `WWS_TEST_GUEST`
+//! where that is.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,10 +54,7 @@ impl System {
             std::env::var_os("WWS_TEST_GUEST").is_some(),
             "this test takes a machine to itself: run it by `make test-vm`"
         );
-        ensure!(
-            groups::by_systemd(),
-            "neither systemd nor control groups of version 2"
-        );
+        ensure!(groups::by_systemd(), "neither systemd nor cgroup v2");
         let system = Self {
             folder: tempfile::tempdir()?,
         };
@@ -74,7 +73,7 @@ impl System {
         Ok(system)
     }
 
-    /// A folder for files of a test.
+    /// A directory for files of a test.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -104,7 +103,8 @@ impl System {
         output("systemctl", words)
     }
 
-    /// What systemd says of a unit's property. Of a unit that is not there it says what holds without one.
+    /// What systemd says of a unit's property. Of a unit that is not there it says what holds
+    /// without one.
     ///
     /// # Errors
     /// systemd does not answer.
@@ -167,7 +167,7 @@ impl System {
         self.docker(&["inspect", "--format", format, name])
     }
 
-    /// The process number of the first process of Docker's container `name`.
+    /// The PID of the init process of Docker's container `name`.
     ///
     /// # Errors
     /// It does not run.
@@ -200,7 +200,8 @@ impl System {
         found.with_context(|| format!("no shim of {id}"))
     }
 
-    /// Fails unless, within seconds, nothing is left of any container: to be called when all are removed.
+    /// Fails unless, within seconds, nothing is left of any container: to be called when all are
+    /// removed.
     ///
     /// # Errors
     /// What is left.

@@ -1,7 +1,9 @@
-//! The example of the article: the workers of `images/user-generation`, with all that they need around them.
+//! The example of the article: the workers of `images/user-generation`, with all that they need
+//! around them.
 //!
-//! A container of that image gets a folder with the file that the workers read, mounted where they look for it, and an outside
-//! service: the [`StandIn`] with its authority among the trusted certificates, and the resolver override that leads to it.
+//! A container of that image gets a directory with the file that the workers read, mounted where
+//! they look for it, and an outside service: the [`StandIn`] with its authority among the trusted
+//! certificates, and the resolver override that leads to it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -49,7 +51,7 @@ impl<'c> UserGeneration<'c> {
         Ok(example)
     }
 
-    /// The folder of the host that containers see as `/tmp`.
+    /// The directory of the host that containers see as `/tmp`.
     #[must_use]
     pub fn folder(&self) -> PathBuf {
         self.containerd.folder().join("tmp")

@@ -13,7 +13,8 @@ const INTERVAL: Duration = Duration::from_millis(10);
 /// Calls `probe` until it answers `Some`, and returns that.
 ///
 /// # Errors
-/// What `probe` fails with, at once; or, after `limit` (by this machine's [`patience`]), that `what` did not happen.
+/// What `probe` fails with, at once; or, after `limit` (by this machine's [`patience`]), that
+/// `what` did not happen.
 pub fn until<T>(
     what: &str,
     limit: Duration,
@@ -33,8 +34,9 @@ pub fn until<T>(
     }
 }
 
-/// How long to wait on this machine, now, for what takes `limit` at most on an ordinary one: `WWS_TEST_PATIENCE` says how many
-/// times slower it is, say because it is emulated, and its load how many others want each CPU.
+/// How long to wait on this machine, now, for what takes `limit` at most on an ordinary one:
+/// `WWS_TEST_PATIENCE` says how many times slower it is, say because it is emulated, and its load
+/// how many others want each CPU.
 #[must_use]
 pub fn patience(limit: Duration) -> Duration {
     let factor = env::var("WWS_TEST_PATIENCE").ok();

@@ -1,4 +1,5 @@
-//! Where the things lie that the tests are about. Everything is built by `make` before; nothing is built here.
+//! Where the things lie that the tests are about. Everything is built by `make` before; nothing is
+//! built here.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ pub fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
-/// The folder of the `containerd-shim-wws-v1` and `wws` under test: what `WWS_TEST_PROGRAMS` names (say, of an installed
-/// package), or else where `make build` puts them.
+/// The directory of the `containerd-shim-wws-v1` and `wws` under test: what `WWS_TEST_PROGRAMS`
+/// names (say, of an installed package), or else where `make build` puts them.
 ///
 /// # Errors
 /// They are not there.

@@ -13,7 +13,8 @@ use wws_test::image::{Image, PROBE};
 use wws_test::wait::patience;
 use wws_test::{http, wait};
 
-/// So little memory that it is gone within the CPU time also on a virtual machine whose host has to find each page first.
+/// So little memory that it is gone within the CPU time also on a virtual machine whose host has to
+/// find each page first.
 const LIMITS: &str = "[limits]\nmemory = \"32MiB\"\ncpu_time = \"200ms\"\nwall_time = \"8s\"\n";
 
 fn start(containerd: &Containerd) -> Result<Container<'_>> {
@@ -82,7 +83,8 @@ fn bad_workers_fail_alone() -> Result<()> {
         ("loop", "limits.cpu_time"),
         ("sleep", "limits.wall_time"),
         ("memory", "limits.memory"),
-        // Rust's guests keep a stack of their own in memory, below everything else: that ends first.
+        // Rust's guests keep a stack of their own in memory, below everything else: that ends
+        // first.
         ("stack", "out of bounds memory access"),
         ("stdout", "limits.output"),
         ("nothing", ""),

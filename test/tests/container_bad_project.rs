@@ -1,4 +1,5 @@
-//! A project that does not load ends the container with a code of its own, and every problem is among the last lines of its log.
+//! A project that does not load ends the container with a code of its own, and every problem is
+//! among the last lines of its log.
 
 use anyhow::Result;
 use wws_test::container::Run;
@@ -125,7 +126,7 @@ fn an_import_that_there_is_not_is_told_by_its_name() -> Result<()> {
 #[test]
 fn a_folder_that_leaves_the_project_by_a_link_is_told() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
-    // Links in images come from `COPY` of a folder.
+    // Links in images come from `COPY` of a directory.
     let files = containerd.folder().join("files");
     std::fs::create_dir_all(files.join("site"))?;
     std::os::unix::fs::symlink("/etc", files.join("site/data"))?;

@@ -1,6 +1,8 @@
-//! Clients and guests that try to use up a small container: it is never killed, and goes on answering others.
+//! Clients and guests that try to use up a small container: it is never killed, and goes on
+//! answering others.
 //!
-//! Each attack was seen to kill the server of an earlier version, or to keep everybody else waiting.
+//! Each attack was seen to kill the server of an earlier version, or to keep everybody else
+//! waiting.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! The host's store of compiled code, when it is not as it should be: containers start all the same.
+//! The host's code cache, when it is not as it should be: containers start all the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -229,7 +229,8 @@ fn a_missing_runtime_and_one_that_is_too_old_are_named() -> Result<()> {
     Ok(())
 }
 
-/// An entry with other machine code, all of which traps, and a right checksum: what an attacker would put in its place.
+/// An entry with other machine code, all of which traps, and a right checksum: what an attacker
+/// would put in its place.
 fn forged(entry: &[u8]) -> Result<Vec<u8>> {
     const TRAILER: usize = 20;
     let (code, trailer) = entry.split_at(entry.len() - TRAILER);
@@ -299,7 +300,8 @@ fn native_code_of_an_image_or_a_volume_is_not_run() -> Result<()> {
     let name = entry.file_name().context("a name")?.to_string_lossy();
     let forged = forged(&fs::read(entry)?)?;
     let mut evil = Image::probe("evil", "")?;
-    // Where an option said that code is, where our server looks, and where it looks on a developer's machine.
+    // Where an option said that code is, where our server looks, and where it looks on a
+    // developer's machine.
     for place in ["evil", "dev/wws-code", ".wws/code", ".cache/wws/code"] {
         evil = evil.file(&format!("{place}/{name}"), forged.clone())?;
     }

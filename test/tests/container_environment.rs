@@ -1,4 +1,5 @@
-//! A container of workers is what containerd was asked for: environment, user, capabilities, read-only root.
+//! A container of workers is what containerd was asked for: environment, user, capabilities,
+//! read-only root.
 
 use std::collections::BTreeSet;
 use std::fs;

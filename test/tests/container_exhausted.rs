@@ -1,5 +1,5 @@
-//! A host that runs out of something while a container is made: that container fails and says why, nothing is left of it, and
-//! others go on.
+//! A host that runs out of something while a container is made: that container fails and says why,
+//! nothing is left of it, and others go on.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -110,7 +110,8 @@ fn zombies(parent: Pid) -> Result<usize> {
     Ok(count)
 }
 
-/// Makes and removes `cycles` containers, and compares what there is after the first tenth with what there is in the end.
+/// Makes and removes `cycles` containers, and compares what there is after the first tenth with
+/// what there is in the end.
 fn come_and_go(cycles: usize) -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("probe", "")?.import(&containerd)?;

@@ -57,7 +57,8 @@ impl Waiting {
         Ok(Self { ctr, compiler })
     }
 
-    /// Waits for what must follow when the container or its shim ends, much sooner than the code is given up.
+    /// Waits for what must follow when the container or its shim ends, much sooner than the code is
+    /// given up.
     fn expect_end(mut self, containerd: &Containerd) -> Result<()> {
         let soon = std::time::Duration::from_secs(20);
         if command::wait(&mut self.ctr, soon)?.is_none() {

@@ -105,7 +105,7 @@ fn commands_inside(version: Version) -> Result<()> {
     let version = exec("version", &["wws", "--version"])?.success()?;
     assert!(version.starts_with("wws "), "{version}");
     exec("check", &["wws", "check"])?.success()?;
-    // The word after an option is not the folder.
+    // The word after an option is not the directory.
     let request = format!("{PROBE}?log=x");
     let health = exec("health", &["wws", "health", "--request", &request])?;
     assert!(health.stdout.contains(PROBE), "{health:?}");
@@ -208,7 +208,8 @@ fn events_tell_the_life_in_its_order() -> Result<()> {
         "/tasks/exit",
         "/tasks/delete",
     ];
-    // How containerd itself orders those of an exec's end and of its client's next call is its matter.
+    // How containerd itself orders those of an exec's end and of its client's next call is its
+    // matter.
     let without_exec_delete: Vec<_> = {
         let mut seen = topics.clone();
         if seen.len() > expected.len() {

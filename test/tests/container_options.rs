@@ -33,7 +33,8 @@ impl Host {
         Ok(path)
     }
 
-    /// `ctr run --rm` of a program that prints its streams, with these options of the runtime and of `ctr`.
+    /// `ctr run --rm` of a program that prints its streams, with these options of the runtime and
+    /// of `ctr`.
     fn run(&self, name: &str, toml: &str, options: &[&str]) -> Result<Finished> {
         let config = self.file(&format!("{name}.toml"), toml)?;
         let config = config.to_string_lossy();

@@ -33,7 +33,7 @@ fn walk(version: Version) -> Result<()> {
     }
     assert_eq!(example.stand_in().answered(), 3);
 
-    // The volume is the host's folder, not a copy of it.
+    // The volume is the host's directory, not a copy of it.
     fs::write(example.folder().join("file.txt"), "changed\n")?;
     let body = container.get("/user-generation-rust")?.json()?;
     assert_eq!(body["some_file_contents"], "changed\n");

@@ -108,7 +108,8 @@ fn an_ended_task_takes_a_signal_to_all() -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-/// A specification of a container that sees the host's processes: no kernel ends its others with its first one.
+/// A specification of a container that sees the host's processes: no kernel ends its others with
+/// its first one.
 fn without_pid_namespace(containerd: &Containerd) -> Result<PathBuf> {
     let root = containerd.folder().join("rootfs");
     fs::create_dir(&root)?;

@@ -1,4 +1,5 @@
-//! Volumes reach the workers, through `[[folders]]`; and what is stored in them is data, and no worker of the next start.
+//! Volumes reach the workers, through `[[folders]]`; and what is stored in them is data, and no
+//! worker of the next start.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -110,7 +111,8 @@ fn what_a_worker_stores_is_no_worker_at_the_next_start() -> Result<()> {
         fs::create_dir(at(folder))?;
     }
     let probe = fs::read(workspace::guest("probe")?)?;
-    // A read-only mount may hold workers, one that can be written to holds data whether a worker is given it or not.
+    // A read-only mount may hold workers, one that can be written to holds data whether a worker is
+    // given it or not.
     fs::write(at("fixed").join("worker.wasm"), &probe)?;
     fs::write(at("uploads").join("upload.wasm"), &probe)?;
     let start = |name: &str| {

@@ -1,5 +1,5 @@
-//! What a kubelet does to pods, by `crictl`, on containerd 1.6, 1.7, 2.1, 2.3 and 2.4. `make test-clients` runs these: `crictl` and the
-//! newest versions are built from their Go modules.
+//! What a kubelet does to pods, by `crictl`, on containerd 1.6, 1.7, 2.1, 2.3 and 2.4. `make
+//! test-clients` runs these: `crictl` and the newest versions are built from their Go modules.
 
 use std::fs;
 use std::thread;
@@ -203,7 +203,8 @@ fn a_command_that_leaves_a_process_behind_ends(pods: &mut Pods) -> Result<()> {
     let exec = |seconds| pods.try_crictl(&["exec", "--sync", &id, "/program", "orphan", seconds]);
     let in_time = exec("1")?.success()?;
     assert_eq!(in_time.trim(), "started");
-    // The 3 s of containerd's configuration, and those that the streams are kept for: it took until the client gave up.
+    // The 3 s of containerd's configuration, and those that the streams are kept for: it took until
+    // the client gave up.
     let from = Instant::now();
     let held = exec("300")?;
     assert!(
@@ -370,8 +371,8 @@ fn counted(bytes: &[u8]) -> Vec<u8> {
     [&leb128(bytes.len()), bytes].concat()
 }
 
-/// A worker that takes seconds to compile, on however many CPUs: functions without end, each of which mixes many values. As bytes,
-/// since its text would be ten times as long.
+/// A worker that takes seconds to compile, on however many CPUs: functions without end, each of
+/// which mixes many values. As bytes, since its text would be ten times as long.
 fn slow_to_compile() -> Result<Vec<u8>> {
     const FUNCTIONS_FOR_EACH_CPU: usize = 600;
     const STATEMENTS: usize = 800;

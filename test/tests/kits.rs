@@ -1,5 +1,5 @@
-//! Every kit's worker `features` answers what `kits/features.json` says, called by a real server. The table of what passed is left as
-//! `target/kits.md`.
+//! Every kit's worker `features` answers what `kits/features.json` says, called by a real server.
+//! The table of what passed is left as `target/kits.md`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -18,7 +18,8 @@ use ureq::http::Request;
 use wws_test::wait::{patience, until};
 use wws_test::{http, workspace};
 
-/// The kits, and where their worker lies: built by `scripts/build-kit-guests.sh`, or a source that is served as it is.
+/// The kits, and where their worker lies: built by `scripts/build-kit-guests.sh`, or a source that
+/// is served as it is.
 const KITS: [(&str, &str); 8] = [
     ("rust", "target/guests/rust-features.wasm"),
     ("go", "target/guests/go-features.wasm"),
@@ -30,7 +31,8 @@ const KITS: [(&str, &str); 8] = [
     ("ruby", "kits/ruby/examples/features.rb"),
 ];
 
-/// Interpreters that a project brings along: kit, version and file. `scripts/interpreters.sh all` fetches them.
+/// Interpreters that a project brings along: kit, version and file. `scripts/interpreters.sh all`
+/// fetches them.
 const RUNTIMES: [(&str, &str, &str); 2] = [
     ("python", "3.12.0", "python.wasm"),
     ("ruby", "3.4.1", "ruby+stdlib.wasm"),
@@ -85,7 +87,8 @@ impl Server {
         Ok(server)
     }
 
-    /// Waits until the log says `text` after its first `skip` bytes: it is written beside the answers.
+    /// Waits until the log says `text` after its first `skip` bytes: it is written beside the
+    /// answers.
     fn logged(&self, skip: usize, text: &str) -> Result<()> {
         until(&format!("{text:?} in the log"), LOGGED, || {
             let log = fs::read(&self.log)?;

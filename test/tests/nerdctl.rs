@@ -1,4 +1,5 @@
-//! What users of nerdctl type, on containerd 1.7 and 2.1. `make test-clients` runs these: `nerdctl` is built from its Go module.
+//! What users of nerdctl type, on containerd 1.7 and 2.1. `make test-clients` runs these: `nerdctl`
+//! is built from its Go module.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -52,7 +53,8 @@ fn probe(nerdctl: &Nerdctl) -> Result<String> {
         .import(nerdctl.containerd())
 }
 
-/// `nerdctl run --detach` of a container of workers in the host's network, on the port that is returned.
+/// `nerdctl run --detach` of a container of workers in the host's network, on the port that is
+/// returned.
 fn run(nerdctl: &Nerdctl, name: &str, options: &[&str], image: &str) -> Result<u16> {
     let port = free_port()?;
     let variable = format!("WWS_PORT={port}");

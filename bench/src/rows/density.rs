@@ -117,7 +117,7 @@ fn many(report: &mut Report, containerd: &Containerd, image: &str) -> Result<()>
         how: "the same of 100 containers, less the first, for each",
     });
     report.add_alone(&Alone {
-        name: "processor time of 100 idle containers",
+        name: "CPU time of 100 idle containers",
         value: busy.as_secs_f64() * 1000.0 / seconds,
         unit: "ms a second",
         target: Target::AtMost(1.0),
@@ -138,7 +138,7 @@ fn many(report: &mut Report, containerd: &Containerd, image: &str) -> Result<()>
 
 fn at_once(report: &mut Report, containerd: &Containerd, image: &str, native: &str) -> Result<()> {
     let ours = slowest(containerd, Kind::Ours(image), "ours")?;
-    // How much of it is the machine's: all of one start but the waits is work for its processors.
+    // How much of it is the machine's: all of one start but the waits is work for its CPUs.
     let peer = slowest(containerd, Kind::Peer(native), "peer")?;
     report.add(&Measured {
         name: "the slowest of 10 containers that start at once : one alone",
@@ -227,7 +227,8 @@ fn memory(containerd: &Containerd) -> Result<f64> {
     Ok(count(kib) / 1024.0)
 }
 
-/// Nanoseconds that each thread of all containers and their shims has run (`/proc/PID/task/TID/schedstat`).
+/// Nanoseconds that each thread of all containers and their shims has run
+/// (`/proc/PID/task/TID/schedstat`).
 fn times(containerd: &Containerd) -> Result<BTreeMap<PathBuf, u64>> {
     let mut times = BTreeMap::new();
     for pid in containerd.of_containers()? {

@@ -1,5 +1,5 @@
-//! Workers of interpreted languages, and of Go: the engine's time for a request, and requests per second beside what people serve the
-//! same answer with.
+//! Workers of interpreted languages, and of Go: the engine's time for a request, and requests per
+//! second beside what people serve the same answer with.
 
 use std::{
     fmt::Write as _,
@@ -144,7 +144,7 @@ fn add_time(report: &mut Report, name: &str, project: &Path, target: f64) -> Res
         .filter(|line| line.contains("status=200"))
         .filter_map(|line| line.split(" ms=").nth(1)?.split(' ').next()?.parse().ok())
         .collect();
-    // The first ones find nothing in the processor's caches.
+    // The first ones find nothing in the CPU's caches.
     let mut times = times.split_off(times.len() / 10);
     ensure!(
         times.len() > 100,
@@ -188,7 +188,7 @@ fn install(
     Ok(fs::write(project.join(".wws.toml"), settings)?)
 }
 
-/// A folder that `scripts/bench-peers.sh` makes.
+/// A directory that `scripts/bench-peers.sh` makes.
 fn peers(name: &str) -> Result<PathBuf> {
     workspace::tools(name).context("scripts/bench-peers.sh makes it")
 }

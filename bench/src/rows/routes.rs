@@ -48,7 +48,7 @@ impl Routes {
         let project = load(folder.path(), &LoadOptions::default())
             .map_err(|problems| anyhow::anyhow!("{problems}"))?;
         ensure!(project.workers().len() == count);
-        // The same number of paths from both, so that the processor's caches are no part of the question.
+        // The same number of paths from both, so that the CPU's caches are no part of the question.
         let paths = (0..FEW)
             // Spread over all, every other one with a parameter.
             .map(|index| index * count / FEW + (index * count / FEW + index) % 2)

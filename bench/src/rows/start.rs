@@ -81,7 +81,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         peer: "io.containerd.runc.v2, a static server of the same answer",
         peer_value,
         target: Target::AtMost(2.0),
-        how: "as before, its entry in the store of compiled code removed each time",
+        how: "as before, its entry in the code cache removed each time",
     });
     report.add(&Measured {
         name: "the same of a Python worker, its interpreter's code in the store",

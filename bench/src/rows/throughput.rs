@@ -27,7 +27,7 @@ pub(crate) fn hello() -> Result<(TempDir, Server)> {
     Ok((folder, server))
 }
 
-/// Our server on a folder.
+/// Our server on a directory.
 pub(crate) fn wws(folder: &Path) -> Result<Server> {
     let mut wws = Command::new(workspace::programs()?.join("wws"));
     wws.arg(folder)

@@ -155,7 +155,7 @@ pub(crate) struct Precompile {
     #[arg(long, value_name = "BYTES", default_value_t = 2 << 30)]
     pub(crate) max: u64,
     /// Directory on the cache's file system that gets a link to each entry that the project needs
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIRECTORY")]
     pub(crate) links: Option<PathBuf>,
     /// The directory is the root of a container
     #[arg(long)]
@@ -285,7 +285,7 @@ pub(crate) struct Runtimes {
     #[command(subcommand)]
     pub(crate) command: RuntimesCommand,
     /// The project's directory
-    #[arg(long, value_name = "FOLDER", default_value = ".", global = true)]
+    #[arg(long, value_name = "DIRECTORY", default_value = ".", global = true)]
     pub(crate) path: PathBuf,
 }
 

@@ -1,6 +1,7 @@
 //! Rows as lines of aligned columns.
 
-/// A wider cell moves the cells after it: `format!` pads to 65,535 characters at most, and names of files may be longer.
+/// A wider cell moves the cells after it: `format!` pads to 65,535 characters at most, and names of
+/// files may be longer.
 const MAX_WIDTH: usize = 200;
 
 /// A line for each row; the last column may be of any width.

@@ -2,11 +2,15 @@
 //!
 //! The info string of a fence says what happens to a block:
 //!
-//! * `LANGUAGE FILE` (JavaScript, Python, Ruby, TOML, Wasm text): the file is written into the page's project.
-//! * `LANGUAGE path/of/the/repository`: the block is an excerpt of that file, which other tests build and run.
-//! * `console`: each `$ ` line runs in the page's project, and prints the lines below it. `...` stands for any text. `wws` without a
-//!   command starts a server, which runs until the page starts the next one; `8080` stands for its port.
-//! * `toml worker`, `toml project`, `toml index`: loaded as a worker's TOML, as `.wws.toml`, as the index of a repository.
+//! * `LANGUAGE FILE` (JavaScript, Python, Ruby, TOML, Wasm text): the file is written into the
+//!   page's project.
+//! * `LANGUAGE path/of/the/repository`: the block is an excerpt of that file, which other tests
+//!   build and run.
+//! * `console`: each `$ ` line runs in the page's project, and prints the lines below it. `...`
+//!   stands for any text. `wws` without a command starts a server, which runs until the page starts
+//!   the next one; `8080` stands for its port.
+//! * `toml worker`, `toml project`, `toml index`: loaded as a worker's TOML, as `.wws.toml`, as the
+//!   index of a repository.
 //! * `json`: parsed. `text`: no code.
 //! * `LANGUAGE no-run: REASON`: not run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -386,7 +390,8 @@ fn list_repository(index: &str) -> Outcome {
     page.type_in(&command, &[])
 }
 
-/// A repository with the interpreters that `scripts/interpreters.sh all` fetched, under the versions of the built-in one.
+/// A repository with the interpreters that `scripts/interpreters.sh all` fetched, under the
+/// versions of the built-in one.
 fn interpreters() -> Result<PathBuf, String> {
     let folder = kept("docs-interpreters");
     fs::create_dir_all(&folder).unwrap();

@@ -30,7 +30,7 @@ struct Ran {
     err: String,
 }
 
-/// Runs in a folder, without anything of this machine's configuration.
+/// Runs in a directory, without anything of this machine's configuration.
 fn wws(folder: &Path, args: &[&str]) -> Ran {
     let output = Command::new(env!("CARGO_BIN_EXE_wws"))
         .args(args)

@@ -1,4 +1,5 @@
-//! Measures the engine's time for a worker: `hello [js|py|rb [SOURCE]]`. Python and Ruby: after `scripts/interpreters.sh all`.
+//! Measures the engine's time for a worker: `hello [js|py|rb [SOURCE]]`. Python and Ruby: after
+//! `scripts/interpreters.sh all`.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{

@@ -1,5 +1,5 @@
 //! Runtimes that a project of Wasm Workers Server 1.x brings along, with a real interpreter:
-//! started ahead, each instance used once.
+//! prestarted, each instance used once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -96,7 +96,7 @@ def worker(request):
         // Time to start the next.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Waiting instances use no processor, and go when nobody asks. Then a request is as slow as the
+    // Waiting instances use no CPU, and go when nobody asks. Then a request is as slow as the
     // start of its instance.
     let mut started = Duration::MAX;
     for _ in 0..3 {

@@ -1,8 +1,8 @@
 //! Loads what a user writes, a directory of workers, into a validated [`Project`].
 //!
 //! Pure data: no network, no Wasm. [`load`] reports every problem of a project at once, each with
-//! file, line and column. The formats are those of Wasm Workers Server 1.x; `docs/configure/project.md`
-//! describes them for users.
+//! file, line and column. The formats are those of Wasm Workers Server 1.x;
+//! `docs/configure/project.md` describes them for users.
 
 #![forbid(unsafe_code)]
 

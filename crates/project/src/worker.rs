@@ -337,10 +337,10 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
     let to = table.text("to");
     let holds_data = table.boolean("data").unwrap_or(true);
     if from.is_none() {
-        table.missing("from", "from = \"./FOLDER\"");
+        table.missing("from", "from = \"./DIRECTORY\"");
     }
     if to.is_none() {
-        table.missing("to", "to = \"/mnt/FOLDER\"");
+        table.missing("to", "to = \"/mnt/DIRECTORY\"");
     }
     let (from, to) = (from?, to?);
     let place = guest_path(&to.value);

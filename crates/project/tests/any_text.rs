@@ -1,4 +1,5 @@
-//! Whatever a project's files hold, loading it ends, and says what is wrong at a place that the file has.
+//! Whatever a project's files hold, loading it ends, and says what is wrong at a place that the
+//! file has.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{collections::BTreeMap, fs, path::Path};

@@ -1,4 +1,4 @@
-//! Folders as users have them, loaded.
+//! Directories as users have them, loaded.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 use std::{

@@ -1,4 +1,5 @@
-//! Whatever names an index has, installing and removing touch nothing outside of the project's own directory for runtimes.
+//! Whatever names an index has, installing and removing touch nothing outside of the project's own
+//! directory for runtimes.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::{

@@ -1,4 +1,5 @@
-//! Runtimes are installed from folders, from URLs and from an npm registry, each on this machine.
+//! Runtimes are installed from directories, from URLs and from an npm registry, each on this
+//! machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod server;
@@ -133,7 +134,7 @@ impl Project {
     }
 }
 
-/// A folder that is a repository.
+/// A directory that is a repository.
 fn repository(url: &str, sha256: &str) -> TempDir {
     let folder = TempDir::new().unwrap();
     fs::write(folder.path().join("index.toml"), index(url, sha256)).unwrap();

@@ -53,8 +53,8 @@ fn usable(available: u64) -> u64 {
     available - reserve
 }
 
-/// The part of the memory that growing guests and held responses leave to calls that begin. A single
-/// worker shares it with no other.
+/// The part of the memory that growing guests and held responses leave to calls that begin. A
+/// single worker shares it with no other.
 fn kept_for_calls(memory: u64, workers: usize) -> u64 {
     const MAX: u64 = 256 << 20;
     if workers < 2 {

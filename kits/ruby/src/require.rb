@@ -1,4 +1,4 @@
-# `require` and `require_relative` of files of the project, which is no folder that the worker sees: the server gives their text,
+# `require` and `require_relative` of files of the project, which is no directory that the worker sees: the server gives their text,
 # while the worker is loaded and in requests. Their paths begin with "/", the project's root.
 
 module Wws
@@ -55,7 +55,7 @@ module Wws
       raise unless e.kind == "not-found"
     end
 
-    # What can be required of the worker's folders and of Ruby's own library is a file there.
+    # What can be required of the worker's directories and of Ruby's own library is a file there.
     def outside?(path)
       File.file?(path) || File.file?("#{path}.rb")
     end

@@ -110,7 +110,7 @@ pub const Worker = struct {
         return w.environ.get(name);
     }
 
-    /// A folder of the worker's TOML, by its `to`.
+    /// A directory of the worker's TOML, by its `to`.
     pub fn folder(w: *const Worker, to: []const u8) error{FolderNotGiven}!std.Io.Dir {
         const resource = w.preopens.get(to) orelse return error.FolderNotGiven;
         return switch (resource) {

@@ -36,9 +36,9 @@ pub(super) struct Prepared {
     pub(super) cgroups_path: String,
 }
 
-/// Prepares a bundle: `mounts` are those of the root file system, `server` is a file of the host, and
-/// `code` is where the compiled code of the container may be. A failure leaves mounts and code for the
-/// teardown.
+/// Prepares a bundle: `mounts` are those of the root file system, `server` is a file of the host,
+/// and `code` is where the compiled code of the container may be. A failure leaves mounts and code
+/// for the teardown.
 ///
 /// # Errors
 /// A mount or the specification is broken, or the server is missing.

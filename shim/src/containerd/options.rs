@@ -1,5 +1,5 @@
 //! Runtime options: settings that a client or the configuration of containerd passes with a
-//! container. Their type is told by the type URL.
+//! container. Their type is named by the type URL.
 //!
 //! * `containerd.runc.v1.Options` comes from `ctr` and from clients that expect runc.
 //! * `runtimeoptions.v1.Options` comes from the CRI plugin and Docker for runtimes that they do not

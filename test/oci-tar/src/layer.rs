@@ -1,4 +1,5 @@
-//! The files of an image as a tar file, in an order and with times that depend on nothing but the files.
+//! The files of an image as a tar file, in an order and with times that depend on nothing but the
+//! files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +16,7 @@ enum Entry {
     Link { target: PathBuf },
 }
 
-/// Entries by their paths, without a leading `/`. A folder sorts before what lies in it.
+/// Entries by their paths, without a leading `/`. A directory sorts before what lies in it.
 #[derive(Debug, Default)]
 pub(crate) struct Layer(BTreeMap<PathBuf, Entry>);
 
@@ -59,7 +60,8 @@ impl Layer {
                 let target = fs::read_link(&source).map_err(named)?;
                 self.add(path, Entry::Link { target });
             } else if kind.is_file() {
-                // Of the mode only whether it is executable: the rest is the umask of whoever checked it out.
+                // Of the mode only whether it is executable: the rest is the umask of whoever
+                // checked it out.
                 let executable = entry.metadata().map_err(named)?.permissions().mode() & 0o111;
                 let mode = if executable == 0 { 0o644 } else { 0o755 };
                 let content = fs::read(&source).map_err(named)?;

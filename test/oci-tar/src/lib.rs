@@ -1,7 +1,9 @@
-//! Packs files as an image: an OCI archive of one layer, as `ctr image import` and `docker load` read it.
+//! Packs files as an image: an OCI archive of one layer, as `ctr image import` and `docker load`
+//! read it.
 //!
-//! What `docker buildx build` makes of `FROM scratch`, `COPY` and `ENTRYPOINT` needs no Docker: the same files give the same bytes
-//! here, on any machine. For the formats see the OCI image specification (image-layout, config, manifest).
+//! What `docker buildx build` makes of `FROM scratch`, `COPY` and `ENTRYPOINT` needs no Docker: the
+//! same files give the same bytes here, on any machine. For the formats see the OCI image
+//! specification (image-layout, config, manifest).
 
 mod layer;
 
@@ -18,8 +20,8 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// The platforms under which an image of workers is found by whoever pulls, imports or runs it, for its own platform or for the one
-/// that it is of.
+/// The platforms under which an image of workers is found by whoever pulls, imports or runs it, for
+/// its own platform or for the one that it is of.
 const EVERYWHERE: [(&str, &str); 3] = [("wasi", "wasm"), ("linux", "amd64"), ("linux", "arm64")];
 
 /// The same for all images, so that the same files make the same image.
@@ -39,8 +41,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// An empty image of workers (`wasi/wasm`, entry point `/`), called `name`: a full name with its tag, as
-    /// `localhost/hello:latest`.
+    /// An empty image of workers (`wasi/wasm`, entry point `/`), called `name`: a full name with
+    /// its tag, as `localhost/hello:latest`.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -62,7 +64,8 @@ impl Image {
         self
     }
 
-    /// Makes it an index of three images with the same layer, for `wasi/wasm`, `linux/amd64` and `linux/arm64`.
+    /// Makes it an index of three images with the same layer, for `wasi/wasm`, `linux/amd64` and
+    /// `linux/arm64`.
     #[must_use]
     pub fn everywhere(mut self) -> Self {
         let owned = |(os, architecture): (&str, &str)| (os.to_owned(), architecture.to_owned());
@@ -84,7 +87,8 @@ impl Image {
         self
     }
 
-    /// Sets the arguments that follow the entry point unless others are given, as `CMD` of a Dockerfile does.
+    /// Sets the arguments that follow the entry point unless others are given, as `CMD` of a
+    /// Dockerfile does.
     #[must_use]
     pub fn command(mut self, words: &[impl AsRef<str>]) -> Self {
         self.command = words.iter().map(|word| word.as_ref().to_owned()).collect();
@@ -105,7 +109,7 @@ impl Image {
         self
     }
 
-    /// Adds a file with the mode's permission bits. The folders that it lies in come with it.
+    /// Adds a file with the mode's permission bits. The directories that it lies in come with it.
     ///
     /// # Errors
     /// The path is none that lies in an image.
@@ -114,7 +118,7 @@ impl Image {
         Ok(self)
     }
 
-    /// Adds an empty folder.
+    /// Adds an empty directory.
     ///
     /// # Errors
     /// The path is none that lies in an image.
@@ -140,10 +144,11 @@ impl Image {
         Ok(self)
     }
 
-    /// Adds what lies in the folder `from` of this machine, below `to` in the image. Symbolic links stay what they are.
+    /// Adds what lies in the directory `from` of this machine, below `to` in the image. Symbolic
+    /// links stay what they are.
     ///
     /// # Errors
-    /// Something there cannot be read, or is neither file, folder nor symbolic link.
+    /// Something there cannot be read, or is neither file, directory nor symbolic link.
     pub fn copy(mut self, from: &Path, to: &str) -> io::Result<Self> {
         self.layer.copy(from, to)?;
         Ok(self)

@@ -1,4 +1,4 @@
-//! Packs a folder as an image.
+//! Packs a directory as an image.
 
 use std::fs::{self, File};
 use std::io::BufWriter;

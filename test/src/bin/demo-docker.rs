@@ -1,5 +1,6 @@
-//! The article's walk on Docker, word for word, as a transcript: a private Docker Engine builds the example's image and runs it
-//! through our shim. All of it is cleared up. `make demo-docker` builds what this needs, and calls it.
+//! The article's walk on Docker, word for word, as a transcript: a private Docker Engine builds the
+//! example's image and runs it through our shim. All of it is cleared up. `make demo-docker` builds
+//! what this needs, and calls it.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;

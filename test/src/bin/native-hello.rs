@@ -1,7 +1,10 @@
-//! A small static server: the native program of the test images, and the peer of start-time measurements.
+//! A small static server: the native program of the test images, and the peer of start-time
+//! measurements.
 //!
-//! Listens on `PORT` (3000) of IPv6 and IPv4, or of IPv4 where there is no IPv6, answers every request with `native` (and ends with code N after `/exit/N`), takes memory without end
-//! on `/eat`, and says on both standard streams that it is up. With the argument `pause` it waits for ever: the first container of a pod.
+//! Listens on `PORT` (3000) of IPv6 and IPv4, or of IPv4 where there is no IPv6, answers every
+//! request with `native` (and ends with code N after `/exit/N`), takes memory without end on
+//! `/eat`, and says on both standard streams that it is up. With the argument `pause` it waits for
+//! ever: the first container of a pod.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};

@@ -1,4 +1,5 @@
-//! A native program of the test images that does what tests of standard streams and of processes need.
+//! A native program of the test images that does what tests of standard streams and of processes
+//! need.
 //!
 //! ```text
 //! cat PATH [SECONDS]    copies a file to standard output, after a while

@@ -1,6 +1,6 @@
-//! The images that the test suites of containerd and Kubernetes pull, under their names, in a registry on loopback. They are made of
-//! a static busybox and of the programs beside this one: what a suite looks at is there, and nothing else. `make test-conformance`
-//! calls it.
+//! The images that the test suites of containerd and Kubernetes pull, under their names, in a
+//! registry on loopback. They are made of a static busybox and of the programs beside this one:
+//! what a suite looks at is there, and nothing else. `make test-conformance` calls it.
 //!
 //!     suite-registry ADDRESS BUSYBOX
 
@@ -18,7 +18,8 @@ use wws_test::registry::Registry;
 /// The longest that busybox may take to list its commands.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What the suites look for in the output, in the process list and in the file of the process number of nginx and httpd.
+/// What the suites look for in the output, in the process list and in the file of the process
+/// number of nginx and httpd.
 const WEB_SERVER: &str = "#!/bin/sh
 mkdir -p /var/run
 echo $$ > /var/run/nginx.pid
@@ -27,7 +28,8 @@ echo httpd
 exec -a 'nginx: master process' /usr/sbin/nginx
 ";
 
-/// The memory that the suite asks `stress` for, and a little more: it looks for an increase by all of it.
+/// The memory that the suite asks `stress` for, and a little more: it looks for an increase by all
+/// of it.
 const STRESS: &str = "#!/bin/sh
 exec /tool hold 110 30
 ";

@@ -1,8 +1,10 @@
-//! The article's walk, on this machine: a private containerd runs the example image through our shim, curl asks it, and all of
-//! it is cleared up. `make run` builds what this needs, and calls it.
+//! The article's walk, on this machine: a private containerd runs the example image through our
+//! shim, curl asks it, and all of it is cleared up. `make run` builds what this needs, and calls
+//! it.
 //!
 //! * `walk`: the whole of it, two requests of each worker.
-//! * `walk keep FILE`: the container goes on until this process, whose number is in FILE, gets SIGTERM or SIGINT.
+//! * `walk keep FILE`: the container goes on until this process, whose number is in FILE, gets
+//!   SIGTERM or SIGINT.
 //! * `walk sweep`: clears up after a walk or test that was killed.
 
 use std::process::{self, Command};

@@ -1,4 +1,4 @@
-//! Docker Compose, and the checks of health that it waits for.
+//! Docker Compose, and the health checks that it waits for.
 
 use std::fs;
 use std::path::Path;

@@ -39,7 +39,7 @@ pub(super) fn an_entry_point_that_does_not_exist_is_named(docker: &mut Docker) -
 
 pub(super) fn an_image_of_another_platform_is_refused(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
-    // Asked for as if it were for this machine; and a program of a processor that this machine has not.
+    // Asked for as if it were for this machine; and a program of a CPU that this machine has not.
     let mut words = vec!["run", "--rm", "--pull=never", RUNTIME];
     words.extend(["--platform=linux/amd64", &image]);
     let ended = docker.try_docker(&words)?;

@@ -165,8 +165,8 @@ pub(super) fn a_network_of_ipv6_alone_is_served(docker: &mut Docker) -> Result<(
     Ok(())
 }
 
-/// Runs a server on the network `six`, published on an address of each family. Docker forwards nothing from IPv4 to a network
-/// without IPv4, whatever the runtime.
+/// Runs a server on the network `six`, published on an address of each family. Docker forwards
+/// nothing from IPv4 to a network without IPv4, whatever the runtime.
 fn is_served_by_ipv6_alone(docker: &Docker, container: &[&str]) -> Result<()> {
     let (four, six) = (free_port()?, free_port_of(Ipv6Addr::LOCALHOST.into())?);
     let of_four = format!("127.0.0.1:{four}:3000");

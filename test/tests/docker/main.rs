@@ -1,5 +1,5 @@
-//! What users of Docker type, on Docker 26.1 and 28.5. `make test-clients` runs these: they take minutes, and packages that other
-//! tests have no use for.
+//! What users of Docker type, on Docker 26.1 and 28.5. `make test-clients` runs these: they take
+//! minutes, and packages that other tests have no use for.
 
 mod bounds;
 mod compose;
@@ -13,7 +13,8 @@ use wws_test::image::{Image, PROBE};
 const RUNTIME: &str = "--runtime=io.containerd.wws.v1";
 const PLATFORM: &str = "--platform=wasi/wasm";
 
-/// Runs scenarios on each version, those after `28:` on that alone, and looks that they leave nothing.
+/// Runs scenarios on each version, those after `28:` on that alone, and looks that they leave
+/// nothing.
 macro_rules! on_each_docker {
     ($($file:ident: $name:ident),*; 28: $($newer:ident: $only:ident),* $(,)?) => {
         mod docker_26 {

@@ -16,7 +16,8 @@ use super::is_served;
 
 const MEMORY: u64 = 128 << 20;
 
-/// `ctr run --detach` of a container of workers on the host's network. The answer is the first process's number, when it answers.
+/// `ctr run --detach` of a container of workers on the host's network. The answer is the PID of the
+/// init process, when it answers.
 fn run(system: &System, name: &str, options: &[&str]) -> Result<i32> {
     let image = system.import(Image::probe("probe", "")?)?;
     let port = free_port()?;

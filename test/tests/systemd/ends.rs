@@ -64,7 +64,8 @@ pub(super) fn containers_come_back_after_the_restart_of_dockers_unit(
     system.systemctl(&["restart", "docker"])?;
     is_served(system, port)?;
     assert_ne!(system.pid("always")?, pid);
-    // Without live restore Docker ends what it does not start again, by the same signal as `docker stop`.
+    // Without live restore Docker ends what it does not start again, by the same signal as `docker
+    // stop`.
     assert_eq!(system.ended("once")?, "0 false");
     system.docker(&["rm", "--force", "always", "once"])?;
     Ok(())

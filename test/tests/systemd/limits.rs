@@ -145,7 +145,8 @@ pub(super) fn a_slices_limit_holds_for_the_containers_in_it(system: &System) -> 
     Ok(())
 }
 
-/// The scope goes with its last process, and the kernel's count with it: the shim has to be there before.
+/// The scope goes with its last process, and the kernel's count with it: the shim has to be there
+/// before.
 pub(super) fn memory_that_runs_out_is_told_every_time(system: &System) -> Result<()> {
     let native = system.load(Image::native("native", NATIVE)?)?;
     let options = ["--memory", "32m", "--memory-swap", "32m"];

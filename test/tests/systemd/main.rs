@@ -1,5 +1,5 @@
-//! Control groups of version 2, made by systemd: scopes in slices, under the Docker and containerd that Debian's units start.
-//! `make test-vm` runs these in a guest of its own, which they take to themselves.
+//! Cgroup v2, made by systemd: scopes in slices, under the Docker and containerd that Debian's
+//! units start. `make test-vm` runs these in a guest of its own, which they take to themselves.
 
 mod ctr;
 mod ends;

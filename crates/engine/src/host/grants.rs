@@ -53,7 +53,7 @@ impl GuestGrants {
             let path = format!("/proc/self/fd/{}", directory.dir.as_raw_fd());
             wasi.preopened_dir(path, &directory.to, permissions)
                 .map_err(|error| {
-                    LoadError::host(format!("cannot open the folder for {}", directory.to))
+                    LoadError::host(format!("cannot open the directory for {}", directory.to))
                         .caused_by(WasmError::new(error))
                 })?;
             directory_names.push(directory.to.clone());
@@ -63,7 +63,7 @@ impl GuestGrants {
                     .try_clone()
                     .map(OwnedFd::from)
                     .map_err(|error| {
-                        LoadError::host(format!("cannot open the folder for {}", directory.to))
+                        LoadError::host(format!("cannot open the directory for {}", directory.to))
                             .caused_by(error)
                     })?,
             );

@@ -102,8 +102,8 @@ impl<S> IdleBound<S> {
                 break;
             }
         }
-        // Threads that do this at once, or while memory is trimmed, can exceed the bound by one slot
-        // each until the next call, which costs memory only.
+        // Threads that do this at once, or while memory is trimmed, can exceed the bound by one
+        // slot each until the next call, which costs memory only.
         self.count.fetch_add(1, Ordering::Relaxed);
         let place = IdlePlace(self.count.clone());
         image.waiting().push(WaitingSlot {

@@ -29,8 +29,8 @@ struct TickerState {
 pub(crate) struct RunningGuest<'a>(&'a TickerState);
 
 impl Ticker {
-    /// Starts the thread. `advance` increments the epoch, and returns false once the engine is gone;
-    /// then the thread exits.
+    /// Starts the thread. `advance` increments the epoch, and returns false once the engine is
+    /// gone; then the thread exits.
     pub(crate) fn start(
         mut advance: impl FnMut() -> bool + Send + 'static,
     ) -> std::io::Result<Self> {

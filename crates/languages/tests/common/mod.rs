@@ -1,4 +1,4 @@
-//! Projects in temporary folders.
+//! Projects in temporary directories.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -261,7 +261,7 @@ impl Authority {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// A folder as `/etc/ssl` that has this authority alone.
+    /// A directory as `/etc/ssl` that has this authority alone.
     pub fn folder(&self) -> tempfile::TempDir {
         let folder = tempfile::tempdir().expect("folder");
         let certs = folder.path().join("certs");

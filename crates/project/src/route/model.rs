@@ -3,8 +3,8 @@
 use super::{Routes, Segment, decode};
 use crate::Target;
 
-/// Builds the tree of `routes`, and panics where it finds another route or other values for one of `paths` than the model; both have
-/// one in each line. Returns how many of the paths have a route.
+/// Builds the tree of `routes`, and panics where it finds another route or other values for one of
+/// `paths` than the model; both have one in each line. Returns how many of the paths have a route.
 pub(crate) fn compare(routes: &str, paths: &str) -> usize {
     let (mut tree, mut list) = (Routes::default(), Vec::<Vec<Segment>>::new());
     for route in routes.lines() {
@@ -51,7 +51,8 @@ fn shape(route: &[Segment]) -> Vec<(u8, &str)> {
         .collect()
 }
 
-/// The most specific of the routes that match, segment by segment from the left, and the values of its parameters.
+/// The most specific of the routes that match, segment by segment from the left, and the values of
+/// its parameters.
 fn find(routes: &[Vec<Segment>], path: &str) -> Option<(Target, Vec<String>)> {
     let segments: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let matching = routes.iter().enumerate().filter_map(|(index, route)| {

@@ -204,7 +204,8 @@ impl Framing {
                 }
                 _ => self.lose(),
             },
-            // To hyper a line feed alone is a part of the trailer: what follows is no request to it.
+            // To hyper a line feed alone is a part of the trailer: what follows is no request to
+            // it.
             State::Trailers if !after_return => self.lose(),
             State::Trailers if part == Part::Start => self.state = State::Between,
             _ => {}
@@ -270,8 +271,9 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r')
 }
 
-/// Compares [`Framing`] with hyper: both get the same bytes one at a time, and must see the ends of heads and bodies at the
-/// same byte of each request, for as long as hyper goes on and no conflict was found.
+/// Compares [`Framing`] with hyper: both get the same bytes one at a time, and must see the ends of
+/// heads and bodies at the same byte of each request, for as long as hyper goes on and no conflict
+/// was found.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod differential {
     use std::{
@@ -299,7 +301,8 @@ pub(crate) mod differential {
         end: Option<usize>,
     }
 
-    /// Panics where hyper goes on with a request whose bounds differ from what [`Framing`] has found.
+    /// Panics where hyper goes on with a request whose bounds differ from what [`Framing`] has
+    /// found.
     pub(crate) fn compare(bytes: &[u8]) {
         let (framing, conflict) = by_framing(bytes);
         let hyper = by_hyper(bytes);
@@ -514,7 +517,8 @@ mod tests {
         assert_eq!(feed(&next).conflict, Some(1));
     }
 
-    /// hyper takes a line feed alone for a part of a trailer, and so the whole second head: what comes third is its second request.
+    /// hyper takes a line feed alone for a part of a trailer, and so the whole second head: what
+    /// comes third is its second request.
     #[test]
     fn trailers_that_do_not_end_in_cr_lf_are_not_trusted() {
         for trailers in ["\n", "x: y\n\n", "x: y\r\n\n"] {

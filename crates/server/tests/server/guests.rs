@@ -170,7 +170,7 @@ async fn a_good_worker_is_served_while_others_misbehave() {
     }
     times.sort();
     let p90 = times[times.len() * 9 / 10];
-    // Loose: the clients of this test compete for the same processors. `make bench` measures it.
+    // Loose: the clients of this test compete for the same CPUs. `make bench` measures it.
     assert!(
         p90 < Duration::from_millis(500),
         "{p90:?} of {}",

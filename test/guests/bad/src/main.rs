@@ -1,12 +1,15 @@
-//! The worker that does all that a worker must not, without the kit, which would keep it from some. The query says what:
+//! The worker that does all that a worker must not, without the kit, which would keep it from some.
+//! The query says what:
 //!
 //! * `loop`: computes for ever. `sleep`: sleeps for a day.
 //! * `memory`: takes memory until there is none. `stack`: recurses until there is none.
-//! * `stdout`: 4 GiB of one JSON string. `stderr`: 1 GiB of lines, and then an answer. `line`: 1 GiB without a line break there.
+//! * `stdout`: 4 GiB of one JSON string. `stderr`: 1 GiB of lines, and then an answer. `line`: 1
+//!   GiB without a line break there.
 //! * `nothing`, `text`, `half`, `two`: prints nothing, no JSON, half an object, two objects.
 //! * `status=N`: answers with that status.
-//! * `header-break`, `header-name`, `header-zero`: a header with a line break in its value, one without a proper name, one with a
-//!   zero byte in its value. `framing`: headers that would frame the message otherwise. `headers=N`: that many headers.
+//! * `header-break`, `header-name`, `header-zero`: a header with a line break in its value, one
+//!   without a proper name, one with a zero byte in its value. `framing`: headers that would frame
+//!   the message otherwise. `headers=N`: that many headers.
 //! * `base64`: data that is said to be base64 and is not. `type`: fields of other types.
 //! * `trap`, `panic`, `exit=N`: ends in that way.
 //! * `kv=N`: a store of N keys. `value=N`: one of one value of N bytes.

@@ -6,7 +6,8 @@
 //! * `log=TEXT`: a line on standard error.
 //! * `sleep=MILLISECONDS`: the line `asleep` on standard error, then sleep.
 //!
-//! What fails is answered with status 500 and the system's own words, so that a test can tell one error from another.
+//! What fails is answered with status 500 and the system's own words, so that a test can tell one
+//! error from another.
 
 use std::time::Duration;
 use std::{env, fs, thread};

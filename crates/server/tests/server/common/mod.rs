@@ -1,4 +1,4 @@
-//! A project in a temporary folder, served on a free port; a client that can misbehave; and what
+//! A project in a temporary directory, served on a free port; a client that can misbehave; and what
 //! was logged.
 #![allow(unreachable_pub)]
 

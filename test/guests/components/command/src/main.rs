@@ -1,4 +1,5 @@
-//! A `wasi:cli` command that answers by the JSON protocol of core modules: the request on stdin, the answer on stdout.
+//! A `wasi:cli` command that answers by the JSON protocol of core modules: the request on stdin,
+//! the answer on stdout.
 
 use std::env;
 use std::io::{self, Read};
