@@ -3,6 +3,9 @@
 //!
 //! The parser says where an entry begins and ends. What comes out is parsed again, and is only
 //! taken if it says what it said before, but for the entry.
+//!
+//! `toml_edit` counts a comment above a table to that table, and one at the end of the file to the
+//! end: an entry that is removed or added would take the author's comments with it, or move them.
 
 use std::ops::Range;
 
