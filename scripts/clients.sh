@@ -9,12 +9,18 @@
 #   target/tools/runc-1.5/usr/sbin           runc with ID-mapped mounts, which Debian 12's has not
 #   target/tools/cni/usr/lib/cni             Debian's containernetworking-plugins
 #
+#   scripts/clients.sh             all of them
+#   scripts/clients.sh NAME...     some of them: crictl, nerdctl, containerd-2.3, containerd-2.4, runc-1.5; the network plugins always
+#
 # scripts/go-module.sh says how. The clients take Go 1.24.3 or newer, runc takes 1.25 (and a C compiler), containerd takes 1.26.8: what
 # cannot be built with the Go that is there is skipped, which is said loudly, and so are the tests with it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=/dev/null
 . scripts/go-module.sh
+
+names=("$@")
+is_wanted() { ((!${#names[@]})) || [[ " ${names[*]} " == *" $1 "* ]]; }
 
 # What is changed in the files of a module before it is built.
 prepare_nerdctl() {
@@ -24,14 +30,14 @@ prepare_nerdctl() {
 }
 
 scripts/debs.sh trixie cni containernetworking-plugins
-build crictl 1.24.3 sigs.k8s.io/cri-tools v1.34.0 'h1:KqL9EJ+WgHtz1HR1exezm91n+o8O2uMLs/eHzHJHAWw=' \
+! is_wanted crictl || build crictl 1.24.3 sigs.k8s.io/cri-tools v1.34.0 'h1:KqL9EJ+WgHtz1HR1exezm91n+o8O2uMLs/eHzHJHAWw=' \
     sigs.k8s.io/cri-tools/pkg/version.Version clients/bin ./cmd/crictl
-build nerdctl 1.24.3 github.com/containerd/nerdctl/v2 v2.2.0 'h1:dTJO0gUak1FYg+PyG2+fc6L4Z3TIvH4T+Sa0vQFakAo=' \
+! is_wanted nerdctl || build nerdctl 1.24.3 github.com/containerd/nerdctl/v2 v2.2.0 'h1:dTJO0gUak1FYg+PyG2+fc6L4Z3TIvH4T+Sa0vQFakAo=' \
     github.com/containerd/nerdctl/v2/pkg/version.Version clients/bin ./cmd/nerdctl
 containerd=(./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2)
-build containerd-2.3 1.26.8 github.com/containerd/containerd/v2 v2.3.7 'h1:7PGbgAVKE4ieQjFPv7+kwAv7f9dCtRpExZwjExHD/Fk=' \
+! is_wanted containerd-2.3 || build containerd-2.3 1.26.8 github.com/containerd/containerd/v2 v2.3.7 'h1:7PGbgAVKE4ieQjFPv7+kwAv7f9dCtRpExZwjExHD/Fk=' \
     github.com/containerd/containerd/v2/version.Version containerd-2.3/usr/bin "${containerd[@]}"
-build containerd-2.4 1.26.8 github.com/containerd/containerd/v2 v2.4.2 'h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw=' \
+! is_wanted containerd-2.4 || build containerd-2.4 1.26.8 github.com/containerd/containerd/v2 v2.4.2 'h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw=' \
     github.com/containerd/containerd/v2/version.Version containerd-2.4/usr/bin "${containerd[@]}"
-CGO=1 build runc-1.5 1.25.0 github.com/opencontainers/runc v1.5.3 'h1:y3GUIW7J0Gxd+tCFfWR6L1YDnhHiNR1BGRx1J50+VnA=' \
+! is_wanted runc-1.5 || CGO=1 build runc-1.5 1.25.0 github.com/opencontainers/runc v1.5.3 'h1:y3GUIW7J0Gxd+tCFfWR6L1YDnhHiNR1BGRx1J50+VnA=' \
     main.version runc-1.5/usr/sbin .

@@ -44,7 +44,7 @@ build() {
             if [[ $package == test:* ]]; then
                 package=${package#test:}
                 found=${package#./}
-                go test -c "${flags[@]}" -ldflags '-s -w' -o "$folder/${found//\//-}.test" "$package"
+                go test -c -vet=off "${flags[@]}" -ldflags '-s -w' -o "$folder/${found//\//-}.test" "$package"
             else
                 go build "${flags[@]}" -ldflags "-s -w -X $variable=$version" -o "$folder/" "$package"
             fi
