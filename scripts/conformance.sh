@@ -14,6 +14,8 @@
 # loopback (test/src/bin/suite-registry.rs).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=/dev/null
+. scripts/namespaces.sh
 
 out=$PWD/target/conformance
 work=$out/work
@@ -49,7 +51,7 @@ prepare_suites() {
 
 prepare() {
     local program
-    scripts/clients.sh
+    scripts/clients.sh containerd-2.3
     # shellcheck source=/dev/null
     . scripts/go-module.sh
     build critest-1.37 1.26.6 sigs.k8s.io/cri-tools v1.37.0 'h1:BmTImEoTX3KPXCLwmIU9mfCC8umUqF4R8WibY9eVU9Y=' \
@@ -69,83 +71,13 @@ prepare() {
     done
 }
 
-# Runs this script again in namespaces of its own.
-isolate() {
-    local name=wws-conformance-$$ group status=0 hierarchies=()
-    rm -rf "$work"
-    mkdir -p "$work"/{root,tmp,cni,certs.d/_default,store,var-lib-cni,client-root}
-    if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
-        hierarchies=(/sys/fs/cgroup)
-    else
-        for group in /sys/fs/cgroup/*/; do
-            [[ -L ${group%/} || ! -e $group/cgroup.procs ]] || hierarchies+=("${group%/}")
-        done
-    fi
-    for group in "${hierarchies[@]}"; do
-        mkdir "$group/$name"
-        [[ ! -e $group/cpuset.cpus ]] || cat "$group/cpuset.cpus" > "$group/$name/cpuset.cpus"
-        [[ ! -e $group/cpuset.mems ]] || cat "$group/cpuset.mems" > "$group/$name/cpuset.mems"
-    done
-    (
-        for group in "${hierarchies[@]}"; do
-            echo "$BASHPID" > "$group/$name/cgroup.procs"
-        done
-        # A test counts the pipes of a shim: none may be inherited.
-        for group in /proc/"$BASHPID"/fd/*; do
-            group=${group##*/}
-            ((group <= 2)) || eval "exec $group>&-"
-        done
-        exec unshare --cgroup --mount --pid --net --ipc --uts --fork --kill-child --mount-proc --propagation private \
-            "$0" inside "${suites[@]}" < /dev/null
-    ) || status=$?
-    for group in "${hierarchies[@]}"; do
-        # Processes of the PID namespace end with its first one, but not at once.
-        for _ in {1..50}; do
-            [[ $(cat "$group/$name/cgroup.procs" 2> /dev/null) ]] || break
-            sleep 0.1
-        done
-        find "$group/$name" -depth -type d -exec rmdir {} \; || status=1
-    done
-    rm -rf "$work"
-    return "$status"
-}
-
-# Mounts what the namespaces have of their own.
-furnish() {
-    local line name mounted=()
-    hostname conformance
-    ip link set lo up
-    mount -t tmpfs -o mode=755 run /run
+# Mounts what else the namespaces have of their own.
+furnish_suites() {
+    furnish conformance
     mount --bind "$work/tmp" /tmp
-    mkdir -p /run/containerd /run/lock /var/lib/cni /var/lib/containerd-test /run/containerd-test
+    mkdir -p /run/containerd /var/lib/cni /var/lib/containerd-test /run/containerd-test
     mount --bind "$work/var-lib-cni" /var/lib/cni
     mount --bind "$work/client-root" /var/lib/containerd-test
-    if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
-        mount -t cgroup2 cgroup2 /sys/fs/cgroup
-        mkdir /sys/fs/cgroup/init
-        while read -r line; do
-            echo "$line" > /sys/fs/cgroup/init/cgroup.procs 2> /dev/null || true
-        done < /sys/fs/cgroup/cgroup.procs
-        for line in $(< /sys/fs/cgroup/cgroup.controllers); do
-            echo "+$line" > /sys/fs/cgroup/cgroup.subtree_control || true
-        done
-        return
-    fi
-    # Each hierarchy, with the group of this run as its root.
-    for line in /sys/fs/cgroup/*/; do
-        [[ -L ${line%/} || ! -e $line/cgroup.procs ]] || mounted+=("$(basename "$line")")
-    done
-    umount -R /sys/fs/cgroup
-    mount -t sysfs sysfs /sys
-    mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
-    for name in "${mounted[@]}"; do
-        mkdir "/sys/fs/cgroup/$name"
-        case $name in
-            unified) mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified ;;
-            systemd) mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd ;;
-            *) mount -t cgroup -o "$name" cgroup "/sys/fs/cgroup/$name" ;;
-        esac
-    done
 }
 
 configure() {
@@ -353,7 +285,7 @@ only_with_ours() { # SUITE
 
 inside() {
     local tools=$PWD/target/tools host=$PWD/target/tools/suites-host runtime suite
-    furnish
+    furnish_suites
     configure
     export PATH=$work/bin:$PWD/target/release:$tools/runc/usr/sbin:$tools/suites:$tools/clients/bin:$PATH
     # What of them the machine has not.
@@ -429,7 +361,10 @@ flock --nonblock 9 || {
 }
 rm -f "$out/again.txt" "$out/containerd.log"
 (prepare)
-isolate
+rm -rf "$work"
+mkdir -p "$work"/{root,tmp,cni,certs.d/_default,store,var-lib-cni,client-root}
+trap 'rm -rf "$work"' EXIT
+isolate wws-conformance "$0" inside "${suites[@]}"
 status=0
 report || status=$?
 if ((!$#)) && [[ ! ${FOCUS-}${RUNTIMES-} ]]; then
