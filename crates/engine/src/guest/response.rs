@@ -255,7 +255,14 @@ impl Body for StreamedBody {
         }
         match polled {
             Poll::Ready(Some(Ok(frame))) => match this.passed(&frame) {
-                Ok(()) => Poll::Ready(Some(Ok(frame))),
+                Ok(()) => {
+                    // Nothing follows trailers, so nobody asks for more.
+                    if frame.is_trailers() {
+                        this.ended = true;
+                        this.run_on();
+                    }
+                    Poll::Ready(Some(Ok(frame)))
+                }
                 Err(error) => this.fail(error),
             },
             Poll::Ready(Some(Err(error))) => this.fail(CallError::Body(error)),
