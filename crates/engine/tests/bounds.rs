@@ -1,6 +1,11 @@
 //! What one guest makes the host hold or do is charged, bounded and cut, and seen by nobody else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "components/interfaces.rs"]
+mod interfaces;
+#[path = "components/program.rs"]
+mod program;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -832,4 +837,63 @@ async fn a_large_directory_is_listed_in_pieces() {
     assert_eq!(answer.unwrap().body(), "ok");
     assert!(peak < 6 * MIB, "{} KiB", peak >> 10);
     assert_eq!(engine.account().free(), engine.account().total());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resident_memory_of_components_never_exceeds_the_account() {
+    let _turn = TURN.lock().await;
+    // What the account does not hold: code, slots that wait, the host's own state of calls.
+    const BESIDE: u64 = 24 * MIB;
+    let headers = interfaces::http(
+        r"(loop $ever
+          (call $append (call $fields) (i32.const 1024) (i32.const 6) (i32.const 65536) (i32.const 60000) (i32.const 0))
+          (br $ever))
+        (i32.const 0)",
+    );
+    let bodies = interfaces::http(
+        r"(loop $ever
+          (call $body (call $response (call $fields)) (i32.const 0))
+          (call $stream (i32.load (i32.const 4)) (i32.const 0))
+          (call $write (i32.load (i32.const 4)) (i32.const 65536) (i32.const 65536) (i32.const 0))
+          (br $ever))
+        (i32.const 0)",
+    );
+    let leaks = program::program(
+        &format!("{}{}", interfaces::IO, interfaces::CLOCK),
+        &[interfaces::SUBSCRIBE],
+        &[],
+        1,
+        "",
+        r"(loop $ever (drop (call $subscribe (i64.const 1000000000))) (br $ever)) (i32.const 0)",
+    );
+    let engine = engine(64 * MIB);
+    let free = engine.free_memory();
+    let guests: Vec<_> = [&headers, &bodies, &leaks]
+        .map(|text| guest_with(&engine, text, spec()))
+        .into();
+    let attack = async {
+        let end = Instant::now() + Duration::from_secs(3);
+        let calls: Vec<_> = (0..24)
+            .map(|number: usize| {
+                let guest = guests[number % guests.len()].clone();
+                tokio::spawn(async move {
+                    let mut calls = 0;
+                    while Instant::now() < end {
+                        guest.call(get("/")).await.unwrap_err();
+                        calls += 1;
+                    }
+                    calls
+                })
+            })
+            .collect();
+        let mut all = 0;
+        for call in calls {
+            all += call.await.unwrap();
+        }
+        all
+    };
+    let (calls, most) = peak(attack).await;
+    assert!(calls >= 24, "{calls} calls");
+    assert!(most < 64 * MIB + BESIDE, "{} MiB", most / MIB);
+    assert_eq!(engine.free_memory(), free);
 }

@@ -32,6 +32,7 @@ use crate::host::state::{Host, Io};
 use crate::memory::account::Charge;
 use crate::memory::pool::with_images;
 use crate::memory::quota::{FREE_OUTPUT, Parts};
+use crate::memory::stack::StackAllowance;
 use crate::module::component::{Component, World};
 use crate::schedule::cpu::CpuUsage;
 use crate::schedule::ticker::Ticker;
@@ -53,6 +54,13 @@ const MAX_COPIED_ARGUMENTS: usize = 1280 << 10;
 
 /// Bytes of such texts as the host keeps them, in UTF-8.
 const COPIED_ARGUMENTS: u64 = 2 << 20;
+
+/// Most handles in the tables of an instance: of resources, those of the component's own as well,
+/// and of what it lends.
+const MAX_HANDLES: usize = 8192;
+
+/// Most tasks, streams and futures of WASI 0.3, and what waits for them.
+const MAX_CONCURRENT: usize = 4096;
 
 /// A component that is linked.
 pub(crate) struct ComponentGuest {
@@ -151,7 +159,12 @@ impl ComponentGuest {
                 let charge = guest.reserve_in_time(cost).await?;
                 let _running = self.ticker(guest).run();
                 let mut store = self.store(guest, charge, usage, &call.request_id, None);
-                let result = self.handle_async(pre, &mut store, call, head).await;
+                let stacks = StackAllowance::new(guest.engine.account().clone());
+                let mut handling = Box::pin(self.handle_async(pre, &mut store, call, head));
+                let result =
+                    poll_fn(|context| stacks.while_running(|| handling.as_mut().poll(context)))
+                        .await;
+                drop(handling);
                 result.map_err(|error| failure(guest, &store, error))?;
                 Ok(None)
             }
@@ -202,6 +215,10 @@ impl ComponentGuest {
         } else {
             MAX_ARGUMENTS
         });
+        store.set_max_component_handles(MAX_HANDLES);
+        if let Some(table) = store.concurrent_resource_table() {
+            table.set_max_capacity(MAX_CONCURRENT);
+        }
         store.data_mut().quota.share_buffers(buffers);
         store
     }

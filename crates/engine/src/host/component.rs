@@ -183,6 +183,7 @@ pub(crate) fn add_async_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result
     wasmtime_wasi_http::p3::add_to_linker(linker)?;
     linker.allow_shadowing(true);
     files::add_async_to_linker(linker)?;
+    fields::add_async_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }

@@ -1,12 +1,17 @@
 //! Native stacks of calls, which are kept for later calls instead of mapped for each.
 
 use std::{
+    cell::RefCell,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use wasmtime::{StackCreator, StackMemory};
 
+use crate::memory::account::{Account, Charge};
 use crate::memory::mapping::Mapping;
 use crate::memory::page::{PAGE, PageRange, page_up};
 
@@ -34,6 +39,76 @@ impl Stacks {
             idle: Arc::default(),
             max_idle,
         }
+    }
+}
+
+/// What the stacks of one call may take: a component whose functions run at once has several.
+#[derive(Clone)]
+pub(crate) struct StackAllowance(Arc<AllowanceState>);
+
+struct AllowanceState {
+    account: Account,
+    /// Stacks in use.
+    used: AtomicUsize,
+}
+
+/// Stacks of a call that are part of its fixed cost.
+const FREE_STACKS: usize = 1;
+
+thread_local! {
+    /// Of the call that this thread runs. wasmtime's interface cannot pass it.
+    static ALLOWANCE: RefCell<Option<StackAllowance>> = const { RefCell::new(None) };
+}
+
+impl StackAllowance {
+    /// An allowance whose stacks are charged to `account`, as far as they are not free.
+    pub(crate) fn new(account: Account) -> Self {
+        Self(Arc::new(AllowanceState {
+            account,
+            used: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Runs `run`, in which this thread makes stacks for the call.
+    pub(crate) fn while_running<T>(&self, run: impl FnOnce() -> T) -> T {
+        struct Restore(Option<StackAllowance>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                ALLOWANCE.set(self.0.take());
+            }
+        }
+        let _restore = Restore(ALLOWANCE.replace(Some(self.clone())));
+        run()
+    }
+
+    /// Counts one more stack. Returns an error if there is no memory for it.
+    fn take(&self) -> Result<CountedStack, wasmtime::Error> {
+        let used = self.0.used.fetch_add(1, Ordering::Relaxed);
+        let mut counted = CountedStack {
+            allowance: self.clone(),
+            _charge: None,
+        };
+        if used >= FREE_STACKS {
+            let charge = self.0.account.charge(ASYNC_STACK as u64).ok_or_else(|| {
+                wasmtime::Error::msg(
+                    "no memory for another function that runs at once (`server.memory`)",
+                )
+            })?;
+            counted._charge = Some(charge);
+        }
+        Ok(counted)
+    }
+}
+
+/// A stack of a call, while it is in use.
+struct CountedStack {
+    allowance: StackAllowance,
+    _charge: Option<Charge>,
+}
+
+impl Drop for CountedStack {
+    fn drop(&mut self) {
+        self.allowance.0.used.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -74,6 +149,10 @@ unsafe impl StackCreator for Stacks {
         size: usize,
         zeroed: bool,
     ) -> Result<Box<dyn StackMemory>, wasmtime::Error> {
+        let counted = ALLOWANCE
+            .with_borrow(Option::clone)
+            .map(|allowance| allowance.take())
+            .transpose()?;
         let idle = (!zeroed)
             .then(|| {
                 self.idle
@@ -91,6 +170,7 @@ unsafe impl StackCreator for Stacks {
             stack: Some(stack),
             idle: self.idle.clone(),
             max_idle: self.max_idle,
+            _counted: counted,
         }))
     }
 }
@@ -101,6 +181,7 @@ struct UsedStack {
     stack: Option<Stack>,
     idle: Arc<Mutex<Vec<Stack>>>,
     max_idle: usize,
+    _counted: Option<CountedStack>,
 }
 
 impl UsedStack {
@@ -147,5 +228,30 @@ impl Drop for UsedStack {
         if idle.len() < self.max_idle {
             idle.push(stack);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn further_stacks_of_a_call_are_charged() {
+        let stacks = Stacks::new(4);
+        let account = Account::new(2 * ASYNC_STACK as u64 + (64 << 10));
+        let allowance = StackAllowance::new(account.clone());
+        let free = account.free();
+        let take = || allowance.while_running(|| stacks.new_stack(ASYNC_STACK, false));
+        let first = take().unwrap();
+        assert_eq!(account.free(), free);
+        let (second, third) = (take().unwrap(), take().unwrap());
+        let error = take().err().unwrap();
+        assert!(error.to_string().contains("server.memory"), "{error}");
+        drop(second);
+        let fourth = take().unwrap();
+        drop((first, third, fourth));
+        assert_eq!(account.free(), free);
+        assert!(stacks.new_stack(ASYNC_STACK, false).is_ok());
     }
 }
