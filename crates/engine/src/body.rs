@@ -1,13 +1,18 @@
 //! Bodies of requests and of responses: whole, or as they come.
 
-use std::pin::Pin;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// A body that is read piece by piece: the next piece is made when it is asked for. It may end with
 /// trailers.
@@ -68,6 +73,15 @@ impl BodySender {
     /// Nobody reads the body any longer.
     pub async fn send(&self, piece: Bytes) -> Result<(), BodyClosed> {
         let piece = Piece::Frame(Frame::data(piece));
+        self.0.send(piece).await.map_err(|_| BodyClosed)
+    }
+
+    /// Adds trailers, after the last piece.
+    ///
+    /// # Errors
+    /// Nobody reads the body any longer.
+    pub async fn send_trailers(&self, trailers: HeaderMap) -> Result<(), BodyClosed> {
+        let piece = Piece::Frame(Frame::trailers(trailers));
         self.0.send(piece).await.map_err(|_| BodyClosed)
     }
 
@@ -152,6 +166,109 @@ impl RequestBody {
             Self::Collected(bytes) => Ok(bytes),
             Self::Stream(stream) => collect(stream, max).await,
         }
+    }
+}
+
+/// How long a guest has waited for the body of its request: that time is its client's.
+#[derive(Clone, Default)]
+pub(crate) struct ClientWaits(Arc<Mutex<WaitState>>);
+
+#[derive(Default)]
+struct WaitState {
+    /// Waits that are over.
+    total: Duration,
+    /// When the current one began.
+    since: Option<Instant>,
+}
+
+impl ClientWaits {
+    /// All waits so far.
+    fn total(&self) -> Duration {
+        let waits = self.lock();
+        let current = waits.since.map(|since| since.elapsed());
+        waits.total + current.unwrap_or_default()
+    }
+
+    fn set_waiting(&self, waiting: bool) {
+        let mut waits = self.lock();
+        match (waits.since, waiting) {
+            (None, true) => waits.since = Some(Instant::now()),
+            (Some(since), false) => {
+                waits.total += since.elapsed();
+                waits.since = None;
+            }
+            (None, false) | (Some(_), true) => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WaitState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Measures the waits for a body.
+    pub(crate) fn measure(&self, body: RequestBody) -> RequestBody {
+        match body {
+            RequestBody::Collected(bytes) => RequestBody::Collected(bytes),
+            RequestBody::Stream(body) => {
+                let waits = self.clone();
+                RequestBody::Stream(MeasuredBody { body, waits }.boxed_unsync())
+            }
+        }
+    }
+
+    /// Runs a future for at most `limit`, without the waits. Returns `None` if it takes longer.
+    pub(crate) async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let start = Instant::now();
+        let mut end = start + limit;
+        loop {
+            if let Ok(output) = tokio::time::timeout_at(end, future.as_mut()).await {
+                return Some(output);
+            }
+            let now = Instant::now();
+            let later = start + limit + self.total();
+            if later <= now {
+                return None;
+            }
+            end = later.max(now + LEAST_EXTENSION);
+        }
+    }
+}
+
+/// A time limit that a wait has extended is looked at again no sooner than this.
+const LEAST_EXTENSION: Duration = Duration::from_millis(100);
+
+/// A body whose waits are measured.
+struct MeasuredBody {
+    body: BodyStream,
+    waits: ClientWaits,
+}
+
+impl Body for MeasuredBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.waits.set_waiting(polled.is_pending());
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for MeasuredBody {
+    fn drop(&mut self) {
+        self.waits.set_waiting(false);
     }
 }
 

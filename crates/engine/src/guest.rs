@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::body::{BodyStream, RequestBody};
+use crate::body::{BodyStream, ClientWaits, RequestBody};
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError};
 use crate::guest::command::Command;
@@ -275,6 +275,12 @@ impl Guest {
         let linked = &self.linked;
         let limits = &linked.context.grants.limits;
         let limit = limits.wall_time;
+        let waits = ClientWaits::default();
+        let call = Call {
+            request: call.request.map(|body| waits.measure(body)),
+            params: call.params,
+            request_id: call.request_id,
+        };
         if let GuestCode::Component(_) = linked.code {
             let usage = Arc::<CpuUsage>::default();
             let (sender, head) = oneshot::channel();
@@ -286,7 +292,8 @@ impl Guest {
                 response: component::outgoing,
             };
             let head = call.head(&limits.stream, limit);
-            return tokio::time::timeout(limit, head)
+            return waits
+                .timeout(limit, head)
                 .await
                 .unwrap_or(Err(CallError::WallTime(limit)));
         }
@@ -308,7 +315,8 @@ impl Guest {
                 response: Ok,
             };
             let head = call.head(&limits.stream, limit);
-            return tokio::time::timeout(limit, head)
+            return waits
+                .timeout(limit, head)
                 .await
                 .unwrap_or(Err(CallError::WallTime(limit)));
         }

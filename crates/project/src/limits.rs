@@ -16,8 +16,8 @@ settings! {
         table_elements: u32 = 100_000, 1 => 100_000_000;
         /// CPU time of a call; then it gets a 504.
         cpu_time: Duration = Duration::from_secs(5), 1 => DAY;
-        /// Wall-clock time of a call, of one that streams until the head of its response; then it
-        /// gets a 504.
+        /// Wall-clock time of a call, of one that streams until the head of its response and without
+        /// the time in which it waits for its client; then it gets a 504.
         wall_time: Duration = Duration::from_secs(30), 1 => DAY;
         /// Time in which the next piece of a body has to come: of the response from the worker, which
         /// is aborted then, and of the request from the client, while the worker waits for it. For

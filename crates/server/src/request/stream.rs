@@ -33,6 +33,8 @@ pub(crate) struct WorkerStream<B: GuestBody + 'static> {
     /// Bytes that are missing, if the worker announced a length.
     left: Option<u64>,
     complete: bool,
+    /// Trailers were sent: nothing follows, although the worker may not have ended.
+    trailers: bool,
     /// Time for what the worker does when its response is sent.
     after: Duration,
     activity: Arc<Activity>,
@@ -63,6 +65,7 @@ impl<B: GuestBody + 'static> WorkerStream<B> {
             encoder: None,
             left: announced_length(headers),
             complete: false,
+            trailers: false,
             after,
             activity,
             record,
@@ -140,6 +143,9 @@ impl<B: GuestBody + 'static> WorkerStream<B> {
     }
 
     fn has_ended(&self) -> bool {
+        if self.trailers {
+            return true;
+        }
         let worker = match &self.body {
             Some(body) => self.left.is_none_or(|left| left == 0) && body.is_end_stream(),
             None => true,
@@ -171,6 +177,7 @@ impl<B: GuestBody + 'static> Body for WorkerStream<B> {
                 if let Some(piece) = frame.data_ref() {
                     this.record.sent(piece.len());
                 }
+                this.trailers = frame.is_trailers();
                 this.complete = this.has_ended();
                 Some(Ok(frame))
             }
@@ -201,8 +208,8 @@ impl<B: GuestBody + 'static> Drop for WorkerStream<B> {
         let Some(body) = self.body.take() else {
             return;
         };
-        // What was announced is sent: hyper asks for nothing more.
-        if self.left == Some(0) && self.encoder.is_none() {
+        // What was announced is sent, or trailers are: nobody asks for more.
+        if self.trailers || self.left == Some(0) && self.encoder.is_none() {
             finish(
                 body,
                 self.after,
@@ -405,6 +412,30 @@ mod tests {
             }
         });
         StreamBody::new(Box::pin(frames))
+    }
+
+    #[tokio::test]
+    async fn trailers_end_a_response_and_not_the_guest() {
+        let count = Arc::new(AtomicU32::new(0));
+        let counted = count.clone();
+        let frames = stream::iter([Ok(Frame::trailers(HeaderMap::new()))]);
+        let rest = stream::once(async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            counted.fetch_add(1, Relaxed);
+            data("")
+        });
+        let body = StreamBody::new(Box::pin(futures_util::StreamExt::chain(frames, rest)));
+        let mut stream = stream_of(body, &HeaderMap::new());
+        assert!(stream.frame().await.unwrap().unwrap().is_trailers());
+        assert!(stream.is_end_stream());
+        drop(stream);
+        for _ in 0..1000 {
+            if count.load(Relaxed) == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(count.load(Relaxed), 1);
     }
 
     #[tokio::test]

@@ -107,10 +107,15 @@ impl Act {
                 return whole(body.len().to_string());
             }
             "ignores" => return whole("ignored".into()),
+            "sleeps" => {
+                vm.wait(sleep(Duration::from_secs(2))).await;
+                return whole("slept".into());
+            }
             _ => {}
         }
         let kind = match &*self.word {
             "events" => "text/event-stream",
+            "grpc" => "application/grpc",
             _ => "text/plain",
         };
         let mut head = http::Response::builder().header("content-type", kind);
@@ -127,7 +132,7 @@ impl Act {
                         sender.send("tick\n".into()).await.ok()?;
                     }
                 }
-                "echo" => {
+                "echo" | "grpc" => {
                     let RequestBody::Stream(mut body) = body else {
                         return sender.finish().await.ok();
                     };
@@ -135,6 +140,11 @@ impl Act {
                         if let Ok(piece) = frame.ok()?.into_data() {
                             sender.send(piece).await.ok()?;
                         }
+                    }
+                    if self.word == "grpc" {
+                        let mut trailers = http::HeaderMap::new();
+                        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+                        sender.send_trailers(trailers).await.ok()?;
                     }
                 }
                 "floods" => loop {
@@ -180,7 +190,7 @@ async fn start(server: &str, limits: &str) -> Streams {
     );
     for act in [
         "length", "ignores", "clock", "events", "echo", "floods", "large", "waits", "short",
-        "fails",
+        "fails", "grpc", "sleeps",
     ] {
         site.file(&format!("{act}.act"), "");
     }
@@ -542,4 +552,62 @@ async fn streams_are_compressed_piece_by_piece() {
         events.ends_with("\r\n\r\ntick\ntick\ntick\ntick\n"),
         "{events}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_call_does_not_count_what_its_client_takes() {
+    let streams = start("", "wall_time = \"700ms\"").await;
+    let head =
+        "POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 12\r\nconnection: close\r\n\r\n";
+    let mut stream = streams.send(head).await;
+    for _ in 0..12 {
+        sleep(Duration::from_millis(150)).await;
+        stream.write_all(b"x").await.unwrap();
+    }
+    let response = String::from_utf8(read_all(stream).await).unwrap();
+    assert!(response.ends_with("\r\n\r\n12"), "{response}");
+    let response = streams.exchange(&get("/sleeps", "too-long")).await;
+    assert!(response.starts_with("HTTP/1.1 504"), "{response}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_passes_through() {
+    let streams = start("", "").await;
+    let stream = TcpStream::connect(streams.server.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let request = http::Request::post("http://a.example/grpc")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let (response, mut upload) = client
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!(response.headers()["content-type"], "application/grpc");
+    assert!(!response.headers().contains_key("content-length"));
+    let mut download = response.into_body();
+    // Each message is answered before the next is sent.
+    for message in ["\0\0\0\0\x02hi", "\0\0\0\0\x05there"] {
+        upload.send_data(Bytes::from(message), false).unwrap();
+        let answer = timeout(PATIENCE, download.data())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        assert_eq!(answer, message);
+        download
+            .flow_control()
+            .release_capacity(answer.len())
+            .unwrap();
+    }
+    upload.send_data(Bytes::new(), true).unwrap();
+    assert!(timeout(PATIENCE, download.data()).await.unwrap().is_none());
+    let trailers = timeout(PATIENCE, download.trailers())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(trailers.unwrap()["grpc-status"], "0");
+    streams.wait_for_end_of(1).await;
+    connection.abort();
 }
