@@ -673,6 +673,33 @@ async fn arguments_beyond_their_limit_trap() {
 }
 
 #[tokio::test]
+async fn texts_that_are_copied_at_once_have_a_lower_limit_and_are_charged() {
+    let creates = |units: u32| {
+        in_directory(&format!(
+            r"(call $create-directory (local.get $h) (i32.const 65536) (i32.const {units}) (i32.const 0))
+            (call $check (i32.eq (i32.load8_u (i32.const 0)) (i32.const 1)))
+            (i32.const 0)"
+        ))
+    };
+    let as_utf16 = |text: String| {
+        text.replace(
+            "(memory (core memory",
+            "string-encoding=utf16 (memory (core memory",
+        )
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine();
+    let load = |text: String| guest(&engine, &text, spec_in(directory.path()));
+    let utf8 = load(creates(1_400_000));
+    run(&utf8).await.unwrap();
+    // Each unit has two bytes.
+    let within = load(as_utf16(creates(600_000)));
+    run(&within).await.unwrap();
+    assert_eq!(within.call_cost(), utf8.call_cost() + 2 * MIB);
+    trapped(run(&load(as_utf16(creates(700_000)))).await);
+}
+
+#[tokio::test]
 async fn large_directory_is_listed_in_pieces() {
     let directory = tempfile::tempdir().unwrap();
     for number in 0..3000 {
