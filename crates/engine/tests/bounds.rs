@@ -168,6 +168,7 @@ fn http_allowed() -> GuestSpec {
             redirects: 3,
             response: MIB,
             timeout: Duration::from_secs(1),
+            ..wws_outbound::PolicyLimits::default()
         },
     )
     .unwrap();

@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body::Body;
+use http_body_util::BodyExt;
 use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
@@ -18,11 +19,12 @@ use url::{Host, Position, Url};
 
 use crate::{
     address::PRIVATE,
-    body::{self, Reader},
+    body::{self, BodyLimits, ResponseBody},
     connect::{Connector, Count, Route},
     decode::{self, Decode},
-    error::{Error, ErrorKind},
-    headers,
+    error::{Error, ErrorKind, Reason},
+    exchange::{Exchange, Http, Phases},
+    headers::{self, Framing},
     memory::{Budget, Memory, MemoryCharge},
     overrides::Overrides,
     policy::Policy,
@@ -30,6 +32,7 @@ use crate::{
     redirect,
     resolve::{Dns, Resolver},
     roots::Roots,
+    sending::{Payload, Progress, RequestBody, Stream, within},
 };
 
 /// Bytes for the head of a response, and for the buffer of a connection.
@@ -100,6 +103,17 @@ impl Default for ClientOptions {
 #[derive(Clone, Copy, Debug)]
 pub struct KeepRedirects;
 
+/// An extension of a streamed request: its own times, which hold in addition to the policy's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To connect.
+    pub connect: Option<Duration>,
+    /// From the connection, or the last piece that was sent, to the head of the response.
+    pub first_byte: Option<Duration>,
+    /// Between two pieces of the response's body.
+    pub between_bytes: Option<Duration>,
+}
+
 /// An extension of a response: where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnsweredBy {
@@ -128,11 +142,11 @@ pub struct Connections {
 pub struct Client(Arc<Inner>);
 
 struct Inner {
-    http: legacy::Client<Connector, Full<Bytes>>,
+    http: Http,
     resolver: Arc<Resolver>,
     overrides: Overrides,
     proxies: Proxies,
-    requests: Semaphore,
+    requests: Arc<Semaphore>,
     max_kept: usize,
     budget: Arc<Budget>,
     count: Arc<Count>,
@@ -172,7 +186,9 @@ impl Client {
             resolver,
             overrides: options.resolve,
             proxies: options.proxies,
-            requests: Semaphore::new(options.max_requests.min(Semaphore::MAX_PERMITS)),
+            requests: Arc::new(Semaphore::new(
+                options.max_requests.min(Semaphore::MAX_PERMITS),
+            )),
             max_kept: options.max_kept,
             budget: Arc::new(Budget::new(options.memory)),
             count,
@@ -220,27 +236,138 @@ impl Client {
         charge: Option<Box<dyn MemoryCharge>>,
     ) -> Result<Response<Bytes>, Error> {
         let memory = Memory::new(self.0.budget.clone(), charge);
-        let timeout = policy.limits().timeout;
+        let limits = policy.limits();
+        let progress = Progress::new();
+        // The time limit of the whole call holds for everything.
+        let call = Call {
+            policy,
+            memory: &memory,
+            progress: &progress,
+            phases: Phases::default(),
+            body: BodyLimits {
+                bytes: Some(limits.response),
+                idle: None,
+                expanded: limits.response,
+            },
+            reads_trailers: false,
+        };
         // The current hop, for the error message.
         let mut host = String::new();
-        let following = self.follow(policy, request, &memory, &mut host);
-        match tokio::time::timeout(timeout, Box::pin(following)).await {
+        let answering = async {
+            let (request, body) = request.into_parts();
+            let payload = Payload::Whole(charged(body, &memory)?);
+            let answer = self.follow(call, request, payload, &mut host).await?;
+            let (parts, body) = answer.into_parts();
+            Ok(Response::from_parts(parts, body.collect().await?))
+        };
+        match tokio::time::timeout(limits.timeout, Box::pin(answering)).await {
             Ok(result) => result,
-            Err(_) => Err(Error::new(
-                ErrorKind::Timeout,
-                format!("no complete answer from `{host}` within {timeout:?}"),
-            )),
+            Err(_) => Err(no_answer_in_time(&host, "complete ", limits.timeout)),
+        }
+    }
+
+    /// Sends a request and returns its response as soon as the head is there; both bodies are read
+    /// and sent as they come, with their trailers.
+    ///
+    /// The rules are those of [`send`](Self::send), with these differences:
+    ///
+    /// * the policy's `timeout` ends with the head of the response, and begins again with each
+    ///   piece of the request that is sent; from then on `idle` limits each wait for a piece. The
+    ///   request may have its own [`Timeouts`];
+    /// * the size of the response is limited only by the policy's `streamed_response`;
+    /// * a redirect that asks for the same body again is an error, unless there is none or the
+    ///   request has [`KeepRedirects`];
+    /// * `Content-Length` of a request whose body does not know its length announces it; a body
+    ///   that breaks the announcement is an error. `Trailer` and `TE: trailers` are sent;
+    /// * only what is read and not dropped yet is charged, in both directions.
+    ///
+    /// The request counts as one of [`ClientOptions::max_requests`] until both bodies have ended or
+    /// the response is dropped, which closes the connection.
+    ///
+    /// # Errors
+    /// The policy refuses the request or a redirect, there is no head of a response in time, or the
+    /// body of the request fails.
+    pub async fn stream<B>(
+        &self,
+        policy: &Policy,
+        request: Request<B>,
+        charge: Option<Box<dyn MemoryCharge>>,
+    ) -> Result<Response<ResponseBody>, Error>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (request, body) = request.into_parts();
+        let framing = Framing::of(&request.headers)?;
+        let reads_trailers = framing.reads_trailers;
+        let payload = payload(framing, body)?;
+        self.streamed(policy, request, payload, reads_trailers, charge)
+            .await
+    }
+
+    /// [`stream`](Self::stream) of a request whose body is there: it is sent again where a redirect
+    /// asks for it.
+    ///
+    /// # Errors
+    /// As for `stream`.
+    pub async fn stream_response(
+        &self,
+        policy: &Policy,
+        request: Request<Bytes>,
+        charge: Option<Box<dyn MemoryCharge>>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        let (request, body) = request.into_parts();
+        let payload = Payload::Whole(body);
+        self.streamed(policy, request, payload, false, charge).await
+    }
+
+    async fn streamed(
+        &self,
+        policy: &Policy,
+        request: http::request::Parts,
+        mut payload: Payload,
+        reads_trailers: bool,
+        charge: Option<Box<dyn MemoryCharge>>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        let memory = Memory::new(self.0.budget.clone(), charge);
+        if let Payload::Whole(body) = &mut payload {
+            *body = charged(std::mem::take(body), &memory)?;
+        }
+        let limits = policy.limits();
+        let progress = Progress::new();
+        let own: Timeouts = request.extensions.get().copied().unwrap_or_default();
+        let idle = limits.idle.unwrap_or(limits.timeout);
+        let call = Call {
+            policy,
+            memory: &memory,
+            progress: &progress,
+            phases: Phases {
+                connect: own.connect,
+                head: own.first_byte,
+            },
+            body: BodyLimits {
+                bytes: limits.streamed_response,
+                idle: Some(own.between_bytes.map_or(idle, |own| own.min(idle))),
+                expanded: limits.response,
+            },
+            reads_trailers,
+        };
+        let mut host = String::new();
+        let following = Box::pin(self.follow(call, request, payload, &mut host));
+        match within(limits.timeout, &progress, following).await {
+            Some(result) => result,
+            None => Err(no_answer_in_time(&host, "", limits.timeout)),
         }
     }
 
     async fn follow(
         &self,
-        policy: &Policy,
-        request: Request<Bytes>,
-        memory: &Memory,
+        call: Call<'_>,
+        parts: http::request::Parts,
+        mut payload: Payload,
         waiting: &mut String,
-    ) -> Result<Response<Bytes>, Error> {
-        let (parts, mut sent) = request.into_parts();
+    ) -> Result<Response<ResponseBody>, Error> {
+        let policy = call.policy;
         let keep_redirects = parts.extensions.get::<KeepRedirects>().is_some();
         let decode = parts.extensions.get::<Decode>().copied();
         let mut method = parts.method;
@@ -249,51 +376,66 @@ impl Client {
         let decodes = ask_for_codings(&mut headers, decode);
         let (mut host, mut port) = policy.check(&url, &method)?;
         *waiting = host.to_string();
-        let _permit = self.0.requests.acquire().await;
-        let mut sending = memory.part();
-        if !sending.grow_to(sent.len() as u64) {
-            return Err(Error::new(
-                ErrorKind::InvalidRequestBody,
-                format!(
-                    "no memory left for a body of {} bytes: too many or too large requests at once",
-                    sent.len()
-                ),
-            ));
+        let permit = self.0.requests.clone().acquire_owned().await;
+        let permit = permit.map_err(|error| Error::internal(error.to_string()))?;
+        let permit = Arc::new(permit);
+        // Clients of some languages give every request a body, of no bytes where there is none.
+        if method == Method::GET || method == Method::HEAD {
+            payload = payload.settled().await;
         }
         let mut redirects = 0;
         loop {
             let route = self.route(policy, &url, &host, port).await?;
-            let request = self.request(&url, &host, port, &route, &method, &headers, &sent)?;
-            let response = match self.0.http.request(request).await {
-                Ok(response) => response,
-                Err(error) => return Err(Error::no_answer(&host, &error)),
-            };
+            let mut request = self.request(&url, &host, port, &route, &method, &headers)?;
+            let fields = request.headers_mut();
+            let body = frame(&mut payload, fields, call)?;
+            if call.reads_trailers {
+                fields.insert(header::TE, HeaderValue::from_static("trailers"));
+                fields.append(header::CONNECTION, HeaderValue::from_static("te"));
+            }
+            let (response, exchange) = Exchange::begin(
+                &self.0.http,
+                request.map(|()| body),
+                &host,
+                call.phases,
+                call.progress,
+                permit.clone(),
+            )
+            .await?;
             let next = if keep_redirects {
                 None
             } else {
                 redirect::next(response.status(), response.headers(), &url, &method)?
             };
             let Some(hop) = next else {
-                let reader = Reader {
-                    host: &host,
-                    limit: policy.limits().response,
-                    memory,
-                };
-                let mut response = reader.collect(response).await?;
+                let (mut parts, body) = response.into_parts();
                 // The headers of a response without a body describe the one with a body.
-                if decodes
+                let codings = match decodes
                     && method != Method::HEAD
-                    && response.status() != StatusCode::NOT_MODIFIED
+                    && parts.status != StatusCode::NOT_MODIFIED
                 {
-                    response = reader.decode(response).await?;
+                    true => decode::codings(&parts.headers),
+                    false => Vec::new(),
+                };
+                if !codings.is_empty() {
+                    // The removed codings are no longer named: the response may be passed on.
+                    parts.headers.remove(header::CONTENT_ENCODING);
+                    parts.headers.remove(header::CONTENT_LENGTH);
                 }
-                headers::strip_connection(response.headers_mut());
-                response.extensions_mut().clear();
+                headers::strip_connection(&mut parts.headers);
+                parts.extensions.clear();
                 let url = url.into();
-                response
-                    .extensions_mut()
-                    .insert(AnsweredBy { url, redirects });
-                return Ok(response);
+                parts.extensions.insert(AnsweredBy { url, redirects });
+                let body = ResponseBody::new(
+                    host,
+                    body,
+                    call.body,
+                    &codings,
+                    call.memory.clone(),
+                    call.progress.clone(),
+                    exchange,
+                )?;
+                return Ok(Response::from_parts(parts, body));
             };
             if redirects >= policy.limits().redirects {
                 return Err(Error::new(
@@ -305,11 +447,19 @@ impl Client {
             let target = policy.check(&hop.url, &hop.method).map_err(|error| {
                 Error::not_allowed(format!("`{host}` redirects: {}", error.message))
             })?;
-            body::discard(response).await;
+            if hop.body && matches!(payload, Payload::Spent) {
+                return Err(Error::new(
+                    ErrorKind::InvalidRequestBody,
+                    format!(
+                        "`{host}` redirects with status {}, but a streamed body cannot be sent again",
+                        response.status().as_u16()
+                    ),
+                ));
+            }
+            body::discard(response.into_body(), exchange).await;
             redirect::strip(&mut headers, &url, &hop);
             if !hop.body {
-                sent = Bytes::new();
-                sending.shrink_to(0);
+                payload = Payload::Whole(Bytes::new());
             }
             (host, port) = target;
             (url, method) = (hop.url, hop.method);
@@ -379,12 +529,12 @@ impl Client {
             return Err(Error::not_allowed(format!(
                 "`{host}` is at {refused}, which is refused unless allowed_hosts names that address itself{}{remedy}",
                 if remedy.is_empty() { "" } else { " " }
-            )));
+            ))
+            .because(Reason::AddressRefused));
         }
         Ok(admitted)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one hop's parts, used once")]
     fn request(
         &self,
         url: &Url,
@@ -393,15 +543,14 @@ impl Client {
         route: &Route,
         method: &Method,
         headers: &HeaderMap,
-        body: &Bytes,
-    ) -> Result<Request<Full<Bytes>>, Error> {
+    ) -> Result<Request<()>, Error> {
         let uri = format!(
             "{}://{}{host}:{port}{}",
             url.scheme(),
             route.user(),
             &url[Position::BeforePath..Position::AfterQuery]
         );
-        let mut request = Request::new(Full::new(body.clone()));
+        let mut request = Request::new(());
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri
             .parse()
@@ -417,10 +566,94 @@ impl Client {
             fields.insert(header::PROXY_AUTHORIZATION, authorization);
         }
         if self.0.count.open.load(Ordering::Relaxed) >= self.0.max_kept {
-            fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            fields.append(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(request)
     }
+}
+
+/// What holds for all hops of a request.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    policy: &'a Policy,
+    memory: &'a Memory,
+    progress: &'a Arc<Progress>,
+    phases: Phases,
+    body: BodyLimits,
+    /// The sender reads trailers of the response.
+    reads_trailers: bool,
+}
+
+/// A body before it is sent, and its length if the headers announce one.
+fn payload<B>(framing: Framing, body: B) -> Result<Payload, Error>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let known = body.size_hint().exact();
+    if let (Some(announced), Some(known)) = (framing.length, known)
+        && announced != known
+    {
+        let text = format!("the body of the request has {known} bytes, Content-Length {announced}");
+        return Err(
+            Error::new(ErrorKind::InvalidRequestBody, text).because(Reason::RequestBodySize)
+        );
+    }
+    let length = known.or(framing.length);
+    // A body without bytes can be sent again.
+    if body.is_end_stream() && length.is_none_or(|length| length == 0) {
+        return Ok(Payload::Whole(Bytes::new()));
+    }
+    Ok(Payload::Stream(Stream {
+        body: body.map_err(Into::into).boxed_unsync(),
+        length,
+        trailer: framing.trailer,
+    }))
+}
+
+/// The body of a hop; sets the headers that frame it.
+fn frame(
+    payload: &mut Payload,
+    headers: &mut HeaderMap,
+    call: Call<'_>,
+) -> Result<RequestBody, Error> {
+    let progress = call.progress.clone();
+    Ok(match std::mem::replace(payload, Payload::Spent) {
+        Payload::Whole(body) => {
+            *payload = Payload::Whole(body.clone());
+            RequestBody::whole(body, progress)
+        }
+        Payload::Stream(stream) => {
+            if stream.length.is_none() {
+                // Said explicitly, or a GET request would have no body.
+                let chunked = HeaderValue::from_static("chunked");
+                headers.insert(header::TRANSFER_ENCODING, chunked);
+                for value in &stream.trailer {
+                    headers.append(header::TRAILER, value.clone());
+                }
+            }
+            RequestBody::stream(stream, call.memory, progress)
+        }
+        Payload::Spent => return Err(Error::internal("a streamed body was sent twice")),
+    })
+}
+
+/// The body of a request, charged until it was sent.
+fn charged(body: Bytes, memory: &Memory) -> Result<Bytes, Error> {
+    let mut part = memory.part();
+    if part.grow_to(body.len() as u64) {
+        return Ok(part.hold(body));
+    }
+    let text = format!(
+        "no memory left for a body of {} bytes: too many or too large requests at once",
+        body.len()
+    );
+    Err(Error::new(ErrorKind::InvalidRequestBody, text).because(Reason::NoMemory))
+}
+
+fn no_answer_in_time(host: &str, what: &str, limit: Duration) -> Error {
+    let text = format!("no {what}answer from `{host}` within {limit:?}");
+    Error::new(ErrorKind::Timeout, text).because(Reason::HeadTimeout)
 }
 
 /// Asks for the codings that can be decoded, if the sender wants that. Returns whether the response

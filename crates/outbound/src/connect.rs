@@ -14,13 +14,14 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
     vec,
 };
 
+use futures_util::task::AtomicWaker;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
@@ -308,6 +309,7 @@ impl Tcp {
                 stream,
                 count,
                 forwards,
+                hangup: Hangup::default(),
             })
         })
     }
@@ -337,6 +339,37 @@ pub(crate) struct Counted {
     count: Arc<Count>,
     /// To a proxy that is sent whole URLs.
     forwards: bool,
+    hangup: Hangup,
+}
+
+/// Closes a connection, whatever it waits for: a peer that does not read could keep it open for
+/// ever.
+#[derive(Clone, Default)]
+pub(crate) struct Hangup(Arc<HangupState>);
+
+#[derive(Default)]
+struct HangupState {
+    is_over: AtomicBool,
+    /// The connection's task.
+    task: AtomicWaker,
+}
+
+impl Hangup {
+    pub(crate) fn now(&self) {
+        self.0.is_over.store(true, Ordering::Release);
+        self.0.task.wake();
+    }
+
+    /// Fails once the connection is to be closed.
+    fn check<T>(&self, io: Poll<io::Result<T>>, cx: &Context<'_>) -> Poll<io::Result<T>> {
+        if io.is_pending() {
+            self.0.task.register(cx.waker());
+        }
+        if self.0.is_over.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        io
+    }
 }
 
 impl Drop for Counted {
@@ -347,7 +380,8 @@ impl Drop for Counted {
 
 impl Connection for Counted {
     fn connected(&self) -> Connected {
-        self.stream.connected().proxy(self.forwards)
+        let connected = self.stream.connected().proxy(self.forwards);
+        connected.extra(self.hangup.clone())
     }
 }
 
@@ -357,7 +391,8 @@ impl Read for Counted {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let io = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.hangup.check(io, cx)
     }
 }
 
@@ -367,15 +402,18 @@ impl Write for Counted {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let io = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.hangup.check(io, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let io = Pin::new(&mut self.stream).poll_flush(cx);
+        self.hangup.check(io, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let io = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.hangup.check(io, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -387,7 +425,8 @@ impl Write for Counted {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let io = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.hangup.check(io, cx)
     }
 }
 

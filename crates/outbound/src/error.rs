@@ -41,6 +41,79 @@ impl ErrorKind {
     }
 }
 
+/// What failed, for interfaces that tell more failures apart than [`ErrorKind`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Only the kind says it.
+    #[default]
+    Other,
+    /// The host's name has no address, or no name server answered.
+    NameNotFound,
+    /// The host's addresses are not public, and not allowed.
+    AddressRefused,
+    /// There was no connection in time.
+    ConnectTimeout,
+    /// The host refused the connection.
+    ConnectionRefused,
+    /// There is no connection for another reason.
+    ConnectionFailed,
+    /// The host's certificate is not trusted.
+    Certificate,
+    /// There is no TLS session for another reason.
+    Tls,
+    /// There was no head of a response in time.
+    HeadTimeout,
+    /// The next piece of the response did not come in time.
+    IdleTimeout,
+    /// The host closed the connection too early.
+    ConnectionLost,
+    /// The host's bytes are no HTTP.
+    Protocol,
+    /// The response is too large.
+    TooLarge,
+    /// There is not enough memory.
+    NoMemory,
+    /// The response's content coding is broken.
+    Coding,
+    /// The body of the request failed.
+    RequestBody,
+    /// The body of the request does not have the announced length.
+    RequestBodySize,
+}
+
+impl Reason {
+    pub(crate) fn of_hyper(error: &hyper::Error) -> Self {
+        if error.is_parse() {
+            Self::Protocol
+        } else if causes(error).any(|cause| cause.is::<io::Error>())
+            || error.is_incomplete_message()
+            || error.is_closed()
+            || error.is_canceled()
+        {
+            Self::ConnectionLost
+        } else {
+            Self::Other
+        }
+    }
+
+    fn of_connecting(error: &legacy::Error) -> Self {
+        for cause in causes(error) {
+            match cause.downcast_ref::<rustls::Error>() {
+                Some(rustls::Error::InvalidCertificate(_)) => return Self::Certificate,
+                Some(_) => return Self::Tls,
+                None => {}
+            }
+            match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+                Some(io::ErrorKind::TimedOut) => return Self::ConnectTimeout,
+                Some(io::ErrorKind::ConnectionRefused) => return Self::ConnectionRefused,
+                _ => {}
+            }
+        }
+        Self::ConnectionFailed
+    }
+}
+
 /// A failed request. The message is for the guest's author: it names hosts, but no addresses that
 /// only the machine's resolver knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +121,8 @@ impl ErrorKind {
 pub struct Error {
     /// The kind.
     pub kind: ErrorKind,
+    /// What failed.
+    pub reason: Reason,
     /// The text.
     pub message: String,
 }
@@ -56,8 +131,13 @@ impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
+            reason: Reason::Other,
             message: message.into(),
         }
+    }
+
+    pub(crate) fn because(self, reason: Reason) -> Self {
+        Self { reason, ..self }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -76,14 +156,16 @@ impl Error {
     pub(crate) fn no_answer(host: &Host, error: &legacy::Error) -> Self {
         let cause = error.source().map_or_else(|| error.to_string(), chain);
         if !error.is_connect() {
-            return Self::internal(format!("`{host}` gave no answer: {cause}"));
+            let mut reasons = causes(error).filter_map(|cause| cause.downcast_ref());
+            let reason = reasons.next().map_or(Reason::Other, Reason::of_hyper);
+            return Self::internal(format!("`{host}` gave no answer: {cause}")).because(reason);
         }
-        let kind = if timed_out(error) {
-            ErrorKind::Timeout
-        } else {
-            ErrorKind::Internal
+        let reason = Reason::of_connecting(error);
+        let kind = match reason {
+            Reason::ConnectTimeout => ErrorKind::Timeout,
+            _ => ErrorKind::Internal,
         };
-        Self::new(kind, format!("cannot connect to `{host}`: {cause}"))
+        Self::new(kind, format!("cannot connect to `{host}`: {cause}")).because(reason)
     }
 }
 
@@ -102,16 +184,18 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
     text
 }
 
-fn timed_out(error: &legacy::Error) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error
+/// An error and its causes, also those that an I/O error wraps.
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| {
+        let error: &'a (dyn StdError + 'static) = *error;
+        let wrapped = error
             .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-        {
-            return true;
+            .and_then(io::Error::get_ref);
+        match wrapped {
+            Some(wrapped) => Some(wrapped as &(dyn StdError + 'static)),
+            None => error.source(),
         }
-        cause = error.source();
-    }
-    false
+    })
 }

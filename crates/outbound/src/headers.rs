@@ -104,6 +104,42 @@ pub(crate) fn of_request(mut headers: HeaderMap) -> Result<HeaderMap, Error> {
     Ok(headers)
 }
 
+/// Fields of a request with a streamed body that frame it; `of_request` removes them.
+#[derive(Debug, Default)]
+pub(crate) struct Framing {
+    pub(crate) length: Option<u64>,
+    /// The values of `Trailer`.
+    pub(crate) trailer: Vec<HeaderValue>,
+    /// The sender reads trailers of the response.
+    pub(crate) reads_trailers: bool,
+}
+
+impl Framing {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, Error> {
+        let mut length = None;
+        for value in headers.get_all(header::CONTENT_LENGTH) {
+            let digits = value
+                .to_str()
+                .ok()
+                .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+            let number = digits.and_then(|text| text.parse::<u64>().ok());
+            if number.is_none() || length.is_some() && length != number {
+                return Err(Error::invalid("the request has an invalid Content-Length"));
+            }
+            length = number;
+        }
+        let reads_trailers = headers.get_all(header::TE).iter().any(|value| {
+            let mut codings = value.as_bytes().split(|byte| *byte == b',');
+            codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        });
+        Ok(Self {
+            length,
+            trailer: headers.get_all(header::TRAILER).iter().cloned().collect(),
+            reads_trailers,
+        })
+    }
+}
+
 /// Removes fields of one connection, including those that `Connection` names.
 pub(crate) fn strip_connection(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers

@@ -195,21 +195,6 @@ impl Buffer {
         self.data.extend_from_slice(bytes);
     }
 
-    /// Lets `fill` write up to `most` bytes, for which there must be room; it returns how many it
-    /// wrote.
-    pub(crate) fn fill<E>(
-        &mut self,
-        most: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<usize, E> {
-        let len = self.data.len();
-        self.data.resize(len + most, 0);
-        let filled = fill(&mut self.data[len..]);
-        let n = filled.as_ref().map_or(0, |n| *n).min(most);
-        self.data.truncate(len + n);
-        filled
-    }
-
     /// The bytes, which stay charged until they are dropped.
     pub(crate) fn freeze(mut self) -> Bytes {
         if self.data.capacity() - self.data.len() > self.data.len() / 8 {

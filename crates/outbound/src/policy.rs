@@ -15,10 +15,17 @@ use crate::{
 /// Bounds of one request of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyLimits {
-    /// Bytes of an answer's body.
+    /// Bytes of an answer's body that is collected.
     pub response: u64,
-    /// The time from the request to the last byte of the response, redirects included.
+    /// Bytes of an answer's body that is read as it comes; `None` for any number. More than
+    /// `response` bytes are decoded only up to 1100 times as many as were received.
+    pub streamed_response: Option<u64>,
+    /// The time from the request to the last byte of the response, redirects included. For an
+    /// answer that is read as it comes, to its head; while the body of the request is sent, from
+    /// its last piece.
     pub timeout: Duration,
+    /// How long the next piece of a streamed body may take; `None` for `timeout`.
+    pub idle: Option<Duration>,
     /// The number of redirects that are followed; one more is an error.
     pub redirects: u32,
 }
@@ -26,6 +33,8 @@ pub struct PolicyLimits {
 impl PolicyLimits {
     const DEFAULT: Self = Self {
         response: 10 << 20,
+        streamed_response: None,
+        idle: None,
         timeout: Duration::from_secs(10),
         redirects: 20,
     };

@@ -25,7 +25,7 @@ use hickory_resolver::{
 };
 
 use crate::{
-    error::{Error, chain},
+    error::{Error, Reason, chain},
     system,
 };
 
@@ -115,11 +115,12 @@ impl Resolver {
             Some(answer) => answer,
             None => of_dns(&sources.dns, &parsed).await.map_err(|error| {
                 tracing::debug!(name, error = %chain(&error), "name not resolved");
-                Error::internal(if error.is_no_records_found() {
+                let text = if error.is_no_records_found() {
                     format!("cannot resolve `{name}`: no such name, or it has no address")
                 } else {
                     format!("cannot resolve `{name}`: no answer from the name servers")
-                })
+                };
+                Error::internal(text).because(Reason::NameNotFound)
             })?,
         };
         // Servers rotate their answers: in a fixed order, equal sets share pooled connections.
@@ -127,7 +128,8 @@ impl Resolver {
         answer.addresses.dedup();
         answer.addresses.truncate(MAX_ADDRESSES);
         if answer.addresses.is_empty() {
-            return Err(Error::internal(format!("`{name}` has no address")));
+            let text = format!("`{name}` has no address");
+            return Err(Error::internal(text).because(Reason::NameNotFound));
         }
         self.keep(name, &sources, &answer);
         Ok(answer.addresses)

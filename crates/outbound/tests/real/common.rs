@@ -276,6 +276,7 @@ pub fn limits() -> PolicyLimits {
         response: 1 << 20,
         timeout: Duration::from_secs(5),
         redirects: 5,
+        ..PolicyLimits::default()
     }
 }
 

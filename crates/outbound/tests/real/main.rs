@@ -15,4 +15,5 @@ mod limits;
 mod pool;
 mod proxies;
 mod redirects;
+mod streams;
 mod tls;
