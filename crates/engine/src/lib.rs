@@ -55,4 +55,6 @@ pub use memory::account::{Account, Charge};
 pub use module::{Code, CodeOrigin};
 pub use spec::{Call, GuestLimits, GuestSpec, PreopenedDirectory, StreamLimits};
 pub use wasmtime;
-pub use wws_outbound::{AnsweredBy, Decode, KeepRedirects, header_map};
+pub use wws_outbound::{
+    AnsweredBy, Decode, Error as FetchError, KeepRedirects, ResponseBody as FetchedBody, header_map,
+};

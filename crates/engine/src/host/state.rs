@@ -14,7 +14,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 use wws_outbound::{ErrorKind, MemoryCharge};
 
-use crate::body::{BodySender, BodyStream};
+use crate::body::{BodySender, BodyStream, RequestBody};
 use crate::error::{MemoryRefusal, Stop};
 use crate::host::clocks::{ClockId, Clocks};
 use crate::host::component::ComponentIo;
@@ -152,6 +152,12 @@ impl HttpFailure {
             kind,
             message: message.into(),
         }
+    }
+}
+
+impl From<wws_outbound::Error> for HttpFailure {
+    fn from(error: wws_outbound::Error) -> Self {
+        Self::new(error.kind, error.message)
     }
 }
 
@@ -383,6 +389,40 @@ impl Host {
         Ok(self.send_allowed_http(request))
     }
 
+    /// [`send_http`](Self::send_http) of a request whose response is read as it comes, and whose
+    /// body may be a stream, too.
+    ///
+    /// # Errors
+    /// As for `send_http`.
+    pub fn stream_http(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<
+        impl Future<Output = Result<Response<wws_outbound::ResponseBody>, HttpFailure>> + Send + use<>,
+        HttpFailure,
+    > {
+        self.may_send_http()?;
+        let grants = self.grants.clone();
+        let charge: Option<Box<dyn MemoryCharge>> = Some(Box::new(self.quota.buffers().nothing()));
+        Ok(async move {
+            let Some((policy, client)) = &grants.http else {
+                return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
+            };
+            let (head, body) = request.into_parts();
+            let response = match body {
+                RequestBody::Collected(bytes) => {
+                    let request = Request::from_parts(head, bytes);
+                    client.stream_response(policy, request, charge).await
+                }
+                RequestBody::Stream(body) => {
+                    let request = Request::from_parts(head, body);
+                    client.stream(policy, request, charge).await
+                }
+            };
+            response.map_err(HttpFailure::from)
+        })
+    }
+
     /// Counts a request, if the guest may send it. Call this before anything of it is copied.
     pub(crate) fn may_send_http(&mut self) -> Result<(), HttpFailure> {
         if self.grants.http.is_none() {
@@ -419,7 +459,7 @@ impl Host {
             client
                 .send_charged(policy, request, Some(charge))
                 .await
-                .map_err(|error| HttpFailure::new(error.kind, error.message))
+                .map_err(HttpFailure::from)
         }
     }
 }

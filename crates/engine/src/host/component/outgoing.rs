@@ -3,13 +3,12 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderName, Request, Response};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http::{HeaderName, HeaderValue, Request, Response, header};
+use http_body_util::BodyExt;
 use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, Result, WasiBody, WasiHttpHooks,
 };
-use wws_outbound::{ErrorKind, KeepRedirects};
+use wws_outbound::{ErrorKind, KeepRedirects, Reason, Timeouts};
 
 use crate::host::grants::GuestGrants;
 use crate::memory::account::Account;
@@ -65,14 +64,7 @@ impl WasiHttpHooks for OutgoingHttp {
         let (grants, buffers) = (self.grants.clone(), self.buffers.clone());
         Box::new(async move {
             allowed?;
-            let sent = send(&grants, &buffers, request);
-            let timeout = options.and_then(|options| options.first_byte_timeout);
-            let response = match timeout {
-                Some(timeout) => tokio::time::timeout(timeout, sent)
-                    .await
-                    .unwrap_or(Err(Error::ConnectionReadTimeout))?,
-                None => sent.await?,
-            };
+            let response = send(&grants, &buffers, request, options).await?;
             let done: ResponseEnd = Box::new(std::future::ready(Ok(())));
             Ok((response, done))
         })
@@ -95,38 +87,52 @@ fn is_forbidden(name: &HeaderName) -> bool {
 async fn send(
     grants: &GuestGrants,
     buffers: &Account,
-    request: Request<WasiBody>,
+    mut request: Request<WasiBody>,
+    options: Option<RequestOptions>,
 ) -> Result<Response<WasiBody>> {
     let Some((policy, client)) = &grants.http else {
         return Err(Error::HttpRequestDenied);
     };
-    let (mut head, body) = request.into_parts();
-    let limit = usize::try_from(grants.limits.buffers).unwrap_or(usize::MAX);
-    let body = Limited::new(body, limit).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            Error::HttpRequestBodySize(None)
-        } else {
-            Error::HttpProtocolError
-        }
-    })?;
-    head.extensions.insert(KeepRedirects);
-    let request = Request::from_parts(head, body.to_bytes());
+    let options = options.unwrap_or_default();
+    let extensions = request.extensions_mut();
+    extensions.insert(KeepRedirects);
+    extensions.insert(Timeouts {
+        connect: options.connect_timeout,
+        first_byte: options.first_byte_timeout,
+        between_bytes: options.between_bytes_timeout,
+    });
+    // Components have an interface for trailers.
+    let trailers = HeaderValue::from_static("trailers");
+    request.headers_mut().insert(header::TE, trailers);
     let charge = Box::new(buffers.nothing());
-    let response = client
-        .send_charged(policy, request, Some(charge))
-        .await
-        .map_err(failure)?;
-    Ok(response.map(|body: Bytes| {
-        Full::new(body)
-            .map_err(|never| match never {})
-            .boxed_unsync()
-    }))
+    let response = client.stream(policy, request, Some(charge)).await;
+    let response = response.map_err(failure)?;
+    Ok(response.map(|body| body.map_err(failure).boxed_unsync()))
 }
 
-/// What a guest is told of a request that failed.
+/// What a guest is told of a request, or of the body of a response, that failed.
 fn failure(error: wws_outbound::Error) -> Error {
-    match error.kind {
-        ErrorKind::NotAllowed => Error::HttpRequestDenied,
+    match error.reason {
+        Reason::AddressRefused => Error::DestinationIpProhibited,
+        Reason::NameNotFound => Error::DnsError {
+            rcode: None,
+            info_code: None,
+        },
+        Reason::ConnectTimeout => Error::ConnectionTimeout,
+        Reason::ConnectionRefused => Error::ConnectionRefused,
+        Reason::ConnectionFailed => Error::DestinationUnavailable,
+        Reason::Certificate => Error::TlsCertificateError,
+        Reason::Tls => Error::TlsProtocolError,
+        Reason::HeadTimeout | Reason::IdleTimeout => Error::ConnectionReadTimeout,
+        Reason::ConnectionLost if error.kind == ErrorKind::InvalidResponseBody => {
+            Error::HttpResponseIncomplete
+        }
+        Reason::ConnectionLost => Error::ConnectionTerminated,
+        Reason::Protocol => Error::HttpProtocolError,
+        Reason::TooLarge => Error::HttpResponseBodySize(None),
+        Reason::Coding => Error::HttpResponseContentCoding(None),
+        Reason::RequestBodySize => Error::HttpRequestBodySize(None),
+        _ if error.kind == ErrorKind::NotAllowed => Error::HttpRequestDenied,
         _ => Error::InternalError(Some(error.message)),
     }
 }
