@@ -148,22 +148,21 @@ impl ComponentGuest {
             LinkedWorld::Http(pre) => {
                 let cost = self.instance_cost();
                 let charge = guest.reserve_in_time(cost).await?;
-                let _running = self.ticker(guest).run();
                 let mut store = self.store(guest, charge, usage, &call.request_id, None);
-                let result = self.handle(pre, &mut store, call, head).await;
+                let handling = self.handle(pre, &mut store, call, head);
+                let result = self.ticker(guest).while_polled(handling).await;
                 result.map_err(|error| failure(guest, &store, error))?;
                 Ok(None)
             }
             LinkedWorld::AsyncHttp(pre) => {
                 let cost = self.instance_cost();
                 let charge = guest.reserve_in_time(cost).await?;
-                let _running = self.ticker(guest).run();
                 let mut store = self.store(guest, charge, usage, &call.request_id, None);
                 let stacks = StackAllowance::new(guest.engine.account().clone());
                 let mut handling = Box::pin(self.handle_async(pre, &mut store, call, head));
-                let result =
-                    poll_fn(|context| stacks.while_running(|| handling.as_mut().poll(context)))
-                        .await;
+                let running =
+                    poll_fn(|context| stacks.while_running(|| handling.as_mut().poll(context)));
+                let result = self.ticker(guest).while_polled(running).await;
                 drop(handling);
                 result.map_err(|error| failure(guest, &store, error))?;
                 Ok(None)

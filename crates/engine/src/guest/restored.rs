@@ -99,10 +99,11 @@ pub(crate) async fn answer(
             kit.kv = Some(view);
         }
     }
-    let _running = guest.engine.ticker().run();
-    let answered = match snapshot.restore(store, usage).await {
+    let ticker = guest.engine.ticker();
+    let answered = match ticker.while_polled(snapshot.restore(store, usage)).await {
         Ok(mut vm) => {
-            let result = snapshot.program.answer(&mut vm, call).await;
+            let answering = snapshot.program.answer(&mut vm, call);
+            let result = ticker.while_polled(answering).await;
             let host = vm.host();
             result
                 .map(|response| {

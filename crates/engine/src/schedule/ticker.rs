@@ -1,6 +1,8 @@
 //! The clock by which CPU time is measured: a thread that increments the engine's epoch while
 //! guests run, and sleeps while none does.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::time::Duration;
 
 use crate::sync::{
@@ -74,6 +76,16 @@ impl Ticker {
         }
         RunningGuest(&self.0)
     }
+
+    /// Counts a guest as running whenever it is polled: while all guests wait, the clock sleeps.
+    pub(crate) async fn while_polled<F: Future>(&self, guest: F) -> F::Output {
+        let mut guest = pin!(guest);
+        poll_fn(|context| {
+            let _running = self.run();
+            guest.as_mut().poll(context)
+        })
+        .await
+    }
 }
 
 impl TickerState {
@@ -132,6 +144,12 @@ mod tests {
         assert!(soon(|| !asleep()));
         drop(guest);
         assert!(soon(asleep));
+        // A guest that waits does not keep it awake.
+        let mut waiting = Box::pin(ticker.while_polled(std::future::pending::<()>()));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        assert!(soon(asleep));
+        drop(waiting);
         drop(ticker);
         assert!(soon(|| shared.strong_count() == 0));
     }
