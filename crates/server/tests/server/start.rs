@@ -18,7 +18,7 @@ fn files_that_are_no_workers_are_all_named() {
         "text.wasm: not WebAssembly",
         "empty.wasm: an empty file",
         "cut.wasm: not a valid WebAssembly module",
-        "component.wasm: a WebAssembly component",
+        "component.wasm: a component of another kind",
         "imports.wasm: unknown import: `env::magic`",
         "large.wasm: the module starts with 262144000 bytes of memory",
         "script.js:2:17: SyntaxError",
