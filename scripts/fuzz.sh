@@ -4,7 +4,7 @@
 #
 #   scripts/fuzz.sh [TARGET...]     default: all of fuzz/Cargo.toml
 #
-# SECONDS_EACH is how long each target runs (60). ENGINE=0 leaves out those that need the engine, which takes minutes to compile.
+# SECONDS_EACH is how long each target runs (60).
 # SANITIZER=address also looks for wrong accesses of memory; the pinned compiler takes it with RUSTC_BOOTSTRAP=1, which is set then.
 # What crashes a target is left in target/fuzz/artifacts; `scripts/fuzz.sh TARGET FILE` runs that alone.
 set -euo pipefail
@@ -18,9 +18,6 @@ sanitizer=${SANITIZER:-none}
 [[ $sanitizer == none ]] || export RUSTC_BOOTSTRAP=1
 options=(--fuzz-dir fuzz --sanitizer "$sanitizer")
 mapfile -t all < <(sed -n 's/^path = "targets\/\(.*\)\.rs"$/\1/p' fuzz/Cargo.toml)
-mapfile -t of_engine < <(grep -B1 -A4 '^path = "targets/' fuzz/Cargo.toml | awk -F '"' '/^path/ { split($2, name, /[\/.]/) } /engine/ { print name[2] }')
-
-needs_engine() { printf '%s\n' "${of_engine[@]}" | grep -qx "$1"; }
 
 # One file a seed, named for what it holds.
 seed() { # TARGET < TEXT
@@ -63,6 +60,7 @@ seeds() { # TARGET
             texts_of "$1" crates/runtimes/src/edit.rs
             ;;
         source_map) texts_of source_map crates/languages/src/javascript/mappings.rs ;;
+        guest_output) texts_of guest_output crates/engine/src/guest/protocol.rs ;;
         archive)
             file=$(mktemp -d)
             mkdir "$file/package"
@@ -85,19 +83,14 @@ targets=("$@")
 failed=()
 mkdir -p target/fuzz
 for target in "${targets[@]}"; do
-    features=()
-    if needs_engine "$target"; then
-        [[ ${ENGINE-1} != 0 ]] || continue
-        features=(--features engine)
-    fi
     seeds "$target"
     mkdir -p "target/fuzz/artifacts/$target"
     echo "== $target"
-    cargo-fuzz build "${options[@]}" "${features[@]}" "$target"
+    cargo-fuzz build "${options[@]}" "$target"
     log=target/fuzz/$target.log
     dictionary=()
     [[ ! -e fuzz/$target.dict ]] || dictionary=("-dict=fuzz/$target.dict")
-    if ! cargo-fuzz run "${options[@]}" "${features[@]}" "$target" "target/fuzz/corpus/$target" -- \
+    if ! cargo-fuzz run "${options[@]}" "$target" "target/fuzz/corpus/$target" -- \
         -max_total_time="${SECONDS_EACH:-60}" -max_len=4096 -timeout=60 -print_final_stats=1 -verbosity=0 \
         "${dictionary[@]}" -artifact_prefix="$repository/target/fuzz/artifacts/$target/" > "$log" 2>&1; then
         failed+=("$target")

@@ -1,4 +1,5 @@
-//! `.wws.toml`, a worker's TOML and an index of runtimes: any text is read, or reported at a place that the file has.
+//! `.wws.toml`, a worker's TOML and an index of runtimes: any text is read, or reported at a place
+//! that the file has.
 #![no_main]
 
 use std::{cell::OnceCell, collections::BTreeMap, fs, path::Path};

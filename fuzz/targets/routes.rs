@@ -1,7 +1,8 @@
 //! Routes against a matcher that looks at each of them.
 #![no_main]
 
-/// What routes and paths are made of, so that any bytes are some of them: a line is a route up to the first empty one, then a path.
+/// What routes and paths are made of, so that any bytes are some of them: a line is a route up to
+/// the first empty one, then a path.
 const PIECES: [&str; 24] = [
     "\n",
     "/",
