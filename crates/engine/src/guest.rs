@@ -22,7 +22,7 @@ use crate::guest::command::Command;
 use crate::guest::component::ComponentGuest;
 use crate::guest::instance::GuestContext;
 use crate::guest::prestart::{ParkedInstance, PrestartPool};
-use crate::guest::response::{ResponseBody, RunEnd, StreamingCall};
+use crate::guest::response::{FailureFlag, ResponseBody, RunEnd, StreamingCall};
 use crate::host::grants::GuestGrants;
 use crate::interpreter::Interpreter;
 use crate::interpreter::snapshot::Snapshot;
@@ -284,12 +284,16 @@ impl Guest {
         if let GuestCode::Component(_) = linked.code {
             let usage = Arc::<CpuUsage>::default();
             let (sender, head) = oneshot::channel();
-            let run = linked.clone().run_component(call, usage.clone(), sender);
+            let failed = FailureFlag::default();
+            let run = linked
+                .clone()
+                .run_component(call, usage.clone(), sender, failed.clone());
             let run = Box::pin(MeasuredPolls::new(run, usage.clone()));
             let call = StreamingCall {
                 run: linked.laned(run, usage),
                 head,
                 response: component::outgoing,
+                failed,
             };
             let head = call.head(&limits.stream, limit);
             return waits
@@ -313,6 +317,8 @@ impl Guest {
                 run: linked.laned(run, usage),
                 head,
                 response: Ok,
+                // Programs end their bodies themselves.
+                failed: FailureFlag::default(),
             };
             let head = call.head(&limits.stream, limit);
             return waits
@@ -343,10 +349,13 @@ impl LinkedGuest {
         call: Call<RequestBody>,
         usage: Arc<CpuUsage>,
         head: oneshot::Sender<component::Head>,
+        failed: FailureFlag,
     ) -> RunEnd {
         match &self.code {
             GuestCode::Component(component) => {
-                component.answer(&self.context, call, usage, head).await
+                component
+                    .answer(&self.context, call, usage, head, failed)
+                    .await
             }
             GuestCode::Command(_) | GuestCode::Snapshot(_) => {
                 Err(CallError::Engine("not a component"))

@@ -25,7 +25,7 @@ use crate::error::{CallError, LoadError, WasmError};
 use crate::guest::command::respond;
 use crate::guest::instance::{GuestContext, InstanceConfig, PrintedOutput, STACK_COST};
 use crate::guest::protocol;
-use crate::guest::response::RunEnd;
+use crate::guest::response::{FailureFlag, RunEnd};
 use crate::host::component::{ComponentIo, ComponentStart};
 use crate::host::log::GuestLog;
 use crate::host::state::{Host, Io};
@@ -143,21 +143,25 @@ impl ComponentGuest {
         call: Call<RequestBody>,
         usage: Arc<CpuUsage>,
         head: oneshot::Sender<Head>,
+        failed: FailureFlag,
     ) -> RunEnd {
         match &self.pre {
             LinkedWorld::Http(pre) => {
                 let cost = self.instance_cost();
                 let charge = guest.reserve_in_time(cost).await?;
                 let mut store = self.store(guest, charge, usage, &call.request_id, None);
+                let raised = failed.until_success();
                 let handling = self.handle(pre, &mut store, call, head);
                 let result = self.ticker(guest).while_polled(handling).await;
                 result.map_err(|error| failure(guest, &store, error))?;
+                raised.succeeded();
                 Ok(None)
             }
             LinkedWorld::AsyncHttp(pre) => {
                 let cost = self.instance_cost();
                 let charge = guest.reserve_in_time(cost).await?;
                 let mut store = self.store(guest, charge, usage, &call.request_id, None);
+                let raised = failed.until_success();
                 let stacks = StackAllowance::new(guest.engine.account().clone());
                 let mut handling = Box::pin(self.handle_async(pre, &mut store, call, head));
                 let running =
@@ -165,6 +169,7 @@ impl ComponentGuest {
                 let result = self.ticker(guest).while_polled(running).await;
                 drop(handling);
                 result.map_err(|error| failure(guest, &store, error))?;
+                raised.succeeded();
                 Ok(None)
             }
             LinkedWorld::Command(pre) => {

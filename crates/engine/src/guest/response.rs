@@ -2,6 +2,8 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +16,40 @@ use crate::body::{BodyError, BodyStream};
 use crate::error::CallError;
 use crate::schedule::lane::LanedCall;
 use crate::spec::StreamLimits;
+
+/// Tells the reader of a body that the guest has failed, before the guest drops what it held: a
+/// body whose writer is gone looks as if it had ended.
+#[derive(Clone, Default)]
+pub(crate) struct FailureFlag(Arc<AtomicBool>);
+
+impl FailureFlag {
+    /// Raises the flag when it is dropped, unless the guest has succeeded.
+    pub(crate) fn until_success(self) -> RaisedOnDrop {
+        RaisedOnDrop(Some(self))
+    }
+
+    fn is_raised(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Raises a flag when it is dropped. To be declared after what the guest holds.
+pub(crate) struct RaisedOnDrop(Option<FailureFlag>);
+
+impl RaisedOnDrop {
+    /// The guest has succeeded.
+    pub(crate) fn succeeded(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for RaisedOnDrop {
+    fn drop(&mut self) {
+        if let Some(flag) = &self.0 {
+            flag.0.store(true, Ordering::SeqCst);
+        }
+    }
+}
 
 /// How a guest's run ends: with a whole response, or with nothing after it passed the head of one.
 pub(crate) type RunEnd = Result<Option<http::Response<Bytes>>, CallError>;
@@ -33,6 +69,7 @@ pub enum ResponseBody {
 pub struct StreamedBody {
     /// `None` once the guest has ended.
     run: Option<LanedCall<RunEnd>>,
+    failed: FailureFlag,
     body: BodyStream,
     limits: StreamLimits,
     /// When the next piece is late. Made when a piece has to be awaited.
@@ -61,6 +98,7 @@ pub(crate) struct StreamingCall<H> {
     pub(crate) run: LanedCall<RunEnd>,
     pub(crate) head: oneshot::Receiver<H>,
     pub(crate) response: fn(H) -> Result<http::Response<BodyStream>, CallError>,
+    pub(crate) failed: FailureFlag,
 }
 
 impl<H> StreamingCall<H> {
@@ -70,6 +108,7 @@ impl<H> StreamingCall<H> {
         limits: &StreamLimits,
         after: Duration,
     ) -> Result<http::Response<ResponseBody>, CallError> {
+        let failed = self.failed;
         let mut run = Some(self.run);
         // `None` once it is known that no head comes.
         let mut head = Some(self.head);
@@ -110,6 +149,7 @@ impl<H> StreamingCall<H> {
             Head::Stream(response) => response.map(|body| {
                 ResponseBody::Stream(Box::new(StreamedBody {
                     run,
+                    failed: failed.clone(),
                     body,
                     limits: limits.clone(),
                     late: None,
@@ -244,6 +284,9 @@ impl Body for StreamedBody {
             && let Some(error) = this.failure.take()
         {
             return this.fail(error);
+        }
+        if matches!(polled, Poll::Ready(None)) && this.run.is_some() && this.failed.is_raised() {
+            polled = Poll::Ready(Some(Err(BodyError::Disconnected)));
         }
         // The guest that broke its body has an error of its own, which is soon known.
         if let Poll::Ready(Some(Err(error))) = polled {
