@@ -40,9 +40,10 @@ images: setup build ## build the example workers and their images, below target/
 	@scripts/build-images.sh
 
 .PHONY: components
-components: images ## build the example components in JavaScript, Python, C and Go too, and pack them (minutes, 350 MB of packages)
+components: images ## build, pack and call the example components in JavaScript, Python, C and Go too (minutes, 350 MB of packages)
 	@scripts/build-components.sh
 	@scripts/build-images.sh
+	cargo test $(CARGO_FLAGS) --release -p wws-test --test components -- --include-ignored --test-threads=1
 
 .PHONY: run
 run: tools build images ## see the example answer from a container (KEEP=1 leaves it running)

@@ -20,6 +20,7 @@ pub mod nerdctl;
 pub mod network;
 pub mod pods;
 pub mod registry;
+pub mod server;
 pub mod stand_in;
 pub mod system;
 pub mod user_generation;

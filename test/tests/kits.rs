@@ -3,19 +3,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use ureq::http::Request;
-use wws_test::wait::{patience, until};
+use wws_test::server::Server;
 use wws_test::{http, workspace};
 
 /// The kits, and where their worker lies: built by `scripts/build-kit-guests.sh`, or a source that
@@ -37,66 +35,6 @@ const RUNTIMES: [(&str, &str, &str); 2] = [
     ("python", "3.12.0", "python.wasm"),
     ("ruby", "3.4.1", "ruby+stdlib.wasm"),
 ];
-
-/// The longest time until the server listens: it compiles every worker.
-const START: Duration = Duration::from_secs(300);
-
-/// The longest wait for a line of the log.
-const LOGGED: Duration = Duration::from_secs(5);
-
-/// A running server. It is killed when dropped.
-struct Server {
-    child: Child,
-    port: u16,
-    log: PathBuf,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-impl Server {
-    fn start(project: &Path, log: PathBuf, outside: SocketAddr) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let child = Command::new(workspace::programs()?.join("wws"))
-            .arg(project)
-            .args(["--port", &port.to_string()])
-            .env("GREETING", "grüße \"aus\" 🦀")
-            .env("WWS_RESOLVE", format!("allowed.test={outside}"))
-            .env("WWS_LIMITS_CPU_TIME", "2s")
-            // Interpreters are compiled once for all runs.
-            .env("WWS_CODE_CACHE", workspace::root().join("target/code"))
-            .stdin(Stdio::null())
-            .stdout(File::create(&log)?)
-            .stderr(File::options().append(true).open(&log)?)
-            .spawn()?;
-        let mut server = Self { child, port, log };
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let log = fs::read_to_string(&server.log)?;
-            ensure!(server.child.try_wait()?.is_none(), "wws ended: {log}");
-            ensure!(
-                started.elapsed() < patience(START),
-                "wws does not listen: {log}"
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(server)
-    }
-
-    /// Waits until the log says `text` after its first `skip` bytes: it is written beside the
-    /// answers.
-    fn logged(&self, skip: usize, text: &str) -> Result<()> {
-        until(&format!("{text:?} in the log"), LOGGED, || {
-            let log = fs::read(&self.log)?;
-            let new = String::from_utf8_lossy(log.get(skip..).unwrap_or_default()).into_owned();
-            Ok(new.contains(text).then_some(()))
-        })
-    }
-}
 
 /// Answers requests as kits/README.md says of the host `allowed.test`, one at a time.
 fn outside() -> Result<SocketAddr> {
@@ -171,11 +109,11 @@ fn check(
     case: &Value,
     seen: &mut HashSet<Vec<u8>>,
 ) -> Result<()> {
-    let skip = fs::metadata(&server.log)?.len();
+    let skip = server.log_length()?;
     let path = text(case, "path").context("a path")?;
     let mut request = Request::builder()
         .method(text(case, "method").unwrap_or("GET"))
-        .uri(format!("http://127.0.0.1:{}/{kit}/{path}", server.port));
+        .uri(format!("http://127.0.0.1:{}/{kit}/{path}", server.port()));
     for line in case["headers"].as_array().into_iter().flatten() {
         let (name, value) = (
             line[0].as_str().context("a name")?,
@@ -253,7 +191,7 @@ fn check(
         );
     }
     match text(case, "log") {
-        Some(line) => server.logged(usize::try_from(skip)?, line),
+        Some(line) => server.logged(skip, line),
         None => Ok(()),
     }
 }
@@ -318,7 +256,16 @@ fn every_kit_answers_what_the_table_says() -> Result<()> {
     }
     install_runtimes(project.path())?;
     let log = tempfile::tempdir()?;
-    let server = Server::start(project.path(), log.path().join("log"), outside()?)?;
+    let resolve = format!("allowed.test={}", outside()?);
+    let server = Server::start(
+        project.path(),
+        log.path().join("log"),
+        &[
+            ("GREETING", "grüße \"aus\" 🦀"),
+            ("WWS_RESOLVE", &resolve),
+            ("WWS_LIMITS_CPU_TIME", "2s"),
+        ],
+    )?;
 
     let cases: Vec<Value> = serde_json::from_slice(&fs::read(root.join("kits/features.json"))?)?;
     let mut problems = String::new();

@@ -200,7 +200,7 @@ fn forbidden_headers(out: ResponseOutparam) {
 fn bad_headers(out: ResponseOutparam) {
     let fields = Fields::new();
     let mut text = String::new();
-    let names = ["", "a b", "a:b", "a\n", "ä", &"n".repeat(70_000)];
+    let names = ["", "a b", "a:b", "a\n", "ä"];
     for (number, name) in names.into_iter().enumerate() {
         text += &format!("name {number}: {:?}\n", fields.append(name, b"1"));
     }
