@@ -18,6 +18,7 @@ mod program;
 mod request_head;
 mod source_map;
 mod state;
+mod streams;
 mod urls;
 
 use std::{path::Path, sync::Arc};

@@ -1,7 +1,7 @@
 // Request and Response. https://fetch.spec.whatwg.org
 {
   const { host, bytes: bytes_of, join, form, headers: flat, mime, stream_of, text, utf8, options: options_of } = wws;
-  const { URLSearchParams, Headers, FormData, Blob, URL, signals, AbortSignal } = wws;
+  const { URLSearchParams, Headers, FormData, Blob, URL, signals, AbortSignal, begin, cancel } = wws;
   const { ReadableStream } = globalThis;
   const incoming = Symbol("the body of the request that is being handled");
   const inner = Symbol("the kit's own way");
@@ -12,6 +12,43 @@
     stream._disturbed = true;
     stream.getReader();
   };
+
+  // A body that the host has: of the request that is handled, whose number is 0, or of what `fetch` was answered. It is read as a
+  // whole or piece by piece. `signal` ends that.
+  class Flow {
+    #id; #signal;
+    constructor(id, signal) { this.#id = id; this.#signal = signal; }
+    async #run(name) {
+      this.#signal?.throwIfAborted();
+      const { id, ended } = begin(name, this.#id);
+      if (!this.#signal) return (await ended)[1];
+      let forget;
+      const aborted = new Promise((_, reject) => {
+        forget = signals.follow(this.#signal, () => {
+          cancel(id);
+          this.close();
+          reject(this.#signal.reason);
+        });
+      });
+      try { return (await Promise.race([ended, aborted]))[1]; } finally { forget(); }
+    }
+    // Undefined at its end.
+    next() { return this.#run("read"); }
+    async all() { return await this.#run("readAll") ?? new Uint8Array(0); }
+    close() { host.close(this.#id); }
+    stream() {
+      return new ReadableStream({
+        type: "bytes",
+        pull: async (controller) => {
+          const piece = await this.next();
+          if (piece !== undefined) { controller.enqueue(piece); return; }
+          controller.close();
+          controller.byobRequest?.respond(0);
+        },
+        cancel: () => this.close(),
+      });
+    }
+  }
 
   // What a body can be made of: text, bytes or a stream, with the type that it brings along.
   const extract = (body) => {
@@ -46,12 +83,18 @@
   const used_up = () => new TypeError("The body was already read, or is being read");
 
   class Body {
-    // `#source`: null, a text, bytes, a stream, or the body of the request that is handled. `#stream`: a stream over it, once somebody asked.
+    // `#source`: null, a text, bytes, a stream, a body that the host has, or the mark of the request's body. `#stream`: a stream over
+    // it, once somebody asked.
     #source; #stream = null; #used = false; #is_text = false;
     constructor(source, is_text) { this.#source = source; this.#is_text = Boolean(is_text); }
     get body() {
       if (this.#source === null) return null;
       if (this.#stream) return this.#stream;
+      if (this.#source instanceof Flow) {
+        const stream = this.#used ? stream_of(() => new Uint8Array(0)) : this.#source.stream();
+        if (this.#used) use_up(stream);
+        this.#source = stream;
+      }
       if (this.#source instanceof ReadableStream) return this.#stream = this.#source;
       const source = this.#source;
       const stream = stream_of(() => (this.#used ? new Uint8Array(0) : as_bytes(source)));
@@ -71,8 +114,26 @@
       const stream = self.#source instanceof ReadableStream ? self.#source : null;
       self.#used = true;
       if (stream) return read_all(stream);
+      if (self.#source instanceof Flow) return self.#source.all();
       if (self.#stream) use_up(self.#stream);
       return self.#source;
+    }
+    // What reads the body piece by piece, if it is no body that is there. Uses the body up.
+    static pieces(self) {
+      const source = self.#source;
+      if (!(source instanceof Flow) && !(source instanceof ReadableStream)) return null;
+      if (is_unusable(self)) throw used_up();
+      self.#used = true;
+      if (source instanceof Flow) return { next: () => source.next(), cancel: () => source.close() };
+      const reader = source.getReader();
+      return {
+        next: async () => {
+          const { done, value } = await reader.read();
+          if (done) return undefined;
+          return typeof value === "string" ? value : bytes_of(value, "a part of a stream that is a body");
+        },
+        cancel: (reason) => { reader.cancel(reason).catch(() => {}); },
+      };
     }
     static is_used(self) {
       if (self.#used) return true;
@@ -88,6 +149,7 @@
     // The body, for another one beside it.
     static copy(self) {
       if (is_unusable(self)) throw used_up();
+      if (self.#source instanceof Flow) self.#source = self.#source.stream();
       if (!(self.#source instanceof ReadableStream)) return { source: self.#source, is_text: self.#is_text };
       const [own, other] = self.#source.tee();
       self.#source = own;
@@ -150,8 +212,8 @@
     if (typeof taken !== "string") return utf8.decode(taken, false);
     return (taken.charCodeAt(0) === 0xfeff ? taken.slice(1) : taken).toWellFormed();
   };
-  const { take, copy, move, replace, is_used, is_unusable, is_text } = Body;
-  for (const name of ["take", "copy", "move", "replace", "is_used", "is_unusable", "is_text"]) delete Body[name];
+  const { take, pieces, copy, move, replace, is_used, is_unusable, is_text } = Body;
+  for (const name of ["take", "pieces", "copy", "move", "replace", "is_used", "is_unusable", "is_text"]) delete Body[name];
   const { TransformStream } = globalThis;
 
   const METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"];
@@ -179,7 +241,7 @@
     #method; #url; #headers; #lines; #params; #signal = null; #redirect = "follow"; #unused = null;
     constructor(input, init) {
       if (input === inner) {
-        super(init.has_body ? incoming : null);
+        super(init.body ?? null);
         this.#method = init.method;
         this.#url = init.url;
         this.#lines = init.lines;
@@ -370,12 +432,20 @@
 
   wws.body = {
     take, is_text, as_bytes, answered: Response.answered,
-    incoming: (lines) => new Request(inner, { method: lines[0], url: lines[1], params: lines[2], has_body: lines[3] !== "0", lines }),
-    // What is sent: text, bytes or the request's own body are there at once, a stream is a promise.
+    incoming: (lines) => {
+      const body = { 1: incoming, 2: new Flow(0) }[lines[3]];
+      return new Request(inner, { method: lines[0], url: lines[1], params: lines[2], body, lines });
+    },
+    // The body of an answer to `fetch`, by the number of the operation.
+    flow: (id, signal) => new Flow(id, signal),
+    // What is sent: text or bytes that are there, or what reads the pieces of a stream, a body with a function `next`.
     sent: (body) => {
+      const stream = pieces(body);
+      if (stream) return stream;
       const taken = take(body);
       return taken === incoming ? as_bytes(taken) : taken;
     },
+    is_stream: (sent) => typeof sent?.next === "function",
   };
   delete Response.answered;
   wws.enumerable(Body, Request, Response);

@@ -1,6 +1,6 @@
 // Timers and fetch. https://html.spec.whatwg.org/#timers, https://fetch.spec.whatwg.org/#fetch-method
 {
-  const { host, begin, cancel, body: { sent, answered }, headers: flat, signals, mime } = wws;
+  const { host, begin, start, cancel, body: { sent, is_stream, flow, answered }, headers: flat, signals, mime } = wws;
   const { Request, Headers } = wws;
   const { atob } = globalThis;
 
@@ -117,13 +117,28 @@
     return answered({ status: 200, statusText: "OK", headers, source: request.method === "HEAD" ? null : bytes, url: request.url, redirected: false });
   };
 
+  // Sends the body of a request piece by piece. A peer that does not read all of it answers all the same.
+  const send = async (id, body) => {
+    try {
+      for (;;) {
+        const piece = await body.next();
+        if (piece === undefined) break;
+        try { await start("send", id, piece); } catch (error) { body.cancel(error); return; }
+      }
+      await start("finish", id);
+    } catch (error) {
+      host.breakOff(id);
+      throw error;
+    }
+  };
+
   const fetch = async (input, init) => {
     const request = new Request(input, init);
     const { signal, method, url, redirect } = request;
     signal.throwIfAborted();
     if (url.startsWith("data:")) return data(request);
     if (!/^https?:/.test(url)) throw new TypeError(`fetch failed: ${url.slice(0, 100)}: only http:, https: and data: URLs can be fetched`);
-    let body = sent(request);
+    const body = sent(request);
     let operation, forget;
     const aborted = new Promise((_, reject) => {
       forget = signals.follow(signal, () => {
@@ -133,17 +148,21 @@
     });
     // Nobody may wait for it.
     aborted.catch(() => {});
-    if (body instanceof Promise) body = await Promise.race([body, aborted]);
     const head = [redirect === "follow" ? method : `${method} manual`, url, ...flat.flat(request.headers)].join("\0");
-    operation = begin("fetch", head, body ?? undefined);
+    const streams = is_stream(body);
+    operation = begin("fetch", head, streams ? undefined : body ?? undefined, streams ? 1 : 0);
+    const first = [operation.ended, aborted];
+    // Pending unless the worker's own stream fails.
+    if (streams) first.push(new Promise((_, reject) => { send(operation.id, body).catch(reject); }));
     let ended;
-    try { ended = await Promise.race([operation.ended, aborted]); } finally { forget(); }
+    try { ended = await Promise.race(first); } finally { forget(); }
     const [lines, bytes] = ended;
+    const source = bytes ?? flow(operation.id, signal);
     const [status_line, last_url, redirected, statusText, ...list] = lines.split("\0");
     const status = Number(status_line);
     if (redirect === "error" && REDIRECTS.includes(status)) throw new TypeError(`fetch failed: ${url} redirects`);
     return answered({
-      status, statusText, headers: flat.of(list, 0), source: is_empty(status, method) ? null : bytes, url: last_url, redirected: redirected === "1",
+      status, statusText, headers: flat.of(list, 0), source: is_empty(status, method) ? null : source, url: last_url, redirected: redirected === "1",
     });
   };
 

@@ -1,6 +1,6 @@
 // Finds a worker's handler, and hands it requests.
 {
-  const { host, body: { incoming, sent, is_text }, headers: flat, describe, show, report, Response, Event } = wws;
+  const { host, start, body: { incoming, sent, is_stream, is_text }, headers: flat, describe, show, report, Response, Event } = wws;
   // In Wasm Workers Server 1.x any name of the event would do; "request" was in use.
   const EVENTS = ["fetch", "request"];
   const listeners = [];
@@ -44,35 +44,51 @@
     waiting.push(Promise.resolve(promise).catch((error) => report("in waitUntil", error)));
   };
 
-  const answer = async (response) => {
+  // Status and headers. As workers of Wasm Workers Server 1.x expect, text has a type. What is no text has the type that it brings
+  // along, or none.
+  const head_of = (response, has_type) => {
+    if (response.status === 0) throw new TypeError("the worker answered with Response.error()");
+    const lines = [response.status, ...flat.flat(response.headers)];
+    if (has_type && !flat.has(response.headers, "content-type")) lines.push("content-type", "text/html");
+    return lines;
+  };
+
+  // Sends the head at once and the body as it comes. What `waitUntil` was given goes on after that.
+  const stream = async (lines, body) => {
+    const why = host.begin(lines.join("\0"));
+    if (why !== undefined) throw new TypeError(why);
+    for (;;) {
+      const piece = await body.next();
+      if (piece === undefined) break;
+      await start("send", 0, piece);
+    }
+    if (waiting.length === 0) { host.end(0); return; }
+    host.end(1);
+    while (waiting.length) await Promise.all(waiting.splice(0));
+    host.end(0);
+  };
+  // A body that is there, as one that streams.
+  const once = (body) => {
+    let left = body;
+    return { next: async () => { const piece = left; left = undefined; return piece ?? undefined; } };
+  };
+
+  const settle = (response) => {
+    if (answered) return;
     if (!(response instanceof Response)) {
       throw new TypeError(`the worker must answer with a Response, it answered with ${show(response)}`);
     }
-    await answer_with(response, await sent(response));
-  };
-  const answer_with = async (response, body) => {
-    while (waiting.length) await Promise.all(waiting.splice(0));
-    respond(response, body);
-  };
-  const respond = (response, body) => {
-    if (answered) return;
-    if (response.status === 0) throw new TypeError("the worker answered with Response.error()");
+    const is_string = is_text(response);
+    const body = sent(response);
+    const lines = head_of(response, is_string);
     answered = true;
-    const lines = [response.status, ...flat.flat(response.headers)];
-    // As workers of Wasm Workers Server 1.x expect. What is no text has the type that it brings along, or none.
-    if (is_text(response) && !flat.has(response.headers, "content-type")) lines.push("content-type", "text/html");
-    host.respond(lines.join("\0"), body ?? undefined);
-  };
-
-  // What is there at once needs no further turns.
-  const settle = (response) => {
-    if (response instanceof Response && waiting.length === 0) {
-      const body = sent(response);
-      if (!(body instanceof Promise)) { respond(response, body); return; }
-      body.then((body) => answer_with(response, body)).catch(fail);
-      return;
-    }
-    answer(response).catch(fail);
+    // What is there at once needs no further turns.
+    if (!is_stream(body) && waiting.length === 0) { host.respond(lines.join("\0"), body ?? undefined); return; }
+    const streamed = is_stream(body) ? body : once(body);
+    stream(lines, streamed).catch((error) => {
+      streamed.cancel?.(error);
+      host.fail(describe(error), wws.stackOf(error));
+    });
   };
   const settled = (response) => { try { settle(response); } catch (error) { fail(error); } };
 

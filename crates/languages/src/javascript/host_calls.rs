@@ -19,17 +19,21 @@ use super::{
     exception::KitException,
     exports::{Exports, NoRoom},
     modules, multipart, operations,
-    state::{State, Thrown},
-    urls,
+    state::{Outcome, State, Thrown},
+    streams, urls,
 };
 
 /// Functions of the host that the kit finds in `wws.host`.
-pub(super) const NAMES: [&str; 23] = [
+pub(super) const NAMES: [&str; 27] = [
     "start",
     "cancel",
     "wake",
     "log",
     "respond",
+    "begin",
+    "end",
+    "close",
+    "breakOff",
     "fail",
     "body",
     "bodyText",
@@ -227,13 +231,39 @@ impl Call<'_> {
                         "answered with more than {limit} bytes (`limits.output`)"
                     ))),
                 };
-                State::of(caller.data_mut())?.outcome = Some(outcome);
+                State::of(caller.data_mut())?.outcome = Some(match outcome {
+                    Ok((head, body)) => Outcome::Whole(head, body),
+                    Err(thrown) => Outcome::Failed(thrown),
+                });
+                Answer::Undefined
+            }
+            "begin" => {
+                let head = self.text(caller, 0).await?;
+                match streams::begin(caller.data_mut(), &head)? {
+                    Ok(()) => Answer::Undefined,
+                    Err(why) => Answer::Text(why),
+                }
+            }
+            "end" => {
+                let goes_on = self.number(caller, 0).await? == 1.0;
+                State::of(caller.data_mut())?.outcome = Some(Outcome::Ended { goes_on });
+                Answer::Undefined
+            }
+            "close" => {
+                let id = self.number(caller, 0).await? as u64;
+                State::of(caller.data_mut())?.incoming.remove(&id);
+                Answer::Undefined
+            }
+            "breakOff" => {
+                let id = self.number(caller, 0).await? as u64;
+                State::of(caller.data_mut())?.outgoing.remove(&id);
                 Answer::Undefined
             }
             "fail" => {
                 let text = self.text(caller, 0).await?;
                 let stack = self.text(caller, 1).await?;
-                State::of(caller.data_mut())?.outcome = Some(Err(Thrown { text, stack }));
+                let thrown = Thrown { text, stack };
+                State::of(caller.data_mut())?.outcome = Some(Outcome::Failed(thrown));
                 Answer::Undefined
             }
             "start" => self.start(caller).await?,

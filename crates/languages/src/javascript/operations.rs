@@ -4,6 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,20 +14,35 @@ use futures_util::{
     future::{AbortHandle, Abortable, BoxFuture},
     stream::FuturesUnordered,
 };
-use http::{Request, Response};
+use http::{Request, response};
 use tokio::time::{Instant, Sleep};
-use wws_engine::{AnsweredBy, Charge, Decode, Host, HttpFailure, KeepRedirects, header_map};
+use wws_engine::{
+    AnsweredBy, BodySender, Charge, Decode, Host, HttpFailure, KeepRedirects, RequestBody,
+    header_map,
+};
 
 use super::{
     exception::KitException,
     files::{self, FileCall},
     state::{FinishedOperation, OperationOutput, PENDING, State},
+    streams::{self, Incoming, IncomingBody},
 };
+
+/// A response of a known size of at most this many bytes is read at once.
+const SHORT: u64 = 64 << 10;
 
 /// An operation that the kit starts.
 pub(super) enum Operation {
-    /// Method, URL, header names and values; and the body.
-    Fetch(String, Bytes),
+    /// Method, URL, header names and values; and the body, or none if it is sent piece by piece.
+    Fetch(String, Option<Bytes>),
+    /// The next piece of a body.
+    Read(u64),
+    /// The rest of a body.
+    ReadAll(u64),
+    /// A piece of a body.
+    Send(u64, Bytes),
+    /// The end of a body.
+    Finish(u64),
     Increment(String, f64),
     File(FileCall),
     /// It failed before it was started.
@@ -58,20 +74,31 @@ pub(super) fn start(
     }
     let (fetches, files) = (state.fetches.clone(), state.files.clone());
     let future: BoxFuture<'static, OperationResult> = match operation {
-        Operation::Fetch(head, body) => match request(&head, body).and_then(|request| {
-            host.send_http(request)
-                .map_err(|failure| http_failure(&failure))
-        }) {
+        Operation::Fetch(head, body) => match fetch(host, id, &head, body) {
             Ok(sending) => async move {
                 let _place = fetches.acquire_owned().await;
-                let answered = sending.await;
-                answered
-                    .map(respond)
-                    .map_err(|failure| http_failure(&failure))
+                sending.await
             }
             .boxed(),
             Err(failure) => std::future::ready(Err(failure)).boxed(),
         },
+        Operation::Read(body) => streams::read(incoming(host, body)).boxed(),
+        Operation::ReadAll(body) => {
+            let max = host.limits().buffers;
+            streams::read_all(incoming(host, body), max).boxed()
+        }
+        Operation::Send(body, piece) => {
+            let sender = State::of(host)
+                .ok()
+                .and_then(|state| state.outgoing.get(&body));
+            streams::send(sender.cloned(), piece).boxed()
+        }
+        Operation::Finish(body) => {
+            let sender = State::of(host)
+                .ok()
+                .and_then(|state| state.outgoing.remove(&body));
+            streams::finish(sender).boxed()
+        }
         Operation::Increment(key, by) => match host.kv() {
             Some(kv) => {
                 let (store, namespace) = kv.store();
@@ -123,6 +150,56 @@ pub(super) fn start(
     };
     state.pending.push(done.boxed());
     Ok(())
+}
+
+/// A body that the kit reads piece by piece.
+fn incoming(host: &mut Host, body: u64) -> Option<Incoming> {
+    State::of(host).ok()?.incoming.get(&body).cloned()
+}
+
+/// Sends a request. The body of its response is read by the kit, unless it is short.
+fn fetch(
+    host: &mut Host,
+    id: u64,
+    head: &str,
+    body: Option<Bytes>,
+) -> Result<BoxFuture<'static, OperationResult>, KitException> {
+    let no_state = |_| KitException::new("Error", "no state");
+    let body = match body {
+        Some(bytes) => RequestBody::Collected(bytes),
+        None => {
+            let (sender, stream) = BodySender::new();
+            let state = State::of(host).map_err(no_state)?;
+            state.outgoing.insert(id, Arc::new(sender));
+            RequestBody::Stream(stream)
+        }
+    };
+    let sending = request(head, body).and_then(|request| {
+        let sending = host.stream_http(request);
+        sending.map_err(|failure| http_failure(&failure))
+    });
+    let state = State::of(host).map_err(no_state)?;
+    let sending = sending.inspect_err(|_| drop(state.outgoing.remove(&id)))?;
+    // There before the response is: the kit knows its number.
+    let slot: Incoming = Arc::default();
+    state.incoming.insert(id, slot.clone());
+    Ok(async move {
+        let response = sending.await.map_err(|failure| http_failure(&failure))?;
+        let (head, body) = response.into_parts();
+        let size = body.known_size();
+        let bytes = match size {
+            Some(size) if size <= SHORT => {
+                let read = body.read_all().await;
+                Some(read.map_err(|error| http_failure(&error.into()))?)
+            }
+            _ => {
+                *slot.lock().await = Some(IncomingBody::Response(Box::new(body)));
+                None
+            }
+        };
+        Ok(respond(&head, bytes))
+    }
+    .boxed())
 }
 
 /// Cancels an operation. Its permit and its connection are freed at the next event.
@@ -217,14 +294,14 @@ impl Waiting {
     }
 }
 
-fn http_failure(failure: &HttpFailure) -> KitException {
+pub(super) fn http_failure(failure: &HttpFailure) -> KitException {
     KitException::new(
         format!("TypeError/{}", failure.kind.name()),
         format!("fetch failed: {}", failure.message),
     )
 }
 
-fn request(head: &str, body: Bytes) -> Result<Request<Bytes>, KitException> {
+fn request(head: &str, body: RequestBody) -> Result<Request<RequestBody>, KitException> {
     let bad = |what: &str| KitException::new("TypeError", format!("fetch failed: {what}"));
     let mut parts = head.split('\0');
     let (method, url) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
@@ -247,15 +324,15 @@ fn request(head: &str, body: Bytes) -> Result<Request<Bytes>, KitException> {
 }
 
 /// The response as the kit reads it: status, URL, whether the URL differs from the request's,
-/// reason, names and values of headers.
-fn respond(response: Response<Bytes>) -> OperationOutput {
-    let by = response.extensions().get::<AnsweredBy>();
+/// reason, names and values of headers; and the body, if it is short.
+fn respond(response: &response::Parts, bytes: Option<Bytes>) -> OperationOutput {
+    let by = response.extensions.get::<AnsweredBy>();
     let url = by.map_or("", |by| &by.url);
     let redirected = u8::from(by.is_some_and(|by| by.redirects > 0));
-    let status = response.status();
+    let status = response.status;
     let reason = status.canonical_reason().unwrap_or_default();
     let mut head = format!("{}\0{url}\0{redirected}\0{reason}", status.as_u16());
-    for (name, value) in response.headers() {
+    for (name, value) in &response.headers {
         head.push('\0');
         head.push_str(name.as_str());
         head.push('\0');
@@ -267,7 +344,7 @@ fn respond(response: Response<Bytes>) -> OperationOutput {
     }
     OperationOutput {
         text: head,
-        bytes: Some(response.into_body()),
+        bytes,
         learned: None,
     }
 }

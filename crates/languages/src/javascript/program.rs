@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header;
+use http_body::Body;
 use wws_engine::{
     Call, Directories, Program, ProgramError, ProgramFailure, RequestBody, Vm,
     wasmtime::{Error, Result},
@@ -20,7 +21,8 @@ use super::{
     place::{first_place, with_callee},
     request_head::request_head,
     source_map::SourceMaps,
-    state::{KitFunctions, State, Thrown},
+    state::{KitFunctions, Outcome, State, Thrown},
+    streams::{self, IncomingBody},
 };
 
 /// The size of QuickJS's own stack, in bytes, of the mebibyte that its memory begins with: deeper
@@ -36,6 +38,10 @@ const GARBAGE: u32 = 16 << 20;
 
 /// A file of up to this many bytes is read to name the callee of a failed call.
 const CALLEE_SOURCE: u64 = 1 << 20;
+
+/// A request body of a known size of up to this many bytes is there when the worker is called, so
+/// that workers of Wasm Workers Server 1.x can use it as a text.
+const WHOLE: u64 = 1 << 20;
 
 /// A worker's file.
 pub(super) struct Worker {
@@ -78,15 +84,16 @@ impl Program for Worker {
         Box::pin(self.load(vm))
     }
 
+    fn takes_streams(&self) -> bool {
+        true
+    }
+
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
         call: Call<RequestBody>,
     ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
-        Box::pin(async move {
-            let call = call.collect(u64::MAX).await?;
-            self.handle(vm, call).await.map(Some)
-        })
+        Box::pin(self.handle(vm, call))
     }
 }
 
@@ -215,13 +222,38 @@ impl Worker {
         }
     }
 
-    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<http::Response<Bytes>, ProgramError> {
+    async fn handle(
+        &self,
+        vm: &mut Vm,
+        call: Call<RequestBody>,
+    ) -> Result<Option<http::Response<Bytes>>, ProgramError> {
         let points = self.points()?;
         let exports = Exports::of(vm)?;
-        let head = request_head(&call)?;
+        let (parts, body) = call.request.into_parts();
+        let (bytes, stream) = match body {
+            RequestBody::Collected(bytes) => (bytes, None),
+            RequestBody::Stream(stream) => match stream.size_hint().exact() {
+                Some(size) if size <= WHOLE => {
+                    let charge = vm.host().hold(size).map_err(Error::new)?;
+                    let reading = RequestBody::Stream(stream).collect(size);
+                    (charge.hold(vm.wait(reading).await?), None)
+                }
+                _ => (Bytes::new(), Some(stream)),
+            },
+        };
+        let call = Call {
+            request: http::Request::from_parts(parts, bytes),
+            params: call.params,
+            request_id: call.request_id,
+        };
+        let head = request_head(&call, stream.is_some())?;
         let mut state = State::new(exports, points.scratch, self.modules.clone());
         state.loading = false;
         state.body = call.request.into_body();
+        if let Some(stream) = stream {
+            let body = IncomingBody::Request(stream).shared();
+            state.incoming.insert(streams::OWN, body);
+        }
         state.kit = Some(points.kit);
         vm.host().set_state(state);
         let mut js = JsInstance::of(vm)?;
@@ -239,8 +271,23 @@ impl Worker {
             js.run_jobs().await?;
             js.report_rejections(&points).await?;
             let state = State::of(js.vm.host())?;
-            if let Some(outcome) = state.outcome.take() {
-                return self.respond(&mut js, outcome);
+            match state.outcome.take() {
+                None => {}
+                Some(Outcome::Whole(head, body)) => {
+                    return response_of(&head, body).map(Some).map_err(failed);
+                }
+                Some(Outcome::Ended { goes_on }) => {
+                    let sender = state.outgoing.remove(&streams::OWN);
+                    // Whoever reads the end finds what the worker stored.
+                    js.vm.host().commit_kv().await.map_err(Error::new)?;
+                    let ending = streams::finish(sender);
+                    let _ = js.vm.wait(ending).await;
+                    if !goes_on {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+                Some(Outcome::Failed(thrown)) => return Err(self.thrown(&mut js, thrown)),
             }
             let event = match Waiting::of(state) {
                 Ok(mut waiting) => {
@@ -278,41 +325,37 @@ impl Worker {
         Ok(failed(format!("gave no answer: {failure}")))
     }
 
-    fn respond(
-        &self,
-        js: &mut JsInstance<'_>,
-        outcome: Result<(String, Bytes), Thrown>,
-    ) -> Result<http::Response<Bytes>, ProgramError> {
-        let (head, body) = match outcome {
-            Ok(given) => given,
-            Err(mut thrown) => {
-                let pos = first_place(&thrown.stack);
-                thrown.text = with_callee(&thrown.text, pos.as_ref(), |file| {
-                    modules::read_up_to(&self.modules, file, CALLEE_SOURCE).ok()
-                });
-                let mut failure = self.failure(&thrown);
-                // The frames are lines of the log, the error itself is the call's.
-                js.vm.host().log(tracing::Level::ERROR, &failure.message);
-                let first = failure.message.lines().next().unwrap_or_default();
-                failure.message = first.to_owned();
-                return Err(ProgramError::Failed(failure));
-            }
-        };
-        let mut lines = head.split('\0');
-        let status = lines.next().and_then(|status| status.parse().ok());
-        let lines: Vec<_> = lines.collect();
-        let headers = lines
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|[name, value]| (*name, *value));
-        let has_type = lines.iter().step_by(2).any(|name| *name == "content-type");
-        let mut response = wws_engine::build_response(status.unwrap_or(-1), headers, body)
-            .map_err(|error| failed(error.to_string()))?;
-        if !has_type {
-            // The kit sets the type of text. Other content has its own type, or none.
-            response.headers_mut().remove(header::CONTENT_TYPE);
-        }
-        Ok(response)
+    /// The failure of a call; its frames are logged.
+    fn thrown(&self, js: &mut JsInstance<'_>, mut thrown: Thrown) -> ProgramError {
+        let pos = first_place(&thrown.stack);
+        thrown.text = with_callee(&thrown.text, pos.as_ref(), |file| {
+            modules::read_up_to(&self.modules, file, CALLEE_SOURCE).ok()
+        });
+        let mut failure = self.failure(&thrown);
+        // The frames are lines of the log, the error itself is the call's.
+        js.vm.host().log(tracing::Level::ERROR, &failure.message);
+        let first = failure.message.lines().next().unwrap_or_default();
+        failure.message = first.to_owned();
+        ProgramError::Failed(failure)
     }
+}
+
+/// A response of the kit: its status, and names and values of headers.
+pub(super) fn response_of(head: &str, body: Bytes) -> Result<http::Response<Bytes>, String> {
+    let mut lines = head.split('\0');
+    let status = lines.next().and_then(|status| status.parse().ok());
+    let lines: Vec<_> = lines.collect();
+    let headers = lines
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|[name, value]| (*name, *value));
+    let has_type = lines.iter().step_by(2).any(|name| *name == "content-type");
+    let mut response = wws_engine::build_response(status.unwrap_or(-1), headers, body)
+        .map_err(|error| error.to_string())?;
+    if !has_type {
+        // The kit sets the type of text. Other content has its own type, or none.
+        response.headers_mut().remove(header::CONTENT_TYPE);
+    }
+    Ok(response)
 }

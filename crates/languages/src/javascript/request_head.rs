@@ -3,9 +3,9 @@
 use http::Method;
 use wws_engine::{Call, wasmtime::Result};
 
-/// Method, URL, parameters as JSON, whether there is a body (1 or 0), and headers, separated by NUL
-/// characters.
-pub(super) fn request_head(call: &Call) -> Result<String> {
+/// Method, URL, parameters as JSON, whether there is a body (1, 0, or 2 for a stream), and headers,
+/// separated by NUL characters.
+pub(super) fn request_head(call: &Call, is_stream: bool) -> Result<String> {
     let request = &call.request;
     let mut head = String::with_capacity(256);
     head.push_str(request.method().as_str());
@@ -25,6 +25,7 @@ pub(super) fn request_head(call: &Call) -> Result<String> {
     head.push('\0');
     head.push_str(match request.method() {
         &Method::GET | &Method::HEAD => "0",
+        _ if is_stream => "2",
         _ if request.body().is_empty() => "0",
         _ => "1",
     });

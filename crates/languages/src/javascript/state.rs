@@ -11,9 +11,9 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use tokio::{sync::Semaphore, time::Instant};
-use wws_engine::{Charge, Directories, Host, ProgramFailure, wasmtime};
+use wws_engine::{BodySender, Charge, Directories, Host, ProgramFailure, wasmtime};
 
-use super::{encoding::TextDecoder, exception::KitException, exports::Exports};
+use super::{encoding::TextDecoder, exception::KitException, exports::Exports, streams::Incoming};
 
 /// Concurrent outgoing requests of one call; more wait.
 const FETCHES: usize = 6;
@@ -70,6 +70,16 @@ pub(super) struct OperationOutput {
     pub(super) learned: Option<(String, String)>,
 }
 
+/// What a call has come to.
+pub(super) enum Outcome {
+    /// A response: status and headers, and a body.
+    Whole(String, Bytes),
+    /// The end of a response that was sent piece by piece; the worker may go on after it.
+    Ended { goes_on: bool },
+    /// A failure of the worker.
+    Failed(Thrown),
+}
+
 /// State of one call.
 pub(super) struct State {
     pub(super) exports: Arc<Exports>,
@@ -78,8 +88,12 @@ pub(super) struct State {
     /// The worker is being loaded: there is no request yet.
     pub(super) loading: bool,
     pub(super) body: Bytes,
-    /// The response (status and headers, and a body), or how the worker failed.
-    pub(super) outcome: Option<Result<(String, Bytes), Thrown>>,
+    /// What the worker has come to, if it has.
+    pub(super) outcome: Option<Outcome>,
+    /// Bodies that the worker reads piece by piece, by the kit's numbers.
+    pub(super) incoming: HashMap<u64, Incoming>,
+    /// Bodies that the worker sends piece by piece; the response's has the number 0.
+    pub(super) outgoing: HashMap<u64, Arc<BodySender>>,
     pub(super) pending: FuturesUnordered<BoxFuture<'static, FinishedOperation>>,
     /// Operations that ended while others were started.
     pub(super) ended: VecDeque<FinishedOperation>,
@@ -111,6 +125,8 @@ impl State {
             loading: true,
             body: Bytes::new(),
             outcome: None,
+            incoming: HashMap::new(),
+            outgoing: HashMap::new(),
             pending: FuturesUnordered::new(),
             ended: VecDeque::new(),
             cancel: HashMap::new(),

@@ -23,9 +23,21 @@ impl Call<'_> {
         let (operation, kept) = match kind.as_str() {
             "fetch" => {
                 let head = self.text(caller, 2).await?;
-                let (body, kept) = (self.content(caller, 3).await?, head.len());
+                let is_stream = self.number(caller, 4).await? == 1.0;
+                let body = match is_stream {
+                    true => None,
+                    false => Some(self.content(caller, 3).await?),
+                };
+                let kept = head.len();
                 (Operation::Fetch(head, body), kept)
             }
+            "read" => (Operation::Read(self.number(caller, 2).await? as u64), 0),
+            "readAll" => (Operation::ReadAll(self.number(caller, 2).await? as u64), 0),
+            "send" => {
+                let body = self.number(caller, 2).await? as u64;
+                (Operation::Send(body, self.content(caller, 3).await?), 0)
+            }
+            "finish" => (Operation::Finish(self.number(caller, 2).await? as u64), 0),
             "increment" => {
                 let key = self.text(caller, 2).await?;
                 let (by, kept) = (self.number(caller, 3).await?, key.len());

@@ -1,0 +1,135 @@
+//! Bodies that are passed on as they come: the kit reads and sends them piece by piece.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use tokio::sync::Mutex;
+use wws_engine::{
+    BodyError, BodySender, BodyStream, FetchedBody, Host, RequestBody, wasmtime::Result,
+};
+
+use super::{
+    exception::KitException,
+    operations::http_failure,
+    program::response_of,
+    state::{OperationOutput, State},
+};
+
+/// The number of the request's body, and of the response's.
+pub(super) const OWN: u64 = 0;
+
+/// A body that is read piece by piece. `None`: it was read as a whole.
+pub(super) type Incoming = Arc<Mutex<Option<IncomingBody>>>;
+
+pub(super) enum IncomingBody {
+    Request(BodyStream),
+    Response(Box<FetchedBody>),
+}
+
+impl IncomingBody {
+    pub(super) fn shared(self) -> Incoming {
+        Arc::new(Mutex::new(Some(self)))
+    }
+
+    /// The next piece with bytes; trailers are left out.
+    async fn piece(&mut self) -> Result<Option<Bytes>, KitException> {
+        loop {
+            let frame = match self {
+                Self::Request(body) => body.frame().await.transpose().map_err(broken)?,
+                Self::Response(body) => body.frame().await.transpose().map_err(fetch_failed)?,
+            };
+            match frame.map(|frame| frame.into_data()) {
+                None => return Ok(None),
+                Some(Ok(data)) if !data.is_empty() => return Ok(Some(data)),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+fn fetch_failed(error: wws_engine::FetchError) -> KitException {
+    http_failure(&error.into())
+}
+
+fn broken(error: BodyError) -> KitException {
+    KitException::new("TypeError", format!("the body of the request: {error}"))
+}
+
+/// The next piece of a body; none at its end.
+pub(super) async fn read(body: Option<Incoming>) -> Result<OperationOutput, KitException> {
+    let bytes = match body {
+        Some(body) => match &mut *body.lock().await {
+            Some(body) => body.piece().await?,
+            None => None,
+        },
+        None => None,
+    };
+    Ok(OperationOutput {
+        bytes,
+        ..OperationOutput::default()
+    })
+}
+
+/// The rest of a body, of at most `max` bytes if it is the request's.
+pub(super) async fn read_all(
+    body: Option<Incoming>,
+    max: u64,
+) -> Result<OperationOutput, KitException> {
+    let body = match body {
+        Some(body) => body.lock().await.take(),
+        None => None,
+    };
+    let bytes = match body {
+        None => Bytes::new(),
+        Some(IncomingBody::Request(body)) => RequestBody::Stream(body)
+            .collect(max)
+            .await
+            .map_err(broken)?,
+        Some(IncomingBody::Response(body)) => body.read_all().await.map_err(fetch_failed)?,
+    };
+    Ok(OperationOutput {
+        bytes: Some(bytes),
+        ..OperationOutput::default()
+    })
+}
+
+/// Begins the response: its head is sent. `Err`: the head cannot be sent.
+pub(super) fn begin(host: &mut Host, head: &str) -> Result<Result<(), String>> {
+    let response = match response_of(head, Bytes::new()) {
+        Ok(response) => response.map(drop),
+        Err(why) => return Ok(Err(why)),
+    };
+    let Some(sender) = host.start_response(response) else {
+        return Ok(Err("nobody waits for the response".into()));
+    };
+    State::of(host)?.outgoing.insert(OWN, Arc::new(sender));
+    Ok(Ok(()))
+}
+
+/// Sends a piece of a body, once there is room for it.
+pub(super) async fn send(
+    sender: Option<Arc<BodySender>>,
+    piece: Bytes,
+) -> Result<OperationOutput, KitException> {
+    let sent = match sender {
+        Some(_) if piece.is_empty() => Ok(()),
+        Some(sender) => sender.send(piece).await.map_err(drop),
+        None => Err(()),
+    };
+    match sent {
+        Ok(()) => Ok(OperationOutput::default()),
+        Err(()) => Err(KitException::new("TypeError", "nobody reads the body")),
+    }
+}
+
+/// Ends a body.
+pub(super) async fn finish(
+    sender: Option<Arc<BodySender>>,
+) -> Result<OperationOutput, KitException> {
+    // A reader that is gone needs no end.
+    if let Some(sender) = sender.and_then(Arc::into_inner) {
+        let _ = sender.finish().await;
+    }
+    Ok(OperationOutput::default())
+}
