@@ -28,6 +28,9 @@ pub(crate) type Cause = Box<dyn StdError + Send + Sync>;
 /// Bytes that are handed to the connection at a time: what is sent shows that the peer reads.
 const PIECE: usize = 64 << 10;
 
+/// How long the first piece of a body that may be none is awaited.
+const FIRST_PIECE: Duration = Duration::from_millis(100);
+
 /// The body of a request before it is sent.
 pub(crate) enum Payload {
     Whole(Bytes),
@@ -46,7 +49,8 @@ pub(crate) struct Stream {
 }
 
 impl Payload {
-    /// Waits for the first piece of a stream of unknown length: one without a piece is no body.
+    /// Waits for the first piece of a stream of unknown length, for a moment: one without a piece is
+    /// no body.
     pub(crate) async fn settled(self) -> Self {
         let Self::Stream(mut stream) = self else {
             return self;
@@ -54,8 +58,10 @@ impl Payload {
         if stream.length.is_some() {
             return Self::Stream(stream);
         }
-        let Some(first) = stream.body.frame().await else {
-            return Self::Whole(Bytes::new());
+        let first = match tokio::time::timeout(FIRST_PIECE, stream.body.frame()).await {
+            Ok(Some(first)) => first,
+            Ok(None) => return Self::Whole(Bytes::new()),
+            Err(_) => return Self::Stream(stream),
         };
         let body = Begun {
             first: Some(first),
