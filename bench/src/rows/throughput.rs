@@ -109,7 +109,7 @@ pub(crate) fn wasmtime() -> Result<std::path::PathBuf> {
             ])
             .args([
                 "--features",
-                "serve,cranelift,pooling-allocator,parallel-compilation,wasi-http,component-model,component-model-async",
+                "run,serve,cranelift,pooling-allocator,parallel-compilation,wasi-http,component-model,component-model-async",
             ])
             .arg("--root")
             .arg(&prefix)
