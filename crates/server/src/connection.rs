@@ -7,6 +7,7 @@ pub(crate) mod clients;
 pub(crate) mod driver;
 mod frames;
 mod framing;
+pub(crate) mod headers;
 pub(crate) mod http2;
 pub(crate) mod idle;
 pub(crate) mod incoming;

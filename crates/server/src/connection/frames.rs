@@ -26,7 +26,7 @@ pub(crate) struct Frames {
     kind: u8,
     /// A header block is incomplete.
     in_block: bool,
-    /// Frames since the last call of [`Self::take_control`] that are no part of a request.
+    /// Frames since the last call of [`Self::take_counts`] that are no part of a request.
     control: u32,
     /// Bytes of bodies since then.
     data: u64,

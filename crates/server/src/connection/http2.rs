@@ -30,6 +30,7 @@ use crate::connection::body::Body;
 use crate::connection::driver::{
     Bounds, ConnectionEnd, ConnectionSettings, RATE_CHECKS, Watch, bytes_in,
 };
+use crate::connection::headers;
 use crate::connection::incoming::{Http2Body, IncomingBody};
 use crate::connection::socket::Socket;
 
@@ -280,7 +281,7 @@ impl Stream {
         request: Request<RecvStream>,
         handle: impl Handle,
     ) -> Result<(), StreamEnd> {
-        let is_head = *request.method() == Method::HEAD;
+        let method = request.method().clone();
         let request = self.incoming(request);
         let mut response = {
             let mut handling = pin!(handle.handle(self.activity.clone(), request));
@@ -290,15 +291,11 @@ impl Stream {
             })
             .await?
         };
-        let has_content = !is_head
-            && !matches!(
-                response.status(),
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            );
+        let has_content = !headers::has_no_body(&method, response.status());
         let length = response.body().size_hint().exact();
         clean(response.headers_mut());
         if let Some(length) = length
-            && (has_content || is_head && length > 0)
+            && (has_content || method == Method::HEAD && length > 0)
         {
             let headers = response.headers_mut();
             headers
@@ -502,14 +499,7 @@ fn clean(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in [
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-    ] {
-        headers.remove(name);
-    }
+    headers::remove_hop_headers(headers);
     let date = || HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now()));
     if !headers.contains_key(header::DATE)
         && let Ok(date) = date()

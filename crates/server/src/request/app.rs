@@ -15,6 +15,7 @@ use crate::assets::serve::{self, StaticFiles};
 use crate::connection::activity::RequestFraming;
 use crate::connection::body::Body;
 use crate::connection::clients::{Clients, EVICTION_INTERVAL};
+use crate::connection::headers;
 use crate::connection::idle::Idle;
 use crate::connection::incoming::IncomingBody;
 use crate::request::access::{AccessRecord, StreamRecord};
@@ -320,7 +321,7 @@ impl App {
         encoder: Option<Encoder>,
     ) -> Body {
         let after = worker.limits.wall_time;
-        if stream::has_no_body(method, head.status) {
+        if headers::has_no_body(method, head.status) {
             stream::finish(stream, after, worker.name.clone(), context.id.clone());
             return Body::default();
         }

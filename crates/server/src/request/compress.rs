@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use wws_engine::{Account, Charge};
 
 use crate::assets::coding::{Coding, preferred, vary};
-use crate::request::stream::has_no_body;
+use crate::connection::headers;
 
 /// A body of fewer bytes is not compressed: its head and the packets cost more.
 const MIN_SIZE: usize = 1 << 10;
@@ -155,7 +155,7 @@ impl Compressor {
             return None;
         }
         vary(&mut head.headers);
-        if has_no_body(method, head.status) {
+        if headers::has_no_body(method, head.status) {
             return None;
         }
         let coding = preferred(accepted, &[Coding::Gzip])?;

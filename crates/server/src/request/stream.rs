@@ -9,12 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use wws_engine::CallError;
 
 use crate::connection::activity::Activity;
+use crate::connection::headers;
 use crate::request::access::{AbortedBy, StreamRecord};
 use crate::request::compress::Encoder;
 
@@ -229,14 +230,7 @@ impl<B: GuestBody + 'static> Drop for WorkerStream<B> {
 /// Removes what the connection decides from the headers of a streamed response, and a length that
 /// cannot be trusted.
 pub(crate) fn clean(headers: &mut HeaderMap) {
-    for name in [
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-    ] {
-        headers.remove(name);
-    }
+    headers::remove_hop_headers(headers);
     match announced_length(headers) {
         Some(length) => {
             headers.insert(header::CONTENT_LENGTH, length.into());
@@ -255,13 +249,6 @@ fn announced_length(headers: &HeaderMap) -> Option<u64> {
         return None;
     }
     first.to_str().ok()?.parse().ok()
-}
-
-/// Whether a response has no body, whatever its worker makes.
-pub(crate) fn has_no_body(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Lets a worker end whose body is not sent. Its failure is logged.
@@ -296,7 +283,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use futures_util::stream;
-    use http::HeaderValue;
+    use http::{HeaderValue, Method, StatusCode};
     use http_body_util::StreamBody;
 
     use super::*;
@@ -474,19 +461,5 @@ mod tests {
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(count.load(Relaxed) < 4);
-    }
-
-    #[test]
-    fn responses_without_a_body() {
-        for (method, status, none) in [
-            (Method::HEAD, 200, true),
-            (Method::GET, 200, false),
-            (Method::GET, 204, true),
-            (Method::POST, 304, true),
-            (Method::POST, 205, false),
-        ] {
-            let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(has_no_body(&method, status), none, "{method} {status}");
-        }
     }
 }
