@@ -164,7 +164,7 @@ impl RequestBody {
         match self {
             Self::Collected(bytes) if bytes.len() as u64 > max => Err(BodyError::TooLarge(max)),
             Self::Collected(bytes) => Ok(bytes),
-            Self::Stream(stream) => collect(stream, max).await,
+            Self::Stream(stream) => collect(stream, max, BodyError::TooLarge).await,
         }
     }
 }
@@ -272,13 +272,20 @@ impl Drop for MeasuredBody {
     }
 }
 
-/// Reads a stream of at most `max` bytes to its end. Trailers are left out.
-pub(crate) async fn collect(mut stream: BodyStream, max: u64) -> Result<Bytes, BodyError> {
+/// Reads a body of at most `max` bytes to its end. Trailers are left out.
+pub(crate) async fn collect<B>(
+    mut body: B,
+    max: u64,
+    too_large: impl FnOnce(u64) -> B::Error,
+) -> Result<Bytes, B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     let mut all = Vec::new();
-    while let Some(frame) = stream.frame().await {
+    while let Some(frame) = body.frame().await {
         if let Ok(piece) = frame?.into_data() {
             if (all.len() + piece.len()) as u64 > max {
-                return Err(BodyError::TooLarge(max));
+                return Err(too_large(max));
             }
             all.extend_from_slice(&piece);
         }

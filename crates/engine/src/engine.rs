@@ -16,7 +16,7 @@ use crate::memory::account::Account;
 use crate::memory::page::PAGE;
 use crate::memory::pool::{Pool, PooledImage};
 use crate::memory::stack::{ASYNC_STACK, Stacks, WASM_STACK};
-use crate::module::component::{Component, World, is_component};
+use crate::module::component::{Component, is_component};
 use crate::module::{self, Code, CodeKind, CodeOrigin, Module, check_header};
 use crate::schedule::lane::SlowLane;
 use crate::schedule::ticker::Ticker;
@@ -315,8 +315,7 @@ impl Engine {
         &self,
         component: &Component,
     ) -> Result<component::InstancePre<Host>, LoadError> {
-        let is_async = component.world == World::AsyncHttp;
-        let linker = if is_async {
+        let linker = if component.is_async {
             &self.concurrent()?.linker
         } else {
             self.component_linker()?
@@ -341,11 +340,9 @@ impl Engine {
     }
 
     /// What the instances of a component run in, and the clock that runs while they do.
-    pub(crate) fn wasmtime_for(&self, world: World) -> (&wasmtime::Engine, &Ticker) {
+    pub(crate) fn wasmtime_for(&self, component: &Component) -> (&wasmtime::Engine, &Ticker) {
         match self.0.concurrent.get() {
-            Some(concurrent) if world == World::AsyncHttp => {
-                (&concurrent.engine, &concurrent.ticker)
-            }
+            Some(concurrent) if component.is_async => (&concurrent.engine, &concurrent.ticker),
             _ => (&self.0.engine, &self.0.ticker),
         }
     }

@@ -274,7 +274,6 @@ impl Guest {
     ) -> Result<http::Response<ResponseBody>, CallError> {
         let linked = &self.linked;
         let limits = &linked.context.grants.limits;
-        let limit = limits.wall_time;
         let waits = ClientWaits::default();
         let call = Call {
             request: call.request.map(|body| waits.measure(body)),
@@ -295,11 +294,7 @@ impl Guest {
                 response: component::outgoing,
                 failed,
             };
-            let head = call.head(&limits.stream, limit);
-            return waits
-                .timeout(limit, head)
-                .await
-                .unwrap_or(Err(CallError::WallTime(limit)));
+            return call.head_in_time(limits, &waits).await;
         }
         let parked = self.prestarted.as_ref().and_then(PrestartPool::take);
         let usage = match &parked {
@@ -320,14 +315,11 @@ impl Guest {
                 // Programs end their bodies themselves.
                 failed: FailureFlag::default(),
             };
-            let head = call.head(&limits.stream, limit);
-            return waits
-                .timeout(limit, head)
-                .await
-                .unwrap_or(Err(CallError::WallTime(limit)));
+            return call.head_in_time(limits, &waits).await;
         }
         let run = Box::pin(linked.clone().run(call, parked, usage.clone(), None));
         let laned = linked.laned(run, usage);
+        let limit = limits.wall_time;
         match tokio::time::timeout(limit, laned).await {
             Ok(Some(Ok(Some(response)))) => Ok(response.map(ResponseBody::Collected)),
             Ok(Some(Ok(None))) => Err(CallError::NoResponse),

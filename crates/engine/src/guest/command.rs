@@ -10,7 +10,9 @@ use wasmtime::{InstancePre, Store};
 
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError, Stop};
-use crate::guest::instance::{GuestContext, InstanceConfig, PrintedOutput, STACK_COST};
+use crate::guest::instance::{
+    GuestContext, InstanceConfig, PrintedOutput, STACK_COST, check_minimum_memory,
+};
 use crate::guest::prestart::ParkedInstance;
 use crate::guest::protocol;
 use crate::host::state::{Host, Io};
@@ -63,19 +65,7 @@ impl Command {
         limits: &GuestLimits,
     ) -> Result<Self, LoadError> {
         instantiable::check_tables(&module.code, limits.table_elements)?;
-        if module.minimum_memory > limits.memory {
-            return Err(LoadError::limit(format!(
-                "the module starts with {} bytes of memory, `limits.memory` allows {}",
-                module.minimum_memory, limits.memory
-            )));
-        }
-        if module.minimum_memory > engine.memory() {
-            return Err(LoadError::limit(format!(
-                "the module starts with {} bytes of memory, all guests together may use {} (`server.memory`)",
-                module.minimum_memory,
-                engine.memory()
-            )));
-        }
+        check_minimum_memory("module", module.minimum_memory, engine, limits)?;
         Ok(Self {
             pre: engine.link(module)?,
             module: module.clone(),

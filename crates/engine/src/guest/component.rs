@@ -22,8 +22,10 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 use crate::body::{BodyError, BodyStream, RequestBody};
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError, WasmError};
-use crate::guest::command::respond;
-use crate::guest::instance::{GuestContext, InstanceConfig, PrintedOutput, STACK_COST};
+use crate::guest::command;
+use crate::guest::instance::{
+    GuestContext, InstanceConfig, PrintedOutput, STACK_COST, check_minimum_memory,
+};
 use crate::guest::protocol;
 use crate::guest::response::{FailureFlag, RunEnd};
 use crate::host::component::{ComponentIo, ComponentStart};
@@ -35,7 +37,6 @@ use crate::memory::quota::{FREE_OUTPUT, Parts};
 use crate::memory::stack::StackAllowance;
 use crate::module::component::{Component, World};
 use crate::schedule::cpu::CpuUsage;
-use crate::schedule::ticker::Ticker;
 use crate::spec::{Call, GuestLimits};
 
 /// The header in which a component finds the parameters of its route, encoded as a query string. A
@@ -84,19 +85,7 @@ impl ComponentGuest {
         component: &Component,
         limits: &GuestLimits,
     ) -> Result<Self, LoadError> {
-        let needed = component.minimum_memory;
-        if needed > limits.memory {
-            return Err(LoadError::limit(format!(
-                "the component starts with {needed} bytes of memory, `limits.memory` allows {}",
-                limits.memory
-            )));
-        }
-        if needed > engine.memory() {
-            return Err(LoadError::limit(format!(
-                "the component starts with {needed} bytes of memory, all guests together may use {} (`server.memory`)",
-                engine.memory()
-            )));
-        }
+        check_minimum_memory("component", component.minimum_memory, engine, limits)?;
         let pre = engine.link_component(component)?;
         let fail = |error: wasmtime::Error| {
             LoadError::unsupported("a component whose interface differs")
@@ -147,30 +136,15 @@ impl ComponentGuest {
     ) -> RunEnd {
         match &self.pre {
             LinkedWorld::Http(pre) => {
-                let cost = self.instance_cost();
-                let charge = guest.reserve_in_time(cost).await?;
-                let mut store = self.store(guest, charge, usage, &call.request_id, None);
-                let raised = failed.until_success();
-                let handling = self.handle(pre, &mut store, call, head);
-                let result = self.ticker(guest).while_polled(handling).await;
-                result.map_err(|error| failure(guest, &store, error))?;
-                raised.succeeded();
-                Ok(None)
+                let handle =
+                    async |store: &mut Store<Host>, call| self.handle(pre, store, call, head).await;
+                self.respond(guest, call, usage, failed, handle).await
             }
             LinkedWorld::AsyncHttp(pre) => {
-                let cost = self.instance_cost();
-                let charge = guest.reserve_in_time(cost).await?;
-                let mut store = self.store(guest, charge, usage, &call.request_id, None);
-                let raised = failed.until_success();
-                let stacks = StackAllowance::new(guest.engine.account().clone());
-                let mut handling = Box::pin(self.handle_async(pre, &mut store, call, head));
-                let running =
-                    poll_fn(|context| stacks.while_running(|| handling.as_mut().poll(context)));
-                let result = self.ticker(guest).while_polled(running).await;
-                drop(handling);
-                result.map_err(|error| failure(guest, &store, error))?;
-                raised.succeeded();
-                Ok(None)
+                let handle = async |store: &mut Store<Host>, call| {
+                    Box::pin(self.handle_async(pre, store, call, head)).await
+                };
+                self.respond(guest, call, usage, failed, handle).await
             }
             LinkedWorld::Command(pre) => {
                 let call = call.collect(guest.grants.limits.buffers).await?;
@@ -179,8 +153,35 @@ impl ComponentGuest {
         }
     }
 
-    fn ticker<'e>(&self, guest: &'e GuestContext) -> &'e Ticker {
-        guest.engine.wasmtime_for(self.component.world).1
+    /// Has `handle` pass a request to an instance, which responds through the head.
+    async fn respond(
+        &self,
+        guest: &GuestContext,
+        call: Call<RequestBody>,
+        usage: Arc<CpuUsage>,
+        failed: FailureFlag,
+        handle: impl AsyncFnOnce(&mut Store<Host>, Call<RequestBody>) -> wasmtime::Result<()>,
+    ) -> RunEnd {
+        let charge = guest.reserve_in_time(self.instance_cost()).await?;
+        let mut store = self.store(guest, charge, usage, &call.request_id, None);
+        let raised = failed.until_success();
+        let result = self.running(guest, handle(&mut store, call)).await;
+        result.map_err(|error| failure(guest, &store, error))?;
+        raised.succeeded();
+        Ok(None)
+    }
+
+    /// Awaits what an instance does: its clock runs while it is polled, and where functions run at
+    /// once, their stacks are charged.
+    async fn running<T>(&self, guest: &GuestContext, instance: impl Future<Output = T>) -> T {
+        let (_, ticker) = guest.engine.wasmtime_for(&self.component);
+        if !self.component.is_async {
+            return ticker.while_polled(instance).await;
+        }
+        let stacks = StackAllowance::new(guest.engine.account().clone());
+        let mut instance = pin!(instance);
+        let polled = poll_fn(|context| stacks.while_running(|| instance.as_mut().poll(context)));
+        ticker.while_polled(polled).await
     }
 
     /// The store of an instance. `command`: standard input, and how much may be printed.
@@ -212,7 +213,7 @@ impl ComponentGuest {
             request_id: String::new(),
             io: Io::Component(Box::new(io)),
         };
-        let (engine, _) = guest.engine.wasmtime_for(self.component.world);
+        let (engine, _) = guest.engine.wasmtime_for(&self.component);
         let mut store = guest.store_in(engine, config, Parts::COMPONENT);
         store.set_hostcall_fuel(if self.component.copies_texts {
             MAX_COPIED_ARGUMENTS
@@ -337,7 +338,6 @@ impl ComponentGuest {
         let output = limits.output.min(limits.buffers / 2);
         let cost = self.instance_cost() + input_len;
         let charge = guest.reserve_in_time(cost).await?;
-        let _running = self.ticker(guest).run();
         let stdin = Bytes::from(input.encode(input_len)?);
         let output_len = usize::try_from(output).unwrap_or(usize::MAX);
         let command = Some((stdin, output_len));
@@ -349,7 +349,7 @@ impl ComponentGuest {
                 .await?;
             program.wasi_cli_run().call_run(store).await
         };
-        match run(&mut store).await {
+        match self.running(guest, run(&mut store)).await {
             Ok(Ok(())) => {}
             Ok(Err(())) => {
                 let refused = store.data().quota.refused;
@@ -372,7 +372,7 @@ impl ComponentGuest {
             bytes,
             charge: Some(charge),
         };
-        respond(guest, printed, before).await
+        command::respond(guest, printed, before).await
     }
 }
 
@@ -407,7 +407,7 @@ fn incoming(call: Call<RequestBody>) -> wasmtime::Result<http::Request<WasiBody>
     Ok(request)
 }
 
-/// What a guest is told of a request's body that ended early.
+/// The error that a guest gets for a request's body that ended early.
 fn wasi_error(error: BodyError) -> wasmtime_wasi_http::Error {
     use wasmtime_wasi_http::Error;
     match error {

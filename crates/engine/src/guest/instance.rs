@@ -6,7 +6,7 @@ use std::time::Duration;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::engine::Engine;
-use crate::error::{CallError, MemoryRefusal, Stop, WasmError};
+use crate::error::{CallError, LoadError, MemoryRefusal, Stop, WasmError};
 use crate::host::grants::GuestGrants;
 use crate::host::log::GuestLog;
 use crate::host::open_files::OpenFiles;
@@ -15,6 +15,7 @@ use crate::memory::account::Charge;
 use crate::memory::quota::{Parts, Quota, QuotaLimits};
 use crate::memory::stack::WASM_STACK;
 use crate::schedule::cpu::{CpuMeter, CpuUsage};
+use crate::spec::GuestLimits;
 
 /// What a call is charged for its native stack and its state in the host, in bytes: a guest may use
 /// as much stack.
@@ -43,6 +44,29 @@ pub(crate) struct InstanceConfig {
 pub(crate) struct PrintedOutput {
     pub(crate) bytes: Vec<u8>,
     pub(crate) charge: Option<Charge>,
+}
+
+/// Rejects code whose instances start with more memory than they may have. `what` it is, for the
+/// message.
+pub(crate) fn check_minimum_memory(
+    what: &str,
+    minimum: u64,
+    engine: &Engine,
+    limits: &GuestLimits,
+) -> Result<(), LoadError> {
+    if minimum > limits.memory {
+        return Err(LoadError::limit(format!(
+            "the {what} starts with {minimum} bytes of memory, `limits.memory` allows {}",
+            limits.memory
+        )));
+    }
+    if minimum > engine.memory() {
+        return Err(LoadError::limit(format!(
+            "the {what} starts with {minimum} bytes of memory, all guests together may use {} (`server.memory`)",
+            engine.memory()
+        )));
+    }
+    Ok(())
 }
 
 impl GuestContext {

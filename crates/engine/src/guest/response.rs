@@ -12,10 +12,10 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-use crate::body::{BodyError, BodyStream};
+use crate::body::{self, BodyError, BodyStream, ClientWaits};
 use crate::error::CallError;
 use crate::schedule::lane::LanedCall;
-use crate::spec::StreamLimits;
+use crate::spec::{GuestLimits, StreamLimits};
 
 /// Tells the reader of a body that the guest has failed, before the guest drops what it held: a
 /// body whose writer is gone looks as if it had ended.
@@ -102,8 +102,19 @@ pub(crate) struct StreamingCall<H> {
 }
 
 impl<H> StreamingCall<H> {
-    /// Runs the guest until the head of its response is known.
-    pub(crate) async fn head(
+    /// Runs the guest until the head of its response is known, within its time.
+    pub(crate) async fn head_in_time(
+        self,
+        limits: &GuestLimits,
+        waits: &ClientWaits,
+    ) -> Result<http::Response<ResponseBody>, CallError> {
+        let limit = limits.wall_time;
+        let head = self.head(&limits.stream, limit);
+        let in_time = waits.timeout(limit, head).await;
+        in_time.unwrap_or(Err(CallError::WallTime(limit)))
+    }
+
+    async fn head(
         self,
         limits: &StreamLimits,
         after: Duration,
@@ -298,14 +309,7 @@ impl Body for StreamedBody {
         }
         match polled {
             Poll::Ready(Some(Ok(frame))) => match this.passed(&frame) {
-                Ok(()) => {
-                    // Nothing follows trailers, so nobody asks for more.
-                    if frame.is_trailers() {
-                        this.ended = true;
-                        this.run_on();
-                    }
-                    Poll::Ready(Some(Ok(frame)))
-                }
+                Ok(()) => Poll::Ready(Some(Ok(frame))),
                 Err(error) => this.fail(error),
             },
             Poll::Ready(Some(Err(error))) => this.fail(CallError::Body(error)),
@@ -345,21 +349,9 @@ impl ResponseBody {
     /// # Errors
     /// The guest failed, or made more.
     pub async fn collect(self, max: u64) -> Result<Bytes, CallError> {
-        use http_body_util::BodyExt;
         match self {
             Self::Collected(bytes) => Ok(bytes),
-            Self::Stream(mut stream) => {
-                let mut all = Vec::new();
-                while let Some(frame) = stream.frame().await {
-                    if let Ok(piece) = frame?.into_data() {
-                        if (all.len() + piece.len()) as u64 > max {
-                            return Err(CallError::TooMuchOutput(max));
-                        }
-                        all.extend_from_slice(&piece);
-                    }
-                }
-                Ok(all.into())
-            }
+            Self::Stream(stream) => body::collect(stream, max, CallError::TooMuchOutput).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Components: what they are called as, compiled, and split into code and the images of the
 //! memories of the modules in them.
 
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -35,6 +36,8 @@ pub(crate) enum World {
 pub(crate) struct Component {
     pub(crate) code: wasmtime::component::Component,
     pub(crate) world: World,
+    /// Whether it runs in the engine for functions that run at once ([`is_async`]).
+    pub(crate) is_async: bool,
     /// The memories of its modules.
     pub(crate) memories: Arc<[ExpectedMemory]>,
     /// Bytes of memory that an instance starts with.
@@ -52,7 +55,7 @@ impl Component {
         wasm: &[u8],
         code: Option<wasmtime::component::Component>,
     ) -> Result<Self, LoadError> {
-        let world = world(wasm)?;
+        let (world, is_async) = (world(wasm)?, is_async(wasm));
         let modules = modules(wasm);
         let split = splits(&modules);
         let code = match code {
@@ -80,10 +83,11 @@ impl Component {
         Ok(Self {
             code,
             world,
+            is_async,
             minimum_memory: split.iter().map(|module| module.minimum as u64).sum(),
             memories: memories.into(),
             instance_size: instances + COMPONENT_INSTANCE,
-            copies_texts: world == World::AsyncHttp || has_other_encodings(wasm),
+            copies_texts: is_async || has_other_encodings(wasm),
         })
     }
 }
@@ -119,18 +123,15 @@ struct InterfaceName {
 /// What a component imports and exports.
 fn interface_names(wasm: &[u8]) -> Vec<InterfaceName> {
     let mut names = Vec::new();
-    let mut depth = 0;
-    for payload in Parser::new(0).parse_all(wasm).map_while(Result::ok) {
+    for payload in sections(wasm).map_while(|payload| payload) {
         match payload {
-            Payload::Version { .. } => depth += 1,
-            Payload::End(_) => depth -= 1,
-            Payload::ComponentImportSection(imports) if depth == 1 => {
+            Payload::ComponentImportSection(imports) => {
                 names.extend(imports.into_iter().flatten().map(|import| InterfaceName {
                     name: import.name.name.to_owned(),
                     is_export: false,
                 }));
             }
-            Payload::ComponentExportSection(exports) if depth == 1 => {
+            Payload::ComponentExportSection(exports) => {
                 names.extend(exports.into_iter().flatten().map(|export| InterfaceName {
                     name: export.name.name.to_owned(),
                     is_export: true,
@@ -140,6 +141,34 @@ fn interface_names(wasm: &[u8]) -> Vec<InterfaceName> {
         }
     }
     names
+}
+
+/// The sections of a component, without those of what is nested in it. `None` where it is not
+/// valid.
+fn sections(wasm: &[u8]) -> impl Iterator<Item = Option<Payload<'_>>> {
+    let mut parser = Parser::new(0);
+    let mut at = Some(0);
+    iter::from_fn(move || {
+        let begin = at.take()?;
+        let parsed = wasm
+            .get(begin..)
+            .and_then(|rest| parser.parse(rest, true).ok());
+        let Some(wasmparser::Chunk::Parsed { consumed, payload }) = parsed else {
+            return Some(None);
+        };
+        at = match &payload {
+            Payload::End(_) => None,
+            // The parser goes on behind what is nested.
+            Payload::ModuleSection {
+                unchecked_range, ..
+            }
+            | Payload::ComponentSection {
+                unchecked_range, ..
+            } => Some(unchecked_range.end),
+            _ => Some(begin + consumed),
+        };
+        Some(Some(payload))
+    })
 }
 
 /// What a component is called as.
@@ -278,18 +307,11 @@ fn stripped(wasm: &[u8], split: &[ModuleMemory<'_>], depth: usize) -> Option<Vec
     }
     let mut out = wasm_encoder::Component::new();
     let mut changed = false;
-    let mut parser = Parser::new(0);
-    let mut rest = wasm;
-    let mut at = 0;
-    loop {
-        let wasmparser::Chunk::Parsed { consumed, payload } = parser.parse(rest, true).ok()? else {
-            return None;
-        };
-        let nested = |range: &Range<usize>| wasm.get(range.clone());
-        match &payload {
+    let nested = |range: &Range<usize>| wasm.get(range.clone());
+    for payload in sections(wasm) {
+        match &payload? {
             Payload::Version { encoding, .. } if *encoding != Encoding::Component => return None,
-            Payload::Version { .. } => {}
-            Payload::End(_) => break,
+            Payload::Version { .. } | Payload::End(_) => {}
             Payload::ModuleSection {
                 unchecked_range, ..
             } => {
@@ -324,18 +346,6 @@ fn stripped(wasm: &[u8], split: &[ModuleMemory<'_>], depth: usize) -> Option<Vec
                 });
             }
         }
-        at += consumed;
-        // What is nested was copied as a whole; the parser goes on behind it.
-        if let Payload::ModuleSection {
-            unchecked_range, ..
-        }
-        | Payload::ComponentSection {
-            unchecked_range, ..
-        } = &payload
-        {
-            at = unchecked_range.end;
-        }
-        rest = wasm.get(at..)?;
     }
     changed.then(|| out.finish())
 }

@@ -123,6 +123,20 @@ async fn random_bytes_have_a_limit() {
 }
 
 #[tokio::test]
+async fn program_of_wasi_0_2_may_import_from_0_3() {
+    let random = HostFunction {
+        name: "random",
+        path: ("random", "get-random-u64"),
+        signature: "(result i64)",
+    };
+    let imports = r#"(import "wasi:random/random@0.3.0" (instance $random
+        (export "get-random-u64" (func (result u64)))))"#;
+    let body = "(drop (call $random)) (i32.const 0)";
+    let text = program(imports, &[random], &[], 2, "", body);
+    run(&guest(&engine(), &text, spec())).await.unwrap();
+}
+
+#[tokio::test]
 async fn poll_has_a_limit() {
     let polls = |count: u32| {
         let body = format!(

@@ -278,7 +278,7 @@ impl Worker {
                 }
                 Some(Outcome::Ended { goes_on }) => {
                     let sender = state.outgoing.remove(&streams::OWN);
-                    // Whoever reads the end finds what the worker stored.
+                    // A client that reads the end finds what the worker stored.
                     js.vm.host().commit_kv().await.map_err(Error::new)?;
                     let ending = streams::finish(sender);
                     let _ = js.vm.wait(ending).await;

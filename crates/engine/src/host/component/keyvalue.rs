@@ -85,7 +85,7 @@ struct TextKeyPage {
 
 /// Why an operation ended.
 enum Failure {
-    /// The guest is told.
+    /// An error that the guest gets.
     Store(StoreError),
     /// The guest stops.
     Trap(wasmtime::Error),

@@ -110,7 +110,7 @@ async fn send(
     Ok(response.map(|body| body.map_err(failure).boxed_unsync()))
 }
 
-/// What a guest is told of a request, or of the body of a response, that failed.
+/// The error that a guest gets for a request, or for the body of a response, that failed.
 fn failure(error: wws_outbound::Error) -> Error {
     match error.reason {
         Reason::AddressRefused => Error::DestinationIpProhibited,

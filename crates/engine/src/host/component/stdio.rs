@@ -18,90 +18,57 @@ use crate::memory::account::Charge;
 /// Bytes that a guest may write at once.
 const MAX_WRITE: usize = 64 << 10;
 
+/// Takes what a guest prints.
+pub(crate) trait Print: Send + 'static {
+    /// Takes more bytes, or stops the guest.
+    fn print(&mut self, bytes: &[u8]) -> Result<(), Stop>;
+}
+
+/// A standard stream to which a guest prints. All its clones are one stream.
+pub(crate) struct Printer<P>(Arc<Mutex<P>>);
+
+impl<P> Clone for Printer<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<P> Printer<P> {
+    fn of(printed: P) -> Self {
+        Self(Arc::new(Mutex::new(printed)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, P> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Writes to the log of one call.
-#[derive(Clone)]
-pub(super) struct LogStream(Arc<Mutex<GuestLog>>);
+pub(super) type LogStream = Printer<GuestLog>;
 
 impl LogStream {
     pub(super) fn new(log: GuestLog) -> Self {
-        Self(Arc::new(Mutex::new(log)))
-    }
-
-    fn print(&self, bytes: &[u8]) {
-        self.lock().write(bytes);
+        Self::of(log)
     }
 
     /// Writes a message with a level.
     pub(super) fn write_message(&self, level: tracing::Level, context: &str, text: &str) {
         self.lock().write_message(level, context, text);
     }
-
-    fn lock(&self) -> MutexGuard<'_, GuestLog> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl IsTerminal for LogStream {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for LogStream {
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-}
-
-#[wasmtime_wasi::async_trait]
-impl Pollable for LogStream {
-    async fn ready(&mut self) {}
-}
-
-impl OutputStream for LogStream {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.print(&bytes);
+impl Print for GuestLog {
+    fn print(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        self.write(bytes);
         Ok(())
-    }
-
-    fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(MAX_WRITE)
-    }
-}
-
-impl AsyncWrite for LogStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let bytes = &bytes[..bytes.len().min(MAX_WRITE)];
-        self.print(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 
 /// Collects what a program prints, which is charged as it grows.
-#[derive(Clone)]
-pub(crate) struct PrintStream(Arc<Mutex<PrintedBytes>>);
+pub(crate) type PrintStream = Printer<PrintedBytes>;
 
-struct PrintedBytes {
+/// What a program has printed.
+pub(crate) struct PrintedBytes {
     bytes: Vec<u8>,
     charge: Charge,
     /// Most bytes.
@@ -110,11 +77,11 @@ struct PrintedBytes {
 
 impl PrintStream {
     pub(super) fn new(limit: usize, charge: Charge) -> Self {
-        Self(Arc::new(Mutex::new(PrintedBytes {
+        Self::of(PrintedBytes {
             bytes: Vec::new(),
             charge,
             limit,
-        })))
+        })
     }
 
     /// Takes what was printed, and the charge for it.
@@ -122,14 +89,15 @@ impl PrintStream {
         let mut printed = self.lock();
         (mem::take(&mut printed.bytes), printed.charge.take())
     }
+}
 
-    fn print(&self, more: &[u8]) -> Result<(), Stop> {
-        let mut printed = self.lock();
-        let PrintedBytes {
+impl Print for PrintedBytes {
+    fn print(&mut self, more: &[u8]) -> Result<(), Stop> {
+        let Self {
             bytes,
             charge,
             limit,
-        } = &mut *printed;
+        } = self;
         let len = bytes.len() + more.len();
         if len > *limit {
             return Err(Stop::Output);
@@ -145,19 +113,15 @@ impl PrintStream {
         bytes.extend_from_slice(more);
         Ok(())
     }
-
-    fn lock(&self) -> MutexGuard<'_, PrintedBytes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl IsTerminal for PrintStream {
+impl<P> IsTerminal for Printer<P> {
     fn is_terminal(&self) -> bool {
         false
     }
 }
 
-impl StdoutStream for PrintStream {
+impl<P: Print> StdoutStream for Printer<P> {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(self.clone())
     }
@@ -168,14 +132,15 @@ impl StdoutStream for PrintStream {
 }
 
 #[wasmtime_wasi::async_trait]
-impl Pollable for PrintStream {
+impl<P: Print> Pollable for Printer<P> {
     async fn ready(&mut self) {}
 }
 
-impl OutputStream for PrintStream {
+impl<P: Print> OutputStream for Printer<P> {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         // Stops the guest: a response of which a part is missing is none.
-        self.print(&bytes)
+        self.lock()
+            .print(&bytes)
             .map_err(|stop| StreamError::Trap(wasmtime::Error::new(stop)))
     }
 
@@ -188,14 +153,14 @@ impl OutputStream for PrintStream {
     }
 }
 
-impl AsyncWrite for PrintStream {
+impl<P: Print> AsyncWrite for Printer<P> {
     fn poll_write(
         self: Pin<&mut Self>,
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let bytes = &bytes[..bytes.len().min(MAX_WRITE)];
-        Poll::Ready(match self.print(bytes) {
+        Poll::Ready(match self.lock().print(bytes) {
             Ok(()) => Ok(bytes.len()),
             Err(stop) => Err(io::Error::other(stop)),
         })
