@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::oci::server::ServedProject;
 use crate::process::{Phase, Process};
 use crate::runc::Runc;
+use crate::server::ServerProgram;
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
 
@@ -35,8 +36,8 @@ use crate::sys::reaper::Reaper;
 pub(crate) struct ShimContext {
     /// containerd's namespace.
     pub(crate) namespace: String,
-    /// The server `wws` on the host.
-    pub(crate) server: PathBuf,
+    /// The program `wws` on the host.
+    pub(crate) server: Arc<ServerProgram>,
     /// Reports the exits of processes.
     pub(crate) reaper: Arc<Reaper>,
     /// Publishes events to containerd.

@@ -12,6 +12,7 @@
 //! task         containerd's task service
 //! container    containers, from creation to teardown
 //! process      processes of a container      runc      calls of the OCI runtime
+//! server       the program `wws`
 //! stdio        streams      oci      bundles      cgroup      cgroups
 //! containerd   options and events
 //! sys          threads, child processes, time, log
@@ -26,6 +27,7 @@ mod error;
 mod oci;
 mod process;
 mod runc;
+mod server;
 mod stdio;
 mod sys;
 mod task;

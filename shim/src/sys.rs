@@ -1,7 +1,8 @@
-//! What the operating system provides: child processes, threads, time and the log.
+//! What the operating system provides: child processes, threads, time, the log and a directory.
 
 pub(crate) mod child;
 pub(crate) mod log;
 pub(crate) mod reaper;
+pub(crate) mod state;
 pub(crate) mod thread;
 pub(crate) mod time;

@@ -28,7 +28,7 @@ pub struct Run<'c> {
     containerd: &'c Containerd,
     image: String,
     name: String,
-    runtime: &'static str,
+    runtime: String,
     platform: Option<&'static str>,
     options: Vec<String>,
     arguments: Vec<String>,
@@ -80,7 +80,7 @@ impl<'c> Run<'c> {
             containerd,
             image,
             name,
-            runtime: RUNTIME,
+            runtime: RUNTIME.to_owned(),
             platform,
             options: Vec::new(),
             arguments: Vec::new(),
@@ -91,8 +91,8 @@ impl<'c> Run<'c> {
 
     /// Sets the runtime, instead of ours.
     #[must_use]
-    pub fn runtime(mut self, runtime: &'static str) -> Self {
-        self.runtime = runtime;
+    pub fn runtime(mut self, runtime: impl Into<String>) -> Self {
+        self.runtime = runtime.into();
         self
     }
 
@@ -218,7 +218,7 @@ impl<'c> Run<'c> {
         command.args([
             "run",
             "--runtime",
-            self.runtime,
+            &self.runtime,
             "--snapshotter",
             self.containerd.snapshotter(),
         ]);

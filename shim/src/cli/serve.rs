@@ -17,12 +17,10 @@ use crate::cli::socket;
 use crate::container::ShimContext;
 use crate::containerd::events::{EventDestination, EventQueue};
 use crate::error::{Error, Result};
+use crate::server::ServerProgram;
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
 use crate::task::service::Service;
-
-/// The program that containers of workers run, in the directory of the shim.
-const SERVER: &str = "wws";
 
 /// How long containerd may take to accept the last events.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
@@ -75,10 +73,9 @@ async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
         publisher: args.publisher.clone(),
     };
     let events = EventQueue::start(&args.namespace, destination, Arc::clone(&reaper));
-    let own = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
     let service = Service::new(Arc::new(ShimContext {
         namespace: args.namespace.clone(),
-        server: own.with_file_name(SERVER),
+        server: Arc::new(ServerProgram::of_this_shim()?),
         reaper,
         events: Arc::clone(&events),
         debug: args.debug,

@@ -13,7 +13,6 @@
 //! Neither containers nor bundles survive a reboot, so nobody asks to delete the links of earlier
 //! boots. The boot ID tells them, and each removal removes some of them.
 
-use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -29,13 +28,7 @@ use crate::error::{Error, PathContext, Result};
 use crate::sys::child::die_with_parent;
 use crate::sys::log;
 use crate::sys::reaper::{Child, Reaper};
-
-/// The directory of the code cache, unless one of [`CACHE_VARIABLES`] names another.
-const CACHE_DIRECTORY: &str = "/var/lib/wws";
-
-/// The variables of containerd's environment that name the directory; empty for no code cache. The
-/// second is the former name of the first.
-const CACHE_VARIABLES: [&str; 2] = ["WWS_CODE_CACHE", "WWS_STORE"];
+use crate::sys::state;
 
 /// The file with the boot ID.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -80,19 +73,10 @@ pub(crate) struct Compilation {
     _lock: Option<File>,
 }
 
-/// Returns what the environment says of the code cache.
-fn cache_variable(variable: impl Fn(&str) -> Option<OsString>) -> Option<OsString> {
-    CACHE_VARIABLES.into_iter().find_map(variable)
-}
-
 impl ContainerCode {
     /// Returns where the code of a container is; `None` without a code cache.
     pub(crate) fn for_container(namespace: &str, id: &str) -> Option<Self> {
-        let directory = cache_variable(|name| std::env::var_os(name))
-            .map_or_else(|| PathBuf::from(CACHE_DIRECTORY), PathBuf::from);
-        directory
-            .is_absolute()
-            .then(|| Self::in_cache(&directory, namespace, id))
+        state::code_cache().map(|directory| Self::in_cache(&directory, namespace, id))
     }
 
     pub(super) fn in_cache(directory: &Path, namespace: &str, id: &str) -> Self {
@@ -311,21 +295,6 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
-    }
-
-    #[test]
-    fn reads_both_names_of_the_variable() {
-        let with = |set: &[(&str, &str)]| {
-            cache_variable(|name| {
-                let (_, value) = set.iter().find(|(set, _)| *set == name)?;
-                Some((*value).into())
-            })
-        };
-        assert_eq!(with(&[("WWS_CODE_CACHE", "/a")]), Some("/a".into()));
-        assert_eq!(with(&[("WWS_STORE", "/b")]), Some("/b".into()));
-        let both = [("WWS_STORE", "/b"), ("WWS_CODE_CACHE", "")];
-        assert_eq!(with(&both), Some("".into()));
-        assert_eq!(with(&[]), None);
     }
 
     #[test]

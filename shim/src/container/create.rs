@@ -10,7 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::code::{Compilation, ContainerCode};
 use super::launch::Launch;
-use super::prepare::{Prepared, prepare};
+use super::prepare::{PlannedCode, Prepared, prepare};
 use super::teardown::{RuntimeDeletion, Teardown};
 use super::{Container, ShimContext};
 use crate::cgroup::Cgroup;
@@ -45,7 +45,7 @@ pub(crate) async fn create(
     let bundle = PathBuf::from(&request.bundle);
     let preparing = {
         let (bundle, options, code) = (bundle.clone(), options.clone(), code.clone());
-        let (mounts, server) = (request.rootfs.clone(), context.server.clone());
+        let (mounts, server) = (request.rootfs.clone(), Arc::clone(&context.server));
         move || prepare(&bundle, options, &mounts, &server, code)
     };
     let prepared = spawn_blocking(preparing).await;
@@ -106,8 +106,12 @@ async fn launch(
     };
     let init = Arc::new(Process::new(ProcessRole::Init, stdio));
     let (code, compilation) = match prepared.code {
-        Some((code, project)) => {
-            let compilation = code.compile(&context.server, project, reaper);
+        Some(PlannedCode {
+            code,
+            project,
+            compiler,
+        }) => {
+            let compilation = code.compile(&compiler, project, reaper);
             (Some(code), compilation)
         }
         None => (None, None),

@@ -2,13 +2,13 @@
 //! specification.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::api::Mount;
 
 use super::code::{ContainerCode, ProjectDirectory};
 use crate::containerd::options::Options;
-use crate::error::{Error, PathContext, Result};
+use crate::error::{PathContext, Result};
 use crate::oci::bundle;
 use crate::oci::entrypoint::{self, Entrypoint};
 use crate::oci::mount;
@@ -17,6 +17,7 @@ use crate::oci::server::{SERVER_NAME, ServedProject};
 use crate::oci::spec::Spec;
 use crate::oci::view::ContainerView;
 use crate::runc;
+use crate::server::ServerProgram;
 use crate::sys::log;
 
 /// A directory that exists where systemd runs.
@@ -29,14 +30,23 @@ pub(super) struct Prepared {
     /// What it serves, if it is a container of workers.
     pub(super) project: Option<ServedProject>,
     /// The code to precompile.
-    pub(super) code: Option<(ContainerCode, ProjectDirectory)>,
+    pub(super) code: Option<PlannedCode>,
     /// Whether processes outlive the init process.
     pub(super) shares_pids: bool,
     /// The path of the cgroup; empty if the OCI runtime chooses.
     pub(super) cgroups_path: String,
 }
 
-/// Prepares a bundle: `mounts` are those of the root file system, `server` is a file of the host,
+/// The code that is compiled while the container is created.
+#[derive(Debug)]
+pub(super) struct PlannedCode {
+    pub(super) code: ContainerCode,
+    pub(super) project: ProjectDirectory,
+    /// The program `wws` on the host.
+    pub(super) compiler: PathBuf,
+}
+
+/// Prepares a bundle: `mounts` are those of the root file system, `server` is what it runs,
 /// and `code` is where the compiled code of the container may be. A failure leaves mounts and code
 /// for the teardown.
 ///
@@ -46,7 +56,7 @@ pub(super) fn prepare(
     bundle: &Path,
     mut options: Options,
     mounts: &[Mount],
-    server: &Path,
+    server: &ServerProgram,
     code: Option<ContainerCode>,
 ) -> Result<Prepared> {
     let mut spec = Spec::read(bundle)?;
@@ -64,9 +74,9 @@ pub(super) fn prepare(
     let project = match entrypoint {
         Entrypoint::Program => None,
         Entrypoint::Command => {
-            require_server(server)?;
+            let server = server.path()?;
             spec.set_arguments(arguments)?;
-            let path = spec.call_server(server)?;
+            let path = spec.call_server(&server)?;
             spec.write(bundle)?;
             Some(ServedProject {
                 server: path,
@@ -77,14 +87,14 @@ pub(super) fn prepare(
             })
         }
         Entrypoint::Workers(path) | Entrypoint::Worker(path) => {
-            require_server(server)?;
+            let server = server.path()?;
             let has_own_server = view.has_command(SERVER_NAME)?;
             let has_shell = view.has_shell()?;
             spec.set_arguments(arguments)?;
-            planned = code.and_then(|code| plan_code(&view, &path, code));
-            let links = planned.as_ref().map(|(code, _)| code.links.as_path());
+            planned = code.and_then(|code| plan_code(&view, &path, code, &server));
+            let links = planned.as_ref().map(|planned| planned.code.links.as_path());
             let arguments = spec.arguments_after_entrypoint();
-            let server = spec.serve(server, &path, links)?;
+            let server = spec.serve(&server, &path, links)?;
             spec.write(bundle)?;
             Some(ServedProject {
                 server,
@@ -104,23 +114,14 @@ pub(super) fn prepare(
     })
 }
 
-fn require_server(server: &Path) -> Result<()> {
-    if server.is_file() {
-        return Ok(());
-    }
-    Err(Error::unknown(format!(
-        "the server {} is missing: install `wws` beside containerd-shim-wws-v1",
-        server.display()
-    )))
-}
-
 /// Plans the precompilation of a project at `path`. Returns `None` if the host does not allow it:
 /// then the server compiles.
 fn plan_code(
     view: &ContainerView,
     path: &Path,
     code: ContainerCode,
-) -> Option<(ContainerCode, ProjectDirectory)> {
+    server: &Path,
+) -> Option<PlannedCode> {
     let directory = match view.kind(path).ok()? {
         FileKind::Directory => path,
         // What is beside a single worker is compiled, too: it may be no more than a few files.
@@ -131,7 +132,11 @@ fn plan_code(
         is_root: directory == Path::new("/"),
     };
     match code.create_links() {
-        Ok(()) => Some((code, project)),
+        Ok(()) => Some(PlannedCode {
+            code,
+            project,
+            compiler: server.to_owned(),
+        }),
         // A full or read-only disk, for example: it would fail for all containers.
         Err(error) => {
             log::debug!("precompile: {error:#}");

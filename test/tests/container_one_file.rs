@@ -1,0 +1,155 @@
+//! A shim that is installed as one file, which carries `wws`.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use wws_test::container::{LIMIT, Run};
+use wws_test::containerd::{Containerd, Version};
+use wws_test::image::{Image, PROBE};
+use wws_test::{command, workspace};
+
+const SHIM: &str = "containerd-shim-wws-v1";
+
+/// Makes a shim below `name` that carries `wws` with `more` at its end, which changes no function.
+fn one_file(containerd: &Containerd, name: &str, more: &[u8]) -> Result<PathBuf> {
+    let directory = containerd.folder().join(name);
+    fs::create_dir(&directory)?;
+    let server = directory.join("carried");
+    fs::copy(workspace::programs()?.join("wws"), &server)?;
+    File::options()
+        .append(true)
+        .open(&server)?
+        .write_all(more)?;
+    let shim = directory.join(SHIM);
+    let mut pack = Command::new(workspace::root().join("scripts/one-file.py"));
+    pack.arg(workspace::programs()?.join(SHIM))
+        .arg(&server)
+        .arg(&shim);
+    command::run(&mut pack, LIMIT)?.success()?;
+    fs::remove_file(server)?;
+    Ok(shim)
+}
+
+fn text(path: &Path) -> Result<String> {
+    Ok(path
+        .to_str()
+        .context("a path that is not UTF-8")?
+        .to_owned())
+}
+
+/// The versions of `wws` that are unpacked.
+fn versions(containerd: &Containerd) -> Result<Vec<PathBuf>> {
+    let directory = containerd.folder().join("store/server");
+    assert_eq!(
+        fs::metadata(&directory)?.permissions().mode() & 0o777,
+        0o700
+    );
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn containers_that_start_at_once_share_the_server_of_a_one_file_shim() -> Result<()> {
+    for version in Version::PACKAGED {
+        let containerd = Containerd::start(version)?;
+        let image = Image::probe("probe", "")?.import(&containerd)?;
+        let shim = text(&one_file(&containerd, "installed", b"")?)?;
+        let mut containers = Vec::new();
+        for name in ["one", "two", "three", "four"] {
+            containers.push(Run::workers(&containerd, &image, name)?.runtime(&*shim));
+        }
+        std::thread::scope(|scope| -> Result<()> {
+            let started: Vec<_> = containers
+                .into_iter()
+                .map(|container| scope.spawn(|| container.start()))
+                .collect();
+            for container in started {
+                let mut container = container.join().ok().context("a thread panicked")??;
+                container.wait_until_up()?;
+                assert_eq!(container.get(&format!("{PROBE}?log=asked"))?.status, 200);
+                container.signal("SIGTERM")?;
+                assert_eq!(container.wait()?, 0);
+                container.remove()?;
+            }
+            Ok(())
+        })?;
+        assert_eq!(versions(&containerd)?.len(), 1);
+        containerd.expect_nothing_left()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_one_file_shim_is_upgraded_while_containers_run() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("probe", "")?.import(&containerd)?;
+    let shim = one_file(&containerd, "installed", b"")?;
+    let run = |name| -> Result<_> {
+        let mut container = Run::workers(&containerd, &image, name)?
+            .runtime(text(&shim)?)
+            .start()?;
+        container.wait_until_up()?;
+        Ok(container)
+    };
+    let mut old = run("old")?;
+    let first = versions(&containerd)?;
+    // As installers do it: the new file gets the name of the old one.
+    fs::rename(one_file(&containerd, "new", b"another version")?, &shim)?;
+    let new = run("new")?;
+    assert_eq!(
+        versions(&containerd)?.len(),
+        2,
+        "a running shim uses the first"
+    );
+    for (container, name) in [(&old, "old"), (&new, "new")] {
+        assert_eq!(container.get(&format!("{PROBE}?log=asked"))?.status, 200);
+        let exec = ["task", "exec", "--exec-id", "e", name, "wws", "--version"];
+        assert!(containerd.ctr(&exec)?.starts_with("wws "), "{name}");
+    }
+    old.signal("SIGTERM")?;
+    assert_eq!(old.wait()?, 0);
+    old.remove()?;
+    fs::rename(one_file(&containerd, "newer", b"a third version")?, &shim)?;
+    let newest = run("newest")?;
+    let versions = versions(&containerd)?;
+    assert_eq!(versions.len(), 2);
+    assert!(
+        !versions.contains(&first[0]),
+        "no shim uses the first any more"
+    );
+    for mut container in [new, newest] {
+        container.signal("SIGTERM")?;
+        assert_eq!(container.wait()?, 0);
+        container.remove()?;
+    }
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn a_damaged_one_file_shim_is_reported() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("probe", "")?.import(&containerd)?;
+    let shim = one_file(&containerd, "installed", b"")?;
+    let mut content = fs::read(&shim)?;
+    let middle = content.len() / 2;
+    content[middle] ^= 0xff;
+    fs::write(&shim, content)?;
+    let run = Run::workers(&containerd, &image, "damaged")?.runtime(text(&shim)?);
+    let Err(error) = run.start_detached() else {
+        anyhow::bail!("it started");
+    };
+    let error = format!("{error:#}");
+    assert!(error.contains("the server in the shim"), "{error}");
+    assert_eq!(containerd.shims()?, []);
+    containerd.expect_nothing_left()
+}
