@@ -10,6 +10,7 @@ CARGO_FLAGS ?= --locked
 HOST := x86_64-unknown-linux-gnu
 OUT := target/$(HOST)
 LINT_TOOLS := target/tools/lint-tools/bin
+PREFIX ?= /usr/local
 
 .PHONY: help
 help: ## list the targets
@@ -34,6 +35,20 @@ build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/re
 	mkdir -p target/release
 	ln -f $(OUT)/release/wws target/release/wws
 	ln -f $(OUT)/shim/containerd-shim-wws-v1 target/release/containerd-shim-wws-v1
+
+.PHONY: install
+install: build ## install both programs in PREFIX/bin (PREFIX=/usr/local; DESTDIR for packagers), also while containers run
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 target/release/containerd-shim-wws-v1 target/release/wws $(DESTDIR)$(PREFIX)/bin/
+
+.PHONY: uninstall
+uninstall: ## remove what `make install` installed, and the compiled code; containers that run keep running
+	rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-wws-v1 $(DESTDIR)$(PREFIX)/bin/wws
+	rm -rf $(DESTDIR)/var/lib/wws
+
+.PHONY: dist
+dist: build ## pack archives, the one-file shim, a Debian package and their checksums below target/dist (KEY signs them)
+	@scripts/dist.sh
 
 .PHONY: images
 images: setup build ## build the example workers and their images, below target/images

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Packs what `make build` left, below target/dist:
+#
+#   wws-VERSION-linux-ARCH.tar.gz                       both programs, licences, the Kubernetes manifests
+#   containerd-shim-wws-v1-VERSION-linux-ARCH.tar.gz    one file, the shim that carries `wws` (runtime-class-manager, k3s)
+#   wws_VERSION_ARCH.deb                                both programs in /usr/bin
+#   SHA256SUMS, and SHA256SUMS.asc with the key KEY of gpg, if it is given
+#
+# Nothing in them depends on when or by whom they are packed: SOURCE_DATE_EPOCH, or the time of the commit, is the time of all files.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+case $(uname -m) in
+    x86_64) arch=amd64 ;;
+    aarch64) arch=arm64 ;;
+    *) echo "scripts/dist.sh: no archives for $(uname -m)" >&2 && exit 1 ;;
+esac
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+programs=target/release
+for program in containerd-shim-wws-v1 wws; do
+    [[ -x $programs/$program ]] || { echo "scripts/dist.sh: $programs/$program is missing: make build" >&2 && exit 1; }
+done
+
+dist=target/dist
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+rm -rf "$dist"
+mkdir -p "$dist"
+umask 022
+
+archive() { # NAME: packs the directory $work/NAME
+    tar --sort=name --format=ustar --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -C "$work/$1" -c . |
+        gzip -n -9 > "$dist/$1.tar.gz"
+}
+
+name=wws-$version-linux-$arch
+mkdir -p "$work/$name/bin" "$work/$name/deploy"
+install -m 755 "$programs/containerd-shim-wws-v1" "$programs/wws" "$work/$name/bin/"
+install -m 644 LICENSE THIRD_PARTY.md CHANGELOG.md "$work/$name/"
+cp -r deploy/kubernetes "$work/$name/deploy/"
+archive "$name"
+
+# runtime-class-manager takes the one file that the archive has at its top.
+name=containerd-shim-wws-v1-$version-linux-$arch
+mkdir -p "$work/$name"
+scripts/one-file.py "$programs/containerd-shim-wws-v1" "$programs/wws" "$work/$name/containerd-shim-wws-v1" > /dev/null
+archive "$name"
+
+if command -v dpkg-deb > /dev/null; then
+    root=$work/deb
+    mkdir -p "$root/DEBIAN" "$root/usr/bin" "$root/usr/share/doc/wws/kubernetes"
+    install -m 755 "$programs/containerd-shim-wws-v1" "$programs/wws" "$root/usr/bin/"
+    install -m 644 LICENSE "$root/usr/share/doc/wws/copyright"
+    install -m 644 THIRD_PARTY.md "$root/usr/share/doc/wws/"
+    install -m 644 deploy/kubernetes/*.yaml "$root/usr/share/doc/wws/kubernetes/"
+    gzip -n -9 < CHANGELOG.md > "$root/usr/share/doc/wws/changelog.gz"
+    sed -e "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@SIZE@/$(du -sk --apparent-size "$root/usr" | cut -f 1)/" \
+        deploy/debian/control.in > "$root/DEBIAN/control"
+    install -m 755 deploy/debian/postrm "$root/DEBIAN/postrm"
+    (cd "$root" && find usr -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum > DEBIAN/md5sums)
+    find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+    dpkg-deb --root-owner-group --uniform-compression -Zxz --build "$root" "$dist/wws_${version}_$arch.deb" > /dev/null
+else
+    echo "scripts/dist.sh: dpkg-deb is missing: no .deb" >&2
+fi
+
+(cd "$dist" && sha256sum -- *.tar.gz *.deb 2> /dev/null > SHA256SUMS || [[ -s SHA256SUMS ]])
+if [[ -n ${KEY-} ]]; then
+    gpg --batch --yes --armor --detach-sign --local-user "$KEY" --output "$dist/SHA256SUMS.asc" "$dist/SHA256SUMS"
+fi
+(cd "$dist" && ls -l --time-style=+ | awk 'NR > 1 { print $5, $6 }' | column -t)
