@@ -65,8 +65,13 @@ else
     echo "scripts/dist.sh: dpkg-deb is missing: no .deb" >&2
 fi
 
-(cd "$dist" && sha256sum -- *.tar.gz *.deb 2> /dev/null > SHA256SUMS || [[ -s SHA256SUMS ]])
+(
+    cd "$dist"
+    shopt -s nullglob
+    packed=(*.tar.gz *.deb)
+    sha256sum -- "${packed[@]}" > SHA256SUMS
+)
 if [[ -n ${KEY-} ]]; then
     gpg --batch --yes --armor --detach-sign --local-user "$KEY" --output "$dist/SHA256SUMS.asc" "$dist/SHA256SUMS"
 fi
-(cd "$dist" && ls -l --time-style=+ | awk 'NR > 1 { print $5, $6 }' | column -t)
+du --apparent-size --block-size=K "$dist"/*
