@@ -25,6 +25,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Create a project with a worker to start from
+    New(New),
     /// Load and compile a project; print its routes, or all its problems
     Check(RunningProject),
     /// Print the routes of a project
@@ -49,6 +51,34 @@ pub(crate) enum Command {
     ServeContainer(Container),
     /// List, install, check and uninstall language runtimes of a project
     Runtimes(Runtimes),
+}
+
+/// A project to create.
+#[derive(Debug, clap::Args)]
+pub(crate) struct New {
+    /// The language of its worker
+    #[arg(value_enum, value_name = "LANGUAGE")]
+    pub(crate) language: Language,
+    /// The directory to create
+    #[arg(value_name = "DIRECTORY")]
+    pub(crate) path: PathBuf,
+}
+
+/// A language of workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Language {
+    #[value(alias = "js")]
+    Javascript,
+    Python,
+    Ruby,
+    Rust,
+    Go,
+    C,
+    #[value(alias = "c++")]
+    Cpp,
+    Zig,
+    /// A component for `wasi:http`, in Rust
+    Component,
 }
 
 /// What a JSON Schema is of.

@@ -8,6 +8,7 @@ mod environment;
 mod health;
 mod log;
 mod memory;
+mod new;
 mod precompile;
 mod progress;
 mod routes;
@@ -34,6 +35,9 @@ const EXIT_CONFIG: u8 = 78;
 /// `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
 
+/// `EX_CANTCREAT`: a file cannot be created.
+const EXIT_CANNOT_CREATE: u8 = 73;
+
 /// `EX_OSERR`: the OS gives this process too few resources.
 const EXIT_OS: u8 = 71;
 
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
             }
             None => serve::serve(args.serve, Place::Machine),
         },
+        Some(Command::New(args)) => new::new(&args),
         Some(Command::Check(named)) => check::check(&named.resolve().0),
         Some(Command::Routes(named)) => check::routes(&named.resolve().0),
         Some(Command::Health(args)) => health::health(&args),

@@ -1,0 +1,3 @@
+def worker(request):
+    name = request.query.get("name", "you")
+    return Response(f"Hello {name}\n")

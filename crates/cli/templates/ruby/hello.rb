@@ -1,0 +1,3 @@
+def worker(req)
+  Response.new("Hello #{req.query["name"] || "you"}\n")
+end

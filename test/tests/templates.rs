@@ -1,0 +1,104 @@
+//! Projects of `wws new`, as their READMEs say to use them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use wws_test::server::Server;
+use wws_test::wait::patience;
+use wws_test::{command, http, workspace};
+
+/// The longest that a command may take: compilers fetch their libraries first.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The file that names the Rust compiler.
+const TOOLCHAIN: &str = "rust-toolchain.toml";
+
+/// Runs a program of the project in `directory` to its end.
+fn run(program: &Path, arguments: &[&str], directory: &Path) -> Result<String> {
+    let mut command = Command::new(program);
+    // The project is no part of this workspace, and uses the machine's own settings.
+    command
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("CARGO_TARGET_DIR");
+    command::run(&mut command, patience(LIMIT))?
+        .success()
+        .with_context(|| format!("{} {}", program.display(), arguments.join(" ")))
+}
+
+/// Creates a project, prepares it by `steps`, which get the project's directory, and asks its worker.
+fn answers(language: &str, answer: &str, steps: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let wws = workspace::programs()?.join("wws");
+    let said = run(&wws, &["new", language, "my-project"], directory.path())?;
+    assert!(said.contains("wws project"), "{said}");
+    let project = directory.path().join("my-project");
+    steps(&project)?;
+    let served = project.join("project");
+    run(&wws, &["check", "project"], &project)?;
+    let server = Server::start(&served, directory.path().join("log"), &[])?;
+    let got = http::get(server.port(), "/hello")?;
+    assert_eq!((got.status, got.text()), (200, answer.into()), "{language}");
+    Ok(())
+}
+
+/// Compiles the project with `make`, where the variables `tools` name compilers that a script of
+/// this repository unpacks.
+fn make(script: &str, tools: &[(&str, &str)], project: &Path) -> Result<()> {
+    let root = workspace::root();
+    run(&root.join("scripts").join(script), &[], &root)?;
+    // The compiler that the script found the targets of.
+    fs::copy(root.join(TOOLCHAIN), project.join(TOOLCHAIN))?;
+    let bin = root.join("target/tools/bin");
+    let variables: Vec<_> = tools
+        .iter()
+        .map(|(name, tool)| format!("{name}={}", bin.join(tool).display()))
+        .collect();
+    let arguments: Vec<_> = variables.iter().map(String::as_str).collect();
+    run(Path::new("make"), &arguments, project).map(drop)
+}
+
+fn install(runtime: &str, project: &Path) -> Result<()> {
+    let wws = workspace::programs()?.join("wws");
+    let arguments = ["runtimes", "install", runtime, "--path", "project"];
+    run(&wws, &arguments, project).map(drop)
+}
+
+#[test]
+fn new_projects_of_interpreted_languages_answer() -> Result<()> {
+    answers("javascript", "Hello you\n", |_| Ok(()))?;
+    answers("python", "Hello you\n", |project| {
+        install("python", project)
+    })?;
+    answers("ruby", "Hello you\n", |project| install("ruby", project))
+}
+
+#[test]
+fn new_projects_of_compiled_languages_answer() -> Result<()> {
+    let clang = [("CC", "wasm-clang"), ("CXX", "wasm-clang++")];
+    answers("c", "Hello from C\n", |project| {
+        make("guest-c.sh", &clang, project)
+    })?;
+    answers("cpp", "Hello from C++\n", |project| {
+        make("guest-c.sh", &clang, project)
+    })?;
+    answers("zig", "Hello from Zig\n", |project| {
+        make("guest-zig.sh", &[("ZIG", "wasm-zig")], project)
+    })?;
+    answers("go", "Hello from Go at /hello\n", |project| {
+        make("guest-go.sh", &[("GO", "wasm-go")], project)
+    })?;
+    answers("rust", "Hello from a worker\n", |project| {
+        make("guest-rust.sh", &[("CARGO", "cargo-wasip1")], project)
+    })
+}
+
+#[test]
+fn a_new_component_answers() -> Result<()> {
+    answers("component", "Hello from a component\n", |project| {
+        make("guest-rust.sh", &[("CARGO", "cargo-wasip2")], project)
+    })
+}
