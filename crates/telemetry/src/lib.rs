@@ -1,0 +1,26 @@
+//! What a server reports of itself: counters and histograms with a bounded number of series, and
+//! the text formats in which they are read.
+//!
+//! A request counts by relaxed atomics of its thread's stripe ([`WorkerSeries`]): without a lock,
+//! an allocation, or a cache line that other threads write to. Sums are made when somebody reads
+//! them. The values of labels are closed sets; routes are at most [`MAX_WORKERS`].
+
+mod histogram;
+mod label;
+mod registry;
+mod sink;
+mod span;
+mod stripe;
+mod tail;
+mod text;
+mod trace;
+mod worker;
+
+pub use label::{CodeSource, Failure, KvOperation, Limit, Method, Outgoing, Refusal, StatusClass};
+pub use registry::{ASSETS, MAX_WORKERS, OVERFLOW, Reloads, Telemetry, UNROUTED};
+pub use sink::{Family, Kind, Labels, Sink, counter, gauge, histogram, single};
+pub use span::{ExportQueue, MAX_SPANS, Span, SpanKind, Value};
+pub use tail::{LogLine, LogTail};
+pub use text::{TextFormat, TextSink};
+pub use trace::{RootSampler, Sampler, TRACEPARENT, TRACESTATE, TraceContext};
+pub use worker::{AnsweredRequest, WorkerSeries, WorkerSummary};
