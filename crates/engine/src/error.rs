@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderName;
+use wws_telemetry::{Failure, Limit};
 
 use crate::body::BodyError;
 
@@ -398,6 +399,45 @@ impl CallError {
             self,
             Self::CpuTime(_) | Self::WallTime(_) | Self::StreamIdle(_) | Self::StreamTime(_)
         )
+    }
+
+    /// What kind of failure it is, for counters.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            _ if self.limit().is_some() => Failure::Limit,
+            Self::Trap { .. } => Failure::Trap,
+            Self::Exit { .. } => Failure::Exit,
+            Self::Program { .. } => Failure::Program,
+            Self::HttpError(_) | Self::NoResponse | Self::BadResponse(_) => Failure::Response,
+            Self::Kv(_) => Failure::Kv,
+            Self::Body(_) => Failure::Body,
+            _ => Failure::Server,
+        }
+    }
+
+    /// The limit that the call met, if that is why it failed.
+    #[must_use]
+    pub fn limit(&self) -> Option<Limit> {
+        Some(match self {
+            Self::CpuTime(_) => Limit::CpuTime,
+            Self::WallTime(_) => Limit::WallTime,
+            Self::StreamIdle(_) => Limit::StreamIdle,
+            Self::StreamTime(_) => Limit::StreamTime,
+            Self::Body(BodyError::TooLarge(_)) => Limit::StreamBytes,
+            Self::TooMuchOutput(_) => Limit::Output,
+            Self::NoRoom { .. } | Self::Busy(_) => Limit::ServerMemory,
+            Self::NoMemory { .. } => Limit::Buffers,
+            Self::Trap { refused, .. }
+            | Self::Exit { refused, .. }
+            | Self::Program { refused, .. } => match (*refused)? {
+                MemoryRefusal::Limit => Limit::Memory,
+                MemoryRefusal::Budget => Limit::ServerMemory,
+                MemoryRefusal::Table => Limit::TableElements,
+                MemoryRefusal::Buffers => Limit::Buffers,
+            },
+            _ => return None,
+        })
     }
 
     /// Whether there was no room for another guest: the caller may try again later.

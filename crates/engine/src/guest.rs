@@ -23,7 +23,8 @@ use crate::guest::component::ComponentGuest;
 use crate::guest::instance::GuestContext;
 use crate::guest::prestart::{ParkedInstance, PrestartPool};
 use crate::guest::response::{FailureFlag, ResponseBody, RunEnd, StreamingCall};
-use crate::host::grants::GuestGrants;
+use crate::host::grants::{GuestGrants, GuestReport};
+use crate::host::log::LogRate;
 use crate::interpreter::Interpreter;
 use crate::interpreter::snapshot::Snapshot;
 use crate::interpreter::vm::Program;
@@ -31,7 +32,7 @@ use crate::memory::quota::FREE_GROWTH;
 use crate::module::{Code, CodeKind};
 use crate::schedule::cpu::{CpuUsage, MeasuredPolls};
 use crate::schedule::lane::{CallHabit, LanedCall};
-use crate::spec::{Call, GuestSpec, PreopenedDirectory};
+use crate::spec::{Call, CallReport, GuestSpec, PreopenedDirectory};
 
 /// A module linked with what it was given: ready to be called. Cheap to clone.
 ///
@@ -217,6 +218,22 @@ impl Guest {
         let engine = self.linked.context.engine.clone();
         self.prestarted = Some(PrestartPool::new(engine, Arc::new(start)));
         self
+    }
+
+    /// Counts all later calls in a worker's series, and logs only lines of its level and up to its
+    /// rate. To be set once: later settings are ignored.
+    pub fn report_to(&self, report: CallReport) {
+        let CallReport {
+            series,
+            log_level,
+            log_rate,
+        } = report;
+        let _ = self.linked.context.grants.report.set(GuestReport {
+            series,
+            log_level,
+            log_rate,
+            rate: LogRate::default(),
+        });
     }
 
     /// Drops prestarted instances that a guest which is not called does not need.

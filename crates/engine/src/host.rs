@@ -14,6 +14,7 @@ pub(crate) mod open_files;
 pub(crate) mod pointers;
 pub(crate) mod random;
 pub(crate) mod readdir;
+pub(crate) mod report;
 pub(crate) mod slices;
 pub(crate) mod state;
 pub(crate) mod stdio;

@@ -53,7 +53,7 @@ pub use interpreter::vm::{Program, ProgramError, Vm};
 pub use interpreter::{Interpreter, interpreter_module};
 pub use memory::account::{Account, Charge};
 pub use module::{Code, CodeOrigin};
-pub use spec::{Call, GuestLimits, GuestSpec, PreopenedDirectory, StreamLimits};
+pub use spec::{Call, CallReport, GuestLimits, GuestSpec, PreopenedDirectory, StreamLimits};
 pub use wasmtime;
 pub use wws_outbound::{
     AnsweredBy, Decode, Error as FetchError, KeepRedirects, ResponseBody as FetchedBody, header_map,

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tracing::level_filters::LevelFilter;
+use wws_telemetry::WorkerSeries;
 
 use crate::body::{BodyError, RequestBody};
 
@@ -79,6 +81,16 @@ impl Default for StreamLimits {
             bytes: None,
         }
     }
+}
+
+/// What calls of a guest are counted in, and how much of what it prints is logged.
+pub struct CallReport {
+    /// The counters of the worker.
+    pub series: Arc<WorkerSeries>,
+    /// The least severe lines that are logged.
+    pub log_level: LevelFilter,
+    /// Lines that are logged in a second, of all calls together; 0 sets no bound.
+    pub log_rate: u32,
 }
 
 /// One call of a guest.

@@ -6,6 +6,7 @@ use crate::beneath::Root;
 use crate::execution::{InterpreterOrigin, LanguageSpec};
 use crate::hex;
 use crate::limits::Limits;
+use crate::log::WorkerLog;
 use crate::reader::{Reader, Text};
 use crate::runtime::{File, Runtime, Status};
 use crate::setting::TomlType;
@@ -19,6 +20,7 @@ pub(crate) const FILE: &str = ".wws.toml";
 pub(crate) struct Config {
     pub(crate) settings: ServerSettings,
     pub(crate) limits: Limits,
+    pub(crate) log: WorkerLog,
     pub(crate) runtimes: Vec<Runtime>,
 }
 
@@ -34,6 +36,7 @@ impl Config {
         check_version(reader);
         reader.table("server", |table| config.settings.read(table));
         reader.table("limits", |table| config.limits.read(table));
+        reader.table("log", |table| config.log.read(table));
         for mut runtime in runtimes(reader, languages) {
             runtime.unusable = runtime.check(root, hashed);
             config.runtimes.push(runtime);

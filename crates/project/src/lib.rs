@@ -6,8 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 pub mod beneath;
 mod config;
+mod cors;
 mod data;
 mod directory;
 mod execution;
@@ -15,6 +17,7 @@ mod files;
 pub mod hex;
 mod limits;
 mod load;
+mod log;
 mod network;
 mod problem;
 mod reader;
@@ -25,11 +28,14 @@ pub mod settings;
 mod units;
 mod worker;
 
+pub use admin::{AdminAddress, PanelAccess};
+pub use cors::{Cors, HeaderNames, Methods, Origins};
 pub use execution::{Execution, InterpreterOrigin, LanguageSpec};
 pub use limits::Limits;
 pub use load::{
     Compilable, LoadOptions, compilable, load, repository_index, runtimes, server_settings,
 };
+pub use log::{LogLevel, WorkerLog};
 pub use network::{Network, NotANetwork};
 pub use problem::{Problem, Problems};
 pub use runtime::{File, Runtime, Status};

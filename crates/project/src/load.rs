@@ -17,6 +17,7 @@ use crate::files::{PUBLIC, Search};
 use crate::problem::Problem;
 use crate::reader::{Document, Report};
 use crate::route::{Routes, Segment};
+use crate::worker::Defaults;
 use crate::{
     Asset, Limits, Problems, Project, Runtime, ServerSettings, Worker, WorkerId, config, data,
 };
@@ -205,6 +206,11 @@ impl ProjectLoader<'_> {
             runtimes: config.runtimes,
             warnings: Vec::new(),
         };
+        let defaults = Defaults {
+            limits: config.limits,
+            log: config.log,
+            origins: project.settings.cors.clone(),
+        };
         let mut tomls = HashMap::new();
         let languages = &options.languages;
         let execution = |runtimes: &[Runtime], file: &Path| {
@@ -217,7 +223,7 @@ impl ProjectLoader<'_> {
             })
         };
         if let Some(file) = file {
-            let toml = WorkerToml::read(&root, file, &options.env, &config.limits);
+            let toml = WorkerToml::read(&root, file, &options.env, &defaults);
             match execution(&project.runtimes, file) {
                 Some(execution) => {
                     let route = vec![Segment::CatchAll("path".into())];
@@ -235,7 +241,7 @@ impl ProjectLoader<'_> {
             if execution(&project.runtimes, path).is_none() {
                 return Vec::new();
             }
-            let toml = WorkerToml::read(&root, path, &options.env, &config.limits);
+            let toml = WorkerToml::read(&root, path, &options.env, &defaults);
             let directories = toml.data_directories();
             tomls.insert(path.to_path_buf(), toml);
             directories
@@ -419,6 +425,8 @@ impl ProjectLoader<'_> {
             folders: config.folders,
             http: config.http,
             limits: config.limits,
+            log: config.log,
+            cors: config.cors,
             problems,
         });
     }

@@ -265,6 +265,7 @@ macro_rules! settings {
 
             /// Takes over one setting. `None` if there is no setting with that name; the error says
             /// what was expected.
+            #[allow(dead_code, reason = "tables of workers are not in the environment")]
             pub(crate) fn set(&mut self, name: &str, shown: &str, text: &str) -> Option<Result<(), String>> {
                 match name {
                     $( stringify!($name) => Some(

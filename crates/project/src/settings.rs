@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use crate::{
-    Limits, Network,
+    AdminAddress, Limits, Network, Origins, PanelAccess,
     problem::Problem,
     reader::{Report, nearest},
     setting::{TomlType, Unit, Value, settings},
@@ -95,6 +95,9 @@ settings! {
         host: Option<IpAddr> = None, 0 => 0;
         /// Port to listen on: 3000 in a container, 8080 for `wws`; 0 takes a free port.
         port: Option<u16> = None, 0 => 65_535;
+        /// Address of the server's metrics, health checks and panel; see
+        /// [the admin address](../operate/metrics.md#the-admin-address). Port 0 takes a free port.
+        admin: AdminAddress = AdminAddress::Off, 0 => 0;
         /// Time to compile the project; a server that is not ready by then exits.
         compile_timeout: Duration = Duration::from_secs(600), 1000 => DAY;
         /// Prefix of every route and asset, such as `/api`.
@@ -137,6 +140,12 @@ settings! {
         queue_timeout: Duration = Duration::from_secs(5), 0 => DAY;
         /// Format of the log.
         log_format: LogFormat = LogFormat::Text, 0 => 0;
+        /// Origins of pages that may read all responses, unless a worker has `[cors]` of its own;
+        /// see [CORS](../configure/worker.md#cors).
+        cors: Origins = Origins::None, 0 => 0;
+        /// Whether the panel is served on the port of the workers as well; see
+        /// [the panel](../operate/metrics.md#the-panel).
+        panel: PanelAccess = PanelAccess::Off, 0 => 0;
         /// Whether each request is logged.
         access_log: bool = true, 0 => 0;
         /// Whether a worker that does not load prevents the start; if not, it answers 500 and the

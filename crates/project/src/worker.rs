@@ -8,7 +8,7 @@ use std::{
 use http::Method;
 
 use crate::{
-    Limits, Network,
+    Cors, Limits, Network, Origins, WorkerLog,
     beneath::{self, Root},
     execution::Execution,
     problem::Problem,
@@ -51,6 +51,10 @@ pub struct Worker {
     pub http: HttpRequests,
     /// The limits of one call.
     pub limits: Limits,
+    /// What of its output is logged.
+    pub log: WorkerLog,
+    /// Which pages of other origins may read its responses.
+    pub cors: Option<Cors>,
     /// Why it cannot be called. Empty unless `[server] strict` is false.
     pub problems: Vec<Problem>,
     /// The route below the prefix.
@@ -115,6 +119,8 @@ pub(crate) struct Config {
     pub(crate) folders: Vec<Folder>,
     pub(crate) http: HttpRequests,
     pub(crate) limits: Limits,
+    pub(crate) log: WorkerLog,
+    pub(crate) cors: Option<Cors>,
 }
 
 /// What is needed to read a worker's TOML.
@@ -123,8 +129,16 @@ pub(crate) struct Context<'c> {
     /// The directory of the worker, relative to the root.
     pub(crate) folder: &'c Path,
     pub(crate) env: &'c BTreeMap<String, String>,
-    /// The project's limits.
-    pub(crate) limits: &'c Limits,
+    pub(crate) defaults: &'c Defaults,
+}
+
+/// What the project sets for all workers.
+#[derive(Default)]
+pub(crate) struct Defaults {
+    pub(crate) limits: Limits,
+    pub(crate) log: WorkerLog,
+    /// Origins of pages that may read responses.
+    pub(crate) origins: Origins,
 }
 
 impl Config {
@@ -134,7 +148,8 @@ impl Config {
         warnings: &mut Vec<Problem>,
     ) -> Self {
         let mut config = Self {
-            limits: context.limits.clone(),
+            limits: context.defaults.limits.clone(),
+            log: context.defaults.log.clone(),
             ..Self::default()
         };
         config.name = reader.text("name").map(|text| text.value);
@@ -189,6 +204,19 @@ impl Config {
         reader.table("limits", |table| {
             config.limits.read(table);
             table.refuse_unknown_keys();
+        });
+        reader.table("log", |table| {
+            config.log.read(table);
+            table.refuse_unknown_keys();
+        });
+        reader.table("cors", |table| {
+            let mut cors = Cors::default();
+            cors.read(table);
+            table.refuse_unknown_keys();
+            if let Some(problem) = cors.problem(&context.defaults.origins) {
+                table.problem(table.at(), problem);
+            }
+            config.cors = Some(cors);
         });
         config
     }

@@ -91,6 +91,7 @@ impl Command {
                 let charge = guest.reserve_in_time(input_len).await?;
                 let stdin = input.encode(input_len)?;
                 let request_id = call.request_id;
+                let trace = guest.trace(call.request.headers());
                 // The request's memory is free while the guest runs.
                 drop(call.request);
                 let _running = guest.engine.ticker().run();
@@ -99,6 +100,7 @@ impl Command {
                     stdin,
                     charge,
                     request_id,
+                    trace,
                 });
                 run.await?
             }
@@ -107,9 +109,11 @@ impl Command {
                 let charge = guest.reserve_in_time(cost).await?;
                 let stdin = Stdin::new(input.encode(input_len)?);
                 let request_id = call.request_id;
+                let trace = guest.trace(call.request.headers());
                 drop(call.request);
                 let _running = guest.engine.ticker().run();
-                let store = self.store(guest, charge, usage, stdin, request_id);
+                let mut store = self.store(guest, charge, usage, stdin, request_id);
+                store.data_mut().trace = trace;
                 self.print(guest, store).await?
             }
         };
@@ -149,6 +153,7 @@ impl Command {
             cpu_time: guest.grants.limits.cpu_time,
             usage,
             request_id,
+            trace: None,
             io: Io::Command(stdin),
         })
     }

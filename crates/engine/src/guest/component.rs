@@ -163,7 +163,7 @@ impl ComponentGuest {
         handle: impl AsyncFnOnce(&mut Store<Host>, Call<RequestBody>) -> wasmtime::Result<()>,
     ) -> RunEnd {
         let charge = guest.reserve_in_time(self.instance_cost()).await?;
-        let mut store = self.store(guest, charge, usage, &call.request_id, None);
+        let mut store = self.store(guest, charge, usage, &call, None);
         let raised = failed.until_success();
         let result = self.running(guest, handle(&mut store, call)).await;
         result.map_err(|error| failure(guest, &store, error))?;
@@ -185,22 +185,24 @@ impl ComponentGuest {
     }
 
     /// The store of an instance. `command`: standard input, and how much may be printed.
-    fn store(
+    fn store<B>(
         &self,
         guest: &GuestContext,
         charge: Charge,
         usage: Arc<CpuUsage>,
-        request_id: &str,
+        call: &Call<B>,
         command: Option<(Bytes, usize)>,
     ) -> Store<Host> {
         let limits = &guest.grants.limits;
-        let log = GuestLog::new(guest.grants.name.clone(), request_id.to_owned(), limits.log);
+        let log = GuestLog::new(guest.grants.clone(), call.request_id.clone(), limits.log);
+        let trace = guest.trace(call.request.headers());
         let buffers = guest.engine.account().part(limits.buffers);
         let io = ComponentIo::new(
             &guest.grants,
             ComponentStart {
                 log,
                 command,
+                trace: trace.clone(),
                 buffers: buffers.clone(),
                 files: guest.engine.files().clone(),
             },
@@ -211,6 +213,7 @@ impl ComponentGuest {
             cpu_time: limits.cpu_time,
             usage,
             request_id: String::new(),
+            trace,
             io: Io::Component(Box::new(io)),
         };
         let (engine, _) = guest.engine.wasmtime_for(&self.component);
@@ -341,7 +344,7 @@ impl ComponentGuest {
         let stdin = Bytes::from(input.encode(input_len)?);
         let output_len = usize::try_from(output).unwrap_or(usize::MAX);
         let command = Some((stdin, output_len));
-        let mut store = self.store(guest, charge, usage, &call.request_id, command);
+        let mut store = self.store(guest, charge, usage, &call, command);
         drop(call);
         let run = async |store: &mut Store<Host>| {
             let program = self

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use wasmtime::{Store, UpdateDeadline};
 
 use crate::engine::Engine;
@@ -10,6 +11,7 @@ use crate::error::{CallError, LoadError, MemoryRefusal, Stop, WasmError};
 use crate::host::grants::GuestGrants;
 use crate::host::log::GuestLog;
 use crate::host::open_files::OpenFiles;
+use crate::host::report::CallTrace;
 use crate::host::state::{Host, Io};
 use crate::memory::account::Charge;
 use crate::memory::quota::{Parts, Quota, QuotaLimits};
@@ -37,6 +39,8 @@ pub(crate) struct InstanceConfig {
     pub(crate) cpu_time: Duration,
     pub(crate) usage: Arc<CpuUsage>,
     pub(crate) request_id: String,
+    /// The trace that the call belongs to.
+    pub(crate) trace: Option<CallTrace>,
     pub(crate) io: Io,
 }
 
@@ -99,6 +103,12 @@ impl GuestContext {
         })
     }
 
+    /// The trace of a call, if the guest can send requests that continue it.
+    pub(crate) fn trace(&self, headers: &HeaderMap) -> Option<CallTrace> {
+        self.grants.http.as_ref()?;
+        CallTrace::of(headers)
+    }
+
     /// Makes the store of one instance of a module.
     pub(crate) fn store(&self, config: InstanceConfig) -> Store<Host> {
         self.store_in(self.engine.wasmtime(), config, Parts::MODULE)
@@ -118,6 +128,7 @@ impl GuestContext {
             cpu_time,
             usage,
             request_id,
+            trace,
             io,
         } = config;
         let quota_limits = QuotaLimits {
@@ -127,10 +138,11 @@ impl GuestContext {
             parts,
         };
         let quota = Quota::new(self.engine.account(), charge, memory, &quota_limits);
-        let log = GuestLog::new(self.grants.name.clone(), request_id, limits.log);
+        let log = GuestLog::new(self.grants.clone(), request_id, limits.log);
         let cpu = CpuMeter::new(usage, cpu_time);
         let files = OpenFiles::new(self.engine.files().clone(), limits.open_files);
-        let host = Host::new(self.grants.clone(), io, log, quota, files, cpu);
+        let mut host = Host::new(self.grants.clone(), io, log, quota, files, cpu);
+        host.trace = trace;
         let mut store = Store::new(engine, host);
         store.limiter(|host| &mut host.quota);
         // The first tick may be about to come: a guest has at least one whole tick before it is

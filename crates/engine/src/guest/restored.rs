@@ -43,6 +43,7 @@ pub(crate) async fn initialise(
         cpu_time,
         usage: usage.clone(),
         request_id: String::new(),
+        trace: None,
         io: Io::Kit(Kit::default()),
     });
     let mut vm = interpreter
@@ -88,6 +89,7 @@ pub(crate) async fn answer(
         cpu_time: limits.cpu_time,
         usage: usage.clone(),
         request_id: call.request_id.clone(),
+        trace: guest.trace(call.request.headers()),
         io: Io::Kit(Kit::with_head(head)),
     });
     let host = store.data_mut();

@@ -34,6 +34,8 @@ pub(crate) struct Clocks {
     start: Instant,
     /// Moved forward by the time that the guest waits.
     cpu_start: Instant,
+    /// CPU time of the snapshot that the call continues.
+    earlier: Duration,
 }
 
 /// The clocks of a snapshot, from which its calls continue.
@@ -50,6 +52,7 @@ impl Clocks {
         Self {
             start: now,
             cpu_start: now,
+            earlier: Duration::ZERO,
         }
     }
 
@@ -58,6 +61,7 @@ impl Clocks {
     pub(crate) fn resume(&mut self, saved: SavedClocks) {
         self.start = saved.start;
         self.cpu_start = self.cpu_start.checked_sub(saved.cpu).unwrap_or(saved.start);
+        self.earlier = saved.cpu;
     }
 
     pub(crate) fn save(&self) -> SavedClocks {
@@ -70,6 +74,11 @@ impl Clocks {
     /// Records that the guest waited for `time`, which does not count as CPU time.
     pub(crate) fn waited(&mut self, time: Duration) {
         self.cpu_start += time;
+    }
+
+    /// Time of this call in which it did not wait.
+    pub(crate) fn ran(&self) -> Duration {
+        self.cpu_start.elapsed().saturating_sub(self.earlier)
     }
 
     /// Time since the call began.

@@ -29,6 +29,7 @@ use crate::host::component::stdio::{LogStream, PrintStream};
 use crate::host::grants::GuestGrants;
 use crate::host::log::GuestLog;
 use crate::host::open_files::FileBudget;
+use crate::host::report::CallTrace;
 use crate::host::state::{Host, Io, NoMemory};
 use crate::memory::account::{Account, Charge};
 
@@ -67,6 +68,8 @@ pub(crate) struct ComponentStart {
     pub(crate) log: GuestLog,
     /// Standard input of a command, and how much it may print.
     pub(crate) command: Option<(Bytes, usize)>,
+    /// The trace that the call belongs to.
+    pub(crate) trace: Option<CallTrace>,
     /// Charged for what the host keeps.
     pub(crate) buffers: Account,
     /// Files that all guests together may hold open.
@@ -112,7 +115,7 @@ impl ComponentIo {
             table,
             wasi,
             http,
-            outgoing: OutgoingHttp::new(grants.clone(), start.buffers),
+            outgoing: OutgoingHttp::new(grants.clone(), start.buffers, start.trace),
             log,
             result,
             files,

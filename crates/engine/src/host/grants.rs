@@ -1,15 +1,28 @@
 //! What a guest was given: opened and checked once, shared by all its calls.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::StatVfsMountFlags;
+use tracing::level_filters::LevelFilter;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wws_telemetry::WorkerSeries;
 
 use crate::error::{LoadError, WasmError};
 use crate::host::directories::Directories;
+use crate::host::log::LogRate;
 use crate::spec::{GuestLimits, GuestSpec, PreopenedDirectory};
+
+/// What calls of a guest are counted in, and how much of what it prints is logged.
+pub(crate) struct GuestReport {
+    pub(crate) series: Arc<WorkerSeries>,
+    /// The least severe lines that are logged.
+    pub(crate) log_level: LevelFilter,
+    /// Lines that are logged in a second; 0 sets no bound.
+    pub(crate) log_rate: u32,
+    pub(crate) rate: LogRate,
+}
 
 /// What all calls of a guest share.
 pub(crate) struct GuestGrants {
@@ -27,6 +40,8 @@ pub(crate) struct GuestGrants {
     pub(crate) kv: Option<(Arc<dyn wws_kv::Store>, String)>,
     pub(crate) http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
     pub(crate) limits: GuestLimits,
+    /// What calls report to, once somebody counts.
+    pub(crate) report: OnceLock<GuestReport>,
 }
 
 impl GuestGrants {
@@ -92,7 +107,13 @@ impl GuestGrants {
             kv: spec.kv,
             http: spec.http,
             limits: spec.limits,
+            report: OnceLock::new(),
         })
+    }
+
+    /// What calls are counted in, if somebody counts.
+    pub(crate) fn series(&self) -> Option<&Arc<WorkerSeries>> {
+        Some(&self.report.get()?.series)
     }
 
     /// The path at which the guest sees a preopened descriptor; these begin at 3.

@@ -1,6 +1,12 @@
 //! Writes a guest's standard error to the log, line by line.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use tracing::Level;
+
+use crate::host::grants::GuestGrants;
 
 /// Longest line, in bytes. Longer ones are split.
 const MAX_LINE: usize = 8 * 1024;
@@ -8,9 +14,51 @@ const MAX_LINE: usize = 8 * 1024;
 /// Longest context of a message, in bytes. Longer ones are cut.
 const MAX_CONTEXT: usize = 128;
 
+/// Bounds the lines that a guest logs in a second, in all of its calls together.
+#[derive(Default)]
+pub(crate) struct LogRate {
+    /// The second that `lines` belong to, counted from an arbitrary moment.
+    second: AtomicU64,
+    lines: AtomicU32,
+    left_out: AtomicU64,
+}
+
+impl LogRate {
+    /// Whether one more line may be logged. `rate`: lines per second; 0 sets no bound. Calls that
+    /// begin a second at once may log a few lines more.
+    fn admits(&self, rate: u32, second: u64) -> bool {
+        if rate == 0 {
+            return true;
+        }
+        if self.second.swap(second, Relaxed) != second {
+            self.lines.store(0, Relaxed);
+        }
+        let admitted = self.lines.fetch_add(1, Relaxed) < rate;
+        if !admitted {
+            self.left_out.fetch_add(1, Relaxed);
+        }
+        admitted
+    }
+
+    /// The lines that were left out, once the second is over in which they were.
+    fn take_left_out(&self, second: u64) -> u64 {
+        if self.left_out.load(Relaxed) == 0 || self.second.load(Relaxed) == second {
+            return 0;
+        }
+        self.left_out.swap(0, Relaxed)
+    }
+}
+
+/// Seconds since an arbitrary moment.
+fn second() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    // Not 0, with which counters begin.
+    START.elapsed().as_secs() + 1
+}
+
 /// Collects the lines of one call.
 pub(crate) struct GuestLog {
-    worker: Arc<str>,
+    grants: Arc<GuestGrants>,
     request_id: String,
     line: Vec<u8>,
     left: u64,
@@ -19,9 +67,9 @@ pub(crate) struct GuestLog {
 
 impl GuestLog {
     /// A log that takes `limit` bytes.
-    pub(crate) fn new(worker: Arc<str>, request_id: String, limit: u64) -> Self {
+    pub(crate) fn new(grants: Arc<GuestGrants>, request_id: String, limit: u64) -> Self {
         Self {
-            worker,
+            grants,
             request_id,
             line: Vec::new(),
             left: limit,
@@ -32,6 +80,30 @@ impl GuestLog {
     /// Sets the request to which later lines belong.
     pub(crate) fn set_request(&mut self, request_id: String) {
         self.request_id = request_id;
+    }
+
+    /// Whether a line of a level is logged.
+    fn admits(&self, level: Level) -> bool {
+        let Some(report) = self.grants.report.get() else {
+            return true;
+        };
+        if level > report.log_level {
+            return false;
+        }
+        let second = second();
+        self.report_left_out(report.rate.take_left_out(second));
+        let admitted = report.rate.admits(report.log_rate, second);
+        if !admitted {
+            report.series.left_out(1);
+        }
+        admitted
+    }
+
+    fn report_left_out(&self, lines: u64) {
+        if lines > 0 {
+            tracing::warn!(target: "guest", worker = &*self.grants.name,
+                "{lines} more lines left out (`log.rate`)");
+        }
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
@@ -51,12 +123,12 @@ impl GuestLog {
     }
 
     /// Writes whole lines at a level.
-    pub(crate) fn write_at(&mut self, level: tracing::Level, text: &str) {
+    pub(crate) fn write_at(&mut self, level: Level, text: &str) {
         self.write_message(level, "", text);
     }
 
     /// Writes whole lines at a level, and names the context that the guest gave.
-    pub(crate) fn write_message(&mut self, level: tracing::Level, context: &str, text: &str) {
+    pub(crate) fn write_message(&mut self, level: Level, context: &str, text: &str) {
         let context = &context[..context.floor_char_boundary(MAX_CONTEXT)];
         let context = (!context.is_empty()).then_some(context);
         let take = text
@@ -69,18 +141,21 @@ impl GuestLog {
             for part in line.chunks(MAX_LINE) {
                 let part = String::from_utf8_lossy(part);
                 let part = part.trim_end_matches('\r');
+                if !self.admits(level) {
+                    continue;
+                }
                 macro_rules! event {
                     ($level:ident) => {
-                        tracing::event!(target: "guest", tracing::Level::$level, worker = &*self.worker,
+                        tracing::event!(target: "guest", Level::$level, worker = &*self.grants.name,
                             request_id = self.request_id, context, "{part}")
                     };
                 }
                 match level {
-                    tracing::Level::ERROR => event!(ERROR),
-                    tracing::Level::WARN => event!(WARN),
-                    tracing::Level::INFO => event!(INFO),
-                    tracing::Level::DEBUG => event!(DEBUG),
-                    tracing::Level::TRACE => event!(TRACE),
+                    Level::ERROR => event!(ERROR),
+                    Level::WARN => event!(WARN),
+                    Level::INFO => event!(INFO),
+                    Level::DEBUG => event!(DEBUG),
+                    Level::TRACE => event!(TRACE),
                 }
             }
         }
@@ -89,8 +164,8 @@ impl GuestLog {
     fn flush(&mut self) {
         let line = String::from_utf8_lossy(&self.line);
         let line = line.trim_end_matches(['\n', '\r']);
-        if !line.is_empty() {
-            tracing::info!(target: "guest", worker = &*self.worker, request_id = self.request_id, "{line}");
+        if !line.is_empty() && self.admits(Level::INFO) {
+            tracing::info!(target: "guest", worker = &*self.grants.name, request_id = self.request_id, "{line}");
         }
         self.line.clear();
     }
@@ -99,9 +174,27 @@ impl GuestLog {
 impl Drop for GuestLog {
     fn drop(&mut self) {
         self.flush();
+        if let Some(report) = self.grants.report.get() {
+            self.report_left_out(report.rate.take_left_out(second()));
+        }
         if self.dropped > 0 {
-            tracing::warn!(target: "guest", worker = &*self.worker, request_id = self.request_id,
+            tracing::warn!(target: "guest", worker = &*self.grants.name, request_id = self.request_id,
                 "{} more bytes of log dropped (`limits.log`)", self.dropped);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_lines_beyond_the_rate_and_reports_them_when_the_second_is_over() {
+        let rate = LogRate::default();
+        let admitted = (0..100).filter(|_| rate.admits(10, 1)).count();
+        assert_eq!((admitted, rate.take_left_out(1)), (10, 0));
+        assert_eq!((rate.take_left_out(2), rate.take_left_out(2)), (90, 0));
+        assert!(rate.admits(10, 2));
+        assert!((0..100).all(|_| rate.admits(0, 2)));
     }
 }

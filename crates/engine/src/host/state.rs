@@ -13,6 +13,7 @@ use wasmtime::{AsContextMut, Memory};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 use wws_outbound::{ErrorKind, MemoryCharge};
+use wws_telemetry::Limit;
 
 use crate::body::{BodySender, BodyStream, RequestBody};
 use crate::error::{MemoryRefusal, Stop};
@@ -24,6 +25,7 @@ use crate::host::kv::KvView;
 use crate::host::log::GuestLog;
 use crate::host::open_files::OpenFiles;
 use crate::host::readdir::DirectoryPath;
+use crate::host::report::{CallTrace, OutgoingReport};
 use crate::host::stdio::Stdin;
 use crate::memory::account::Charge;
 use crate::memory::quota::Quota;
@@ -49,6 +51,8 @@ pub struct Host {
     pub(crate) http_calls: u32,
     pub(crate) clocks: Clocks,
     pub(crate) cpu: CpuMeter,
+    /// The trace that the call belongs to.
+    pub(crate) trace: Option<CallTrace>,
     wasi: Option<Box<WasiP1Ctx>>,
 }
 
@@ -182,6 +186,7 @@ impl Host {
             quota,
             clocks: Clocks::new(),
             cpu,
+            trace: None,
             wasi: None,
             in_allocator: false,
         }
@@ -402,13 +407,15 @@ impl Host {
         HttpFailure,
     > {
         self.may_send_http()?;
-        let grants = self.grants.clone();
+        let (grants, trace) = (self.grants.clone(), self.trace.clone());
         let charge: Option<Box<dyn MemoryCharge>> = Some(Box::new(self.quota.buffers().nothing()));
         Ok(async move {
             let Some((policy, client)) = &grants.http else {
                 return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
             };
-            let (head, body) = request.into_parts();
+            let (mut head, body) = request.into_parts();
+            let (method, uri, headers) = (&head.method, &head.uri, &mut head.headers);
+            let report = OutgoingReport::begin(&grants, trace.as_ref(), method, uri, headers);
             let response = match body {
                 RequestBody::Collected(bytes) => {
                     let request = Request::from_parts(head, bytes);
@@ -419,7 +426,7 @@ impl Host {
                     client.stream(policy, request, charge).await
                 }
             };
-            response.map_err(HttpFailure::from)
+            report.end_with(response).map_err(HttpFailure::from)
         })
     }
 
@@ -432,6 +439,9 @@ impl Host {
             ));
         }
         let Some(left) = self.http_calls.checked_sub(1) else {
+            if let Some(series) = self.grants.series() {
+                series.limit_met(Limit::HttpCalls);
+            }
             return Err(HttpFailure::new(
                 ErrorKind::NotAllowed,
                 format!(
@@ -450,16 +460,33 @@ impl Host {
         &mut self,
         request: Request<Bytes>,
     ) -> impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<> {
-        let grants = self.grants.clone();
+        let (grants, trace) = (self.grants.clone(), self.trace.clone());
         let charge = Box::new(self.quota.buffers().nothing());
         async move {
             let Some((policy, client)) = &grants.http else {
                 return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
             };
-            client
-                .send_charged(policy, request, Some(charge))
-                .await
-                .map_err(HttpFailure::from)
+            let (mut head, body) = request.into_parts();
+            let (method, uri, headers) = (&head.method, &head.uri, &mut head.headers);
+            let report = OutgoingReport::begin(&grants, trace.as_ref(), method, uri, headers);
+            let request = Request::from_parts(head, body);
+            let response = client.send_charged(policy, request, Some(charge)).await;
+            report.end_with(response).map_err(HttpFailure::from)
+        }
+    }
+}
+
+/// Reports what the call used. An instance that was never given a request is none.
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Io::Command(stdin) = &self.io
+            && stdin.is_prestarted
+        {
+            return;
+        }
+        if let Some(series) = self.grants.series() {
+            let cpu = self.cpu.used(self.clocks.ran());
+            series.used(cpu, self.quota.linear());
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::oneshot;
 
+use crate::host::report::CallTrace;
 use crate::memory::account::Charge;
 
 /// What a prestarted instance receives with its request.
@@ -12,6 +13,7 @@ pub(crate) struct PrestartInput {
     pub(crate) stdin: Vec<u8>,
     pub(crate) charge: Charge,
     pub(crate) request_id: String,
+    pub(crate) trace: Option<CallTrace>,
 }
 
 /// A prestarted instance's side of waiting for its request.
@@ -27,6 +29,8 @@ pub(crate) struct Stdin {
     bytes: Vec<u8>,
     read: usize,
     awaited: Option<AwaitedInput>,
+    /// Whether the instance has no request yet.
+    pub(crate) is_prestarted: bool,
     /// Charged for input that came after the instance was made.
     _charge: Option<Charge>,
 }
@@ -44,6 +48,7 @@ impl Stdin {
     pub(crate) fn awaited(input: AwaitedInput) -> Self {
         Self {
             awaited: Some(input),
+            is_prestarted: true,
             ..Self::default()
         }
     }
@@ -56,6 +61,7 @@ impl Stdin {
     /// The awaited input came.
     pub(crate) fn supply(&mut self, bytes: Vec<u8>, charge: Charge) {
         self.bytes = bytes;
+        self.is_prestarted = false;
         self._charge = Some(charge);
     }
 

@@ -100,6 +100,11 @@ impl Quota {
         }
     }
 
+    /// Bytes of linear memory. Memory never shrinks, so that this is the most so far.
+    pub(crate) fn linear(&self) -> u64 {
+        self.linear
+    }
+
     /// The charge for the instance, which its memory holds as well.
     pub(crate) fn charge(&self) -> &SharedCharge {
         &self.charge

@@ -183,6 +183,17 @@ impl CpuMeter {
         self.last = LastMeasured::default();
     }
 
+    /// The CPU time that the call used. `ran`: the time in which it did not wait, which is more
+    /// exact for a call that no tick has found running.
+    pub(crate) fn used(&self, ran: Duration) -> Duration {
+        let measured = self.usage.cpu();
+        if ran < 2 * TICK && self.usage.polls.load(Ordering::Relaxed) == 0 {
+            measured.max(ran)
+        } else {
+            measured
+        }
+    }
+
     /// Whether the guest used more CPU time than it may.
     pub(crate) fn is_over(&self) -> bool {
         self.usage.cpu() > self.limit

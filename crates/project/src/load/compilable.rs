@@ -13,7 +13,8 @@ use crate::files::Search;
 use crate::load::paths::extension;
 use crate::load::worker_toml::{MAX_TOML, WorkerToml};
 use crate::reader::{Document, Report};
-use crate::{Limits, Runtime, config};
+use crate::worker::Defaults;
+use crate::{Runtime, config};
 
 /// What can be compiled ahead of time. [`load`](crate::load) reports problems.
 #[derive(Debug, Default)]
@@ -54,9 +55,9 @@ pub fn compilable(root: &Root, container: bool, languages: &[LanguageSpec]) -> C
     };
     let is_worker = |file: &Path| execution(file).is_some();
     let env = BTreeMap::new();
-    let limits = Limits::default();
+    let defaults = Defaults::default();
     let found = search.workers(&is_worker, &mut |path| {
-        WorkerToml::read(root, path, &env, &limits).data_directories()
+        WorkerToml::read(root, path, &env, &defaults).data_directories()
     });
     let readable = found.files.into_iter();
     let readable = readable.filter(|(_, problem)| problem.is_none());

@@ -9,7 +9,7 @@ use std::{
 use crate::beneath::{self, Root};
 use crate::problem::Problem;
 use crate::reader::{Document, Report, UnknownKeys};
-use crate::{Limits, worker};
+use crate::worker;
 
 /// The maximum size of a TOML file, in bytes.
 pub(super) const MAX_TOML: u64 = 1 << 20;
@@ -53,13 +53,13 @@ impl WorkerToml {
         root: &Root,
         path: &Path,
         env: &BTreeMap<String, String>,
-        limits: &Limits,
+        defaults: &worker::Defaults,
     ) -> Self {
         let context = worker::Context {
             root,
             folder: path.parent().unwrap_or(Path::new("")),
             env,
-            limits,
+            defaults,
         };
         let report = Report::default();
         let unknown = Report::default();
@@ -72,7 +72,8 @@ impl WorkerToml {
         warnings.extend(unknown.into_problems());
         Self {
             config: config.unwrap_or_else(|| worker::Config {
-                limits: limits.clone(),
+                limits: defaults.limits.clone(),
+                log: defaults.log.clone(),
                 ..Default::default()
             }),
             problems: report.into_problems(),

@@ -9,8 +9,10 @@ use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, Result, WasiBody, WasiHttpHooks,
 };
 use wws_outbound::{ErrorKind, KeepRedirects, Reason, Timeouts};
+use wws_telemetry::Limit;
 
 use crate::host::grants::GuestGrants;
+use crate::host::report::{CallTrace, OutgoingReport};
 use crate::memory::account::Account;
 
 /// Bytes that a guest may write to a body at once.
@@ -23,14 +25,20 @@ pub(super) struct OutgoingHttp {
     left: u32,
     /// Charged for bodies.
     buffers: Account,
+    trace: Option<CallTrace>,
 }
 
 impl OutgoingHttp {
-    pub(super) fn new(grants: Arc<GuestGrants>, buffers: Account) -> Self {
+    pub(super) fn new(
+        grants: Arc<GuestGrants>,
+        buffers: Account,
+        trace: Option<CallTrace>,
+    ) -> Self {
         Self {
             left: grants.limits.http_calls,
             grants,
             buffers,
+            trace,
         }
     }
 }
@@ -55,16 +63,22 @@ impl WasiHttpHooks for OutgoingHttp {
     ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, ResponseEnd)>> + Send> {
         let allowed = match (&self.grants.http, self.left) {
             (None, _) => Err(Error::HttpRequestDenied),
-            (Some(_), 0) => Err(Error::ConnectionLimitReached),
+            (Some(_), 0) => {
+                if let Some(series) = self.grants.series() {
+                    series.limit_met(Limit::HttpCalls);
+                }
+                Err(Error::ConnectionLimitReached)
+            }
             (Some(_), _) => {
                 self.left -= 1;
                 Ok(())
             }
         };
         let (grants, buffers) = (self.grants.clone(), self.buffers.clone());
+        let trace = self.trace.clone();
         Box::new(async move {
             allowed?;
-            let response = send(&grants, &buffers, request, options).await?;
+            let response = send(&grants, &buffers, trace.as_ref(), request, options).await?;
             let done: ResponseEnd = Box::new(std::future::ready(Ok(())));
             Ok((response, done))
         })
@@ -87,6 +101,7 @@ fn is_forbidden(name: &HeaderName) -> bool {
 async fn send(
     grants: &GuestGrants,
     buffers: &Account,
+    trace: Option<&CallTrace>,
     mut request: Request<WasiBody>,
     options: Option<RequestOptions>,
 ) -> Result<Response<WasiBody>> {
@@ -105,8 +120,12 @@ async fn send(
     let trailers = HeaderValue::from_static("trailers");
     request.headers_mut().insert(header::TE, trailers);
     let charge = Box::new(buffers.nothing());
+    let (mut head, body) = request.into_parts();
+    let (method, uri, headers) = (&head.method, &head.uri, &mut head.headers);
+    let report = OutgoingReport::begin(grants, trace, method, uri, headers);
+    let request = Request::from_parts(head, body);
     let response = client.stream(policy, request, Some(charge)).await;
-    let response = response.map_err(failure)?;
+    let response = report.end_with(response).map_err(failure)?;
     Ok(response.map(|body| body.map_err(failure).boxed_unsync()))
 }
 
