@@ -4,19 +4,21 @@
 //! reports all problems at once. [`Server::bind`] listens, and [`Bound::run`] serves until its
 //! shutdown future completes. The server knows neither containers nor the command line.
 //!
-//! Layers, from the top: `prepare` and `server` put the parts together; `request` answers a request
-//! with `assets` or a worker; `connection` handles sockets and hyper; `workers` compiles what the
+//! Layers, from the top: `prepare` and `server` put the parts together; `admin` listens for
+//! operators, who read `status`; `request` answers a request with `assets` or a worker; `connection` handles sockets and hyper; `workers` compiles what the
 //! project has and knows none of the others.
 //!
 //! Log targets: `access` (one line per request), `guest` (what workers write to standard error,
 //! from the engine), and this crate's name.
 
+mod admin;
 mod assets;
 mod connection;
 mod memory;
 mod prepare;
 mod request;
 mod server;
+mod status;
 mod sync;
 mod workers;
 
@@ -29,3 +31,4 @@ pub use workers::precompile::{
 
 pub use wws_engine::CodeCache;
 pub use wws_languages::Languages;
+pub use wws_telemetry::Telemetry;

@@ -1,11 +1,17 @@
 //! Turns a loaded project into a server that is ready to listen.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use rustix::process::{Resource, getrlimit};
-use wws_engine::{CodeCache, Engine, EngineOptions, Guest, LoadError, LoadErrorKind};
+use tracing::level_filters::LevelFilter;
+use wws_engine::{CallReport, CodeCache, Engine, EngineOptions, Guest, LoadError, LoadErrorKind};
 use wws_languages::Languages;
-use wws_project::{Problem, Problems, Project, beneath::Root};
+use wws_project::{LogLevel, Problem, Problems, Project, beneath::Root};
+use wws_telemetry::Telemetry;
 
 use crate::assets::{precompressed::Precompressed, serve::StaticFiles};
 use crate::connection::clients::{self, Clients};
@@ -14,12 +20,14 @@ use crate::memory;
 use crate::request::admission::{Admission, AdmissionBounds, WorkerBounds};
 use crate::request::app::App;
 use crate::request::compress::Compressor;
+use crate::request::cors::ProjectCors;
 use crate::request::forwarded::TrustedProxies;
 use crate::request::request_id::RequestIds;
 use crate::request::upload::Uploads;
 use crate::server::Server;
 use crate::workers::compiling::Compiling;
 use crate::workers::guests::{self, GuestFactory, GuestFailure};
+use crate::workers::kv_counted::CountedStore;
 use crate::workers::kv_meter::KvMeter;
 use crate::workers::outgoing::Outgoing;
 
@@ -42,6 +50,8 @@ pub struct PrepareOptions {
     pub on_idle: Option<fn()>,
     /// The languages of workers.
     pub languages: Languages,
+    /// What is counted. The same for all generations of a project.
+    pub telemetry: Telemetry,
 }
 
 /// Memory for guests and clients: what is available, without what the server itself, its compiled
@@ -88,6 +98,18 @@ fn guest_files(concurrency: u32) -> u32 {
     quarter.min(concurrency.saturating_mul(PER_CALL))
 }
 
+/// The filter of a level.
+fn log_level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
 /// A problem without a worker.
 fn failed(what: &str, error: &LoadError) -> Problems {
     Problems::one(guests::problem(Path::new(what), error))
@@ -127,14 +149,18 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
     .map_err(|error| failed("", &LoadError::new(LoadErrorKind::Host, error.to_string())))?;
     let outgoing = Outgoing::new(&project, &options.env, project.root(), available / 8)
         .map_err(|error| failed("environment", &error))?;
+    let meter = KvMeter::new(engine.account());
+    let store = wws_kv::MemoryStore::default().metered(meter);
+    let kv: Arc<dyn wws_kv::Store> = CountedStore::new(store, options.telemetry.clone());
     let factory = GuestFactory {
         root: &root,
         engine: &engine,
         languages: &options.languages,
-        kv: Arc::new(wws_kv::MemoryStore::default().metered(KvMeter::new(engine.account()))),
+        kv: kv.clone(),
         outgoing: &outgoing,
         code: options.code.as_ref(),
         compiling: &options.compiling,
+        telemetry: &options.telemetry,
     };
     let results = factory.guests(&project);
     let served = select(&mut project, results)?;
@@ -156,6 +182,19 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
             })
             .collect(),
     });
+    let workers = project.workers().iter();
+    let series: Vec<_> = workers
+        .map(|worker| options.telemetry.worker(&worker.route))
+        .collect();
+    for ((worker, guest), series) in project.workers().iter().zip(&served.guests).zip(&series) {
+        if let Some(guest) = guest {
+            guest.report_to(CallReport {
+                series: series.clone(),
+                log_level: log_level(worker.log.level),
+                log_rate: worker.log.rate,
+            });
+        }
+    }
     let compressor = settings
         .compression
         .then(|| Compressor::new(engine.account()));
@@ -170,15 +209,20 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         engine,
         streams: served.guests.iter().flatten().any(Guest::takes_streams),
         guests: served.guests,
+        telemetry: options.telemetry.clone(),
+        series,
         admission,
         uploads,
         compressor,
         clients: Clients::new(connections),
+        cors: ProjectCors::new(&project),
+        kv,
         proxies: TrustedProxies(settings.trusted_proxies.clone()),
         memory: available,
         ids: RequestIds::new(),
         idle: Idle::default(),
         on_idle: options.on_idle,
+        draining: AtomicBool::new(false),
         project,
         warnings: served.warnings,
     }))

@@ -6,6 +6,7 @@ pub(crate) mod app;
 pub(crate) mod authority;
 pub(crate) mod compress;
 pub(crate) mod context;
+pub(crate) mod cors;
 pub(crate) mod forwarded;
 mod page;
 pub(crate) mod request_id;

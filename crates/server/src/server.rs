@@ -1,12 +1,18 @@
 //! A prepared server: it listens, serves and drains.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::{Request, Response, uri::Authority};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use wws_project::{Problem, Project};
+use wws_project::{AdminAddress, Problem, Project};
 
+use crate::admin::{self, listen::AdminListener};
 use crate::connection::activity::Activity;
 use crate::connection::body::Body;
 use crate::connection::driver::{self, ConnectionSettings};
@@ -32,6 +38,7 @@ pub struct Bound {
     app: Arc<App>,
     listener: TcpListener,
     address: SocketAddr,
+    admin: Option<AdminListener>,
 }
 
 /// How a server stopped.
@@ -69,6 +76,7 @@ impl Server {
             app: self.app,
             listener,
             address,
+            admin: None,
         })
     }
 }
@@ -86,10 +94,32 @@ impl Bound {
         &self.app.project
     }
 
+    /// Listens on the admin address of the settings (`server.admin`), too.
+    ///
+    /// # Errors
+    /// The address is in use or does not belong to this machine.
+    pub fn with_admin(mut self) -> io::Result<Self> {
+        self.admin = AdminListener::bind(&self.app.project.settings().admin)?;
+        Ok(self)
+    }
+
+    /// The admin address; `None` if it is off.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<AdminAddress> {
+        self.admin.as_ref()?.address().ok()
+    }
+
     /// Serves until `shutdown` completes. Then it accepts nothing more, lets requests in progress
     /// end within the grace period, and aborts the rest.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Drained {
-        let Self { app, listener, .. } = self;
+        let Self {
+            app,
+            listener,
+            admin,
+            ..
+        } = self;
+        // Answers until everything has ended, so that an operator sees the server drain.
+        let admin = admin.map(|admin| tokio::spawn(admin::serve::serve(admin, app.clone())));
         let project_settings = app.project.settings();
         let grace = project_settings.grace_period;
         let settings = Arc::new(ConnectionSettings {
@@ -118,6 +148,7 @@ impl Bound {
             () = shutdown => {}
             never = listen::accept(&listener, &app.clients, spawn) => match never {},
         }
+        app.draining.store(true, Ordering::Relaxed);
         drop(listener);
         settings.draining.cancel();
         let all = async { while connections.join_next().await.is_some() {} };
@@ -125,6 +156,11 @@ impl Bound {
         let aborted = if in_time { 0 } else { connections.len() };
         connections.shutdown().await;
         watch.abort();
+        if let Some(admin) = admin {
+            admin.abort();
+            // Its socket is removed.
+            let _ = admin.await;
+        }
         Drained { aborted }
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod compiling;
 pub(crate) mod guests;
+pub(crate) mod kv_counted;
 pub(crate) mod kv_meter;
 mod not_a_worker;
 pub(crate) mod outgoing;

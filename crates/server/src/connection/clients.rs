@@ -50,8 +50,20 @@ pub(crate) fn max_connections(settings: &ServerSettings, memory: u64) -> u64 {
     wanted.min(by_files).min(by_memory).max(1)
 }
 
+/// The connections at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectionCount {
+    pub(crate) open: u64,
+    /// Since the start.
+    pub(crate) accepted: u64,
+    /// That may be open at once.
+    pub(crate) max: u64,
+}
+
 /// All connections that are open.
 pub(crate) struct Clients {
+    /// Connections that may be open at once.
+    max: u64,
     /// The memory for connections: [`CONNECTION_COST`] for each.
     memory: Account,
     open: Mutex<OpenClients>,
@@ -99,6 +111,7 @@ impl Clients {
     /// Allows `max` open connections.
     pub(crate) fn new(max: u64) -> Arc<Self> {
         Arc::new(Self {
+            max,
             memory: Account::new(max * CONNECTION_COST),
             open: Mutex::default(),
         })
@@ -106,6 +119,17 @@ impl Clients {
 
     fn lock(&self) -> MutexGuard<'_, OpenClients> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections at one time.
+    pub(crate) fn count(&self) -> ConnectionCount {
+        let open = self.lock();
+        let now = open.all.len() as u64;
+        ConnectionCount {
+            open: now,
+            accepted: open.closed + now,
+            max: self.max,
+        }
     }
 
     /// The number of connections that have been closed.

@@ -1,16 +1,25 @@
-//! The access log: one line for each request, however it ends.
+//! The record of a request: a line of the access log and its counters, however it ends.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{Method, StatusCode, Uri};
+use wws_telemetry::{AnsweredRequest, WorkerSeries};
 
 /// The logged status of a request whose client went away before the response.
 const CLIENT_GONE: u16 = 499;
 
-/// What the access log says of a request.
+/// What the access log and the counters say of a request.
 pub(crate) struct AccessRecord {
     enabled: bool,
+    /// Whether this record has not been taken over by another one.
+    counts: bool,
     start: Instant,
+    /// The time to the head of the response.
+    head: Option<Duration>,
     method: Method,
     target: Uri,
     /// The client, once it is known.
@@ -47,7 +56,9 @@ impl AccessRecord {
     pub(crate) fn new(enabled: bool, method: &Method, target: &Uri) -> Self {
         Self {
             enabled,
+            counts: true,
             start: Instant::now(),
+            head: None,
             method: method.clone(),
             target: target.clone(),
             client: None,
@@ -57,18 +68,38 @@ impl AccessRecord {
         }
     }
 
+    /// The time to the head of the response; for a request without one, the time until now.
+    pub(crate) fn time(&self) -> Duration {
+        self.head.unwrap_or_else(|| self.start.elapsed())
+    }
+
     /// Records the response.
     pub(crate) fn responded(&mut self, status: StatusCode, bytes: u64) {
         self.status = status.as_u16();
         self.bytes = bytes;
+        self.head = Some(self.start.elapsed());
     }
 
-    /// Writes the line.
-    pub(crate) fn log(&self, request_id: &str, worker: Option<&str>) {
+    /// Counts the request, whose response was passed on or streamed, and writes the line.
+    pub(crate) fn end(
+        &self,
+        total: Duration,
+        series: &WorkerSeries,
+        request_id: &str,
+        worker: Option<&str>,
+    ) {
+        if self.counts {
+            series.answered(AnsweredRequest {
+                method: wws_telemetry::Method::new(self.method.as_str()),
+                status: self.status,
+                head: self.head,
+                total,
+            });
+        }
         if !self.enabled {
             return;
         }
-        let ms = self.start.elapsed().as_micros() as f64 / 1000.0;
+        let ms = total.as_micros() as f64 / 1000.0;
         tracing::info!(
             target: "access",
             method = self.method.as_str(),
@@ -85,25 +116,31 @@ impl AccessRecord {
     }
 }
 
-/// The record of a request whose response is streamed: the line is written when this is dropped.
+/// The record of a request whose response is streamed: it ends when this is dropped.
 pub(crate) struct StreamRecord {
     record: AccessRecord,
+    pub(crate) series: Arc<WorkerSeries>,
     pub(crate) request_id: String,
     pub(crate) worker: String,
 }
 
 impl StreamRecord {
-    /// Takes a record over, which is not logged elsewhere then.
+    /// Takes a record over, which is neither logged nor counted elsewhere then.
     pub(crate) fn new(
         record: &mut AccessRecord,
+        series: Arc<WorkerSeries>,
         status: StatusCode,
         request_id: &str,
         worker: &str,
     ) -> Self {
+        series.stream_began();
         Self {
+            series,
             record: AccessRecord {
                 enabled: std::mem::take(&mut record.enabled),
+                counts: std::mem::take(&mut record.counts),
                 start: record.start,
+                head: Some(record.start.elapsed()),
                 method: record.method.clone(),
                 target: record.target.clone(),
                 client: record.client,
@@ -129,6 +166,10 @@ impl StreamRecord {
 
 impl Drop for StreamRecord {
     fn drop(&mut self) {
-        self.record.log(&self.request_id, Some(&self.worker));
+        self.series.stream_ended();
+        let total = self.record.start.elapsed();
+        let worker = Some(self.worker.as_str());
+        self.record
+            .end(total, &self.series, &self.request_id, worker);
     }
 }

@@ -33,6 +33,15 @@ pub(crate) struct WorkerBounds {
     pub(crate) memory: u64,
 }
 
+/// The calls at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AdmissionLoad {
+    pub(crate) running: u32,
+    pub(crate) concurrency: u32,
+    pub(crate) waiting: u32,
+    pub(crate) queue: u32,
+}
+
 /// Why a call was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AdmissionError {
@@ -135,6 +144,17 @@ impl Admission {
     #[cfg(test)]
     fn running(&self) -> u32 {
         self.lock().running
+    }
+
+    /// The calls that run and wait now, and how many may.
+    pub(crate) fn load(&self) -> AdmissionLoad {
+        let state = self.lock();
+        AdmissionLoad {
+            running: state.running,
+            concurrency: self.bounds.concurrency,
+            waiting: state.waiting,
+            queue: self.bounds.queue,
+        }
     }
 
     /// Waits for a slot to run a call of `worker`.

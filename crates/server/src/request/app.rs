@@ -1,15 +1,27 @@
 //! Answers requests: assets and workers of one project.
 
-use std::{io, panic::AssertUnwindSafe, path::Path, pin::pin, sync::Arc};
+use std::{
+    io,
+    panic::AssertUnwindSafe,
+    path::Path,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
+};
 use http_body::Body as _;
 use wws_engine::{
     BodyStream, Call, CallError, Engine, Guest, RequestBody, ResponseBody, StreamedBody,
 };
-use wws_project::{Problem, Project, RouteMatch, Worker};
+use wws_project::{PanelAccess, Problem, Project, RouteMatch, Worker};
+use wws_telemetry::{Refusal, Telemetry, WorkerSeries};
 
 use crate::assets::serve::{self, StaticFiles};
 use crate::connection::activity::RequestFraming;
@@ -22,12 +34,16 @@ use crate::request::access::{AccessRecord, StreamRecord};
 use crate::request::admission::{Admission, AdmissionError, CallPermit};
 use crate::request::compress::{self, Compressor, Encoder};
 use crate::request::context::{Client, RequestContext};
+use crate::request::cors::{self, ProjectCors};
 use crate::request::forwarded::TrustedProxies;
 use crate::request::request_id::{self, RequestIds};
+use crate::request::stream::report_failure;
 use crate::request::stream::{self, WorkerStream};
 use crate::request::upload::{UploadError, Uploads};
 use crate::request::upload_stream::{UploadFailure, UploadStream, UploadStreamBounds};
 use crate::request::{target, transfer_encoding};
+use crate::status::answer::{self, StatusClient, StatusRequest, StatusView};
+use crate::status::metrics::ServerGauges;
 
 /// Everything that answers requests.
 pub(crate) struct App {
@@ -40,18 +56,25 @@ pub(crate) struct App {
     pub(crate) streams: bool,
     /// Warnings about the workers.
     pub(crate) warnings: Vec<Problem>,
+    pub(crate) telemetry: Telemetry,
+    /// The series of each worker, in their order.
+    pub(crate) series: Vec<Arc<WorkerSeries>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) uploads: Uploads,
     /// `None` if responses are not compressed.
     pub(crate) compressor: Option<Compressor>,
     pub(crate) clients: Arc<Clients>,
     pub(crate) proxies: TrustedProxies,
+    pub(crate) cors: ProjectCors,
+    pub(crate) kv: Arc<dyn wws_kv::Store>,
     /// Bytes that this process may use.
     pub(crate) memory: u64,
     pub(crate) ids: RequestIds,
     pub(crate) access_log: bool,
     pub(crate) idle: Idle,
     pub(crate) on_idle: Option<fn()>,
+    /// Whether the server stops.
+    pub(crate) draining: AtomicBool,
 }
 
 const INTERNAL_ERROR_TEXT: &str = "The request could not be answered.";
@@ -64,6 +87,31 @@ impl App {
         self.engine.trim();
         if let Some(on_idle) = self.on_idle {
             on_idle();
+        }
+    }
+
+    /// What an operator can read.
+    pub(crate) fn status(&self) -> StatusView<'_> {
+        let load = self.admission.load();
+        let connections = self.clients.count();
+        let memory = self.engine.memory();
+        StatusView {
+            project: &self.project,
+            telemetry: &self.telemetry,
+            series: &self.series,
+            kv: &*self.kv,
+            gauges: ServerGauges {
+                running: load.running,
+                concurrency: load.concurrency,
+                waiting: load.waiting,
+                queue: load.queue,
+                connections: connections.open,
+                accepted: connections.accepted,
+                max_connections: connections.max,
+                memory,
+                memory_used: memory.saturating_sub(self.engine.free_memory()),
+                draining: self.draining.load(Ordering::Relaxed),
+            },
         }
     }
 
@@ -81,6 +129,13 @@ impl App {
             client: *client,
             worker: None,
             access: AccessRecord::new(self.access_log, request.method(), request.uri()),
+            telemetry: &self.telemetry,
+            series: self.telemetry.unrouted(),
+            is_preflight: false,
+        };
+        let origin = match self.cors.any {
+            true => request.headers().get(header::ORIGIN).cloned(),
+            false => None,
         };
         let response = catch_panics(self.respond(&mut context, request)).await;
         let mut response = response.unwrap_or_else(|| {
@@ -92,6 +147,12 @@ impl App {
         });
         let status = response.status();
         context.access.responded(status, response.body().size());
+        if self.cors.any
+            && !context.is_preflight
+            && let Some(rules) = self.cors.rules(context.worker_index())
+        {
+            rules.add_to(response.headers_mut(), origin.as_ref());
+        }
         if let Ok(id) = HeaderValue::from_str(&context.id) {
             // A worker may have set another id.
             let headers = response.headers_mut();
@@ -116,37 +177,63 @@ impl App {
         let requests = &client.activity.requests;
         requests.set_body_unread(!body.is_end_stream());
         if context.framing == RequestFraming::Conflicting {
+            context.refused(Refusal::BadRequest);
             let text =
                 "The request has both Content-Length and Transfer-Encoding, or a bad length.";
             return context.closing_page(StatusCode::BAD_REQUEST, text);
         }
         if let Some((status, text)) = transfer_encoding::reject(&parts.headers) {
+            context.refused(Refusal::BadRequest);
             return context.closing_page(status, text);
         }
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            context.refused(Refusal::BadRequest);
             let text = "The method is not supported.";
             return context.closing_page(StatusCode::NOT_IMPLEMENTED, text);
+        }
+        if self.project.settings().panel != PanelAccess::Off
+            && answer::is_shared(parts.uri.path())
+            && let Some(response) = Box::pin(self.panel(&client, &parts)).await
+        {
+            return response.map(Body::from);
         }
         let origin = self.proxies.origin(client.peer, &mut parts.headers);
         context.access.client = Some(origin.client);
         let (version, local) = (parts.version, client.local);
         match target::url(&parts.uri, &parts.headers, version, local, &origin) {
             Ok(url) => parts.uri = url,
-            Err(bad) => return context.closing_page(StatusCode::BAD_REQUEST, bad.text()),
+            Err(bad) => {
+                context.refused(Refusal::BadRequest);
+                return context.closing_page(StatusCode::BAD_REQUEST, bad.text());
+            }
         }
         let path = parts.uri.clone();
-        let found = match parts.method {
-            Method::GET | Method::HEAD => self.project.find(path.path()),
+        let preflight = match self.cors.any {
+            true => cors::preflight_method(&parts.method, &parts.headers),
+            false => None,
+        };
+        let found = match preflight.as_ref().unwrap_or(&parts.method) {
+            &Method::GET | &Method::HEAD => self.project.find(path.path()),
             _ => self.project.find_for_change(path.path()),
         };
+        if preflight.is_some()
+            && let Some(response) = self.preflight(context, &found, &parts.headers)
+        {
+            return response;
+        }
         match found {
-            RouteMatch::AssetAt(location) => serve::redirect(&location, path.query()),
+            RouteMatch::AssetAt(location) => {
+                context.series = self.telemetry.assets();
+                serve::redirect(&location, path.query())
+            }
             RouteMatch::Asset(asset) => {
+                context.series = self.telemetry.assets();
                 let served = self.files.serve(&asset.path, &parts.method, &parts.headers);
                 served.unwrap_or_else(|error| self.unreadable(&asset.path, &error, context))
             }
             RouteMatch::Worker { worker, params } => {
                 context.worker = Some(worker);
+                context.series = &self.series[worker.id.index()];
                 let params = params
                     .into_iter()
                     .map(|(name, value)| (name.to_owned(), value))
@@ -158,6 +245,42 @@ impl App {
             }
             RouteMatch::NotFound => self.not_found(context),
         }
+    }
+
+    /// Answers a request for the panel on the port of the workers.
+    async fn panel(&self, client: &Client<'_>, parts: &Parts) -> Option<Response<Bytes>> {
+        let request = StatusRequest {
+            method: &parts.method,
+            path: parts.uri.path(),
+            headers: &parts.headers,
+            client: match client.peer.is_loopback() {
+                true => StatusClient::Local,
+                false => StatusClient::Remote,
+            },
+        };
+        answer::shared(&self.status(), &request).await
+    }
+
+    /// Answers a preflight request for what was found, unless that is left to the worker.
+    fn preflight<'a>(
+        &'a self,
+        context: &mut RequestContext<'a>,
+        found: &RouteMatch<'a>,
+        headers: &HeaderMap,
+    ) -> Option<Response<Body>> {
+        let worker = match found {
+            RouteMatch::Worker { worker, .. } => Some(*worker),
+            RouteMatch::Asset(_) | RouteMatch::AssetAt(_) => None,
+            RouteMatch::NotFound => return None,
+        };
+        let rules = self.cors.rules(worker.map(|worker| worker.id.index()))?;
+        context.worker = worker;
+        context.series = match worker {
+            Some(worker) => &self.series[worker.id.index()],
+            None => self.telemetry.assets(),
+        };
+        context.is_preflight = true;
+        Some(rules.preflight(headers))
     }
 
     /// Has a worker answer.
@@ -188,6 +311,10 @@ impl App {
         let permit = match self.admit(index).await {
             Ok(permit) => permit,
             Err(error) => {
+                context.refused(match error {
+                    AdmissionError::Full => Refusal::QueueFull,
+                    AdmissionError::Timeout => Refusal::QueueTimeout,
+                });
                 tracing::warn!(
                     worker = worker.name,
                     request_id = context.id,
@@ -196,6 +323,7 @@ impl App {
                 return context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT);
             }
         };
+        let running = RunningCall::new(context.series.clone());
         let method = parts.method.clone();
         let compression = self.compressor.as_ref().map(|compressor| {
             let accepted = compress::accepted(&parts.headers);
@@ -236,7 +364,7 @@ impl App {
                 let mut stream = ResponseBody::Stream(stream);
                 let activity = context.client.activity;
                 let listed = activity.is_stream().then(|| self.clients.list(activity));
-                stream.keep(Box::new((permit, activity.begin_stream(), listed)));
+                stream.keep(Box::new((permit, running, activity.begin_stream(), listed)));
                 let ResponseBody::Stream(stream) = stream else {
                     return Response::from_parts(head, Body::default());
                 };
@@ -322,10 +450,19 @@ impl App {
     ) -> Body {
         let after = worker.limits.wall_time;
         if headers::has_no_body(method, head.status) {
-            stream::finish(stream, after, worker.name.clone(), context.id.clone());
+            let series = context.series.clone();
+            stream::finish(
+                stream,
+                after,
+                series,
+                worker.name.clone(),
+                context.id.clone(),
+            );
             return Body::default();
         }
-        let record = StreamRecord::new(&mut context.access, head.status, &context.id, &worker.name);
+        let series = context.series.clone();
+        let access = &mut context.access;
+        let record = StreamRecord::new(access, series, head.status, &context.id, &worker.name);
         let activity = context.client.activity.clone();
         let stream = WorkerStream::new(stream, &head.headers, after, activity, record);
         Body::pieces(Box::pin(stream.encoded(encoder)))
@@ -361,6 +498,22 @@ impl App {
     }
 }
 
+/// Counts a call as running until it is dropped.
+struct RunningCall(Arc<WorkerSeries>);
+
+impl RunningCall {
+    fn new(series: Arc<WorkerSeries>) -> Self {
+        series.call_began();
+        Self(series)
+    }
+}
+
+impl Drop for RunningCall {
+    fn drop(&mut self) {
+        self.0.call_ended();
+    }
+}
+
 /// Returns `None` if the future panics: a panic must not end other requests.
 async fn catch_panics<T>(future: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(future).catch_unwind().await.ok()
@@ -372,6 +525,10 @@ fn call_failed(error: &CallError, context: &RequestContext<'_>) -> Response<Body
         request_id = context.id,
         "{error}"
     );
+    report_failure(error, context.series);
+    if error.is_overload() {
+        context.refused(Refusal::Memory);
+    }
     if error.is_timeout() {
         context.page(StatusCode::GATEWAY_TIMEOUT, "The worker took too long.")
     } else if error.is_overload() {
@@ -382,6 +539,12 @@ fn call_failed(error: &CallError, context: &RequestContext<'_>) -> Response<Body
 }
 
 fn upload_failed(error: UploadError, context: &RequestContext<'_>) -> Response<Body> {
+    context.refused(match error {
+        UploadError::TooLarge => Refusal::BodyTooLarge,
+        UploadError::TooSlow => Refusal::BodyTimeout,
+        UploadError::NoMemory => Refusal::Memory,
+        UploadError::Broken => Refusal::BodyBroken,
+    });
     let (status, text) = match error {
         UploadError::TooLarge => (
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Response, StatusCode, header, uri::Authority};
 use wws_project::Worker;
+use wws_telemetry::{Refusal, Telemetry, WorkerSeries};
 
 use crate::connection::activity::{Activity, RequestFraming};
 use crate::connection::body::Body;
@@ -20,7 +21,8 @@ pub(crate) struct Client<'a> {
     pub(crate) peer: &'a Peer,
 }
 
-/// One request, from its head to its response. Dropping it writes the access log.
+/// One request, from its head to its response. Dropping it counts the request and writes the access
+/// log.
 pub(crate) struct RequestContext<'a> {
     pub(crate) id: String,
     pub(crate) framing: RequestFraming,
@@ -28,9 +30,19 @@ pub(crate) struct RequestContext<'a> {
     /// The worker that answers, once the route is known.
     pub(crate) worker: Option<&'a Worker>,
     pub(crate) access: AccessRecord,
+    pub(crate) telemetry: &'a Telemetry,
+    /// What the request is counted in, once the route is known.
+    pub(crate) series: &'a Arc<WorkerSeries>,
+    /// Whether the server answers for the worker which pages may call it.
+    pub(crate) is_preflight: bool,
 }
 
 impl RequestContext<'_> {
+    /// Counts that no worker answers the request.
+    pub(crate) fn refused(&self, cause: Refusal) {
+        self.telemetry.refused(cause);
+    }
+
     /// A short page of the server's own.
     pub(crate) fn page(&self, status: StatusCode, text: &str) -> Response<Body> {
         page(status, text, &self.id)
@@ -45,6 +57,11 @@ impl RequestContext<'_> {
         response
     }
 
+    /// The worker's index, if a worker answers.
+    pub(crate) fn worker_index(&self) -> Option<usize> {
+        Some(self.worker?.id.index())
+    }
+
     /// The worker's name, for logs.
     pub(crate) fn worker_name(&self) -> Option<&str> {
         self.worker.map(|worker| worker.name.as_str())
@@ -53,6 +70,7 @@ impl RequestContext<'_> {
 
 impl Drop for RequestContext<'_> {
     fn drop(&mut self) {
-        self.access.log(&self.id, self.worker_name());
+        let (time, worker) = (self.access.time(), self.worker_name());
+        self.access.end(time, self.series, &self.id, worker);
     }
 }

@@ -45,6 +45,13 @@ pub(crate) struct Peer {
     is_proxy: bool,
 }
 
+impl Peer {
+    /// Whether the peer is a program on this machine.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.address.is_loopback()
+    }
+}
+
 /// Where a request comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Origin {

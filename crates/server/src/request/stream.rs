@@ -13,6 +13,7 @@ use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use wws_engine::CallError;
+use wws_telemetry::{Failure as FailureLabel, WorkerSeries};
 
 use crate::connection::activity::Activity;
 use crate::connection::headers;
@@ -135,6 +136,10 @@ impl<B: GuestBody + 'static> WorkerStream<B> {
         self.body = None;
         self.encoder = None;
         self.record.aborted(AbortedBy::Worker);
+        match failure {
+            Failure::Call(error) => report_failure(error, &self.record.series),
+            Failure::Length(_) => self.record.series.failed(FailureLabel::Response),
+        }
         tracing::error!(
             worker = self.record.worker,
             request_id = self.record.request_id,
@@ -214,6 +219,7 @@ impl<B: GuestBody + 'static> Drop for WorkerStream<B> {
             finish(
                 body,
                 self.after,
+                self.record.series.clone(),
                 self.record.worker.clone(),
                 self.record.request_id.clone(),
             );
@@ -255,6 +261,7 @@ fn announced_length(headers: &HeaderMap) -> Option<u64> {
 pub(crate) fn finish<B: GuestBody + 'static>(
     mut body: B,
     within: Duration,
+    series: Arc<WorkerSeries>,
     worker: String,
     request_id: String,
 ) {
@@ -273,8 +280,17 @@ pub(crate) fn finish<B: GuestBody + 'static>(
             Ok(Err(error)) => error,
             Err(_) => CallError::WallTime(within),
         };
+        report_failure(&failure, &series);
         tracing::error!(worker, request_id, "after the response: {failure}");
     });
+}
+
+/// Counts a call that failed, and the limit that it met.
+pub(crate) fn report_failure(error: &CallError, series: &WorkerSeries) {
+    series.failed(error.failure());
+    if let Some(limit) = error.limit() {
+        series.limit_met(limit);
+    }
 }
 
 #[cfg(test)]
@@ -285,6 +301,8 @@ mod tests {
     use futures_util::stream;
     use http::{HeaderValue, Method, StatusCode};
     use http_body_util::StreamBody;
+
+    use wws_telemetry::Telemetry;
 
     use super::*;
     use crate::request::access::AccessRecord;
@@ -301,7 +319,8 @@ mod tests {
 
     fn record() -> StreamRecord {
         let mut record = AccessRecord::new(false, &Method::GET, &"/".parse().unwrap());
-        StreamRecord::new(&mut record, StatusCode::OK, "1", "w")
+        let series = Telemetry::default().worker("/w");
+        StreamRecord::new(&mut record, series, StatusCode::OK, "1", "w")
     }
 
     fn announcing(lengths: &[&str]) -> HeaderMap {
@@ -434,7 +453,9 @@ mod tests {
                 let mut stream = stream_of(busy(&count), &announcing(&["3"]));
                 stream.frame().await.unwrap().unwrap();
             } else {
-                finish(busy(&count), Duration::from_secs(5), "w".into(), "1".into());
+                let series = Telemetry::default().worker("/w");
+                let within = Duration::from_secs(5);
+                finish(busy(&count), within, series, "w".into(), "1".into());
             }
             for _ in 0..1000 {
                 if count.load(Relaxed) == 4 {
@@ -456,6 +477,7 @@ mod tests {
         finish(
             busy(&count),
             Duration::from_millis(8),
+            Telemetry::default().worker("/w"),
             "w".into(),
             "1".into(),
         );

@@ -14,6 +14,7 @@ use wws_engine::{
 };
 use wws_languages::{CompiledLanguage, Language, Languages, runtime_guest};
 use wws_project::{Execution, Limits, Problem, Project, Runtime, Worker, beneath::Root};
+use wws_telemetry::{CodeSource, Telemetry};
 
 use crate::workers::compiling::Compiling;
 use crate::workers::not_a_worker;
@@ -38,6 +39,7 @@ pub(crate) struct GuestFactory<'a> {
     pub(crate) code: Option<&'a CodeCache>,
     /// Lists what is being compiled.
     pub(crate) compiling: &'a Compiling,
+    pub(crate) telemetry: &'a Telemetry,
 }
 
 /// Why a worker has no guest.
@@ -290,10 +292,16 @@ impl GuestFactory<'_> {
 
     fn module(&self, wasm: &[u8], digest: &Sha256Digest) -> Result<Code, LoadError> {
         let Some(cache) = self.code else {
+            self.telemetry.code(CodeSource::Compiled);
             return self.engine.compile(wasm);
         };
         let key = self.engine.code_key(digest);
         let (module, code) = self.engine.compile_cached(wasm, &key, cache)?;
+        self.telemetry.code(match code {
+            CodeOrigin::Cached => CodeSource::Cached,
+            CodeOrigin::Compiled { damaged: None } => CodeSource::Compiled,
+            CodeOrigin::Compiled { damaged: Some(_) } => CodeSource::Damaged,
+        });
         if let CodeOrigin::Compiled { damaged: Some(why) } = code {
             let name = key.file_name();
             tracing::warn!("the compiled code {name} is damaged ({why}): compiled again");

@@ -4,10 +4,12 @@
 
 mod common;
 
+mod admin;
 mod admission;
 mod assets;
 mod clients;
 mod compress;
+mod cors;
 mod drain;
 mod guests;
 mod http2;

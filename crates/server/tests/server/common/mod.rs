@@ -9,7 +9,7 @@ pub mod wat;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinHandle};
-use wws_project::LoadOptions;
+use wws_project::{AdminAddress, LoadOptions};
 use wws_server::{Drained, PrepareOptions};
 
 use client::{Client, Response};
@@ -98,6 +98,8 @@ impl Site {
             .unwrap_or_else(|problems| panic!("{problems}"));
         let warnings = server.warnings().iter().map(ToString::to_string).collect();
         let bound = server.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let bound = bound.with_admin().unwrap();
+        let admin = bound.admin_addr();
         let address = bound.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(bound.run(async {
@@ -105,6 +107,7 @@ impl Site {
         }));
         Running {
             address,
+            admin,
             stop: Some(stop),
             task,
             warnings,
@@ -116,6 +119,8 @@ impl Site {
 /// A server that runs.
 pub struct Running {
     pub address: SocketAddr,
+    /// The admin address, if it is on.
+    pub admin: Option<AdminAddress>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Drained>,
     /// What was odd of its workers.

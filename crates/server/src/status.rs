@@ -1,0 +1,8 @@
+//! What an operator can read of the server: metrics, health, workers, the panel.
+
+pub(crate) mod answer;
+mod api;
+pub(crate) mod metrics;
+mod panel;
+mod process;
+mod workers;

@@ -1,0 +1,111 @@
+//! Counts the operations of a key/value store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use wws_kv::{Change, Error, Map, Store};
+use wws_telemetry::{KvOperation, Telemetry};
+
+/// A store whose operations are counted.
+pub(crate) struct CountedStore<S> {
+    store: S,
+    telemetry: Telemetry,
+}
+
+impl<S: Store> CountedStore<S> {
+    /// Counts the operations of `store`.
+    pub(crate) fn new(store: S, telemetry: Telemetry) -> Arc<Self> {
+        Arc::new(Self { store, telemetry })
+    }
+
+    fn count<T>(&self, operation: KvOperation, result: Result<T, Error>) -> Result<T, Error> {
+        self.telemetry.kv(operation, result.is_ok());
+        result
+    }
+}
+
+#[async_trait]
+impl<S: Store> Store for CountedStore<S> {
+    async fn snapshot(&self, namespace: &str) -> Result<Map, Error> {
+        let result = self.store.snapshot(namespace).await;
+        self.count(KvOperation::Snapshot, result)
+    }
+
+    async fn apply(&self, namespace: &str, changes: Vec<Change>) -> Result<(), Error> {
+        let result = self.store.apply(namespace, changes).await;
+        self.count(KvOperation::Apply, result)
+    }
+
+    async fn get(&self, namespace: &str, key: &str) -> Result<Option<String>, Error> {
+        let result = self.store.get(namespace, key).await;
+        self.count(KvOperation::Get, result)
+    }
+
+    async fn increment(&self, namespace: &str, key: &str, delta: i64) -> Result<i64, Error> {
+        let result = self.store.increment(namespace, key, delta).await;
+        self.count(KvOperation::Increment, result)
+    }
+
+    async fn compare_and_swap(
+        &self,
+        namespace: &str,
+        key: &str,
+        expected: Option<&str>,
+        value: &str,
+    ) -> Result<bool, Error> {
+        let swapped = self.store.compare_and_swap(namespace, key, expected, value);
+        let result = swapped.await;
+        self.count(KvOperation::CompareAndSwap, result)
+    }
+
+    async fn set(&self, namespace: &str, key: String, value: String) -> Result<(), Error> {
+        let result = self.store.set(namespace, key, value).await;
+        self.count(KvOperation::Apply, result)
+    }
+
+    async fn delete(&self, namespace: &str, key: String) -> Result<(), Error> {
+        let result = self.store.delete(namespace, key).await;
+        self.count(KvOperation::Apply, result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use wws_kv::MemoryStore;
+    use wws_telemetry::{TextFormat, TextSink};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn counts_what_succeeds_and_what_fails() {
+        let telemetry = Telemetry::default();
+        let store = CountedStore::new(MemoryStore::default(), telemetry.clone());
+        store.set("n", "k".into(), "text".into()).await.unwrap();
+        assert_eq!(store.get("n", "k").await.unwrap().as_deref(), Some("text"));
+        assert!(store.increment("n", "k", 1).await.is_err());
+        assert!(
+            store
+                .compare_and_swap("n", "k", Some("text"), "1")
+                .await
+                .unwrap()
+        );
+        assert_eq!(store.increment("n", "k", 1).await.unwrap(), 2);
+        let mut sink = TextSink::new(TextFormat::Prometheus);
+        telemetry.collect(&mut sink);
+        let text = sink.finish();
+        for (operation, outcome, count) in [
+            ("apply", "ok", 1),
+            ("get", "ok", 1),
+            ("increment", "ok", 1),
+            ("increment", "error", 1),
+            ("compare_and_swap", "ok", 1),
+            ("compare_and_swap", "error", 0),
+        ] {
+            let line = format!(
+                "wws_kv_operations_total{{operation=\"{operation}\",outcome=\"{outcome}\"}} {count}\n"
+            );
+            assert!(text.contains(&line), "{line}");
+        }
+    }
+}
