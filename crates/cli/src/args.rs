@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use wws_project::{AdminAddress, Origins, PanelAccess};
 
 /// Serves a directory of WebAssembly workers over HTTP.
 #[derive(Debug, Parser)]
@@ -215,6 +216,24 @@ pub(crate) struct Serve {
     /// Port to listen on; 0 takes a free one [default: 8080]
     #[arg(short, long)]
     pub(crate) port: Option<u16>,
+    /// Address for metrics, health checks and the panel, as 127.0.0.1:9090 or unix:/PATH
+    #[arg(long, value_name = "ADDRESS", value_parser = admin)]
+    pub(crate) admin: Option<AdminAddress>,
+    /// Origins whose pages may read responses, as https://app.example, or * for all; may be given
+    /// several times
+    #[arg(long, value_name = "ORIGINS", value_parser = origins)]
+    pub(crate) cors: Vec<Origins>,
+    /// Serve the panel at /_panel/ of the workers' port as well: to clients on this machine
+    /// (loopback), or to any
+    #[arg(
+        long,
+        value_name = "CLIENTS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "loopback",
+        value_parser = panel
+    )]
+    pub(crate) enable_panel: Option<PanelAccess>,
     /// First install missing runtimes that `.wws.toml` lists
     #[arg(short, long)]
     pub(crate) install_runtimes: bool,
@@ -240,7 +259,7 @@ pub(crate) struct Container {
     name = "wws",
     no_binary_name = true,
     disable_help_flag = true,
-    override_usage = "ENTRYPOINT [--host IP] [--port PORT] [--prefix PREFIX] [--ignore GLOB]..."
+    override_usage = "ENTRYPOINT [--host IP] [--port PORT] [--prefix PREFIX] [--ignore GLOB]... [--admin ADDRESS]"
 )]
 pub(crate) struct AfterEntrypoint {
     /// The entry point again, as images and their users give it
@@ -253,6 +272,8 @@ pub(crate) struct AfterEntrypoint {
     host: Option<IpAddr>,
     #[arg(short, long)]
     port: Option<u16>,
+    #[arg(long, value_name = "ADDRESS", value_parser = admin)]
+    admin: Option<AdminAddress>,
 }
 
 impl AfterEntrypoint {
@@ -304,6 +325,9 @@ impl Container {
             },
             host: given.host,
             port: given.port,
+            admin: given.admin,
+            cors: Vec::new(),
+            enable_panel: None,
             install_runtimes: false,
             memory: self.memory,
         })
@@ -373,10 +397,6 @@ impl From {
 #[derive(Debug, clap::Args)]
 pub(crate) struct LegacyOptions {
     #[arg(long, hide = true)]
-    enable_panel: bool,
-    #[arg(long, hide = true)]
-    cors: Vec<String>,
-    #[arg(long, hide = true)]
     git_commit: Option<String>,
     #[arg(long, hide = true)]
     git_tag: Option<String>,
@@ -396,14 +416,7 @@ impl LegacyOptions {
             &self.git_folder,
         ];
         let text = path.to_string_lossy();
-        if self.enable_panel {
-            Some("`--enable-panel` is not in this version; `wws routes` prints the workers".into())
-        } else if !self.cors.is_empty() {
-            Some(
-                "`--cors` is not in this version: let workers answer OPTIONS and set the headers"
-                    .into(),
-            )
-        } else if git.iter().any(|flag| flag.is_some())
+        if git.iter().any(|flag| flag.is_some())
             || ["https://", "http://", "git@", "ssh://"]
                 .iter()
                 .any(|start| text.starts_with(start))
@@ -416,6 +429,18 @@ impl LegacyOptions {
             None
         }
     }
+}
+
+fn admin(text: &str) -> Result<AdminAddress, String> {
+    AdminAddress::new(text).ok_or_else(|| format!("expected {}", AdminAddress::expected()))
+}
+
+fn origins(text: &str) -> Result<Origins, String> {
+    Origins::new(text).ok_or_else(|| format!("expected {}", Origins::expected()))
+}
+
+fn panel(text: &str) -> Result<PanelAccess, String> {
+    PanelAccess::new(text).ok_or_else(|| "expected off, loopback or any".into())
 }
 
 fn host(text: &str) -> Result<IpAddr, String> {

@@ -2,6 +2,7 @@
 
 mod escape;
 mod rate_limit;
+mod tail;
 mod writer;
 
 use std::{io, sync::Arc, time::Duration};
@@ -15,8 +16,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 use wws_project::LogFormat;
+use wws_server::Telemetry;
 
 use rate_limit::{RateLimit, RateLimited};
+use tail::TailLayer;
 use writer::Writer;
 
 /// The running log.
@@ -24,7 +27,11 @@ pub(crate) struct Log(Writer);
 
 impl Log {
     /// Starts the log. `filter` is `WWS_LOG`: a level, or `TARGET=LEVEL,...`.
-    pub(crate) fn start(format: LogFormat, filter: Option<&str>) -> io::Result<Self> {
+    pub(crate) fn start(
+        format: LogFormat,
+        filter: Option<&str>,
+        telemetry: Telemetry,
+    ) -> io::Result<Self> {
         let limit = Arc::new(RateLimit::default());
         let writer = Writer::start(format == LogFormat::Json, limit.clone())?;
         let limited = RateLimited::new(limit, {
@@ -46,8 +53,11 @@ impl Log {
                 .with_span_list(false)
                 .boxed(),
         };
+        let tail = TailLayer(telemetry);
         tracing_subscriber::registry()
-            .with(lines.with_filter(targets.and(limited)))
+            .with(lines.with_filter(targets.clone().and(limited)))
+            // There are counters for requests.
+            .with(tail.with_filter(targets.with_target("access", LevelFilter::OFF)))
             .try_init()
             .map_err(io::Error::other)?;
         std::panic::set_hook(Box::new(log_panic));

@@ -1,7 +1,7 @@
 //! `wws schema`: JSON Schemas of `.wws.toml` and of a worker's TOML, which editors use.
 
 use serde_json::{Map, Value, json};
-use wws_project::{Limits, ServerSettings, TomlType, Unit, settings::Setting};
+use wws_project::{Cors, Limits, ServerSettings, TomlType, Unit, WorkerLog, settings::Setting};
 
 /// The dialect of the schemas: the one that TOML editors know.
 const DIALECT: &str = "http://json-schema.org/draft-07/schema#";
@@ -35,6 +35,7 @@ pub(crate) fn project() -> Value {
             "version": version(),
             "server": settings("Settings of the server.", &ServerSettings::table()),
             "limits": settings("Limits of one call, for all workers.", &Limits::table()),
+            "log": settings("What workers log.", &WorkerLog::table()),
             "repositories": list(repository),
         }),
         &[],
@@ -93,6 +94,8 @@ pub(crate) fn worker() -> Value {
                 &[],
             ),
             "limits": settings("Limits of one call of this worker.", &Limits::table()),
+            "log": settings("What the worker logs.", &WorkerLog::table()),
+            "cors": settings("Which pages of other origins may read responses.", &Cors::table()),
         }),
         &[],
     );

@@ -11,8 +11,8 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use wws_project::ServerSettings;
-use wws_server::{CodeCache, Compiling, Languages, PrepareOptions, Server};
+use wws_project::{AdminAddress, Origins, PanelAccess, ServerSettings};
+use wws_server::{CodeCache, Compiling, Languages, PrepareOptions, Server, Telemetry};
 
 use crate::{
     EXIT_CONFIG, EXIT_OS, args::Serve, code, environment, log::Log, memory, progress, routes,
@@ -113,7 +113,9 @@ async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog
     };
     // Waiting, loading and compiling take long, and a signal must interrupt them.
     let path = args.folder.path.clone();
-    let beginning = tokio::task::spawn_blocking(move || begin(&path, sandbox, &log));
+    let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
+    let counted = telemetry.clone();
+    let beginning = tokio::task::spawn_blocking(move || begin(&path, sandbox, &log, counted));
     let begun = tokio::select! {
         begun = beginning => begun,
         (signal, _) = signals.next() => return stopped_before_the_start(signal),
@@ -125,7 +127,8 @@ async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog
     };
     let compiling = Compiling::default();
     let noted = compiling.clone();
-    let preparing = tokio::task::spawn_blocking(move || prepare(&args, place, code, &noted));
+    let preparing =
+        tokio::task::spawn_blocking(move || prepare(&args, place, code, &noted, telemetry));
     let prepared = tokio::select! {
         prepared = preparing => prepared,
         (signal, _) = signals.next() => return stopped_before_the_start(signal),
@@ -155,11 +158,12 @@ fn begin(
     project: &Path,
     sandbox: io::Result<()>,
     log: &StartedLog,
+    telemetry: Telemetry,
 ) -> Result<(Option<CodeCache>, Duration), End> {
     let settings = wws_project::server_settings(project, &environment::variables())
         .map_err(|problems| End::BadProject(problems.to_string()))?;
     let filter = std::env::var("WWS_LOG").ok();
-    let started = Log::start(settings.log_format, filter.as_deref())
+    let started = Log::start(settings.log_format, filter.as_deref(), telemetry)
         .map_err(|error| End::Failed(format!("cannot start the log: {error}")))?;
     // This is the only one.
     let _ = log.set(started);
@@ -183,6 +187,7 @@ fn prepare(
     place: Place,
     given: Option<CodeCache>,
     compiling: &Compiling,
+    telemetry: Telemetry,
 ) -> Result<(Server, SocketAddr), End> {
     let bad = |problems: &dyn Display| End::BadProject(problems.to_string());
     let loaded = environment::load(&args.folder, place == Place::Container, given.as_ref());
@@ -190,6 +195,18 @@ fn prepare(
     let settings = project.settings_mut();
     settings.host = args.host.or(settings.host);
     settings.port = args.port.or(settings.port);
+    if let Some(admin) = &args.admin {
+        settings.admin = admin.clone();
+    }
+    if let Some(panel) = args.enable_panel {
+        settings.panel = panel;
+    }
+    if let Some(origins) = cors(&args.cors) {
+        settings.cors = origins;
+    }
+    if settings.admin != AdminAddress::Off || settings.panel != PanelAccess::Off {
+        telemetry.tail().enable();
+    }
     for warning in project.warnings() {
         tracing::warn!("{}", on_one_line(warning));
     }
@@ -205,6 +222,7 @@ fn prepare(
             compiling: compiling.clone(),
             on_idle: Some(memory::rest),
             languages: Languages::standard(),
+            telemetry,
         };
         wws_server::prepare(project, &options)
     };
@@ -222,6 +240,15 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
         Ok(bound) => bound,
         Err(error) => return End::Failed(format!("cannot listen on {address}: {error}")),
     };
+    let admin = bound.project().settings().admin.clone();
+    let bound = match bound.with_admin() {
+        Ok(bound) => bound,
+        Err(error) => {
+            return End::Failed(format!(
+                "cannot listen on {admin} (`server.admin`): {error}"
+            ));
+        }
+    };
     if let Err(error) = sandbox::close(bound.project()) {
         tracing::warn!("rights that the server no longer needs are kept: {error}");
     }
@@ -236,6 +263,9 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
         "listening on http://{} ({workers} workers, {assets} assets)",
         bound.local_addr()
     );
+    if let Some(address) = bound.admin_addr() {
+        tracing::info!("metrics and health checks on {address}");
+    }
     let drained = bound
         .run(async {
             let (signal, _) = signals.next().await;
@@ -250,6 +280,19 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
         }
     }
     End::Stopped
+}
+
+/// The origins of all flags together; `None` without any.
+fn cors(flags: &[Origins]) -> Option<Origins> {
+    let mut all = Vec::new();
+    for flag in flags {
+        match flag {
+            Origins::Any => return Some(Origins::Any),
+            Origins::Only(origins) => all.extend(origins.iter().cloned()),
+            Origins::None => {}
+        }
+    }
+    (!flags.is_empty()).then_some(Origins::Only(all))
 }
 
 /// Problems are the last lines, because these are what users see of a container that did not start.

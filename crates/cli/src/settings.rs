@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use wws_project::{Limits, ServerSettings, settings::Setting};
+use wws_project::{Cors, Limits, ServerSettings, WorkerLog, settings::Setting};
 
 /// The whole page.
 pub(crate) fn markdown() -> String {
@@ -21,6 +21,16 @@ pub(crate) fn markdown() -> String {
          Bounds of one call of a worker: in `.wws.toml` for all workers, in a worker's TOML for that one.\n\n",
     );
     table(&mut text, &Limits::table(), false);
+    text.push_str(
+        "\n## `[log]`\n\n\
+         What a worker itself logs: in `.wws.toml` for all workers, in a worker's TOML for that one.\n\n",
+    );
+    table(&mut text, &WorkerLog::table(), false);
+    text.push_str(
+        "\n## `[cors]`\n\n\
+         Which pages of other origins may read a worker's responses: in the worker's TOML.\n\n",
+    );
+    table(&mut text, &Cors::table(), false);
     text
 }
 

@@ -171,10 +171,38 @@ fn runtimes_have_their_place_and_their_repository() {
 }
 
 #[test]
+fn cors_and_the_panel_are_set_as_in_1_7() {
+    let serve = parse(&["--cors", "*", "--enable-panel", "site"]).serve;
+    assert_eq!(serve.cors, [Origins::Any]);
+    assert_eq!(serve.enable_panel, Some(PanelAccess::Loopback));
+    assert_eq!(serve.folder.path, Path::new("site"));
+    let origins = "https://a.example,https://b.example";
+    let serve = parse(&["--cors", origins, "--enable-panel=any"]).serve;
+    assert_eq!(serve.cors, [Origins::new(origins).unwrap()]);
+    assert_eq!(serve.enable_panel, Some(PanelAccess::Any));
+    assert!(Args::try_parse_from(["wws", "--cors", "a.example"]).is_err());
+}
+
+#[test]
+fn containers_have_an_admin_address() {
+    let words = ["--", "/", "/", "--admin", "0.0.0.0:9090"].map(OsString::from);
+    let args = Args::try_parse_from(
+        [OsString::from("wws"), "serve-container".into()]
+            .into_iter()
+            .chain(words),
+    )
+    .unwrap();
+    let Some(Command::ServeContainer(container)) = args.command else {
+        unreachable!()
+    };
+    let serve = container.into_serve().unwrap();
+    assert_eq!(serve.admin, AdminAddress::new("0.0.0.0:9090"));
+    assert!(Args::try_parse_from(["wws", "--admin", "9090"]).is_err());
+}
+
+#[test]
 fn old_ways_are_explained() {
     for (args, says) in [
-        (vec!["--cors", "*", "."], "--cors"),
-        (vec!["--enable-panel"], "panel"),
         (vec!["--git-branch", "main", "x"], "git"),
         (vec!["https://git.example/x.git"], "git"),
     ] {
