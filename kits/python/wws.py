@@ -66,9 +66,9 @@ def _tell(message: dict, body: bytes = b"") -> None:
         done = _pwrite(1, data, 0)
 
 
-def _ask(message: dict, body: bytes = b"") -> tuple[dict, bytes]:
+def _ask(message: dict, body: bytes = b"", first: int = 4096) -> tuple[dict, bytes]:
     _tell(message, body)
-    data = _pread(0, 4096, 0)
+    data = _pread(0, first, 0)
     end = data.find(b"\n")
     while end < 0:
         more = _pread(0, 1 << 16, 0)
@@ -146,6 +146,87 @@ class Headers(dict):
         return pairs
 
 
+# Most chunks of a body fit into this, in bytes.
+_CHUNK = 1 << 17
+
+
+class _Body:
+    """The body of a request, or of an answer to `fetch`: there as a whole, or read as it comes."""
+
+    __slots__ = ("_whole", "_number", "_failed", "_is_read", "_error")
+
+    def __init__(self, whole: Optional[bytes], number: int = 0, failed: Any = None) -> None:
+        self._whole = whole
+        self._number = number
+        self._failed = failed
+        self._is_read = False
+        self._error: Optional[BaseException] = None
+
+    def whole(self) -> bytes:
+        if self._whole is None:
+            if self._is_read and self._error is None:
+                raise RuntimeError("the body was read in chunks, or closed: it is not kept")
+            self._is_read = True
+            self._whole = self._read("read_all")
+        return self._whole
+
+    def chunk(self) -> bytes:
+        """The next chunk of a body that is not there as a whole. Empty at its end."""
+        self._is_read = True
+        return self._read("read")
+
+    def close(self) -> None:
+        """No more of it is wanted."""
+        if self._whole is None:
+            self._is_read = True
+            _tell({"op": "close", "id": self._number})
+
+    def _read(self, op: str) -> bytes:
+        if self._error is None:
+            line, data = _ask({"op": op, "id": self._number}, first=_CHUNK)
+            error = line.get("error")
+            if not error:
+                return data
+            self._error = self._failed(error["kind"], error["message"])
+        raise self._error
+
+
+class _Chunks:
+    """The chunks of a body as bytes, for `for` and `async for`."""
+
+    def __init__(self, body: _Body) -> None:
+        self._body = body
+        self._whole = body._whole
+
+    def _next(self) -> bytes:
+        if self._whole is None:
+            return self._body.chunk()
+        whole, self._whole = self._whole, b""
+        return whole
+
+    def __iter__(self) -> _Chunks:
+        return self
+
+    def __next__(self) -> bytes:
+        chunk = self._next()
+        if not chunk:
+            raise StopIteration
+        return chunk
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        import asyncio
+
+        # Other tasks have a turn before this one waits.
+        await asyncio.sleep(0)
+        chunk = self._next()
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+
 def _text_or_bytes(data: bytes) -> Union[str, bytes]:
     try:
         return data.decode()
@@ -162,32 +243,36 @@ class Request:
     params: dict[str, str]
     """The parameters of the route: of `[id].py` the key `id`."""
 
-    def __init__(self, method: str, url: str, headers: Any = (), body: Union[str, bytes] = b"", params: Optional[dict] = None) -> None:
+    def __init__(self, method: str, url: str, headers: Any = (), body: Union[str, bytes, _Body] = b"", params: Optional[dict] = None) -> None:
         self.method = method
         self.url = url
         self.headers = Headers(headers.items() if isinstance(headers, Mapping) else headers)
         self.params = params or {}
-        self._bytes = body.encode() if isinstance(body, str) else body
+        self._body = body if type(body) is _Body else _Body(body.encode() if isinstance(body, str) else body)
 
     @property
     def body(self) -> Union[str, bytes]:
         """The body as text, or as bytes if it is not UTF-8."""
-        return _text_or_bytes(self._bytes)
+        return _text_or_bytes(self._body.whole())
 
     @property
     def bytes(self) -> bytes:
         """The body, byte for byte."""
-        return self._bytes
+        return self._body.whole()
 
     def text(self) -> str:
         """The body as text; bytes that are not UTF-8 become U+FFFD."""
-        return self._bytes.decode("utf-8", "replace")
+        return self._body.whole().decode("utf-8", "replace")
 
     def json(self) -> Any:
         """The body as JSON. Raises ValueError if it is none."""
         import json
 
-        return json.loads(self._bytes)
+        return json.loads(self._body.whole())
+
+    def stream(self) -> _Chunks:
+        """The body in chunks of bytes as they come, for `for` or `async for`. What was read so is not kept: there is no `body` then."""
+        return _Chunks(self._body)
 
     @property
     def path(self) -> str:
@@ -365,12 +450,12 @@ class FetchError(OSError):
 class FetchResponse:
     """What another server answered."""
 
-    def __init__(self, status: int, url: str, headers: Headers, body: bytes, redirected: bool = False) -> None:
+    def __init__(self, status: int, url: str, headers: Headers, body: Union[bytes, _Body], redirected: bool = False) -> None:
         self.status = self.status_code = status
         self.url = url
         self.redirected = redirected
         self.headers = headers
-        self._bytes = body
+        self._body = body if type(body) is _Body else _Body(body)
 
     @property
     def ok(self) -> bool:
@@ -380,22 +465,30 @@ class FetchResponse:
     @property
     def body(self) -> Union[str, bytes]:
         """The body as text, or as bytes if it is not UTF-8."""
-        return _text_or_bytes(self._bytes)
+        return _text_or_bytes(self._body.whole())
 
     @property
     def bytes(self) -> bytes:
         """The body, byte for byte."""
-        return self._bytes
+        return self._body.whole()
 
     def text(self) -> str:
         """The body as text; bytes that are not UTF-8 become U+FFFD."""
-        return self._bytes.decode("utf-8", "replace")
+        return self._body.whole().decode("utf-8", "replace")
 
     def json(self) -> Any:
         """The body as JSON. Raises ValueError if it is none."""
         import json
 
-        return json.loads(self._bytes)
+        return json.loads(self._body.whole())
+
+    def iter_bytes(self) -> _Chunks:
+        """The body in chunks of bytes as they come, for `for` or `async for`. What was read so is not kept."""
+        return _Chunks(self._body)
+
+    def close(self) -> None:
+        """Ends the connection if the body was not read to its end."""
+        self._body.close()
 
 
 def _dumps(value: Any) -> str:
@@ -415,7 +508,8 @@ def fetch(url: str, method: str = "GET", headers: Optional[Any] = None, body: Bo
     error = line.get("error")
     if error:
         raise FetchError(error["kind"], error["message"])
-    return FetchResponse(line["status"], line.get("url") or url, Headers(line["headers"]), answer, line.get("redirected", False))
+    content = _Body(None, line["stream"], FetchError) if "stream" in line else answer
+    return FetchResponse(line["status"], line.get("url") or url, Headers(line["headers"]), content, line.get("redirected", False))
 
 
 # -- The log -----------------------------------------------------------------------------------------------------------------------
@@ -796,9 +890,10 @@ def _dispatch() -> None:
         line, body = _ask({"op": "request"})
         for generator in _generators:
             _seed(generator)
-        request = Request(line["method"], line["url"], line["headers"], body, line["params"])
+        content = _Body(None, line["stream"], _body_error) if "stream" in line else body
+        request = Request(line["method"], line["url"], line["headers"], content, line["params"])
         answer = _worker(request)
-        if hasattr(type(answer), "__await__") or hasattr(type(getattr(answer, "body", None)), "__aiter__"):
+        if hasattr(type(answer), "__await__") or _is_awaited(getattr(answer, "body", None)):
             answer = _run(answer)
             if answer is None:
                 return
@@ -815,6 +910,15 @@ def _dispatch() -> None:
         _out.end()
         _err.end()
         _fail(error)
+
+
+def _is_awaited(body: Any) -> bool:
+    """Whether the parts of a body can only be awaited."""
+    return hasattr(type(body), "__aiter__") and not hasattr(type(body), "__iter__")
+
+
+def _body_error(kind: str, message: str) -> OSError:
+    return OSError(message)
 
 
 def _response(answer: Any) -> Any:

@@ -5,6 +5,7 @@
 //! transports the bytes.
 
 mod answer;
+mod bodies;
 mod derive;
 mod message;
 mod outgoing;
@@ -15,7 +16,7 @@ mod sources;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use wws_engine::{Call, Channel, Host, wasmtime::Result};
+use wws_engine::{BodyStream, Call, Channel, Host, wasmtime::Result};
 
 pub(crate) use session::{Answered, Session};
 pub(crate) use sources::{Library, Sources};
@@ -36,9 +37,14 @@ pub(crate) fn begin_loading(host: &mut Host, sources: Sources) {
     host.set_channel(Arc::new(KitChannel));
 }
 
-/// Begins a call.
-pub(crate) fn begin_call(host: &mut Host, sources: Sources, call: Call) -> Result<()> {
-    Session::call(host, sources, call)?;
+/// Begins a call, whose body may be a stream.
+pub(crate) fn begin_call(
+    host: &mut Host,
+    sources: Sources,
+    call: Call,
+    body: Option<BodyStream>,
+) -> Result<()> {
+    Session::call(host, sources, call, body)?;
     host.set_channel(Arc::new(KitChannel));
     Ok(())
 }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod channel;
+mod incoming;
 mod javascript;
 mod language;
 mod load;

@@ -14,13 +14,14 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wws_engine::{
-    Call, GuestSpec, LoadError, LoadErrorKind, Program, ProgramError, RequestBody, Vm,
+    BodyStream, Call, GuestSpec, LoadError, LoadErrorKind, Program, ProgramError, RequestBody, Vm,
     is_suspended,
     wasmtime::{Result, TypedFunc, error::Context as _},
 };
 use wws_project::{InterpreterOrigin, LanguageSpec, beneath::Root};
 
 use crate::channel::{self, Answered, Library, Session, Sources};
+use crate::incoming;
 use crate::language::Language;
 use crate::load;
 
@@ -123,14 +124,18 @@ impl Program for Worker {
         Box::pin(self.load(vm))
     }
 
+    fn takes_streams(&self) -> bool {
+        true
+    }
+
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
         call: Call<RequestBody>,
     ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
         Box::pin(async move {
-            let call = call.collect(u64::MAX).await?;
-            Ok(self.handle(vm, call).await?.into_response())
+            let (call, body) = incoming::open(vm, call).await?;
+            Ok(self.handle(vm, call, body).await?.into_response())
         })
     }
 }
@@ -161,9 +166,14 @@ impl Worker {
         Ok(())
     }
 
-    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<Answered, ProgramError> {
+    async fn handle(
+        &self,
+        vm: &mut Vm,
+        call: Call,
+        body: Option<BodyStream>,
+    ) -> Result<Answered, ProgramError> {
         let entry = self.entry.get().context("the worker was not loaded")?;
-        channel::begin_call(vm.host(), self.sources.clone(), call)?;
+        channel::begin_call(vm.host(), self.sources.clone(), call, body)?;
         let function: TpCall = vm.function_at(entry.call)?;
         let result = vm
             .call(&function, (entry.dispatch, entry.arguments, 0))

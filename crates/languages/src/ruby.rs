@@ -16,12 +16,13 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wws_engine::{
-    Call, GuestSpec, Host, LoadError, Program, ProgramError, RequestBody, Vm,
+    BodyStream, Call, GuestSpec, Host, LoadError, Program, ProgramError, RequestBody, Vm,
     wasmtime::{self, Linker, Module},
 };
 use wws_project::{InterpreterOrigin, LanguageSpec, beneath::Root};
 
 use crate::channel::{self, Answered, Session, Sources};
+use crate::incoming;
 use crate::language::Language;
 use crate::load;
 
@@ -99,14 +100,18 @@ impl Program for Worker {
         Box::pin(self.load(vm))
     }
 
+    fn takes_streams(&self) -> bool {
+        true
+    }
+
     fn answer<'a>(
         &'a self,
         vm: &'a mut Vm,
         call: Call<RequestBody>,
     ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
         Box::pin(async move {
-            let call = call.collect(u64::MAX).await?;
-            Ok(self.handle(vm, call).await?.into_response())
+            let (call, body) = incoming::open(vm, call).await?;
+            Ok(self.handle(vm, call, body).await?.into_response())
         })
     }
 }
@@ -137,12 +142,17 @@ impl Worker {
         Ok(())
     }
 
-    async fn handle(&self, vm: &mut Vm, call: Call) -> Result<Answered, ProgramError> {
+    async fn handle(
+        &self,
+        vm: &mut Vm,
+        call: Call,
+        body: Option<BodyStream>,
+    ) -> Result<Answered, ProgramError> {
         let answer = self
             .answer
             .get()
             .ok_or_else(|| ProgramError::failed("the worker was not loaded"))?;
-        channel::begin_call(vm.host(), self.sources.clone(), call)?;
+        channel::begin_call(vm.host(), self.sources.clone(), call, body)?;
         let state = answer.call(vm).await?;
         Session::outcome(vm.host())?.ok_or_else(|| {
             ProgramError::failed(format!("gave no answer: Ruby ended with state {state}"))

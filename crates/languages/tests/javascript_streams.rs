@@ -10,15 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Project, get, loopback, outgoing, post, spec};
+use common::{Project, get, loopback, outgoing, slow_server, spec, upload};
 use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use wws_engine::{
-    BodySender, Call, CallError, Guest, GuestSpec, RequestBody, ResponseBody, StreamedBody,
-};
+use wws_engine::{Call, CallError, Guest, GuestSpec, RequestBody, ResponseBody, StreamedBody};
 use wws_kv::Store;
 
 const WORKER: &str = r#"
@@ -138,19 +136,6 @@ async fn pieces(mut body: Box<StreamedBody>) -> (Vec<Bytes>, Result<(), CallErro
     (pieces, Ok(()))
 }
 
-/// A request whose body is sent by the test.
-fn upload(path: &str) -> (Call<RequestBody>, BodySender) {
-    let (sender, body) = BodySender::new();
-    let call: Call<RequestBody> = post(path, Vec::new()).into();
-    let (head, _) = call.request.into_parts();
-    let call = Call {
-        request: http::Request::from_parts(head, RequestBody::Stream(body)),
-        params: call.params,
-        request_id: call.request_id,
-    };
-    (call, sender)
-}
-
 fn reaching(address: SocketAddr) -> GuestSpec {
     let mut spec = spec();
     spec.env = vec![("TARGET".into(), format!("http://{address}"))];
@@ -268,30 +253,6 @@ async fn wait_until_does_not_hold_the_answer_back() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("it did not go on after the answer");
-}
-
-/// A server that sends `count` pieces of 1000 bytes, one every `pause`, without a length.
-async fn slow_server(count: usize, pause: Duration) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let _ = stream.read(&mut [0; 4096]).await;
-                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
-                let _ = stream.write_all(head.as_bytes()).await;
-                for _ in 0..count {
-                    if stream.write_all(&[b'x'; 1000]).await.is_err() {
-                        return;
-                    }
-                    if !pause.is_zero() {
-                        tokio::time::sleep(pause).await;
-                    }
-                }
-            });
-        }
-    });
-    address
 }
 
 #[tokio::test(flavor = "multi_thread")]

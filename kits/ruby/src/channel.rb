@@ -23,8 +23,10 @@ module Wws
     IN = IO.for_fd(0, "r", autoclose: false)
     # Most replies fit into this, in bytes.
     FIRST = 4096
+    # Most chunks of a body fit into this, in bytes.
+    CHUNK = 1 << 17
     NONE = "".b.freeze
-    private_constant :OUT, :IN, :FIRST, :NONE
+    private_constant :OUT, :IN, :FIRST, :CHUNK, :NONE
 
     module_function
 
@@ -62,6 +64,12 @@ module Wws
       reply
     end
 
+    # Asks for bytes of a body, which come alone.
+    def read(message)
+      tell(message)
+      reply(CHUNK)[1]
+    end
+
     # Asks with a line that is ready.
     def ask_line(line)
       OUT.pwrite(line, 0)
@@ -69,8 +77,8 @@ module Wws
     end
 
     # Reads a reply. Its body is a binary String.
-    def reply
-      head = IN.pread(FIRST, 0)
+    def reply(first = FIRST)
+      head = IN.pread(first, 0)
       until (at = head.index("\n"))
         head << IN.pread(65_536, 0)
       end

@@ -6,20 +6,20 @@ module Wws
 
   # The answer to an HTTP request.
   class FetchResponse
+    include Content
+
     attr_reader :status
     # The address that answered, after redirects.
     attr_reader :url
     # Each header line, in order: [[name, value], ...].
     attr_reader :header_list
-    # The body: text where it is UTF-8, else in ASCII-8BIT.
-    attr_reader :body
 
     def initialize(status, url, header_list, body, redirected = false)
       @status = status
       @url = url
       @redirected = redirected
       @header_list = header_list
-      @body = body
+      @content = body
     end
 
     alias status_code status
@@ -42,18 +42,28 @@ module Wws
 
     # The body's JSON.
     def json = JSON.parse(body)
+
+    # Ends the connection if the body was not read to its end.
+    def close
+      @content.close if @content.is_a?(Body)
+    end
   end
 
   # Sends an HTTP request and waits for the answer. A header's value may be an Array: several lines.
   def self.fetch(url, method: "GET", headers: {}, body: nil)
     message = { op: "http", method: method.to_s.upcase, url: url.to_s, headers: Wire.headers(headers) }
     reply, bytes = Channel.ask(message, Wire.body(body))
-    FetchResponse.new(reply["status"], reply["url"] || url.to_s, reply["headers"], text(bytes), reply["redirected"] || false)
+    number = reply["stream"]
+    content = number ? Body.new(number) { |error| failed_fetch(url, error) } : text(bytes)
+    FetchResponse.new(reply["status"], reply["url"] || url.to_s, reply["headers"], content, reply["redirected"] || false)
   rescue FetchError
     raise
   rescue Error => e
-    raise FetchError.new("#{url}: #{e.message}", e.kind)
+    raise failed_fetch(url, e)
   end
+
+  def self.failed_fetch(url, error) = FetchError.new("#{url}: #{error.message}", error.kind)
+  private_class_method :failed_fetch
 end
 
 module Kernel

@@ -53,7 +53,9 @@ module Wws
   def self.answer
     Randomness.renew
     head, body = Channel.ask_line(@question)
-    request = Request.new(head["url"], head["method"], head["headers"], text(body), head["params"])
+    number = head["stream"]
+    content = number ? Body.new(number) { |error| IOError.new(error.message) } : text(body)
+    request = Request.new(head["url"], head["method"], head["headers"], content, head["params"])
     response = @worker.call(request)
     response = Response.new(response) if response.is_a?(String)
     unless response.is_a?(Response)

@@ -44,14 +44,14 @@ end
 
 # An HTTP request.
 class Request
+  include Wws::Content
+
   # The full URL, as a String.
   attr_reader :url
   # "GET", "POST", ...
   attr_reader :method
   # Each header line, in order: [[name, value], ...]. Names are in lower case.
   attr_reader :header_list
-  # The body: text where it is UTF-8, else in ASCII-8BIT.
-  attr_reader :body
   # Parameters of the route: { "id" => "7" } for `[id].rb`.
   attr_reader :params
 
@@ -59,7 +59,7 @@ class Request
     @url = url
     @method = method
     @header_list = headers.to_a
-    @body = body
+    @content = body
     @params = Wws::Keys.params(params || {})
   end
 
@@ -94,7 +94,7 @@ class Request
 
   # The body's JSON.
   def json
-    JSON.parse(@body)
+    JSON.parse(body)
   end
 end
 

@@ -8,7 +8,7 @@ use wws_engine::{Host, wasmtime::Result};
 use crate::channel::message::{Body, HeaderPairs, Message, broken};
 use crate::channel::reply::{Refusal, Reply, to_line};
 use crate::channel::session::{CallOutcome, Session, UnreadReply};
-use crate::channel::{derive, outgoing};
+use crate::channel::{bodies, derive, outgoing};
 
 /// The maximum size of a source file, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
@@ -44,6 +44,10 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
             host.suspend();
             return Ok(());
         }
+        "close" => {
+            Session::of(host)?.bodies.remove(&line.id);
+            return Ok(());
+        }
         "worker" => {
             let name = Session::of(host)?.sources.worker.clone();
             source(host, &name).map(|bytes| {
@@ -75,6 +79,8 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
         "pbkdf2" => derive::pbkdf2(host, &line, &body).await?,
         "scrypt" => derive::scrypt(host, &line, &body).await?,
         "http" => outgoing::send(host, line, body).await,
+        "read" => bodies::read(host, line.id).await,
+        "read_all" => bodies::read_all(host, line.id).await,
         "start" => start(host, line.status, &line.headers),
         "piece" => piece(host, body).await,
         "end" => end(host).await,
@@ -97,7 +103,16 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
 fn needs_request(op: &str) -> bool {
     matches!(
         op,
-        "kv_get" | "kv_set" | "kv_delete" | "kv_increment" | "http" | "start" | "piece" | "end"
+        "kv_get"
+            | "kv_set"
+            | "kv_delete"
+            | "kv_increment"
+            | "http"
+            | "read"
+            | "read_all"
+            | "start"
+            | "piece"
+            | "end"
     )
 }
 

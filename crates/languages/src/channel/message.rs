@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, response};
 use serde::{Deserialize, Serialize};
 use wws_engine::{
     AnsweredBy, Call, ProgramFailure, SourcePos,
@@ -38,6 +38,8 @@ pub(super) struct MessageLine {
     pub(super) method: String,
     pub(super) url: String,
     pub(super) name: String,
+    /// The number of a body.
+    pub(super) id: u64,
     pub(super) function: u32,
     pub(super) arguments: u32,
     pub(super) iterations: u64,
@@ -142,6 +144,9 @@ struct Request<'a> {
     headers: Vec<(&'a str, Cow<'a, str>)>,
     params: serde_json::Map<String, serde_json::Value>,
     body: usize,
+    /// The number of a body that is read as it comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -151,6 +156,8 @@ struct Response<'a> {
     redirected: bool,
     headers: Vec<(&'a str, Cow<'a, str>)>,
     body: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<u64>,
 }
 
 /// Header lines. A value that is not UTF-8 is decoded as Latin-1, as in the worker protocol.
@@ -167,8 +174,9 @@ fn pairs(headers: &HeaderMap) -> Vec<(&str, Cow<'_, str>)> {
         .collect()
 }
 
-/// The head of a call's request, and its body.
-pub(super) fn request(call: Call) -> Result<(Vec<u8>, Bytes)> {
+/// The head of a call's request, and its body; `stream` is the number of one that is read as it
+/// comes.
+pub(super) fn request(call: Call, stream: Option<u64>) -> Result<(Vec<u8>, Bytes)> {
     let (head, body) = call.request.into_parts();
     let line = serde_json::to_vec(&Request {
         method: head.method.as_str(),
@@ -180,20 +188,27 @@ pub(super) fn request(call: Call) -> Result<(Vec<u8>, Bytes)> {
             .map(|(name, value)| (name, value.into()))
             .collect(),
         body: body.len(),
+        stream,
     })?;
     Ok((line, body))
 }
 
-/// The head of a response, with the URL that it came from.
-pub(super) fn response(response: &http::Response<Bytes>) -> Result<Vec<u8>> {
-    let by = response.extensions().get::<AnsweredBy>();
-    Ok(serde_json::to_vec(&Response {
-        status: response.status().as_u16(),
+/// The head of a response, with the URL that it came from, and the length of its body or the number
+/// of one that is read as it comes.
+pub(super) fn response(
+    response: &response::Parts,
+    body: usize,
+    stream: Option<u64>,
+) -> serde_json::Result<Vec<u8>> {
+    let by = response.extensions.get::<AnsweredBy>();
+    serde_json::to_vec(&Response {
+        status: response.status.as_u16(),
         url: by.map_or("", |by| &by.url),
         redirected: by.is_some_and(|by| by.redirects > 0),
-        headers: pairs(response.headers()),
-        body: response.body().len(),
-    })?)
+        headers: pairs(&response.headers),
+        body,
+        stream,
+    })
 }
 
 #[cfg(test)]
@@ -216,13 +231,17 @@ mod tests {
             url: "http://b.example/end".into(),
             redirects: 2,
         });
-        let line: serde_json::Value = serde_json::from_slice(&response(&answer).unwrap()).unwrap();
-        assert_eq!(
-            line,
-            serde_json::json!({
-                "status": 200, "url": "http://b.example/end", "redirected": true, "headers": [], "body": 2,
-            })
-        );
+        let (head, body) = answer.into_parts();
+        let line = |stream| -> serde_json::Value {
+            let line = response(&head, body.len(), stream).unwrap();
+            serde_json::from_slice(&line).unwrap()
+        };
+        let mut expected = serde_json::json!({
+            "status": 200, "url": "http://b.example/end", "redirected": true, "headers": [], "body": 2,
+        });
+        assert_eq!(line(None), expected);
+        expected["stream"] = 7.into();
+        assert_eq!(line(Some(7)), expected);
     }
 
     #[test]

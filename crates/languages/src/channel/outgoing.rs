@@ -2,22 +2,38 @@
 
 use bytes::Bytes;
 use http::Request;
-use wws_engine::{Decode, Host, HttpFailure, header_map};
+use wws_engine::{Decode, Host, HttpFailure, RequestBody, header_map};
 
 use crate::channel::message::{self, MessageLine};
 use crate::channel::reply::{Refusal, Reply};
+use crate::channel::session::Session;
+use crate::incoming::{IncomingBody, SHORT};
 
-/// Sends a request, and waits for its answer.
+/// Sends a request, and waits for its answer. The kit reads a body that is not short as it comes.
 pub(super) async fn send(
     host: &mut Host,
     line: MessageLine,
     body: Bytes,
 ) -> Result<Reply, Refusal> {
-    let request = request(&line, body)?;
-    let sending = host.send_http(request).map_err(failed)?;
-    let response = sending.await.map_err(failed)?;
-    let line = message::response(&response).map_err(|error| ("internal", error.to_string()))?;
-    Ok((line, response.into_body()))
+    let request = request(&line, body)?.map(RequestBody::Collected);
+    let sending = host.stream_http(request).map_err(failed)?;
+    let (head, body) = sending.await.map_err(failed)?.into_parts();
+    let (bytes, stream) = match body.known_size() {
+        Some(size) if size <= SHORT => {
+            let read = body.read_all().await;
+            (read.map_err(|error| failed(error.into()))?, None)
+        }
+        _ => {
+            let session = Session::of(host).map_err(|error| ("internal", error.to_string()))?;
+            session.last_body += 1;
+            let body = IncomingBody::Response(Box::new(body));
+            session.bodies.insert(session.last_body, body);
+            (Bytes::new(), Some(session.last_body))
+        }
+    };
+    let line = message::response(&head, bytes.len(), stream)
+        .map_err(|error| ("internal", error.to_string()))?;
+    Ok((line, bytes))
 }
 
 fn failed(failure: HttpFailure) -> Refusal {

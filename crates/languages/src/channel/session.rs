@@ -1,14 +1,20 @@
 //! The state of a conversation, which lies in the host of its call.
 
+use std::collections::HashMap;
+
 use bytes::{Buf, Bytes};
 use http::Response;
 use wws_engine::{
-    BodySender, Call, Charge, Host, ProgramError, ProgramFailure,
+    BodySender, BodyStream, Call, Charge, Host, ProgramError, ProgramFailure,
     wasmtime::{Error, Result},
 };
 
 use crate::channel::message::{self, HeaderPairs, IncomingMessages};
 use crate::channel::sources::Sources;
+use crate::incoming::IncomingBody;
+
+/// The number of the request's body.
+const REQUEST: u64 = 0;
 
 /// Bytes of a call that are not charged.
 const UNCHARGED: u64 = 16 << 10;
@@ -20,6 +26,10 @@ pub(crate) struct Session {
     /// loaded.
     pub(super) request: Option<(Vec<u8>, Bytes)>,
     pub(super) incoming: IncomingMessages,
+    /// Bodies that the worker reads as they come, by the numbers that the kit knows.
+    pub(super) bodies: HashMap<u64, IncomingBody>,
+    /// The number of the last one.
+    pub(super) last_body: u64,
     pub(super) reply: UnreadReply,
     /// Covers the messages, the reply and the response, if they exceed [`UNCHARGED`].
     charge: Option<Charge>,
@@ -79,28 +89,40 @@ pub(super) enum CallOutcome {
 impl Session {
     /// Begins to load a worker.
     pub(crate) fn load(host: &mut Host, sources: Sources) {
-        Self::begin(host, sources, None);
+        host.set_state(Self::new(sources, None));
     }
 
-    /// Begins a call.
-    pub(crate) fn call(host: &mut Host, sources: Sources, call: Call) -> Result<()> {
-        let (head, body) = message::request(call)?;
-        Self::begin(host, sources, Some((head, body)));
+    /// Begins a call, whose body may be a stream.
+    pub(crate) fn call(
+        host: &mut Host,
+        sources: Sources,
+        call: Call,
+        body: Option<BodyStream>,
+    ) -> Result<()> {
+        let request = message::request(call, body.as_ref().map(|_| REQUEST))?;
+        let mut session = Self::new(sources, Some(request));
+        if let Some(body) = body {
+            let body = IncomingBody::Request(body);
+            session.bodies.insert(REQUEST, body);
+        }
+        host.set_state(session);
         Ok(())
     }
 
-    fn begin(host: &mut Host, sources: Sources, request: Option<(Vec<u8>, Bytes)>) {
-        host.set_state(Self {
+    fn new(sources: Sources, request: Option<(Vec<u8>, Bytes)>) -> Self {
+        Self {
             sources,
             request,
             incoming: IncomingMessages::default(),
+            bodies: HashMap::new(),
+            last_body: REQUEST,
             reply: UnreadReply::default(),
             charge: None,
             body: None,
             is_streamed: false,
             outcome: None,
             ready: None,
-        });
+        }
     }
 
     pub(super) fn of(host: &mut Host) -> Result<&mut Self> {

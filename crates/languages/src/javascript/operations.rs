@@ -21,15 +21,14 @@ use wws_engine::{
     header_map,
 };
 
+use crate::incoming::{IncomingBody, SHORT};
+
 use super::{
     exception::KitException,
     files::{self, FileCall},
     state::{FinishedOperation, OperationOutput, PENDING, State},
-    streams::{self, Incoming, IncomingBody},
+    streams::{self, Incoming},
 };
-
-/// A response of a known size of at most this many bytes is read at once.
-const SHORT: u64 = 64 << 10;
 
 /// An operation that the kit starts.
 pub(super) enum Operation {
@@ -84,8 +83,14 @@ pub(super) fn start(
         },
         Operation::Read(body) => streams::read(incoming(host, body)).boxed(),
         Operation::ReadAll(body) => {
-            let max = host.limits().buffers;
-            streams::read_all(incoming(host, body), max).boxed()
+            let (max, rest) = (host.limits().buffers, host.hold(0));
+            match rest {
+                Ok(rest) => streams::read_all(incoming(host, body), max, rest).boxed(),
+                Err(error) => {
+                    let failure = KitException::new("RangeError", error.to_string());
+                    std::future::ready(Err(failure)).boxed()
+                }
+            }
         }
         Operation::Send(body, piece) => {
             let sender = State::of(host)

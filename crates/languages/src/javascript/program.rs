@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header;
-use http_body::Body;
 use wws_engine::{
     Call, Directories, Program, ProgramError, ProgramFailure, RequestBody, Vm,
     wasmtime::{Error, Result},
 };
+
+use crate::incoming::{self, IncomingBody};
 
 use super::{
     exports::{Exports, SCRATCH},
@@ -22,7 +23,7 @@ use super::{
     request_head::request_head,
     source_map::SourceMaps,
     state::{KitFunctions, Outcome, State, Thrown},
-    streams::{self, IncomingBody},
+    streams,
 };
 
 /// The size of QuickJS's own stack, in bytes, of the mebibyte that its memory begins with: deeper
@@ -38,10 +39,6 @@ const GARBAGE: u32 = 16 << 20;
 
 /// A file of up to this many bytes is read to name the callee of a failed call.
 const CALLEE_SOURCE: u64 = 1 << 20;
-
-/// A request body of a known size of up to this many bytes is there when the worker is called, so
-/// that workers of Wasm Workers Server 1.x can use it as a text.
-const WHOLE: u64 = 1 << 20;
 
 /// A worker's file.
 pub(super) struct Worker {
@@ -229,29 +226,13 @@ impl Worker {
     ) -> Result<Option<http::Response<Bytes>>, ProgramError> {
         let points = self.points()?;
         let exports = Exports::of(vm)?;
-        let (parts, body) = call.request.into_parts();
-        let (bytes, stream) = match body {
-            RequestBody::Collected(bytes) => (bytes, None),
-            RequestBody::Stream(stream) => match stream.size_hint().exact() {
-                Some(size) if size <= WHOLE => {
-                    let charge = vm.host().hold(size).map_err(Error::new)?;
-                    let reading = RequestBody::Stream(stream).collect(size);
-                    (charge.hold(vm.wait(reading).await?), None)
-                }
-                _ => (Bytes::new(), Some(stream)),
-            },
-        };
-        let call = Call {
-            request: http::Request::from_parts(parts, bytes),
-            params: call.params,
-            request_id: call.request_id,
-        };
+        let (call, stream) = incoming::open(vm, call).await?;
         let head = request_head(&call, stream.is_some())?;
         let mut state = State::new(exports, points.scratch, self.modules.clone());
         state.loading = false;
         state.body = call.request.into_body();
         if let Some(stream) = stream {
-            let body = IncomingBody::Request(stream).shared();
+            let body = streams::shared(IncomingBody::Request(stream));
             state.incoming.insert(streams::OWN, body);
         }
         state.kit = Some(points.kit);

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use tokio::sync::Mutex;
-use wws_engine::{
-    BodyError, BodySender, BodyStream, FetchedBody, Host, RequestBody, wasmtime::Result,
-};
+use wws_engine::{BodySender, Charge, Host, wasmtime::Result};
+
+use crate::incoming::{IncomingBody, IncomingError};
 
 use super::{
     exception::KitException,
@@ -22,45 +21,22 @@ pub(super) const OWN: u64 = 0;
 /// A body that is read piece by piece. `None`: it was read as a whole.
 pub(super) type Incoming = Arc<Mutex<Option<IncomingBody>>>;
 
-pub(super) enum IncomingBody {
-    Request(BodyStream),
-    Response(Box<FetchedBody>),
+pub(super) fn shared(body: IncomingBody) -> Incoming {
+    Arc::new(Mutex::new(Some(body)))
 }
 
-impl IncomingBody {
-    pub(super) fn shared(self) -> Incoming {
-        Arc::new(Mutex::new(Some(self)))
+fn broken(error: IncomingError) -> KitException {
+    match error {
+        IncomingError::Response(error) => http_failure(&error.into()),
+        error => KitException::new("TypeError", error.to_string()),
     }
-
-    /// The next piece with bytes; trailers are left out.
-    async fn piece(&mut self) -> Result<Option<Bytes>, KitException> {
-        loop {
-            let frame = match self {
-                Self::Request(body) => body.frame().await.transpose().map_err(broken)?,
-                Self::Response(body) => body.frame().await.transpose().map_err(fetch_failed)?,
-            };
-            match frame.map(|frame| frame.into_data()) {
-                None => return Ok(None),
-                Some(Ok(data)) if !data.is_empty() => return Ok(Some(data)),
-                Some(_) => {}
-            }
-        }
-    }
-}
-
-fn fetch_failed(error: wws_engine::FetchError) -> KitException {
-    http_failure(&error.into())
-}
-
-fn broken(error: BodyError) -> KitException {
-    KitException::new("TypeError", format!("the body of the request: {error}"))
 }
 
 /// The next piece of a body; none at its end.
 pub(super) async fn read(body: Option<Incoming>) -> Result<OperationOutput, KitException> {
     let bytes = match body {
         Some(body) => match &mut *body.lock().await {
-            Some(body) => body.piece().await?,
+            Some(body) => body.piece().await.map_err(broken)?,
             None => None,
         },
         None => None,
@@ -71,10 +47,11 @@ pub(super) async fn read(body: Option<Incoming>) -> Result<OperationOutput, KitE
     })
 }
 
-/// The rest of a body, of at most `max` bytes if it is the request's.
+/// The rest of a body, of at most `max` bytes if it is the request's, charged to `charge`.
 pub(super) async fn read_all(
     body: Option<Incoming>,
     max: u64,
+    charge: Charge,
 ) -> Result<OperationOutput, KitException> {
     let body = match body {
         Some(body) => body.lock().await.take(),
@@ -82,11 +59,7 @@ pub(super) async fn read_all(
     };
     let bytes = match body {
         None => Bytes::new(),
-        Some(IncomingBody::Request(body)) => RequestBody::Stream(body)
-            .collect(max)
-            .await
-            .map_err(broken)?,
-        Some(IncomingBody::Response(body)) => body.read_all().await.map_err(fetch_failed)?,
+        Some(body) => body.read_all(max, charge).await.map_err(broken)?,
     };
     Ok(OperationOutput {
         bytes: Some(bytes),

@@ -24,8 +24,8 @@ use tokio::{
     net::TcpListener,
 };
 use wws_engine::{
-    Call, CodeCache, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
-    interpreter_module,
+    BodySender, Call, CodeCache, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
+    RequestBody, interpreter_module,
 };
 use wws_languages::{CompiledLanguage, JavaScript, Language, Python, Ruby};
 use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
@@ -139,6 +139,19 @@ pub fn post(path: &str, body: Vec<u8>) -> Call {
     call(http::Method::POST, path, body)
 }
 
+/// A request whose body is sent by the test.
+pub fn upload(path: &str) -> (Call<RequestBody>, BodySender) {
+    let (sender, body) = BodySender::new();
+    let call: Call<RequestBody> = post(path, Vec::new()).into();
+    let (head, _) = call.request.into_parts();
+    let call = Call {
+        request: http::Request::from_parts(head, RequestBody::Stream(body)),
+        params: call.params,
+        request_id: call.request_id,
+    };
+    (call, sender)
+}
+
 fn call(method: http::Method, path: &str, body: Vec<u8>) -> Call {
     Call {
         request: http::Request::builder()
@@ -168,6 +181,30 @@ pub async fn loopback(
                 let n = stream.read(&mut request).await.unwrap();
                 tokio::time::sleep(delay).await;
                 let _ = stream.write_all(&answer(&request[..n])).await;
+            });
+        }
+    });
+    address
+}
+
+/// A server that sends `count` pieces of 1000 bytes, one every `pause`, without a length.
+pub async fn slow_server(count: usize, pause: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+                let _ = stream.write_all(head.as_bytes()).await;
+                for _ in 0..count {
+                    if stream.write_all(&[b'x'; 1000]).await.is_err() {
+                        return;
+                    }
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
+                    }
+                }
             });
         }
     });
