@@ -46,5 +46,8 @@ settings! {
         http_response: u64 = 10 << 20, 0 => 4 * GIB;
         /// Time of an outgoing request, including redirects.
         http_timeout: Duration = Duration::from_secs(10), 1 => DAY;
+        /// Time between two pieces of the response to an outgoing request that is read as it comes;
+        /// then reading fails. 0 takes `http_timeout`.
+        http_idle: Duration = Duration::ZERO, 0 => DAY;
     }
 }

@@ -80,6 +80,7 @@ impl Outgoing {
         let limits = PolicyLimits {
             response: worker.limits.http_response,
             timeout: worker.limits.http_timeout,
+            idle: Some(worker.limits.http_idle).filter(|idle| !idle.is_zero()),
             ..PolicyLimits::default()
         };
         let policy = Policy::new(
@@ -127,7 +128,43 @@ fn roots<'a>(root: &Path, variable: impl Fn(&str) -> Option<&'a str>) -> Roots {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_worker_has_the_limits_of_its_toml() {
+        let project = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(project.path().join(name), text).unwrap();
+        };
+        for name in ["a", "b"] {
+            write(&format!("{name}.js"), "export default () => {};");
+        }
+        let hosts = "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"a.example\"]\n";
+        write("a.toml", hosts);
+        write(
+            "b.toml",
+            &format!("{hosts}[limits]\nhttp_timeout = \"3s\"\nhttp_idle = \"70s\"\n"),
+        );
+        let options = wws_project::LoadOptions {
+            languages: wws_languages::Languages::standard().specs(),
+            ..wws_project::LoadOptions::default()
+        };
+        let loaded = wws_project::load(project.path(), &options).unwrap();
+        let outgoing = Outgoing::new(&loaded, &BTreeMap::new(), project.path(), 1 << 20).unwrap();
+        let limits: Vec<_> = loaded
+            .workers()
+            .iter()
+            .map(|worker| {
+                let (policy, _) = outgoing.of(worker).unwrap().unwrap();
+                (policy.limits().timeout, policy.limits().idle)
+            })
+            .collect();
+        let seconds = Duration::from_secs;
+        let expected = [(seconds(10), None), (seconds(3), Some(seconds(70)))];
+        assert_eq!(limits, expected);
+    }
 
     #[test]
     fn certificates_of_the_environment() {
