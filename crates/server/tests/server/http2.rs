@@ -231,3 +231,17 @@ async fn curl_speaks_http2() {
         assert!(text.ends_with(expected), "{path}: {error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_to_upgrade_is_answered_in_http_1() {
+    let server = server("").await;
+    let mut client = server.connect().await;
+    // What `curl --http2` sends.
+    let upgrade = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n\
+         http2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
+    for _ in 0..2 {
+        let response = client.request("GET", "/x", upgrade, b"").await;
+        assert_eq!((response.status, response.text().as_str()), (200, "x"));
+        assert_eq!(response.header("upgrade"), None);
+    }
+}
