@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the examples of the compiled kits, target/guests/{go,c,cpp,zig}-{hello,features}.wasm and rust-features.wasm, and
-# with those of Go also target/guests/user-generation-go.wasm. Only what has changed is built.
+# Builds the examples of the compiled kits, target/guests/{go,c,cpp,zig}-{hello,features}.wasm, go-snapshot.wasm and
+# rust-features.wasm, and with those of Go also target/guests/user-generation-go.wasm. Only what has changed is built.
 #
 #   scripts/build-kit-guests.sh [rust|go|c|cpp|zig]...      all of them where none is named
 set -euo pipefail
@@ -15,6 +15,7 @@ flags+=("-Wl,--stack-first,-z,stack-size=262144")
 # The smallest worker in Rust is an image by itself, images/hello.
 examples() { # KIT
     [[ $1 == rust ]] || echo hello
+    [[ $1 != go ]] || echo snapshot
     echo features
 }
 
@@ -43,7 +44,9 @@ build_rust() {
 }
 
 build_go() { # EXAMPLE
-    (cd kits/go && ../../target/tools/bin/wasm-go build -buildvcs=false -trimpath -ldflags='-s -w' -o "../../$guests/go-$1.wasm.new" "./examples/$1")
+    local mode=default
+    [[ $1 != snapshot ]] || mode=c-shared
+    (cd kits/go && ../../target/tools/bin/wasm-go build -buildmode=$mode -buildvcs=false -trimpath -ldflags='-s -w' -o "../../$guests/go-$1.wasm.new" "./examples/$1")
 }
 
 build_c() {

@@ -6,7 +6,8 @@
 //		})
 //	}
 //
-// A program answers one request and ends: what it keeps in variables is gone with it. What is to last goes into the key/value
+// A program answers one request and ends: what it keeps in variables is gone with it, unless it is built with [Handle] and the worker's
+// TOML says otherwise. What is to last goes into the key/value
 // store ([Cache]) or a directory.
 package worker
 

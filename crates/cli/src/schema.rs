@@ -1,7 +1,9 @@
 //! `wws schema`: JSON Schemas of `.wws.toml` and of a worker's TOML, which editors use.
 
 use serde_json::{Map, Value, json};
-use wws_project::{Cors, Limits, ServerSettings, TomlType, Unit, WorkerLog, settings::Setting};
+use wws_project::{
+    Cors, Instances, Limits, ServerSettings, TomlType, Unit, WorkerLog, settings::Setting,
+};
 
 /// The dialect of the schemas: the one that TOML editors know.
 const DIALECT: &str = "http://json-schema.org/draft-07/schema#";
@@ -45,7 +47,7 @@ pub(crate) fn project() -> Value {
 }
 
 /// The schema of a worker's TOML. Unknown keys are allowed, as they are warnings, except for
-/// limits.
+/// limits and instances.
 pub(crate) fn worker() -> Value {
     let folder = open_object(
         "A directory of the project that the worker sees.",
@@ -96,6 +98,7 @@ pub(crate) fn worker() -> Value {
             "limits": settings("Limits of one call of this worker.", &Limits::table()),
             "log": settings("What the worker logs.", &WorkerLog::table()),
             "cors": settings("Which pages of other origins may read responses.", &Cors::table()),
+            "instances": settings("How long the worker's instances live.", &Instances::table()),
         }),
         &[],
     );

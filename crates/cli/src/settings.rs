@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use wws_project::{Cors, Limits, ServerSettings, WorkerLog, settings::Setting};
+use wws_project::{Cors, Instances, Limits, ServerSettings, WorkerLog, settings::Setting};
 
 /// The whole page.
 pub(crate) fn markdown() -> String {
@@ -31,6 +31,12 @@ pub(crate) fn markdown() -> String {
          Which pages of other origins may read a worker's responses: in the worker's TOML.\n\n",
     );
     table(&mut text, &Cors::table(), false);
+    text.push_str(
+        "\n## `[instances]`\n\n\
+         How long the instances of a worker live, in the worker's TOML: see \
+         [instances](../configure/worker.md#instances).\n\n",
+    );
+    table(&mut text, &Instances::table(), false);
     text
 }
 

@@ -1,5 +1,6 @@
 //! A module linked with what it was given, and calls of it: a fresh instance for each.
 
+pub(crate) mod blocking;
 pub(crate) mod command;
 pub(crate) mod component;
 pub(crate) mod instance;
@@ -7,6 +8,7 @@ pub(crate) mod prestart;
 pub(crate) mod protocol;
 pub(crate) mod response;
 pub(crate) mod restored;
+pub(crate) mod reuse;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -17,16 +19,16 @@ use tokio::sync::oneshot;
 
 use crate::body::{BodyStream, ClientWaits, RequestBody};
 use crate::engine::Engine;
-use crate::error::{CallError, LoadError};
+use crate::error::{CallError, LoadError, LoadErrorKind};
 use crate::guest::command::Command;
 use crate::guest::component::ComponentGuest;
 use crate::guest::instance::GuestContext;
 use crate::guest::prestart::{ParkedInstance, PrestartPool};
 use crate::guest::response::{FailureFlag, ResponseBody, RunEnd, StreamingCall};
+use crate::guest::restored::RestoredGuest;
 use crate::host::grants::{GuestGrants, GuestReport};
 use crate::host::log::LogRate;
 use crate::interpreter::Interpreter;
-use crate::interpreter::snapshot::Snapshot;
 use crate::interpreter::vm::Program;
 use crate::memory::quota::FREE_GROWTH;
 use crate::module::{Code, CodeKind};
@@ -114,7 +116,7 @@ enum GuestCode {
     /// A component.
     Component(ComponentGuest),
     /// A program that goes on where its snapshot ended.
-    Snapshot(Snapshot),
+    Snapshot(RestoredGuest),
 }
 
 impl Engine {
@@ -168,7 +170,8 @@ impl Interpreter {
             grants: Arc::new(GuestGrants::new(spec, Vec::new())?),
         };
         let snapshot = restored::initialise(self, &context, program).await?;
-        Ok(Guest::new(context, GuestCode::Snapshot(snapshot)))
+        let restored = RestoredGuest::new(snapshot);
+        Ok(Guest::new(context, GuestCode::Snapshot(restored)))
     }
 }
 
@@ -190,6 +193,63 @@ impl Guest {
     pub fn keeping(mut self, kept: Arc<dyn Any + Send + Sync>) -> Self {
         self.kept = Some(kept);
         self
+    }
+
+    /// Runs the `_initialize` of a module now and keeps the state that it reached: every call starts
+    /// there. A source of an interpreter always does so.
+    ///
+    /// # Errors
+    /// The guest has no such state, or it cannot be kept; the initialisation failed; or the guest
+    /// is in use.
+    pub async fn initialised(mut self) -> Result<Self, LoadError> {
+        match &self.linked.code {
+            GuestCode::Command(command) => command.check_initialiser()?,
+            GuestCode::Snapshot(_) => return Ok(self),
+            GuestCode::Component(_) => {
+                return Err(LoadError::unsupported(
+                    "no snapshot can be taken of a component (`instances.snapshot`)",
+                ));
+            }
+        }
+        let LinkedGuest { context, code, .. } = self.linked_mut()?;
+        if let GuestCode::Command(command) = code {
+            command.initialise(context).await?;
+        }
+        Ok(self)
+    }
+
+    /// Lets an instance answer up to so many requests, one after another: what a request leaves in
+    /// the instance is seen by the next. The limits of a call hold for each request. An instance is
+    /// thrown away after a failure, and when it was not needed for a while.
+    ///
+    /// # Errors
+    /// The guest is a program that ends with its response; or it is in use.
+    pub fn reusing(mut self, requests: u32) -> Result<Self, LoadError> {
+        let is_reusable = match &self.linked.code {
+            GuestCode::Command(command) => command.is_reusable(),
+            GuestCode::Component(component) => component.is_reusable(),
+            GuestCode::Snapshot(_) => true,
+        };
+        if !is_reusable {
+            return Err(LoadError::unsupported(
+                "its instances cannot be reused (`instances.reuse`): a program ends with its \
+                 response; components of `wasi:http`, sources of JavaScript, Python and Ruby, and \
+                 modules that export `_initialize` and `wws_handle` do not",
+            ));
+        }
+        let LinkedGuest { context, code, .. } = self.linked_mut()?;
+        match code {
+            GuestCode::Command(command) => command.reuse(&context.engine, requests),
+            GuestCode::Component(component) => component.reuse(&context.engine, requests),
+            GuestCode::Snapshot(restored) => restored.reuse(&context.engine, requests),
+        }
+        Ok(self)
+    }
+
+    /// The guest before it is used.
+    fn linked_mut(&mut self) -> Result<&mut LinkedGuest, LoadError> {
+        let in_use = || LoadError::new(LoadErrorKind::Host, "it is in use");
+        Arc::get_mut(&mut self.linked).ok_or_else(in_use)
     }
 
     /// Starts instances before requests come, each for one request: for programs that do much
@@ -236,8 +296,13 @@ impl Guest {
         });
     }
 
-    /// Drops prestarted instances that a guest which is not called does not need.
+    /// Drops instances that a guest which is not called does not need.
     pub fn trim(&self) {
+        match &self.linked.code {
+            GuestCode::Command(command) => command.trim(),
+            GuestCode::Component(component) => component.trim(),
+            GuestCode::Snapshot(restored) => restored.trim(),
+        }
         if let Some(pool) = &self.prestarted {
             pool.trim();
         }
@@ -250,7 +315,7 @@ impl Guest {
         let cost = match &self.linked.code {
             GuestCode::Command(command) => command.instance_cost(),
             GuestCode::Component(component) => component.instance_cost(),
-            GuestCode::Snapshot(snapshot) => restored::instance_cost(snapshot),
+            GuestCode::Snapshot(restored) => restored::instance_cost(&restored.snapshot),
         };
         cost + FREE_GROWTH
     }
@@ -261,7 +326,7 @@ impl Guest {
     pub fn takes_streams(&self) -> bool {
         match &self.linked.code {
             GuestCode::Component(component) => component.streams(),
-            GuestCode::Snapshot(snapshot) => snapshot.program.takes_streams(),
+            GuestCode::Snapshot(restored) => restored.snapshot.program.takes_streams(),
             GuestCode::Command(_) => false,
         }
     }
@@ -388,8 +453,8 @@ impl LinkedGuest {
                 response.map(Some)
             }
             GuestCode::Component(_) => Err(CallError::Engine("a component")),
-            GuestCode::Snapshot(snapshot) => {
-                restored::answer(snapshot, context, call, usage, head).await
+            GuestCode::Snapshot(restored) => {
+                restored::answer(restored, context, call, usage, head).await
             }
         }
     }

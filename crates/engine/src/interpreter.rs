@@ -7,18 +7,20 @@
 //! means for guests.
 
 pub(crate) mod snapshot;
+pub(crate) mod state;
 pub(crate) mod vm;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 
-use wasmtime::{InstancePre, Linker, ModuleExport, Store, Val};
+use wasmtime::{InstancePre, Linker, ModuleExport, Store};
 
 use crate::code_cache::cache::{CachedCode, CodeCache, CodeKey};
 use crate::engine::Engine;
 use crate::error::{LoadError, WasmError};
 use crate::host::state::Host;
+use crate::interpreter::state::{ExposedGlobals, GlobalValues};
 use crate::interpreter::vm::Vm;
 use crate::memory::page::WASM_PAGE;
 use crate::memory::pool::{PooledImage, with_image};
@@ -36,38 +38,8 @@ struct LinkedInterpreter {
     image: Arc<PooledImage>,
     minimum_memory: u64,
     instance_size: u64,
-    globals: Vec<ModuleExport>,
+    globals: ExposedGlobals,
     table: Option<ModuleExport>,
-}
-
-/// A number in a global.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum GlobalValue {
-    I32(i32),
-    I64(i64),
-    F32(u32),
-    F64(u64),
-}
-
-impl GlobalValue {
-    pub(crate) fn of(value: &Val) -> Option<Self> {
-        match value {
-            Val::I32(x) => Some(Self::I32(*x)),
-            Val::I64(x) => Some(Self::I64(*x)),
-            Val::F32(x) => Some(Self::F32(*x)),
-            Val::F64(x) => Some(Self::F64(*x)),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn into_val(self) -> Val {
-        match self {
-            Self::I32(x) => Val::I32(x),
-            Self::I64(x) => Val::I64(x),
-            Self::F32(x) => Val::F32(x),
-            Self::F64(x) => Val::F64(x),
-        }
-    }
 }
 
 impl Engine {
@@ -115,11 +87,7 @@ impl Engine {
             image,
             minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
             instance_size: instance_size(wasm),
-            globals: module
-                .exports()
-                .filter(|export| export.name().starts_with(export_state::GLOBAL))
-                .filter_map(|export| module.get_export_index(export.name()))
-                .collect(),
+            globals: ExposedGlobals::of(&module),
             table: module.get_export_index(export_state::TABLE),
         })))
     }
@@ -179,17 +147,7 @@ impl Interpreter {
     }
 
     /// The values of an instance's mutable globals.
-    pub(crate) fn globals(&self, vm: &mut Vm) -> Vec<(ModuleExport, GlobalValue)> {
-        self.0
-            .globals
-            .iter()
-            .filter_map(|export| {
-                let global = vm
-                    .instance
-                    .get_module_export(&mut vm.store, export)?
-                    .into_global()?;
-                Some((*export, GlobalValue::of(&global.get(&mut vm.store))?))
-            })
-            .collect()
+    pub(crate) fn globals(&self, vm: &mut Vm) -> GlobalValues {
+        self.0.globals.values(&mut vm.store, &vm.instance)
     }
 }

@@ -44,6 +44,7 @@ pub use error::{
     ProgramFailure, ResponseError, SourcePos, WasmError,
 };
 pub use guest::Guest;
+pub use guest::blocking::load_blocking;
 pub use guest::protocol::build_response;
 pub use guest::response::{ResponseBody, StreamedBody};
 pub use host::directories::{Directories, FileStat, WriteMode};

@@ -23,6 +23,12 @@ const MAX_MODULE: usize = 512 << 20;
 /// Python's interpreter has 13,000.
 const MAX_FUNCTIONS: u64 = 100_000;
 
+/// The function that answers a request in a module that was initialised before.
+const HANDLER: &str = "wws_handle";
+
+/// The function that initialises a reactor.
+pub(crate) const INITIALIZE: &str = "_initialize";
+
 /// What a file was compiled to. Cheap to clone.
 #[derive(Clone)]
 pub struct Code(pub(crate) CodeKind);
@@ -52,6 +58,17 @@ pub(crate) struct Module {
     pub(crate) entry: &'static str,
     /// What an instance costs besides its memory and tables, in bytes.
     pub(crate) instance_size: u64,
+    /// Whether `_initialize` runs before the entry, and whether its state can be kept.
+    pub(crate) initialiser: Option<Initialiser>,
+}
+
+/// What a module does before it answers a request.
+#[derive(Clone)]
+pub(crate) enum Initialiser {
+    /// Its state can be kept: the mutable globals are exported.
+    Exposed,
+    /// A snapshot cannot hold its state.
+    Hidden(Arc<LoadError>),
 }
 
 /// Where a module's code came from.
@@ -74,11 +91,24 @@ impl Module {
         code: Option<wasmtime::Module>,
     ) -> Result<Self, LoadError> {
         check_header(wasm)?;
-        let (module, image) = compile(engine, wasm, code)?;
+        let exposed = is_handler(wasm).then(|| export_state::expose(wasm));
+        let source = match (&exposed, &code) {
+            (Some(Ok(exposed)), None) => exposed.as_slice(),
+            _ => wasm,
+        };
+        let (module, image) = compile(engine, source, code)?;
         instantiable::check_segments(wasm)?;
-        // A reactor runs in `_initialize`: Zig's kit for Wasm Workers Server 0.x calls `main`
+        let initialiser = exposed.map(|exposed| match exposed {
+            Ok(_) => Initialiser::Exposed,
+            Err(error) => Initialiser::Hidden(Arc::new(error)),
+        });
+        // Another reactor runs in `_initialize`: Zig's kit for Wasm Workers Server 0.x calls `main`
         // there.
-        let Some((entry, ty)) = ["_start", "_initialize"].into_iter().find_map(|name| {
+        let entries = match initialiser {
+            Some(_) => [HANDLER, HANDLER],
+            None => ["_start", INITIALIZE],
+        };
+        let Some((entry, ty)) = entries.into_iter().find_map(|name| {
             let export = module.get_export(name)?;
             Some((name, export.func().cloned()?))
         }) else {
@@ -110,8 +140,21 @@ impl Module {
             code: module,
             image,
             entry,
+            initialiser,
         })
     }
+}
+
+/// Whether a module has a function that answers a request after it was initialised.
+fn is_handler(wasm: &[u8]) -> bool {
+    let sections = Parser::new(0).parse_all(wasm).map_while(Result::ok);
+    let exports = sections.filter_map(|payload| match payload {
+        Payload::ExportSection(exports) => Some(exports),
+        _ => None,
+    });
+    let names = exports.flat_map(|exports| exports.into_iter().flatten());
+    let is_needed = |name: &str| name == HANDLER || name == INITIALIZE;
+    names.filter(|export| is_needed(export.name)).count() == 2
 }
 
 /// Returns a module's code, compiled now if `code` is `None`, and the image of its initial memory.
@@ -143,6 +186,9 @@ pub(crate) fn compile(
 /// Compiles a module to what a code cache keeps.
 pub(crate) fn precompile(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
     check_header(wasm)?;
+    let exposed = is_handler(wasm).then(|| export_state::expose(wasm).ok());
+    let exposed = exposed.flatten();
+    let wasm = exposed.as_deref().unwrap_or(wasm);
     let stripped = data_segments::split(wasm).and_then(|split| split.stripped());
     engine
         .precompile_module(stripped.as_deref().unwrap_or(wasm))

@@ -4,11 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use wws_engine::{
     CodeCache, CodeKey, Engine, Guest, GuestSpec, Host, Interpreter, LoadError, Program,
+    load_blocking,
     wasmtime::{Linker, Module, Result},
 };
 use wws_project::{LanguageSpec, beneath::Root};
-
-use crate::load::load;
 
 /// A language whose workers are sources. Each worker has a snapshot of the interpreter that has
 /// loaded its source, and each request starts from that snapshot.
@@ -94,6 +93,6 @@ impl CompiledLanguage {
     /// of the kind [`NoHandler`](wws_engine::LoadErrorKind::NoHandler).
     pub fn guest(&self, root: &Root, file: &Path, mut spec: GuestSpec) -> Result<Guest, LoadError> {
         let program = self.language.program(root, file, &mut spec)?;
-        load(&self.interpreter, spec, program)
+        load_blocking(self.interpreter.snapshot(spec, program))
     }
 }

@@ -15,6 +15,7 @@ mod directory;
 mod execution;
 mod files;
 pub mod hex;
+mod instances;
 mod limits;
 mod load;
 mod log;
@@ -31,6 +32,7 @@ mod worker;
 pub use admin::{AdminAddress, PanelAccess};
 pub use cors::{Cors, HeaderNames, Methods, Origins};
 pub use execution::{Execution, InterpreterOrigin, LanguageSpec};
+pub use instances::Instances;
 pub use limits::Limits;
 pub use load::{
     Compilable, LoadOptions, compilable, load, repository_index, runtimes, server_settings,

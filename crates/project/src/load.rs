@@ -427,6 +427,7 @@ impl ProjectLoader<'_> {
             limits: config.limits,
             log: config.log,
             cors: config.cors,
+            instances: config.instances,
             problems,
         });
     }

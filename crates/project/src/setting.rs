@@ -263,6 +263,7 @@ macro_rules! settings {
                 )+
             }
 
+            #[allow(dead_code, reason = "not every table can be set by the environment and flags")]
             /// Takes over one setting. `None` if there is no setting with that name; the error says
             /// what was expected.
             #[allow(dead_code, reason = "tables of workers are not in the environment")]

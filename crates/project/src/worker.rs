@@ -8,7 +8,7 @@ use std::{
 use http::Method;
 
 use crate::{
-    Cors, Limits, Network, Origins, WorkerLog,
+    Cors, Instances, Limits, Network, Origins, WorkerLog,
     beneath::{self, Root},
     execution::Execution,
     problem::Problem,
@@ -55,6 +55,8 @@ pub struct Worker {
     pub log: WorkerLog,
     /// Which pages of other origins may read its responses.
     pub cors: Option<Cors>,
+    /// How long its instances live.
+    pub instances: Instances,
     /// Why it cannot be called. Empty unless `[server] strict` is false.
     pub problems: Vec<Problem>,
     /// The route below the prefix.
@@ -121,6 +123,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) log: WorkerLog,
     pub(crate) cors: Option<Cors>,
+    pub(crate) instances: Instances,
 }
 
 /// What is needed to read a worker's TOML.
@@ -217,6 +220,11 @@ impl Config {
                 table.problem(table.at(), problem);
             }
             config.cors = Some(cors);
+        });
+        // New as well.
+        reader.table("instances", |table| {
+            config.instances.read(table);
+            table.refuse_unknown_keys();
         });
         config
     }

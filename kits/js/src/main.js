@@ -95,6 +95,9 @@
   // Called by the host for each request: "method, URL, parameters as JSON, 1 if there is a body or 0, name, value, ..." with
   // NUL characters between.
   wws.dispatch = (head) => {
+    // An instance that is reused has answered before.
+    answered = false;
+    waiting = [];
     try {
       const request = incoming(head.split("\0"));
       let result, given, has = false;

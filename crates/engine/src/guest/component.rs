@@ -1,8 +1,10 @@
-//! Guests that are components: each call is one request of `wasi:http`, in a fresh instance.
+//! Guests that are components: each call is one request of `wasi:http`, in a fresh instance unless
+//! its author wants instances to be reused.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -12,11 +14,11 @@ use wasmtime::Store;
 use wasmtime::component::Accessor;
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::p3::Request;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::body::{BodyError, BodyStream, RequestBody};
@@ -28,6 +30,7 @@ use crate::guest::instance::{
 };
 use crate::guest::protocol;
 use crate::guest::response::{FailureFlag, RunEnd};
+use crate::guest::reuse::{ReusePool, ReusedInstance};
 use crate::host::component::{ComponentIo, ComponentStart};
 use crate::host::log::GuestLog;
 use crate::host::state::{Host, Io};
@@ -67,6 +70,20 @@ const MAX_CONCURRENT: usize = 4096;
 pub(crate) struct ComponentGuest {
     component: Component,
     pre: LinkedWorld,
+    /// Instances that have answered a request and may answer another one.
+    reused: Option<Arc<ReusePool<HttpInstance>>>,
+}
+
+/// An instance that answers HTTP requests.
+struct HttpInstance {
+    store: Store<Host>,
+    /// `None` until it is instantiated.
+    exports: Option<HttpExports>,
+}
+
+enum HttpExports {
+    Http(Proxy),
+    AsyncHttp(Service),
 }
 
 enum LinkedWorld {
@@ -76,7 +93,7 @@ enum LinkedWorld {
 }
 
 /// The head of a response as the host of `wasi:http` passes it, or the guest's own error.
-pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, CallError>;
 
 impl ComponentGuest {
     /// Links a component. Rejects one that could not be instantiated within `limits`.
@@ -99,7 +116,25 @@ impl ComponentGuest {
         Ok(Self {
             component: component.clone(),
             pre,
+            reused: None,
         })
+    }
+
+    /// Whether an instance can answer several requests.
+    pub(crate) fn is_reusable(&self) -> bool {
+        !matches!(self.pre, LinkedWorld::Command(_))
+    }
+
+    /// Lets an instance answer so many requests, one after another.
+    pub(crate) fn reuse(&mut self, engine: &Engine, requests: u32) {
+        self.reused = Some(ReusePool::new(engine.clone(), requests));
+    }
+
+    /// Throws instances away that wait for a request.
+    pub(crate) fn trim(&self) {
+        if let Some(reused) = &self.reused {
+            reused.clear();
+        }
     }
 
     /// Whether the guest takes bodies as they come.
@@ -134,41 +169,60 @@ impl ComponentGuest {
         head: oneshot::Sender<Head>,
         failed: FailureFlag,
     ) -> RunEnd {
-        match &self.pre {
-            LinkedWorld::Http(pre) => {
-                let handle =
-                    async |store: &mut Store<Host>, call| self.handle(pre, store, call, head).await;
-                self.respond(guest, call, usage, failed, handle).await
-            }
-            LinkedWorld::AsyncHttp(pre) => {
-                let handle = async |store: &mut Store<Host>, call| {
-                    Box::pin(self.handle_async(pre, store, call, head)).await
-                };
-                self.respond(guest, call, usage, failed, handle).await
-            }
-            LinkedWorld::Command(pre) => {
-                let call = call.collect(guest.grants.limits.buffers).await?;
-                self.print(pre, guest, call, usage).await.map(Some)
-            }
+        if let LinkedWorld::Command(pre) = &self.pre {
+            let call = call.collect(guest.grants.limits.buffers).await?;
+            return self.print(pre, guest, call, usage).await.map(Some);
         }
+        let mut reused = match self.take_waiting(guest, &usage, &call) {
+            Some(waiting) => waiting,
+            None => {
+                let charge = guest.reserve_in_time(self.instance_cost()).await?;
+                ReusedInstance::new(HttpInstance {
+                    store: self.store(guest, charge, usage, &call, None),
+                    exports: None,
+                })
+            }
+        };
+        let instance = &mut reused.instance;
+        let raised = failed.until_success();
+        let handling = self.handle(instance, call, head);
+        let responded = self.running(guest, handling).await;
+        let responded = responded.map_err(|error| failure(guest, &instance.store, error))?;
+        raised.succeeded();
+        if responded {
+            self.keep(reused);
+        }
+        Ok(None)
     }
 
-    /// Has `handle` pass a request to an instance, which responds through the head.
-    async fn respond(
+    /// Takes an instance that waits, and begins a call of it.
+    fn take_waiting(
         &self,
         guest: &GuestContext,
-        call: Call<RequestBody>,
-        usage: Arc<CpuUsage>,
-        failed: FailureFlag,
-        handle: impl AsyncFnOnce(&mut Store<Host>, Call<RequestBody>) -> wasmtime::Result<()>,
-    ) -> RunEnd {
-        let charge = guest.reserve_in_time(self.instance_cost()).await?;
-        let mut store = self.store(guest, charge, usage, &call, None);
-        let raised = failed.until_success();
-        let result = self.running(guest, handle(&mut store, call)).await;
-        result.map_err(|error| failure(guest, &store, error))?;
-        raised.succeeded();
-        Ok(None)
+        usage: &Arc<CpuUsage>,
+        call: &Call<RequestBody>,
+    ) -> Option<ReusedInstance<HttpInstance>> {
+        let (mut reused, waited) = self.reused.as_ref()?.take()?;
+        let store = &mut reused.instance.store;
+        guest.renew(store, usage.clone(), waited);
+        let trace = guest.trace(call.request.headers());
+        store.data_mut().trace = trace.clone();
+        let log = guest_log(guest, &call.request_id);
+        store.data_mut().component().renew(log, trace);
+        set_fuel(store, &self.component);
+        Some(reused)
+    }
+
+    /// Keeps an instance that has answered a request, if it may answer more.
+    fn keep(&self, mut reused: ReusedInstance<HttpInstance>) {
+        let Some(pool) = &self.reused else { return };
+        let store = &mut reused.instance.store;
+        let is_over = store
+            .concurrent_resource_table()
+            .is_none_or(|table| table.is_empty());
+        if is_over && store.data_mut().component().is_reusable() {
+            pool.put(reused);
+        }
     }
 
     /// Awaits what an instance does: its clock runs while it is polled, and where functions run at
@@ -194,7 +248,7 @@ impl ComponentGuest {
         command: Option<(Bytes, usize)>,
     ) -> Store<Host> {
         let limits = &guest.grants.limits;
-        let log = GuestLog::new(guest.grants.clone(), call.request_id.clone(), limits.log);
+        let log = guest_log(guest, &call.request_id);
         let trace = guest.trace(call.request.headers());
         let buffers = guest.engine.account().part(limits.buffers);
         let io = ComponentIo::new(
@@ -218,11 +272,7 @@ impl ComponentGuest {
         };
         let (engine, _) = guest.engine.wasmtime_for(&self.component);
         let mut store = guest.store_in(engine, config, Parts::COMPONENT);
-        store.set_hostcall_fuel(if self.component.copies_texts {
-            MAX_COPIED_ARGUMENTS
-        } else {
-            MAX_ARGUMENTS
-        });
+        set_fuel(&mut store, &self.component);
         store.set_max_component_handles(MAX_HANDLES);
         if let Some(table) = store.concurrent_resource_table() {
             table.set_max_capacity(MAX_CONCURRENT);
@@ -247,81 +297,39 @@ impl ComponentGuest {
         .await
     }
 
-    /// Passes a request to a fresh instance.
+    /// Has an instance answer a request; it is made first if it is new. Returns whether it has
+    /// responded.
     async fn handle(
         &self,
-        pre: &ProxyPre<Host>,
-        store: &mut Store<Host>,
+        instance: &mut HttpInstance,
         call: Call<RequestBody>,
         head: oneshot::Sender<Head>,
-    ) -> wasmtime::Result<()> {
-        let proxy = self
-            .instantiate(store, async |store| pre.instantiate_async(store).await)
-            .await?;
-        let scheme = match call.request.uri().scheme_str() {
-            Some("https") => Scheme::Https,
-            _ => Scheme::Http,
+    ) -> wasmtime::Result<bool> {
+        let HttpInstance { store, exports } = instance;
+        let exports = match exports {
+            Some(exports) => exports,
+            None => exports.insert(self.make_exports(store).await?),
         };
-        let request = incoming(call)?;
-        let request = store
-            .data_mut()
-            .http()
-            .new_incoming_request(scheme, request)?;
-        let out = store.data_mut().http().new_response_outparam(head)?;
-        proxy
-            .wasi_http_incoming_handler()
-            .call_handle(store, request, out)
-            .await
+        match exports {
+            HttpExports::Http(proxy) => handle(proxy, store, call, head).await,
+            HttpExports::AsyncHttp(service) => {
+                Box::pin(handle_async(service, store, call, head)).await
+            }
+        }
     }
 
-    /// Passes a request to a fresh instance, whose functions run at once.
-    async fn handle_async(
-        &self,
-        pre: &ServicePre<Host>,
-        store: &mut Store<Host>,
-        call: Call<RequestBody>,
-        head: oneshot::Sender<Head>,
-    ) -> wasmtime::Result<()> {
-        let service = self
-            .instantiate(store, async |store| pre.instantiate_async(store).await)
-            .await?;
-        let request = incoming(call)?;
-        let hooks = store.data_mut().http().hooks;
-        // Whether the body was read completely is known to who reads it.
-        let (request, _) = Request::from_http(hooks, request);
-        let handle = async |accessor: &Accessor<Host>| {
-            let response = match service.handle(accessor, request).await? {
-                Ok(response) => response,
-                Err(error) => {
-                    let error = ErrorCode::InternalError(Some(format!("{error:?}")));
-                    let _ = head.send(Err(error));
-                    return Ok(());
-                }
-            };
-            let (sent, end) = oneshot::channel::<()>();
-            let is_sent = async {
-                let _ = end.await;
-                Ok(())
-            };
-            let (done, body_done) = oneshot::channel::<()>();
-            let response = accessor.with(|store| response.into_http(store, is_sent))?;
-            let response = response.map(|body| {
-                // Dropped with the body.
-                let held = (sent, done);
-                body.map_frame(move |frame| {
-                    let _ = &held;
-                    frame
-                })
-                .boxed_unsync()
-            });
-            if head.send(Ok(response)).is_ok() {
-                let _ = body_done.await;
+    async fn make_exports(&self, store: &mut Store<Host>) -> wasmtime::Result<HttpExports> {
+        match &self.pre {
+            LinkedWorld::Http(pre) => {
+                let make = async |store: &mut Store<Host>| pre.instantiate_async(store).await;
+                Ok(HttpExports::Http(self.instantiate(store, make).await?))
             }
-            // What the guest does after its response.
-            poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
-            wasmtime::error::Ok(())
-        };
-        store.run_concurrent(handle).await?
+            LinkedWorld::AsyncHttp(pre) => {
+                let make = async |store: &mut Store<Host>| pre.instantiate_async(store).await;
+                Ok(HttpExports::AsyncHttp(self.instantiate(store, make).await?))
+            }
+            LinkedWorld::Command(_) => Err(wasmtime::Error::msg("it answers no HTTP requests")),
+        }
     }
 
     /// Runs a command, which prints its response.
@@ -379,6 +387,101 @@ impl ComponentGuest {
     }
 }
 
+/// The log of a call.
+fn guest_log(guest: &GuestContext, request_id: &str) -> GuestLog {
+    let limit = guest.grants.limits.log;
+    GuestLog::new(guest.grants.clone(), request_id.to_owned(), limit)
+}
+
+/// Bounds what the guest passes to functions of the host in a call.
+fn set_fuel(store: &mut Store<Host>, component: &Component) {
+    store.set_hostcall_fuel(if component.copies_texts {
+        MAX_COPIED_ARGUMENTS
+    } else {
+        MAX_ARGUMENTS
+    });
+}
+
+/// Passes a request to an instance. Returns whether it has responded.
+async fn handle(
+    proxy: &Proxy,
+    store: &mut Store<Host>,
+    call: Call<RequestBody>,
+    head: oneshot::Sender<Head>,
+) -> wasmtime::Result<bool> {
+    let scheme = match call.request.uri().scheme_str() {
+        Some("https") => Scheme::Https,
+        _ => Scheme::Http,
+    };
+    let request = incoming(call)?;
+    let request = store
+        .data_mut()
+        .http()
+        .new_incoming_request(scheme, request)?;
+    let responded = Arc::new(AtomicBool::new(false));
+    let has_responded = responded.clone();
+    let send = move |response: Result<_, ErrorCode>| {
+        has_responded.store(response.is_ok(), Ordering::Relaxed);
+        let response = response.map_err(|error| CallError::HttpError(format!("{error:?}")));
+        // A client that is gone needs no response.
+        let _ = head.send(response);
+    };
+    let out = store
+        .data_mut()
+        .http()
+        .new_response_outparam_from_callback(send)?;
+    proxy
+        .wasi_http_incoming_handler()
+        .call_handle(store, request, out)
+        .await?;
+    Ok(responded.load(Ordering::Relaxed))
+}
+
+/// Passes a request to an instance whose functions run at once. Returns whether it has responded.
+async fn handle_async(
+    service: &Service,
+    store: &mut Store<Host>,
+    call: Call<RequestBody>,
+    head: oneshot::Sender<Head>,
+) -> wasmtime::Result<bool> {
+    let request = incoming(call)?;
+    let hooks = store.data_mut().http().hooks;
+    // Whether the body was read completely is known to who reads it.
+    let (request, _) = Request::from_http(hooks, request);
+    let handle = async |accessor: &Accessor<Host>| {
+        let response = match service.handle(accessor, request).await? {
+            Ok(response) => response,
+            Err(error) => {
+                let _ = head.send(Err(CallError::HttpError(format!("{error:?}"))));
+                return Ok(false);
+            }
+        };
+        let (sent, end) = oneshot::channel::<()>();
+        let is_sent = async {
+            let _ = end.await;
+            Ok(())
+        };
+        let (done, body_done) = oneshot::channel::<()>();
+        let response = accessor.with(|store| response.into_http(store, is_sent))?;
+        let response = response.map(|body| {
+            // Dropped with the body.
+            let held = (sent, done);
+            body.map_frame(move |frame| {
+                let _ = &held;
+                frame
+            })
+            .boxed_unsync()
+        });
+        if head.send(Ok(response)).is_ok() {
+            let _ = body_done.await;
+        }
+        // What the guest does after its response.
+        poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+        wasmtime::error::Ok(true)
+    };
+    store.run_concurrent(handle).await?
+}
+
 /// Why an instance stopped.
 fn failure(guest: &GuestContext, store: &Store<Host>, error: wasmtime::Error) -> CallError {
     let refused = store.data().quota.refused;
@@ -423,11 +526,8 @@ fn wasi_error(error: BodyError) -> wasmtime_wasi_http::Error {
 
 /// The head of a response, as the server takes it.
 pub(crate) fn outgoing(head: Head) -> Result<http::Response<BodyStream>, CallError> {
-    match head {
-        Ok(response) => Ok(response.map(|body| {
-            body.map_err(|error| BodyError::Malformed(error.to_string()))
-                .boxed_unsync()
-        })),
-        Err(error) => Err(CallError::HttpError(format!("{error:?}"))),
-    }
+    Ok(head?.map(|body| {
+        body.map_err(|error| BodyError::Malformed(error.to_string()))
+            .boxed_unsync()
+    }))
 }

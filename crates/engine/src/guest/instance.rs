@@ -163,6 +163,13 @@ impl GuestContext {
         store
     }
 
+    /// Begins another call of an instance, which has waited for it. Its times are counted anew.
+    pub(crate) fn renew(&self, store: &mut Store<Host>, usage: Arc<CpuUsage>, waited: Duration) {
+        let cpu = CpuMeter::new(usage, self.grants.limits.cpu_time);
+        store.data_mut().renew(cpu, waited);
+        store.set_epoch_deadline(2);
+    }
+
     /// Why an instance stopped with `error`, after it was `refused` memory.
     pub(crate) fn failure(
         &self,

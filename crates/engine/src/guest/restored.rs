@@ -1,4 +1,5 @@
-//! Guests of interpreters: each call runs an instance that is restored from a snapshot.
+//! Guests of interpreters: each call runs an instance that is restored from a snapshot, unless the
+//! guest's author wants instances to be reused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +8,73 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::body::{BodyStream, RequestBody};
+use crate::engine::Engine;
 use crate::error::{CallError, LoadError, LoadErrorKind, WasmError};
 use crate::guest::instance::{GuestContext, InstanceConfig, STACK_COST};
 use crate::guest::response::RunEnd;
+use crate::guest::reuse::{ReusePool, ReusedInstance};
 use crate::host::kv::KvView;
 use crate::host::state::{Host, Io, Kit};
 use crate::interpreter::Interpreter;
 use crate::interpreter::snapshot::Snapshot;
-use crate::interpreter::vm::{Program, ProgramError};
+use crate::interpreter::vm::{Program, ProgramError, Vm};
 use crate::memory::quota::FREE_OUTPUT;
 use crate::schedule::cpu::CpuUsage;
 use crate::spec::Call;
+
+/// A snapshot, and instances of it that may answer another request.
+pub(crate) struct RestoredGuest {
+    pub(crate) snapshot: Snapshot,
+    reused: Option<Arc<ReusePool<Vm>>>,
+}
+
+impl RestoredGuest {
+    pub(crate) fn new(snapshot: Snapshot) -> Self {
+        Self {
+            snapshot,
+            reused: None,
+        }
+    }
+
+    /// Lets an instance answer so many requests, one after another.
+    pub(crate) fn reuse(&mut self, engine: &Engine, requests: u32) {
+        self.reused = Some(ReusePool::new(engine.clone(), requests));
+    }
+
+    /// Throws instances away that wait for a request.
+    pub(crate) fn trim(&self) {
+        if let Some(reused) = &self.reused {
+            reused.clear();
+        }
+    }
+
+    /// Takes an instance that waits, and begins a call of it.
+    fn take_waiting(
+        &self,
+        guest: &GuestContext,
+        usage: &Arc<CpuUsage>,
+        call: &Call<RequestBody>,
+    ) -> Option<ReusedInstance<Vm>> {
+        let (mut reused, waited) = self.reused.as_ref()?.take()?;
+        let vm = &mut reused.instance;
+        vm.usage = usage.clone();
+        guest.renew(&mut vm.store, usage.clone(), waited);
+        let host = vm.host();
+        host.trace = guest.trace(call.request.headers());
+        host.renew_log(call.request_id.clone());
+        Some(reused)
+    }
+
+    /// Keeps an instance that has answered a request, if it may answer more.
+    fn keep(&self, mut reused: ReusedInstance<Vm>) {
+        let Some(pool) = &self.reused else { return };
+        if self.snapshot.program.is_reusable(&mut reused.instance) {
+            // Drops what the host has kept for the call.
+            reused.instance.host().io = Io::Kit(Kit::default());
+            pool.put(reused);
+        }
+    }
+}
 
 /// Initialisation may use so much CPU time, or a call's own limit if that is more.
 const INITIALISE: Duration = Duration::from_secs(10);
@@ -73,55 +130,70 @@ pub(crate) async fn initialise(
     Snapshot::take(interpreter.clone(), &mut vm, new, program, limits.memory)
 }
 
-/// Answers a request in an instance that starts from the snapshot: through `head`, or with a whole
-/// response.
+/// Answers a request in an instance that starts from the snapshot, or has answered others: through
+/// `head`, or with a whole response.
 pub(crate) async fn answer(
-    snapshot: &Snapshot,
+    restored: &RestoredGuest,
     guest: &GuestContext,
     call: Call<RequestBody>,
     usage: Arc<CpuUsage>,
     head: Option<oneshot::Sender<http::Response<BodyStream>>>,
 ) -> RunEnd {
     let limits = &guest.grants.limits;
-    let mut store = guest.store(InstanceConfig {
-        charge: guest.reserve_in_time(instance_cost(snapshot)).await?,
-        memory: snapshot.memory,
-        cpu_time: limits.cpu_time,
-        usage: usage.clone(),
-        request_id: call.request_id.clone(),
-        trace: guest.trace(call.request.headers()),
-        io: Io::Kit(Kit::with_head(head)),
-    });
-    let host = store.data_mut();
-    host.clocks.resume(snapshot.clocks);
-    if let Some((kv, namespace)) = &guest.grants.kv {
-        let buffers = host.quota.buffers().clone();
-        let view = KvView::new(kv, namespace, limits.output, &buffers).await?;
-        if let Some(kit) = host.kit_mut() {
-            kit.kv = Some(view);
-        }
-    }
+    let snapshot = &restored.snapshot;
+    let kit = Kit::with_head(head);
     let ticker = guest.engine.ticker();
-    let answered = match ticker.while_polled(snapshot.restore(store, usage)).await {
-        Ok(mut vm) => {
-            let answering = snapshot.program.answer(&mut vm, call);
+    let waiting = restored.take_waiting(guest, &usage, &call);
+    let instance = match waiting {
+        Some(mut reused) => {
+            let host = reused.instance.host();
+            host.io = Io::Kit(kit);
+            open_store(guest, host).await?;
+            Ok(reused)
+        }
+        None => {
+            let mut store = guest.store(InstanceConfig {
+                charge: guest.reserve_in_time(instance_cost(snapshot)).await?,
+                memory: snapshot.state.memory,
+                cpu_time: limits.cpu_time,
+                usage: usage.clone(),
+                request_id: call.request_id.clone(),
+                trace: guest.trace(call.request.headers()),
+                io: Io::Kit(kit),
+            });
+            let host = store.data_mut();
+            host.clocks.resume(snapshot.clocks);
+            open_store(guest, host).await?;
+            let restoring = snapshot.restore(store, usage);
+            ticker
+                .while_polled(restoring)
+                .await
+                .map(ReusedInstance::new)
+        }
+    };
+    let answered = match instance {
+        Ok(mut reused) => {
+            let vm = &mut reused.instance;
+            let answering = snapshot.program.answer(vm, call);
             let result = ticker.while_polled(answering).await;
             let host = vm.host();
-            result
-                .map(|response| {
+            match result {
+                Ok(response) => {
                     let kv = host.kit_mut().and_then(|kit| kit.kv.take());
                     let response = response.map(|response| charge_body(host, response));
-                    (response, kv)
-                })
-                .map_err(|error| (error, host.quota.refused))
+                    Ok((response, kv, reused))
+                }
+                Err(error) => Err((error, host.quota.refused)),
+            }
         }
         Err(error) => Err((error.into(), None)),
     };
     match answered {
-        Ok((response, kv)) => {
+        Ok((response, kv, reused)) => {
             if let Some(mut kv) = kv {
                 kv.commit().await?;
             }
+            restored.keep(reused);
             Ok(response)
         }
         Err((ProgramError::Failed(failure) | ProgramError::NoHandler(failure), refused)) => {
@@ -133,9 +205,22 @@ pub(crate) async fn answer(
     }
 }
 
+/// Gives a call its view of the guest's key/value namespace.
+async fn open_store(guest: &GuestContext, host: &mut Host) -> Result<(), CallError> {
+    if let Some((kv, namespace)) = &guest.grants.kv {
+        let output = guest.grants.limits.output;
+        let buffers = host.quota.buffers().clone();
+        let view = KvView::new(kv, namespace, output, &buffers).await?;
+        if let Some(kit) = host.kit_mut() {
+            kit.kv = Some(view);
+        }
+    }
+    Ok(())
+}
+
 /// What an instance of a snapshot costs before it has run.
 pub(crate) fn instance_cost(snapshot: &Snapshot) -> u64 {
-    snapshot.memory + snapshot.instance_size() + STACK_COST + FREE_OUTPUT
+    snapshot.state.memory + snapshot.instance_size() + STACK_COST + FREE_OUTPUT
 }
 
 /// A program's response, whose body is charged until it was sent.

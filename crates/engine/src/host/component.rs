@@ -19,6 +19,9 @@ use bytes::Bytes;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::body::HostIncomingBody;
+use wasmtime_wasi_http::p2::types::HostIncomingRequest;
+use wasmtime_wasi_http::p3::Request;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::host::clocks::Clocks;
@@ -35,6 +38,12 @@ use crate::memory::account::{Account, Charge};
 
 /// Most resources (streams, bodies, headers, files, pollables) that a guest can hold at once.
 const MAX_RESOURCES: usize = 4096;
+
+/// Most resources that an instance may hold when it waits for another request.
+const MAX_LEFT_RESOURCES: u64 = 64;
+
+/// What each of them is charged with: headers may be as large.
+const LEFT_RESOURCE: u64 = MAX_FIELDS as u64;
 
 /// The version of WASI 0.2 of whose functions some are replaced here.
 const VERSION: &str = "0.2.12";
@@ -126,6 +135,28 @@ impl ComponentIo {
 }
 
 impl ComponentIo {
+    /// Whether the instance may answer another request: it holds little of the last one, and
+    /// nothing of its connection.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        let mut left = 0;
+        for resource in self.table.iter_mut() {
+            let is_request = resource.is::<HostIncomingRequest>()
+                || resource.is::<HostIncomingBody>()
+                || resource.is::<Request>();
+            if is_request || left == MAX_LEFT_RESOURCES {
+                return false;
+            }
+            left += 1;
+        }
+        self.held.renew(left * LEFT_RESOURCE)
+    }
+
+    /// Begins another call of the same instance, with another log and in another trace.
+    pub(crate) fn renew(&mut self, log: GuestLog, trace: Option<CallTrace>) {
+        self.log.replace(log);
+        self.outgoing.renew(trace);
+    }
+
     /// Charges `bytes` for what a function returns. The guest takes them right after, and the
     /// charge stays until the next result.
     fn hold_result(&mut self, bytes: u64) -> Result<(), NoMemory> {

@@ -192,6 +192,30 @@ impl Host {
         }
     }
 
+    /// Begins another call of the same instance, which has waited for it. What the guest itself
+    /// holds (memory, files) stays.
+    pub(crate) fn renew(&mut self, cpu: CpuMeter, waited: Duration) {
+        self.http_calls = self.grants.limits.http_calls;
+        self.cpu = cpu;
+        self.clocks.waited(waited);
+        self.quota.refused = None;
+        self.in_allocator = false;
+    }
+
+    /// Begins another call of a command's instance, with its input.
+    pub(crate) fn renew_command(&mut self, stdin: Vec<u8>, charge: Charge, request_id: String) {
+        let mut input = Stdin::default();
+        input.supply(stdin, charge);
+        self.io = Io::Command(input);
+        self.renew_log(request_id);
+    }
+
+    /// Begins the log of another call.
+    pub(crate) fn renew_log(&mut self, request_id: String) {
+        let limit = self.grants.limits.log;
+        self.log = GuestLog::new(self.grants.clone(), request_id, limit);
+    }
+
     pub(crate) fn kit(&self) -> Option<&Kit> {
         match &self.io {
             Io::Kit(kit) => Some(kit),

@@ -28,6 +28,13 @@ pub trait Program: Send + Sync + 'static {
         false
     }
 
+    /// Whether an instance that has answered may answer another request: nothing of the last one is
+    /// under way.
+    fn is_reusable(&self, vm: &mut Vm) -> bool {
+        let _ = vm;
+        true
+    }
+
     /// Passes a request to an instance that starts from the snapshot, and returns its response:
     /// `None` if it was begun with [`Host::start_response`].
     fn answer<'a>(

@@ -4,6 +4,7 @@
 mod bounds;
 mod interfaces;
 mod program;
+mod reuse;
 mod state;
 
 use std::time::Duration;

@@ -10,10 +10,10 @@ use std::{
 use sha2::{Digest, Sha256};
 use wws_engine::{
     Code, CodeCache, CodeOrigin, Engine, Guest, GuestLimits, GuestSpec, LoadError, LoadErrorKind,
-    PreopenedDirectory, StreamLimits,
+    PreopenedDirectory, StreamLimits, load_blocking,
 };
 use wws_languages::{CompiledLanguage, Language, Languages, runtime_guest};
-use wws_project::{Execution, Limits, Problem, Project, Runtime, Worker, beneath::Root};
+use wws_project::{Execution, Instances, Limits, Problem, Project, Runtime, Worker, beneath::Root};
 use wws_telemetry::{CodeSource, Telemetry};
 
 use crate::workers::compiling::Compiling;
@@ -188,13 +188,13 @@ impl GuestFactory<'_> {
                 ))),
             }
         };
-        match source.execution {
-            Execution::Module => Ok(self.engine.guest(module()?, spec)?),
+        let guest = match source.execution {
+            Execution::Module => self.engine.guest(module()?, spec)?,
             Execution::Prestarted { runtime } => {
                 let runtime = listed(project.runtimes(), runtime)?;
                 let path = &worker.path;
                 let (engine, root) = (self.engine, self.root);
-                Ok(runtime_guest(engine, module()?, root, runtime, path, spec)?)
+                runtime_guest(engine, module()?, root, runtime, path, spec)?
             }
             Execution::Snapshot { language, runtime } => {
                 let key = (language, runtime);
@@ -211,9 +211,10 @@ impl GuestFactory<'_> {
                     self.language(language, runtime)
                 })?;
                 let guest = compiled.guest(self.root, &worker.path, spec);
-                guest.map_err(|error| self.classify(worker, error, &**language))
+                guest.map_err(|error| self.classify(worker, error, &**language))?
             }
-        }
+        };
+        Ok(with_instances(guest, &worker.instances)?)
     }
 
     /// Tells a file that is not a worker from a broken worker, after it could not be loaded.
@@ -336,6 +337,17 @@ impl GuestFactory<'_> {
             limits: limits(&worker.limits),
         })
     }
+}
+
+/// A guest whose instances live as the worker's TOML says.
+fn with_instances(mut guest: Guest, instances: &Instances) -> Result<Guest, LoadError> {
+    if instances.snapshot {
+        guest = load_blocking(guest.initialised())?;
+    }
+    if instances.reuse > 1 {
+        guest = guest.reusing(instances.reuse)?;
+    }
+    Ok(guest)
 }
 
 /// A file that is not a worker, for a reason.

@@ -45,6 +45,14 @@ impl HeldBytes {
         }
     }
 
+    /// Begins another call of the same instance: what was passed on in the last one is gone, but
+    /// not what its resources hold, and `more`. Returns whether so much may be held.
+    pub(super) fn renew(&mut self, more: u64) -> bool {
+        self.total = self.of.values().sum::<u64>() + more;
+        self.charge.shrink_to(self.total);
+        self.charge.grow_to(self.total)
+    }
+
     /// Charges bytes that no resource holds yet.
     fn take(&mut self, bytes: u64) -> Result<(), NoMemory> {
         if !self.charge.grow_to(self.total + bytes) {

@@ -41,6 +41,12 @@ impl OutgoingHttp {
             trace,
         }
     }
+
+    /// Begins another call of the same instance.
+    pub(super) fn renew(&mut self, trace: Option<CallTrace>) {
+        self.left = self.grants.limits.http_calls;
+        self.trace = trace;
+    }
 }
 
 /// What a response is followed by: whether it was received completely, known with its body.

@@ -51,6 +51,11 @@ impl LogStream {
         Self::of(log)
     }
 
+    /// Replaces the log by that of the next call.
+    pub(super) fn replace(&self, log: GuestLog) {
+        *self.lock() = log;
+    }
+
     /// Writes a message with a level.
     pub(super) fn write_message(&self, level: tracing::Level, context: &str, text: &str) {
         self.lock().write_message(level, context, text);

@@ -1,0 +1,243 @@
+//! Instances live as long as a worker's author wants: for one request, or for several; and start as
+//! new ones, or from the state after `_initialize`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wws_engine::{
+    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
+};
+
+/// Initialises itself, then counts requests: a response is the count, which begins at 10, and two
+/// digits that were drawn in `_initialize`. The path says what else a request does.
+const HANDLER: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "clock_time_get" (func $time (param i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (global $n (mut i32) (i32.const 0))
+  (data (i32.const 1024) "{\"data\":\"00 00\"}")
+  (func $digits (param $at i32) (param $n i32)
+    (i32.store8 (local.get $at)
+      (i32.add (i32.const 48) (i32.div_u (local.get $n) (i32.const 10))))
+    (i32.store8 (i32.add (local.get $at) (i32.const 1))
+      (i32.add (i32.const 48) (i32.rem_u (local.get $n) (i32.const 10)))))
+  (func $now (result i64)
+    (drop (call $time (i32.const 1) (i64.const 1) (i32.const 16))) (i64.load (i32.const 16)))
+  (func (export "_initialize")
+    (drop (memory.grow (i32.const 1)))
+    (drop (call $random (i32.const 70000) (i32.const 4)))
+    (global.set $n (i32.add (global.get $n) (i32.const 10))))
+  (func (export "wws_handle") (local $path i32) (local $start i64)
+    (global.set $n (i32.add (global.get $n) (i32.const 1)))
+    (call $digits (i32.const 1033) (global.get $n))
+    (call $digits (i32.const 1036) (i32.rem_u (i32.load (i32.const 70000)) (i32.const 100)))
+    ;; The input begins with {"url":"http://localhost/
+    (i32.store (i32.const 0) (i32.const 4096)) (i32.store (i32.const 4) (i32.const 26))
+    (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (local.set $path (i32.load8_u (i32.const 4121)))
+    (if (i32.eq (local.get $path) (i32.const 116)) (then (unreachable)))
+    (if (i32.eq (local.get $path) (i32.const 108)) (then (loop $forever (br $forever))))
+    (if (i32.eq (local.get $path) (i32.const 98)) (then (return)))
+    (if (i32.eq (local.get $path) (i32.const 119))
+      (then
+        (local.set $start (call $now))
+        (loop $work
+          (br_if $work (i64.lt_u (i64.sub (call $now) (local.get $start)) (i64.const 600000000))))))
+    (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 16))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (if (i32.eq (local.get $path) (i32.const 101)) (then (call $exit (i32.const 0))))))"#;
+
+fn spec() -> GuestSpec {
+    GuestSpec {
+        name: "test".into(),
+        env: vec![],
+        args: vec!["test".into()],
+        directories: vec![],
+        kv: None,
+        http: None,
+        limits: GuestLimits {
+            memory: 8 << 20,
+            table_elements: 1000,
+            cpu_time: Duration::from_secs(1),
+            // Other programs may want the CPUs as well.
+            wall_time: Duration::from_secs(300),
+            output: 64 << 10,
+            log: 16 << 10,
+            http_calls: 5,
+            buffers: 1 << 20,
+            open_files: 4,
+            stream: wws_engine::StreamLimits::default(),
+        },
+    }
+}
+
+fn guest(text: &str) -> Guest {
+    let engine = Engine::new(&EngineOptions::default()).unwrap();
+    let module = engine.compile(&wat::parse_str(text).unwrap()).unwrap();
+    engine.guest(&module, spec()).unwrap()
+}
+
+/// Calls the guest. Returns the count, and what was drawn.
+async fn call(guest: &Guest, path: &str) -> Result<(u32, String), CallError> {
+    let uri = format!("http://localhost/{path}");
+    let request = http::Request::get(uri).body(Bytes::new()).unwrap();
+    let call = Call {
+        request,
+        params: vec![],
+        request_id: "r".into(),
+    };
+    let response = guest.call(call).await?;
+    let text = std::str::from_utf8(response.body()).unwrap();
+    let (count, drawn) = text.split_once(' ').unwrap();
+    Ok((count.parse().unwrap(), drawn.to_owned()))
+}
+
+async fn count(guest: &Guest, path: &str) -> u32 {
+    call(guest, path).await.unwrap().0
+}
+
+fn refused(result: Result<Guest, LoadError>) -> String {
+    let error = result.err().expect("refused");
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn every_request_has_an_instance_of_its_own_unless_its_author_wants_otherwise() {
+    let guest = guest(HANDLER);
+    let mut drawn = std::collections::HashSet::new();
+    for _ in 0..20 {
+        let (count, digits) = call(&guest, "c").await.unwrap();
+        assert_eq!(count, 11);
+        drawn.insert(digits);
+    }
+    assert!(drawn.len() > 1, "{drawn:?}");
+}
+
+#[tokio::test]
+async fn an_instance_answers_as_many_requests_as_its_author_wants() {
+    let guest = guest(HANDLER).reusing(3).unwrap();
+    let mut counts = Vec::new();
+    for _ in 0..7 {
+        counts.push(count(&guest, "c").await);
+    }
+    assert_eq!(counts, [11, 12, 13, 11, 12, 13, 11]);
+    // Those that wait are given up.
+    guest.trim();
+    assert_eq!(count(&guest, "c").await, 11);
+}
+
+#[tokio::test]
+async fn concurrent_requests_have_instances_of_their_own() {
+    let guest = guest(HANDLER).reusing(10).unwrap();
+    let calls = (0..4).map(|_| {
+        let guest = guest.clone();
+        tokio::spawn(async move { count(&guest, "w").await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(call.await.unwrap(), 11);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_failed_is_thrown_away() {
+    let guest = guest(HANDLER).reusing(100).unwrap();
+    for path in ["trap", "loop", "bad"] {
+        assert_eq!(count(&guest, "c").await, 11);
+        assert_eq!(count(&guest, "c").await, 12);
+        let error = call(&guest, path).await.expect_err(path);
+        let is_expected = match path {
+            "trap" => matches!(error, CallError::Trap { .. }),
+            "loop" => matches!(error, CallError::CpuTime(_)),
+            _ => matches!(error, CallError::BadResponse(_)),
+        };
+        assert!(is_expected, "{path}: {error}");
+    }
+    // A program that exits has succeeded, and its instance has ended.
+    assert_eq!(count(&guest, "c").await, 11);
+    assert_eq!(count(&guest, "exit").await, 12);
+    assert_eq!(count(&guest, "c").await, 11);
+}
+
+#[tokio::test]
+async fn limits_hold_for_each_request() {
+    let guest = guest(HANDLER).reusing(100).unwrap();
+    // More than half of the CPU time.
+    for n in 1..=3 {
+        assert_eq!(count(&guest, "work").await, 10 + n);
+    }
+}
+
+#[tokio::test]
+async fn requests_start_from_the_state_after_initialize() {
+    let guest = guest(HANDLER).initialised().await.unwrap();
+    let first = call(&guest, "c").await.unwrap();
+    assert_eq!(first.0, 11);
+    for _ in 0..5 {
+        assert_eq!(call(&guest, "c").await.unwrap(), first);
+    }
+    assert!(call(&guest, "trap").await.is_err());
+    assert_eq!(call(&guest, "c").await.unwrap(), first);
+    let guest = guest.clone();
+    assert_eq!(call(&guest, "c").await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn an_instance_may_start_from_a_snapshot_and_be_reused() {
+    let guest = guest(HANDLER).initialised().await.unwrap();
+    let guest = guest.reusing(2).unwrap();
+    let (count, drawn) = call(&guest, "c").await.unwrap();
+    assert_eq!(count, 11);
+    assert_eq!(call(&guest, "c").await.unwrap(), (12, drawn.clone()));
+    assert_eq!(call(&guest, "c").await.unwrap(), (11, drawn));
+}
+
+#[tokio::test]
+async fn what_cannot_live_so_is_refused() {
+    let command = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
+    let why = refused(guest(command).reusing(2));
+    assert!(
+        why.contains("instances.reuse") && why.contains("a program ends"),
+        "{why}"
+    );
+    let why = refused(guest(command).initialised().await);
+    assert!(
+        why.contains("instances.snapshot") && why.contains("wws_handle"),
+        "{why}"
+    );
+    let reactor = |initialize: &str| {
+        format!(
+            r#"(module (memory (export "memory") 1) (table 2 funcref)
+                 (func (export "_initialize") {initialize}) (func (export "wws_handle")))"#
+        )
+    };
+    let tables = reactor("(table.set (i32.const 0) (ref.null func))");
+    let why = refused(guest(&tables).initialised().await);
+    assert!(why.contains("it changes its tables"), "{why}");
+    // Without a snapshot it is a worker all the same.
+    let error = call(&guest(&tables), "c").await.unwrap_err();
+    assert!(matches!(error, CallError::BadResponse(_)), "{error}");
+    for (initialize, expected) in [
+        ("(unreachable)", "unreachable"),
+        (
+            "(drop (memory.grow (i32.const 1000))) (loop $l (br $l))",
+            "CPU time",
+        ),
+    ] {
+        let why = refused(guest(&reactor(initialize)).initialised().await);
+        assert!(why.contains("while it was initialised"), "{why}");
+        assert!(why.contains(expected), "{why}");
+    }
+    let used = guest(HANDLER);
+    let _clone = used.clone();
+    assert!(refused(used.reusing(2)).contains("in use"));
+}
