@@ -78,12 +78,15 @@ fn parse(text: &str) -> Option<String> {
         "http" => Some(80),
         _ => None,
     };
-    Some(
-        match authority.port_u16().filter(|port| Some(*port) != own) {
-            Some(port) => format!("{scheme}://{host}:{port}"),
-            None => format!("{scheme}://{host}"),
-        },
-    )
+    let port = match authority.port() {
+        Some(port) => Some(port.as_str().parse::<u16>().ok()?),
+        None if authority.as_str().ends_with(':') => return None,
+        None => None,
+    };
+    Some(match port.filter(|port| Some(*port) != own) {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    })
 }
 
 /// Names of methods.

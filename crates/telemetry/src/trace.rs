@@ -60,6 +60,8 @@ impl TraceContext {
         }
         let (trace, span) = (hex::<16>(trace)?, hex::<8>(span)?);
         let [flags] = hex::<1>(flags)?;
+        // Flags of later versions are not passed on.
+        let flags = flags & SAMPLED;
         (trace != [0; 16] && span != [0; 8]).then_some(Self { trace, span, flags })
     }
 

@@ -36,9 +36,11 @@ module Wws
     def ask(op)
       raise @error if @error
 
-      Channel.read({ op:, id: @number })
-    rescue Error => e
-      raise @error = @failure.call(e)
+      begin
+        Channel.read({ op:, id: @number })
+      rescue Error => e
+        raise @error = @failure.call(e)
+      end
     end
   end
 

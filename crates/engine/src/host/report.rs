@@ -25,9 +25,31 @@ impl CallTrace {
         let header = headers.get(TRACEPARENT)?.to_str().ok()?;
         Some(Self {
             context: TraceContext::parse(header)?,
-            state: headers.get(TRACESTATE).cloned(),
+            state: trace_state(headers),
         })
     }
+}
+
+/// What vendors added to a trace. As clients choose it, and it is sent with each outgoing request,
+/// what is longer than the standard requires to be passed on is left out (W3C Trace Context 3.3.1.5).
+fn trace_state(headers: &HeaderMap) -> Option<HeaderValue> {
+    const MAX_LENGTH: usize = 512;
+    const MAX_MEMBERS: usize = 32;
+    let mut all = String::new();
+    for line in headers.get_all(TRACESTATE) {
+        let line = line.to_str().ok()?;
+        if all.len() + line.len() + 1 > MAX_LENGTH {
+            return None;
+        }
+        if !all.is_empty() {
+            all.push(',');
+        }
+        all.push_str(line);
+    }
+    let members = all.split(',').count();
+    (!all.is_empty() && members <= MAX_MEMBERS)
+        .then(|| HeaderValue::try_from(all).ok())
+        .flatten()
 }
 
 /// An outgoing request that is counted when it ends.
@@ -235,6 +257,22 @@ mod tests {
         assert_ne!(sent.span_id(), parent.span_id());
         assert!(sent.is_sampled());
         assert_eq!(headers[TRACESTATE], "vendor=1");
+    }
+
+    #[test]
+    fn a_client_cannot_make_outgoing_requests_long() {
+        let state = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(TRACESTATE, line.parse().unwrap());
+            }
+            trace_state(&headers)
+        };
+        assert_eq!(state(&["a=1", "b=2"]).unwrap(), "a=1,b=2");
+        assert_eq!(state(&[]), None);
+        assert_eq!(state(&[&format!("a={}", "x".repeat(600))]), None);
+        assert_eq!(state(&vec!["a=1"; 33]), None);
+        assert!(state(&vec!["a=1"; 32]).is_some());
     }
 
     #[test]

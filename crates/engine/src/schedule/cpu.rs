@@ -184,10 +184,10 @@ impl CpuMeter {
     }
 
     /// The CPU time that the call used. `ran`: the time in which it did not wait, which is more
-    /// exact for a call that no tick has found running.
+    /// exact for a short call: its last run is not measured yet.
     pub(crate) fn used(&self, ran: Duration) -> Duration {
         let measured = self.usage.cpu();
-        if ran < 2 * TICK && self.usage.polls.load(Ordering::Relaxed) == 0 {
+        if ran < 2 * TICK {
             measured.max(ran)
         } else {
             measured

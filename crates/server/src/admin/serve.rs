@@ -73,7 +73,7 @@ async fn connection(stream: Box<dyn AdminStream>, client: StatusClient, app: Arc
 async fn respond(app: &App, client: StatusClient, request: &Request<Incoming>) -> Response<Bytes> {
     let request = StatusRequest {
         method: request.method(),
-        path: request.uri().path(),
+        uri: request.uri(),
         headers: request.headers(),
         client,
     };

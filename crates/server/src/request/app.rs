@@ -24,9 +24,9 @@ use wws_project::{PanelAccess, Problem, Project, RouteMatch, Worker};
 use wws_telemetry::{Refusal, Telemetry, WorkerSeries};
 
 use crate::assets::serve::{self, StaticFiles};
-use crate::connection::activity::RequestFraming;
+use crate::connection::activity::{RequestFraming, StreamInProgress};
 use crate::connection::body::Body;
-use crate::connection::clients::{Clients, EVICTION_INTERVAL};
+use crate::connection::clients::{Clients, EVICTION_INTERVAL, ListedStream};
 use crate::connection::headers;
 use crate::connection::idle::Idle;
 use crate::connection::incoming::IncomingBody;
@@ -42,7 +42,7 @@ use crate::request::stream::{self, WorkerStream};
 use crate::request::upload::{UploadError, Uploads};
 use crate::request::upload_stream::{UploadFailure, UploadStream, UploadStreamBounds};
 use crate::request::{target, transfer_encoding};
-use crate::status::answer::{self, StatusClient, StatusRequest, StatusView};
+use crate::status::answer::{self, SharedRoute, StatusClient, StatusRequest, StatusView};
 use crate::status::metrics::ServerGauges;
 
 /// Everything that answers requests.
@@ -131,7 +131,7 @@ impl App {
             access: AccessRecord::new(self.access_log, request.method(), request.uri()),
             telemetry: &self.telemetry,
             series: self.telemetry.unrouted(),
-            is_preflight: false,
+            is_cors_decided: false,
         };
         let origin = match self.cors.any {
             true => request.headers().get(header::ORIGIN).cloned(),
@@ -148,7 +148,7 @@ impl App {
         let status = response.status();
         context.access.responded(status, response.body().size());
         if self.cors.any
-            && !context.is_preflight
+            && !context.is_cors_decided
             && let Some(rules) = self.cors.rules(context.worker_index())
         {
             rules.add_to(response.headers_mut(), origin.as_ref());
@@ -192,9 +192,11 @@ impl App {
             return context.closing_page(StatusCode::NOT_IMPLEMENTED, text);
         }
         if self.project.settings().panel != PanelAccess::Off
-            && answer::is_shared(parts.uri.path())
+            && SharedRoute::parse(parts.uri.path()).is_some()
             && let Some(response) = Box::pin(self.panel(&client, &parts)).await
         {
+            // Never for pages of other sites, whatever those of the project may be.
+            context.is_cors_decided = true;
             return response.map(Body::from);
         }
         let origin = self.proxies.origin(client.peer, &mut parts.headers);
@@ -251,7 +253,7 @@ impl App {
     async fn panel(&self, client: &Client<'_>, parts: &Parts) -> Option<Response<Bytes>> {
         let request = StatusRequest {
             method: &parts.method,
-            path: parts.uri.path(),
+            uri: &parts.uri,
             headers: &parts.headers,
             client: match client.peer.is_loopback() {
                 true => StatusClient::Local,
@@ -279,7 +281,7 @@ impl App {
             Some(worker) => &self.series[worker.id.index()],
             None => self.telemetry.assets(),
         };
-        context.is_preflight = true;
+        context.is_cors_decided = true;
         Some(rules.preflight(headers))
     }
 
@@ -323,6 +325,12 @@ impl App {
                 return context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT);
             }
         };
+        // A client that is slow to send is disconnected for calls that wait, as one that is slow to
+        // read.
+        let streaming = match &body {
+            RequestBody::Collected(_) => None,
+            RequestBody::Stream(_) => Some(self.begin_stream(&context.client)),
+        };
         let running = RunningCall::new(context.series.clone());
         let method = parts.method.clone();
         let compression = self.compressor.as_ref().map(|compressor| {
@@ -341,7 +349,8 @@ impl App {
                 return match failure.get() {
                     Some(failure) => {
                         tracing::debug!(request_id = context.id, "{error}");
-                        upload_failed(failure.into(), context)
+                        report_failure(&error, context.series);
+                        upload_page(failure.into(), context)
                     }
                     None => call_failed(&error, context),
                 };
@@ -362,9 +371,8 @@ impl App {
             }
             ResponseBody::Stream(stream) => {
                 let mut stream = ResponseBody::Stream(stream);
-                let activity = context.client.activity;
-                let listed = activity.is_stream().then(|| self.clients.list(activity));
-                stream.keep(Box::new((permit, running, activity.begin_stream(), listed)));
+                let streaming = streaming.unwrap_or_else(|| self.begin_stream(&context.client));
+                stream.keep(Box::new((permit, running, streaming)));
                 let ResponseBody::Stream(stream) = stream else {
                     return Response::from_parts(head, Body::default());
                 };
@@ -376,6 +384,13 @@ impl App {
                 Response::from_parts(head, body)
             }
         }
+    }
+
+    /// Records that a request or its response streams, until this is dropped.
+    fn begin_stream(&self, client: &Client<'_>) -> (StreamInProgress, Option<ListedStream>) {
+        let activity = client.activity;
+        let listed = activity.is_stream().then(|| self.clients.list(activity));
+        (activity.begin_stream(), listed)
     }
 
     async fn collect_upload(
@@ -525,9 +540,10 @@ fn call_failed(error: &CallError, context: &RequestContext<'_>) -> Response<Body
         request_id = context.id,
         "{error}"
     );
-    report_failure(error, context.series);
     if error.is_overload() {
         context.refused(Refusal::Memory);
+    } else {
+        report_failure(error, context.series);
     }
     if error.is_timeout() {
         context.page(StatusCode::GATEWAY_TIMEOUT, "The worker took too long.")
@@ -538,6 +554,7 @@ fn call_failed(error: &CallError, context: &RequestContext<'_>) -> Response<Body
     }
 }
 
+/// Answers a request whose body failed before a worker was called.
 fn upload_failed(error: UploadError, context: &RequestContext<'_>) -> Response<Body> {
     context.refused(match error {
         UploadError::TooLarge => Refusal::BodyTooLarge,
@@ -545,6 +562,10 @@ fn upload_failed(error: UploadError, context: &RequestContext<'_>) -> Response<B
         UploadError::NoMemory => Refusal::Memory,
         UploadError::Broken => Refusal::BodyBroken,
     });
+    upload_page(error, context)
+}
+
+fn upload_page(error: UploadError, context: &RequestContext<'_>) -> Response<Body> {
     let (status, text) = match error {
         UploadError::TooLarge => (
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -33,8 +33,9 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) telemetry: &'a Telemetry,
     /// What the request is counted in, once the route is known.
     pub(crate) series: &'a Arc<WorkerSeries>,
-    /// Whether the server answers for the worker which pages may call it.
-    pub(crate) is_preflight: bool,
+    /// Whether the response has its CORS headers, or must have none: that to a preflight request,
+    /// and the panel.
+    pub(crate) is_cors_decided: bool,
 }
 
 impl RequestContext<'_> {

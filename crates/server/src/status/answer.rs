@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use wws_project::{PanelAccess, Project};
@@ -14,6 +15,7 @@ use crate::status::{api, metrics, panel, workers};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What the answers show.
 pub(crate) struct StatusView<'a> {
@@ -28,7 +30,7 @@ pub(crate) struct StatusView<'a> {
 /// A request of an operator.
 pub(crate) struct StatusRequest<'a> {
     pub(crate) method: &'a Method,
-    pub(crate) path: &'a str,
+    pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) client: StatusClient,
 }
@@ -44,7 +46,7 @@ pub(crate) enum StatusClient {
 
 /// Answers a request on the admin address.
 pub(crate) async fn admin(view: &StatusView<'_>, request: &StatusRequest<'_>) -> Response<Bytes> {
-    match request.path {
+    match request.uri.path() {
         "/metrics" | "/healthz" | "/readyz" if !reads(request.method) => not_allowed(),
         "/metrics" => {
             let accept = request.headers.get(header::ACCEPT);
@@ -69,9 +71,7 @@ pub(crate) async fn shared(
     view: &StatusView<'_>,
     request: &StatusRequest<'_>,
 ) -> Option<Response<Bytes>> {
-    if !is_shared(request.path) {
-        return None;
-    }
+    let route = SharedRoute::parse(request.uri.path())?;
     if !reads(request.method) {
         return Some(not_allowed());
     }
@@ -82,34 +82,35 @@ pub(crate) async fn shared(
                 "Only for clients on this machine (server.panel).\n",
             ));
         }
-        if !is_direct(request.headers) {
+        if !is_direct(request) {
             return Some(text(
                 StatusCode::FORBIDDEN,
                 "Open this by an address or as localhost: a name could be another site's.\n",
             ));
         }
     }
-    if let Some(path) = request.path.strip_prefix("/_panel") {
-        return Some(match path {
-            "/" => panel::page(),
-            "" => redirect("/_panel/"),
-            _ => return None,
-        });
+    if !matches!(route, SharedRoute::Panel | SharedRoute::PanelDirectory) && is_cross_site(request)
+    {
+        return Some(text(
+            StatusCode::FORBIDDEN,
+            "Not for pages of other sites.\n",
+        ));
     }
-    let path = request.path.strip_prefix("/_api/")?;
     let nothing = || json(StatusCode::NOT_FOUND, &json!({}));
-    Some(match path.split('/').collect::<Vec<_>>().as_slice() {
-        ["v0", "workers"] | ["v0", "workers", ""] => json(StatusCode::OK, &workers::workers(view)),
-        ["v0", "workers", id] => match workers::find(view, id) {
+    Some(match route {
+        SharedRoute::Panel => redirect("/_panel/"),
+        SharedRoute::PanelDirectory => panel::page(),
+        SharedRoute::Workers => json(StatusCode::OK, &workers::workers(view)),
+        SharedRoute::Worker(id) => match workers::find(view, id) {
             Some(worker) => json(StatusCode::OK, &workers::worker(worker)),
             None => nothing(),
         },
-        ["v1", "status"] => json(StatusCode::OK, &api::status(view)),
-        ["v1", "workers", id] => match workers::find(view, id) {
+        SharedRoute::Status => json(StatusCode::OK, &api::status(view)),
+        SharedRoute::WorkerStatus(id) => match workers::find(view, id) {
             Some(worker) => json(StatusCode::OK, &api::worker(view, worker)),
             None => nothing(),
         },
-        ["v1", "kv", namespace] => {
+        SharedRoute::Keys(namespace) => {
             let namespace = percent_decode_str(namespace).decode_utf8_lossy();
             match api::keys(view, &namespace).await {
                 Some(Ok(keys)) => json(StatusCode::OK, &keys),
@@ -120,8 +121,46 @@ pub(crate) async fn shared(
                 None => nothing(),
             }
         }
-        _ => return None,
     })
+}
+
+/// A path of the panel or its interface. All other paths are the project's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SharedRoute<'a> {
+    Panel,
+    PanelDirectory,
+    /// As Wasm Workers Server 1.7 has it.
+    Workers,
+    /// As Wasm Workers Server 1.7 has it, by the worker's id.
+    Worker(&'a str),
+    Status,
+    /// By the worker's id.
+    WorkerStatus(&'a str),
+    /// By the namespace, percent-encoded.
+    Keys(&'a str),
+}
+
+impl<'a> SharedRoute<'a> {
+    pub(crate) fn parse(path: &'a str) -> Option<Self> {
+        let path = match path {
+            "/_panel" => return Some(Self::Panel),
+            "/_panel/" => return Some(Self::PanelDirectory),
+            _ => path.strip_prefix("/_api/")?,
+        };
+        Some(match path {
+            "v0/workers" | "v0/workers/" => Self::Workers,
+            "v1/status" => Self::Status,
+            _ => {
+                let (collection, id) = path.rsplit_once('/')?;
+                match collection {
+                    "v0/workers" => Self::Worker(id),
+                    "v1/workers" => Self::WorkerStatus(id),
+                    "v1/kv" => Self::Keys(id),
+                    _ => return None,
+                }
+            }
+        })
+    }
 }
 
 /// Whether a proxy passed the request on, so that the peer is not the client.
@@ -138,27 +177,43 @@ fn redirect(location: &'static str) -> Response<Bytes> {
     response
 }
 
-/// Whether a path belongs to the panel or its interface.
-pub(crate) fn is_shared(path: &str) -> bool {
-    path.starts_with("/_api/") || path == "/_panel" || path.starts_with("/_panel/")
-}
-
 fn reads(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
+/// The server as the client named it.
+fn authority(request: &StatusRequest<'_>) -> Option<Authority> {
+    match request.headers.get(header::HOST) {
+        Some(host) => host.to_str().ok()?.parse().ok(),
+        // HTTP/2.
+        None => request.uri.authority().cloned(),
+    }
+}
+
 /// Whether the client named the server by an address or as `localhost`. A page of another site
 /// whose name leads here has that site's name.
-fn is_direct(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST) else {
-        // HTTP/1.0 or HTTP/2, which no page of another site chooses: a browser sends a host.
-        return true;
-    };
-    let Ok(authority) = host.to_str().unwrap_or("").parse::<http::uri::Authority>() else {
+fn is_direct(request: &StatusRequest<'_>) -> bool {
+    let Some(authority) = authority(request) else {
         return false;
     };
     let host = authority.host().trim_matches(['[', ']']);
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok()
+}
+
+/// Whether a browser says that a page of another site asks.
+fn is_cross_site(request: &StatusRequest<'_>) -> bool {
+    let site = request.headers.get(FETCH_SITE).map(HeaderValue::as_bytes);
+    if matches!(site, Some(b"cross-site" | b"same-site")) {
+        return true;
+    }
+    let Some(origin) = request.headers.get(header::ORIGIN) else {
+        return false;
+    };
+    let origin = origin
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<Uri>().ok());
+    origin.is_none_or(|origin| origin.authority() != authority(request).as_ref())
 }
 
 fn not_allowed() -> Response<Bytes> {
@@ -210,12 +265,29 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn request<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> StatusRequest<'a> {
+        StatusRequest {
+            method: &Method::GET,
+            uri,
+            headers,
+            client: StatusClient::Local,
+        }
+    }
+
     #[test]
     fn names_of_other_sites_are_not_direct() {
         let direct = |host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().unwrap());
-            is_direct(&headers)
+            let http1 = is_direct(&request(&Uri::from_static("/_panel/"), &headers));
+            if let Ok(uri) = format!("http://{host}/_panel/").parse() {
+                assert_eq!(
+                    is_direct(&request(&uri, &HeaderMap::new())),
+                    http1,
+                    "{host}"
+                );
+            }
+            http1
         };
         for host in [
             "localhost",
@@ -233,6 +305,46 @@ mod tests {
             "127.0.0.1.evil.example",
         ] {
             assert!(!direct(host), "{host}");
+        }
+        let nameless = Uri::from_static("/_panel/");
+        assert!(!is_direct(&request(&nameless, &HeaderMap::new())));
+    }
+
+    #[test]
+    fn requests_of_other_sites_are_known() {
+        let cross = |headers: &[(HeaderName, &'static str)]| {
+            let mut all = HeaderMap::new();
+            all.insert(header::HOST, HeaderValue::from_static("127.0.0.1:9090"));
+            for (name, value) in headers {
+                all.insert(name, HeaderValue::from_static(value));
+            }
+            is_cross_site(&request(&Uri::from_static("/_api/v1/status"), &all))
+        };
+        assert!(!cross(&[]));
+        assert!(!cross(&[(FETCH_SITE, "same-origin")]));
+        assert!(!cross(&[(FETCH_SITE, "none")]));
+        assert!(!cross(&[(header::ORIGIN, "http://127.0.0.1:9090")]));
+        assert!(cross(&[(FETCH_SITE, "cross-site")]));
+        assert!(cross(&[(FETCH_SITE, "same-site")]));
+        for origin in ["null", "http://evil.example", "http://127.0.0.1:8080"] {
+            assert!(cross(&[(header::ORIGIN, origin)]), "{origin}");
+        }
+    }
+
+    #[test]
+    fn other_paths_are_the_project_s() {
+        for (path, route) in [
+            ("/_panel", Some(SharedRoute::Panel)),
+            ("/_panel/", Some(SharedRoute::PanelDirectory)),
+            ("/_panel/x", None),
+            ("/_api/hello", None),
+            ("/_api/v0/workers", Some(SharedRoute::Workers)),
+            ("/_api/v0/workers/7", Some(SharedRoute::Worker("7"))),
+            ("/_api/v0/workers/7/x", None),
+            ("/_api/v1/kv/a%2Fb", Some(SharedRoute::Keys("a%2Fb"))),
+            ("/_api/v2/status", None),
+        ] {
+            assert_eq!(SharedRoute::parse(path), route, "{path}");
         }
     }
 }

@@ -103,7 +103,10 @@ pub(crate) fn collect(view: &StatusView<'_>, sink: &mut dyn Sink) {
     }
     single(
         sink,
-        counter("wws_connections_total", "Connections that were accepted."),
+        counter(
+            "wws_connections_accepted_total",
+            "Connections that were accepted.",
+        ),
         accepted as f64,
     );
     let usage = ProcessUsage::read();

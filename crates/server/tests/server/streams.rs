@@ -467,6 +467,22 @@ async fn calls_that_wait_for_a_place_get_that_of_a_client_that_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_get_the_slot_of_a_client_that_sends_nothing() {
+    let streams = start("concurrency = 1\nqueue_timeout = \"10s\"", "").await;
+    let request = "POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n";
+    let mut held = streams.send(request).await;
+    sleep(Duration::from_millis(300)).await;
+    let start = Instant::now();
+    assert_eq!(streams.server.get("/x").await.status, 200);
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+    read_until(&mut held, "HTTP/1.1 503").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn responses_without_a_body_let_the_worker_end() {
     let streams = start("", "").await;
     let request = "HEAD /clock HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
