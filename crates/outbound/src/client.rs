@@ -14,7 +14,7 @@ use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::{Host, Position, Url};
 
 use crate::{
@@ -376,9 +376,7 @@ impl Client {
         let decodes = ask_for_codings(&mut headers, decode);
         let (mut host, mut port) = policy.check(&url, &method)?;
         *waiting = host.to_string();
-        let permit = self.0.requests.clone().acquire_owned().await;
-        let permit = permit.map_err(|error| Error::internal(error.to_string()))?;
-        let permit = Arc::new(permit);
+        let permit = Arc::new(self.permit().await?);
         // Clients of some languages give every request a body, of no bytes where there is none.
         if method == Method::GET || method == Method::HEAD {
             payload = payload.settled().await;
@@ -467,12 +465,22 @@ impl Client {
         }
     }
 
+    pub(crate) fn http(&self) -> &Http {
+        &self.0.http
+    }
+
+    /// Waits for the right to have one more request in progress.
+    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let permit = self.0.requests.clone().acquire_owned().await;
+        permit.map_err(|error| Error::internal(error.to_string()))
+    }
+
     /// The route to a host: its admitted addresses, or the operator's proxy.
     ///
     /// A name that the allow list spells out is resolved by the proxy: many machines behind one
     /// cannot resolve it. A name that only `*` allows may be anybody's: it is resolved and checked
     /// here, and the proxy gets the address.
-    async fn route(
+    pub(crate) async fn route(
         &self,
         policy: &Policy,
         url: &Url,
@@ -535,7 +543,7 @@ impl Client {
         Ok(admitted)
     }
 
-    fn request(
+    pub(crate) fn request(
         &self,
         url: &Url,
         host: &Host,
@@ -651,7 +659,7 @@ fn charged(body: Bytes, memory: &Memory) -> Result<Bytes, Error> {
     Err(Error::new(ErrorKind::InvalidRequestBody, text).because(Reason::NoMemory))
 }
 
-fn no_answer_in_time(host: &str, what: &str, limit: Duration) -> Error {
+pub(crate) fn no_answer_in_time(host: &str, what: &str, limit: Duration) -> Error {
     let text = format!("no {what}answer from `{host}` within {limit:?}");
     Error::new(ErrorKind::Timeout, text).because(Reason::HeadTimeout)
 }
@@ -679,7 +687,7 @@ fn ask_for_codings(headers: &mut HeaderMap, decode: Option<Decode>) -> bool {
     true
 }
 
-fn first_url(uri: &http::Uri, method: &Method) -> Result<Url, Error> {
+pub(crate) fn first_url(uri: &http::Uri, method: &Method) -> Result<Url, Error> {
     if *method == Method::CONNECT || *method == Method::TRACE {
         return Err(Error::invalid(format!(
             "the method {method} cannot be sent"

@@ -40,6 +40,7 @@ mod redirect;
 mod resolve;
 mod roots;
 mod sending;
+mod socket;
 mod system;
 
 pub use body::ResponseBody;
@@ -53,3 +54,4 @@ pub use policy::{NetworkError, Policy, PolicyError, PolicyLimits};
 pub use proxy::{Proxies, ProxyError};
 pub use resolve::Dns;
 pub use roots::Roots;
+pub use socket::OpenedSocket;
