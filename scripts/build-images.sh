@@ -77,6 +77,7 @@ scripts/build-kit-guests.sh go
 pack=$(env -u CARGO_TARGET_DIR cargo build "${cargo_flags[@]}" --release --quiet -p wws-oci-tar --message-format json |
     sed -n 's/.*"executable":"\([^"]*wws-oci-tar\)".*/\1/p')
 image hello hello
+image chat
 image user-generation user-generation-rust user-generation-go
 if [[ -e target/tools/bin/cargo-wasip2 ]]; then
     workers=(component-clock:clock component-upload:upload)

@@ -47,6 +47,26 @@ interface FetchFailure extends TypeError {
     | "internal-error";
 }
 
+/** The two ends of a WebSocket: one for the client, in a response; one for the worker, which accepts it. */
+declare class WebSocketPair {
+  0: WebSocket;
+  1: WebSocket;
+}
+
+interface WebSocket {
+  /** Begins to send and receive, on an end of a pair. */
+  accept(): void;
+}
+
+interface ResponseInit {
+  /** The end of a new WebSocketPair that the client gets, with the status 101. */
+  webSocket?: WebSocket | null;
+}
+
+interface Response {
+  readonly webSocket: WebSocket | null;
+}
+
 /** `export default` of a worker: this, or its `fetch` alone. */
 interface WorkerModule {
   fetch(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # For editors: `typing` takes longer to load than all the res
 
     Body = Union[str, bytes, bytearray, memoryview, Iterable[Union[str, bytes]], None]
 
-__all__ = ["Request", "Response", "Headers", "Cache", "fetch", "FetchResponse", "FetchError", "StoreError", "log"]
+__all__ = ["Request", "Response", "WebSocket", "Headers", "Cache", "fetch", "FetchResponse", "FetchError", "StoreError", "log"]
 
 
 # -- The conversation with the host: a line of JSON, and the bytes that its "body" says. ---------------------------------------
@@ -331,6 +331,92 @@ class Response:
 
     def __repr__(self) -> str:
         return f"<Response {self.status_code}>"
+
+
+class WebSocket:
+    """Accepts the WebSocket that the client asks for: `return WebSocket(handler)`, where `handler(socket)` runs as long as the socket is
+    open. When it returns, the socket is closed with the code 1000; when it raises, with 1011.
+
+        def worker(request):
+            return WebSocket(chat)
+
+        def chat(socket):
+            for message in socket:  # a str or bytes; ends when the client closes
+                socket.send(message)
+    """
+
+    def __init__(self, handler: Any, protocol: Optional[str] = None, headers: Optional[Any] = None) -> None:
+        if not callable(handler):
+            raise TypeError(f"the handler of a WebSocket is a function, not {type(handler).__name__}")
+        self._handler = handler
+        self._headers = _header_lines(headers or {})
+        if protocol is not None:
+            self._headers.append(("sec-websocket-protocol", protocol))
+
+
+class _Socket:
+    """The socket that a handler gets."""
+
+    def __init__(self, headers: list) -> None:
+        # How the socket was closed, once it is.
+        self.close_code: Optional[int] = None
+        self.close_reason = ""
+        self.was_clean = False
+        self._is_closing = not self._say({"op": "socket_accept", "headers": headers})
+
+    @property
+    def is_open(self) -> bool:
+        """Whether messages can still come."""
+        return self.close_code is None
+
+    def send(self, message: Union[str, bytes]) -> None:
+        """Sends a text or bytes, and waits while the client does not read. To a client that is gone, nothing is sent."""
+        if isinstance(message, str):
+            kind, data = "text", message.encode("utf-8")
+        elif isinstance(message, (bytes, bytearray, memoryview)):
+            kind, data = "binary", bytes(message)
+        else:
+            raise TypeError(f"a message is a str or bytes, not {type(message).__name__}")
+        if not self._is_closing and not self._say({"op": "socket_send", "name": kind}, data):
+            self._is_closing = True
+
+    def receive(self, timeout: Optional[float] = None) -> Optional[Union[str, bytes]]:
+        """The next message: a str or bytes. None if the socket is closed (`is_open` is False then), or after so many seconds."""
+        if self.close_code is not None:
+            return None
+        limit = -1 if timeout is None else max(0, int(timeout * 1000))
+        line, data = _ask({"op": "socket_receive", "timeout": limit})
+        if "error" in line:
+            raise OSError(line["error"]["message"])
+        kind = line["kind"]
+        if kind == "text":
+            return data.decode("utf-8")
+        if kind == "binary":
+            return data
+        if kind == "close":
+            self.close_code, self.close_reason, self.was_clean = line["code"], line["reason"], line["clean"]
+            self._is_closing = True
+        return None
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Closes the socket. Messages that the client sent before it knew are still received."""
+        if not self._is_closing:
+            self._say({"op": "socket_close", "status": code, "message": reason})
+            self._is_closing = True
+
+    def __iter__(self) -> Any:
+        while True:
+            message = self.receive()
+            if message is None:
+                return
+            yield message
+
+    def _say(self, message: dict, data: bytes = b"") -> bool:
+        line, _ = _ask(message, data)
+        if "error" in line:
+            error = line["error"]
+            raise (ValueError if error["kind"] == "invalid" else OSError)(error["message"])
+        return line["open"]
 
 
 def _to_bytes(body: Body, what: str) -> bytes:
@@ -897,6 +983,9 @@ def _dispatch() -> None:
             answer = _run(answer)
             if answer is None:
                 return
+        if type(answer) is WebSocket:
+            _serve(answer)
+            return
         answer = _response(answer)
         if _is_stream(answer.body):
             _stream(answer)
@@ -919,6 +1008,16 @@ def _is_awaited(body: Any) -> bool:
 
 def _body_error(kind: str, message: str) -> OSError:
     return OSError(message)
+
+
+def _serve(answer: WebSocket) -> None:
+    socket = _Socket(answer._headers)
+    running = answer._handler(socket)
+    if hasattr(type(running), "__await__"):
+        running.close()
+        raise TypeError("the handler of a WebSocket is a plain function: not `async def`")
+    _out.end()
+    _err.end()
 
 
 def _response(answer: Any) -> Any:

@@ -138,6 +138,13 @@ impl Body for ReceivedBody {
     }
 }
 
+/// What follows the head of a response while its guest runs.
+pub(crate) enum BegunBody {
+    Stream(BodyStream),
+    /// The connection's end of a WebSocket.
+    Socket(wws_websocket::End),
+}
+
 /// The body of a request.
 #[derive(Debug)]
 pub enum RequestBody {

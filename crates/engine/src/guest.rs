@@ -9,6 +9,7 @@ pub(crate) mod protocol;
 pub(crate) mod response;
 pub(crate) mod restored;
 pub(crate) mod reuse;
+pub(crate) mod socket;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use crate::body::{BodyStream, ClientWaits, RequestBody};
+use crate::body::{BegunBody, ClientWaits, RequestBody};
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError, LoadErrorKind};
 use crate::guest::command::Command;
@@ -373,7 +374,7 @@ impl Guest {
             let call = StreamingCall {
                 run: linked.laned(run, usage),
                 head,
-                response: component::outgoing,
+                response: |head| Ok(component::outgoing(head)?.map(BegunBody::Stream)),
                 failed,
             };
             return call.head_in_time(limits, &waits).await;
@@ -442,7 +443,7 @@ impl LinkedGuest {
         call: Call<RequestBody>,
         parked: Option<ParkedInstance>,
         usage: Arc<CpuUsage>,
-        head: Option<oneshot::Sender<http::Response<BodyStream>>>,
+        head: Option<oneshot::Sender<http::Response<BegunBody>>>,
     ) -> RunEnd {
         let context = &self.context;
         match &self.code {

@@ -47,9 +47,10 @@ pub use guest::Guest;
 pub use guest::blocking::load_blocking;
 pub use guest::protocol::build_response;
 pub use guest::response::{ResponseBody, StreamedBody};
+pub use guest::socket::GuestSocket;
 pub use host::directories::{Directories, FileStat, WriteMode};
 pub use host::kv::KvView;
-pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended};
+pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended, wait_in};
 pub use interpreter::vm::{Program, ProgramError, Vm};
 pub use interpreter::{Interpreter, interpreter_module};
 pub use memory::account::{Account, Charge};
@@ -59,3 +60,4 @@ pub use wasmtime;
 pub use wws_outbound::{
     AnsweredBy, Decode, Error as FetchError, KeepRedirects, ResponseBody as FetchedBody, header_map,
 };
+pub use wws_websocket as websocket;

@@ -71,6 +71,8 @@ pub struct StreamLimits {
     pub time: Option<Duration>,
     /// Bytes of the request's body, and of the response's.
     pub bytes: Option<u64>,
+    /// Bounds of a WebSocket.
+    pub socket: wws_websocket::Limits,
 }
 
 impl Default for StreamLimits {
@@ -79,6 +81,7 @@ impl Default for StreamLimits {
             idle: Duration::from_secs(60),
             time: None,
             bytes: None,
+            socket: wws_websocket::Limits::default(),
         }
     }
 }

@@ -148,7 +148,7 @@ async fn stream(guest: &Guest) -> Box<StreamedBody> {
     let response = guest.serve(call(Bytes::new().into())).await.unwrap();
     match response.into_body() {
         ResponseBody::Stream(stream) => stream,
-        ResponseBody::Collected(_) => panic!("not a stream"),
+        ResponseBody::Collected(_) | ResponseBody::Socket(_) => panic!("not a stream"),
     }
 }
 

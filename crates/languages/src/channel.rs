@@ -11,6 +11,7 @@ mod message;
 mod outgoing;
 mod reply;
 mod session;
+mod socket;
 mod sources;
 
 use std::sync::Arc;

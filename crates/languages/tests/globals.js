@@ -91,6 +91,13 @@ export default async (request) => {
   equal([made.method, made.headers.get("content-type"), await made.clone().text(), await made.text()],
     ["POST", "application/x-www-form-urlencoded;charset=UTF-8", "a=1", "a=1"], "Request");
 
+  const [one, other] = Object.values(new WebSocketPair());
+  const heard = new Promise((resolve) => { other.onmessage = (event) => resolve(event); });
+  one.accept(); other.accept(); one.send("hi");
+  const event = await heard;
+  equal([event instanceof MessageEvent, event.data, one instanceof WebSocket], [true, "hi", true], "WebSocketPair");
+  equal([new CloseEvent("close", { code: 1000, wasClean: true }).code, new ErrorEvent("error", { message: "x" }).message], [1000, "x"], "events");
+
   console.log("%s is %d", "one", 1, { a: [1, { b: 2 }], e: new Error("x") });
   console.error(new TypeError("shown"));
   equal([typeof self, navigator.userAgent, typeof wws], ["object", "wws", "undefined"], "surroundings");

@@ -116,6 +116,7 @@ async fn stream(guest: &Guest, call: Call<RequestBody>) -> Box<StreamedBody> {
     match guest.serve(call).await.unwrap().into_body() {
         ResponseBody::Stream(stream) => stream,
         ResponseBody::Collected(body) => panic!("not a stream: {body:?}"),
+        ResponseBody::Socket(_) => panic!("not a stream"),
     }
 }
 

@@ -165,6 +165,7 @@ async fn stream(guest: &Guest, path: &str) -> (http::response::Parts, Box<Stream
     match body {
         ResponseBody::Stream(stream) => (head, stream),
         ResponseBody::Collected(body) => panic!("{path}: not a stream: {body:?}"),
+        ResponseBody::Socket(_) => panic!("{path}: not a stream"),
     }
 }
 

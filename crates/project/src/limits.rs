@@ -23,12 +23,24 @@ settings! {
         /// is aborted then, and of the request from the client, while the worker waits for it. For
         /// workers that stream.
         stream_idle: Duration = Duration::from_secs(60), 1 => DAY;
-        /// Time of a streamed response from its head to its end; then it is aborted. 0 sets no
-        /// bound.
+        /// Time of a streamed response from its head to its end; then it is aborted. Time of a
+        /// WebSocket; then it is closed with the code 1001. 0 sets no bound.
         stream_time: Duration = Duration::ZERO, 0 => DAY;
         /// Size of a streamed body, of the request (a larger one gets a 413) and of the response
         /// (which is aborted then); 0 sets no bound.
         stream_bytes: u64 = 0, 0 => u64::MAX;
+        /// Size of a message of a WebSocket, in both directions; a client that sends a larger one is
+        /// closed with the code 1009.
+        socket_message: u64 = 1 << 20, 1 << 10 => GIB;
+        /// Size of a frame that a client of a WebSocket sends; a larger one closes it with the code
+        /// 1009.
+        socket_frame: u64 = 1 << 20, 125 => GIB;
+        /// Messages of a WebSocket that wait, in each direction: the client is not read, or the
+        /// worker waits, while there are more.
+        socket_queue: u64 = 1 << 20, 1 << 10 => GIB;
+        /// Time in which something has to come from the client of a WebSocket, if only the answer to
+        /// the ping that the server sends after half of it; then it is closed with the code 1001.
+        socket_idle: Duration = Duration::from_secs(60), 100 => DAY;
         /// Bytes that a worker may print: the response, before it is decoded.
         output: u64 = 16 << 20, 1 << 10 => 4 * GIB;
         /// Bytes that the server holds for a call in addition to its memory: output, messages,

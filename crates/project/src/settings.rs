@@ -132,6 +132,9 @@ settings! {
         max_connections: u32 = 10_000, 1 => 1_000_000;
         /// Concurrent requests of an HTTP/2 connection.
         max_streams: u32 = 100, 1 => 10_000;
+        /// WebSockets that are open at once, as far as connections (half of them) and memory (three
+        /// quarters) allow; a further one gets a 503. They do not count as calls that run.
+        max_sockets: u32 = 1024, 0 => 1_000_000;
         /// Calls of workers that run at once; 0 is 64 for each CPU.
         concurrency: u32 = 0, 0 => 100_000;
         /// Requests that may wait for a worker; further ones get a 503.

@@ -13,6 +13,7 @@ pub(crate) mod idle;
 pub(crate) mod incoming;
 pub(crate) mod listen;
 mod socket;
+pub(crate) mod upgrade;
 
 #[cfg(test)]
 mod tests;

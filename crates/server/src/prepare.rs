@@ -23,6 +23,7 @@ use crate::request::compress::Compressor;
 use crate::request::cors::ProjectCors;
 use crate::request::forwarded::TrustedProxies;
 use crate::request::request_id::RequestIds;
+use crate::request::sockets::Sockets;
 use crate::request::upload::Uploads;
 use crate::server::Server;
 use crate::workers::compiling::Compiling;
@@ -195,6 +196,8 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
             });
         }
     }
+    let memory = engine.free_memory();
+    let sockets = Sockets::new(settings.max_sockets, connections, memory, engine.account());
     let compressor = settings
         .compression
         .then(|| Compressor::new(engine.account()));
@@ -212,6 +215,7 @@ pub fn prepare(mut project: Project, options: &PrepareOptions) -> Result<Server,
         telemetry: options.telemetry.clone(),
         series,
         admission,
+        sockets,
         uploads,
         compressor,
         clients: Clients::new(connections),

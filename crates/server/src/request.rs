@@ -10,6 +10,7 @@ pub(crate) mod cors;
 pub(crate) mod forwarded;
 mod page;
 pub(crate) mod request_id;
+pub(crate) mod sockets;
 mod stream;
 mod target;
 mod transfer_encoding;

@@ -1,7 +1,7 @@
 // Request and Response. https://fetch.spec.whatwg.org
 {
   const { host, bytes: bytes_of, join, form, headers: flat, mime, stream_of, text, utf8, options: options_of } = wws;
-  const { URLSearchParams, Headers, FormData, Blob, URL, signals, AbortSignal, begin, cancel } = wws;
+  const { URLSearchParams, Headers, FormData, Blob, URL, signals, AbortSignal, begin, cancel, sockets } = wws;
   const { ReadableStream } = globalThis;
   const incoming = Symbol("the body of the request that is being handled");
   const inner = Symbol("the kit's own way");
@@ -321,9 +321,11 @@
     get [Symbol.toStringTag]() { return "Request"; }
   }
 
-  const status_of = (status) => {
-    if (status === undefined) return 200;
+  const status_of = (status, has_socket = false) => {
+    if (status === undefined) return has_socket ? 101 : 200;
     const number = (Math.trunc(Number(status)) || 0) & 0xffff;
+    if (has_socket && number === 101) return number;
+    if (has_socket) throw new RangeError(`a response with a WebSocket has the status 101, not ${String(status)}`);
     if (number < 200 || number > 599) throw new RangeError(`${String(status)} is not a status from 200 to 599`);
     return number;
   };
@@ -337,19 +339,24 @@
     if (/[^\t\x20-\x7e\x80-\xff]/.test(value)) throw new TypeError("statusText has a line break or another character that cannot be sent");
     return value;
   };
-  const has_no_body = (status) => status === 204 || status === 205 || status === 304;
+  const has_no_body = (status) => status === 101 || status === 204 || status === 205 || status === 304;
 
   class Response extends Body {
-    #status; #statusText; #headers; #url = ""; #type = "default"; #redirected = false;
+    #status; #statusText; #headers; #url = ""; #type = "default"; #redirected = false; #socket = null;
     constructor(body = null, init) {
       init = options_of(init, "the options of a Response");
       const given = init.statusText === undefined ? "" : byte_string(init.statusText, "statusText");
-      const status = status_of(init.status);
+      const socket = init.webSocket ?? null;
+      if (socket !== null && !sockets.is_free(socket)) {
+        throw new TypeError("webSocket must be the end of a new WebSocketPair that was not accepted");
+      }
+      const status = status_of(init.status, socket !== null);
       const statusText = given === "" ? "" : status_text_of(given);
       const headers = new Headers(init.headers ?? undefined);
       const { source, type, is_text } = extract(body);
       if (source !== null && has_no_body(status)) throw new TypeError(`an answer of status ${status} has no body`);
       super(source, is_text);
+      this.#socket = socket;
       this.#status = status;
       this.#statusText = statusText;
       this.#headers = headers;
@@ -363,6 +370,8 @@
     get url() { return this.#url; }
     get redirected() { return this.#redirected; }
     get type() { return this.#type; }
+    // The end of a WebSocketPair that the client gets.
+    get webSocket() { return this.#socket; }
     // Responses of Wasm Workers Server 1.x were objects whose properties could be set.
     set status(status) {
       status = status_of(status);
@@ -379,6 +388,7 @@
       if (given.type && !given.is_text && !this.#headers.has("content-type")) this.#headers.set("content-type", given.type);
     }
     clone() {
+      if (this.#socket !== null) throw new TypeError("a response with a WebSocket cannot be cloned");
       const made = new Response();
       replace(made, copy(this));
       made.#status = this.#status;

@@ -13,7 +13,7 @@
       this.#cancelable = Boolean(init.cancelable);
       this.#composed = Boolean(init.composed);
       // Not seen by a worker: symbols of the kit are not found by names, and the property is not enumerable.
-      Object.defineProperty(this, state, { value: { target: null, current: null, phase: 0, prevented: false, passive: false, stopped: false, ended: false } });
+      Object.defineProperty(this, state, { value: { target: null, current: null, phase: 0, prevented: false, passive: false, stopped: false, ended: false, returned: null } });
     }
     get type() { return this.#type; }
     get bubbles() { return this.#bubbles; }
@@ -84,8 +84,8 @@
         if (entry.once) this.#remove(entry);
         own.passive = entry.passive;
         try {
-          if (typeof entry.listener === "function") entry.listener.call(this, event);
-          else entry.listener.handleEvent(event);
+          const returned = typeof entry.listener === "function" ? entry.listener.call(this, event) : entry.listener.handleEvent(event);
+          own.returned?.push(returned);
         } catch (error) {
           wws.report(`in a listener for ${JSON.stringify(event.type)}`, error);
         }
@@ -114,6 +114,14 @@
       enumerable: true, configurable: true,
     });
   };
+
+  // Dispatches an event. Returns what its listeners have returned.
+  wws.deliver = (target, event) => {
+    const returned = event[state].returned = [];
+    EventTarget.prototype.dispatchEvent.call(target, event);
+    return returned;
+  };
+  wws.on_event = handler;
 
   const make = Symbol("make");
   class AbortSignal extends EventTarget {

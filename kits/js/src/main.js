@@ -1,6 +1,6 @@
 // Finds a worker's handler, and hands it requests.
 {
-  const { host, start, body: { incoming, sent, is_stream, is_text }, headers: flat, describe, show, report, Response, Event } = wws;
+  const { host, start, body: { incoming, sent, is_stream, is_text }, sockets, headers: flat, describe, show, report, Response, Event } = wws;
   // In Wasm Workers Server 1.x any name of the event would do; "request" was in use.
   const EVENTS = ["fetch", "request"];
   const listeners = [];
@@ -67,6 +67,14 @@
     while (waiting.length) await Promise.all(waiting.splice(0));
     host.end(0);
   };
+  // Accepts the WebSocket that the client asks for. What `waitUntil` was given goes on after its end.
+  const socket = async (lines, end) => {
+    const why = host.accept(lines.join("\0"));
+    if (why !== undefined) throw new TypeError(why);
+    await sockets.attach(end);
+    while (waiting.length) await Promise.all(waiting.splice(0));
+    host.end(0);
+  };
   // A body that is there, as one that streams.
   const once = (body) => {
     let left = body;
@@ -82,6 +90,10 @@
     const body = sent(response);
     const lines = head_of(response, is_string);
     answered = true;
+    if (response.webSocket !== null) {
+      socket(lines, response.webSocket).catch((error) => host.fail(describe(error), wws.stackOf(error)));
+      return;
+    }
     // What is there at once needs no further turns.
     if (!is_stream(body) && waiting.length === 0) { host.respond(lines.join("\0"), body ?? undefined); return; }
     const streamed = is_stream(body) ? body : once(body);

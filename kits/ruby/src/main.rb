@@ -57,6 +57,8 @@ module Wws
     content = number ? Body.new(number) { |error| IOError.new(error.message) } : text(body)
     request = Request.new(head["url"], head["method"], head["headers"], content, head["params"])
     response = @worker.call(request)
+    return serve(response) if response.is_a?(WebSocket)
+
     response = Response.new(response) if response.is_a?(String)
     unless response.is_a?(Response)
       return fail_with("`worker` returned #{show(response)} instead of a Response: Response.new(body, status, headers)")
@@ -66,6 +68,11 @@ module Wws
   rescue Exception => e # rubocop:disable Lint/RescueException
     failed(e)
   end
+
+  def self.serve(accepted)
+    accepted.handler.call(WebSocket::Connection.new(accepted.headers))
+  end
+  private_class_method :serve
 
   def self.send(response)
     body = Wire.body(response.body)

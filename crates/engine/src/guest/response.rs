@@ -12,8 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
-use crate::body::{self, BodyError, BodyStream, ClientWaits};
+use crate::body::{self, BegunBody, BodyError, BodyStream, ClientWaits};
 use crate::error::CallError;
+use crate::guest::socket::GuestSocket;
 use crate::schedule::lane::LanedCall;
 use crate::spec::{GuestLimits, StreamLimits};
 
@@ -63,6 +64,8 @@ pub enum ResponseBody {
     Collected(Bytes),
     /// The body as it comes.
     Stream(Box<StreamedBody>),
+    /// A WebSocket, which the guest accepted.
+    Socket(Box<GuestSocket>),
 }
 
 /// The body of a response that the guest is still making.
@@ -97,7 +100,7 @@ type Kept = Vec<Box<dyn Send + Sync>>;
 pub(crate) struct StreamingCall<H> {
     pub(crate) run: LanedCall<RunEnd>,
     pub(crate) head: oneshot::Receiver<H>,
-    pub(crate) response: fn(H) -> Result<http::Response<BodyStream>, CallError>,
+    pub(crate) response: fn(H) -> Result<http::Response<BegunBody>, CallError>,
     pub(crate) failed: FailureFlag,
 }
 
@@ -143,7 +146,7 @@ impl<H> StreamingCall<H> {
                 return Poll::Ready(match ended {
                     Some(Some(Err(error))) => Err(error),
                     Some(None) => Err(CallError::Engine("the call panicked")),
-                    Some(Some(Ok(_))) | None => (self.response)(head).map(Head::Stream),
+                    Some(Some(Ok(_))) | None => (self.response)(head).map(Head::Begun),
                 });
             }
             match ended {
@@ -157,10 +160,10 @@ impl<H> StreamingCall<H> {
         .await?;
         Ok(match head {
             Head::Whole(response) => response.map(ResponseBody::Collected),
-            Head::Stream(response) => response.map(|body| {
-                ResponseBody::Stream(Box::new(StreamedBody {
+            Head::Begun(response) => response.map(|body| match body {
+                BegunBody::Stream(body) => ResponseBody::Stream(Box::new(StreamedBody {
                     run,
-                    failed: failed.clone(),
+                    failed,
                     body,
                     limits: limits.clone(),
                     late: None,
@@ -172,7 +175,11 @@ impl<H> StreamingCall<H> {
                     ended: false,
                     after,
                     kept: Vec::new(),
-                }))
+                })),
+                BegunBody::Socket(end) => {
+                    let limits = limits.socket.clone();
+                    ResponseBody::Socket(Box::new(GuestSocket::new(run, end, limits, after)))
+                }
             }),
         })
     }
@@ -181,7 +188,7 @@ impl<H> StreamingCall<H> {
 /// How a response begins.
 enum Head {
     Whole(http::Response<Bytes>),
-    Stream(http::Response<BodyStream>),
+    Begun(http::Response<BegunBody>),
 }
 
 impl StreamedBody {
@@ -352,6 +359,7 @@ impl ResponseBody {
         match self {
             Self::Collected(bytes) => Ok(bytes),
             Self::Stream(stream) => body::collect(stream, max, CallError::TooMuchOutput).await,
+            Self::Socket(_) => Err(CallError::NoResponse),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::body::{BodyStream, RequestBody};
+use crate::body::{BegunBody, RequestBody};
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError, LoadErrorKind, WasmError};
 use crate::guest::instance::{GuestContext, InstanceConfig, STACK_COST};
@@ -137,7 +137,7 @@ pub(crate) async fn answer(
     guest: &GuestContext,
     call: Call<RequestBody>,
     usage: Arc<CpuUsage>,
-    head: Option<oneshot::Sender<http::Response<BodyStream>>>,
+    head: Option<oneshot::Sender<http::Response<BegunBody>>>,
 ) -> RunEnd {
     let limits = &guest.grants.limits;
     let snapshot = &restored.snapshot;

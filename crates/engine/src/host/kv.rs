@@ -96,6 +96,17 @@ impl KvView {
         (self.store.clone(), self.namespace.clone())
     }
 
+    /// Writes the changes to the store, and sees the namespace as it is then.
+    pub(crate) async fn renew(&mut self) -> Result<(), Error> {
+        self.commit().await?;
+        self.before = self.store.snapshot(&self.namespace).await?;
+        self.known = HashMap::new();
+        self.left += self.charged;
+        self.charged = 0;
+        self.charge.shrink_to(0);
+        Ok(())
+    }
+
     /// Writes the changes to the store. Later changes are written by the next call.
     pub(crate) async fn commit(&mut self) -> Result<(), Error> {
         let made = std::mem::take(&mut self.changes);

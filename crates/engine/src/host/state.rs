@@ -1,7 +1,7 @@
 //! The state of a call, on which the functions that a guest imports work.
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use tokio::sync::oneshot;
-use wasmtime::{AsContextMut, Memory};
+use wasmtime::{AsContextMut, Caller, Memory};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 use wws_outbound::{ErrorKind, MemoryCharge};
 use wws_telemetry::Limit;
+use wws_websocket::{Asked, Close, Connection, End, Role, code};
 
-use crate::body::{BodySender, BodyStream, RequestBody};
+use crate::body::{BegunBody, BodySender, RequestBody};
 use crate::error::{MemoryRefusal, Stop};
 use crate::host::clocks::{ClockId, Clocks};
 use crate::host::component::ComponentIo;
@@ -29,7 +30,7 @@ use crate::host::report::{CallTrace, OutgoingReport};
 use crate::host::stdio::Stdin;
 use crate::memory::account::Charge;
 use crate::memory::quota::Quota;
-use crate::schedule::cpu::{CpuMeter, Wait};
+use crate::schedule::cpu::{CpuMeter, Wait, measure_wait};
 use crate::spec::GuestLimits;
 
 /// The host's state of one call.
@@ -78,14 +79,16 @@ pub(crate) struct Kit {
     state: Option<Box<dyn Any + Send>>,
     channel: Option<Arc<dyn Channel>>,
     /// Takes the head of a response that is sent while the program runs.
-    head: Option<oneshot::Sender<Response<BodyStream>>>,
+    head: Option<oneshot::Sender<Response<BegunBody>>>,
     /// Whether reading a clock stops the run.
     suspended: bool,
+    /// Whether the key/value store may have changed since it was read.
+    is_kv_stale: bool,
 }
 
 impl Kit {
     /// A call that may send its response while it runs.
-    pub(crate) fn with_head(head: Option<oneshot::Sender<Response<BodyStream>>>) -> Self {
+    pub(crate) fn with_head(head: Option<oneshot::Sender<Response<BegunBody>>>) -> Self {
         Self {
             head,
             ..Self::default()
@@ -126,6 +129,13 @@ pub(crate) fn waited(mut context: impl AsContextMut<Data = Host>, wait: Option<W
     store.set_epoch_deadline(ticks);
 }
 
+/// Waits within a function of the host. The time does not count as CPU time.
+pub async fn wait_in<F: Future>(caller: &mut Caller<'_, Host>, future: F) -> F::Output {
+    let (output, wait) = measure_wait(future).await;
+    waited(caller, wait);
+    output
+}
+
 /// An outgoing request that failed, as a guest may see it.
 #[derive(Clone, Debug)]
 pub struct HttpFailure {
@@ -139,6 +149,13 @@ pub struct HttpFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no memory to keep {0} bytes for this call (`limits.buffers`, `server.memory`)")]
 pub struct NoMemory(pub u64);
+
+impl wws_websocket::MemoryCharge for Charge {
+    fn resize(&mut self, bytes: u64) -> bool {
+        self.shrink_to(bytes);
+        self.grow_to(bytes)
+    }
+}
 
 impl MemoryCharge for Charge {
     fn grow_to(&mut self, bytes: u64) -> bool {
@@ -380,8 +397,53 @@ impl Host {
     pub fn start_response(&mut self, head: Response<()>) -> Option<BodySender> {
         let sender = self.kit_mut()?.head.take()?;
         let (body, stream) = BodySender::new();
-        let response = head.map(|()| stream);
+        let response = head.map(|()| BegunBody::Stream(stream));
         sender.send(response).is_ok().then_some(body)
+    }
+
+    /// Accepts the WebSocket that the request of this call asks for, with the head of the response,
+    /// and returns the guest's end of it. Returns `None` if a response was begun before, or if
+    /// nobody waits for it.
+    pub fn accept_socket(&mut self, head: Response<()>) -> Option<End> {
+        let sender = self.kit_mut()?.head.take()?;
+        let (guest, connection) = self.socket_ends();
+        let response = head.map(|()| BegunBody::Socket(connection));
+        sender.send(response).is_ok().then_some(guest)
+    }
+
+    /// The two ends of a new socket: for the guest, and for a connection. What waits between them is
+    /// charged to `limits.buffers`.
+    pub fn socket_ends(&mut self) -> (End, End) {
+        let limit = self.limits().stream.socket.queue;
+        let buffers = self.quota.buffers();
+        wws_websocket::pair(
+            limit,
+            [Box::new(buffers.nothing()), Box::new(buffers.nothing())],
+        )
+    }
+
+    /// Records that the call has waited for an event of a socket: what it sees of its key/value
+    /// namespace is read again when it is next used.
+    pub fn kv_may_have_changed(&mut self) {
+        if let Some(kit) = self.kit_mut() {
+            kit.is_kv_stale = true;
+        }
+    }
+
+    /// [`Self::kv`] as it is now, if it may have changed.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn current_kv(&mut self) -> Result<Option<&mut KvView>, wws_kv::Error> {
+        let Some(kit) = self.kit_mut() else {
+            return Ok(None);
+        };
+        if std::mem::take(&mut kit.is_kv_stale)
+            && let Some(view) = &mut kit.kv
+        {
+            view.renew().await?;
+        }
+        Ok(kit.kv.as_mut())
     }
 
     /// Writes what the call changed of its key/value namespace so far: before the end of a response
@@ -451,6 +513,39 @@ impl Host {
                 }
             };
             report.end_with(response).map_err(HttpFailure::from)
+        })
+    }
+
+    /// Opens a WebSocket to another server, if the guest may, with one of these protocols. Returns
+    /// the protocol that the server chose, and the guest's end. A socket whose end is dropped is
+    /// closed.
+    ///
+    /// # Errors
+    /// As for [`send_http`](Self::send_http).
+    pub fn open_socket(
+        &mut self,
+        request: Request<()>,
+        protocols: Vec<String>,
+    ) -> Result<impl Future<Output = Result<(String, End), HttpFailure>> + Send + use<>, HttpFailure>
+    {
+        self.may_send_http()?;
+        let grants = self.grants.clone();
+        let limits = self.limits().stream.socket.clone();
+        let (guest, end) = self.socket_ends();
+        let charge = Box::new(self.quota.buffers().nothing());
+        Ok(async move {
+            let Some((policy, client)) = &grants.http else {
+                return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
+            };
+            let asked = Asked::new(protocols)
+                .map_err(|error| HttpFailure::new(ErrorKind::Internal, error.to_string()))?;
+            let (protocol, stream) = client.open_socket(policy, request, &asked).await?;
+            let read = Bytes::new();
+            let mut connection = Connection::new(stream, read, Role::Client, end, limits, charge);
+            connection.close_at_end(Close::with(code::GOING_AWAY, ""));
+            // Not within the call: a guest that waits for room in the queue waits for this.
+            tokio::spawn(async move { poll_fn(|context| connection.poll(context)).await });
+            Ok((protocol, guest))
         })
     }
 

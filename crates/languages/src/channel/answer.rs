@@ -8,7 +8,7 @@ use wws_engine::{Host, wasmtime::Result};
 use crate::channel::message::{Body, HeaderPairs, Message, broken};
 use crate::channel::reply::{Refusal, Reply, to_line};
 use crate::channel::session::{CallOutcome, Session, UnreadReply};
-use crate::channel::{bodies, derive, outgoing};
+use crate::channel::{bodies, derive, outgoing, socket};
 
 /// The maximum size of a source file, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
@@ -73,7 +73,7 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
                 "kv_set" => Some(line.value),
                 _ => None,
             };
-            store(host, &line.op, line.key, value)
+            store(host, &line.op, line.key, value).await
         }
         "kv_increment" => increment(host, line.key, line.by).await,
         "pbkdf2" => derive::pbkdf2(host, &line, &body).await?,
@@ -81,6 +81,10 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
         "http" => outgoing::send(host, line, body).await,
         "read" => bodies::read(host, line.id).await,
         "read_all" => bodies::read_all(host, line.id).await,
+        "socket_accept" => socket::accept(host, &line.headers),
+        "socket_receive" => socket::receive(host, line.timeout).await,
+        "socket_send" => socket::send(host, &line, body).await,
+        "socket_close" => socket::close(host, &line),
         "start" => start(host, line.status, &line.headers),
         "piece" => piece(host, body).await,
         "end" => end(host).await,
@@ -113,7 +117,7 @@ fn needs_request(op: &str) -> bool {
             | "start"
             | "piece"
             | "end"
-    )
+    ) || op.starts_with("socket_")
 }
 
 /// Begins a response that is sent while the worker runs.
@@ -231,8 +235,15 @@ fn full() -> Refusal {
     )
 }
 
-fn store(host: &mut Host, op: &str, key: String, value: Option<String>) -> Result<Reply, Refusal> {
-    let kv = host.kv().ok_or_else(no_store)?;
+async fn store(
+    host: &mut Host,
+    op: &str,
+    key: String,
+    value: Option<String>,
+) -> Result<Reply, Refusal> {
+    let kv = host.current_kv().await;
+    let kv = kv.map_err(|error| ("store", error.to_string()))?;
+    let kv = kv.ok_or_else(no_store)?;
     let reply = if op == "kv_get" {
         json!({"value": kv.get(&key)})
     } else if kv.set(key, value) {

@@ -35,6 +35,8 @@ pub(super) struct MessageLine {
     pub(super) key: String,
     pub(super) value: String,
     pub(super) by: i64,
+    /// Milliseconds; below 0 for no limit.
+    pub(super) timeout: i64,
     pub(super) method: String,
     pub(super) url: String,
     pub(super) name: String,

@@ -1,12 +1,14 @@
 //! The state of a conversation, which lies in the host of its call.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use http::Response;
 use wws_engine::{
     BodySender, BodyStream, Call, Charge, Host, ProgramError, ProgramFailure,
     wasmtime::{Error, Result},
+    websocket::End,
 };
 
 use crate::channel::message::{self, HeaderPairs, IncomingMessages};
@@ -35,6 +37,8 @@ pub(crate) struct Session {
     charge: Option<Charge>,
     /// The body of a response that is sent while the worker runs, until its end.
     pub(super) body: Option<BodySender>,
+    /// The worker's end of the WebSocket that it has accepted.
+    pub(super) socket: Option<Arc<End>>,
     /// Whether such a response was begun.
     pub(super) is_streamed: bool,
     pub(super) outcome: Option<CallOutcome>,
@@ -119,6 +123,7 @@ impl Session {
             reply: UnreadReply::default(),
             charge: None,
             body: None,
+            socket: None,
             is_streamed: false,
             outcome: None,
             ready: None,
@@ -186,6 +191,7 @@ impl Session {
         session.charge = None;
         // What was not ended by now breaks off.
         session.body = None;
+        session.socket = None;
         match session.outcome.take() {
             None => Ok(session.is_streamed.then_some(Answered::Streamed)),
             Some(CallOutcome::Failed(failure)) => Err(ProgramError::Failed(failure)),

@@ -4,13 +4,17 @@ mod arguments;
 mod decode;
 mod start;
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Mutex, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 use wws_engine::{
-    Charge, Host, NoMemory,
-    wasmtime::{AsContextMut, Caller, Linker, Result, error::Context as _},
+    Charge, Host, NoMemory, wait_in,
+    wasmtime::{AsContextMut, Caller, Error, Linker, Result, error::Context as _},
+    websocket::{Message, NotSent},
 };
 
 use super::{
@@ -18,19 +22,22 @@ use super::{
     encoding,
     exception::KitException,
     exports::{Exports, NoRoom},
-    modules, multipart, operations,
+    modules, multipart, operations, sockets,
     state::{Outcome, State, Thrown},
     streams, urls,
 };
 
 /// Functions of the host that the kit finds in `wws.host`.
-pub(super) const NAMES: [&str; 27] = [
+pub(super) const NAMES: [&str; 30] = [
     "start",
     "cancel",
     "wake",
     "log",
     "respond",
     "begin",
+    "accept",
+    "socketSend",
+    "socketClose",
     "end",
     "close",
     "breakOff",
@@ -244,6 +251,21 @@ impl Call<'_> {
                     Err(why) => Answer::Text(why),
                 }
             }
+            "accept" => {
+                let head = self.text(caller, 0).await?;
+                match sockets::accept(caller.data_mut(), &head)? {
+                    Ok(()) => Answer::Undefined,
+                    Err(why) => Answer::Text(why),
+                }
+            }
+            "socketSend" => self.socket_send(caller).await?,
+            "socketClose" => {
+                let id = self.number(caller, 0).await? as u64;
+                let code = self.number(caller, 1).await? as u16;
+                let reason = self.text(caller, 2).await?;
+                sockets::close(caller.data_mut(), id, code, &reason)?;
+                Answer::Undefined
+            }
             "end" => {
                 let goes_on = self.number(caller, 0).await? == 1.0;
                 State::of(caller.data_mut())?.outcome = Some(Outcome::Ended { goes_on });
@@ -397,8 +419,52 @@ impl Call<'_> {
         }
     }
 
-    /// The key/value store of the worker, which a call sees as it was when the call began. Without
-    /// one, it is empty and nothing is kept.
+    /// Sends a message of a socket, once there is room for it. Returns why it cannot be sent.
+    async fn socket_send(&self, caller: &mut Caller<'_, Host>) -> Result<Answer> {
+        let id = self.number(caller, 0).await? as u64;
+        let limit = caller.data().limits().stream.socket.message;
+        let (span, is_text) = self.content_at(caller, 1).await?;
+        let held = match u64::from(span.len) > limit {
+            true => Ok(None),
+            // Until it is queued, which charges it.
+            false => self.hold(caller, span.len),
+        };
+        let message = match &held {
+            Ok(_) if u64::from(span.len) <= limit => {
+                let bytes = self.copy_content(caller, span, is_text)?.into();
+                Some(match is_text {
+                    true => Message::Text(bytes),
+                    false => Message::Binary(bytes),
+                })
+            }
+            Ok(_) | Err(_) => None,
+        };
+        self.free_content(caller, span, is_text).await?;
+        let _held = held?;
+        let Some(message) = message else {
+            let exception = KitException::new(
+                "TypeError",
+                format!("the message has more than {limit} bytes (`limits.socket_message`)"),
+            );
+            return Ok(Answer::Text(exception.to_string()));
+        };
+        let state = State::of(caller.data_mut())?;
+        let slot = state.sockets.get(&id).cloned();
+        let Some(end) = slot.as_deref().and_then(OnceLock::get) else {
+            return Ok(Answer::Undefined);
+        };
+        Ok(match wait_in(caller, end.sender.send(message)).await {
+            // A peer that is gone misses nothing.
+            Ok(()) | Err(NotSent::Closed) => Answer::Undefined,
+            Err(error @ NotSent::NoMemory(_)) => {
+                caller.data_mut().refusal_was_handled();
+                Answer::Text(KitException::new("Error", error.to_string()).to_string())
+            }
+        })
+    }
+
+    /// The key/value store of the worker, which a call sees as it was when the call began, and one
+    /// with a WebSocket as it was at the last event. Without one, it is empty and nothing is kept.
     async fn store(&self, caller: &mut Caller<'_, Host>, name: &str) -> Result<Answer> {
         if State::of(caller.data_mut())?.loading {
             return Ok(Answer::Bool(false));
@@ -408,7 +474,8 @@ impl Call<'_> {
             "kvSet" => Some(self.text(caller, 1).await?),
             _ => None,
         };
-        let Some(kv) = caller.data_mut().kv() else {
+        let kv = caller.data_mut().current_kv().await;
+        let Some(kv) = kv.map_err(Error::new)? else {
             return Ok(Answer::Undefined);
         };
         Ok(match name {

@@ -17,5 +17,5 @@ macro_rules! kit {
 
 /// The kit: a function of the object that its parts share.
 pub(super) const KIT: &str = kit!(
-    "base" "url" "events" "encoding" "headers" "blob" "console" "body" "fetch" "clone" "performance" "crypto" "cache" "files" "main"
+    "base" "url" "events" "encoding" "headers" "blob" "console" "sockets" "body" "fetch" "clone" "performance" "crypto" "cache" "files" "main"
 );

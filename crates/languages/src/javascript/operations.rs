@@ -26,6 +26,7 @@ use crate::incoming::{IncomingBody, SHORT};
 use super::{
     exception::KitException,
     files::{self, FileCall},
+    sockets,
     state::{FinishedOperation, OperationOutput, PENDING, State},
     streams::{self, Incoming},
 };
@@ -42,6 +43,10 @@ pub(super) enum Operation {
     Send(u64, Bytes),
     /// The end of a body.
     Finish(u64),
+    /// A socket to another server: its URL, and protocols.
+    Connect(String),
+    /// The next event of a socket.
+    Receive(u64),
     Increment(String, f64),
     File(FileCall),
     /// It failed before it was started.
@@ -104,6 +109,15 @@ pub(super) fn start(
                 .and_then(|state| state.outgoing.remove(&body));
             streams::finish(sender).boxed()
         }
+        Operation::Receive(socket) => {
+            let state = State::of(host).ok();
+            let slot = state.and_then(|state| state.sockets.get(&socket).cloned());
+            sockets::receive(slot).boxed()
+        }
+        Operation::Connect(head) => match sockets::connect(host, id, &head) {
+            Ok(opening) => opening.boxed(),
+            Err(failure) => std::future::ready(Err(failure)).boxed(),
+        },
         Operation::Increment(key, by) => match host.kv() {
             Some(kv) => {
                 let (store, namespace) = kv.store();

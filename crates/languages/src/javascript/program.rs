@@ -274,7 +274,12 @@ impl Worker {
                 }
                 Some(Outcome::Failed(thrown)) => return Err(self.thrown(&mut js, thrown)),
             }
-            let event = match Waiting::of(state) {
+            let has_socket = !state.sockets.is_empty();
+            if has_socket {
+                // Others see what the worker stored while it waits.
+                js.vm.host().commit_kv().await.map_err(Error::new)?;
+            }
+            let event = match Waiting::of(State::of(js.vm.host())?) {
                 Ok(mut waiting) => {
                     let event = js.vm.wait(waiting.next()).await;
                     waiting.back(State::of(js.vm.host())?, &event);
@@ -282,6 +287,9 @@ impl Worker {
                 }
                 Err(event) => *event,
             };
+            if has_socket {
+                js.vm.host().kv_may_have_changed();
+            }
             match event {
                 Event::Done(done) => js.settle(&points, done).await?,
                 Event::Timer => js.counted_call(&points, points.tick, &[]).await?,

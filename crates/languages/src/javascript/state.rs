@@ -13,7 +13,10 @@ use futures_util::{
 use tokio::{sync::Semaphore, time::Instant};
 use wws_engine::{BodySender, Charge, Directories, Host, ProgramFailure, wasmtime};
 
-use super::{encoding::TextDecoder, exception::KitException, exports::Exports, streams::Incoming};
+use super::{
+    encoding::TextDecoder, exception::KitException, exports::Exports, sockets::SocketSlot,
+    streams::Incoming,
+};
 
 /// Concurrent outgoing requests of one call; more wait.
 const FETCHES: usize = 6;
@@ -94,6 +97,8 @@ pub(super) struct State {
     pub(super) incoming: HashMap<u64, Incoming>,
     /// Bodies that the worker sends piece by piece; the response's has the number 0.
     pub(super) outgoing: HashMap<u64, Arc<BodySender>>,
+    /// The worker's ends of sockets, by the kit's numbers; the one of the response has the number 0.
+    pub(super) sockets: HashMap<u64, SocketSlot>,
     pub(super) pending: FuturesUnordered<BoxFuture<'static, FinishedOperation>>,
     /// Operations that ended while others were started.
     pub(super) ended: VecDeque<FinishedOperation>,
@@ -127,6 +132,7 @@ impl State {
             outcome: None,
             incoming: HashMap::new(),
             outgoing: HashMap::new(),
+            sockets: HashMap::new(),
             pending: FuturesUnordered::new(),
             ended: VecDeque::new(),
             cancel: HashMap::new(),

@@ -9,7 +9,7 @@ macro_rules! kit {
 }
 
 /// Its files, in order.
-const FILES: [(&str, &str); 12] = kit!("channel" "env" "body" "request" "response" "cache" "fetch" "log" "absent" "require" "random" "main");
+const FILES: [(&str, &str); 13] = kit!("channel" "env" "body" "request" "response" "websocket" "cache" "fetch" "log" "absent" "require" "random" "main");
 
 /// Files for `require` that this Ruby lacks.
 pub(super) const LIBRARY: Library = &[

@@ -21,6 +21,7 @@ use tokio_util::sync::PollSemaphore;
 use wws_engine::Account;
 
 use crate::connection::activity::RequestInProgress;
+use crate::connection::upgrade::{Takeover, Upgrade};
 
 /// Bytes of a file that are read at a time while there is memory for them.
 const PART: u64 = 128 << 10;
@@ -45,6 +46,8 @@ pub(crate) struct Body {
     source: BodySource,
     /// Dropped with the body, which ends the request.
     in_progress: Option<RequestInProgress>,
+    /// What follows the head, instead of a body.
+    takeover: Option<Takeover>,
 }
 
 #[derive(Default)]
@@ -108,8 +111,25 @@ impl Body {
         };
         Self {
             source,
-            in_progress: None,
+            ..Self::default()
         }
+    }
+
+    /// No body: `takeover` has the connection after the head.
+    pub(crate) fn upgrade(takeover: Takeover) -> Self {
+        Self {
+            takeover: Some(takeover),
+            ..Self::default()
+        }
+    }
+
+    /// Takes what follows the head of a response that ends HTTP on its connection.
+    pub(crate) fn take_upgrade(&mut self) -> Option<Upgrade> {
+        let takeover = self.takeover.take()?;
+        Some(Upgrade {
+            takeover,
+            in_progress: self.in_progress.take(),
+        })
     }
 
     /// Pieces that are made while they are sent.
@@ -121,7 +141,7 @@ impl Body {
                 waiting: None,
                 uncharged: OnePiece::default(),
             }),
-            in_progress: None,
+            ..Self::default()
         }
     }
 
@@ -169,7 +189,7 @@ impl From<Bytes> for Body {
         };
         Self {
             source,
-            in_progress: None,
+            ..Self::default()
         }
     }
 }

@@ -21,7 +21,6 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::AsyncReadExt,
     net::TcpStream,
     time::{Instant, Sleep},
 };
@@ -33,10 +32,7 @@ use crate::connection::body::Body;
 use crate::connection::http2::{self, Handle};
 use crate::connection::incoming::IncomingBody;
 use crate::connection::socket::Socket;
-
-/// How long incoming bytes are discarded after an early response, so that the client can read the
-/// response: closing a socket with unread data resets it.
-const LINGER: Duration = Duration::from_secs(5);
+use crate::connection::upgrade::{UpgradeSlot, UpgradedConnection, linger};
 
 /// The response to a head that did not arrive in time.
 const HEAD_TIMEOUT: &[u8] =
@@ -99,13 +95,20 @@ pub(crate) async fn serve(
     // Otherwise the end of a response may wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
     let socket = Socket::new(stream, activity.clone(), bounds.heads.clone());
+    let upgrades = Arc::new(UpgradeSlot::default());
     let service = service_fn({
         let (handle, activity) = (handle.clone(), activity.clone());
+        let upgrades = upgrades.clone();
         move |request: Request<Incoming>| {
             let (handle, activity) = (handle.clone(), activity.clone());
+            let upgrades = upgrades.clone();
             async move {
                 let request = request.map(IncomingBody::Http1);
-                Ok::<_, Infallible>(handle.handle(activity, request).await)
+                let mut response = handle.handle(activity, request).await;
+                if let Some(upgrade) = response.body_mut().take_upgrade() {
+                    upgrades.set(upgrade);
+                }
+                Ok::<_, Infallible>(response)
             }
         }
     });
@@ -113,6 +116,7 @@ pub(crate) async fn serve(
     let mut driver = Driver {
         connection,
         watch: Watch::new(activity.clone(), bounds.clone()),
+        upgrades: upgrades.clone(),
         drained: false,
     };
     let end = {
@@ -128,7 +132,23 @@ pub(crate) async fn serve(
         })
         .await
     };
-    let mut socket = driver.connection.into_parts().io.into_inner();
+    let parts = driver.connection.into_parts();
+    let mut socket = parts.io.into_inner();
+    if let Some(upgrade) = upgrades.take() {
+        // Otherwise its head was not sent.
+        if matches!(end, ConnectionEnd::Upgraded) {
+            socket.leave_http();
+            let connection = UpgradedConnection {
+                socket,
+                read: parts.read_buf,
+                activity,
+                bounds: bounds.clone(),
+                draining: draining.clone(),
+            };
+            Box::pin(upgrade.run(connection)).await;
+        }
+        return;
+    }
     if matches!(end, ConnectionEnd::Http2) {
         return Box::pin(http2::serve(socket, handle, activity, settings)).await;
     }
@@ -149,7 +169,10 @@ pub(crate) async fn serve(
             }
             let _ = stream.try_write(NO_ROOM);
         }
-        ConnectionEnd::Closed | ConnectionEnd::Timeout | ConnectionEnd::Http2 => {}
+        ConnectionEnd::Closed
+        | ConnectionEnd::Timeout
+        | ConnectionEnd::Http2
+        | ConnectionEnd::Upgraded => {}
     }
 }
 
@@ -163,11 +186,14 @@ pub(crate) enum ConnectionEnd {
     NoRoom,
     /// The client speaks HTTP/2.
     Http2,
+    /// The connection leaves HTTP.
+    Upgraded,
 }
 
 struct Driver<S: HttpService<Incoming>> {
     connection: Connection<TokioIo<Socket>, S>,
     watch: Watch,
+    upgrades: Arc<UpgradeSlot>,
     drained: bool,
 }
 
@@ -183,12 +209,21 @@ where
         }
         match Pin::new(&mut self.connection).poll(context) {
             Poll::Ready(result) => {
-                match result {
+                let upgraded = match result {
                     // All was sent.
-                    Ok(()) => self.watch.activity.sending.set_until_close(false),
-                    Err(error) => tracing::debug!("connection: {error}"),
-                }
-                Poll::Ready(ConnectionEnd::Closed)
+                    Ok(()) => {
+                        self.watch.activity.sending.set_until_close(false);
+                        self.upgrades.is_set()
+                    }
+                    Err(error) => {
+                        tracing::debug!("connection: {error}");
+                        false
+                    }
+                };
+                Poll::Ready(match upgraded {
+                    true => ConnectionEnd::Upgraded,
+                    false => ConnectionEnd::Closed,
+                })
             }
             Poll::Pending if self.watch.activity.reading.is_refused() => {
                 Poll::Ready(ConnectionEnd::NoRoom)
@@ -396,14 +431,6 @@ impl Watch {
 pub(crate) fn bytes_in(rate: u64, time: Duration) -> u64 {
     let bytes = u128::from(rate) * time.as_millis() / 1000;
     u64::try_from(bytes).unwrap_or(u64::MAX)
-}
-
-/// Discards what the client sends until it closes its side or its time is over. The server's side
-/// is closed already.
-async fn linger(stream: &mut TcpStream) {
-    let mut scrap = vec![0; 16 << 10];
-    let read = async { while matches!(stream.read(&mut scrap).await, Ok(1..)) {} };
-    let _ = tokio::time::timeout(LINGER, read).await;
 }
 
 #[cfg(test)]

@@ -118,7 +118,9 @@ pub(crate) async fn serve(
         // The client takes nothing.
         Http2End::Connection(ConnectionEnd::Timeout) if activity.sending.is_stalled() => return,
         Http2End::Connection(ConnectionEnd::Timeout) => Reason::NO_ERROR,
-        Http2End::Connection(ConnectionEnd::Http2) | Http2End::Over => return,
+        Http2End::Connection(ConnectionEnd::Http2 | ConnectionEnd::Upgraded) | Http2End::Over => {
+            return;
+        }
     };
     driver.streams.abort_all();
     driver.connection.abrupt_shutdown(reason);

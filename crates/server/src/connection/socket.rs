@@ -52,6 +52,8 @@ enum Protocol {
         /// What was read before the protocol was known.
         read: Bytes,
     },
+    /// Not HTTP any more.
+    Other,
 }
 
 impl Socket {
@@ -63,6 +65,13 @@ impl Socket {
             heads,
             charge: None,
         }
+    }
+
+    /// What follows is not HTTP.
+    pub(crate) fn leave_http(&mut self) {
+        self.protocol = Protocol::Other;
+        self.activity.reading.set_head(false, None);
+        self.charge = None;
     }
 
     /// Whether there is memory for more of a head.
@@ -208,7 +217,7 @@ impl AsyncRead for Socket {
         let arrived = &buffer.filled()[before..];
         activity.received(arrived.len());
         match protocol {
-            Protocol::Unknown { .. } => {}
+            Protocol::Unknown { .. } | Protocol::Other => {}
             Protocol::Http1(framing) => {
                 framing.feed(arrived);
                 activity

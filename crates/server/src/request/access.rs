@@ -158,6 +158,11 @@ impl StreamRecord {
         self.record.bytes += bytes as u64;
     }
 
+    /// Records that the response has ended as it should.
+    pub(crate) fn completed(&mut self) {
+        self.record.aborted_by = None;
+    }
+
     /// Records who ends the response before its end.
     pub(crate) fn aborted(&mut self, by: AbortedBy) {
         self.record.aborted_by = Some(by);

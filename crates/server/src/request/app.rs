@@ -22,6 +22,7 @@ use wws_engine::{
 };
 use wws_project::{PanelAccess, Problem, Project, RouteMatch, Worker};
 use wws_telemetry::{Refusal, Telemetry, WorkerSeries};
+use wws_websocket::Offer;
 
 use crate::assets::serve::{self, StaticFiles};
 use crate::connection::activity::{RequestFraming, StreamInProgress};
@@ -37,6 +38,7 @@ use crate::request::context::{Client, RequestContext};
 use crate::request::cors::{self, ProjectCors};
 use crate::request::forwarded::TrustedProxies;
 use crate::request::request_id::{self, RequestIds};
+use crate::request::sockets::{SocketRequest, Sockets};
 use crate::request::stream::report_failure;
 use crate::request::stream::{self, WorkerStream};
 use crate::request::upload::{UploadError, Uploads};
@@ -60,6 +62,7 @@ pub(crate) struct App {
     /// The series of each worker, in their order.
     pub(crate) series: Vec<Arc<WorkerSeries>>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) sockets: Sockets,
     pub(crate) uploads: Uploads,
     /// `None` if responses are not compressed.
     pub(crate) compressor: Option<Compressor>,
@@ -299,6 +302,10 @@ impl App {
         let Some(guest) = &self.guests[index] else {
             return context.closing_page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT);
         };
+        let asked = SocketRequest {
+            version: parts.version,
+            offer: Offer::of(&parts, !body.is_end_stream()),
+        };
         let failure = UploadFailure::default();
         let body = if guest.takes_streams() {
             self.stream_upload(worker, body, &context.client, &failure)
@@ -357,6 +364,11 @@ impl App {
             }
         };
         match body {
+            ResponseBody::Socket(socket) => {
+                let cost = guest.call_cost();
+                self.sockets
+                    .accept(context, worker, &asked, head, socket, cost)
+            }
             ResponseBody::Collected(body) => {
                 let response = Response::from_parts(head, body);
                 match compression {

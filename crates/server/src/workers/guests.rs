@@ -389,6 +389,13 @@ fn limits(limits: &Limits) -> GuestLimits {
             idle: limits.stream_idle,
             time: Some(limits.stream_time).filter(|time| !time.is_zero()),
             bytes: Some(limits.stream_bytes).filter(|bytes| *bytes > 0),
+            socket: wws_websocket::Limits {
+                message: limits.socket_message,
+                frame: limits.socket_frame,
+                queue: limits.socket_queue,
+                idle: limits.socket_idle,
+                time: Some(limits.stream_time).filter(|time| !time.is_zero()),
+            },
         },
     }
 }

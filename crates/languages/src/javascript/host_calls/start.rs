@@ -38,6 +38,12 @@ impl Call<'_> {
                 (Operation::Send(body, self.content(caller, 3).await?), 0)
             }
             "finish" => (Operation::Finish(self.number(caller, 2).await? as u64), 0),
+            "connect" => {
+                let head = self.text(caller, 2).await?;
+                let kept = head.len();
+                (Operation::Connect(head), kept)
+            }
+            "receive" => (Operation::Receive(self.number(caller, 2).await? as u64), 0),
             "increment" => {
                 let key = self.text(caller, 2).await?;
                 let (by, kept) = (self.number(caller, 3).await?, key.len());

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod log;
+pub mod socket;
 pub mod wat;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};

@@ -1,0 +1,616 @@
+//! The case groups 1 to 7 of the Autobahn test suite, written anew, against an echo worker in
+//! JavaScript: framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes.
+
+use std::{sync::LazyLock, time::Duration};
+
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+use wws_engine::{CodeCache, Engine, EngineOptions, interpreter_module};
+use wws_languages::{JavaScript, Language, Languages};
+use wws_project::LoadOptions;
+use wws_server::PrepareOptions;
+
+use crate::common::socket::{BINARY, CLOSE, PING, PONG, Socket, TEXT, frame};
+use crate::common::{Running, Site};
+
+const ECHO: &str = r#"
+export default (request) => {
+  const [client, server] = Object.values(new WebSocketPair());
+  server.accept();
+  server.addEventListener("message", ({ data }) => server.send(data));
+  return new Response(null, { status: 101, webSocket: client });
+};
+"#;
+
+/// The interpreter, compiled once for all runs of the tests.
+static JAVASCRIPT: LazyLock<CodeCache> = LazyLock::new(javascript_code);
+
+fn javascript_code() -> CodeCache {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("javascript");
+    let cache = CodeCache::open(&folder, 1 << 30).unwrap();
+    let engine = Engine::new(&EngineOptions::default()).unwrap();
+    let wasm = JavaScript.built_in().unwrap().wasm;
+    let key = engine.interpreter_key(&Sha256::digest(wasm).into());
+    if !cache.has(&key) {
+        let module = interpreter_module(wasm).unwrap();
+        let code = engine.precompile(&module).unwrap();
+        cache.store(&key, &code).unwrap();
+    }
+    cache
+}
+
+/// A server with an echo worker at `/echo`.
+async fn echo(toml: &str) -> Running {
+    let site = Site::new();
+    site.file(".wws.toml", format!("version = 1\n{toml}\n"));
+    site.file("echo.js", ECHO);
+    let options = PrepareOptions {
+        code: Some(JAVASCRIPT.clone()),
+        languages: Languages::standard(),
+        ..PrepareOptions::default()
+    };
+    site.start_prepared(&LoadOptions::default(), &options).await
+}
+
+/// What has to come back.
+enum Expected {
+    /// These frames, and the client closes.
+    Frames(Vec<(u8, Vec<u8>)>),
+    /// Some of these frames, and the server closes with this code.
+    Failure(Vec<(u8, Vec<u8>)>, u16),
+    /// The client has closed: these frames, and the answer with this code.
+    Closed(Vec<(u8, Vec<u8>)>, u16),
+}
+
+struct Case {
+    name: String,
+    bytes: Vec<u8>,
+    /// Bytes that are sent at a time.
+    chop: usize,
+    expected: Expected,
+}
+
+const WHOLE: usize = usize::MAX;
+
+fn case(name: impl Into<String>, frames: &[Vec<u8>], expected: Expected) -> Case {
+    Case {
+        name: name.into(),
+        bytes: frames.concat(),
+        chop: WHOLE,
+        expected,
+    }
+}
+
+impl Case {
+    fn chopped(mut self, chop: usize) -> Self {
+        self.chop = chop;
+        self
+    }
+}
+
+fn text(content: impl AsRef<[u8]>) -> (u8, Vec<u8>) {
+    (TEXT, content.as_ref().to_vec())
+}
+
+fn pong(content: impl AsRef<[u8]>) -> (u8, Vec<u8>) {
+    (PONG, content.as_ref().to_vec())
+}
+
+fn echoes(frames: impl IntoIterator<Item = (u8, Vec<u8>)>) -> Expected {
+    Expected::Frames(frames.into_iter().collect())
+}
+
+fn fails(code: u16) -> Expected {
+    Expected::Failure(vec![], code)
+}
+
+/// 1: framing.
+fn framing(cases: &mut Vec<Case>) {
+    for (group, kind, byte) in [(1, TEXT, b'*'), (2, BINARY, 0xfe)] {
+        for (n, len) in [0, 125, 126, 127, 128, 65_535, 65_536]
+            .into_iter()
+            .enumerate()
+        {
+            let content = vec![byte; len];
+            let sent = [frame(kind, &content)];
+            let name = format!("1.{group}.{}", n + 1);
+            cases.push(case(name, &sent, echoes([(kind, content)])));
+        }
+        let content = vec![byte; 65_536];
+        let sent = [frame(kind, &content)];
+        let chopped = case(format!("1.{group}.8"), &sent, echoes([(kind, content)]));
+        cases.push(chopped.chopped(997));
+    }
+}
+
+/// 2: pings and pongs.
+fn pings(cases: &mut Vec<Case>) {
+    let all = [
+        vec![],
+        b"Hello, world!".to_vec(),
+        vec![0, 0xff, 0xfe, 0xfd, 0xfc, 0xfb, 0],
+        vec![0xfe; 125],
+    ];
+    for (n, content) in all.into_iter().enumerate() {
+        let sent = [frame(PING, &content)];
+        cases.push(case(format!("2.{}", n + 1), &sent, echoes([pong(content)])));
+    }
+    cases.push(case("2.5", &[frame(PING, &[0xfe; 126])], fails(1002)));
+    cases.push(
+        case(
+            "2.6",
+            &[frame(PING, &[0xfe; 125])],
+            echoes([pong([0xfe; 125])]),
+        )
+        .chopped(1),
+    );
+    cases.push(case("2.7", &[frame(PONG, b"")], echoes([])));
+    cases.push(case("2.8", &[frame(PONG, b"unsolicited")], echoes([])));
+    let sent = [frame(PONG, b"unsolicited"), frame(PING, b"payload")];
+    cases.push(case("2.9", &sent, echoes([pong("payload")])));
+    for (name, chop) in [("2.10", WHOLE), ("2.11", 1)] {
+        let sent: Vec<_> = (0..10)
+            .map(|n| frame(PING, format!("payload-{n}").as_bytes()))
+            .collect();
+        let expected = (0..10).map(|n| pong(format!("payload-{n}")));
+        cases.push(case(name, &sent, echoes(expected)).chopped(chop));
+    }
+}
+
+/// 3: reserved bits.
+fn reserved_bits(cases: &mut Vec<Case>) {
+    let hello = || frame(TEXT, b"Hello, world!");
+    for bits in 1..8u8 {
+        let bad = TEXT | bits << 4;
+        let sent = [hello(), frame(bad, b"Hello, world!"), frame(PING, b"")];
+        let first = vec![text("Hello, world!")];
+        cases.push(case(
+            format!("3.{bits}"),
+            &sent,
+            Expected::Failure(first, 1002),
+        ));
+    }
+    cases.push(case("3.binary", &[frame(BINARY | 0x70, b"x")], fails(1002)));
+    cases.push(case("3.ping", &[frame(PING | 0x50, b"x")], fails(1002)));
+    cases.push(case(
+        "3.close",
+        &[frame(CLOSE | 0x70, b"\x03\xe8")],
+        fails(1002),
+    ));
+}
+
+/// 4: opcodes.
+fn opcodes(cases: &mut Vec<Case>) {
+    for (group, opcodes) in [(1, 3..=7u8), (2, 11..=15)] {
+        for (n, opcode) in opcodes.enumerate() {
+            let name = format!("4.{group}.{}", n + 1);
+            cases.push(case(&name, &[frame(0x80 | opcode, b"")], fails(1002)));
+            let sent = [
+                frame(TEXT, b"a"),
+                frame(0x80 | opcode, b"reserved"),
+                frame(PING, b""),
+            ];
+            let first = vec![text("a")];
+            cases.push(case(
+                name + " after a text",
+                &sent,
+                Expected::Failure(first, 1002),
+            ));
+        }
+    }
+}
+
+/// 5: fragmentation.
+fn fragmentation(cases: &mut Vec<Case>) {
+    let part = |first: u8, content: &str| frame(first, content.as_bytes());
+    let both = || echoes([text("fragment1fragment2")]);
+    cases.push(case(
+        "5.1",
+        &[part(0x09, "fragment1"), part(0x80, "fragment2")],
+        fails(1002),
+    ));
+    cases.push(case(
+        "5.2",
+        &[part(0x0a, "fragment1"), part(0x80, "fragment2")],
+        fails(1002),
+    ));
+    for (name, chop) in [("5.3", WHOLE), ("5.4", 9), ("5.5", 1)] {
+        let sent = [part(0x01, "fragment1"), part(0x80, "fragment2")];
+        cases.push(case(name, &sent, both()).chopped(chop));
+    }
+    for (name, chop) in [("5.6", WHOLE), ("5.7", 7), ("5.8", 1)] {
+        let sent = [
+            part(0x01, "fragment1"),
+            part(PING, "ping"),
+            part(0x80, "fragment2"),
+        ];
+        let expected = echoes([pong("ping"), text("fragment1fragment2")]);
+        cases.push(case(name, &sent, expected).chopped(chop));
+    }
+    for (name, first) in [("5.9", 0x80), ("5.12", 0x00)] {
+        for (more, chop) in [("", WHOLE), (" in parts", 5), (" in octets", 1)] {
+            let sent = [
+                part(first, "non-continuation payload"),
+                part(TEXT, "Hello, world!"),
+            ];
+            cases.push(case(format!("{name}{more}"), &sent, fails(1002)).chopped(chop));
+        }
+    }
+    let sent = [
+        part(0x01, "fragment1"),
+        part(0x80, "fragment2"),
+        part(0x00, "fragment3"),
+        part(0x01, "fragment4"),
+        part(0x80, "fragment5"),
+    ];
+    let first = vec![text("fragment1fragment2")];
+    cases.push(case("5.15", &sent, Expected::Failure(first, 1002)));
+    for (name, first) in [("5.16", 0x00), ("5.17", 0x80)] {
+        let once = [
+            part(first, "fragment1"),
+            part(0x01, "fragment2"),
+            part(0x80, "fragment3"),
+        ];
+        cases.push(case(name, &[once.concat(), once.concat()], fails(1002)));
+    }
+    cases.push(case(
+        "5.18",
+        &[part(0x01, "fragment1"), part(0x81, "fragment2")],
+        fails(1002),
+    ));
+    let sent = [
+        part(0x01, "fragment1"),
+        part(0x00, "fragment2"),
+        part(PING, "pongme 1!"),
+        part(0x00, "fragment3"),
+        part(0x00, "fragment4"),
+        part(PING, "pongme 2!"),
+        part(0x80, "fragment5"),
+    ];
+    let expected = || {
+        let whole = text("fragment1fragment2fragment3fragment4fragment5");
+        echoes([pong("pongme 1!"), pong("pongme 2!"), whole])
+    };
+    cases.push(case("5.19", &sent, expected()));
+    cases.push(case("5.20", &sent, expected()).chopped(13));
+}
+
+/// Texts that are UTF-8 (6.2, 6.5 to 6.23).
+const VALID: [&[u8]; 27] = [
+    "Hello-µ@ßöäüàá-UTF-8!!".as_bytes(),
+    b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5",
+    b"\x00",
+    b"\xc2\x80",
+    b"\xe0\xa0\x80",
+    b"\xf0\x90\x80\x80",
+    b"\x7f",
+    b"\xdf\xbf",
+    b"\xef\xbf\xbf",
+    b"\xf4\x8f\xbf\xbf",
+    b"\xed\x9f\xbf",
+    b"\xee\x80\x80",
+    b"\xef\xbf\xbd",
+    b"\xef\xbf\xbe",
+    b"\xf0\x9f\xbf\xbe",
+    b"\xf0\x9f\xbf\xbf",
+    b"\xf0\xaf\xbf\xbe",
+    b"\xf0\xbf\xbf\xbe",
+    b"\xf1\x8f\xbf\xbe",
+    b"\xf1\x9f\xbf\xbf",
+    b"\xf2\x8f\xbf\xbe",
+    b"\xf2\xaf\xbf\xbf",
+    b"\xf3\x8f\xbf\xbe",
+    b"\xf3\xbf\xbf\xbf",
+    b"\xf4\x8f\xbf\xbe",
+    b"\xe2\x82\xac",
+    b"\xf0\x9d\x84\x9e",
+];
+
+/// Bytes that are not (6.3, 6.4, 6.6 to 6.21).
+const INVALID: [&[u8]; 40] = [
+    b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80\x65\x64\x69\x74\x65\x64",
+    b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80\x65\x64\x69\x74\x65\x64",
+    b"\xce",
+    b"\xce\xba\xe1",
+    b"\xce\xba\xe1\xbd",
+    b"\xf8\x88\x80\x80\x80",
+    b"\xfc\x84\x80\x80\x80\x80",
+    b"\xf7\xbf\xbf\xbf",
+    b"\xfb\xbf\xbf\xbf\xbf",
+    b"\xfd\xbf\xbf\xbf\xbf\xbf",
+    b"\xf4\x90\x80\x80",
+    b"\x80",
+    b"\xbf",
+    b"\x80\xbf",
+    b"\x80\xbf\x80",
+    b"\x80\xbf\x80\xbf\x80\xbf\x80",
+    b"\xc0 \xc1 \xc2 \xc3 ",
+    b"\xe0 \xe1 \xe2 ",
+    b"\xf0 \xf1 \xf2 ",
+    b"\xf8 \xf9 ",
+    b"\xfc ",
+    b"\xc0",
+    b"\xe0\x80",
+    b"\xf0\x80\x80",
+    b"\xf8\x80\x80\x80",
+    b"\xfe",
+    b"\xff",
+    b"\xfe\xfe\xff\xff",
+    b"\xc0\xaf",
+    b"\xe0\x80\xaf",
+    b"\xf0\x80\x80\xaf",
+    b"\xf8\x80\x80\x80\xaf",
+    b"\xc1\xbf",
+    b"\xe0\x9f\xbf",
+    b"\xf0\x8f\xbf\xbf",
+    b"\xed\xa0\x80",
+    b"\xed\xbf\xbf",
+    b"\xed\xa0\x80\xed\xb0\x80",
+    b"\xed\xaf\xbf\xed\xbf\xbf",
+    b"\xc0\x80",
+];
+
+/// A text in frames of so many bytes.
+fn fragments(content: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let pieces: Vec<&[u8]> = content.chunks(size).collect();
+    let last = pieces.len() - 1;
+    let first_byte = |n| match n {
+        0 => 0x01,
+        _ => 0x00,
+    };
+    let is_last = |n| if n == last { 0x80 } else { 0 };
+    let frames = pieces.iter().enumerate();
+    frames
+        .map(|(n, piece)| frame(first_byte(n) | is_last(n), piece))
+        .collect()
+}
+
+/// 6: UTF-8.
+fn utf8(cases: &mut Vec<Case>) {
+    cases.push(case("6.1.1", &[frame(TEXT, b"")], echoes([text("")])));
+    let empty = [frame(0x01, b""), frame(0x00, b""), frame(0x80, b"")];
+    cases.push(case("6.1.2", &empty, echoes([text("")])));
+    let middle = [frame(0x01, b""), frame(0x00, b"middle"), frame(0x80, b"")];
+    cases.push(case("6.1.3", &middle, echoes([text("middle")])));
+    for content in VALID {
+        let name = format!("6.valid {content:x?}");
+        cases.push(case(
+            &name,
+            &[frame(TEXT, content)],
+            echoes([text(content)]),
+        ));
+        let name = format!("{name} in octets");
+        cases.push(case(name, &fragments(content, 1), echoes([text(content)])));
+    }
+    for content in INVALID {
+        let name = format!("6.invalid {content:x?}");
+        cases.push(case(&name, &[frame(TEXT, content)], fails(1007)));
+        let name = format!("{name} in octets");
+        cases.push(case(name, &fragments(content, 1), fails(1007)));
+    }
+}
+
+/// 7: closes.
+fn closes(cases: &mut Vec<Case>) {
+    let normal = || frame(CLOSE, &1000u16.to_be_bytes());
+    let hello = || frame(TEXT, b"Hello World!");
+    let closed = |frames, code| Expected::Closed(frames, code);
+    cases.push(case(
+        "7.1.1",
+        &[hello(), normal()],
+        closed(vec![text("Hello World!")], 1000),
+    ));
+    cases.push(case("7.1.2", &[normal(), normal()], closed(vec![], 1000)));
+    cases.push(case(
+        "7.1.3",
+        &[normal(), frame(PING, b"")],
+        closed(vec![], 1000),
+    ));
+    cases.push(case("7.1.4", &[normal(), hello()], closed(vec![], 1000)));
+    let sent = [
+        frame(0x01, b"fragment1"),
+        normal(),
+        frame(0x80, b"fragment2"),
+    ];
+    cases.push(case("7.1.5", &sent, closed(vec![], 1000)));
+    let large = vec![b'B'; 256 << 10];
+    let sent = [frame(TEXT, &large), normal(), frame(PING, b"")];
+    cases.push(case("7.1.6", &sent, closed(vec![text(large)], 1000)));
+    cases.push(case("7.3.1", &[frame(CLOSE, b"")], closed(vec![], 1005)));
+    cases.push(case("7.3.2", &[frame(CLOSE, b"a")], fails(1002)));
+    for (name, reason) in [("7.3.3", 0), ("7.3.4", 12), ("7.3.5", 123)] {
+        let content = [&1000u16.to_be_bytes()[..], &vec![b'*'; reason]].concat();
+        cases.push(case(name, &[frame(CLOSE, &content)], closed(vec![], 1000)));
+    }
+    let long = [&1000u16.to_be_bytes()[..], &[b'*'; 124]].concat();
+    cases.push(case("7.3.6", &[frame(CLOSE, &long)], fails(1002)));
+    let invalid = [&1000u16.to_be_bytes()[..], INVALID[0]].concat();
+    cases.push(case("7.5.1", &[frame(CLOSE, &invalid)], fails(1007)));
+    for code in [
+        1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999u16,
+    ] {
+        let sent = [frame(CLOSE, &code.to_be_bytes())];
+        cases.push(case(format!("7.7 {code}"), &sent, closed(vec![], code)));
+    }
+    for code in [
+        0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999, 5000, 65_535u16,
+    ] {
+        for reason in ["", "reason"] {
+            let content = [&code.to_be_bytes()[..], reason.as_bytes()].concat();
+            let name = format!("7.9 {code} {reason}");
+            cases.push(case(name, &[frame(CLOSE, &content)], closed(vec![], 1002)));
+        }
+    }
+}
+
+/// Checks a case. Returns what is wrong.
+async fn check(server: &Running, case: &Case) -> Result<(), String> {
+    let mut socket = Socket::open(server.address, "/echo", "").await;
+    for piece in case.bytes.chunks(case.chop.min(case.bytes.len().max(1))) {
+        // The server may have closed the connection.
+        let _ = socket.stream.write_all(piece).await;
+    }
+    let (expected, optional, code) = match &case.expected {
+        Expected::Frames(frames) => (frames, false, None),
+        // What came before a close is echoed, unless the worker learns of the close first.
+        Expected::Closed(frames, code) => (frames, true, Some(*code)),
+        Expected::Failure(frames, code) => (frames, true, Some(*code)),
+    };
+    let mut left = expected.iter().peekable();
+    loop {
+        if code.is_none() && left.peek().is_none() {
+            socket.send(CLOSE, &1000u16.to_be_bytes()).await;
+        }
+        match socket.message().await {
+            Some((CLOSE, content)) => {
+                let came = match content[..] {
+                    [a, b, ..] => u16::from_be_bytes([a, b]),
+                    _ => 1005,
+                };
+                if came != code.unwrap_or(1000) {
+                    return Err(format!("closed with {came}"));
+                }
+                if !optional && left.peek().is_some() {
+                    return Err("closed too early".into());
+                }
+                return match socket.message().await {
+                    None => Ok(()),
+                    Some(more) => Err(format!("{more:x?} after the close")),
+                };
+            }
+            Some(came) => match left.next() {
+                Some(next) if *next == came => {}
+                next => return Err(format!("{came:x?} instead of {next:x?}")),
+            },
+            None => return Err("the connection ended".into()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_autobahn_cases_pass() {
+    let mut cases = Vec::new();
+    for group in [
+        framing,
+        pings,
+        reserved_bits,
+        opcodes,
+        fragmentation,
+        utf8,
+        closes,
+    ] {
+        group(&mut cases);
+    }
+    assert!(cases.len() > 240, "{}", cases.len());
+    let server = echo("").await;
+    let mut failures = Vec::new();
+    for case in &cases {
+        if let Err(why) = check(&server, case).await {
+            failures.push(format!("{}: {why}", case.name));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// The next message of the chat as JSON text without its time.
+async fn said(socket: &mut Socket) -> String {
+    loop {
+        let (kind, content) = socket.message().await.expect("a message");
+        if kind == TEXT {
+            let text = String::from_utf8(content).unwrap();
+            return text.split(",\"at\"").next().unwrap().to_owned();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chat_example_passes_messages_on() {
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/chat/root");
+    let read = |name: &str| std::fs::read(example.join(name)).unwrap();
+    let site = Site::new();
+    for name in ["room.js", "room.toml", "public/index.html"] {
+        site.file(name, read(name));
+    }
+    let options = PrepareOptions {
+        code: Some(JAVASCRIPT.clone()),
+        languages: Languages::standard(),
+        ..PrepareOptions::default()
+    };
+    let server = site.start_prepared(&LoadOptions::default(), &options).await;
+    assert_eq!(server.get("/").await.status, 200);
+    let mut ada = Socket::open(server.address, "/room?name=Ada", "").await;
+    ada.send(TEXT, b"hello").await;
+    assert_eq!(said(&mut ada).await, r#"{"name":"Ada","text":"hello""#);
+    // Who comes later sees what was said.
+    let mut bob = Socket::open(server.address, "/room?name=Bob", "").await;
+    assert_eq!(said(&mut bob).await, r#"{"name":"Ada","text":"hello""#);
+    bob.send(TEXT, b"hi").await;
+    assert_eq!(said(&mut ada).await, r#"{"name":"Bob","text":"hi""#);
+    drop(bob);
+    assert_eq!(said(&mut ada).await, r#"{"name":"Bob","text":"has left""#);
+    ada.send(TEXT, &[b'x'; 1001]).await;
+    assert_eq!(ada.closed().await, 1009);
+    let foreign = format!(
+        "{}origin: http://other.example\r\n",
+        crate::common::socket::UPGRADE
+    );
+    let refused = Socket::ask(server.address, "/room", &foreign).await;
+    assert!(
+        refused.head.starts_with("HTTP/1.1 403 "),
+        "{}",
+        refused.head
+    );
+}
+
+/// Resident bytes, and CPU time, of this process.
+fn used() -> (u64, Duration) {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = status.split(' ').nth(1).unwrap().parse().unwrap();
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    (
+        pages * 4096,
+        Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32),
+    )
+}
+
+/// Alone: it measures the process.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures: run it alone"]
+async fn a_thousand_sockets_are_open_at_once() {
+    const COUNT: usize = 1000;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    let server = echo("[server]\nmax_sockets = 1000\nmemory = \"16GiB\"").await;
+    let first = Socket::open(server.address, "/echo", "").await;
+    let before = used().0;
+    let mut open = vec![first];
+    for _ in 1..COUNT {
+        open.push(Socket::open(server.address, "/echo", "").await);
+    }
+    for (n, socket) in open.iter_mut().enumerate() {
+        socket.send(TEXT, format!("{n}").as_bytes()).await;
+    }
+    for (n, socket) in open.iter_mut().enumerate() {
+        assert_eq!(socket.message().await, Some(text(format!("{n}"))));
+    }
+    let each = (used().0 - before) / COUNT as u64;
+    let (start, second) = (used().1, Duration::from_secs(5));
+    tokio::time::sleep(second).await;
+    let idle = used().1 - start;
+    println!(
+        "{COUNT} sockets: {each} bytes each (with the client's side), {idle:?} of CPU time in {second:?} of idleness"
+    );
+    assert!(each < 2 << 20, "{each}");
+    assert!(idle < second / 50, "{idle:?}");
+    let further = Socket::ask(server.address, "/echo", crate::common::socket::UPGRADE).await;
+    assert!(
+        further.head.starts_with("HTTP/1.1 503 "),
+        "{}",
+        further.head
+    );
+}
