@@ -36,7 +36,12 @@ async fn open(guest: &Guest, path: &str) -> Client {
     Client {
         end: socket.take_end().unwrap(),
         head,
-        guest: tokio::spawn(async move { poll_fn(|context| socket.poll_guest(context)).await }),
+        guest: tokio::spawn(async move {
+            if socket.has_ended() {
+                return Ok(());
+            }
+            poll_fn(|context| socket.poll_guest(context)).await
+        }),
     }
 }
 
