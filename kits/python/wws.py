@@ -399,7 +399,7 @@ class _Socket:
         return None
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Closes the socket. Messages that the client sent before it knew are still received."""
+        """Closes the socket. Messages that come from then on are dropped."""
         if not self._is_closing:
             self._say({"op": "socket_close", "status": code, "message": reason})
             self._is_closing = True

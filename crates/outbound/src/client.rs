@@ -147,6 +147,7 @@ struct Inner {
     overrides: Overrides,
     proxies: Proxies,
     requests: Arc<Semaphore>,
+    sockets: Arc<Semaphore>,
     max_kept: usize,
     budget: Arc<Budget>,
     count: Arc<Count>,
@@ -188,6 +189,9 @@ impl Client {
             proxies: options.proxies,
             requests: Arc::new(Semaphore::new(
                 options.max_requests.min(Semaphore::MAX_PERMITS),
+            )),
+            sockets: Arc::new(Semaphore::new(
+                (options.max_requests / 2).clamp(1, Semaphore::MAX_PERMITS),
             )),
             max_kept: options.max_kept,
             budget: Arc::new(Budget::new(options.memory)),
@@ -473,6 +477,12 @@ impl Client {
     pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
         let permit = self.0.requests.clone().acquire_owned().await;
         permit.map_err(|error| Error::internal(error.to_string()))
+    }
+
+    /// Returns the right to have one more socket, which may be open for long.
+    pub(crate) fn socket_place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let place = self.0.sockets.clone().try_acquire_owned();
+        place.map_err(|_| Error::internal("too many WebSockets to other servers are open"))
     }
 
     /// The route to a host: its admitted addresses, or the operator's proxy.

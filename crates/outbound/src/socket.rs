@@ -11,7 +11,10 @@ use bytes::Bytes;
 use http::{Method, Request};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
 use wws_websocket::Asked;
 
 use crate::{
@@ -29,6 +32,7 @@ pub struct OpenedSocket {
     stream: TokioIo<Upgraded>,
     /// Closes the connection when it is dropped.
     _exchange: Exchange,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Client {
@@ -36,10 +40,12 @@ impl Client {
     /// Redirects are not followed. Returns the protocol that the server chose, and the connection.
     ///
     /// The policy's `timeout` is for the handshake. The socket counts as one of
-    /// [`ClientOptions::max_requests`](crate::ClientOptions::max_requests) until it is dropped.
+    /// [`ClientOptions::max_requests`](crate::ClientOptions::max_requests) until it is dropped, and
+    /// sockets take half of them at most.
     ///
     /// # Errors
-    /// The policy refuses the request, there is no answer in time, or the server opens no socket.
+    /// The policy refuses the request, too many sockets are open, there is no answer in time, or the
+    /// server opens no socket.
     pub async fn open_socket(
         &self,
         policy: &Policy,
@@ -67,6 +73,8 @@ impl Client {
         let fields = headers::of_request(parts.headers)?;
         let (host, port) = policy.check(&url, &Method::GET)?;
         *waiting = host.to_string();
+        // Sockets last: they must leave room for requests.
+        let place = self.socket_place()?;
         let permit = Arc::new(self.permit().await?);
         let route = match self.route(policy, &url, &host, port).await? {
             // A proxy that is sent whole URLs passes no other protocol on.
@@ -98,6 +106,7 @@ impl Client {
         let socket = OpenedSocket {
             stream,
             _exchange: exchange,
+            _place: place,
         };
         Ok((protocol, socket))
     }

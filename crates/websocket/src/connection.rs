@@ -20,6 +20,9 @@ const PIECE: usize = 16 << 10;
 /// Bytes that are read at once.
 const READ: usize = 4 << 10;
 
+/// So many bytes of one message show that the peer is there.
+const PROGRESS: usize = 4 << 10;
+
 /// Messages after which other tasks get a turn.
 const TURN: u32 = 64;
 
@@ -75,6 +78,8 @@ pub struct Connection<S> {
     /// Something of the peer is awaited, since or last heard at this time.
     listening: bool,
     heard: Instant,
+    /// Bytes of the message that was coming then.
+    collected: usize,
     /// When a ping was sent, if nothing was heard since.
     pinged: Option<Instant>,
     /// When sending began to make no progress.
@@ -126,6 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             sent: 0,
             listening: true,
             heard: now,
+            collected: 0,
             pinged: None,
             stalled: None,
             opened: now,
@@ -336,9 +342,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return true;
             }
         };
-        if let Some(incoming) = incoming {
+        // A long frame that comes slowly comes: no ping can be answered within it.
+        let collected = self.decoder.collected();
+        if incoming.is_some() || collected >= self.collected + PROGRESS {
+            self.collected = collected;
             self.heard = Instant::now();
             self.pinged = None;
+        }
+        if let Some(incoming) = incoming {
             match incoming {
                 Incoming::Message(message) => self.pass(message),
                 Incoming::Ping(content) if self.phase == Phase::Open => self.pong = Some(content),

@@ -80,6 +80,11 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
+    /// The bytes of a message that has not come as a whole.
+    pub(crate) fn collected(&self) -> usize {
+        self.message.len()
+    }
+
     pub(crate) fn new(
         role: Role,
         max_frame: u64,
@@ -174,6 +179,15 @@ impl Decoder {
             short => length[7] = short,
         }
         let left = u64::from_be_bytes(length);
+        // RFC 6455, 5.2: in as few bytes as possible, and below 2^63.
+        let is_minimal = match at {
+            4 => left > 125,
+            10 => (0x1_0000..1 << 63).contains(&left),
+            _ => true,
+        };
+        if !is_minimal {
+            return Err(PROTOCOL);
+        }
         let mut mask = [0; 4];
         if self.role == Role::Server {
             mask.copy_from_slice(&self.head[at..at + 4]);
@@ -437,8 +451,9 @@ mod tests {
                 &[
                     0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4,
                 ],
-                code::TOO_LARGE,
+                code::PROTOCOL,
             ),
+            (&[0x82, 0xfe, 0, 125, 1, 2, 3, 4], code::PROTOCOL),
             (&[0x82, 0x01], code::PROTOCOL),
             (&[0xc2, 0x81], code::PROTOCOL),
             (&[0x83, 0x81], code::PROTOCOL),

@@ -13,6 +13,9 @@ use crate::close::Close;
 /// What a message costs in a queue besides its bytes.
 const ENTRY: u64 = 64;
 
+/// The number of events for which an empty queue keeps memory.
+const KEPT_EVENTS: usize = 64;
+
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -222,6 +225,10 @@ impl Receiver {
                 if let Event::Message(message) = &event {
                     state.bytes -= message.cost();
                     state.taken += message.cost();
+                }
+                if state.events.is_empty() && state.events.capacity() > KEPT_EVENTS {
+                    // What many small messages took goes with their charge.
+                    state.events = VecDeque::new();
                 }
                 wake(&mut state.writer);
                 Poll::Ready(Some(event))

@@ -174,8 +174,8 @@
         if (bytes === undefined) this.#message(head);
         else if (head === "") this.#message(bytes);
         else {
-          const [code, clean, reason] = head.split("\0");
-          await this.#finish(Number(code), reason, clean === "1");
+          const [code, clean, ...reason] = head.split("\0");
+          await this.#finish(Number(code), reason.join("\0"), clean === "1");
           return;
         }
       }

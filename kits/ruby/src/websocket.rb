@@ -69,7 +69,7 @@ class WebSocket
     end
     include Enumerable
 
-    # Closes the socket. Messages that the client sent before it knew are still received.
+    # Closes the socket. Messages that come from then on are dropped.
     def close(code = 1000, reason = "")
       ask({ op: "socket_close", status: code, message: reason.encode(Encoding::UTF_8) }) unless @closing
       @closing = true

@@ -131,6 +131,11 @@ const RUST_KIT: &[File] = &[
 /// The kit for Go.
 const GO_KIT: &[File] = &[
     ("kit/go.mod", repository!("kits/go/go.mod")),
+    ("kit/handle.go", repository!("kits/go/handle.go")),
+    (
+        "kit/handle_wasip1.go",
+        repository!("kits/go/handle_wasip1.go"),
+    ),
     ("kit/http.go", repository!("kits/go/http.go")),
     ("kit/http_other.go", repository!("kits/go/http_other.go")),
     ("kit/http_wasip1.go", repository!("kits/go/http_wasip1.go")),

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_http::p2::body::HostIncomingBody;
+use wasmtime_wasi_http::p2::body::{HostIncomingBody, HostOutgoingBody};
 use wasmtime_wasi_http::p2::types::HostIncomingRequest;
 use wasmtime_wasi_http::p3::Request;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -140,10 +140,12 @@ impl ComponentIo {
     pub(crate) fn is_reusable(&mut self) -> bool {
         let mut left = 0;
         for resource in self.table.iter_mut() {
-            let is_request = resource.is::<HostIncomingRequest>()
+            // A body that the guest still writes belongs to the client of the last call.
+            let is_of_call = resource.is::<HostIncomingRequest>()
                 || resource.is::<HostIncomingBody>()
+                || resource.is::<HostOutgoingBody>()
                 || resource.is::<Request>();
-            if is_request || left == MAX_LEFT_RESOURCES {
+            if is_of_call || left == MAX_LEFT_RESOURCES {
                 return false;
             }
             left += 1;

@@ -135,6 +135,19 @@ fn pings(cases: &mut Vec<Case>) {
         let sent = [frame(PING, &content)];
         cases.push(case(format!("2.{}", n + 1), &sent, echoes([pong(content)])));
     }
+    // Lengths in more bytes than they need, which the suite does not try.
+    let mask = [0; 4];
+    let long = [&[0x80 | BINARY, 0xfe, 0, 1][..], &mask, b"x"].concat();
+    cases.push(case("length in 2 bytes", &[long], fails(1002)));
+    let longer = [
+        &[0x80 | BINARY, 0xff, 0, 0, 0, 0, 0, 0, 0, 1][..],
+        &mask,
+        b"x",
+    ]
+    .concat();
+    cases.push(case("length in 8 bytes", &[longer], fails(1002)));
+    let negative = [&[0x80 | BINARY, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 1][..], &mask].concat();
+    cases.push(case("length of 64 bits", &[negative], fails(1002)));
     cases.push(case("2.5", &[frame(PING, &[0xfe; 126])], fails(1002)));
     cases.push(
         case(
@@ -606,7 +619,8 @@ async fn a_thousand_sockets_are_open_at_once() {
         "{COUNT} sockets: {each} bytes each (with the client's side), {idle:?} of CPU time in {second:?} of idleness"
     );
     assert!(each < 2 << 20, "{each}");
-    assert!(idle < second / 50, "{idle:?}");
+    // Of the whole process, whose other tests may run.
+    assert!(idle < second / 4, "{idle:?}");
     let further = Socket::ask(server.address, "/echo", crate::common::socket::UPGRADE).await;
     assert!(
         further.head.starts_with("HTTP/1.1 503 "),

@@ -93,7 +93,7 @@ fn text(text: &str) -> Event {
 
 fn short() -> Limits {
     Limits {
-        idle: Duration::from_millis(200),
+        idle: Duration::from_millis(600),
         ..Limits::default()
     }
 }
