@@ -219,7 +219,7 @@ pub(crate) struct Serve {
     /// Address for metrics, health checks and the panel, as 127.0.0.1:9090 or unix:/PATH
     #[arg(long, value_name = "ADDRESS", value_parser = admin)]
     pub(crate) admin: Option<AdminAddress>,
-    /// Origins whose pages may read responses, as https://app.example, or * for all; may be given
+    /// Origins whose pages may read responses, as `https://app.example`, or * for all; may be given
     /// several times
     #[arg(long, value_name = "ORIGINS", value_parser = origins)]
     pub(crate) cors: Vec<Origins>,
