@@ -240,9 +240,9 @@ impl Guest {
         }
         let LinkedGuest { context, code, .. } = self.linked_mut()?;
         match code {
-            GuestCode::Command(command) => command.reuse(&context.engine, requests),
-            GuestCode::Component(component) => component.reuse(&context.engine, requests),
-            GuestCode::Snapshot(restored) => restored.reuse(&context.engine, requests),
+            GuestCode::Command(command) => command.reuse.allow(&context.engine, requests),
+            GuestCode::Component(component) => component.reuse.allow(&context.engine, requests),
+            GuestCode::Snapshot(restored) => restored.reuse.allow(&context.engine, requests),
         }
         Ok(self)
     }
@@ -300,9 +300,9 @@ impl Guest {
     /// Drops instances that a guest which is not called does not need.
     pub fn trim(&self) {
         match &self.linked.code {
-            GuestCode::Command(command) => command.trim(),
-            GuestCode::Component(component) => component.trim(),
-            GuestCode::Snapshot(restored) => restored.trim(),
+            GuestCode::Command(command) => command.reuse.trim(),
+            GuestCode::Component(component) => component.reuse.trim(),
+            GuestCode::Snapshot(restored) => restored.reuse.trim(),
         }
         if let Some(pool) = &self.prestarted {
             pool.trim();

@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use wasmtime::{Instance, InstancePre, Store};
@@ -12,11 +11,12 @@ use wasmtime::{Instance, InstancePre, Store};
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError, LoadErrorKind, Stop};
 use crate::guest::instance::{
-    GuestContext, InstanceConfig, PrintedOutput, STACK_COST, check_minimum_memory,
+    GuestContext, INITIALISATION_TIME, InstanceConfig, PrintedOutput, STACK_COST,
+    check_minimum_memory,
 };
 use crate::guest::prestart::ParkedInstance;
 use crate::guest::protocol;
-use crate::guest::reuse::{ReusePool, ReusedInstance};
+use crate::guest::reuse::{Reuse, ReusedInstance};
 use crate::host::clocks::SavedClocks;
 use crate::host::state::{Host, Io};
 use crate::host::stdio::{AwaitedInput, PrestartInput, Stdin};
@@ -55,9 +55,6 @@ pub(crate) async fn respond(
     Ok(response)
 }
 
-/// Initialisation may use so much time, or a call's own limit if that is more.
-const INITIALISE: Duration = Duration::from_secs(10);
-
 /// A command or reactor: `_start` or `_initialize` of a new instance.
 pub(crate) struct Command {
     pre: InstancePre<Host>,
@@ -65,11 +62,11 @@ pub(crate) struct Command {
     /// The state after `_initialize`, if instances start from there.
     initial: Option<InitialState>,
     /// Instances that have answered a request and may answer another one.
-    reused: Option<Arc<ReusePool<CommandInstance>>>,
+    pub(crate) reuse: Reuse<CommandInstance>,
 }
 
 /// An instance of a command.
-struct CommandInstance {
+pub(crate) struct CommandInstance {
     store: Store<Host>,
     /// `None` until it is instantiated.
     instance: Option<Instance>,
@@ -102,25 +99,13 @@ impl Command {
             pre: engine.link(module)?,
             module: module.clone(),
             initial: None,
-            reused: None,
+            reuse: Reuse::never(),
         })
     }
 
     /// Whether an instance can answer several requests.
     pub(crate) fn is_reusable(&self) -> bool {
         self.module.initialiser.is_some()
-    }
-
-    /// Lets an instance answer so many requests, one after another.
-    pub(crate) fn reuse(&mut self, engine: &Engine, requests: u32) {
-        self.reused = Some(ReusePool::new(engine.clone(), requests));
-    }
-
-    /// Throws instances away that wait for a request.
-    pub(crate) fn trim(&self) {
-        if let Some(reused) = &self.reused {
-            reused.clear();
-        }
     }
 
     /// Rejects a module without a state after `_initialize` that can be kept.
@@ -140,7 +125,7 @@ impl Command {
     /// Runs `_initialize` and keeps the state that it reached: every instance starts there.
     pub(crate) async fn initialise(&mut self, guest: &GuestContext) -> Result<(), LoadError> {
         let limits = &guest.grants.limits;
-        let cpu_time = limits.cpu_time.max(INITIALISE);
+        let cpu_time = limits.cpu_time.max(INITIALISATION_TIME);
         let fail = |error: CallError| {
             LoadError::new(LoadErrorKind::Program, "while it was initialised").caused_by(error)
         };
@@ -163,7 +148,7 @@ impl Command {
             wasmtime::error::Ok((instance, new))
         };
         let _running = guest.engine.ticker().run();
-        let time_limit = limits.wall_time.max(INITIALISE);
+        let time_limit = limits.wall_time.max(INITIALISATION_TIME);
         let (instance, new) = match tokio::time::timeout(time_limit, run(&mut store)).await {
             Err(_) => return Err(fail(CallError::WallTime(time_limit))),
             Ok(Err(error)) => {
@@ -214,7 +199,7 @@ impl Command {
             }
             None => {
                 let trace = guest.trace(call.request.headers());
-                let mut instance = match self.reused.as_ref().and_then(|reused| reused.take()) {
+                let mut instance = match self.reuse.take() {
                     Some((mut instance, waited)) => {
                         let charge = guest.reserve_in_time(input_len).await?;
                         let stdin = input.encode(input_len)?;
@@ -242,8 +227,8 @@ impl Command {
                 let _running = guest.engine.ticker().run();
                 let (printed, end) = self.print(guest, &mut instance.instance).await?;
                 let response = respond(guest, printed, before).await?;
-                if let (Some(reused), ProgramEnd::Returned) = (&self.reused, end) {
-                    reused.put(instance);
+                if end == ProgramEnd::Returned {
+                    self.reuse.put(instance);
                 }
                 return Ok(response);
             }

@@ -30,7 +30,7 @@ use crate::guest::instance::{
 };
 use crate::guest::protocol;
 use crate::guest::response::{FailureFlag, RunEnd};
-use crate::guest::reuse::{ReusePool, ReusedInstance};
+use crate::guest::reuse::{Reuse, ReusedInstance};
 use crate::host::component::{ComponentIo, ComponentStart};
 use crate::host::log::GuestLog;
 use crate::host::state::{Host, Io};
@@ -71,11 +71,11 @@ pub(crate) struct ComponentGuest {
     component: Component,
     pre: LinkedWorld,
     /// Instances that have answered a request and may answer another one.
-    reused: Option<Arc<ReusePool<HttpInstance>>>,
+    pub(crate) reuse: Reuse<HttpInstance>,
 }
 
 /// An instance that answers HTTP requests.
-struct HttpInstance {
+pub(crate) struct HttpInstance {
     store: Store<Host>,
     /// `None` until it is instantiated.
     exports: Option<HttpExports>,
@@ -116,25 +116,13 @@ impl ComponentGuest {
         Ok(Self {
             component: component.clone(),
             pre,
-            reused: None,
+            reuse: Reuse::never(),
         })
     }
 
     /// Whether an instance can answer several requests.
     pub(crate) fn is_reusable(&self) -> bool {
         !matches!(self.pre, LinkedWorld::Command(_))
-    }
-
-    /// Lets an instance answer so many requests, one after another.
-    pub(crate) fn reuse(&mut self, engine: &Engine, requests: u32) {
-        self.reused = Some(ReusePool::new(engine.clone(), requests));
-    }
-
-    /// Throws instances away that wait for a request.
-    pub(crate) fn trim(&self) {
-        if let Some(reused) = &self.reused {
-            reused.clear();
-        }
     }
 
     /// Whether the guest takes bodies as they come.
@@ -202,7 +190,7 @@ impl ComponentGuest {
         usage: &Arc<CpuUsage>,
         call: &Call<RequestBody>,
     ) -> Option<ReusedInstance<HttpInstance>> {
-        let (mut reused, waited) = self.reused.as_ref()?.take()?;
+        let (mut reused, waited) = self.reuse.take()?;
         let store = &mut reused.instance.store;
         guest.renew(store, usage.clone(), waited);
         let trace = guest.trace(call.request.headers());
@@ -215,13 +203,15 @@ impl ComponentGuest {
 
     /// Keeps an instance that has answered a request, if it may answer more.
     fn keep(&self, mut reused: ReusedInstance<HttpInstance>) {
-        let Some(pool) = &self.reused else { return };
+        if !self.reuse.is_allowed() {
+            return;
+        }
         let store = &mut reused.instance.store;
         let is_over = store
             .concurrent_resource_table()
             .is_none_or(|table| table.is_empty());
         if is_over && store.data_mut().component().is_reusable() {
-            pool.put(reused);
+            self.reuse.put(reused);
         }
     }
 

@@ -19,6 +19,10 @@ use crate::memory::stack::WASM_STACK;
 use crate::schedule::cpu::{CpuMeter, CpuUsage};
 use crate::spec::GuestLimits;
 
+/// Initialisation may use so much CPU time and so much time, or a call's own limits if those are
+/// more.
+pub(crate) const INITIALISATION_TIME: Duration = Duration::from_secs(10);
+
 /// What a call is charged for its native stack and its state in the host, in bytes: a guest may use
 /// as much stack.
 pub(crate) const STACK_COST: u64 = WASM_STACK as u64 + (64 << 10);

@@ -2,17 +2,15 @@
 //! guest's author wants instances to be reused.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::body::{BegunBody, RequestBody};
-use crate::engine::Engine;
 use crate::error::{CallError, LoadError, LoadErrorKind, WasmError};
-use crate::guest::instance::{GuestContext, InstanceConfig, STACK_COST};
+use crate::guest::instance::{GuestContext, INITIALISATION_TIME, InstanceConfig, STACK_COST};
 use crate::guest::response::RunEnd;
-use crate::guest::reuse::{ReusePool, ReusedInstance};
+use crate::guest::reuse::{Reuse, ReusedInstance};
 use crate::host::kv::KvView;
 use crate::host::state::{Host, Io, Kit};
 use crate::interpreter::Interpreter;
@@ -25,26 +23,14 @@ use crate::spec::Call;
 /// A snapshot, and instances of it that may answer another request.
 pub(crate) struct RestoredGuest {
     pub(crate) snapshot: Snapshot,
-    reused: Option<Arc<ReusePool<Vm>>>,
+    pub(crate) reuse: Reuse<Vm>,
 }
 
 impl RestoredGuest {
     pub(crate) fn new(snapshot: Snapshot) -> Self {
         Self {
             snapshot,
-            reused: None,
-        }
-    }
-
-    /// Lets an instance answer so many requests, one after another.
-    pub(crate) fn reuse(&mut self, engine: &Engine, requests: u32) {
-        self.reused = Some(ReusePool::new(engine.clone(), requests));
-    }
-
-    /// Throws instances away that wait for a request.
-    pub(crate) fn trim(&self) {
-        if let Some(reused) = &self.reused {
-            reused.clear();
+            reuse: Reuse::never(),
         }
     }
 
@@ -55,7 +41,7 @@ impl RestoredGuest {
         usage: &Arc<CpuUsage>,
         call: &Call<RequestBody>,
     ) -> Option<ReusedInstance<Vm>> {
-        let (mut reused, waited) = self.reused.as_ref()?.take()?;
+        let (mut reused, waited) = self.reuse.take()?;
         let vm = &mut reused.instance;
         vm.usage = usage.clone();
         guest.renew(&mut vm.store, usage.clone(), waited);
@@ -67,17 +53,16 @@ impl RestoredGuest {
 
     /// Keeps an instance that has answered a request, if it may answer more.
     fn keep(&self, mut reused: ReusedInstance<Vm>) {
-        let Some(pool) = &self.reused else { return };
+        if !self.reuse.is_allowed() {
+            return;
+        }
         if self.snapshot.program.is_reusable(&mut reused.instance) {
             // Drops what the host has kept for the call.
             reused.instance.host().io = Io::Kit(Kit::default());
-            pool.put(reused);
+            self.reuse.put(reused);
         }
     }
 }
-
-/// Initialisation may use so much CPU time, or a call's own limit if that is more.
-const INITIALISE: Duration = Duration::from_secs(10);
 
 /// Runs a program's initialisation and keeps the state that it reached.
 pub(crate) async fn initialise(
@@ -86,7 +71,7 @@ pub(crate) async fn initialise(
     program: Arc<dyn Program>,
 ) -> Result<Snapshot, LoadError> {
     let limits = &guest.grants.limits;
-    let cpu_time = limits.cpu_time.max(INITIALISE);
+    let cpu_time = limits.cpu_time.max(INITIALISATION_TIME);
     let usage = Arc::new(CpuUsage::default());
     let fail = |error: CallError| {
         LoadError::new(LoadErrorKind::Program, "while it was loaded").caused_by(error)
@@ -108,7 +93,7 @@ pub(crate) async fn initialise(
         .await
         .map_err(|error| LoadError::host("cannot be started").caused_by(WasmError::new(error)))?;
     let new = interpreter.globals(&mut vm);
-    let time_limit = limits.wall_time.max(INITIALISE);
+    let time_limit = limits.wall_time.max(INITIALISATION_TIME);
     match tokio::time::timeout(time_limit, program.initialise(&mut vm)).await {
         Err(_) => {
             return Err(LoadError::new(

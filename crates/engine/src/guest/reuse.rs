@@ -39,8 +39,48 @@ struct IdleInstance<I> {
     since: Instant,
 }
 
+/// The instances of a guest that may answer another request: none, unless its author has asked for
+/// it.
+pub(crate) struct Reuse<I>(Option<Arc<ReusePool<I>>>);
+
+impl<I: Send + 'static> Reuse<I> {
+    /// Each request has an instance of its own.
+    pub(crate) fn never() -> Self {
+        Self(None)
+    }
+
+    /// Lets an instance answer so many requests, one after another.
+    pub(crate) fn allow(&mut self, engine: &Engine, requests: u32) {
+        self.0 = Some(ReusePool::new(engine.clone(), requests));
+    }
+
+    /// Whether an instance may answer more than one request.
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Takes the instance that was used last, and how long it has waited.
+    pub(crate) fn take(&self) -> Option<(ReusedInstance<I>, Duration)> {
+        self.0.as_ref()?.take()
+    }
+
+    /// Keeps an instance that has answered a request, as [`ReusePool::put`] does.
+    pub(crate) fn put(&self, instance: ReusedInstance<I>) {
+        if let Some(pool) = &self.0 {
+            pool.put(instance);
+        }
+    }
+
+    /// Throws instances away that wait for a request.
+    pub(crate) fn trim(&self) {
+        if let Some(pool) = &self.0 {
+            pool.clear();
+        }
+    }
+}
+
 /// The waiting instances of a guest.
-pub(crate) struct ReusePool<I> {
+struct ReusePool<I> {
     engine: Engine,
     /// Requests that an instance answers.
     requests: u32,
@@ -57,7 +97,7 @@ struct WaitingInstances<I> {
 
 impl<I: Send + 'static> ReusePool<I> {
     /// A pool of instances that answer so many requests.
-    pub(crate) fn new(engine: Engine, requests: u32) -> Arc<Self> {
+    fn new(engine: Engine, requests: u32) -> Arc<Self> {
         Self::with_idle_time(engine, requests, IDLE_TIME)
     }
 
@@ -78,7 +118,7 @@ impl<I: Send + 'static> ReusePool<I> {
     }
 
     /// Takes the instance that was used last, and how long it has waited.
-    pub(crate) fn take(&self) -> Option<(ReusedInstance<I>, Duration)> {
+    fn take(&self) -> Option<(ReusedInstance<I>, Duration)> {
         let last = self.waiting().idle.pop()?;
         let waited = last.since.elapsed();
         // The sweep may be late on a busy machine.
@@ -87,7 +127,7 @@ impl<I: Send + 'static> ReusePool<I> {
 
     /// Keeps an instance that has answered a request, unless that was its last one, or its memory is
     /// needed for others.
-    pub(crate) fn put(self: &Arc<Self>, mut instance: ReusedInstance<I>) {
+    fn put(self: &Arc<Self>, mut instance: ReusedInstance<I>) {
         instance.answered += 1;
         if instance.answered >= self.requests || !self.engine.has_room_to_prestart() {
             return;
@@ -108,7 +148,7 @@ impl<I: Send + 'static> ReusePool<I> {
     }
 
     /// Throws all waiting instances away.
-    pub(crate) fn clear(&self) {
+    fn clear(&self) {
         let idle = std::mem::take(&mut self.waiting().idle);
         drop(idle);
     }
