@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use wws_outbound::ErrorKind;
 use wws_telemetry::{
     Outgoing, Span, SpanKind, TRACEPARENT, TRACESTATE, TraceContext, Value, WorkerSeries,
@@ -70,20 +70,19 @@ struct OutgoingSpan {
 impl OutgoingReport {
     /// Begins a request of a worker. One that has no trace context of its own gets that of the
     /// call, with the id of a new span.
-    pub(crate) fn begin(
+    pub(crate) fn begin<B>(
         grants: &GuestGrants,
         trace: Option<&CallTrace>,
-        method: &Method,
-        uri: &Uri,
-        headers: &mut HeaderMap,
+        request: &mut Request<B>,
     ) -> Self {
         let series = grants.series().cloned();
         let mut span = None;
         if let Some(trace) = trace
-            && !headers.contains_key(TRACEPARENT)
+            && !request.headers().contains_key(TRACEPARENT)
         {
             let context = trace.context.child();
             if let Ok(value) = HeaderValue::try_from(context.to_string()) {
+                let headers = request.headers_mut();
                 headers.insert(TRACEPARENT, value);
                 if let Some(state) = &trace.state {
                     headers.insert(TRACESTATE, state.clone());
@@ -97,7 +96,7 @@ impl OutgoingReport {
                     parent: trace.context,
                     context,
                     start: SystemTime::now(),
-                    attributes: attributes(method, uri),
+                    attributes: attributes(request.method(), request.uri()),
                 });
             }
         }
@@ -243,8 +242,13 @@ mod tests {
     }
 
     fn begin(grants: &GuestGrants, headers: &mut HeaderMap) -> OutgoingReport {
-        let uri = Uri::from_static("https://api.example/path?secret");
-        OutgoingReport::begin(grants, Some(&trace()), &Method::GET, &uri, headers)
+        let mut request = Request::get("https://api.example/path?secret")
+            .body(())
+            .unwrap();
+        *request.headers_mut() = std::mem::take(headers);
+        let report = OutgoingReport::begin(grants, Some(&trace()), &mut request);
+        *headers = std::mem::take(request.headers_mut());
+        report
     }
 
     #[test]

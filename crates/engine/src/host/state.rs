@@ -487,7 +487,7 @@ impl Host {
     /// As for `send_http`.
     pub fn stream_http(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<
         impl Future<Output = Result<Response<wws_outbound::ResponseBody>, HttpFailure>> + Send + use<>,
         HttpFailure,
@@ -499,9 +499,8 @@ impl Host {
             let Some((policy, client)) = &grants.http else {
                 return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
             };
-            let (mut head, body) = request.into_parts();
-            let (method, uri, headers) = (&head.method, &head.uri, &mut head.headers);
-            let report = OutgoingReport::begin(&grants, trace.as_ref(), method, uri, headers);
+            let report = OutgoingReport::begin(&grants, trace.as_ref(), &mut request);
+            let (head, body) = request.into_parts();
             let response = match body {
                 RequestBody::Collected(bytes) => {
                     let request = Request::from_parts(head, bytes);
@@ -577,7 +576,7 @@ impl Host {
     /// buffers.
     pub(crate) fn send_allowed_http(
         &mut self,
-        request: Request<Bytes>,
+        mut request: Request<Bytes>,
     ) -> impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<> {
         let (grants, trace) = (self.grants.clone(), self.trace.clone());
         let charge = Box::new(self.quota.buffers().nothing());
@@ -585,10 +584,7 @@ impl Host {
             let Some((policy, client)) = &grants.http else {
                 return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
             };
-            let (mut head, body) = request.into_parts();
-            let (method, uri, headers) = (&head.method, &head.uri, &mut head.headers);
-            let report = OutgoingReport::begin(&grants, trace.as_ref(), method, uri, headers);
-            let request = Request::from_parts(head, body);
+            let report = OutgoingReport::begin(&grants, trace.as_ref(), &mut request);
             let response = client.send_charged(policy, request, Some(charge)).await;
             report.end_with(response).map_err(HttpFailure::from)
         }

@@ -126,10 +126,7 @@ async fn send(
     let trailers = HeaderValue::from_static("trailers");
     request.headers_mut().insert(header::TE, trailers);
     let charge = Box::new(buffers.nothing());
-    let (mut head, body) = request.into_parts();
-    let (method, uri, headers) = (&head.method, &head.uri, &mut head.headers);
-    let report = OutgoingReport::begin(grants, trace, method, uri, headers);
-    let request = Request::from_parts(head, body);
+    let report = OutgoingReport::begin(grants, trace, &mut request);
     let response = client.stream(policy, request, Some(charge)).await;
     let response = report.end_with(response).map_err(failure)?;
     Ok(response.map(|body| body.map_err(failure).boxed_unsync()))
