@@ -6,7 +6,7 @@ use tracing::Level;
 use wws_engine::{Host, wasmtime::Result};
 
 use crate::channel::message::{Body, HeaderPairs, Message, broken};
-use crate::channel::reply::{Refusal, Reply, to_line};
+use crate::channel::reply::{Refusal, Reply, internal, opened, to_line};
 use crate::channel::session::{CallOutcome, Session, UnreadReply};
 use crate::channel::{bodies, derive, outgoing, socket};
 
@@ -159,15 +159,6 @@ async fn end(host: &mut Host) -> Result<Reply, Refusal> {
         Some(body) => opened(body.finish().await.is_ok()),
         None => opened(false),
     }
-}
-
-/// Whether somebody still reads the response.
-fn opened(is_open: bool) -> Result<Reply, Refusal> {
-    Ok((to_line(&json!({"open": is_open}))?, Bytes::new()))
-}
-
-fn internal(error: wws_engine::wasmtime::Error) -> Refusal {
-    ("internal", error.to_string())
 }
 
 fn not_now() -> Refusal {

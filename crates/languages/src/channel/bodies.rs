@@ -5,7 +5,7 @@ use bytes::Bytes;
 use wws_engine::{Host, HttpFailure};
 
 use crate::channel::message::Body;
-use crate::channel::reply::{Refusal, Reply, to_line};
+use crate::channel::reply::{Refusal, Reply, internal, to_line};
 use crate::channel::session::Session;
 use crate::incoming::{IncomingBody, IncomingError};
 
@@ -17,7 +17,7 @@ pub(super) async fn read(host: &mut Host, id: u64) -> Result<Reply, Refusal> {
     let Some(piece) = body.piece().await.map_err(failed)? else {
         return reply(Bytes::new());
     };
-    let session = Session::of(host).map_err(|error| ("internal", error.to_string()))?;
+    let session = Session::of(host).map_err(internal)?;
     session.bodies.insert(id, body);
     reply(piece)
 }
@@ -36,7 +36,7 @@ pub(super) async fn read_all(host: &mut Host, id: u64) -> Result<Reply, Refusal>
 
 /// Takes a body out of the session.
 fn take(host: &mut Host, id: u64) -> Result<Option<IncomingBody>, Refusal> {
-    let session = Session::of(host).map_err(|error| ("internal", error.to_string()))?;
+    let session = Session::of(host).map_err(internal)?;
     Ok(session.bodies.remove(&id))
 }
 

@@ -5,7 +5,7 @@ use http::Request;
 use wws_engine::{Decode, Host, HttpFailure, RequestBody, header_map};
 
 use crate::channel::message::{self, MessageLine};
-use crate::channel::reply::{Refusal, Reply};
+use crate::channel::reply::{Refusal, Reply, internal};
 use crate::channel::session::Session;
 use crate::incoming::{IncomingBody, SHORT};
 
@@ -24,15 +24,14 @@ pub(super) async fn send(
             (read.map_err(|error| failed(error.into()))?, None)
         }
         _ => {
-            let session = Session::of(host).map_err(|error| ("internal", error.to_string()))?;
+            let session = Session::of(host).map_err(internal)?;
             session.last_body += 1;
             let body = IncomingBody::Response(Box::new(body));
             session.bodies.insert(session.last_body, body);
             (Bytes::new(), Some(session.last_body))
         }
     };
-    let line = message::response(&head, bytes.len(), stream)
-        .map_err(|error| ("internal", error.to_string()))?;
+    let line = message::response(&head, bytes.len(), stream).map_err(internal)?;
     Ok((line, bytes))
 }
 

@@ -11,12 +11,8 @@ use wws_engine::{
 };
 
 use crate::channel::message::{HeaderPairs, MessageLine};
-use crate::channel::reply::{Refusal, Reply, to_line};
+use crate::channel::reply::{Refusal, Reply, internal, opened, to_line};
 use crate::channel::session::Session;
-
-fn internal(error: wws_engine::wasmtime::Error) -> Refusal {
-    ("internal", error.to_string())
-}
 
 /// Accepts the socket: the head of the response is sent.
 pub(super) fn accept(host: &mut Host, headers: &HeaderPairs) -> Result<Reply, Refusal> {
@@ -31,11 +27,6 @@ pub(super) fn accept(host: &mut Host, headers: &HeaderPairs) -> Result<Reply, Re
     session.socket = end;
     session.is_streamed = true;
     opened(is_open)
-}
-
-/// Whether the socket is open.
-fn opened(is_open: bool) -> Result<Reply, Refusal> {
-    Ok((to_line(&json!({"open": is_open}))?, Bytes::new()))
 }
 
 /// The next event: a message or the close. `none` if the time is over; a time below 0 is none.
