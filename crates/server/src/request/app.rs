@@ -37,10 +37,10 @@ use crate::request::compress::{self, Compressor, Encoder};
 use crate::request::context::{Client, RequestContext};
 use crate::request::cors::{self, ProjectCors};
 use crate::request::forwarded::TrustedProxies;
+use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT};
 use crate::request::request_id::{self, RequestIds};
 use crate::request::sockets::{SocketRequest, Sockets};
-use crate::request::stream::report_failure;
-use crate::request::stream::{self, WorkerStream};
+use crate::request::stream::{self, WorkerStream, report_failure};
 use crate::request::upload::{UploadError, Uploads};
 use crate::request::upload_stream::{UploadFailure, UploadStream, UploadStreamBounds};
 use crate::request::{target, transfer_encoding};
@@ -79,9 +79,6 @@ pub(crate) struct App {
     /// Whether the server stops.
     pub(crate) draining: AtomicBool,
 }
-
-const INTERNAL_ERROR_TEXT: &str = "The request could not be answered.";
-const BUSY_TEXT: &str = "The server is busy. Try again.";
 
 impl App {
     /// Returns memory to the OS.
@@ -195,9 +192,9 @@ impl App {
             return context.closing_page(StatusCode::NOT_IMPLEMENTED, text);
         }
         if self.project.settings().panel != PanelAccess::Off
-            && SharedRoute::parse(parts.uri.path()).is_some()
-            && let Some(response) = Box::pin(self.panel(&client, &parts)).await
+            && let Some(route) = SharedRoute::parse(parts.uri.path())
         {
+            let response = Box::pin(self.panel(&client, &parts, route)).await;
             // Never for pages of other sites, whatever those of the project may be.
             context.is_cors_decided = true;
             return response.map(Body::from);
@@ -253,7 +250,12 @@ impl App {
     }
 
     /// Answers a request for the panel on the port of the workers.
-    async fn panel(&self, client: &Client<'_>, parts: &Parts) -> Option<Response<Bytes>> {
+    async fn panel(
+        &self,
+        client: &Client<'_>,
+        parts: &Parts,
+        route: SharedRoute<'_>,
+    ) -> Response<Bytes> {
         let request = StatusRequest {
             method: &parts.method,
             uri: &parts.uri,
@@ -263,7 +265,7 @@ impl App {
                 false => StatusClient::Remote,
             },
         };
-        answer::shared(&self.status(), &request).await
+        answer::shared(&self.status(), &request, route).await
     }
 
     /// Answers a preflight request for what was found, unless that is left to the worker.

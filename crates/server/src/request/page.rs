@@ -8,6 +8,12 @@ use crate::connection::body::Body;
 /// Seconds after which the caller may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// The text of a 500, whose cause is in the log.
+pub(crate) const INTERNAL_ERROR_TEXT: &str = "The request could not be answered.";
+
+/// The text of a 503.
+pub(crate) const BUSY_TEXT: &str = "The server is busy. Try again.";
+
 /// A page with a status and the request id, which the operator finds in the log.
 pub(crate) fn page(status: StatusCode, text: &str, request_id: &str) -> Response<Body> {
     let reason = status.canonical_reason().unwrap_or("Error");

@@ -18,6 +18,7 @@ use crate::connection::driver::Watch;
 use crate::connection::upgrade::{UpgradedConnection, linger};
 use crate::request::access::{AbortedBy, StreamRecord};
 use crate::request::context::RequestContext;
+use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT};
 use crate::request::stream;
 
 /// The sockets that may be open at once.
@@ -98,8 +99,7 @@ impl Sockets {
                 request_id = context.id,
                 "the worker chose {protocol:?}, a protocol that the client did not offer"
             );
-            let text = "The request could not be answered.";
-            return context.page(StatusCode::INTERNAL_SERVER_ERROR, text);
+            return context.page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT);
         }
         let Some(place) = self.enter(cost) else {
             tracing::warn!(
@@ -107,8 +107,7 @@ impl Sockets {
                 request_id = context.id,
                 "no place for another WebSocket (`server.max_sockets`)"
             );
-            let text = "The server is busy. Try again.";
-            return context.page(StatusCode::SERVICE_UNAVAILABLE, text);
+            return context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT);
         };
         for name in [
             header::CONNECTION,

@@ -58,46 +58,42 @@ pub(crate) async fn admin(view: &StatusView<'_>, request: &StatusRequest<'_>) ->
         "/healthz" => text(StatusCode::OK, "alive\n"),
         "/readyz" if view.gauges.draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/readyz" => text(StatusCode::OK, "ready\n"),
-        _ => {
-            let shared = shared(view, request).await;
-            shared.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "There is nothing here.\n"))
-        }
+        path => match SharedRoute::parse(path) {
+            Some(route) => shared(view, request, route).await,
+            None => text(StatusCode::NOT_FOUND, "There is nothing here.\n"),
+        },
     }
 }
 
-/// Answers a request for what may be served on the port of the workers as well. `None` for other
-/// paths.
+/// Answers a request for what may be served on the port of the workers as well.
 pub(crate) async fn shared(
     view: &StatusView<'_>,
     request: &StatusRequest<'_>,
-) -> Option<Response<Bytes>> {
-    let route = SharedRoute::parse(request.uri.path())?;
+    route: SharedRoute<'_>,
+) -> Response<Bytes> {
     if !reads(request.method) {
-        return Some(not_allowed());
+        return not_allowed();
     }
     if view.project.settings().panel != PanelAccess::Any {
         if request.client == StatusClient::Remote || is_forwarded(request.headers) {
-            return Some(text(
+            return text(
                 StatusCode::FORBIDDEN,
                 "Only for clients on this machine (server.panel).\n",
-            ));
+            );
         }
         if !is_direct(request) {
-            return Some(text(
+            return text(
                 StatusCode::FORBIDDEN,
                 "Open this by an address or as localhost: a name could be another site's.\n",
-            ));
+            );
         }
     }
     if !matches!(route, SharedRoute::Panel | SharedRoute::PanelDirectory) && is_cross_site(request)
     {
-        return Some(text(
-            StatusCode::FORBIDDEN,
-            "Not for pages of other sites.\n",
-        ));
+        return text(StatusCode::FORBIDDEN, "Not for pages of other sites.\n");
     }
     let nothing = || json(StatusCode::NOT_FOUND, &json!({}));
-    Some(match route {
+    match route {
         SharedRoute::Panel => redirect("/_panel/"),
         SharedRoute::PanelDirectory => panel::page(),
         SharedRoute::Workers => json(StatusCode::OK, &workers::workers(view)),
@@ -121,7 +117,7 @@ pub(crate) async fn shared(
                 None => nothing(),
             }
         }
-    })
+    }
 }
 
 /// A path of the panel or its interface. All other paths are the project's.
