@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{PathContext, Result};
 use crate::oci::rootfs;
 use crate::oci::spec::Spec;
+use crate::sys::hex::hexadecimal;
 
 /// The directory of the sockets of shims, which containerd also creates.
 const SOCKETS: &str = "/run/containerd/s";
@@ -54,10 +55,6 @@ pub(crate) fn link_path(address: &str, namespace: &str, spec: &Spec, id: &str) -
     address
         .starts_with('/')
         .then(|| Path::new(SOCKETS).join(hexadecimal(&hash)))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Makes `link` lead to `socket`, unless a socket or another shim's link is there.

@@ -22,9 +22,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, StatVfsMountFlags};
+use rustix::fs::FlockOperation;
 
-use crate::error::{Error, PathContext, Result};
+use crate::error::{PathContext, Result};
 use crate::sys::child::die_with_parent;
 use crate::sys::log;
 use crate::sys::reaper::{Child, Reaper};
@@ -114,15 +114,11 @@ impl ContainerCode {
         builder
             .create(&self.links)
             .with_path("create", &self.links)?;
-        let mount = rustix::fs::statvfs(&self.links).with_path("look at", &self.links)?;
-        if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        let executable = state::require_executable(&self.links);
+        if executable.is_err() {
             self.remove_links()?;
-            return Err(Error::unknown(format!(
-                "{} is mounted noexec",
-                self.links.display()
-            )));
         }
-        Ok(())
+        executable
     }
 
     /// Removes the links, and some of those of earlier boots. Missing links are no error.

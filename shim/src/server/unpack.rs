@@ -10,11 +10,13 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, StatVfsMountFlags};
+use rustix::fs::FlockOperation;
 
 use super::PROGRAM;
 use super::payload::Payload;
 use crate::error::{Error, PathContext, Result};
+use crate::sys::hex::hexadecimal;
+use crate::sys::state;
 
 /// The file that is locked while versions change.
 const LOCK_FILE: &str = "lock";
@@ -39,15 +41,11 @@ impl Unpacked {
     /// program cannot be written.
     pub(super) fn new(payload: &Payload, directory: &Path) -> Result<Self> {
         create_closed(directory)?;
-        let mount = rustix::fs::statvfs(directory).with_path("look at", directory)?;
-        if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
-            let directory = directory.display();
-            return Err(Error::unknown(format!("{directory} is mounted noexec")));
-        }
+        state::require_executable(directory)?;
         let lock_path = directory.join(LOCK_FILE);
         let lock = File::create(&lock_path).with_path("create", &lock_path)?;
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).with_path("lock", &lock_path)?;
-        let version = directory.join(hex(&payload.digest));
+        let version = directory.join(hexadecimal(&payload.digest));
         let path = version.join(PROGRAM);
         if !matches!(fs::metadata(&path), Ok(found) if found.len() == payload.length) {
             remove_unused(directory);
@@ -141,8 +139,4 @@ fn remove_unused(directory: &Path) {
             let _ = fs::remove_dir_all(version.path());
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

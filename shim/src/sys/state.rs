@@ -1,7 +1,11 @@
 //! The directory where the shim keeps what outlives it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::StatVfsMountFlags;
+
+use crate::error::{Error, PathContext, Result};
 
 /// The directory, unless one of [`VARIABLES`] names another.
 const DEFAULT: &str = "/var/lib/wws";
@@ -24,6 +28,19 @@ fn code_cache_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf>
 /// Returns the directory for everything but compiled code.
 pub(crate) fn directory() -> PathBuf {
     code_cache().unwrap_or_else(|| PathBuf::from(DEFAULT))
+}
+
+/// Rejects a directory whose files cannot be executed, wherever they are mounted.
+///
+/// # Errors
+/// The file system is mounted `noexec`, or cannot be looked at.
+pub(crate) fn require_executable(directory: &Path) -> Result<()> {
+    let mount = rustix::fs::statvfs(directory).with_path("look at", directory)?;
+    if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        let directory = directory.display();
+        return Err(Error::unknown(format!("{directory} is mounted noexec")));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
