@@ -25,8 +25,7 @@ impl Value for Origins {
         "origins such as [\"https://app.example\", \"http://localhost:5173\"], or \"*\" for all";
     const TOML: &'static [TomlType] = &[TomlType::Text, TomlType::Texts];
     fn parse(text: &str) -> Option<Self> {
-        let all = text.split(',').map(str::trim);
-        let all: Vec<&str> = all.filter(|origin| !origin.is_empty()).collect();
+        let all: Vec<&str> = listed(text).collect();
         match all.as_slice() {
             [] => Some(Self::None),
             ["*"] => Some(Self::Any),
@@ -59,6 +58,13 @@ impl Origins {
     pub fn expected() -> &'static str {
         Self::TYPE
     }
+}
+
+/// What a text lists, separated by commas.
+fn listed(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|listed| !listed.is_empty())
 }
 
 /// An origin in the form in which browsers send it: a scheme, a host in lower case, and a port
@@ -97,12 +103,8 @@ impl Value for Methods {
     const TYPE: &'static str = "methods such as [\"GET\", \"POST\"]";
     const TOML: &'static [TomlType] = &[TomlType::Text, TomlType::Texts];
     fn parse(text: &str) -> Option<Self> {
-        let all = text
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
         let parse = |name: &str| Method::from_bytes(name.to_ascii_uppercase().as_bytes()).ok();
-        all.map(parse).collect::<Option<_>>().map(Self)
+        listed(text).map(parse).collect::<Option<_>>().map(Self)
     }
     fn show(&self) -> String {
         let all: Vec<&str> = self.0.iter().map(Method::as_str).collect();
@@ -118,11 +120,8 @@ impl Value for HeaderNames {
     const TYPE: &'static str = "names of headers such as [\"x-token\"]";
     const TOML: &'static [TomlType] = &[TomlType::Text, TomlType::Texts];
     fn parse(text: &str) -> Option<Self> {
-        let all = text
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.is_empty());
-        all.map(|name| name.parse().ok())
+        listed(text)
+            .map(|name| name.parse().ok())
             .collect::<Option<_>>()
             .map(Self)
     }
