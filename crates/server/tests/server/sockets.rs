@@ -1,11 +1,8 @@
 //! WebSockets over real connections. A worker of these tests is a word: what it does.
 
 use std::{
-    path::Path,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU32, Ordering::SeqCst},
-    },
+    ops::Deref,
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -17,62 +14,18 @@ use tokio::{
     time::{sleep, timeout},
 };
 use wws_engine::{
-    Call, GuestSpec, LoadError, Program, ProgramError, RequestBody, Vm,
+    Call, Program, ProgramError, RequestBody, Vm,
     websocket::{Close, End, Event, Message},
 };
-use wws_languages::{BuiltInInterpreter, Language, Languages};
-use wws_project::{InterpreterOrigin, LanguageSpec, LoadOptions, beneath::Root};
-use wws_server::PrepareOptions;
 
+use crate::common::acts::{Act, Acting};
 use crate::common::socket::{BINARY, CLOSE, PING, PONG, Socket, TEXT, UPGRADE, frame};
-use crate::common::{PATIENCE, Running, Site, log};
-
-static INTERPRETER: LazyLock<Vec<u8>> =
-    LazyLock::new(|| ::wat::parse_str(r#"(module (memory (export "memory") 1))"#).unwrap());
-
-/// The language of these workers.
-struct Acts {
-    /// Workers that have seen their socket's close, and ended.
-    ended: Arc<AtomicU32>,
-}
+use crate::common::{PATIENCE, Site, log};
 
 /// What a worker does.
-struct Act {
-    word: String,
-    ended: Arc<AtomicU32>,
-}
+struct SocketAct(Act);
 
-impl Language for Acts {
-    fn spec(&self) -> LanguageSpec {
-        LanguageSpec {
-            name: "act",
-            interpreter: InterpreterOrigin::BuiltIn,
-            extensions: &["act"],
-            convertible: &[],
-        }
-    }
-
-    fn built_in(&self) -> Option<BuiltInInterpreter> {
-        Some(BuiltInInterpreter {
-            name: "no interpreter",
-            wasm: &INTERPRETER,
-        })
-    }
-
-    fn program(
-        &self,
-        _: &Root,
-        file: &Path,
-        _: &mut GuestSpec,
-    ) -> Result<Arc<dyn Program>, LoadError> {
-        Ok(Arc::new(Act {
-            word: file.file_stem().unwrap().to_str().unwrap().to_owned(),
-            ended: self.ended.clone(),
-        }))
-    }
-}
-
-impl Program for Act {
+impl Program for SocketAct {
     fn initialise<'a>(&'a self, _: &'a mut Vm) -> BoxFuture<'a, Result<(), ProgramError>> {
         Box::pin(async { Ok(()) })
     }
@@ -83,11 +36,11 @@ impl Program for Act {
         _: Call<RequestBody>,
     ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
         Box::pin(async move {
-            if self.word == "refuses" {
+            if self.0.word == "refuses" {
                 return Ok(Some(http::Response::new("no socket".into())));
             }
             let mut head = http::Response::new(());
-            let protocol = match &*self.word {
+            let protocol = match &*self.0.word {
                 "protocol" => Some("chat"),
                 "wrong" => Some("not-offered"),
                 _ => None,
@@ -107,9 +60,9 @@ impl Program for Act {
     }
 }
 
-impl Act {
+impl SocketAct {
     async fn act(&self, end: &End) -> Result<(), ProgramError> {
-        match &*self.word {
+        match &*self.0.word {
             "floods" => {
                 let piece = Bytes::from(vec![b'x'; 64 << 10]);
                 while end
@@ -139,11 +92,11 @@ impl Act {
                 Event::Message(message) => {
                     let _ = end.sender.send(message).await;
                 }
-                Event::Close { .. } if self.word == "stays" => {
+                Event::Close { .. } if self.0.word == "stays" => {
                     sleep(Duration::from_secs(60)).await;
                 }
                 Event::Close { .. } => {
-                    self.ended.fetch_add(1, SeqCst);
+                    self.0.ended.fetch_add(1, SeqCst);
                 }
             }
         }
@@ -151,33 +104,24 @@ impl Act {
     }
 }
 
-struct Sockets {
-    server: Running,
-    ended: Arc<AtomicU32>,
+struct Sockets(Acting);
+
+impl Deref for Sockets {
+    type Target = Acting;
+
+    fn deref(&self) -> &Acting {
+        &self.0
+    }
 }
 
 async fn start(server: &str, limits: &str) -> Sockets {
     let site = Site::new();
-    site.file(
-        ".wws.toml",
-        format!("version = 1\n[server]\n{server}\n[limits]\n{limits}\n"),
-    );
-    for act in [
+    let words = [
         "echo", "refuses", "protocol", "wrong", "floods", "returns", "closes", "deaf", "fails",
         "stays",
-    ] {
-        site.file(&format!("{act}.act"), "");
-    }
-    let ended = Arc::new(AtomicU32::new(0));
-    let acts = Acts {
-        ended: ended.clone(),
-    };
-    let options = PrepareOptions {
-        languages: Languages::standard().with(Arc::new(acts)),
-        ..PrepareOptions::default()
-    };
-    let server = site.start_prepared(&LoadOptions::default(), &options).await;
-    Sockets { server, ended }
+    ];
+    let make = |act| -> Arc<dyn Program> { Arc::new(SocketAct(act)) };
+    Sockets(Acting::start(&site, server, limits, &words, make).await)
 }
 
 impl Sockets {
@@ -187,15 +131,6 @@ impl Sockets {
 
     async fn ask(&self, path: &str, headers: &str) -> Socket {
         Socket::ask(self.server.address, path, headers).await
-    }
-
-    async fn wait_for_end_of(&self, workers: u32) {
-        let ended = async {
-            while self.ended.load(SeqCst) < workers {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(timeout(PATIENCE, ended).await.is_ok(), "they end");
     }
 }
 
@@ -556,14 +491,14 @@ async fn a_server_that_stops_closes_its_sockets() {
     let mut rude = sockets.open("/echo", "stops-2").await;
     polite.send(TEXT, b"a").await;
     polite.message().await.unwrap();
-    sockets.server.stop();
+    sockets.0.server.stop();
     assert_eq!(polite.closed().await, 1001);
     polite.send(CLOSE, &1001u16.to_be_bytes()).await;
     assert!(polite.is_ended().await);
     assert_eq!(rude.closed().await, 1001);
     let line = log::line("stops-1", "access").await;
     assert!(line.contains("aborted_by=\"shutdown\""), "{line}");
-    let drained = sockets.server.stopped().await;
+    let drained = sockets.0.server.stopped().await;
     assert_eq!(drained.aborted, 0);
     drop(rude);
 }

@@ -4,11 +4,8 @@
 
 use std::{
     io::Read as _,
-    path::Path,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicU32, Ordering::SeqCst},
-    },
+    ops::Deref,
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -20,59 +17,15 @@ use tokio::{
     net::TcpStream,
     time::{sleep, timeout},
 };
-use wws_engine::{Call, GuestSpec, LoadError, Program, ProgramError, RequestBody, Vm};
-use wws_languages::{BuiltInInterpreter, Language, Languages};
-use wws_project::{InterpreterOrigin, LanguageSpec, LoadOptions, beneath::Root};
-use wws_server::PrepareOptions;
+use wws_engine::{Call, Program, ProgramError, RequestBody, Vm};
 
-use crate::common::{PATIENCE, Running, Site, log, wat};
-
-static INTERPRETER: LazyLock<Vec<u8>> =
-    LazyLock::new(|| ::wat::parse_str(r#"(module (memory (export "memory") 1))"#).unwrap());
-
-/// The language of these workers.
-struct Acts {
-    /// Calls that have ended by themselves.
-    ended: Arc<AtomicU32>,
-}
+use crate::common::acts::{Act, Acting};
+use crate::common::{PATIENCE, Site, log, wat};
 
 /// What a worker does.
-struct Act {
-    word: String,
-    ended: Arc<AtomicU32>,
-}
+struct Streaming(Act);
 
-impl Language for Acts {
-    fn spec(&self) -> LanguageSpec {
-        LanguageSpec {
-            name: "act",
-            interpreter: InterpreterOrigin::BuiltIn,
-            extensions: &["act"],
-            convertible: &[],
-        }
-    }
-
-    fn built_in(&self) -> Option<BuiltInInterpreter> {
-        Some(BuiltInInterpreter {
-            name: "no interpreter",
-            wasm: &INTERPRETER,
-        })
-    }
-
-    fn program(
-        &self,
-        _: &Root,
-        file: &Path,
-        _: &mut GuestSpec,
-    ) -> Result<Arc<dyn Program>, LoadError> {
-        Ok(Arc::new(Act {
-            word: file.file_stem().unwrap().to_str().unwrap().to_owned(),
-            ended: self.ended.clone(),
-        }))
-    }
-}
-
-impl Program for Act {
+impl Program for Streaming {
     fn initialise<'a>(&'a self, _: &'a mut Vm) -> BoxFuture<'a, Result<(), ProgramError>> {
         Box::pin(async { Ok(()) })
     }
@@ -88,20 +41,20 @@ impl Program for Act {
     ) -> BoxFuture<'a, Result<Option<http::Response<Bytes>>, ProgramError>> {
         Box::pin(async move {
             let answer = self.act(vm, call.request.into_body()).await;
-            self.ended.fetch_add(1, SeqCst);
+            self.0.ended.fetch_add(1, SeqCst);
             answer
         })
     }
 }
 
-impl Act {
+impl Streaming {
     async fn act(
         &self,
         vm: &mut Vm,
         body: RequestBody,
     ) -> Result<Option<http::Response<Bytes>>, ProgramError> {
         let whole = |text: String| Ok(Some(http::Response::new(Bytes::from(text))));
-        match &*self.word {
+        match &*self.0.word {
             "length" => {
                 let body = vm.wait(body.collect(u64::MAX)).await?;
                 return whole(body.len().to_string());
@@ -113,19 +66,19 @@ impl Act {
             }
             _ => {}
         }
-        let kind = match &*self.word {
+        let kind = match &*self.0.word {
             "events" => "text/event-stream",
             "grpc" => "application/grpc",
             _ => "text/plain",
         };
         let mut head = http::Response::builder().header("content-type", kind);
-        if self.word == "short" || self.word == "large" {
+        if self.0.word == "short" || self.0.word == "large" {
             head = head.header("content-length", 16 << 20);
         }
         let sender = vm.host().start_response(head.body(()).unwrap()).unwrap();
         let rest = async {
             let pause = || sleep(Duration::from_millis(150));
-            match &*self.word {
+            match &*self.0.word {
                 "clock" | "events" => {
                     for _ in 0..4 {
                         pause().await;
@@ -141,7 +94,7 @@ impl Act {
                             sender.send(piece).await.ok()?;
                         }
                     }
-                    if self.word == "grpc" {
+                    if self.0.word == "grpc" {
                         let mut trailers = http::HeaderMap::new();
                         trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
                         sender.send_trailers(trailers).await.ok()?;
@@ -177,34 +130,25 @@ impl Act {
     }
 }
 
-struct Streams {
-    server: Running,
-    ended: Arc<AtomicU32>,
+struct Streams(Acting);
+
+impl Deref for Streams {
+    type Target = Acting;
+
+    fn deref(&self) -> &Acting {
+        &self.0
+    }
 }
 
 async fn start(server: &str, limits: &str) -> Streams {
     let site = Site::new();
-    site.file(
-        ".wws.toml",
-        format!("version = 1\n[server]\n{server}\n[limits]\n{limits}\n"),
-    );
-    for act in [
+    site.wasm("x.wasm", &wat::answers("x"));
+    let words = [
         "length", "ignores", "clock", "events", "echo", "floods", "large", "waits", "short",
         "fails", "grpc", "sleeps",
-    ] {
-        site.file(&format!("{act}.act"), "");
-    }
-    site.wasm("x.wasm", &wat::answers("x"));
-    let ended = Arc::new(AtomicU32::new(0));
-    let acts = Acts {
-        ended: ended.clone(),
-    };
-    let options = PrepareOptions {
-        languages: Languages::standard().with(Arc::new(acts)),
-        ..PrepareOptions::default()
-    };
-    let server = site.start_prepared(&LoadOptions::default(), &options).await;
-    Streams { server, ended }
+    ];
+    let make = |act| -> Arc<dyn Program> { Arc::new(Streaming(act)) };
+    Streams(Acting::start(&site, server, limits, &words, make).await)
 }
 
 impl Streams {
@@ -219,15 +163,6 @@ impl Streams {
     async fn exchange(&self, request: &str) -> String {
         let stream = self.send(request).await;
         String::from_utf8_lossy(&read_all(stream).await).into_owned()
-    }
-
-    async fn wait_for_end_of(&self, calls: u32) {
-        let ended = async {
-            while self.ended.load(SeqCst) < calls {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(timeout(PATIENCE, ended).await.is_ok(), "they end");
     }
 }
 
@@ -516,10 +451,10 @@ async fn streams_may_end_within_the_grace_period() {
     let mut waits = streams.send(&get("/waits", "stop-waits")).await;
     read_until(&mut clock, "tick").await;
     read_until(&mut waits, "a piece").await;
-    streams.server.stop();
+    streams.0.server.stop();
     let rest = String::from_utf8(read_all(clock).await).unwrap();
     assert!(is_complete(&rest), "{rest}");
-    assert_eq!(streams.server.stopped().await.aborted, 1);
+    assert_eq!(streams.0.server.stopped().await.aborted, 1);
     let rest = String::from_utf8(read_all(waits).await).unwrap();
     assert!(!is_complete(&rest), "{rest}");
     let line = log::line("stop-waits", "access").await;

@@ -2,6 +2,7 @@
 //! was logged.
 #![allow(unreachable_pub)]
 
+pub mod acts;
 pub mod client;
 pub mod log;
 pub mod socket;

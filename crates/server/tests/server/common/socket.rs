@@ -1,4 +1,4 @@
-//! A client of WebSockets that sends exactly what it is told.
+//! A client of WebSockets that sends exactly what a test asks for.
 
 use std::net::SocketAddr;
 
