@@ -58,7 +58,7 @@ pub struct Span {
     pub failed: bool,
 }
 
-/// Wakes whoever exports.
+/// Wakes the exporter.
 type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// A bounded queue. Nothing is queued until somebody exports.

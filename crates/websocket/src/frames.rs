@@ -42,7 +42,7 @@ pub(crate) enum Incoming {
     Close(Close),
 }
 
-/// Why the socket is closed: the code that the peer is told.
+/// Why the socket is closed: the code that is sent to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Breach(pub(crate) u16);
 

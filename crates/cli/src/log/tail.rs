@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{Layer, layer::Context};
@@ -20,14 +20,7 @@ impl<S: Subscriber> Layer<S> for TailLayer {
         }
         let mut line = Line::default();
         event.record(&mut line);
-        let level = match *event.metadata().level() {
-            Level::ERROR => "ERROR",
-            Level::WARN => "WARN",
-            Level::INFO => "INFO",
-            Level::DEBUG => "DEBUG",
-            Level::TRACE => "TRACE",
-        };
-        tail.add(&line.worker, level, &line.text);
+        tail.add(&line.worker, event.metadata().level().as_str(), &line.text);
     }
 }
 
