@@ -203,9 +203,11 @@ unsafe impl Sync for SealedFile {}
 impl SealedFile {
     /// Seals a memfd of `len` bytes, which are whole pages, and maps it.
     pub(crate) fn new(file: OwnedFd, len: usize) -> io::Result<Self> {
+        // `FUTURE_WRITE`, as nothing has the new file mapped: `WRITE` would fail with EBUSY while the
+        // kernel holds one of its pages for a moment, which it does where memory is short.
         rustix::fs::fcntl_add_seals(
             &file,
-            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
+            SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE,
         )?;
         if u64::try_from(rustix::fs::fstat(&file)?.st_size) != Ok(len as u64) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -268,6 +270,39 @@ mod tests {
         let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, PAGE as u64).unwrap();
         assert!(SealedFile::new(file, PAGE).is_err());
+    }
+
+    #[test]
+    fn seals_a_file_whose_pages_the_kernel_holds() {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("test", flags).unwrap();
+        assert_eq!(rustix::io::pwrite(&file, &[7; PAGE], 0), Ok(PAGE));
+        let (_reader, writer) = rustix::pipe::pipe().unwrap();
+        let held = rustix::pipe::splice(
+            &file,
+            Some(&mut 0),
+            &writer,
+            None,
+            PAGE,
+            rustix::pipe::SpliceFlags::empty(),
+        );
+        assert_eq!(held, Ok(PAGE));
+        let sealed = SealedFile::new(file, PAGE).unwrap();
+        assert_eq!(sealed.bytes(), [7; PAGE]);
+        assert!(rustix::io::pwrite(sealed.file(), &[8], 0).is_err());
+        // SAFETY: `mmap` asks that no memory in use is replaced, and the kernel chooses addresses
+        // that are free.
+        let mapped = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                PAGE,
+                ProtFlags::WRITE,
+                MapFlags::SHARED,
+                sealed.file(),
+                0,
+            )
+        };
+        assert!(mapped.is_err());
     }
 
     #[test]
