@@ -19,12 +19,35 @@ part() { # NAME COMMAND...
     fi
 }
 
+# Runs the tests of `cargo test ARG...`. Where at most three of them fail, these are run once more, one by one, since a machine that
+# is busy with something else fails tests that wait for it. What passes only then is named in the sum. A program that does not come
+# to its end is not run again.
+tests() { # CARGO_ARG... [-- TEST_ARG...]
+    local output=$PWD/target/tests.log names
+    local -a arguments=() options failed_names
+    while (($#)) && [[ $1 != -- ]]; do
+        arguments+=("$1")
+        shift
+    done
+    options=("${@:2}")
+    cargo test "${cargo_flags[@]}" --release "${arguments[@]}" --no-fail-fast -- "${options[@]}" 2>&1 | tee "$output" && return
+    names=$(scripts/failed-tests.py "$output") || return 1
+    printf '\nonce more, one by one:\n%s\n' "$names"
+    readarray -t failed_names <<< "$names"
+    # The option must not be given twice, the variable may be set beside it.
+    if ! RUST_TEST_THREADS=1 cargo test "${cargo_flags[@]}" --release "${arguments[@]}" --no-fail-fast -- "${options[@]}" --exact \
+        "${failed_names[@]}" > "$output" 2>&1 || (($(grep -c '^test .* ok$' "$output") < ${#failed_names[@]})); then
+        cat "$output"
+        return 1
+    fi
+    printf 'passed alone: %s\n' "${failed_names[@]}"
+}
+
 unit() {
     # What belongs to `wws` apart from what doesn't: together they would turn on features with which wasmtime is compiled again.
     local status=0
-    cargo test "${cargo_flags[@]}" --release --workspace --exclude wws-test --exclude wws-bench --exclude containerd-shim-wws-v1 \
-        --no-fail-fast || status=1
-    cargo test "${cargo_flags[@]}" --release -p containerd-shim-wws-v1 -p wws-bench --no-fail-fast || status=1
+    tests --workspace --exclude wws-test --exclude wws-bench --exclude containerd-shim-wws-v1 || status=1
+    tests -p containerd-shim-wws-v1 -p wws-bench || status=1
     return $status
 }
 
@@ -51,7 +74,7 @@ end_to_end() {
     # The code of the example's interpreters is compiled once for all tests; those about the store have one of their own.
     # Root's, so that only root can clear it up.
     ((EUID != 0)) || export WWS_TEST_STORE=$PWD/target/store
-    RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test "${cargo_flags[@]}" --release -p wws-test --no-fail-fast -- --test-threads=1
+    RUST_BACKTRACE=${RUST_BACKTRACE-0} tests -p wws-test -- --test-threads=1
 }
 
 # Interpreters that projects bring along.
@@ -71,7 +94,12 @@ done
 
 awk -v seconds=$((SECONDS - started)) '
     /^test result:/ { passed += $4; failed += $6; suites++ }
-    END { printf "\n%d tests passed, %d failed, in %d suites and %d s\n", passed, failed, suites, seconds }' "$log"
+    /^passed alone: / { alone++ }
+    END {
+        printf "\n%d tests passed, %d failed, in %d suites and %d s\n", passed + alone, failed - alone, suites, seconds
+        if (alone) printf "%d of them failed at first and passed when they were run once more, alone:\n", alone
+    }' "$log"
+sed -n 's/^passed alone: /    /p' "$log"
 if ((${#failed[@]})); then
     grep -E '^test .* FAILED$|^error(\[|:)' "$log" | sort -u || true
     echo "FAILED: ${failed[*]}"
