@@ -65,8 +65,10 @@ tables='
     / \.\.\. (ok|FAILED)$/ { result = $NF }
     name && /^(ok|FAILED)$/ { result = $1 }
     name && result {
-        if (suite ~ /^container_/) {
+        if (suite == "ctr") {
             column = "c17"
+            sub(/^[a-z_]+::/, "", name)
+            sub(/::/, "_", name)
             if (match(name, /_on_containerd_[0-9]_[0-9]$/)) {
                 column = "c" substr(name, RSTART + 15, 1) substr(name, RSTART + 17, 1)
                 name = substr(name, 1, RSTART - 1)

@@ -64,15 +64,7 @@ fn a_program_opens_its_input_by_name(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-#[test]
-fn a_program_opens_its_input_by_name_on_containerd_1_6() -> Result<()> {
-    a_program_opens_its_input_by_name(Version::V1_6)
-}
-
-#[test]
-fn a_program_opens_its_input_by_name_on_containerd_2_1() -> Result<()> {
-    a_program_opens_its_input_by_name(Version::V2_1)
-}
+on_containerd![a_program_opens_its_input_by_name = a_program_opens_its_input_by_name: V1_6 V2_1];
 
 #[test]
 fn large_inputs_and_outputs_arrive_whole() -> Result<()> {

@@ -154,24 +154,4 @@ fn told_on(version: Version) -> Result<()> {
     refused(version, image, "again", &["again.wasm"])
 }
 
-#[test]
-fn a_wasm_file_that_is_none_is_told_on_containerd_1_6() -> Result<()> {
-    told_on(Version::V1_6)
-}
-
-#[test]
-fn a_wasm_file_that_is_none_is_told_on_containerd_2_1() -> Result<()> {
-    told_on(Version::V2_1)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn a_wasm_file_that_is_none_is_told_on_containerd_2_3() -> Result<()> {
-    told_on(Version::V2_3)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn a_wasm_file_that_is_none_is_told_on_containerd_2_4() -> Result<()> {
-    told_on(Version::V2_4)
-}
+on_containerd![a_wasm_file_that_is_none_is_told = told_on: V1_6 V2_1 V2_3 V2_4];

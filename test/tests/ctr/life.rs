@@ -63,32 +63,7 @@ fn statistics_and_pause(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-#[test]
-fn statistics_and_pause_work_on_containerd_1_6() -> Result<()> {
-    statistics_and_pause(Version::V1_6)
-}
-
-#[test]
-fn statistics_and_pause_work_on_containerd_1_7() -> Result<()> {
-    statistics_and_pause(Version::V1_7)
-}
-
-#[test]
-fn statistics_and_pause_work_on_containerd_2_1() -> Result<()> {
-    statistics_and_pause(Version::V2_1)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn statistics_and_pause_work_on_containerd_2_3() -> Result<()> {
-    statistics_and_pause(Version::V2_3)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn statistics_and_pause_work_on_containerd_2_4() -> Result<()> {
-    statistics_and_pause(Version::V2_4)
-}
+on_containerd![statistics_and_pause_work = statistics_and_pause: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 fn commands_inside(version: Version) -> Result<()> {
     let containerd = Containerd::start(version)?;
@@ -130,32 +105,7 @@ fn commands_inside(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-#[test]
-fn commands_are_run_inside_on_containerd_1_6() -> Result<()> {
-    commands_inside(Version::V1_6)
-}
-
-#[test]
-fn commands_are_run_inside_on_containerd_1_7() -> Result<()> {
-    commands_inside(Version::V1_7)
-}
-
-#[test]
-fn commands_are_run_inside_on_containerd_2_1() -> Result<()> {
-    commands_inside(Version::V2_1)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn commands_are_run_inside_on_containerd_2_3() -> Result<()> {
-    commands_inside(Version::V2_3)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn commands_are_run_inside_on_containerd_2_4() -> Result<()> {
-    commands_inside(Version::V2_4)
-}
+on_containerd![commands_are_run_inside = commands_inside: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 #[test]
 fn events_tell_the_life_in_its_order() -> Result<()> {

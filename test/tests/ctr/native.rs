@@ -33,32 +33,7 @@ fn behaves_alike(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-#[test]
-fn a_native_program_runs_as_under_runc_on_containerd_1_6() -> Result<()> {
-    behaves_alike(Version::V1_6)
-}
-
-#[test]
-fn a_native_program_runs_as_under_runc_on_containerd_1_7() -> Result<()> {
-    behaves_alike(Version::V1_7)
-}
-
-#[test]
-fn a_native_program_runs_as_under_runc_on_containerd_2_1() -> Result<()> {
-    behaves_alike(Version::V2_1)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn a_native_program_runs_as_under_runc_on_containerd_2_3() -> Result<()> {
-    behaves_alike(Version::V2_3)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn a_native_program_runs_as_under_runc_on_containerd_2_4() -> Result<()> {
-    behaves_alike(Version::V2_4)
-}
+on_containerd![a_native_program_runs_as_under_runc = behaves_alike: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 #[test]
 fn a_killed_native_program_ends_with_137() -> Result<()> {

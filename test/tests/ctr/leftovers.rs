@@ -56,32 +56,7 @@ fn leaves_nothing_when_deleted(version: Version) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_deleted_container_leaves_nothing_on_containerd_1_6() -> Result<()> {
-    leaves_nothing_when_deleted(Version::V1_6)
-}
-
-#[test]
-fn a_deleted_container_leaves_nothing_on_containerd_1_7() -> Result<()> {
-    leaves_nothing_when_deleted(Version::V1_7)
-}
-
-#[test]
-fn a_deleted_container_leaves_nothing_on_containerd_2_1() -> Result<()> {
-    leaves_nothing_when_deleted(Version::V2_1)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn a_deleted_container_leaves_nothing_on_containerd_2_3() -> Result<()> {
-    leaves_nothing_when_deleted(Version::V2_3)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn a_deleted_container_leaves_nothing_on_containerd_2_4() -> Result<()> {
-    leaves_nothing_when_deleted(Version::V2_4)
-}
+on_containerd![a_deleted_container_leaves_nothing = leaves_nothing_when_deleted: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 #[test]
 fn a_container_that_ran_in_the_background_leaves_nothing() -> Result<()> {
@@ -118,27 +93,7 @@ fn leaves_nothing_when_the_shim_is_killed(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-#[test]
-fn a_killed_shim_leaves_nothing_on_containerd_1_6() -> Result<()> {
-    leaves_nothing_when_the_shim_is_killed(Version::V1_6)
-}
-
-#[test]
-fn a_killed_shim_leaves_nothing_on_containerd_2_1() -> Result<()> {
-    leaves_nothing_when_the_shim_is_killed(Version::V2_1)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn a_killed_shim_leaves_nothing_on_containerd_2_3() -> Result<()> {
-    leaves_nothing_when_the_shim_is_killed(Version::V2_3)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn a_killed_shim_leaves_nothing_on_containerd_2_4() -> Result<()> {
-    leaves_nothing_when_the_shim_is_killed(Version::V2_4)
-}
+on_containerd![a_killed_shim_leaves_nothing = leaves_nothing_when_the_shim_is_killed: V1_6 V2_1 V2_3 V2_4];
 
 #[test]
 fn a_container_that_cannot_be_created_leaves_nothing_and_says_why() -> Result<()> {

@@ -45,32 +45,7 @@ fn walk(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-#[test]
-fn the_articles_walk_works_on_containerd_1_6() -> Result<()> {
-    walk(Version::V1_6)
-}
-
-#[test]
-fn the_articles_walk_works_on_containerd_1_7() -> Result<()> {
-    walk(Version::V1_7)
-}
-
-#[test]
-fn the_articles_walk_works_on_containerd_2_1() -> Result<()> {
-    walk(Version::V2_1)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn the_articles_walk_works_on_containerd_2_3() -> Result<()> {
-    walk(Version::V2_3)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn the_articles_walk_works_on_containerd_2_4() -> Result<()> {
-    walk(Version::V2_4)
-}
+on_containerd![the_articles_walk_works = walk: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 /// As the README has it: nothing names a platform.
 fn imported_plainly(version: Version) -> Result<()> {
@@ -96,32 +71,7 @@ fn imported_plainly(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-#[test]
-fn an_image_for_everywhere_needs_no_platform_on_containerd_1_6() -> Result<()> {
-    imported_plainly(Version::V1_6)
-}
-
-#[test]
-fn an_image_for_everywhere_needs_no_platform_on_containerd_1_7() -> Result<()> {
-    imported_plainly(Version::V1_7)
-}
-
-#[test]
-fn an_image_for_everywhere_needs_no_platform_on_containerd_2_1() -> Result<()> {
-    imported_plainly(Version::V2_1)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn an_image_for_everywhere_needs_no_platform_on_containerd_2_3() -> Result<()> {
-    imported_plainly(Version::V2_3)
-}
-
-#[test]
-#[ignore = "make test-clients"]
-fn an_image_for_everywhere_needs_no_platform_on_containerd_2_4() -> Result<()> {
-    imported_plainly(Version::V2_4)
-}
+on_containerd![an_image_for_everywhere_needs_no_platform = imported_plainly: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 #[test]
 fn the_entry_point_may_be_the_root_a_folder_or_none() -> Result<()> {
