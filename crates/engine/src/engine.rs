@@ -1,7 +1,7 @@
 //! The Wasm engine of a process: its settings, compilation, and what all guests share. Guests are
 //! made above, in `guest` and `interpreter`.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use wasmtime::{Collector, Config, InstancePre, Linker, OptLevel, component};
@@ -132,6 +132,8 @@ struct EngineState {
     memory: Account,
     /// The memory without what is kept for new calls.
     account: Account,
+    /// Bytes that are kept for new calls.
+    kept_for_calls: Mutex<u64>,
     queue_timeout: Duration,
     files: FileBudget,
     idle_memory: u64,
@@ -183,6 +185,7 @@ impl Engine {
             pool,
             stacks,
             account: memory.part(memory.total() - kept),
+            kept_for_calls: Mutex::new(kept),
             memory,
             queue_timeout: options.queue_timeout,
             files: FileBudget::new(options.open_files),
@@ -404,6 +407,15 @@ impl Engine {
     /// The account to which new calls are charged.
     pub(crate) fn calls(&self) -> &Account {
         &self.0.memory
+    }
+
+    /// Keeps at least `bytes` of the memory for new calls ([`EngineOptions::kept_for_calls`]), as
+    /// far as they are free now.
+    pub fn keep_for_calls(&self, bytes: u64) {
+        let kept = &self.0.kept_for_calls;
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = bytes.min(self.0.memory.total() / 2);
+        *kept += self.0.account.shrink(wanted.saturating_sub(*kept));
     }
 
     pub(crate) fn queue_timeout(&self) -> Duration {

@@ -27,6 +27,7 @@ use crate::guest::instance::GuestContext;
 use crate::guest::prestart::{ParkedInstance, PrestartPool};
 use crate::guest::response::{FailureFlag, ResponseBody, RunEnd, StreamingCall};
 use crate::guest::restored::RestoredGuest;
+use crate::host::directories::Directories;
 use crate::host::grants::{GuestGrants, GuestReport};
 use crate::host::log::LogRate;
 use crate::interpreter::Interpreter;
@@ -279,6 +280,19 @@ impl Guest {
         let engine = self.linked.context.engine.clone();
         self.prestarted = Some(PrestartPool::new(engine, Arc::new(start)));
         self
+    }
+
+    /// Whether the files that were read while the guest was loaded are the same. A module reads none
+    /// itself.
+    #[must_use]
+    pub fn has_same_sources(&self) -> bool {
+        match &self.linked.code {
+            GuestCode::Command(_) | GuestCode::Component(_) => true,
+            GuestCode::Snapshot(restored) => {
+                let sources = restored.snapshot.program.sources();
+                sources.is_some_and(Directories::is_as_traced)
+            }
+        }
     }
 
     /// Counts all later calls in a worker's series, and logs only lines of its level and up to its

@@ -9,6 +9,7 @@ pub(crate) mod grants;
 pub(crate) mod guest_memory;
 pub(crate) mod http;
 pub(crate) mod kv;
+pub(crate) mod load_trace;
 pub(crate) mod log;
 pub(crate) mod open_files;
 pub(crate) mod pointers;

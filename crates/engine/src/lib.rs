@@ -50,11 +50,13 @@ pub use guest::response::{ResponseBody, StreamedBody};
 pub use guest::socket::GuestSocket;
 pub use host::directories::{Directories, FileStat, WriteMode};
 pub use host::kv::KvView;
+pub use host::load_trace::FileContents;
 pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended, wait_in};
 pub use interpreter::vm::{Program, ProgramError, Vm};
 pub use interpreter::{Interpreter, interpreter_module};
 pub use memory::account::{Account, Charge};
 pub use module::{Code, CodeOrigin};
+pub use schedule::priority::give_way;
 pub use spec::{Call, CallReport, GuestLimits, GuestSpec, PreopenedDirectory, StreamLimits};
 pub use wasmtime;
 pub use wws_outbound::{

@@ -82,7 +82,7 @@ impl Language for JavaScript {
         })?;
         Ok(Arc::new(Worker::new(
             file.to_string_lossy().into_owned(),
-            Directories::new(vec![(folder.into(), "/".into())]),
+            Directories::new(vec![(folder.into(), "/".into())]).traced(),
             spec.env.clone(),
         )))
     }

@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wws_engine::{
-    BodyStream, Call, GuestSpec, LoadError, LoadErrorKind, Program, ProgramError, RequestBody, Vm,
-    is_suspended,
+    BodyStream, Call, Directories, GuestSpec, LoadError, LoadErrorKind, Program, ProgramError,
+    RequestBody, Vm, is_suspended,
     wasmtime::{Result, TypedFunc, error::Context as _},
 };
 use wws_project::{InterpreterOrigin, LanguageSpec, beneath::Root};
@@ -126,6 +126,10 @@ impl Program for Worker {
 
     fn takes_streams(&self) -> bool {
         true
+    }
+
+    fn sources(&self) -> Option<&Directories> {
+        Some(self.sources.directories())
     }
 
     fn answer<'a>(

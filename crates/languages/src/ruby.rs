@@ -16,7 +16,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use wws_engine::{
-    BodyStream, Call, GuestSpec, Host, LoadError, Program, ProgramError, RequestBody, Vm,
+    BodyStream, Call, Directories, GuestSpec, Host, LoadError, Program, ProgramError, RequestBody,
+    Vm,
     wasmtime::{self, Linker, Module},
 };
 use wws_project::{InterpreterOrigin, LanguageSpec, beneath::Root};
@@ -102,6 +103,10 @@ impl Program for Worker {
 
     fn takes_streams(&self) -> bool {
         true
+    }
+
+    fn sources(&self) -> Option<&Directories> {
+        Some(self.sources.directories())
     }
 
     fn answer<'a>(

@@ -11,8 +11,8 @@ use wasmtime::{Instance, InstancePre, Store};
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError, LoadErrorKind, Stop};
 use crate::guest::instance::{
-    GuestContext, INITIALISATION_TIME, InstanceConfig, PrintedOutput, STACK_COST,
-    check_minimum_memory,
+    GuestContext, INITIALISATION_TIME, INITIALISATION_WALL_TIME, InstanceConfig, PrintedOutput,
+    STACK_COST, check_minimum_memory,
 };
 use crate::guest::prestart::ParkedInstance;
 use crate::guest::protocol;
@@ -148,7 +148,7 @@ impl Command {
             wasmtime::error::Ok((instance, new))
         };
         let _running = guest.engine.ticker().run();
-        let time_limit = limits.wall_time.max(INITIALISATION_TIME);
+        let time_limit = limits.wall_time.max(INITIALISATION_WALL_TIME);
         let (instance, new) = match tokio::time::timeout(time_limit, run(&mut store)).await {
             Err(_) => return Err(fail(CallError::WallTime(time_limit))),
             Ok(Err(error)) => {

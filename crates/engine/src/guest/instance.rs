@@ -19,9 +19,12 @@ use crate::memory::stack::WASM_STACK;
 use crate::schedule::cpu::{CpuMeter, CpuUsage};
 use crate::spec::GuestLimits;
 
-/// Initialisation may use so much CPU time and so much time, or a call's own limits if those are
-/// more.
+/// Initialisation may use so much CPU time, or a call's own limit if that is more.
 pub(crate) const INITIALISATION_TIME: Duration = Duration::from_secs(10);
+
+/// Initialisation may take so much time, or a call's own limit if that is more: a project that is
+/// loaded again beside requests gets a small part of a CPU.
+pub(crate) const INITIALISATION_WALL_TIME: Duration = Duration::from_secs(60);
 
 /// What a call is charged for its native stack and its state in the host, in bytes: a guest may use
 /// as much stack.

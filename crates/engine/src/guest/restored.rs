@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 
 use crate::body::{BegunBody, RequestBody};
 use crate::error::{CallError, LoadError, LoadErrorKind, WasmError};
-use crate::guest::instance::{GuestContext, INITIALISATION_TIME, InstanceConfig, STACK_COST};
+use crate::guest::instance::{
+    GuestContext, INITIALISATION_TIME, INITIALISATION_WALL_TIME, InstanceConfig, STACK_COST,
+};
 use crate::guest::response::RunEnd;
 use crate::guest::reuse::{Reuse, ReusedInstance};
 use crate::host::kv::KvView;
@@ -93,7 +95,7 @@ pub(crate) async fn initialise(
         .await
         .map_err(|error| LoadError::host("cannot be started").caused_by(WasmError::new(error)))?;
     let new = interpreter.globals(&mut vm);
-    let time_limit = limits.wall_time.max(INITIALISATION_TIME);
+    let time_limit = limits.wall_time.max(INITIALISATION_WALL_TIME);
     match tokio::time::timeout(time_limit, program.initialise(&mut vm)).await {
         Err(_) => {
             return Err(LoadError::new(
@@ -111,6 +113,9 @@ pub(crate) async fn initialise(
             return Err(fail(guest.failure(error, refused, cpu_time)));
         }
         Ok(Ok(())) => {}
+    }
+    if let Some(sources) = program.sources() {
+        sources.end_trace();
     }
     Snapshot::take(interpreter.clone(), &mut vm, new, program, limits.memory)
 }

@@ -11,10 +11,18 @@ use std::{
 };
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use sha2::{Digest, Sha256};
+
+use crate::host::load_trace::{FileAccess, FileContents, LoadTrace};
 
 /// The directories of one guest. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Directories(Arc<[(OwnedFd, String)]>);
+pub struct Directories {
+    /// With the absolute paths at which the guest sees them.
+    opened: Arc<[(OwnedFd, String)]>,
+    /// What was read, if it is recorded.
+    trace: Option<Arc<LoadTrace>>,
+}
 
 /// The status of a file.
 #[derive(Clone, Copy, Debug)]
@@ -90,17 +98,62 @@ impl Directories {
     /// Creates the set of opened directories with the absolute paths at which the guest sees them.
     #[must_use]
     pub fn new(directories: Vec<(OwnedFd, String)>) -> Self {
-        Self(directories.into())
+        Self {
+            opened: directories.into(),
+            trace: None,
+        }
+    }
+
+    /// Records what is read and looked up from now on, until [`Self::end_trace`].
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        self.trace = Some(Arc::default());
+        self
+    }
+
+    /// Ends the record.
+    pub fn end_trace(&self) {
+        if let Some(trace) = &self.trace {
+            trace.end();
+        }
+    }
+
+    /// Whether everything that was recorded is still the same. False if not everything was
+    /// recorded.
+    #[must_use]
+    pub fn is_as_traced(&self) -> bool {
+        let Some(trace) = &self.trace else {
+            return false;
+        };
+        trace.holds(|path, before| match before {
+            FileAccess::Read(before) => match self.open_to_read(path) {
+                Ok(mut file) => {
+                    let before = before.as_ref();
+                    before.is_some_and(|before| before.is_same(&mut file))
+                }
+                Err(_) => before.is_none(),
+            },
+            FileAccess::LookedUp(before) => {
+                let found = self.stat_with(path, OFlags::empty()).ok();
+                found.map(|stat| stat.is_directory) == *before
+            }
+        })
+    }
+
+    fn record(&self, path: &str, access: impl FnOnce() -> FileAccess) {
+        if let Some(trace) = &self.trace {
+            trace.record(path, access);
+        }
     }
 
     /// Whether the guest sees no directory.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.opened.is_empty()
     }
 
     fn resolve<'a>(&'a self, path: &'a str) -> Result<ResolvedPath<'a>> {
-        self.0
+        self.opened
             .iter()
             .filter_map(|(directory, to)| {
                 let rest = path.strip_prefix(to.trim_end_matches('/'))?;
@@ -121,17 +174,30 @@ impl Directories {
     /// # Errors
     /// Returns the system's error, or `FileTooLarge`.
     pub fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
-        // Without O_NONBLOCK, opening a FIFO waits for a writer.
-        let file = File::from(
-            self.resolve(path)?
-                .open(OFlags::RDONLY | OFlags::NONBLOCK)?,
-        );
+        let file = match self.open_to_read(path) {
+            Ok(file) => file,
+            Err(error) => {
+                self.record(path, || FileAccess::Read(None));
+                return Err(error);
+            }
+        };
         let mut bytes = Vec::new();
-        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        (&file)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)?;
+        self.record(path, || {
+            FileAccess::Read(FileContents::new(&file, Sha256::digest(&bytes).into()).ok())
+        });
         if bytes.len() as u64 > limit {
             return Err(ErrorKind::FileTooLarge.into());
         }
         Ok(bytes)
+    }
+
+    fn open_to_read(&self, path: &str) -> Result<File> {
+        // Without O_NONBLOCK, opening a FIFO waits for a writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        Ok(File::from(self.resolve(path)?.open(flags)?))
     }
 
     /// Writes a file, which is created if it does not exist.
@@ -182,7 +248,12 @@ impl Directories {
     /// # Errors
     /// Returns the system's error.
     pub fn stat(&self, path: &str) -> Result<FileStat> {
-        self.stat_with(path, OFlags::empty())
+        let stat = self.stat_with(path, OFlags::empty());
+        self.record(path, || {
+            let found = stat.as_ref().ok();
+            FileAccess::LookedUp(found.map(|stat| stat.is_directory))
+        });
+        stat
     }
 
     /// Returns the status of a file, without following a symbolic link in the last part.
@@ -329,6 +400,42 @@ mod tests {
         assert_eq!(error.unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(directories.read("/data/lock", 9).unwrap(), b"1");
         assert!(directories.stat_link("/data/link").unwrap().is_link);
+    }
+
+    #[test]
+    fn notices_changes_of_what_was_read_and_looked_up() {
+        let (dir, directories) = directories();
+        let at = |name: &str| dir.path().join("in").join(name);
+        std::fs::write(at("a"), "one").unwrap();
+        assert!(!directories.is_as_traced(), "nothing is recorded");
+        let traced = || {
+            let directories = directories.clone().traced();
+            directories.read("/data/a", 10).unwrap();
+            assert!(directories.read("/data/missing", 10).is_err());
+            assert!(directories.stat("/data/b").is_err());
+            directories.end_trace();
+            // Not recorded.
+            let _ = directories.read("/data/later", 10);
+            directories
+        };
+        let before = traced();
+        assert!(before.is_as_traced());
+        std::fs::write(at("later"), "").unwrap();
+        std::fs::write(at("a"), "one").unwrap();
+        assert!(before.is_as_traced(), "written again with the same text");
+        std::fs::write(at("a"), "two").unwrap();
+        assert!(!before.is_as_traced(), "another text of the same size");
+        let before = traced();
+        std::fs::create_dir(at("b")).unwrap();
+        assert!(!before.is_as_traced(), "found now");
+        std::fs::remove_dir(at("b")).unwrap();
+        let before = traced();
+        std::fs::write(at("missing"), "").unwrap();
+        assert!(!before.is_as_traced(), "readable now");
+        std::fs::remove_file(at("missing")).unwrap();
+        let before = traced();
+        std::fs::remove_file(at("a")).unwrap();
+        assert!(!before.is_as_traced(), "removed");
     }
 
     #[test]

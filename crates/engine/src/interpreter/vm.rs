@@ -13,6 +13,7 @@ use wasmtime::{
 
 use crate::body::{BodyError, RequestBody};
 use crate::error::{ProgramFailure, Stop};
+use crate::host::directories::Directories;
 use crate::host::state::{self, Host};
 use crate::schedule::cpu::{CpuUsage, measure_wait};
 use crate::spec::Call;
@@ -26,6 +27,11 @@ pub trait Program: Send + Sync + 'static {
     /// whole body.
     fn takes_streams(&self) -> bool {
         false
+    }
+
+    /// The directories from which the program was loaded, if they record what was read.
+    fn sources(&self) -> Option<&Directories> {
+        None
     }
 
     /// Whether an instance that has answered may answer another request: nothing of the last one is

@@ -52,6 +52,12 @@ impl Account {
         u64::from(self.0.total) * UNIT
     }
 
+    /// Makes the account smaller by `bytes`, or by as many as are free. Returns how many.
+    pub(crate) fn shrink(&self, bytes: u64) -> u64 {
+        let units = usize::try_from(bytes / UNIT).unwrap_or(usize::MAX);
+        self.0.units.forget_permits(units) as u64 * UNIT
+    }
+
     /// Bytes of the account that are not in use.
     #[must_use]
     pub fn free(&self) -> u64 {
@@ -342,6 +348,19 @@ mod tests {
         assert_eq!((&*part, account.free()), (&b"el"[..], 32 * KIB));
         drop(part);
         assert_eq!(account.free(), 40 * KIB);
+    }
+
+    #[test]
+    fn a_smaller_part_leaves_more_to_its_parent() {
+        let all = Account::new(10 * UNIT);
+        let part = all.part(8 * UNIT);
+        let charge = part.charge(5 * UNIT);
+        assert!(charge.is_some());
+        // Only what is free.
+        assert_eq!(part.shrink(4 * UNIT), 3 * UNIT);
+        assert_eq!((part.free(), all.free()), (0, 5 * UNIT));
+        drop(charge);
+        assert_eq!((part.free(), all.free()), (5 * UNIT, 10 * UNIT));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) fn run_when_idle() {
 
 /// Lowers the priority of the calling thread, which keeps a small part of each CPU. A failure only
 /// delays other threads.
-pub(crate) fn give_way() {
+pub fn give_way() {
     // The time slice, since Linux 6.12. Older kernels ignore it.
     if !set(libc::SCHED_OTHER, NICE, SLICE) {
         // On Linux, this sets the value of the thread.

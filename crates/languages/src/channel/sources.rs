@@ -34,9 +34,14 @@ impl Sources {
         })?;
         Ok(Self {
             worker: worker.to_string_lossy().into_owned(),
-            folders: Directories::new(vec![(folder.into(), "/".into())]),
+            folders: Directories::new(vec![(folder.into(), "/".into())]).traced(),
             extension,
             library,
         })
+    }
+
+    /// The directories in which they are read.
+    pub(crate) fn directories(&self) -> &Directories {
+        &self.folders
     }
 }

@@ -85,6 +85,10 @@ impl Program for Worker {
         true
     }
 
+    fn sources(&self) -> Option<&Directories> {
+        Some(&self.modules)
+    }
+
     fn is_reusable(&self, vm: &mut Vm) -> bool {
         State::of(vm.host()).is_ok_and(|state| state.cancel.is_empty() && state.wake.is_none())
     }
