@@ -116,6 +116,15 @@ impl Root {
     /// # Errors
     /// As for [`Self::file`]; or the file is larger than `limit`.
     pub fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let (_, bytes) = self.open_and_read(path, limit)?;
+        Ok(bytes)
+    }
+
+    /// Reads a file of at most `limit` bytes, and returns it with its contents.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub fn open_and_read(&self, path: &Path, limit: u64) -> io::Result<(File, Vec<u8>)> {
         let too_large = || io::Error::other(format!("larger than {limit} bytes"));
         let file = self.file(path)?;
         let size = file.metadata()?.len();
@@ -125,11 +134,13 @@ impl Root {
         }
         // Allocated once: interpreters are large.
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
-        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        (&file)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Err(too_large());
         }
-        Ok(bytes)
+        Ok((file, bytes))
     }
 }
 

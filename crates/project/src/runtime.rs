@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::{beneath::Root, hex};
 
 /// A language runtime that `.wws.toml` lists.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
     /// The repository that it comes from.
     pub repository: String,
@@ -74,7 +74,7 @@ impl Status {
 }
 
 /// A file of a runtime.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
     /// Where it was fetched.
     pub url: Option<String>,

@@ -263,6 +263,27 @@ macro_rules! settings {
                 )+
             }
 
+            /// The names of the settings that differ.
+            #[must_use]
+            pub fn changed(&self, other: &Self) -> Vec<&'static str> {
+                let mut changed = Vec::new();
+                $(
+                    if self.$name != other.$name {
+                        changed.push(stringify!($name));
+                    }
+                )+
+                changed
+            }
+
+            /// Takes over the settings with these names from other settings.
+            pub fn take_over(&mut self, names: &[&str], from: &Self) {
+                $(
+                    if names.contains(&stringify!($name)) {
+                        self.$name = from.$name.clone();
+                    }
+                )+
+            }
+
             #[allow(dead_code, reason = "not every table can be set by the environment and flags")]
             /// Takes over one setting. `None` if there is no setting with that name; the error says
             /// what was expected.

@@ -169,6 +169,20 @@ settings! {
     }
 }
 
+/// Settings that take effect when the project is loaded again. All others need a restart.
+const LIVE: [&str; 10] = [
+    "compile_timeout",
+    "prefix",
+    "ignore",
+    "cors",
+    "panel",
+    "access_log",
+    "strict",
+    "allow_private",
+    "compression",
+    "trusted_proxies",
+];
+
 /// Variables that begin with `WWS_` and are not settings.
 const OTHERS: [&str; 8] = [
     "WWS_RESOLVE",
@@ -182,6 +196,15 @@ const OTHERS: [&str; 8] = [
 ];
 
 impl ServerSettings {
+    /// Keeps the settings that a server has started with and that cannot change while it runs.
+    /// Returns the names of those that would have changed.
+    pub fn keep_fixed(&mut self, started: &Self) -> Vec<&'static str> {
+        let mut changed = self.changed(started);
+        changed.retain(|name| !LIVE.contains(name));
+        self.take_over(&changed, started);
+        changed
+    }
+
     /// Takes over the `WWS_*` variables of the environment. An unknown variable is a warning: it
     /// may be meant for another program.
     ///
@@ -302,6 +325,22 @@ mod tests {
             warnings[0].to_string(),
             "environment: no setting is called WWS_PROT\n    did you mean WWS_PORT?"
         );
+    }
+
+    #[test]
+    fn settings_that_need_a_restart_are_kept_and_named() {
+        let names: Vec<_> = ServerSettings::table().iter().map(|s| s.name).collect();
+        assert!(LIVE.iter().all(|name| names.contains(name)), "{LIVE:?}");
+        let started = ServerSettings::default();
+        let mut settings = ServerSettings {
+            port: Some(81),
+            max_body: 1,
+            access_log: false,
+            ..started.clone()
+        };
+        assert_eq!(settings.keep_fixed(&started), ["port", "max_body"]);
+        assert_eq!((settings.port, settings.access_log), (None, false));
+        assert_eq!(settings.max_body, started.max_body);
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl WorkerId {
 }
 
 /// A file that answers requests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Worker {
     /// Its index.
     pub id: WorkerId,
@@ -68,6 +68,17 @@ impl Worker {
     #[must_use]
     pub fn execution(&self) -> Execution {
         self.execution
+    }
+
+    /// Whether another project has the same worker: the same file with the same route and settings.
+    /// What the file contains is not compared.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let renumbered = Self {
+            id: other.id,
+            ..self.clone()
+        };
+        renumbered == *other
     }
 }
 
