@@ -1,6 +1,6 @@
 //! `wws check` and `wws routes`.
 
-use std::{fmt::Display, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Display, process::ExitCode};
 
 use wws_project::Problem;
 use wws_server::{Compiling, PrepareOptions};
@@ -34,8 +34,8 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
     );
     match prepared {
         Ok(server) => {
-            warn(server.warnings());
-            print!("{}", routes::table(server.project()));
+            warn(&server.warnings());
+            print!("{}", routes::table(&server.project()));
             ExitCode::SUCCESS
         }
         Err(error) => failed(&error),
@@ -44,7 +44,7 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
 
 /// Prints the routes of a project.
 pub(crate) fn routes(folder: &Folder) -> ExitCode {
-    match environment::load(folder, false, None) {
+    match environment::load(folder, false, BTreeMap::new()) {
         Ok(project) => {
             warn(project.warnings());
             print!("{}", routes::table(&project));

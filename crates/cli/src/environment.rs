@@ -1,6 +1,9 @@
 //! The process' environment, as projects and settings see it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use wws_project::{LoadOptions, Problems, Project};
 use wws_server::{CodeCache, Languages};
@@ -36,30 +39,31 @@ pub(crate) fn code_of_container() -> Option<&'static Path> {
         .map(|(_, code)| Path::new(code))
 }
 
-/// Loads a project, whose compiled code may be in `code`.
+/// Loads a project. `hashed`: files of runtimes whose SHA-256 is known.
 pub(crate) fn load(
     folder: &Folder,
     container: bool,
-    code: Option<&CodeCache>,
+    hashed: BTreeMap<PathBuf, String>,
 ) -> Result<Project, Problems> {
-    load_with(folder, container, code, None)
+    load_with(folder, container, hashed, None)
 }
 
-/// Loads a project and reports all problems, whatever its settings say.
+/// Loads a project, whose compiled code may be in `code`, and reports all problems, whatever its
+/// settings say.
 pub(crate) fn load_strictly(
     folder: &Folder,
     code: Option<&CodeCache>,
 ) -> Result<Project, Problems> {
-    load_with(folder, false, code, Some(true))
+    let hashed = code.map(|code| wws_server::hashed(code.directory()));
+    load_with(folder, false, hashed.unwrap_or_default(), Some(true))
 }
 
 fn load_with(
     folder: &Folder,
     container: bool,
-    code: Option<&CodeCache>,
+    hashed: BTreeMap<PathBuf, String>,
     strict: Option<bool>,
 ) -> Result<Project, Problems> {
-    let hashed = code.map(|code| wws_server::hashed(code.directory()));
     let options = LoadOptions {
         prefix: folder.prefix.clone(),
         ignore: folder.ignore.clone(),
@@ -67,7 +71,7 @@ fn load_with(
         container: container || is_in_container(),
         strict,
         languages: Languages::standard().specs(),
-        hashed: hashed.unwrap_or_default(),
+        hashed,
     };
     wws_project::load(&folder.path, &options)
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{args::Health, environment, serve::Place};
+use crate::{args::Health, environment, project::Place};
 
 /// The length of the part with the status: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;

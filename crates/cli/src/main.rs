@@ -6,11 +6,14 @@ mod check;
 mod code;
 mod environment;
 mod health;
+mod loader;
 mod log;
 mod memory;
 mod new;
 mod precompile;
 mod progress;
+mod project;
+mod reload;
 mod routes;
 mod runtimes;
 mod sandbox;
@@ -27,7 +30,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Args, Command, SchemaOf};
-use serve::Place;
+use project::Place;
 
 /// `EX_CONFIG` of `sysexits.h`: the project does not load.
 const EXIT_CONFIG: u8 = 78;

@@ -1,8 +1,9 @@
 //! Restricts a server before it reads untrusted files: capabilities, new privileges, and system
 //! calls that it does not need. An attacker who takes over the process has none of them.
 //!
-//! [`enter`] is called first, while there is one thread: all others inherit it. [`close`] is called
-//! when everything is loaded and the socket is bound.
+//! [`enter`] is called first, while there is one thread: all others inherit it. [`load_no_code`] is
+//! called when the loading thread has been started, before any other one. [`close`] is called when
+//! everything is loaded and the socket is bound.
 
 mod threads;
 
@@ -10,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
-use rustix::process::getpid;
+use rustix::process::{geteuid, getpid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
 use wws_project::Project;
@@ -113,17 +114,36 @@ pub(crate) fn enter() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up, for all threads, the capabilities that a project's server does not need once its
-/// socket is bound, and executable memory. A server that loads code later must do without the
-/// latter.
+/// Gives up executable memory for this thread and those that it starts.
 ///
 /// # Errors
 /// As for [`enter`].
-pub(crate) fn close(project: &Project) -> io::Result<()> {
-    // Separately: if one fails, the other is still given up.
-    let capabilities = threads::keep_capabilities(capabilities_for(project));
-    let code = seccompiler::apply_filter_all_threads(&code_filter()?).map_err(io::Error::other);
-    capabilities.and(code)
+pub(crate) fn load_no_code() -> io::Result<()> {
+    seccomp::apply(&code_filter()?)
+}
+
+/// Gives up, for all threads, the capabilities that a server does not need once its socket is
+/// bound.
+///
+/// # Errors
+/// As for [`enter`].
+pub(crate) fn close(needed: NeededRights) -> io::Result<()> {
+    threads::keep_capabilities(needed.0)
+}
+
+/// The capabilities that a project's server needs once its socket is bound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NeededRights(CapabilitySet);
+
+impl NeededRights {
+    pub(crate) fn of(project: &Project) -> Self {
+        Self(capabilities_for(project))
+    }
+
+    /// Whether a project needs no others. Only root has any.
+    pub(crate) fn cover(self, project: &Project) -> bool {
+        !geteuid().is_root() || self.0.contains(capabilities_for(project))
+    }
 }
 
 /// The capabilities that a project's server needs once its socket is bound: none, unless root

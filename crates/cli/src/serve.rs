@@ -3,7 +3,6 @@
 use std::{
     fmt::Display,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::Path,
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -11,53 +10,23 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use wws_project::{AdminAddress, Origins, PanelAccess, ServerSettings};
+use tokio::runtime::Handle;
 use wws_server::{CodeCache, Compiling, Languages, PrepareOptions, Server, Telemetry};
 
 use crate::{
-    EXIT_CONFIG, EXIT_OS, args::Serve, code, environment, log::Log, memory, progress, routes,
-    runtimes, sandbox, signals::Signals, threads::Threads,
+    EXIT_CONFIG, EXIT_OS,
+    args::Serve,
+    code, environment,
+    loader::Loader,
+    log::Log,
+    memory, progress,
+    project::{self, Place},
+    reload::{Reload, ReloadParts, on_one_line},
+    routes, runtimes,
+    sandbox::{self, NeededRights},
+    signals::Signals,
+    threads::Threads,
 };
-
-/// Where a server runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// A developer's machine.
-    Machine,
-    /// Its own container.
-    Container,
-}
-
-impl Place {
-    fn host(self) -> IpAddr {
-        match self {
-            Self::Machine => Ipv4Addr::LOCALHOST.into(),
-            Self::Container if has_ipv6() => Ipv6Addr::UNSPECIFIED.into(),
-            Self::Container => Ipv4Addr::UNSPECIFIED.into(),
-        }
-    }
-
-    fn port(self) -> u16 {
-        match self {
-            Self::Machine => 8080,
-            Self::Container => 3000,
-        }
-    }
-
-    /// The address of a server with these settings.
-    pub(crate) fn address(self, settings: &ServerSettings) -> SocketAddr {
-        (
-            settings.host.unwrap_or_else(|| self.host()),
-            settings.port.unwrap_or(self.port()),
-        )
-            .into()
-    }
-}
-
-/// Whether the kernel has IPv6, and this user may create a socket of it.
-fn has_ipv6() -> bool {
-    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
-}
 
 /// The time to write remaining log lines before the process exits.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -77,10 +46,16 @@ pub(crate) fn serve(args: Serve, place: Place) -> ExitCode {
             return ExitCode::from(EXIT_OS);
         }
     };
+    let loader = match Loader::start() {
+        Ok(loader) => loader,
+        Err(error) => return failure(&format!("cannot start threads: {error}")),
+    };
+    // All threads that are started from here on load no code.
+    let sandbox = sandbox.and(sandbox::load_no_code());
     let log = Arc::default();
     let end = match threads.runtime() {
         Ok(runtime) => {
-            let end = runtime.block_on(run(args, place, sandbox, Arc::clone(&log)));
+            let end = runtime.block_on(run(args, place, sandbox, Arc::clone(&log), loader));
             // A blocked read of a file must not keep the process alive.
             runtime.shutdown_background();
             end
@@ -106,7 +81,13 @@ enum End {
 /// The log starts once its format is known from the settings.
 type StartedLog = Arc<OnceLock<Log>>;
 
-async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog) -> End {
+async fn run(
+    args: Serve,
+    place: Place,
+    sandbox: io::Result<()>,
+    log: StartedLog,
+    loader: Loader,
+) -> End {
     let mut signals = match Signals::install() {
         Ok(signals) => signals,
         Err(error) => return End::Failed(format!("cannot handle signals: {error}")),
@@ -115,7 +96,7 @@ async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog
     let path = args.folder.path.clone();
     let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
     let counted = telemetry.clone();
-    let beginning = tokio::task::spawn_blocking(move || begin(&path, sandbox, &log, counted));
+    let beginning = loader.run(move || begin(&path, sandbox, &log, counted));
     let begun = tokio::select! {
         begun = beginning => begun,
         (signal, _) = signals.next() => return stopped_before_the_start(signal),
@@ -125,10 +106,21 @@ async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog
         Ok(Err(end)) => return end,
         Err(_) => return End::Failed("the start panicked".into()),
     };
-    let compiling = Compiling::default();
-    let noted = compiling.clone();
-    let preparing =
-        tokio::task::spawn_blocking(move || prepare(&args, place, code, &noted, telemetry));
+    let start = Start {
+        args,
+        place,
+        code,
+        compiling: Compiling::default(),
+        telemetry,
+    };
+    let compiling = start.compiling.clone();
+    // Workers of some runtimes are started when they are loaded.
+    let runtime = Handle::current();
+    let preparing = loader.run(move || {
+        let _entered = runtime.enter();
+        let prepared = start.prepare();
+        prepared.map(|server| (server, start))
+    });
     let prepared = tokio::select! {
         prepared = preparing => prepared,
         (signal, _) = signals.next() => return stopped_before_the_start(signal),
@@ -141,7 +133,7 @@ async fn run(args: Serve, place: Place, sandbox: io::Result<()>, log: StartedLog
         }
     };
     match prepared {
-        Ok(Ok((server, address))) => listen(server, address, place, signals).await,
+        Ok(Ok((server, start))) => listen(server, start, loader, signals).await,
         Ok(Err(end)) => end,
         Err(_) => End::Failed("the start panicked".into()),
     }
@@ -180,62 +172,60 @@ fn begin(
     Ok((code, settings.compile_timeout))
 }
 
-/// Loads and compiles the project. Returns its server and the address to listen on. Blocks the
-/// thread.
-fn prepare(
-    args: &Serve,
+/// How a server starts.
+struct Start {
+    args: Serve,
     place: Place,
-    given: Option<CodeCache>,
-    compiling: &Compiling,
+    code: Option<CodeCache>,
+    compiling: Compiling,
     telemetry: Telemetry,
-) -> Result<(Server, SocketAddr), End> {
-    let bad = |problems: &dyn Display| End::BadProject(problems.to_string());
-    let loaded = environment::load(&args.folder, place == Place::Container, given.as_ref());
-    let mut project = loaded.map_err(|problems| bad(&problems))?;
-    let settings = project.settings_mut();
-    settings.host = args.host.or(settings.host);
-    settings.port = args.port.or(settings.port);
-    if let Some(admin) = &args.admin {
-        settings.admin = admin.clone();
-    }
-    if let Some(panel) = args.enable_panel {
-        settings.panel = panel;
-    }
-    if let Some(origins) = cors(&args.cors) {
-        settings.cors = origins;
-    }
-    if settings.admin != AdminAddress::Off || settings.panel != PanelAccess::Off {
-        telemetry.tail().enable();
-    }
-    for warning in project.warnings() {
-        tracing::warn!("{}", on_one_line(warning));
-    }
-    let address = place.address(project.settings());
-    let work = || {
-        let options = PrepareOptions {
-            env: environment::variables(),
-            code: match place {
-                Place::Machine => given.or_else(|| code::of_user(&project, compiling)),
-                Place::Container => given,
-            },
-            memory: args.memory,
-            compiling: compiling.clone(),
-            on_idle: Some(memory::rest),
-            languages: Languages::standard(),
-            telemetry,
-        };
-        wws_server::prepare(project, &options)
-    };
-    let prepared = progress::while_compiling(compiling, |text| tracing::info!("{text}"), work);
-    memory::collect_after_compiling();
-    let server = prepared.map_err(|problems| bad(&problems))?;
-    for warning in server.warnings() {
-        tracing::warn!("{}", on_one_line(warning));
-    }
-    Ok((server, address))
 }
 
-async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: Signals) -> End {
+impl Start {
+    /// Loads and compiles the project. Returns its server. Blocks the thread.
+    fn prepare(&self) -> Result<Server, End> {
+        let bad = |problems: &dyn Display| End::BadProject(problems.to_string());
+        let load = project::Load {
+            args: &self.args,
+            place: self.place,
+            telemetry: &self.telemetry,
+        };
+        let code = self.code.as_ref();
+        let hashed = code.map(|code| wws_server::hashed(code.directory()));
+        let loaded = load.project(hashed.unwrap_or_default());
+        let project = loaded.map_err(|problems| bad(&problems))?;
+        for warning in project.warnings() {
+            tracing::warn!("{}", on_one_line(warning));
+        }
+        let compiling = &self.compiling;
+        let work = || {
+            let options = PrepareOptions {
+                env: environment::variables(),
+                code: match (self.place, code) {
+                    (Place::Machine, None) => code::of_user(&project, compiling),
+                    (_, code) => code.cloned(),
+                },
+                memory: self.args.memory,
+                compiling: compiling.clone(),
+                on_idle: Some(memory::rest),
+                languages: Languages::standard(),
+                telemetry: self.telemetry.clone(),
+            };
+            wws_server::prepare(project, &options)
+        };
+        let prepared = progress::while_compiling(compiling, |text| tracing::info!("{text}"), work);
+        memory::collect_after_compiling();
+        let server = prepared.map_err(|problems| bad(&problems))?;
+        for warning in server.warnings() {
+            tracing::warn!("{}", on_one_line(&warning));
+        }
+        Ok(server)
+    }
+}
+
+async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signals) -> End {
+    let address = start.place.address(server.project().settings());
+    let reloader = server.reloader();
     let bound = match server.bind(address).await {
         Ok(bound) => bound,
         Err(error) => return End::Failed(format!("cannot listen on {address}: {error}")),
@@ -249,11 +239,12 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
             ));
         }
     };
-    if let Err(error) = sandbox::close(bound.project()) {
+    let rights = NeededRights::of(&bound.project());
+    if let Err(error) = sandbox::close(rights) {
         tracing::warn!("rights that the server no longer needs are kept: {error}");
     }
-    if place == Place::Machine {
-        print!("{}", routes::table(bound.project()));
+    if start.place == Place::Machine {
+        print!("{}", routes::table(&bound.project()));
     }
     let (workers, assets) = (
         bound.project().workers().len(),
@@ -266,10 +257,29 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
     if let Some(address) = bound.admin_addr() {
         tracing::info!("metrics and health checks on {address}");
     }
+    loader.give_way();
+    let Start {
+        args,
+        place,
+        compiling,
+        telemetry,
+        ..
+    } = start;
+    let reload = Reload::new(ReloadParts {
+        args,
+        place,
+        compiling,
+        telemetry,
+        reloader,
+        loader,
+        rights,
+    });
+    let reloading = tokio::spawn(reload.whenever(signals.reload_requests()));
     let drained = bound
         .run(async {
             let (signal, _) = signals.next().await;
             tracing::info!("{signal}: finishing what is in flight");
+            reloading.abort();
             signals.end_at_next();
         })
         .await;
@@ -282,19 +292,6 @@ async fn listen(server: Server, address: SocketAddr, place: Place, mut signals: 
     End::Stopped
 }
 
-/// The origins of all flags together; `None` without any.
-fn cors(flags: &[Origins]) -> Option<Origins> {
-    let mut all = Vec::new();
-    for flag in flags {
-        match flag {
-            Origins::Any => return Some(Origins::Any),
-            Origins::Only(origins) => all.extend(origins.iter().cloned()),
-            Origins::None => {}
-        }
-    }
-    (!flags.is_empty()).then_some(Origins::Only(all))
-}
-
 /// Problems are the last lines, because these are what users see of a container that did not start.
 fn config_error(problems: &dyn Display) -> ExitCode {
     eprintln!("{problems}");
@@ -304,14 +301,6 @@ fn config_error(problems: &dyn Display) -> ExitCode {
 fn failure(message: &str) -> ExitCode {
     eprintln!("wws: {message}");
     ExitCode::FAILURE
-}
-
-fn on_one_line(text: &dyn Display) -> String {
-    text.to_string()
-        .split('\n')
-        .map(str::trim)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 /// Each connection is an open file, and the usual soft limit is 1,024.

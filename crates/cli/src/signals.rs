@@ -1,4 +1,5 @@
-//! Signals: the first stop signal stops the server gracefully, the second one exits at once.
+//! Signals: the first stop signal stops the server gracefully, the second one exits at once. SIGHUP
+//! has the project loaded again.
 //!
 //! The init process of a container ignores signals without a handler, and inherits orphans.
 
@@ -6,11 +7,13 @@ use std::{
     future::{pending, poll_fn},
     io::{self, IsTerminal},
     process,
+    sync::Arc,
     task::Poll,
 };
 
 use rustix::process::{WaitOptions, getpid, wait};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 /// The signals that stop a server: what Docker, Kubernetes and systemd send, and what images of
 /// other servers name as their stop signal (nginx: `SIGQUIT`; systemd: `SIGRTMIN+3`, which is 37
@@ -25,13 +28,23 @@ const STOPPING: [(&str, i32); 4] = [
 /// Other signals that terminate a process by default.
 const WITHOUT_MEANING: [i32; 2] = [libc::SIGUSR1, libc::SIGUSR2];
 
-/// The signals that stop a server.
-pub(crate) struct Signals(Vec<(Signal, &'static str, i32)>);
+/// The signals of a server.
+pub(crate) struct Signals {
+    stopping: Vec<(Signal, &'static str, i32)>,
+    hangup: Signal,
+    /// Whether the server was started on a terminal.
+    had_terminal: bool,
+    reload: Arc<Notify>,
+}
+
+fn has_terminal() -> bool {
+    io::stdin().is_terminal() || io::stderr().is_terminal()
+}
 
 impl Signals {
     /// Installs the handlers. Needs a runtime.
     pub(crate) fn install() -> io::Result<Self> {
-        let mut stopping = Vec::with_capacity(STOPPING.len() + 1);
+        let mut stopping = Vec::with_capacity(STOPPING.len());
         for (name, number) in STOPPING {
             stopping.push((signal(SignalKind::from_raw(number))?, name, number));
         }
@@ -40,29 +53,40 @@ impl Signals {
             drop(signal(SignalKind::from_raw(number))?);
         }
         let hangup = signal(SignalKind::hangup())?;
-        if io::stdin().is_terminal() || io::stderr().is_terminal() {
-            // The terminal is closed.
-            stopping.push((hangup, "SIGHUP", libc::SIGHUP));
-        } else {
-            tokio::spawn(ignore(hangup));
-        }
         if getpid().is_init() {
             let children = signal(SignalKind::child())?;
             tokio::spawn(reap(children));
         }
-        Ok(Self(stopping))
+        Ok(Self {
+            stopping,
+            hangup,
+            had_terminal: has_terminal(),
+            reload: Arc::default(),
+        })
     }
 
-    /// Waits for a signal. Returns its name and number.
+    /// Notified when the project is to be loaded again, while [`Self::next`] waits.
+    pub(crate) fn reload_requests(&self) -> Arc<Notify> {
+        self.reload.clone()
+    }
+
+    /// Waits for a signal that stops the server. Returns its name and number.
     pub(crate) async fn next(&mut self) -> (&'static str, i32) {
         let received = poll_fn(|context| {
             let mut open = false;
-            for (signal, name, number) in &mut self.0 {
+            for (signal, name, number) in &mut self.stopping {
                 match signal.poll_recv(context) {
                     Poll::Ready(Some(())) => return Poll::Ready(Some((*name, *number))),
                     Poll::Ready(None) => {}
                     Poll::Pending => open = true,
                 }
+            }
+            while let Poll::Ready(Some(())) = self.hangup.poll_recv(context) {
+                // A terminal that is closed sends the same signal.
+                if self.had_terminal && !has_terminal() {
+                    return Poll::Ready(Some(("SIGHUP", libc::SIGHUP)));
+                }
+                self.reload.notify_one();
             }
             if open {
                 Poll::Pending
@@ -83,13 +107,6 @@ impl Signals {
             let (_, number) = self.next().await;
             process::exit(128 + number);
         });
-    }
-}
-
-/// Logs that a server does not reload.
-async fn ignore(mut hangup: Signal) {
-    while hangup.recv().await.is_some() {
-        tracing::info!("SIGHUP is ignored: restart the server to load the project again");
     }
 }
 

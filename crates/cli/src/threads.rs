@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-/// Threads that any server needs in addition to the main one: one for requests, two for files and
-/// for loading the project, one each for the log, the clock, the compiler and the interpreters.
+/// Threads that any server needs in addition to the main one: one each for requests, for files, for
+/// loading the project, for the log, the clock, the compiler and the interpreters.
 const LEAST: usize = 7;
 
 /// Additional threads for each further CPU: for requests, for long calls, for loading and for
@@ -94,7 +94,7 @@ impl Threads {
             .enable_all();
         if self.scarce {
             builder
-                .max_blocking_threads(2)
+                .max_blocking_threads(1)
                 .thread_keep_alive(Duration::from_secs(u64::from(u32::MAX)));
         }
         builder.build()

@@ -111,6 +111,19 @@ impl Served {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Waits for a line of its log with a text.
+    fn logs(&mut self, text: &str) -> String {
+        loop {
+            let mut line = String::new();
+            let read = self.log.read_line(&mut line).unwrap();
+            self.before += &line;
+            assert!(read > 0, "it ended without {text}: {}", self.before);
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
     fn end(mut self) -> (Option<i32>, String) {
         let mut log = std::mem::take(&mut self.before);
         self.log.read_to_string(&mut log).unwrap();
@@ -211,7 +224,7 @@ fn what_is_in_flight_ends_after_a_signal() {
 fn other_signals_do_not_stop_a_server() {
     let folder = project(&[("w.wasm", &hello(0))]);
     let served = Served::start(wws(&["--port", "0"], folder.path()));
-    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+    for signal in [Signal::USR1, Signal::USR2] {
         served.signal(signal);
         std::thread::sleep(Duration::from_millis(50));
         assert!(answer(served.send()).ends_with("hello"), "{signal:?}");
@@ -219,7 +232,44 @@ fn other_signals_do_not_stop_a_server() {
     served.signal(Signal::TERM);
     let (code, log) = served.end();
     assert_eq!(code, Some(0), "{log}");
-    assert!(log.contains("SIGHUP is ignored"), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+}
+
+#[test]
+fn sighup_loads_the_project_again() {
+    let folder = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
+    let mut served = Served::start(wws(&["--port", "0"], folder.path()));
+    let write = |name: &str, content: &[u8]| {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    };
+    let changed = HELLO.replace("SLEEP", "").replace("hello", "again");
+    write("w.wasm", &wat::parse_str(changed).unwrap());
+    served.signal(Signal::HUP);
+    let line = served.logs("reloaded");
+    assert!(
+        line.contains("reloaded: generation 2: 1 workers loaded, 1 unchanged, 0 removed"),
+        "{line}"
+    );
+    assert!(answer(served.send()).ends_with("again"));
+    // The project before is served on, and all problems are logged.
+    write("w.wasm", b"no");
+    write("new.wasm", b"no");
+    served.signal(Signal::HUP);
+    served.logs("new.wasm: not WebAssembly");
+    served.logs("w.wasm: not WebAssembly");
+    served.logs("not reloaded: 2 problems");
+    assert!(answer(served.send()).ends_with("again"));
+    std::fs::remove_file(folder.path().join("new.wasm")).unwrap();
+    write("w.wasm", &hello(0));
+    write(".wws.toml", b"[server]\nport = 81\nmax_body = 7\n");
+    served.signal(Signal::HUP);
+    // The port is the command line's.
+    served.logs("changed, and needs a restart: `server.max_body`");
+    served.logs("reloaded: generation 3");
+    assert!(answer(served.send()).ends_with("hello"));
+    served.signal(Signal::TERM);
+    let (code, log) = served.end();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]

@@ -4,7 +4,10 @@
 //! reports all problems at once. [`Server::bind`] listens, and [`Bound::run`] serves until its
 //! shutdown future completes. The server knows neither containers nor the command line.
 //!
-//! Layers, from the top: `prepare` and `server` put the parts together; `admin` listens for
+//! [`Server::reloader`] exchanges the project while it is served.
+//!
+//! Layers, from the top: `prepare`, `server` and `reload` put the parts together; `load` makes a
+//! generation of a project; `admin` listens for
 //! operators, who read `status`; `request` answers a request with `assets` or a worker; `connection` handles sockets and hyper; `workers` compiles what the
 //! project has and knows none of the others.
 //!
@@ -14,21 +17,26 @@
 mod admin;
 mod assets;
 mod connection;
+mod load;
 mod memory;
+mod options;
 mod prepare;
+mod reload;
 mod request;
 mod server;
 mod status;
 mod sync;
 mod workers;
 
-pub use prepare::{PrepareOptions, prepare};
+pub use options::PrepareOptions;
+pub use prepare::prepare;
+pub use reload::{Reloaded, Reloader};
 pub use server::{Bound, Drained, Server};
 pub use workers::compiling::Compiling;
 pub use workers::precompile::{
     COMPILER_MEMORY, Job, ModuleKind, Precompile, Precompiled, compile, compile_here, hashed,
 };
 
-pub use wws_engine::CodeCache;
+pub use wws_engine::{CodeCache, give_way};
 pub use wws_languages::Languages;
 pub use wws_telemetry::Telemetry;

@@ -8,6 +8,8 @@ pub(crate) mod compress;
 pub(crate) mod context;
 pub(crate) mod cors;
 pub(crate) mod forwarded;
+pub(crate) mod generation;
+pub(crate) mod loaded_memory;
 mod page;
 pub(crate) mod request_id;
 pub(crate) mod sockets;

@@ -20,6 +20,8 @@ use crate::connection::http2::{self, Handle};
 use crate::connection::idle;
 use crate::connection::incoming::IncomingBody;
 use crate::connection::listen::{self, AcceptedConnection};
+use crate::options::PrepareOptions;
+use crate::reload::Reloader;
 use crate::request::app::App;
 use crate::request::authority;
 use crate::request::context::Client;
@@ -31,6 +33,7 @@ const QUIET: Duration = Duration::from_secs(2);
 /// A server, ready to listen.
 pub struct Server {
     app: Arc<App>,
+    options: PrepareOptions,
 }
 
 /// A server that listens and has not accepted a connection yet.
@@ -49,20 +52,29 @@ pub struct Drained {
 }
 
 impl Server {
-    pub(crate) fn new(app: App) -> Self {
-        Self { app: Arc::new(app) }
+    pub(crate) fn new(app: App, options: PrepareOptions) -> Self {
+        Self {
+            app: Arc::new(app),
+            options,
+        }
     }
 
     /// The project that it serves.
     #[must_use]
-    pub fn project(&self) -> &Project {
-        &self.app.project
+    pub fn project(&self) -> Arc<Project> {
+        self.app.generation().project.clone()
     }
 
     /// Warnings about its workers, in addition to the warnings of its project.
     #[must_use]
-    pub fn warnings(&self) -> &[Problem] {
-        &self.app.warnings
+    pub fn warnings(&self) -> Vec<Problem> {
+        self.app.generation().warnings.clone()
+    }
+
+    /// Exchanges the project later.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(self.app.clone(), self.options.clone())
     }
 
     /// Listens on an address.
@@ -90,8 +102,8 @@ impl Bound {
 
     /// The project that it serves.
     #[must_use]
-    pub fn project(&self) -> &Project {
-        &self.app.project
+    pub fn project(&self) -> Arc<Project> {
+        self.app.generation().project.clone()
     }
 
     /// Listens on the admin address of the settings (`server.admin`), too.
@@ -99,7 +111,7 @@ impl Bound {
     /// # Errors
     /// The address is in use or does not belong to this machine.
     pub fn with_admin(mut self) -> io::Result<Self> {
-        self.admin = AdminListener::bind(&self.app.project.settings().admin)?;
+        self.admin = AdminListener::bind(&self.project().settings().admin)?;
         Ok(self)
     }
 
@@ -120,7 +132,8 @@ impl Bound {
         } = self;
         // Answers until everything has ended, so that an operator sees the server drain.
         let admin = admin.map(|admin| tokio::spawn(admin::serve::serve(admin, app.clone())));
-        let project_settings = app.project.settings();
+        // None of these changes when the project is loaded again.
+        let project_settings = &app.generation().project.settings().clone();
         let grace = project_settings.grace_period;
         let settings = Arc::new(ConnectionSettings {
             http1: listen::builder(project_settings),
@@ -187,7 +200,7 @@ async fn serve(app: Arc<App>, accepted: AcceptedConnection, settings: Arc<Connec
     let handle = ClientHandle(Arc::new(ConnectionClient {
         app: app.clone(),
         local: authority::of_address(local),
-        peer: app.proxies.peer(peer),
+        peer: Peer::new(peer),
     }));
     driver::serve(stream, handle, activity, &settings).await;
     drop(permit);

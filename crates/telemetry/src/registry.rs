@@ -258,6 +258,11 @@ impl Telemetry {
             "Whether the last reload failed, so that an older generation is served.",
         );
         single(sink, failed, f64::from(u8::from(reloads.last_failed)));
+        let last = gauge(
+            "wws_last_reload_seconds",
+            "The last reload that succeeded, in seconds since 1970; 0 without any.",
+        );
+        single(sink, last, self.0.reloaded_at.load(Relaxed) as f64);
         sink.family(gauge("wws_build_info", "The version of the server."));
         sink.number(&[("version", self.0.version)], 1.0);
         let start = self.0.started.duration_since(UNIX_EPOCH);

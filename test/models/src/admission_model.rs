@@ -7,27 +7,26 @@ use std::time::Duration;
 use shuttle::future::block_on;
 use shuttle::rand::Rng;
 
-use crate::admission::{Admission, AdmissionBounds, AdmissionError, WorkerBounds};
+use crate::admission::{Admission, AdmissionBounds, AdmissionError, WorkerBounds, WorkerPlaces};
 use crate::check;
 use crate::sync::{Arc, AtomicUsize, Ordering, thread};
 
 const SLOTS: u32 = 2;
 const QUEUE: u32 = 4;
 
-fn admission(workers: usize, timeout: Duration) -> Arc<Admission> {
-    Admission::new(AdmissionBounds {
+fn admission(workers: usize, timeout: Duration) -> Arc<WorkerPlaces> {
+    let admission = Admission::new(AdmissionBounds {
         concurrency: SLOTS,
         queue: QUEUE,
         timeout,
         memory: 8,
-        workers: vec![
-            WorkerBounds {
-                concurrency: 0,
-                memory: 1,
-            };
-            workers
-        ],
-    })
+    });
+    let bounds = WorkerBounds {
+        concurrency: 0,
+        memory: 1,
+    };
+    let routes = ["/0", "/1", "/2", "/3"].into_iter().take(workers);
+    Arc::new(admission.places(routes.map(|route| (route, bounds))))
 }
 
 /// Counts the calls that run, each until the counter is dropped.
@@ -48,8 +47,8 @@ impl Drop for RunningCall {
 }
 
 /// Checks that nobody runs or waits: all slots are free, then the whole queue.
-fn is_empty(admission: &Arc<Admission>) {
-    let enter = |admission: &Arc<Admission>| {
+fn is_empty(admission: &Arc<WorkerPlaces>) {
+    let enter = |admission: &Arc<WorkerPlaces>| {
         let admission = admission.clone();
         let mut entering = Box::pin(async move { admission.enter(0).await });
         let polled = block_on(std::future::poll_fn(|context| {

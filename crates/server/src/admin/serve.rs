@@ -77,5 +77,6 @@ async fn respond(app: &App, client: StatusClient, request: &Request<Incoming>) -
         headers: request.headers(),
         client,
     };
-    answer::admin(&app.status(), &request).await
+    let generation = app.generation();
+    answer::admin(&app.status(&generation), &request).await
 }

@@ -5,8 +5,14 @@
 //! part of the queue. The first of several slow workers gets half of the slots, the next one half
 //! of the rest, so that some stay free for another (the dynamic threshold of Choudhury and Hahne,
 //! 1998). The only worker of a project gets all slots.
+//!
+//! Workers keep their place when the project is loaded again, by their routes: calls of the old and
+//! of the new generation count together.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError, oneshot, timeout};
 
@@ -21,7 +27,6 @@ pub(crate) struct AdmissionBounds {
     pub(crate) timeout: Duration,
     /// Bytes that calls may begin with.
     pub(crate) memory: u64,
-    pub(crate) workers: Vec<WorkerBounds>,
 }
 
 /// The bounds of one worker's calls.
@@ -64,7 +69,11 @@ struct AdmissionState {
     memory: u64,
     waiting: u32,
     next: u64,
+    /// Whether the latest generation has several workers.
+    shared: bool,
     workers: Vec<WorkerCalls>,
+    /// The places of workers by their routes.
+    routes: HashMap<String, usize>,
     /// Workers with waiting calls, in the order of their turns.
     turns: VecDeque<usize>,
 }
@@ -72,20 +81,65 @@ struct AdmissionState {
 /// The calls of one worker.
 #[derive(Default)]
 struct WorkerCalls {
+    /// Generations that have the worker. Without any, and without calls, its place is free.
+    generations: u32,
+    bounds: WorkerBounds,
     running: u32,
     /// By number, ascending.
-    waiters: VecDeque<(u64, oneshot::Sender<()>)>,
+    waiters: VecDeque<Waiter>,
+}
+
+/// A call that waits, as the queue has it.
+struct Waiter {
+    number: u64,
+    /// Bytes that the call begins with.
+    memory: u64,
+    grant: oneshot::Sender<()>,
+}
+
+impl WorkerCalls {
+    fn is_free(&self) -> bool {
+        self.generations == 0 && self.running == 0 && self.waiters.is_empty()
+    }
+}
+
+/// The places of a generation's workers, in their order, until this is dropped.
+pub(crate) struct WorkerPlaces {
+    admission: Arc<Admission>,
+    places: Vec<usize>,
+}
+
+impl WorkerPlaces {
+    /// Waits for a slot to run a call of the worker with this index.
+    pub(crate) async fn enter(&self, worker: usize) -> Result<CallPermit, AdmissionError> {
+        self.admission.enter(self.places[worker]).await
+    }
+}
+
+impl Drop for WorkerPlaces {
+    fn drop(&mut self) {
+        let mut state = self.admission.lock();
+        for place in &self.places {
+            state.workers[*place].generations -= 1;
+        }
+        let AdmissionState {
+            workers, routes, ..
+        } = &mut *state;
+        routes.retain(|_, place| workers[*place].generations > 0);
+    }
 }
 
 /// The right to run a call, until it is dropped.
 pub(crate) struct CallPermit {
     admission: Arc<Admission>,
     worker: usize,
+    /// Bytes that the call began with.
+    memory: u64,
 }
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        self.admission.leave(self.worker);
+        self.admission.leave(self.worker, self.memory);
     }
 }
 
@@ -95,6 +149,8 @@ struct WaitingCall {
     admission: Option<Arc<Admission>>,
     worker: usize,
     number: u64,
+    /// Bytes that the call begins with.
+    memory: u64,
 }
 
 impl Drop for WaitingCall {
@@ -106,7 +162,7 @@ impl Drop for WaitingCall {
         let calls = &mut state.workers[self.worker];
         match calls
             .waiters
-            .binary_search_by_key(&self.number, |(number, _)| *number)
+            .binary_search_by_key(&self.number, |waiter| waiter.number)
         {
             Ok(index) => {
                 calls.waiters.remove(index);
@@ -114,7 +170,7 @@ impl Drop for WaitingCall {
             }
             Err(_) => {
                 drop(state);
-                admission.leave(self.worker);
+                admission.leave(self.worker, self.memory);
             }
         }
     }
@@ -122,18 +178,49 @@ impl Drop for WaitingCall {
 
 impl Admission {
     pub(crate) fn new(bounds: AdmissionBounds) -> Arc<Self> {
-        let workers = bounds
-            .workers
-            .iter()
-            .map(|_| WorkerCalls::default())
-            .collect();
         Arc::new(Self {
             bounds,
-            state: Mutex::new(AdmissionState {
-                workers,
-                ..AdmissionState::default()
-            }),
+            state: Mutex::default(),
         })
+    }
+
+    /// Gives the workers of a generation their places: that of the worker which had the route
+    /// before, or another one. From now on these bounds hold.
+    pub(crate) fn places<'a>(
+        self: &Arc<Self>,
+        workers: impl ExactSizeIterator<Item = (&'a str, WorkerBounds)>,
+    ) -> WorkerPlaces {
+        let mut state = self.lock();
+        state.shared = workers.len() > 1;
+        let AdmissionState {
+            workers: all,
+            routes,
+            ..
+        } = &mut *state;
+        let is_free = |(_, calls): &(usize, &WorkerCalls)| calls.is_free();
+        let free = all.iter().enumerate().filter(is_free);
+        let mut free: Vec<usize> = free.map(|(place, _)| place).collect();
+        let mut places = Vec::with_capacity(workers.len());
+        for (route, bounds) in workers {
+            let place = match routes.get(route) {
+                Some(place) => *place,
+                None => {
+                    let place = free.pop().unwrap_or_else(|| {
+                        all.push(WorkerCalls::default());
+                        all.len() - 1
+                    });
+                    routes.insert(route.to_owned(), place);
+                    place
+                }
+            };
+            all[place].generations += 1;
+            all[place].bounds = bounds;
+            places.push(place);
+        }
+        WorkerPlaces {
+            admission: self.clone(),
+            places,
+        }
     }
 
     /// Locks the state. Nothing panics while the lock is held.
@@ -157,19 +244,18 @@ impl Admission {
         }
     }
 
-    /// Waits for a slot to run a call of `worker`.
-    pub(crate) async fn enter(
-        self: &Arc<Self>,
-        worker: usize,
-    ) -> Result<CallPermit, AdmissionError> {
+    /// Waits for a slot to run a call of the worker at a place.
+    async fn enter(self: &Arc<Self>, worker: usize) -> Result<CallPermit, AdmissionError> {
         let (mut waiting, granted) = {
             let mut state = self.lock();
             // Earlier calls go first.
             if state.workers[worker].waiters.is_empty() && self.may_run(&state, worker) {
-                self.run(&mut state, worker);
+                let memory = state.workers[worker].bounds.memory;
+                Self::run(&mut state, worker, memory);
                 return Ok(CallPermit {
                     admission: self.clone(),
                     worker,
+                    memory,
                 });
             }
             if !self.may_wait(&state, worker) {
@@ -182,12 +268,18 @@ impl Admission {
             if state.workers[worker].waiters.is_empty() && !state.turns.contains(&worker) {
                 state.turns.push_back(worker);
             }
-            state.workers[worker].waiters.push_back((number, grant));
+            let memory = state.workers[worker].bounds.memory;
+            state.workers[worker].waiters.push_back(Waiter {
+                number,
+                memory,
+                grant,
+            });
             (
                 WaitingCall {
                     admission: Some(self.clone()),
                     worker,
                     number,
+                    memory,
                 },
                 granted,
             )
@@ -195,50 +287,49 @@ impl Admission {
         match timeout(self.bounds.timeout, granted).await {
             Ok(Ok(())) => {
                 let admission = waiting.admission.take().unwrap_or_else(|| self.clone());
-                Ok(CallPermit { admission, worker })
+                Ok(CallPermit {
+                    admission,
+                    worker,
+                    memory: waiting.memory,
+                })
             }
             // The sender is kept until it is used.
             Ok(Err(_)) | Err(_) => Err(AdmissionError::Timeout),
         }
     }
 
-    fn shared(&self) -> bool {
-        self.bounds.workers.len() > 1
-    }
-
     fn may_run(&self, state: &AdmissionState, worker: usize) -> bool {
-        let own = self.bounds.workers[worker].concurrency;
-        let running = state.workers[worker].running;
+        let calls = &state.workers[worker];
+        let own = calls.bounds.concurrency;
         let free = self.bounds.concurrency.saturating_sub(state.running);
         free > 0
-            && (own == 0 || running < own)
-            && (!self.shared() || running <= free && self.leaves_memory(state, worker))
+            && (own == 0 || calls.running < own)
+            && (!state.shared || calls.running <= free && self.leaves_memory(state, calls))
     }
 
     /// Whether one more call leaves other workers as much memory as this worker has then.
-    fn leaves_memory(&self, state: &AdmissionState, worker: usize) -> bool {
-        let running = u64::from(state.workers[worker].running);
-        let own = running * self.bounds.workers[worker].memory;
-        let more = self.bounds.workers[worker].memory;
-        running == 0 || own + more <= self.bounds.memory.saturating_sub(state.memory)
+    fn leaves_memory(&self, state: &AdmissionState, calls: &WorkerCalls) -> bool {
+        let more = calls.bounds.memory;
+        let own = u64::from(calls.running) * more;
+        calls.running == 0 || own + more <= self.bounds.memory.saturating_sub(state.memory)
     }
 
     fn may_wait(&self, state: &AdmissionState, worker: usize) -> bool {
         let free = self.bounds.queue.saturating_sub(state.waiting);
         let waiting = u32::try_from(state.workers[worker].waiters.len()).unwrap_or(u32::MAX);
-        free > 0 && (!self.shared() || waiting <= free)
+        free > 0 && (!state.shared || waiting <= free)
     }
 
-    fn run(&self, state: &mut AdmissionState, worker: usize) {
+    fn run(state: &mut AdmissionState, worker: usize, memory: u64) {
         state.running += 1;
-        state.memory += self.bounds.workers[worker].memory;
+        state.memory += memory;
         state.workers[worker].running += 1;
     }
 
-    fn leave(&self, worker: usize) {
+    fn leave(&self, worker: usize, memory: u64) {
         let mut state = self.lock();
         state.running -= 1;
-        state.memory -= self.bounds.workers[worker].memory;
+        state.memory -= memory;
         state.workers[worker].running -= 1;
         if state.waiting > 0 {
             self.fill(&mut state);
@@ -254,12 +345,12 @@ impl Admission {
                 return;
             };
             if self.may_run(state, worker)
-                && let Some((_, grant)) = state.workers[worker].waiters.pop_front()
+                && let Some(waiter) = state.workers[worker].waiters.pop_front()
             {
                 state.waiting -= 1;
-                self.run(state, worker);
+                Self::run(state, worker, waiter.memory);
                 // Without a receiver, `WaitingCall` is being dropped and passes the slot on.
-                let _ = grant.send(());
+                let _ = waiter.grant.send(());
                 tries = state.turns.len() + 1;
             }
             if !state.workers[worker].waiters.is_empty() {
@@ -274,7 +365,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn admission(concurrency: u32, queue: u32, workers: &[u32]) -> Arc<Admission> {
+    fn admission(concurrency: u32, queue: u32, workers: &[u32]) -> Arc<WorkerPlaces> {
         let workers = workers.iter().map(|concurrency| WorkerBounds {
             concurrency: *concurrency,
             memory: 0,
@@ -287,14 +378,44 @@ mod tests {
         queue: u32,
         memory: u64,
         workers: Vec<WorkerBounds>,
-    ) -> Arc<Admission> {
-        Admission::new(AdmissionBounds {
+    ) -> Arc<WorkerPlaces> {
+        let admission = Admission::new(AdmissionBounds {
             concurrency,
             queue,
             timeout: Duration::from_millis(200),
             memory,
-            workers,
-        })
+        });
+        let routes: Vec<_> = (0..workers.len()).map(|at| format!("/{at}")).collect();
+        let workers = routes.iter().map(String::as_str).zip(workers);
+        Arc::new(admission.places(workers))
+    }
+
+    #[tokio::test]
+    async fn calls_of_two_generations_count_together() {
+        let first = with_memory(4, 8, 0, vec![WorkerBounds::default(); 2]);
+        let admission = first.admission.clone();
+        let bounds = |concurrency, memory| WorkerBounds {
+            concurrency,
+            memory,
+        };
+        // `/1` is left out, `/2` is new, and `/0` may run one call.
+        let old = (first.enter(0).await.unwrap(), first.enter(1).await.unwrap());
+        let second = admission.places([("/0", bounds(1, 7)), ("/2", bounds(0, 5))].into_iter());
+        assert_eq!(second.enter(0).await.err(), Some(AdmissionError::Timeout));
+        let new = second.enter(1).await.unwrap();
+        assert_eq!(admission.running(), 3);
+        assert_eq!(admission.lock().workers.len(), 3);
+        drop(first);
+        drop(old);
+        let again = second.enter(0).await.unwrap();
+        assert_eq!(admission.lock().memory, 7 + 5);
+        // The place of `/1` is free now.
+        let third = admission.places([("/3", bounds(0, 1))].into_iter());
+        assert_eq!(admission.lock().workers.len(), 3);
+        drop((new, again, second, third));
+        let state = admission.lock();
+        assert_eq!((state.running, state.memory, state.routes.len()), (0, 0, 0));
+        assert!(state.workers.iter().all(WorkerCalls::is_free));
     }
 
     #[tokio::test]
@@ -369,10 +490,10 @@ mod tests {
             admission.enter(0).await.err(),
             Some(AdmissionError::Timeout)
         );
-        assert_eq!(admission.lock().waiting, 0);
+        assert_eq!(admission.admission.lock().waiting, 0);
         drop(running);
         drop(admission.enter(0).await.unwrap());
-        assert_eq!(admission.running(), 0);
+        assert_eq!(admission.admission.running(), 0);
     }
 
     #[tokio::test]
@@ -386,7 +507,7 @@ mod tests {
         settle().await;
         waiting.abort();
         settle().await;
-        assert_eq!(admission.lock().waiting, 0);
+        assert_eq!(admission.admission.lock().waiting, 0);
         // Granted and dropped before it was looked at.
         let waiting = tokio::spawn({
             let admission = admission.clone();
@@ -396,7 +517,7 @@ mod tests {
         drop(running);
         waiting.abort();
         settle().await;
-        assert_eq!(admission.running(), 0);
+        assert_eq!(admission.admission.running(), 0);
         assert!(admission.enter(0).await.is_ok());
     }
 

@@ -1,4 +1,4 @@
-//! Answers requests: assets and workers of one project.
+//! Answers requests: assets and workers of a project, whose generations may be exchanged.
 
 use std::{
     io,
@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{
@@ -20,11 +21,11 @@ use http_body::Body as _;
 use wws_engine::{
     BodyStream, Call, CallError, Engine, Guest, RequestBody, ResponseBody, StreamedBody,
 };
-use wws_project::{PanelAccess, Problem, Project, RouteMatch, Worker};
+use wws_project::{PanelAccess, RouteMatch, Worker};
 use wws_telemetry::{Refusal, Telemetry, WorkerSeries};
 use wws_websocket::Offer;
 
-use crate::assets::serve::{self, StaticFiles};
+use crate::assets::serve;
 use crate::connection::activity::{RequestFraming, StreamInProgress};
 use crate::connection::body::Body;
 use crate::connection::clients::{Clients, EVICTION_INTERVAL, ListedStream};
@@ -33,10 +34,11 @@ use crate::connection::idle::Idle;
 use crate::connection::incoming::IncomingBody;
 use crate::request::access::{AccessRecord, StreamRecord};
 use crate::request::admission::{Admission, AdmissionError, CallPermit};
-use crate::request::compress::{self, Compressor, Encoder};
+use crate::request::compress::{self, Encoder};
 use crate::request::context::{Client, RequestContext};
-use crate::request::cors::{self, ProjectCors};
-use crate::request::forwarded::TrustedProxies;
+use crate::request::cors;
+use crate::request::generation::Generation;
+use crate::request::loaded_memory::LoadedMemory;
 use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT};
 use crate::request::request_id::{self, RequestIds};
 use crate::request::sockets::{SocketRequest, Sockets};
@@ -47,60 +49,96 @@ use crate::request::{target, transfer_encoding};
 use crate::status::answer::{self, SharedRoute, StatusClient, StatusRequest, StatusView};
 use crate::status::metrics::ServerGauges;
 
-/// Everything that answers requests.
+/// Everything that answers requests. What the settings of a running server cannot change is here;
+/// the rest is in the generation.
 pub(crate) struct App {
-    pub(crate) project: Project,
-    pub(crate) files: StaticFiles,
+    generation: ArcSwap<Generation>,
     pub(crate) engine: Engine,
-    /// One for each worker, in their order; `None` for a worker that cannot be loaded.
-    pub(crate) guests: Vec<Option<Guest>>,
-    /// Whether any worker streams.
-    pub(crate) streams: bool,
-    /// Warnings about the workers.
-    pub(crate) warnings: Vec<Problem>,
     pub(crate) telemetry: Telemetry,
-    /// The series of each worker, in their order.
-    pub(crate) series: Vec<Arc<WorkerSeries>>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) sockets: Sockets,
     pub(crate) uploads: Uploads,
-    /// `None` if responses are not compressed.
-    pub(crate) compressor: Option<Compressor>,
     pub(crate) clients: Arc<Clients>,
-    pub(crate) proxies: TrustedProxies,
-    pub(crate) cors: ProjectCors,
+    /// Outlives generations, as everything that workers keep does.
     pub(crate) kv: Arc<dyn wws_kv::Store>,
+    pub(crate) loaded_memory: LoadedMemory,
     /// Bytes that this process may use.
     pub(crate) memory: u64,
     pub(crate) ids: RequestIds,
-    pub(crate) access_log: bool,
     pub(crate) idle: Idle,
     pub(crate) on_idle: Option<fn()>,
     /// Whether the server stops.
     pub(crate) draining: AtomicBool,
 }
 
+/// The parts of an [`App`] that are the same for all generations.
+pub(crate) struct AppParts {
+    pub(crate) engine: Engine,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) sockets: Sockets,
+    pub(crate) uploads: Uploads,
+    pub(crate) clients: Arc<Clients>,
+    pub(crate) kv: Arc<dyn wws_kv::Store>,
+    pub(crate) loaded_memory: LoadedMemory,
+    pub(crate) memory: u64,
+    pub(crate) on_idle: Option<fn()>,
+}
+
 impl App {
+    /// Answers from a first generation.
+    pub(crate) fn new(parts: AppParts, generation: Generation) -> Self {
+        Self {
+            generation: ArcSwap::from_pointee(generation),
+            engine: parts.engine,
+            telemetry: parts.telemetry,
+            admission: parts.admission,
+            sockets: parts.sockets,
+            uploads: parts.uploads,
+            clients: parts.clients,
+            kv: parts.kv,
+            loaded_memory: parts.loaded_memory,
+            memory: parts.memory,
+            ids: RequestIds::new(),
+            idle: Idle::default(),
+            on_idle: parts.on_idle,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The generation from which new requests are answered.
+    pub(crate) fn generation(&self) -> Arc<Generation> {
+        self.generation.load_full()
+    }
+
+    /// Answers new requests from another generation. Requests in progress end in theirs.
+    pub(crate) fn exchange(&self, generation: Generation) {
+        self.generation.store(Arc::new(generation));
+    }
+
     /// Returns memory to the OS.
     pub(crate) fn trim(&self) {
-        self.guests.iter().flatten().for_each(Guest::trim);
+        let generation = self.generation();
+        generation.guests.iter().flatten().for_each(Guest::trim);
         self.engine.trim();
         if let Some(on_idle) = self.on_idle {
             on_idle();
         }
+        self.loaded_memory.charge(&self.engine);
     }
 
     /// What an operator can read.
-    pub(crate) fn status(&self) -> StatusView<'_> {
+    pub(crate) fn status<'a>(&'a self, generation: &'a Generation) -> StatusView<'a> {
         let load = self.admission.load();
         let connections = self.clients.count();
         let memory = self.engine.memory();
         StatusView {
-            project: &self.project,
+            project: &generation.project,
             telemetry: &self.telemetry,
-            series: &self.series,
+            series: &generation.series,
             kv: &*self.kv,
             gauges: ServerGauges {
+                generation: generation.number,
                 running: load.running,
                 concurrency: load.concurrency,
                 waiting: load.waiting,
@@ -123,17 +161,23 @@ impl App {
     ) -> Response<Body> {
         let version = request.version();
         let begun = client.activity.begin_request();
+        let generation = self.generation();
         let mut context = RequestContext {
             id: self.ids.id_for(request.headers()),
             framing: begun.framing,
             client: *client,
+            generation: &generation,
             worker: None,
-            access: AccessRecord::new(self.access_log, request.method(), request.uri()),
+            access: AccessRecord::new(
+                generation.project.settings().access_log,
+                request.method(),
+                request.uri(),
+            ),
             telemetry: &self.telemetry,
             series: self.telemetry.unrouted(),
             is_cors_decided: false,
         };
-        let origin = match self.cors.any {
+        let origin = match generation.cors.any {
             true => request.headers().get(header::ORIGIN).cloned(),
             false => None,
         };
@@ -147,9 +191,9 @@ impl App {
         });
         let status = response.status();
         context.access.responded(status, response.body().size());
-        if self.cors.any
+        if generation.cors.any
             && !context.is_cors_decided
-            && let Some(rules) = self.cors.rules(context.worker_index())
+            && let Some(rules) = generation.cors.rules(context.worker_index())
         {
             rules.add_to(response.headers_mut(), origin.as_ref());
         }
@@ -172,7 +216,7 @@ impl App {
         request: Request<IncomingBody>,
     ) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        let client = context.client;
+        let (client, generation) = (context.client, context.generation);
         // Until the body is read.
         let requests = &client.activity.requests;
         requests.set_body_unread(!body.is_end_stream());
@@ -191,15 +235,15 @@ impl App {
             let text = "The method is not supported.";
             return context.closing_page(StatusCode::NOT_IMPLEMENTED, text);
         }
-        if self.project.settings().panel != PanelAccess::Off
+        if generation.project.settings().panel != PanelAccess::Off
             && let Some(route) = SharedRoute::parse(parts.uri.path())
         {
-            let response = Box::pin(self.panel(&client, &parts, route)).await;
+            let response = Box::pin(self.panel(generation, &client, &parts, route)).await;
             // Never for pages of other sites, whatever those of the project may be.
             context.is_cors_decided = true;
             return response.map(Body::from);
         }
-        let origin = self.proxies.origin(client.peer, &mut parts.headers);
+        let origin = generation.proxies.origin(client.peer, &mut parts.headers);
         context.access.client = Some(origin.client);
         let (version, local) = (parts.version, client.local);
         match target::url(&parts.uri, &parts.headers, version, local, &origin) {
@@ -210,13 +254,13 @@ impl App {
             }
         }
         let path = parts.uri.clone();
-        let preflight = match self.cors.any {
+        let preflight = match generation.cors.any {
             true => cors::preflight_method(&parts.method, &parts.headers),
             false => None,
         };
         let found = match preflight.as_ref().unwrap_or(&parts.method) {
-            &Method::GET | &Method::HEAD => self.project.find(path.path()),
-            _ => self.project.find_for_change(path.path()),
+            &Method::GET | &Method::HEAD => generation.project.find(path.path()),
+            _ => generation.project.find_for_change(path.path()),
         };
         if preflight.is_some()
             && let Some(response) = self.preflight(context, &found, &parts.headers)
@@ -230,12 +274,13 @@ impl App {
             }
             RouteMatch::Asset(asset) => {
                 context.series = self.telemetry.assets();
-                let served = self.files.serve(&asset.path, &parts.method, &parts.headers);
+                let files = &generation.files;
+                let served = files.serve(&asset.path, &parts.method, &parts.headers);
                 served.unwrap_or_else(|error| self.unreadable(&asset.path, &error, context))
             }
             RouteMatch::Worker { worker, params } => {
                 context.worker = Some(worker);
-                context.series = &self.series[worker.id.index()];
+                context.series = &generation.series[worker.id.index()];
                 let params = params
                     .into_iter()
                     .map(|(name, value)| (name.to_owned(), value))
@@ -252,6 +297,7 @@ impl App {
     /// Answers a request for the panel on the port of the workers.
     async fn panel(
         &self,
+        generation: &Generation,
         client: &Client<'_>,
         parts: &Parts,
         route: SharedRoute<'_>,
@@ -265,7 +311,7 @@ impl App {
                 false => StatusClient::Remote,
             },
         };
-        answer::shared(&self.status(), &request, route).await
+        answer::shared(&self.status(generation), &request, route).await
     }
 
     /// Answers a preflight request for what was found, unless that is left to the worker.
@@ -280,10 +326,13 @@ impl App {
             RouteMatch::Asset(_) | RouteMatch::AssetAt(_) => None,
             RouteMatch::NotFound => return None,
         };
-        let rules = self.cors.rules(worker.map(|worker| worker.id.index()))?;
+        let generation = context.generation;
+        let rules = generation
+            .cors
+            .rules(worker.map(|worker| worker.id.index()))?;
         context.worker = worker;
         context.series = match worker {
-            Some(worker) => &self.series[worker.id.index()],
+            Some(worker) => &generation.series[worker.id.index()],
             None => self.telemetry.assets(),
         };
         context.is_cors_decided = true;
@@ -299,9 +348,9 @@ impl App {
         params: Vec<(String, String)>,
         body: IncomingBody,
     ) -> Response<Body> {
-        let index = worker.id.index();
-        // The reason was logged when the server started.
-        let Some(guest) = &self.guests[index] else {
+        let (index, generation) = (worker.id.index(), context.generation);
+        // The reason was logged when the project was loaded.
+        let Some(guest) = &generation.guests[index] else {
             return context.closing_page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT);
         };
         let asked = SocketRequest {
@@ -310,7 +359,7 @@ impl App {
         };
         let failure = UploadFailure::default();
         let body = if guest.takes_streams() {
-            self.stream_upload(worker, body, &context.client, &failure)
+            self.stream_upload(worker, body, context, &failure)
         } else {
             // Before admission, so that a slow client takes no slot.
             self.collect_upload(body, &context.client).await
@@ -319,7 +368,7 @@ impl App {
             Ok(body) => body,
             Err(error) => return upload_failed(error, context),
         };
-        let permit = match self.admit(index).await {
+        let permit = match self.admit(generation, index).await {
             Ok(permit) => permit,
             Err(error) => {
                 context.refused(match error {
@@ -342,7 +391,7 @@ impl App {
         };
         let running = RunningCall::new(context.series.clone());
         let method = parts.method.clone();
-        let compression = self.compressor.as_ref().map(|compressor| {
+        let compression = generation.compressor.as_ref().map(|compressor| {
             let accepted = compress::accepted(&parts.headers);
             (compressor, accepted)
         });
@@ -426,7 +475,7 @@ impl App {
         &self,
         worker: &Worker,
         body: IncomingBody,
-        client: &Client<'_>,
+        context: &RequestContext<'_>,
         failure: &UploadFailure,
     ) -> Result<RequestBody, UploadError> {
         if body.is_end_stream() {
@@ -438,7 +487,7 @@ impl App {
         if max.is_some_and(|max| body.size_hint().lower() > max) {
             return Err(UploadError::TooLarge);
         }
-        let settings = self.project.settings();
+        let settings = context.generation.project.settings();
         let bounds = UploadStreamBounds {
             idle: limits.stream_idle,
             max,
@@ -446,14 +495,19 @@ impl App {
             average: settings.body_timeout,
             memory: self.engine.account().clone(),
         };
-        let stream = UploadStream::new(body, client.activity.clone(), bounds, failure.clone());
+        let activity = context.client.activity.clone();
+        let stream = UploadStream::new(body, activity, bounds, failure.clone());
         Ok(RequestBody::Stream(BodyStream::new(stream)))
     }
 
     /// Waits for a slot. Clients that keep workers waiting which stream are disconnected meanwhile.
-    async fn admit(&self, worker: usize) -> Result<CallPermit, AdmissionError> {
-        let mut entering = pin!(self.admission.enter(worker));
-        if !self.streams {
+    async fn admit(
+        &self,
+        generation: &Generation,
+        worker: usize,
+    ) -> Result<CallPermit, AdmissionError> {
+        let mut entering = pin!(generation.places.enter(worker));
+        if !generation.streams {
             return entering.await;
         }
         if let Some(entered) = entering.as_mut().now_or_never() {
@@ -498,10 +552,9 @@ impl App {
     }
 
     fn not_found(&self, context: &RequestContext<'_>) -> Response<Body> {
-        let own_page = self
-            .project
-            .not_found()
-            .map(|asset| self.files.not_found(&asset.path));
+        let generation = context.generation;
+        let own_page = generation.project.not_found();
+        let own_page = own_page.map(|asset| generation.files.not_found(&asset.path));
         match own_page {
             Some(Ok(response)) => return response,
             Some(Err(error)) => {
@@ -512,7 +565,7 @@ impl App {
         context.page(StatusCode::NOT_FOUND, "There is nothing here.")
     }
 
-    /// A file that existed at the start cannot be opened.
+    /// A file that existed when the project was loaded cannot be opened.
     fn unreadable(
         &self,
         path: &Path,

@@ -10,6 +10,7 @@ use crate::connection::activity::{Activity, RequestFraming};
 use crate::connection::body::Body;
 use crate::request::access::AccessRecord;
 use crate::request::forwarded::Peer;
+use crate::request::generation::Generation;
 use crate::request::page::page;
 
 /// The connection that a request comes from.
@@ -27,6 +28,8 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) id: String,
     pub(crate) framing: RequestFraming,
     pub(crate) client: Client<'a>,
+    /// The project that answers.
+    pub(crate) generation: &'a Generation,
     /// The worker that answers, once the route is known.
     pub(crate) worker: Option<&'a Worker>,
     pub(crate) access: AccessRecord,

@@ -42,10 +42,19 @@ pub(crate) struct Peer {
     address: IpAddr,
     /// The address, as workers read it.
     text: HeaderValue,
-    is_proxy: bool,
 }
 
 impl Peer {
+    /// The peer at an address.
+    pub(crate) fn new(address: IpAddr) -> Self {
+        // A socket for IPv6 accepts IPv4 clients, too.
+        let address = address.to_canonical();
+        Self {
+            address,
+            text: text(address),
+        }
+    }
+
     /// Whether the peer is a program on this machine.
     pub(crate) fn is_loopback(&self) -> bool {
         self.address.is_loopback()
@@ -66,17 +75,6 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(address))
     }
 
-    /// The peer at an address.
-    pub(crate) fn peer(&self, address: IpAddr) -> Peer {
-        // A socket for IPv6 accepts IPv4 clients, too.
-        let address = address.to_canonical();
-        Peer {
-            address,
-            text: text(address),
-            is_proxy: self.contains(address),
-        }
-    }
-
     /// Determines where a request comes from, and removes untrusted values from its headers.
     pub(crate) fn origin(&self, peer: &Peer, headers: &mut HeaderMap) -> Origin {
         let mut origin = Origin {
@@ -84,7 +82,7 @@ impl TrustedProxies {
             scheme: Scheme::HTTP,
             host: None,
         };
-        if !peer.is_proxy {
+        if !self.contains(peer.address) {
             for name in &PROXY_HEADERS {
                 headers.remove(name);
             }
@@ -235,7 +233,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, value.parse().unwrap());
         }
-        let origin = proxies.origin(&proxies.peer(peer.parse().unwrap()), &mut headers);
+        let origin = proxies.origin(&Peer::new(peer.parse().unwrap()), &mut headers);
         (origin, headers)
     }
 

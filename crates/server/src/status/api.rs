@@ -44,6 +44,7 @@ pub(crate) fn status(view: &StatusView<'_>) -> Value {
         "started": seconds(view.telemetry.started()),
         "now": seconds(SystemTime::now()),
         "draining": gauges.draining,
+        "generation": gauges.generation,
         "running": gauges.running,
         "concurrency": gauges.concurrency,
         "waiting": gauges.waiting,

@@ -8,6 +8,8 @@ use crate::status::process::ProcessUsage;
 /// The state of a server at one time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ServerGauges {
+    /// The number of the project's generation.
+    pub(crate) generation: u64,
     /// Calls of workers that run, and how many may.
     pub(crate) running: u32,
     pub(crate) concurrency: u32,
@@ -36,6 +38,7 @@ pub(crate) fn text(view: &StatusView<'_>, format: TextFormat) -> String {
 pub(crate) fn collect(view: &StatusView<'_>, sink: &mut dyn Sink) {
     view.telemetry.collect(sink);
     let ServerGauges {
+        generation,
         running,
         concurrency,
         waiting,
@@ -92,6 +95,11 @@ pub(crate) fn collect(view: &StatusView<'_>, sink: &mut dyn Sink) {
             "wws_workers",
             "Workers of the project.",
             view.project.workers().len() as f64,
+        ),
+        (
+            "wws_generation",
+            "Times that the project was loaded: 1 after the start, one more after each reload that succeeded.",
+            generation as f64,
         ),
         (
             "wws_draining",

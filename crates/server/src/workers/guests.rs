@@ -1,22 +1,24 @@
 //! Workers become guests: files are read beneath the project's root and compiled, each content
-//! once, all at the same time.
+//! once, all at the same time. Workers that the generation before has are taken over.
 
 use std::{
     collections::HashMap,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    Code, CodeCache, CodeOrigin, Engine, Guest, GuestLimits, GuestSpec, LoadError, LoadErrorKind,
-    PreopenedDirectory, StreamLimits, load_blocking,
+    Code, CodeCache, CodeOrigin, Engine, FileContents, Guest, GuestLimits, GuestSpec, LoadError,
+    LoadErrorKind, PreopenedDirectory, StreamLimits, load_blocking,
 };
 use wws_languages::{CompiledLanguage, Language, Languages, runtime_guest};
 use wws_project::{Execution, Instances, Limits, Problem, Project, Runtime, Worker, beneath::Root};
 use wws_telemetry::{CodeSource, Telemetry};
 
 use crate::workers::compiling::Compiling;
+use crate::workers::loaded::{self, Predecessor, WorkerSource};
 use crate::workers::not_a_worker;
 use crate::workers::outgoing::Outgoing;
 use crate::workers::parallel::in_parallel;
@@ -27,7 +29,7 @@ const MAX_MODULE: u64 = 512 << 20;
 /// A larger source is a broken worker, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
 
-type Sha256Digest = [u8; 32];
+pub(crate) type Sha256Digest = [u8; 32];
 
 /// Makes guests of workers.
 pub(crate) struct GuestFactory<'a> {
@@ -40,6 +42,28 @@ pub(crate) struct GuestFactory<'a> {
     /// Lists what is being compiled.
     pub(crate) compiling: &'a Compiling,
     pub(crate) telemetry: &'a Telemetry,
+    /// The generation before, unless this is the first.
+    pub(crate) predecessor: Option<Predecessor<'a>>,
+    /// Threads that load at the same time.
+    pub(crate) threads: usize,
+}
+
+/// The guests of a project.
+pub(crate) struct LoadedGuests {
+    /// One for each worker, in their order.
+    pub(crate) results: Vec<Result<LoadedGuest, GuestFailure>>,
+    /// The code of the workers that are modules.
+    pub(crate) modules: HashMap<Sha256Digest, Code>,
+    pub(crate) languages: CompiledLanguages,
+}
+
+/// A worker that is loaded.
+pub(crate) struct LoadedGuest {
+    pub(crate) guest: Guest,
+    /// What it was loaded from; `None` if it is always loaded again.
+    pub(crate) source: Option<Arc<WorkerSource>>,
+    /// Whether it was taken over from the generation before.
+    pub(crate) is_kept: bool,
 }
 
 /// Why a worker has no guest.
@@ -93,26 +117,48 @@ type Contents = HashMap<Sha256Digest, (PathBuf, Vec<u8>)>;
 /// Compiled modules, by the SHA-256 of their content.
 type Modules = HashMap<Sha256Digest, Result<Code, Arc<LoadError>>>;
 
-/// What a worker needs from its files before it can be made a guest.
-#[derive(Clone, Copy, Debug)]
-struct WorkerSource {
-    execution: Execution,
-    /// The module that it runs, unless a language compiles its own interpreter.
-    module: Option<Sha256Digest>,
+/// What is to be done for a worker.
+enum WorkerLoad {
+    /// Its guest is taken over.
+    Keep(Guest, Arc<WorkerSource>),
+    Load(Arc<WorkerSource>),
 }
 
-/// Compiled interpreters, each compiled when a worker first needs it. The key is the name of the
-/// language and the index of the runtime.
+/// Compiled interpreters, each compiled when a worker first needs it.
 #[derive(Default)]
-struct CompiledLanguages(Mutex<HashMap<(&'static str, Option<usize>), LanguageSlot>>);
+pub(crate) struct CompiledLanguages(Mutex<HashMap<LanguageKey, LanguageSlot>>);
+
+/// The name of a language, and the SHA-256 of its interpreter unless that is built in.
+type LanguageKey = (&'static str, Option<Sha256Digest>);
 
 /// One interpreter, compiled or not yet.
 type LanguageSlot = Arc<OnceLock<Result<CompiledLanguage, Arc<LoadError>>>>;
 
+/// The key of the interpreter that a worker needs, if it runs as a snapshot.
+fn language_key(worker: &Worker, runtimes: &[Runtime]) -> Option<LanguageKey> {
+    let Execution::Snapshot { language, runtime } = worker.execution() else {
+        return None;
+    };
+    let digest = runtime.and_then(|index| runtimes.get(index)?.binary.digest());
+    Some((language, digest))
+}
+
 impl CompiledLanguages {
+    /// The interpreters that workers of a project use.
+    fn used_by(&self, project: &Project) -> Self {
+        let workers = project.workers().iter();
+        let keys = workers.filter_map(|worker| language_key(worker, project.runtimes()));
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = keys.filter_map(|key| {
+            let slot = all.get(&key)?;
+            matches!(slot.get(), Some(Ok(_))).then(|| (key, slot.clone()))
+        });
+        Self(Mutex::new(used.collect()))
+    }
+
     fn get(
         &self,
-        key: (&'static str, Option<usize>),
+        key: LanguageKey,
         compile: impl FnOnce() -> Result<CompiledLanguage, LoadError>,
     ) -> Result<CompiledLanguage, Arc<LoadError>> {
         let slot = {
@@ -125,61 +171,117 @@ impl CompiledLanguages {
 
 impl GuestFactory<'_> {
     /// Makes all guests of a project, in the order of its workers.
-    pub(crate) fn guests(&self, project: &Project) -> Vec<Result<Guest, GuestFailure>> {
+    pub(crate) fn guests(&self, project: &Project) -> LoadedGuests {
         let workers = project.workers();
         let mut contents = HashMap::new();
-        let sources: Vec<_> = workers
+        let loads: Vec<_> = workers
             .iter()
-            .map(|worker| self.source(worker, project.runtimes(), &mut contents))
+            .map(|worker| self.load_of(worker, project.runtimes(), &mut contents))
             .collect();
         let modules = self.compile(contents);
-        let languages = CompiledLanguages::default();
-        in_parallel(sources.len(), |index| {
-            let source = sources[index].clone()?;
-            self.guest(project, &workers[index], source, &modules, &languages)
-        })
+        let languages = match &self.predecessor {
+            Some(predecessor) => predecessor.languages().used_by(project),
+            None => CompiledLanguages::default(),
+        };
+        let results = in_parallel(loads.len(), self.threads, |index| {
+            let worker = &workers[index];
+            Ok(match loads[index].as_ref().map_err(Clone::clone)? {
+                WorkerLoad::Keep(guest, source) => LoadedGuest {
+                    guest: guest.clone(),
+                    source: Some(source.clone()),
+                    is_kept: true,
+                },
+                WorkerLoad::Load(source) => LoadedGuest {
+                    guest: self.guest(project, worker, source.module, &modules, &languages)?,
+                    source: (!loaded::reads_directories_while_loading(worker))
+                        .then(|| source.clone()),
+                    is_kept: false,
+                },
+            })
+        });
+        let kept = loads.iter().filter_map(|load| match load {
+            Ok(WorkerLoad::Keep(_, source)) => source.module,
+            _ => None,
+        });
+        let kept =
+            kept.filter_map(|digest| Some((digest, self.predecessor.as_ref()?.module(&digest)?)));
+        let kept: Vec<_> = kept.collect();
+        let modules = modules.into_iter();
+        LoadedGuests {
+            results,
+            modules: modules
+                .filter_map(|(digest, code)| Some((digest, code.ok()?)))
+                .chain(kept)
+                .collect(),
+            languages: languages.used_by(project),
+        }
     }
 
-    /// Reads the module that a worker runs.
-    fn source(
+    /// Finds out what is to be done for a worker, and reads the module that it runs.
+    fn load_of(
         &self,
         worker: &Worker,
         runtimes: &[Runtime],
         contents: &mut Contents,
-    ) -> Result<WorkerSource, GuestFailure> {
+    ) -> Result<WorkerLoad, GuestFailure> {
         if !worker.problems.is_empty() {
             return Err(GuestFailure::Problems(worker.problems.clone()));
         }
-        let execution = worker.execution();
-        let module = match execution {
+        let before = self.predecessor.as_ref();
+        if let Some((guest, source)) = before.and_then(|b| b.guest(self.root, runtimes, worker)) {
+            return Ok(WorkerLoad::Keep(guest, source));
+        }
+        let mut files = Vec::new();
+        let module = match worker.execution() {
             Execution::Module => {
-                let wasm = self.read(&worker.path)?;
+                let (contents_of, wasm) = self.read(&worker.path)?;
                 if let Some(reason) = not_a_worker::reason(&wasm) {
                     return Err(not_a_worker_failure(reason));
                 }
-                Some(add(&worker.path, wasm, contents))
+                let digest = *contents_of.sha256();
+                files.push((worker.path.clone(), contents_of));
+                Some(add(&worker.path, wasm, digest, contents))
             }
             Execution::Prestarted { runtime } => {
                 let runtime = listed(runtimes, runtime)?;
                 let path = runtime.file(&runtime.binary);
-                Some(add(&path, self.read(&path)?, contents))
+                let (interpreter, wasm) = self.read(&path)?;
+                let digest = *interpreter.sha256();
+                let others = runtime.wrapper.iter().chain(&runtime.polyfill);
+                let others = others.map(|file| runtime.file(file));
+                for other in std::iter::once(worker.path.clone()).chain(others) {
+                    let (read, _) = self.read(&other)?;
+                    files.push((other, read));
+                }
+                let module = add(&path, wasm, digest, contents);
+                files.push((path, interpreter));
+                Some(module)
             }
+            // The program is asked for what it has read, and the interpreter's checksum is one of
+            // the settings.
             Execution::Snapshot { .. } => None,
         };
-        Ok(WorkerSource { execution, module })
+        let directories = loaded::directories(self.root, worker).map_err(|error| {
+            LoadError::new(LoadErrorKind::Host, "cannot open its directories").caused_by(error)
+        })?;
+        Ok(WorkerLoad::Load(Arc::new(WorkerSource {
+            files,
+            directories,
+            module,
+        })))
     }
 
     fn guest(
         &self,
         project: &Project,
         worker: &Worker,
-        source: WorkerSource,
+        module: Option<Sha256Digest>,
         modules: &Modules,
         languages: &CompiledLanguages,
     ) -> Result<Guest, GuestFailure> {
         let spec = self.spec(worker)?;
         let module = || {
-            let module = source.module.and_then(|digest| modules.get(&digest));
+            let module = module.and_then(|digest| modules.get(&digest));
             match module {
                 Some(module) => module.as_ref().map_err(Clone::clone),
                 None => Err(Arc::new(LoadError::new(
@@ -188,7 +290,7 @@ impl GuestFactory<'_> {
                 ))),
             }
         };
-        let guest = match source.execution {
+        let guest = match worker.execution() {
             Execution::Module => self.engine.guest(module()?, spec)?,
             Execution::Prestarted { runtime } => {
                 let runtime = listed(project.runtimes(), runtime)?;
@@ -197,7 +299,10 @@ impl GuestFactory<'_> {
                 runtime_guest(engine, module()?, root, runtime, path, spec)?
             }
             Execution::Snapshot { language, runtime } => {
-                let key = (language, runtime);
+                let key = (
+                    language,
+                    language_key(worker, project.runtimes()).and_then(|(_, digest)| digest),
+                );
                 let language = self.languages.get(language).ok_or_else(|| {
                     LoadError::new(
                         LoadErrorKind::Host,
@@ -245,7 +350,8 @@ impl GuestFactory<'_> {
         match (runtime, language.built_in()) {
             (Some(runtime), _) => {
                 let path = runtime.file(&runtime.binary);
-                let wasm = self.read(&path)?;
+                let wasm = self.root.read(&path, MAX_MODULE);
+                let wasm = wasm.map_err(|error| unreadable(&path, error))?;
                 // It was checked when the project was loaded.
                 let digest = runtime.binary.digest();
                 let digest = digest.unwrap_or_else(|| Sha256::digest(&wasm).into());
@@ -269,21 +375,24 @@ impl GuestFactory<'_> {
         }
     }
 
-    fn read(&self, path: &Path) -> Result<Vec<u8>, LoadError> {
-        self.root.read(path, MAX_MODULE).map_err(|error| {
-            LoadError::new(
-                LoadErrorKind::Host,
-                format!("cannot read {}", path.display()),
-            )
-            .caused_by(error)
-        })
+    /// Reads a file.
+    fn read(&self, path: &Path) -> Result<(FileContents, Vec<u8>), LoadError> {
+        let read = || {
+            let (file, bytes) = self.root.open_and_read(path, MAX_MODULE)?;
+            let contents = FileContents::new(&file, Sha256::digest(&bytes).into())?;
+            Ok((contents, bytes))
+        };
+        read().map_err(|error| unreadable(path, error))
     }
 
     /// Compiles modules. The compiler itself is parallel, but has sequential parts.
     fn compile(&self, contents: Contents) -> Modules {
         let contents: Vec<_> = contents.into_iter().collect();
-        let modules = in_parallel(contents.len(), |index| {
+        let modules = in_parallel(contents.len(), self.threads, |index| {
             let (digest, (path, wasm)) = &contents[index];
+            if let Some(code) = self.predecessor.as_ref().and_then(|b| b.module(digest)) {
+                return Ok(code);
+            }
             let _compiling = self.compiling.begin(&path.display().to_string());
             self.module(wasm, digest).map_err(Arc::new)
         });
@@ -365,9 +474,13 @@ fn listed(runtimes: &[Runtime], index: usize) -> Result<&Runtime, LoadError> {
     })
 }
 
+fn unreadable(path: &Path, error: io::Error) -> LoadError {
+    let text = format!("cannot read {}", path.display());
+    LoadError::new(LoadErrorKind::Host, text).caused_by(error)
+}
+
 /// Adds a module to those that are compiled.
-fn add(path: &Path, wasm: Vec<u8>, contents: &mut Contents) -> Sha256Digest {
-    let digest = Sha256::digest(&wasm).into();
+fn add(path: &Path, wasm: Vec<u8>, digest: Sha256Digest, contents: &mut Contents) -> Sha256Digest {
     contents
         .entry(digest)
         .or_insert_with(|| (path.to_owned(), wasm));

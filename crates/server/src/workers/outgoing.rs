@@ -2,9 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
+use sha2::{Digest, Sha256};
 use wws_engine::{LoadError, LoadErrorKind};
 use wws_outbound::{Client, ClientOptions, Overrides, Policy, PolicyLimits, Proxies, Roots};
 use wws_project::{Network, Project, Worker};
@@ -18,15 +21,23 @@ const MACHINE_AUTHORITIES: [&str; 2] = ["/etc/ssl", "/etc/pki/tls"];
 /// The variable with addresses of hosts that the operator sets.
 const RESOLVE: &str = "WWS_RESOLVE";
 
+/// Directory entries that are looked at to find out whether certificates have changed.
+const MAX_ENTRIES: usize = 4096;
+
+/// The client of a project's workers. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct Outgoing {
     client: Option<Client>,
+    /// What the client was created from, if there is one.
+    origin: [u8; 32],
     /// Private networks for all workers.
     allow_private: Vec<Network>,
 }
 
 impl Outgoing {
-    /// Creates the client, if a worker of the project needs it. `memory`: bytes that outgoing
-    /// requests may hold.
+    /// Creates the client, if a worker of the project needs it, or takes over that of the
+    /// generation before if nothing has changed that it was created from. `memory`: bytes that
+    /// outgoing requests may hold.
     ///
     /// # Errors
     /// `WWS_RESOLVE` or a proxy is invalid, or TLS does not work.
@@ -35,6 +46,7 @@ impl Outgoing {
         env: &BTreeMap<String, String>,
         root: &Path,
         memory: u64,
+        before: Option<&Self>,
     ) -> Result<Self, LoadError> {
         let variable = |name: &str| env.get(name).map(String::as_str).filter(|v| !v.is_empty());
         let text = variable(RESOLVE).unwrap_or("");
@@ -44,14 +56,27 @@ impl Outgoing {
         if !project.workers().iter().any(used) {
             return Ok(Self {
                 client: None,
+                origin: [0; 32],
                 allow_private: Vec::new(),
+            });
+        }
+        let allow_private = project.settings().allow_private.clone();
+        let roots = roots(root, variable);
+        let origin = origin(env, &roots);
+        if let Some(before) = before
+            && before.client.is_some()
+            && before.origin == origin
+        {
+            return Ok(Self {
+                allow_private,
+                ..before.clone()
             });
         }
         let proxies = Proxies::from_env(variable)
             .map_err(|error| LoadError::new(LoadErrorKind::Host, error.to_string()))?;
         let options = ClientOptions {
             resolve,
-            roots: roots(root, variable),
+            roots,
             proxies,
             ..ClientOptions::default()
         }
@@ -61,8 +86,16 @@ impl Outgoing {
         })?;
         Ok(Self {
             client: Some(client),
-            allow_private: project.settings().allow_private.clone(),
+            origin,
+            allow_private,
         })
+    }
+
+    /// Whether workers that are the same have the same client and the same rights.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.client.is_some() == other.client.is_some()
+            && self.origin == other.origin
+            && self.allow_private == other.allow_private
     }
 
     /// What a worker may send, and the client for it; `None` if it may send nothing.
@@ -105,6 +138,54 @@ impl Outgoing {
 /// A setting is invalid.
 fn invalid(setting: &str, error: impl std::error::Error + Send + Sync + 'static) -> LoadError {
     LoadError::new(LoadErrorKind::Host, format!("`{setting}`")).caused_by(error)
+}
+
+/// What a client is created from: the environment, and the files with certificates as far as their
+/// status shows.
+fn origin(env: &BTreeMap<String, String>, roots: &Roots) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for (name, value) in env {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    // Certificates are in these and in the directories in these.
+    let all = roots.chosen.iter().chain(&roots.directories);
+    let mut paths: Vec<(PathBuf, u8)> = all
+        .chain(&roots.extra)
+        .map(|path| (path.clone(), 2))
+        .collect();
+    let mut left = MAX_ENTRIES;
+    while let Some((path, depth)) = paths.pop()
+        && left > 0
+    {
+        left -= 1;
+        let Ok(status) = fs::metadata(&path) else {
+            continue;
+        };
+        add(path.as_os_str().as_bytes());
+        for number in [status.dev(), status.ino(), status.size()] {
+            add(&number.to_le_bytes());
+        }
+        for number in [
+            status.mtime(),
+            status.mtime_nsec(),
+            status.ctime(),
+            status.ctime_nsec(),
+        ] {
+            add(&number.to_le_bytes());
+        }
+        if status.is_dir() && depth > 0 {
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+            let mut entries: Vec<_> = entries.take(left).map(|entry| entry.path()).collect();
+            entries.sort_unstable();
+            paths.extend(entries.into_iter().map(|path| (path, depth - 1)));
+        }
+    }
+    hash.finalize().into()
 }
 
 /// The trusted certificates: those that the operator names, those of the image or project, and
@@ -152,7 +233,8 @@ mod tests {
             ..wws_project::LoadOptions::default()
         };
         let loaded = wws_project::load(project.path(), &options).unwrap();
-        let outgoing = Outgoing::new(&loaded, &BTreeMap::new(), project.path(), 1 << 20).unwrap();
+        let outgoing =
+            Outgoing::new(&loaded, &BTreeMap::new(), project.path(), 1 << 20, None).unwrap();
         let limits: Vec<_> = loaded
             .workers()
             .iter()
@@ -164,6 +246,26 @@ mod tests {
         let seconds = Duration::from_secs;
         let expected = [(seconds(10), None), (seconds(3), Some(seconds(70)))];
         assert_eq!(limits, expected);
+    }
+
+    #[test]
+    fn the_origin_of_a_client_shows_changed_certificates() {
+        let project = tempfile::tempdir().unwrap();
+        let certs = project.path().join("certs");
+        std::fs::create_dir(&certs).unwrap();
+        std::fs::write(certs.join("a.pem"), "a").unwrap();
+        let roots = Roots {
+            chosen: vec![project.path().to_owned()],
+            ..Roots::default()
+        };
+        let mut env = BTreeMap::new();
+        let first = origin(&env, &roots);
+        assert_eq!(origin(&env, &roots), first);
+        std::fs::write(certs.join("a.pem"), "other").unwrap();
+        let second = origin(&env, &roots);
+        assert_ne!(second, first);
+        env.insert("HTTPS_PROXY".into(), "http://proxy".into());
+        assert_ne!(origin(&env, &roots), second);
     }
 
     #[test]

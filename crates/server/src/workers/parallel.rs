@@ -1,12 +1,14 @@
-//! Work on all CPUs.
+//! Work on several CPUs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Runs `work` for each index below `count` on all CPUs. Returns the results in order.
-pub(crate) fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(count);
+/// Runs `work` for each index below `count` in up to so many threads. Returns the results in order.
+pub(crate) fn in_parallel<T: Send>(
+    count: usize,
+    threads: usize,
+    work: impl Fn(usize) -> T + Sync,
+) -> Vec<T> {
+    let threads = threads.min(count);
     let next = AtomicUsize::new(0);
     let mut done: Vec<_> = std::thread::scope(|scope| {
         let take = || {

@@ -18,6 +18,7 @@ mod limits;
 mod memory;
 mod old;
 mod origin;
+mod reload;
 mod routing;
 mod sockets;
 mod start;

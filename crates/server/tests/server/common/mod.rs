@@ -12,7 +12,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinHandle};
 use wws_project::{AdminAddress, LoadOptions};
-use wws_server::{Drained, PrepareOptions};
+use wws_server::{Drained, PrepareOptions, Reloader};
 
 use client::{Client, Response};
 
@@ -99,6 +99,7 @@ impl Site {
             .prepare(load, options)
             .unwrap_or_else(|problems| panic!("{problems}"));
         let warnings = server.warnings().iter().map(ToString::to_string).collect();
+        let reloader = server.reloader();
         let bound = server.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let bound = bound.with_admin().unwrap();
         let admin = bound.admin_addr();
@@ -110,6 +111,7 @@ impl Site {
         Running {
             address,
             admin,
+            reloader,
             stop: Some(stop),
             task,
             warnings,
@@ -123,6 +125,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// The admin address, if it is on.
     pub admin: Option<AdminAddress>,
+    /// Loads the project again.
+    pub reloader: Reloader,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Drained>,
     /// What was odd of its workers.

@@ -1,0 +1,119 @@
+//! Loads the project again while it is served.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use wws_project::{Problem, Problems};
+use wws_server::{Compiling, Reloaded, Reloader, Telemetry};
+
+use crate::{
+    args::Serve, loader::Loader, memory, progress, project, project::Place, sandbox::NeededRights,
+};
+
+/// How a project is loaded again.
+#[derive(Clone)]
+pub(crate) struct Reload(Arc<ReloadParts>);
+
+pub(crate) struct ReloadParts {
+    pub(crate) args: Serve,
+    pub(crate) place: Place,
+    pub(crate) compiling: Compiling,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) reloader: Reloader,
+    pub(crate) loader: Loader,
+    /// The rights that the server has kept.
+    pub(crate) rights: NeededRights,
+}
+
+impl Reload {
+    pub(crate) fn new(parts: ReloadParts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Loads the project again whenever it is asked to, until the future is dropped.
+    pub(crate) async fn whenever(self, asked: Arc<Notify>) {
+        loop {
+            asked.notified().await;
+            let _ = self.now().await;
+        }
+    }
+
+    /// Loads the project again, and logs what has changed or all problems. `None` if loading
+    /// panicked.
+    pub(crate) async fn now(&self) -> Option<Result<Reloaded, Problems>> {
+        let parts = self.0.clone();
+        let result = self.0.loader.run(move || parts.load()).await.ok();
+        match &result {
+            Some(Ok(reloaded)) => log(reloaded),
+            Some(Err(problems)) => {
+                for problem in problems.all() {
+                    tracing::error!("{}", on_one_line(problem));
+                }
+                let count = problems.all().len();
+                tracing::error!(
+                    "not reloaded: {count} problem{}; the project is served as it was loaded before",
+                    if count == 1 { "" } else { "s" }
+                );
+            }
+            None => {
+                self.0.reloader.failed();
+                tracing::error!("not reloaded: a defect of the server: loading panicked");
+            }
+        }
+        result
+    }
+}
+
+impl ReloadParts {
+    /// Blocks the thread.
+    fn load(&self) -> Result<Reloaded, Problems> {
+        let load = project::Load {
+            args: &self.args,
+            place: self.place,
+            telemetry: &self.telemetry,
+        };
+        let loaded = load.project(self.reloader.hashed());
+        let project = loaded.inspect_err(|_| self.reloader.failed())?;
+        if !self.rights.cover(&project) {
+            tracing::warn!(
+                "the project has files of another user that the server may not read: it has given \
+                 up the right to; restart it"
+            );
+        }
+        let work = || self.reloader.reload(project);
+        let reloaded =
+            progress::while_compiling(&self.compiling, |text| tracing::info!("{text}"), work);
+        memory::collect();
+        reloaded
+    }
+}
+
+fn log(reloaded: &Reloaded) {
+    for warning in &reloaded.warnings {
+        tracing::warn!("{}", on_one_line(warning));
+    }
+    if !reloaded.needs_restart.is_empty() {
+        let names = reloaded.needs_restart.iter();
+        let names: Vec<_> = names.map(|name| format!("`server.{name}`")).collect();
+        tracing::warn!("changed, and needs a restart: {}", names.join(", "));
+    }
+    tracing::info!("reloaded: {}", summary(reloaded));
+}
+
+/// What has changed, in words.
+pub(crate) fn summary(reloaded: &Reloaded) -> String {
+    format!(
+        "generation {}: {} workers loaded, {} unchanged, {} removed",
+        reloaded.generation, reloaded.loaded, reloaded.kept, reloaded.removed
+    )
+}
+
+/// A problem without its line breaks.
+pub(crate) fn on_one_line(problem: &Problem) -> String {
+    problem
+        .to_string()
+        .split('\n')
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -1,0 +1,274 @@
+//! Loads one generation of a project.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tracing::level_filters::LevelFilter;
+use wws_engine::{CallReport, Code, Engine, FileContents, Guest, LoadError, LoadErrorKind};
+use wws_project::{LogLevel, Problem, Problems, Project, beneath::Root};
+use wws_telemetry::WorkerSeries;
+
+use crate::assets::{precompressed::Precompressed, serve::StaticFiles};
+use crate::options::PrepareOptions;
+use crate::request::admission::{Admission, WorkerBounds};
+use crate::request::compress::Compressor;
+use crate::request::cors::ProjectCors;
+use crate::request::forwarded::TrustedProxies;
+use crate::request::generation::Generation;
+use crate::workers::guests::{
+    self, CompiledLanguages, GuestFactory, GuestFailure, LoadedGuest, Sha256Digest,
+};
+use crate::workers::loaded::{self, LoadedWorkers, Predecessor};
+use crate::workers::outgoing::Outgoing;
+
+/// What generations share while they are loaded.
+pub(crate) struct LoadContext<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) options: &'a PrepareOptions,
+    pub(crate) kv: &'a Arc<dyn wws_kv::Store>,
+    /// Bytes that outgoing requests may hold.
+    pub(crate) outgoing_memory: u64,
+    /// Threads that load at the same time.
+    pub(crate) threads: usize,
+}
+
+/// A generation that no request has used yet.
+pub(crate) struct NewGeneration {
+    project: Project,
+    root: Root,
+    served: ServedWorkers,
+    outgoing: Outgoing,
+    modules: HashMap<Sha256Digest, Code>,
+    languages: CompiledLanguages,
+    /// Workers that were taken over from the generation before.
+    pub(crate) kept: usize,
+}
+
+/// The filter of a level.
+fn log_level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// A problem without a worker.
+pub(crate) fn failed(what: &str, error: &LoadError) -> Problems {
+    Problems::one(guests::problem(Path::new(what), error))
+}
+
+/// The number of the project's directory.
+fn directory_id(root: &Root) -> Option<loaded::DirectoryId> {
+    loaded::id(&root.folder(Path::new("")).ok()?).ok()
+}
+
+/// The interpreters of a project whose checksums were compared when it was loaded.
+fn checked_runtimes(project: &Project, root: &Root) -> Vec<(PathBuf, FileContents)> {
+    let usable = project.runtimes().iter();
+    let usable = usable.filter(|runtime| runtime.unusable.is_none());
+    let checked = usable.filter_map(|runtime| {
+        let path = runtime.file(&runtime.binary);
+        let file = root.file(&path).ok()?;
+        let contents = FileContents::new(&file, runtime.binary.digest()?).ok()?;
+        Some((path, contents))
+    });
+    checked.collect()
+}
+
+impl LoadContext<'_> {
+    /// Loads the workers of a project, except those that a generation before has. Blocks the
+    /// thread.
+    ///
+    /// # Errors
+    /// All problems of all workers at once.
+    pub(crate) fn load(
+        &self,
+        mut project: Project,
+        before: Option<&Generation>,
+    ) -> Result<NewGeneration, Problems> {
+        let root = Root::open(project.root()).map_err(|error| {
+            let error = LoadError::new(LoadErrorKind::Host, "cannot open the project's directory")
+                .caused_by(error);
+            Problems::one(guests::problem(project.root(), &error))
+        })?;
+        let options = self.options;
+        let outgoing = Outgoing::new(
+            &project,
+            &options.env,
+            project.root(),
+            self.outgoing_memory,
+            before.map(|before| &before.loaded.outgoing),
+        )
+        .map_err(|error| failed("environment", &error))?;
+        let id = directory_id(&root);
+        let predecessor = before.and_then(|before| {
+            Predecessor::new(
+                &before.project,
+                &before.guests,
+                &before.loaded,
+                id,
+                &outgoing,
+            )
+        });
+        let factory = GuestFactory {
+            root: &root,
+            engine: self.engine,
+            languages: &options.languages,
+            kv: self.kv.clone(),
+            outgoing: &outgoing,
+            code: options.code.as_ref(),
+            compiling: &options.compiling,
+            telemetry: &options.telemetry,
+            predecessor,
+            threads: self.threads,
+        };
+        let loaded = factory.guests(&project);
+        let served = select(&mut project, loaded.results)?;
+        let kept = served.guests.iter().flatten();
+        Ok(NewGeneration {
+            kept: kept.filter(|guest| guest.is_kept).count(),
+            project,
+            root,
+            served,
+            outgoing,
+            modules: loaded.modules,
+            languages: loaded.languages,
+        })
+    }
+
+    /// Makes a generation ready to answer requests.
+    pub(crate) fn place(
+        &self,
+        new: NewGeneration,
+        admission: &Arc<Admission>,
+        number: u64,
+    ) -> Generation {
+        let NewGeneration {
+            project,
+            root,
+            served,
+            outgoing,
+            modules,
+            languages,
+            ..
+        } = new;
+        let telemetry = &self.options.telemetry;
+        let workers = project.workers();
+        let series: Vec<Arc<WorkerSeries>> = workers
+            .iter()
+            .map(|worker| telemetry.worker(&worker.route))
+            .collect();
+        for ((worker, loaded), series) in workers.iter().zip(&served.guests).zip(&series) {
+            if let Some(loaded) = loaded.as_ref().filter(|loaded| !loaded.is_kept) {
+                loaded.guest.report_to(CallReport {
+                    series: series.clone(),
+                    log_level: log_level(worker.log.level),
+                    log_rate: worker.log.rate,
+                });
+            }
+        }
+        let (mut guests, mut sources) = (Vec::new(), Vec::new());
+        for loaded in served.guests {
+            let (guest, source) = match loaded {
+                Some(loaded) => (Some(loaded.guest), loaded.source),
+                None => (None, None),
+            };
+            guests.push(guest);
+            sources.push(source);
+        }
+        let bounds = workers.iter().zip(&guests).map(|(worker, guest)| {
+            let bounds = WorkerBounds {
+                concurrency: worker.limits.concurrency,
+                memory: guest.as_ref().map_or(0, Guest::call_cost),
+            };
+            (worker.route.as_str(), bounds)
+        });
+        let settings = project.settings();
+        Generation {
+            number,
+            streams: guests.iter().flatten().any(Guest::takes_streams),
+            places: admission.places(bounds),
+            series,
+            warnings: served.warnings,
+            compressor: settings
+                .compression
+                .then(|| Compressor::new(self.engine.account())),
+            proxies: TrustedProxies(settings.trusted_proxies.clone()),
+            cors: ProjectCors::new(&project),
+            loaded: LoadedWorkers {
+                root: directory_id(&root),
+                runtimes: checked_runtimes(&project, &root),
+                outgoing,
+                sources,
+                modules,
+                languages,
+            },
+            files: StaticFiles {
+                root,
+                precompressed: Precompressed::new(
+                    project.assets().iter().map(|asset| &*asset.path),
+                ),
+            },
+            guests,
+            project: Arc::new(project),
+        }
+    }
+}
+
+/// The workers of a project that are served.
+struct ServedWorkers {
+    /// One for each worker, in their order; `None` for a worker that cannot be loaded.
+    guests: Vec<Option<LoadedGuest>>,
+    warnings: Vec<Problem>,
+}
+
+/// Removes files that are not workers from the project. A broken worker is a problem, or costs only
+/// its own route if the settings say so.
+fn select(
+    project: &mut Project,
+    results: Vec<Result<LoadedGuest, GuestFailure>>,
+) -> Result<ServedWorkers, Problems> {
+    let strict = project.settings().strict;
+    let (mut guests, mut left_out) = (Vec::with_capacity(results.len()), Vec::new());
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    for (worker, result) in project.workers().iter().zip(results) {
+        match result {
+            Ok(guest) => guests.push(Some(guest)),
+            Err(GuestFailure::NotAWorker(reason)) => {
+                left_out.push(worker.id);
+                let mut warning = guests::problem(&worker.path, &reason);
+                warning.message = format!("no worker, and not served: {}", warning.message);
+                warning.help = Some(
+                    "move it to a directory that begins with `_`, or let --ignore leave it out"
+                        .into(),
+                );
+                warnings.push(warning);
+            }
+            Err(broken) if strict => problems.extend(broken.problems(worker)),
+            Err(broken) => {
+                guests.push(None);
+                for mut problem in broken.problems(worker) {
+                    problem.message = format!(
+                        "{} answers 500 (`server.strict`): {}",
+                        worker.route, problem.message
+                    );
+                    warnings.push(problem);
+                }
+            }
+        }
+    }
+    if let Some(problems) = Problems::of(problems) {
+        return Err(problems);
+    }
+    if !left_out.is_empty() {
+        project.leave_out(&left_out);
+    }
+    Ok(ServedWorkers { guests, warnings })
+}

@@ -1,0 +1,37 @@
+//! One generation of a project: everything that is exchanged when the project is loaded again.
+
+use std::sync::Arc;
+
+use wws_engine::Guest;
+use wws_project::{Problem, Project};
+use wws_telemetry::WorkerSeries;
+
+use crate::assets::serve::StaticFiles;
+use crate::request::admission::WorkerPlaces;
+use crate::request::compress::Compressor;
+use crate::request::cors::ProjectCors;
+use crate::request::forwarded::TrustedProxies;
+use crate::workers::loaded::LoadedWorkers;
+
+/// A loaded project. Nothing of it changes; a request is answered by one generation.
+pub(crate) struct Generation {
+    /// Counted from 1.
+    pub(crate) number: u64,
+    pub(crate) project: Arc<Project>,
+    pub(crate) files: StaticFiles,
+    /// One for each worker, in their order; `None` for a worker that cannot be loaded.
+    pub(crate) guests: Vec<Option<Guest>>,
+    /// Whether any worker streams.
+    pub(crate) streams: bool,
+    pub(crate) places: WorkerPlaces,
+    /// The series of each worker, in their order.
+    pub(crate) series: Vec<Arc<WorkerSeries>>,
+    /// Warnings about the workers.
+    pub(crate) warnings: Vec<Problem>,
+    /// `None` if responses are not compressed.
+    pub(crate) compressor: Option<Compressor>,
+    pub(crate) proxies: TrustedProxies,
+    pub(crate) cors: ProjectCors,
+    /// What the next generation may take over.
+    pub(crate) loaded: LoadedWorkers,
+}
