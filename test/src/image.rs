@@ -3,12 +3,18 @@
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use wws_oci_tar::{Blob, Image as Archive};
+use wws_image::{Blob, Image as Archive};
 
 use crate::containerd::Containerd;
-use crate::workspace;
+use crate::wait::patience;
+use crate::{command, workspace};
+
+/// The longest that `wws build` may take: it compiles the worker.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The route of the probe worker in a [`Image::probe`] project.
 pub const PROBE: &str = "/probe";
@@ -100,7 +106,7 @@ impl Image {
     /// # Errors
     /// There is no such path in an image.
     pub fn folder(mut self, path: &str) -> Result<Self> {
-        self.archive = self.archive.folder(path)?;
+        self.archive = self.archive.directory(path)?;
         Ok(self)
     }
 
@@ -157,6 +163,25 @@ impl Image {
         containerd.import(&tar)?;
         Ok(name)
     }
+}
+
+/// Has `wws build` pack a project with the probe worker in `directory`. Returns the archive.
+///
+/// # Errors
+/// It cannot.
+pub fn built(name: &str, directory: &Path) -> Result<PathBuf> {
+    let project = directory.join("project");
+    fs::create_dir_all(&project)?;
+    fs::copy(workspace::guest("probe")?, project.join("probe.wasm"))?;
+    let archive = directory.join("built.tar");
+    let mut build = Command::new(workspace::programs()?.join("wws"));
+    build
+        .arg("build")
+        .arg(&project)
+        .args(["--tag", name, "--output"])
+        .arg(&archive);
+    command::run(&mut build, patience(LIMIT))?.success()?;
+    Ok(archive)
 }
 
 fn reference(name: &str) -> String {

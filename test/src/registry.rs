@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use wws_oci_tar::Blob;
+use wws_image::Blob;
 
 use crate::image::Image;
 
@@ -82,10 +82,14 @@ impl Registry {
     /// # Errors
     /// It has none.
     pub fn push_blobs(&self, name: &str, blobs: Vec<Blob>) -> Result<String> {
-        let top = blobs.last().context("an image without parts")?.digest();
+        let top = blobs
+            .last()
+            .context("an image without parts")?
+            .digest()
+            .to_owned();
         let mut all = lock(&self.shared.blobs);
         for blob in blobs {
-            all.insert(blob.digest(), (blob.media_type, blob.bytes));
+            all.insert(blob.digest().to_owned(), (blob.media_type, blob.bytes()?));
         }
         lock(&self.shared.names).insert(name.to_owned(), top);
         Ok(format!("{}/{name}:latest", self.address))

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod image;
 #[cfg(test)]
 mod tests;
 
@@ -11,6 +12,8 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use wws_project::{AdminAddress, Origins, PanelAccess};
+
+pub(crate) use image::{Build, Run};
 
 /// Serves a directory of WebAssembly workers over HTTP.
 #[derive(Debug, Parser)]
@@ -32,6 +35,10 @@ pub(crate) enum Command {
     Check(RunningProject),
     /// Print the routes of a project
     Routes(RunningProject),
+    /// Pack a project as an image, without Docker
+    Build(Build),
+    /// Serve an image, without a container
+    Run(Run),
     /// Check the project's running server; succeeds if it answers without a server error
     Health(Health),
     /// Compile ahead of time what a project's containers will need

@@ -2,21 +2,31 @@
 
 use std::{collections::BTreeMap, fmt::Display, process::ExitCode};
 
-use wws_project::Problem;
+use wws_project::{Problem, Project};
 use wws_server::{Compiling, PrepareOptions};
 
 use crate::{args::Folder, code, environment, progress, routes};
 
 /// Loads and compiles a project; prints its routes, or all its problems.
 pub(crate) fn check(folder: &Folder) -> ExitCode {
+    with_compiled(folder, |project| print!("{}", routes::table(project)))
+        .map_or_else(|problems| failed(&problems), |()| ExitCode::SUCCESS)
+}
+
+/// Loads and compiles a project, and prints its warnings.
+///
+/// # Errors
+/// All its problems, as text.
+pub(crate) fn with_compiled<T>(
+    folder: &Folder,
+    use_project: impl FnOnce(&Project) -> T,
+) -> Result<T, String> {
     let code = code::of_container().unwrap_or_else(|error| {
         eprintln!("warning: {error}");
         None
     });
-    let project = match environment::load_strictly(folder, code.as_ref()) {
-        Ok(project) => project,
-        Err(problems) => return failed(&problems),
-    };
+    let project =
+        environment::load_strictly(folder, code.as_ref()).map_err(|error| error.to_string())?;
     warn(project.warnings());
     let compiling = Compiling::default();
     let prepared = progress::while_compiling(
@@ -32,14 +42,9 @@ pub(crate) fn check(folder: &Folder) -> ExitCode {
             wws_server::prepare(project, &options)
         },
     );
-    match prepared {
-        Ok(server) => {
-            warn(&server.warnings());
-            print!("{}", routes::table(&server.project()));
-            ExitCode::SUCCESS
-        }
-        Err(error) => failed(&error),
-    }
+    let server = prepared.map_err(|error| error.to_string())?;
+    warn(&server.warnings());
+    Ok(use_project(&server.project()))
 }
 
 /// Prints the routes of a project.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use wws_project::{LoadOptions, Problems, Project};
@@ -10,11 +11,26 @@ use wws_server::{CodeCache, Languages};
 
 use crate::args::Folder;
 
+/// Variables of the image that is served.
+static DEFAULTS: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+
+/// Sets the variables of the image that this process serves, for the project and its settings
+/// alone: what this program reads about the machine, as the place of the code cache, is not the
+/// image's to say. The process's own variables take precedence.
+pub(crate) fn set_defaults(variables: impl IntoIterator<Item = (String, String)>) {
+    // A process serves one image.
+    let _ = DEFAULTS.set(variables.into_iter().collect());
+}
+
 /// All variables; those that are not UTF-8 cannot be named in a project.
 pub(crate) fn variables() -> BTreeMap<String, String> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+    let mut variables = DEFAULTS.get().cloned().unwrap_or_default();
+    variables.extend(
+        std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }),
+    );
+    variables
 }
 
 /// Where the shim mounts this program in a container, and the code of the container's project.

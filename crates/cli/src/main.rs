@@ -2,6 +2,7 @@
 //! container.
 
 mod args;
+mod build;
 mod check;
 mod code;
 mod environment;
@@ -15,6 +16,7 @@ mod progress;
 mod project;
 mod reload;
 mod routes;
+mod run;
 mod runtimes;
 mod sandbox;
 mod schema;
@@ -58,6 +60,8 @@ fn main() -> ExitCode {
         Some(Command::New(args)) => new::new(&args),
         Some(Command::Check(named)) => check::check(&named.resolve().0),
         Some(Command::Routes(named)) => check::routes(&named.resolve().0),
+        Some(Command::Build(args)) => build::build(&args),
+        Some(Command::Run(args)) => run::run(args),
         Some(Command::Health(args)) => health::health(&args),
         Some(Command::Settings) => {
             print!("{}", settings::markdown());

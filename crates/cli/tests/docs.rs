@@ -44,7 +44,8 @@ const PORT: &str = "8080";
 const START_LIMIT: Duration = Duration::from_secs(600);
 
 /// Commands of `wws` that start no server.
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 8] = [
+    "build",
     "check",
     "routes",
     "health",

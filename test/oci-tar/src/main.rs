@@ -1,4 +1,4 @@
-//! Packs a directory as an image.
+//! Packs a directory as an image, for tests and examples: `wws build` packs projects.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use wws_oci_tar::Image;
+use wws_image::Image;
 
 /// Pack FOLDER as an image: an OCI archive for `ctr image import` or `docker load`.
 #[derive(Parser)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use anyhow::{Context, Result, bail};
-use wws_oci_tar::Image;
+use wws_image::Image;
 use wws_test::command;
 use wws_test::registry::Registry;
 
@@ -163,7 +163,7 @@ impl Parts {
             copied = copied.volume(volume);
         }
         push("containerd/volume-copy-up", copied)?;
-        let owned = self.shell("owned")?.folder_of("test_dir", 65534)?;
+        let owned = self.shell("owned")?.directory_of("test_dir", 65534)?;
         push("containerd/volume-ownership", owned.volume("/test_dir"))?;
 
         // Of these most are only pulled and looked at.
@@ -209,9 +209,9 @@ impl Parts {
             .file("etc/passwd", USERS, 0o644)?
             .file("etc/group", GROUPS, 0o644)?
             .file("etc/os-release", SYSTEM, 0o644)?
-            .folder("home/default-user")?
-            .folder("root")?
-            .folder("tmp")?;
+            .directory("home/default-user")?
+            .directory("root")?
+            .directory("tmp")?;
         for command in &self.commands {
             if !["bash", "busybox", "ipcs", "pgrep"].contains(&command.as_str()) {
                 image = image.link(&format!("bin/{command}"), "/bin/busybox")?;

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Result;
 use wws_test::container::Run;
 use wws_test::containerd::{Containerd, Version};
-use wws_test::image::{Image, PROBE};
+use wws_test::image::{Image, PROBE, built};
 use wws_test::user_generation::{CONTENT, UserGeneration};
 
 fn walk(version: Version) -> Result<()> {
@@ -47,11 +47,11 @@ fn walk(version: Version) -> Result<()> {
 
 on_containerd![the_articles_walk_works = walk: V1_6 V1_7 V2_1 V2_3 V2_4];
 
-/// As the README has it: nothing names a platform.
+/// As the README has it: `wws build` makes the image, and nothing names a platform.
 fn imported_plainly(version: Version) -> Result<()> {
     let containerd = Containerd::start(version)?;
-    let image = Image::probe("plain", "")?.everywhere();
-    let (image, tar) = image.write(&containerd.folder())?;
+    let image = "localhost/plain:latest";
+    let tar = built(image, &containerd.folder())?;
     let tar = tar.display().to_string();
     containerd.ctr(&[
         "image",
@@ -60,7 +60,7 @@ fn imported_plainly(version: Version) -> Result<()> {
         containerd.snapshotter(),
         &tar,
     ])?;
-    let mut container = Run::workers(&containerd, &image, "plain")?
+    let mut container = Run::workers(&containerd, image, "plain")?
         .any_platform()
         .start()?;
     container.wait_until_up()?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wws_test::container::LIMIT;
 use wws_test::docker::{Docker, free_port, free_port_of};
-use wws_test::image::{Image, PROBE};
+use wws_test::image::{Image, PROBE, built};
 use wws_test::{command, groups, http, wait, workspace};
 
 use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
@@ -89,12 +89,18 @@ pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
     build.extend(["--provenance", "false", "-t", "everywhere:latest", &context]);
     docker.docker(&build)?;
     let publish = |port: u16| format!("127.0.0.1:{port}:3000");
-    for platform in [&[][..], &[PLATFORM]] {
+    let built = built("built", &folder)?;
+    docker.docker(&["load", "--input", &built.to_string_lossy()])?;
+    for (image, platform) in [
+        ("everywhere:latest", &[][..]),
+        ("everywhere:latest", &[PLATFORM]),
+        ("built", &[]),
+    ] {
         let port = free_port()?;
         let publish = publish(port);
         let mut words = vec!["run", "--detach", "--name", "everywhere", RUNTIME];
         words.extend(platform);
-        words.extend(["--publish", &publish, "everywhere:latest"]);
+        words.extend(["--publish", &publish, image]);
         docker.docker(&words)?;
         is_served(docker, "everywhere", port)?;
         docker.docker(&["rm", "--force", "everywhere"])?;

@@ -1,4 +1,4 @@
-//! What is written is an OCI image layout with the files that were given.
+//! What is written is an OCI archive with the files that were given.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::symlink;
 
 use serde_json::Value;
-use wws_oci_tar::Image;
+use wws_image::Image;
 
 /// Path, mode and content of every entry; a link's content is its target.
 fn entries(tar: &[u8]) -> Vec<(String, u32, Vec<u8>)> {
@@ -59,7 +59,7 @@ fn an_archive_leads_from_its_index_to_the_files() {
         .env("A", "b")
         .file("/api/[id].wasm", "wasm", 0o644)
         .and_then(|image| image.file("run", "", 0o755))
-        .and_then(|image| image.folder("tmp"))
+        .and_then(|image| image.directory("tmp"))
         .unwrap();
     let archive = Archive::of(image);
     assert_eq!(archive.json("oci-layout")["imageLayoutVersion"], "1.0.0");

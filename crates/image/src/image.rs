@@ -1,31 +1,21 @@
-//! Packs files as an image: an OCI archive of one layer, as `ctr image import` and `docker load`
-//! read it.
-//!
-//! What `docker buildx build` makes of `FROM scratch`, `COPY` and `ENTRYPOINT` needs no Docker: the
-//! same files give the same bytes here, on any machine. For the formats see the OCI image
-//! specification (image-layout, config, manifest).
+//! Images to be written.
 
-mod layer;
-
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use serde_json::{Map, Value, json};
 
-use layer::Layer;
-
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+use crate::blob::{Blob, CONFIG, INDEX, MANIFEST};
+use crate::error::ImageError;
+use crate::layer::Layer;
+use crate::project::Packed;
+use crate::store;
+use crate::time::rfc3339;
 
 /// The platforms under which an image of workers is found by whoever pulls, imports or runs it, for
 /// its own platform or for the one that it is of.
 const EVERYWHERE: [(&str, &str); 3] = [("wasi", "wasm"), ("linux", "amd64"), ("linux", "arm64")];
-
-/// The same for all images, so that the same files make the same image.
-const CREATED: &str = "1970-01-01T00:00:00Z";
 
 /// An image to be written.
 #[derive(Debug)]
@@ -37,6 +27,9 @@ pub struct Image {
     env: Vec<String>,
     user: String,
     volumes: Vec<String>,
+    labels: Map<String, Value>,
+    annotations: Map<String, Value>,
+    time: u64,
     layer: Layer,
 }
 
@@ -53,8 +46,19 @@ impl Image {
             env: Vec::new(),
             user: String::new(),
             volumes: Vec::new(),
+            labels: Map::new(),
+            annotations: Map::new(),
+            time: 0,
             layer: Layer::default(),
         }
+    }
+
+    /// An image of a project for all platforms, called `name`.
+    #[must_use]
+    pub fn of_project(name: &str, project: Packed) -> Self {
+        let layer = project.layer;
+        let image = Self::new(name).everywhere();
+        Self { layer, ..image }
     }
 
     /// Sets the platform, as `linux`, `amd64`.
@@ -109,11 +113,38 @@ impl Image {
         self
     }
 
+    /// Adds a label, as `LABEL` of a Dockerfile does.
+    #[must_use]
+    pub fn label(mut self, name: &str, value: &str) -> Self {
+        self.labels.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Adds an annotation to the manifest of each platform, and to their index.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Sets the time of the image and of its files, in seconds since 1970; 0 otherwise, so that the
+    /// same files make the same image.
+    #[must_use]
+    pub fn time(mut self, time: u64) -> Self {
+        self.time = time;
+        self
+    }
+
     /// Adds a file with the mode's permission bits. The directories that it lies in come with it.
     ///
     /// # Errors
     /// The path is none that lies in an image.
-    pub fn file(mut self, path: &str, content: impl Into<Vec<u8>>, mode: u32) -> io::Result<Self> {
+    pub fn file(
+        mut self,
+        path: &str,
+        content: impl Into<Vec<u8>>,
+        mode: u32,
+    ) -> Result<Self, ImageError> {
         self.layer.file(path, content.into(), mode)?;
         Ok(self)
     }
@@ -122,16 +153,16 @@ impl Image {
     ///
     /// # Errors
     /// The path is none that lies in an image.
-    pub fn folder(self, path: &str) -> io::Result<Self> {
-        self.folder_of(path, 0)
+    pub fn directory(self, path: &str) -> Result<Self, ImageError> {
+        self.directory_of(path, 0)
     }
 
     /// Adds an empty directory that belongs to a user and the group of the same number.
     ///
     /// # Errors
     /// The path is none that lies in an image.
-    pub fn folder_of(mut self, path: &str, owner: u64) -> io::Result<Self> {
-        self.layer.folder(path, owner)?;
+    pub fn directory_of(mut self, path: &str, owner: u64) -> Result<Self, ImageError> {
+        self.layer.directory(path, owner)?;
         Ok(self)
     }
 
@@ -139,7 +170,7 @@ impl Image {
     ///
     /// # Errors
     /// The path is none that lies in an image.
-    pub fn link(mut self, path: &str, target: &str) -> io::Result<Self> {
+    pub fn link(mut self, path: &str, target: &str) -> Result<Self, ImageError> {
         self.layer.link(path, target)?;
         Ok(self)
     }
@@ -149,53 +180,76 @@ impl Image {
     ///
     /// # Errors
     /// Something there cannot be read, or is neither file, directory nor symbolic link.
-    pub fn copy(mut self, from: &Path, to: &str) -> io::Result<Self> {
+    pub fn copy(mut self, from: &Path, to: &str) -> Result<Self, ImageError> {
         self.layer.copy(from, to)?;
         Ok(self)
     }
 
-    /// Writes the archive.
+    /// Writes the archive, as `ctr image import` and `docker load` read it.
     ///
     /// # Errors
-    /// `to` cannot be written.
-    pub fn write(self, to: impl Write) -> io::Result<()> {
-        let (name, blobs) = (self.name.clone(), self.into_blobs()?);
-        let Some(top) = blobs.last() else {
-            return Ok(());
-        };
-        let mut image = top.descriptor();
-        let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-        // The name as containerd and Docker read it, and the tag as the specification has it.
-        image["annotations"] = json!({
-            "io.containerd.image.name": name,
-            "org.opencontainers.image.ref.name": tag,
-        });
-        let index = json(&json!({
-            "schemaVersion": 2,
-            "mediaType": INDEX,
-            "manifests": [image],
-        }))?;
+    /// `to` cannot be written, or a file of the image cannot be read.
+    pub fn write(self, to: impl Write) -> Result<(), ImageError> {
+        let (name, time) = (self.name.clone(), self.time);
+        store::write_archive(&name, time, &self.into_blobs()?, to)
+    }
 
-        let mut archive = tar::Builder::new(to);
-        let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
-        layer::append(&mut archive, "oci-layout", layout, 0o644)?;
-        layer::append(&mut archive, "index.json", &index, 0o644)?;
-        for blob in &blobs {
-            let path = format!("blobs/{}", blob.digest().replace(':', "/"));
-            layer::append(&mut archive, &path, &blob.bytes, 0o644)?;
-        }
-        archive.into_inner()?.flush()
+    /// Writes an OCI image layout into the directory `to`, which is new or empty.
+    ///
+    /// # Errors
+    /// `to` cannot be written, or a file of the image cannot be read.
+    pub fn write_layout(self, to: &Path) -> Result<(), ImageError> {
+        let name = self.name.clone();
+        store::write_layout(&name, &self.into_blobs()?, to)
     }
 
     /// What the image consists of, as a registry has it. The last one is what its name stands for.
     ///
     /// # Errors
     /// Its files cannot be packed.
-    pub fn into_blobs(self) -> io::Result<Vec<Blob>> {
-        let layer = Blob::new(LAYER, self.layer.into_tar()?);
-        let (of_layer, diff) = (layer.descriptor(), layer.digest());
+    pub fn into_blobs(self) -> Result<Vec<Blob>, ImageError> {
+        let created = rfc3339(self.time);
+        let settings = self.settings();
+        let layer = Blob::layer(Arc::new(self.layer), self.time)?;
+        let (of_layer, diff) = (layer.descriptor(), layer.digest().to_owned());
         let mut blobs = vec![layer];
         let mut manifests = Vec::new();
+        for (os, architecture) in &self.platforms {
+            let config = json!({
+                "created": created,
+                "os": os,
+                "architecture": architecture,
+                "config": settings,
+                "rootfs": { "type": "layers", "diff_ids": [diff] },
+                "history": [{ "created": created, "created_by": "wws build" }],
+            });
+            let config = Blob::json(CONFIG, &config);
+            let mut manifest = json!({
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": config.descriptor(),
+                "layers": [of_layer],
+            });
+            annotate(&mut manifest, &self.annotations);
+            let mut manifest = Blob::json(MANIFEST, &manifest);
+            manifest.platform = Some(json!({ "os": os, "architecture": architecture }));
+            manifests.push(manifest.descriptor());
+            blobs.extend([config, manifest]);
+        }
+        if manifests.len() > 1 {
+            let mut index = json!({
+                "schemaVersion": 2,
+                "mediaType": INDEX,
+                "manifests": manifests,
+            });
+            annotate(&mut index, &self.annotations);
+            blobs.push(Blob::json(INDEX, &index));
+        }
+        Ok(blobs)
+    }
+
+    /// What a container gets unless it is told otherwise.
+    fn settings(&self) -> Value {
         let mut settings =
             json!({ "Entrypoint": self.entrypoint, "Env": self.env, "WorkingDir": "/" });
         if !self.command.is_empty() {
@@ -207,77 +261,15 @@ impl Image {
         for volume in &self.volumes {
             settings["Volumes"][volume] = json!({});
         }
-        for (os, architecture) in &self.platforms {
-            let config = json(&json!({
-                "created": CREATED,
-                "os": os,
-                "architecture": architecture,
-                "config": settings,
-                "rootfs": { "type": "layers", "diff_ids": [diff] },
-                "history": [{ "created": CREATED, "created_by": "wws-oci-tar" }],
-            }))?;
-            let config = Blob::new(CONFIG, config);
-            let manifest = json(&json!({
-                "schemaVersion": 2,
-                "mediaType": MANIFEST,
-                "config": config.descriptor(),
-                "layers": [of_layer],
-            }))?;
-            let mut manifest = Blob::new(MANIFEST, manifest);
-            manifest.platform = Some(json!({ "os": os, "architecture": architecture }));
-            manifests.push(manifest.descriptor());
-            blobs.extend([config, manifest]);
+        if !self.labels.is_empty() {
+            settings["Labels"] = json!(self.labels);
         }
-        if manifests.len() > 1 {
-            let index = json(&json!({
-                "schemaVersion": 2,
-                "mediaType": INDEX,
-                "manifests": manifests,
-            }))?;
-            blobs.push(Blob::new(INDEX, index));
-        }
-        Ok(blobs)
+        settings
     }
 }
 
-/// A part of an image.
-#[derive(Debug)]
-pub struct Blob {
-    /// What it is.
-    pub media_type: &'static str,
-    /// Its content.
-    pub bytes: Vec<u8>,
-    platform: Option<Value>,
-}
-
-impl Blob {
-    fn new(media_type: &'static str, bytes: Vec<u8>) -> Self {
-        Self {
-            media_type,
-            bytes,
-            platform: None,
-        }
+fn annotate(document: &mut Value, annotations: &Map<String, Value>) {
+    if !annotations.is_empty() {
+        document["annotations"] = json!(annotations);
     }
-
-    /// Its name among others: the checksum of its content.
-    #[must_use]
-    pub fn digest(&self) -> String {
-        format!("sha256:{:x}", Sha256::digest(&self.bytes))
-    }
-
-    fn descriptor(&self) -> Value {
-        let mut descriptor = json!({
-            "mediaType": self.media_type,
-            "digest": self.digest(),
-            "size": self.bytes.len(),
-        });
-        if let Some(platform) = &self.platform {
-            descriptor["platform"] = platform.clone();
-        }
-        descriptor
-    }
-}
-
-fn json(value: &Value) -> io::Result<Vec<u8>> {
-    Ok(serde_json::to_vec(value)?)
 }

@@ -1,0 +1,152 @@
+//! `wws run`: serves an image without containerd.
+//!
+//! The image is unpacked into a private directory, which is removed when the server stops. Its
+//! workers run in the same sandbox as those of a directory: an image is served as `wws DIRECTORY`
+//! would serve its files, and not in a container.
+
+mod scratch;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+
+use wws_image::{Defaults, StoredImage, UnpackLimits};
+use wws_project::beneath::Root;
+
+use crate::args::Run;
+use crate::project::Place;
+use crate::{environment, serve};
+use scratch::Scratch;
+
+/// Unpacks and serves an image.
+pub(crate) fn run(args: Run) -> ExitCode {
+    let scratch = match Scratch::new(&std::env::temp_dir()) {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            let temporary = std::env::temp_dir();
+            return failed(&format!(
+                "no private directory in {}: {error}",
+                temporary.display()
+            ));
+        }
+    };
+    let shown = args.image.display().to_string();
+    let unpacked = StoredImage::open(&args.image).and_then(|image| {
+        image.unpack(scratch.root(), UnpackLimits::default())?;
+        Ok(image.defaults().clone())
+    });
+    let defaults = match unpacked {
+        Ok(defaults) => defaults,
+        Err(error) => return failed(&format!("{shown}: {error}")),
+    };
+    let entry = match entry(&defaults, scratch.root()) {
+        Ok(entry) => entry,
+        Err(error) => return failed(&format!("{shown}: {error}")),
+    };
+    environment::set_defaults(defaults.env);
+    match args.into_serve(entry.path, &entry.in_image, entry.arguments) {
+        Ok(args) => serve::serve(args, Place::Machine),
+        Err(error) => {
+            // `exit` would leave the directory.
+            let _ = error.print();
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What an image serves.
+#[derive(Debug, PartialEq, Eq)]
+struct EntryPoint {
+    /// The project, unpacked.
+    path: PathBuf,
+    in_image: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+/// Resolves the entry point of an image that is unpacked in `root`, as the shim does.
+fn entry(defaults: &Defaults, root: &Path) -> Result<EntryPoint, String> {
+    let mut words = defaults.entrypoint.iter().chain(&defaults.command);
+    let word = words.next().map_or("/", String::as_str);
+    let in_image = Path::new("/").join(&defaults.working_directory).join(word);
+    let mut beneath = PathBuf::new();
+    for component in in_image.components() {
+        match component {
+            Component::Normal(name) => beneath.push(name),
+            Component::ParentDir => {
+                beneath.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    let opened = Root::open(root).map_err(|error| error.to_string())?;
+    let is_module = beneath
+        .extension()
+        .is_some_and(|extension| extension == "wasm");
+    // A link to a directory of this machine is refused.
+    if opened.folder(&beneath).is_err() && !(is_module && opened.file(&beneath).is_ok()) {
+        return Err(format!(
+            "its entry point `{word}` is neither a directory of workers nor a .wasm file: \
+             run it in a container"
+        ));
+    }
+    Ok(EntryPoint {
+        path: root.join(beneath),
+        in_image,
+        arguments: words.map(OsString::from).collect(),
+    })
+}
+
+fn failed(error: &dyn Display) -> ExitCode {
+    eprintln!("wws: {error}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn entry_of(words: &[&str], directory: &str, root: &Path) -> Result<EntryPoint, String> {
+        let (entrypoint, command) = words.split_at(words.len().min(1));
+        let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+        let defaults = Defaults {
+            entrypoint: owned(entrypoint),
+            command: owned(command),
+            working_directory: directory.into(),
+            ..Defaults::default()
+        };
+        entry(&defaults, root)
+    }
+
+    #[test]
+    fn the_entry_point_is_a_directory_or_a_module_of_the_image() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("app/api")).unwrap();
+        fs::write(root.join("app/w.wasm"), "").unwrap();
+        fs::write(root.join("program"), "").unwrap();
+        symlink("/etc", root.join("out")).unwrap();
+        symlink("app", root.join("in")).unwrap();
+        for (words, directory, path) in [
+            (&[][..], "", ""),
+            (&["/"], "/app", ""),
+            (&["."], "/app", "app"),
+            (&["api", "--port", "1"], "app", "app/api"),
+            (&["/app/w.wasm"], "", "app/w.wasm"),
+            (&["../../app"], "/app", "app"),
+            (&["/in"], "", "in"),
+        ] {
+            let found = entry_of(words, directory, root).unwrap();
+            assert_eq!(found.path, root.join(path), "{words:?}");
+            assert_eq!(found.arguments.len(), words.len().saturating_sub(1));
+        }
+        for word in ["/program", "/out", "/missing", "wws"] {
+            let error = entry_of(&[word], "/", root).unwrap_err();
+            assert!(error.contains(&format!("`{word}`")), "{error}");
+        }
+    }
+}

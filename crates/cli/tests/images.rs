@@ -1,0 +1,318 @@
+//! `wws build` and `wws run` as people use them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use wws_image::Image;
+
+/// Answers `hello`.
+const HELLO: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "{\22data\22:\22hello\22}")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 16))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+fn hello() -> Vec<u8> {
+    wat::parse_str(HELLO).unwrap()
+}
+
+/// A project, and a private directory for temporary files.
+struct Place {
+    project: TempDir,
+    temporary: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let project = tempfile::tempdir().unwrap();
+        fs::write(project.path().join("w.wasm"), hello()).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        Self { project, temporary }
+    }
+
+    fn wws(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wws"));
+        command
+            .args(args)
+            .current_dir(self.project.path())
+            .stdin(Stdio::null());
+        for (name, _) in std::env::vars() {
+            if name.starts_with("WWS_") || name == "SOURCE_DATE_EPOCH" {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("WWS_CODE_CACHE", "")
+            .env("TMPDIR", self.temporary.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> (Option<i32>, String) {
+        let Output { status, stderr, .. } = self.wws(args).output().unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    }
+
+    /// What is left in the directory for temporary files.
+    fn left(&self) -> usize {
+        fs::read_dir(self.temporary.path()).unwrap().count()
+    }
+}
+
+/// A server that listens.
+struct Served {
+    child: Child,
+    address: String,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+impl Served {
+    #[allow(clippy::zombie_processes, reason = "`drop` waits")]
+    fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut before = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended: {before}");
+            before += &line;
+            if let Some((_, rest)) = line.split_once("listening on http://") {
+                let address = rest.split(' ').next().unwrap().to_owned();
+                return Self {
+                    child,
+                    address,
+                    log,
+                };
+            }
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let limit = Some(Duration::from_secs(60));
+        stream.set_read_timeout(limit).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn stop(mut self) -> (Option<i32>, String) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let mut log = String::new();
+        self.log.read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It has ended, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_image_of_a_project_is_served() {
+    let place = Place::new();
+    fs::create_dir(place.project.path().join("public")).unwrap();
+    fs::write(place.project.path().join("public/a.txt"), "asset").unwrap();
+    // Inside of the project, too: an image is not packed into the next one.
+    let (code, said) = place.run(&["build", "-t", "hello", "-o", "x.tar"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains(
+            "docker.io/library/hello:latest: 1 file of workers, 1 file of assets, 2 files in all"
+        ),
+        "{said}"
+    );
+    assert!(said.contains("docker load -i x.tar"), "{said}");
+    let (code, said) = place.run(&["build", ".", "--tag", "hello:latest", "--output", "image"]);
+    assert_eq!(code, Some(0), "{said}");
+    fs::rename(
+        place.project.path().join("image"),
+        place.temporary.path().join("image"),
+    )
+    .unwrap();
+    let layout = place.temporary.path().join("image");
+    for image in ["x.tar", layout.to_str().unwrap()] {
+        let server = Served::start(place.wws(&["run", image, "--port", "0"]));
+        assert!(
+            server.address.starts_with("127.0.0.1:"),
+            "{}",
+            server.address
+        );
+        assert!(server.get("/w").ends_with("hello"));
+        assert!(server.get("/a.txt").ends_with("asset"));
+        let (code, log) = server.stop();
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!(place.left(), 1, "the layout alone");
+    }
+}
+
+#[test]
+fn images_are_reproducible() {
+    let place = Place::new();
+    let build = |output: &str, epoch: &str| {
+        let mut command = place.wws(&["build", "-t", "hello", "-o", output]);
+        command.env("SOURCE_DATE_EPOCH", epoch);
+        let made = command.output().unwrap();
+        assert!(made.status.success());
+        match output {
+            "-" => made.stdout,
+            _ => fs::read(place.project.path().join(output)).unwrap(),
+        }
+    };
+    let first = build("x.tar", "");
+    assert_eq!(first, build("x.tar", ""));
+    fs::remove_file(place.project.path().join("x.tar")).unwrap();
+    assert_eq!(first, build("-", ""));
+    assert_ne!(first, build("-", "1"));
+    let hidden = fs::read_dir(place.project.path()).unwrap();
+    assert_eq!(hidden.count(), 1, "nothing but the worker is left");
+}
+
+#[test]
+fn a_project_that_does_not_load_makes_no_image() {
+    let place = Place::new();
+    let root = place.project.path();
+    let refused = |args: &[&str], code: i32, texts: &[&str]| {
+        let args = [&["build", "-o", "x.tar"], args].concat();
+        let (ended, said) = place.run(&args);
+        assert_eq!(ended, Some(code), "{said}");
+        for text in texts {
+            assert!(said.contains(text), "{text}: {said}");
+        }
+        assert!(!root.join("x.tar").exists());
+    };
+    fs::write(root.join("w.toml"), "nope = [").unwrap();
+    fs::write(root.join("broken.wasm"), "").unwrap();
+    fs::write(root.join("broken.toml"), "[limits]\nmemory = \"x\"\n").unwrap();
+    refused(&["-t", "a"], 78, &["w.toml:1", "broken.toml:2"]);
+    fs::remove_file(root.join("broken.toml")).unwrap();
+    fs::remove_file(root.join("w.toml")).unwrap();
+    refused(&["-t", "a"], 78, &["broken.wasm"]);
+    fs::remove_file(root.join("broken.wasm")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", root.join("one")).unwrap();
+    std::os::unix::fs::symlink("../x", root.join("other")).unwrap();
+    refused(
+        &["-t", "a"],
+        78,
+        &["one: a link that leads outside", "other: a link"],
+    );
+    refused(&["-t", "A"], 64, &["`A` is no name of an image"]);
+    refused(&["-t", "a", "w.wasm"], 64, &["is no directory"]);
+    let empty = place.temporary.path().to_str().unwrap();
+    refused(&["-t", "a", empty], 78, &["nothing to serve"]);
+    fs::remove_file(root.join("one")).unwrap();
+    fs::remove_file(root.join("other")).unwrap();
+    fs::write(root.join(".dockerignore"), "w.*\n").unwrap();
+    let (code, said) = place.run(&["build", "-t", "a", "-o", "/dev/null/x.tar"]);
+    assert_eq!(code, Some(73), "{said}");
+    assert!(
+        said.contains("warning: w.wasm: .dockerignore leaves it out"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_images_own_settings_do_not_reach_the_machine() {
+    let place = Place::new();
+    let at = |name: &str| place.project.path().join(name);
+    let cache = at("cache");
+    let image = Image::new("localhost/x:1")
+        .entrypoint(&["/app"])
+        .command(&["--host", "0.0.0.0", "--port", "0"])
+        .env("WWS_PREFIX", "/v1")
+        .env("WWS_HOST", "0.0.0.0")
+        .env("WWS_CODE_CACHE", cache.to_str().unwrap())
+        .env("WWS_ADMIN", "0.0.0.0:0")
+        .file("app/w.wasm", hello(), 0o644)
+        .unwrap();
+    image.write(fs::File::create(at("x.tar")).unwrap()).unwrap();
+    let mut command = place.wws(&["run", "x.tar"]);
+    command
+        .env_remove("WWS_CODE_CACHE")
+        .env("HOME", place.temporary.path());
+    let server = Served::start(command);
+    assert!(
+        server.address.starts_with("127.0.0.1:"),
+        "{}",
+        server.address
+    );
+    assert!(server.get("/v1/w").ends_with("hello"));
+    let (code, log) = server.stop();
+    assert_eq!(code, Some(0));
+    assert!(!log.contains("metrics"), "{log}");
+    assert!(!cache.exists());
+}
+
+#[test]
+fn what_is_no_image_of_workers_is_explained() {
+    let place = Place::new();
+    let at = |name: &str| place.project.path().join(name);
+    let native = Image::new("localhost/x:1")
+        .entrypoint(&["/bin/true"])
+        .file("bin/true", "", 0o755)
+        .unwrap();
+    native
+        .write(fs::File::create(at("native.tar")).unwrap())
+        .unwrap();
+    let options = Image::new("localhost/x:1").command(&["--nope"]);
+    options
+        .write(fs::File::create(at("options.tar")).unwrap())
+        .unwrap();
+    for (image, code, text) in [
+        (
+            "native.tar",
+            1,
+            "`/bin/true` is neither a directory of workers",
+        ),
+        ("options.tar", 2, "unexpected argument '--nope'"),
+        ("w.wasm", 1, "is no image archive"),
+        ("missing", 1, "No such file"),
+        (".", 1, "neither an OCI archive nor an OCI layout"),
+    ] {
+        let (ended, said) = place.run(&["run", image, "--port", "0"]);
+        assert_eq!(ended, Some(code), "{image}: {said}");
+        assert!(said.contains(text), "{image}: {said}");
+        assert_eq!(place.left(), 0, "{image}");
+    }
+}
+
+#[test]
+fn the_image_of_a_killed_server_is_removed_by_the_next() {
+    let place = Place::new();
+    let (code, said) = place.run(&["build", "-t", "a", "-o", "x.tar"]);
+    assert_eq!(code, Some(0), "{said}");
+    let start = || Served::start(place.wws(&["run", "x.tar", "--port", "0"]));
+    let killed = start();
+    let other = start();
+    assert_eq!(place.left(), 2);
+    drop(killed);
+    assert_eq!(place.left(), 2);
+    let (code, said) = start().stop();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(place.left(), 1);
+    assert!(other.get("/w").ends_with("hello"));
+    assert_eq!(other.stop().0, Some(0));
+    assert_eq!(place.left(), 0);
+}
