@@ -5,8 +5,10 @@
 //! an allocation, or a cache line that other threads write to. Sums are made when somebody reads
 //! them. The values of labels are closed sets; routes are at most [`MAX_WORKERS`].
 
+mod exports;
 mod histogram;
 mod label;
+mod queue;
 mod registry;
 mod sink;
 mod span;
@@ -16,11 +18,13 @@ mod text;
 mod trace;
 mod worker;
 
+pub use exports::Changes;
 pub use label::{CodeSource, Failure, KvOperation, Limit, Method, Outgoing, Refusal, StatusClass};
+pub use queue::{ExportQueue, MAX_QUEUED, Queued};
 pub use registry::{ASSETS, MAX_WORKERS, OVERFLOW, Reloads, Telemetry, UNROUTED};
 pub use sink::{Family, Kind, Labels, Sink, counter, gauge, histogram, single};
-pub use span::{ExportQueue, MAX_SPANS, Span, SpanKind, Value};
+pub use span::{Attributes, LogRecord, Severity, Span, SpanKind, Value};
 pub use tail::{LogLine, LogTail};
 pub use text::{TextFormat, TextSink};
-pub use trace::{RootSampler, Sampler, TRACEPARENT, TRACESTATE, TraceContext};
+pub use trace::{Hex, RootSampler, Sampler, TRACEPARENT, TRACESTATE, TraceContext};
 pub use worker::{AnsweredRequest, WorkerSeries, WorkerSummary};

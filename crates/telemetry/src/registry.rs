@@ -9,12 +9,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::exports::{Changes, Exports};
 use crate::histogram::{Histogram, SIZES, TIMES};
 use crate::label::{
     CodeSource, Failure, KvOperation, Limit, Method, Outgoing, Refusal, StatusClass,
 };
+use crate::queue::ExportQueue;
 use crate::sink::{Sink, counter, gauge, histogram, single};
-use crate::span::{ExportQueue, MAX_SPANS, Span};
+use crate::span::{LogRecord, Span};
 use crate::tail::LogTail;
 use crate::worker::{WorkerSeries, WorkerState};
 
@@ -37,7 +39,7 @@ pub struct Telemetry(Arc<Registry>);
 
 struct Registry {
     version: &'static str,
-    spans: Arc<ExportQueue<Span>>,
+    exports: Arc<Exports>,
     tail: LogTail,
     started: SystemTime,
     workers: Mutex<BTreeMap<String, Arc<WorkerSeries>>>,
@@ -71,8 +73,8 @@ impl Telemetry {
     #[must_use]
     pub fn new(version: &'static str) -> Self {
         let zero = || AtomicU64::new(0);
-        let spans = Arc::new(ExportQueue::new(MAX_SPANS));
-        let series = |route| Arc::new(WorkerSeries::new(route, spans.clone()));
+        let exports = Arc::<Exports>::default();
+        let series = |route| Arc::new(WorkerSeries::new(route, exports.clone()));
         Self(Arc::new(Registry {
             version,
             started: SystemTime::now(),
@@ -86,7 +88,7 @@ impl Telemetry {
             reloads: [zero(), zero()],
             reloaded_at: zero(),
             reload_failed: AtomicBool::new(false),
-            spans,
+            exports,
             tail: LogTail::default(),
         }))
     }
@@ -111,8 +113,20 @@ impl Telemetry {
 
     /// Where spans wait to be exported.
     #[must_use]
-    pub fn spans(&self) -> &Arc<ExportQueue<Span>> {
-        &self.0.spans
+    pub fn spans(&self) -> &ExportQueue<Span> {
+        &self.0.exports.spans
+    }
+
+    /// Where lines of the log wait to be exported.
+    #[must_use]
+    pub fn logs(&self) -> &ExportQueue<LogRecord> {
+        &self.0.exports.logs
+    }
+
+    /// Word that metrics have changed.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.0.exports.changes
     }
 
     fn workers(&self) -> MutexGuard<'_, BTreeMap<String, Arc<WorkerSeries>>> {
@@ -132,7 +146,7 @@ impl Telemetry {
         if workers.len() >= MAX_WORKERS {
             return self.0.overflow.clone();
         }
-        let series = Arc::new(WorkerSeries::new(route, self.0.spans.clone()));
+        let series = Arc::new(WorkerSeries::new(route, self.0.exports.clone()));
         workers.insert(route.to_owned(), series.clone());
         series
     }
@@ -152,6 +166,7 @@ impl Telemetry {
     /// Counts a request that no worker answered.
     pub fn refused(&self, refusal: Refusal) {
         self.0.refusals[refusal.index()].fetch_add(1, Relaxed);
+        self.changes().touch();
     }
 
     /// Requests that no worker answered, by cause, without causes that never occurred.
@@ -165,11 +180,13 @@ impl Telemetry {
     /// Counts an operation of a key/value store.
     pub fn kv(&self, operation: KvOperation, succeeded: bool) {
         self.0.kv[operation.index()][usize::from(succeeded)].fetch_add(1, Relaxed);
+        self.changes().touch();
     }
 
     /// Counts code that was loaded.
     pub fn code(&self, source: CodeSource) {
         self.0.code[source.index()].fetch_add(1, Relaxed);
+        self.changes().touch();
     }
 
     /// Counts a reload of the project.
@@ -182,6 +199,7 @@ impl Telemetry {
                 .reloaded_at
                 .store(now.unwrap_or_default().as_secs(), Relaxed);
         }
+        self.changes().touch();
     }
 
     /// The reloads so far.
@@ -249,6 +267,7 @@ impl Telemetry {
             let count = code[source.index()].load(Relaxed);
             sink.number(&[("source", source.text())], count as f64);
         }
+        self.dropped(sink);
         let reloads = self.reloads();
         sink.family(counter("wws_reloads_total", "Reloads of the project."));
         sink.number(&[("outcome", "ok")], reloads.succeeded as f64);
@@ -272,6 +291,27 @@ impl Telemetry {
             "The start, in seconds since 1970.",
         );
         single(sink, family, start);
+    }
+}
+
+impl Telemetry {
+    /// What an exporter could not export, if there is one.
+    fn dropped(&self, sink: &mut dyn Sink) {
+        let Exports { spans, logs, .. } = &*self.0.exports;
+        let queues = [
+            ("traces", spans.is_enabled(), spans.dropped()),
+            ("logs", logs.is_enabled(), logs.dropped()),
+        ];
+        if queues.iter().all(|(_, enabled, _)| !enabled) {
+            return;
+        }
+        sink.family(counter(
+            "wws_export_dropped_total",
+            "Spans and log lines that were not exported.",
+        ));
+        for (signal, _, dropped) in queues.iter().filter(|(_, enabled, _)| *enabled) {
+            sink.number(&[("signal", signal)], *dropped as f64);
+        }
     }
 }
 

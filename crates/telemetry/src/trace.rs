@@ -103,12 +103,36 @@ impl TraceContext {
 
     /// The id of the trace, for logs.
     #[must_use]
-    pub fn trace_id_text(&self) -> String {
-        let mut text = String::with_capacity(32);
-        self.trace
-            .iter()
-            .for_each(|byte| push_hex(&mut text, *byte));
-        text
+    pub fn trace_hex(&self) -> Hex<16> {
+        Hex(self.trace)
+    }
+
+    /// The id of the span, for logs.
+    #[must_use]
+    pub fn span_hex(&self) -> Hex<8> {
+        Hex(self.span)
+    }
+}
+
+/// Bytes that are shown in hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hex<const N: usize>(pub [u8; N]);
+
+impl<const N: usize> Hex<N> {
+    /// The bytes of digits in lower case; `None` if these are others, or too few or many.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() == 2 * N)
+            .then(|| hex(text.as_bytes()))?
+            .map(Self)
+    }
+}
+
+impl<const N: usize> fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::with_capacity(2 * N);
+        self.0.iter().for_each(|byte| push_hex(&mut text, *byte));
+        f.write_str(&text)
     }
 }
 
@@ -197,6 +221,13 @@ pub enum RootSampler {
     Ratio(f64),
 }
 
+/// The standard's.
+impl Default for Sampler {
+    fn default() -> Self {
+        Self::Parent(RootSampler::On)
+    }
+}
+
 impl Sampler {
     /// The sampler of `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`; the standard's default
     /// if they are empty. `None` if a name is unknown, or a ratio not from 0 to 1.
@@ -259,7 +290,11 @@ mod tests {
         let context = TraceContext::parse(HEADER).unwrap();
         assert!(context.is_sampled());
         assert_eq!(context.to_string(), HEADER);
-        assert_eq!(context.trace_id_text(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(context.trace_hex().to_string(), trace);
+        assert_eq!(Hex::parse(trace), Some(context.trace_hex()));
+        assert_eq!(Hex::<8>::parse(trace), None);
+        assert_eq!(context.span_hex().to_string(), "00f067aa0ba902b7");
         let child = context.child();
         assert_eq!(child.trace_id(), context.trace_id());
         assert_ne!(child.span_id(), context.span_id());

@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
+use crate::exports::Exports;
 use crate::histogram::{Buckets, Histogram, SIZES, TIMES, nanoseconds};
 use crate::label::{Failure, Limit, Method, Outgoing, StatusClass};
-use crate::span::{ExportQueue, Span};
+use crate::queue::ExportQueue;
+use crate::span::Span;
 use crate::stripe::Striped;
 
 const METHODS: usize = Method::ALL.len();
@@ -23,7 +25,7 @@ const CLASSES: usize = StatusClass::ALL.len();
 /// rare or costs a call of another server, is shared.
 pub struct WorkerSeries {
     route: Box<str>,
-    spans: Arc<ExportQueue<Span>>,
+    exports: Arc<Exports>,
     stripes: Striped<Stripe>,
     peak_memory: AtomicU64,
     failures: [AtomicU64; Failure::ALL.len()],
@@ -60,11 +62,11 @@ pub struct AnsweredRequest {
 }
 
 impl WorkerSeries {
-    pub(crate) fn new(route: &str, spans: Arc<ExportQueue<Span>>) -> Self {
+    pub(crate) fn new(route: &str, exports: Arc<Exports>) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             route: route.into(),
-            spans,
+            exports,
             stripes: Striped::new(),
             peak_memory: zero(),
             failures: std::array::from_fn(|_| zero()),
@@ -85,7 +87,7 @@ impl WorkerSeries {
     /// Where spans wait to be exported.
     #[must_use]
     pub fn spans(&self) -> &ExportQueue<Span> {
-        &self.spans
+        &self.exports.spans
     }
 
     /// Counts a request that was answered.
@@ -97,16 +99,19 @@ impl WorkerSeries {
             stripe.head.add_time(head);
         }
         stripe.total.add_time(request.total);
+        self.exports.changes.touch();
     }
 
     /// Counts a call that begins.
     pub fn call_began(&self) {
         self.stripes.own().running.fetch_add(1, Relaxed);
+        self.exports.changes.touch();
     }
 
     /// Counts a call that ended.
     pub fn call_ended(&self) {
         self.stripes.own().running.fetch_sub(1, Relaxed);
+        self.exports.changes.touch();
     }
 
     /// Counts what a call used: CPU time, and the bytes of its linear memories at their peak.
@@ -117,37 +122,44 @@ impl WorkerSeries {
         if self.peak_memory.load(Relaxed) < memory {
             self.peak_memory.fetch_max(memory, Relaxed);
         }
+        self.exports.changes.touch();
     }
 
     /// Counts a failure.
     pub fn failed(&self, failure: Failure) {
         self.failures[failure.index()].fetch_add(1, Relaxed);
+        self.exports.changes.touch();
     }
 
     /// Counts a limit that was met.
     pub fn limit_met(&self, limit: Limit) {
         self.limits[limit.index()].fetch_add(1, Relaxed);
+        self.exports.changes.touch();
     }
 
     /// Counts an outgoing request, which took so long to the head of its response or to its failure.
     pub fn sent(&self, outcome: Outgoing, time: Duration) {
         self.outgoing[outcome.index()].fetch_add(1, Relaxed);
         self.outgoing_times.add_time(time);
+        self.exports.changes.touch();
     }
 
     /// Counts lines of the worker's log that were left out.
     pub fn left_out(&self, lines: u64) {
         self.lines_left_out.fetch_add(lines, Relaxed);
+        self.exports.changes.touch();
     }
 
     /// Counts a response that is being streamed.
     pub fn stream_began(&self) {
         self.streams.fetch_add(1, Relaxed);
+        self.exports.changes.touch();
     }
 
     /// Counts the end of a response that was being streamed.
     pub fn stream_ended(&self) {
         self.streams.fetch_sub(1, Relaxed);
+        self.exports.changes.touch();
     }
 
     /// The present state of all counters.
@@ -293,7 +305,7 @@ mod tests {
 
     #[test]
     fn sums_up_what_all_threads_counted() {
-        let series = WorkerSeries::new("/a", Arc::new(ExportQueue::new(1)));
+        let series = WorkerSeries::new("/a", Arc::default());
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -324,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_quantile_of_nothing_or_beyond_all_bounds_is_unknown() {
-        let series = WorkerSeries::new("/a", Arc::new(ExportQueue::new(1)));
+        let series = WorkerSeries::new("/a", Arc::default());
         assert_eq!(series.summary().median, None);
         series.answered(request(200, 60_000));
         assert_eq!(series.summary().median, None);

@@ -208,7 +208,7 @@ impl Command {
                         store
                             .data_mut()
                             .renew_command(stdin, charge, call.request_id);
-                        store.data_mut().trace = trace;
+                        store.data_mut().begin_trace(trace);
                         instance
                     }
                     None => {
@@ -216,7 +216,7 @@ impl Command {
                         let charge = guest.reserve_in_time(cost).await?;
                         let stdin = Stdin::new(input.encode(input_len)?);
                         let mut store = self.store(guest, charge, usage, stdin, call.request_id);
-                        store.data_mut().trace = trace;
+                        store.data_mut().begin_trace(trace);
                         ReusedInstance::new(CommandInstance {
                             store,
                             instance: None,

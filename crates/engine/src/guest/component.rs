@@ -33,6 +33,7 @@ use crate::guest::response::{FailureFlag, RunEnd};
 use crate::guest::reuse::{Reuse, ReusedInstance};
 use crate::host::component::{ComponentIo, ComponentStart};
 use crate::host::log::GuestLog;
+use crate::host::report::CallTrace;
 use crate::host::state::{Host, Io};
 use crate::memory::account::Charge;
 use crate::memory::pool::with_images;
@@ -194,8 +195,8 @@ impl ComponentGuest {
         let store = &mut reused.instance.store;
         guest.renew(store, usage.clone(), waited);
         let trace = guest.trace(call.request.headers());
-        store.data_mut().trace = trace.clone();
-        let log = guest_log(guest, &call.request_id);
+        let log = guest_log(guest, &call.request_id, trace.as_ref());
+        store.data_mut().begin_trace(trace.clone());
         store.data_mut().component().renew(log, trace);
         set_fuel(store, &self.component);
         Some(reused)
@@ -238,8 +239,8 @@ impl ComponentGuest {
         command: Option<(Bytes, usize)>,
     ) -> Store<Host> {
         let limits = &guest.grants.limits;
-        let log = guest_log(guest, &call.request_id);
         let trace = guest.trace(call.request.headers());
+        let log = guest_log(guest, &call.request_id, trace.as_ref());
         let buffers = guest.engine.account().part(limits.buffers);
         let io = ComponentIo::new(
             &guest.grants,
@@ -378,9 +379,11 @@ impl ComponentGuest {
 }
 
 /// The log of a call.
-fn guest_log(guest: &GuestContext, request_id: &str) -> GuestLog {
+fn guest_log(guest: &GuestContext, request_id: &str, trace: Option<&CallTrace>) -> GuestLog {
     let limit = guest.grants.limits.log;
-    GuestLog::new(guest.grants.clone(), request_id.to_owned(), limit)
+    let mut log = GuestLog::new(guest.grants.clone(), request_id.to_owned(), limit);
+    log.set_trace(trace.map(CallTrace::context));
+    log
 }
 
 /// Bounds what the guest passes to functions of the host in a call.

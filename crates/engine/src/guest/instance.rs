@@ -110,10 +110,9 @@ impl GuestContext {
         })
     }
 
-    /// The trace of a call, if the guest can send requests that continue it.
+    /// The trace of a call, for its log and its outgoing requests.
     pub(crate) fn trace(&self, headers: &HeaderMap) -> Option<CallTrace> {
-        self.grants.http.as_ref()?;
-        CallTrace::of(headers)
+        CallTrace::of(headers, self.grants.http.is_some())
     }
 
     /// Makes the store of one instance of a module.
@@ -149,7 +148,7 @@ impl GuestContext {
         let cpu = CpuMeter::new(usage, cpu_time);
         let files = OpenFiles::new(self.engine.files().clone(), limits.open_files);
         let mut host = Host::new(self.grants.clone(), io, log, quota, files, cpu);
-        host.trace = trace;
+        host.begin_trace(trace);
         let mut store = Store::new(engine, host);
         store.limiter(|host| &mut host.quota);
         // The first tick may be about to come: a guest has at least one whole tick before it is

@@ -48,8 +48,8 @@ impl RestoredGuest {
         vm.usage = usage.clone();
         guest.renew(&mut vm.store, usage.clone(), waited);
         let host = vm.host();
-        host.trace = guest.trace(call.request.headers());
         host.renew_log(call.request_id.clone());
+        host.begin_trace(guest.trace(call.request.headers()));
         Some(reused)
     }
 

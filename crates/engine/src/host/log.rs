@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use tracing::Level;
+use wws_telemetry::TraceContext;
 
 use crate::host::grants::GuestGrants;
 
@@ -13,6 +14,21 @@ const MAX_LINE: usize = 8 * 1024;
 
 /// Longest context of a message, in bytes. Longer ones are cut.
 const MAX_CONTEXT: usize = 128;
+
+/// Logs a line of a call, with what it belongs to.
+macro_rules! event {
+    ($log:expr, $level:ident, $($rest:tt)+) => {
+        tracing::event!(
+            target: "guest",
+            Level::$level,
+            worker = &*$log.grants.name,
+            request_id = $log.request_id,
+            trace_id = $log.trace.map(|trace| display(trace.trace_hex())),
+            span_id = $log.trace.map(|trace| display(trace.span_hex())),
+            $($rest)+
+        )
+    };
+}
 
 /// Bounds the lines that a guest logs in a second, in all of its calls together.
 #[derive(Default)]
@@ -60,6 +76,8 @@ fn second() -> u64 {
 pub(crate) struct GuestLog {
     grants: Arc<GuestGrants>,
     request_id: String,
+    /// The trace of the request, if it has one.
+    trace: Option<TraceContext>,
     line: Vec<u8>,
     left: u64,
     dropped: u64,
@@ -71,6 +89,7 @@ impl GuestLog {
         Self {
             grants,
             request_id,
+            trace: None,
             line: Vec::new(),
             left: limit,
             dropped: 0,
@@ -80,6 +99,11 @@ impl GuestLog {
     /// Sets the request to which later lines belong.
     pub(crate) fn set_request(&mut self, request_id: String) {
         self.request_id = request_id;
+    }
+
+    /// Sets the trace to which later lines belong.
+    pub(crate) fn set_trace(&mut self, trace: Option<TraceContext>) {
+        self.trace = trace;
     }
 
     /// Whether a line of a level is logged.
@@ -144,18 +168,12 @@ impl GuestLog {
                 if !self.admits(level) {
                     continue;
                 }
-                macro_rules! event {
-                    ($level:ident) => {
-                        tracing::event!(target: "guest", Level::$level, worker = &*self.grants.name,
-                            request_id = self.request_id, context, "{part}")
-                    };
-                }
                 match level {
-                    Level::ERROR => event!(ERROR),
-                    Level::WARN => event!(WARN),
-                    Level::INFO => event!(INFO),
-                    Level::DEBUG => event!(DEBUG),
-                    Level::TRACE => event!(TRACE),
+                    Level::ERROR => event!(self, ERROR, context, "{part}"),
+                    Level::WARN => event!(self, WARN, context, "{part}"),
+                    Level::INFO => event!(self, INFO, context, "{part}"),
+                    Level::DEBUG => event!(self, DEBUG, context, "{part}"),
+                    Level::TRACE => event!(self, TRACE, context, "{part}"),
                 }
             }
         }
@@ -165,7 +183,7 @@ impl GuestLog {
         let line = String::from_utf8_lossy(&self.line);
         let line = line.trim_end_matches(['\n', '\r']);
         if !line.is_empty() && self.admits(Level::INFO) {
-            tracing::info!(target: "guest", worker = &*self.grants.name, request_id = self.request_id, "{line}");
+            event!(self, INFO, "{line}");
         }
         self.line.clear();
     }
@@ -178,8 +196,12 @@ impl Drop for GuestLog {
             self.report_left_out(report.rate.take_left_out(second()));
         }
         if self.dropped > 0 {
-            tracing::warn!(target: "guest", worker = &*self.grants.name, request_id = self.request_id,
-                "{} more bytes of log dropped (`limits.log`)", self.dropped);
+            event!(
+                self,
+                WARN,
+                "{} more bytes of log dropped (`limits.log`)",
+                self.dropped
+            );
         }
     }
 }

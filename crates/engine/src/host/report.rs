@@ -20,13 +20,19 @@ pub(crate) struct CallTrace {
 }
 
 impl CallTrace {
-    /// The trace in the headers of a call's request, if it has one.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+    /// The trace in the headers of a call's request, if it has one. `sends`: whether the guest can
+    /// send requests that continue it.
+    pub(crate) fn of(headers: &HeaderMap, sends: bool) -> Option<Self> {
         let header = headers.get(TRACEPARENT)?.to_str().ok()?;
         Some(Self {
             context: TraceContext::parse(header)?,
-            state: trace_state(headers),
+            state: sends.then(|| trace_state(headers)).flatten(),
         })
+    }
+
+    /// The span that the call is, or the caller's.
+    pub(crate) fn context(&self) -> TraceContext {
+        self.context
     }
 }
 
@@ -238,7 +244,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(TRACEPARENT, PARENT.parse().unwrap());
         headers.insert(TRACESTATE, "vendor=1".parse().unwrap());
-        CallTrace::of(&headers).unwrap()
+        CallTrace::of(&headers, true).unwrap()
     }
 
     fn begin(grants: &GuestGrants, headers: &mut HeaderMap) -> OutgoingReport {
@@ -304,7 +310,7 @@ mod tests {
         telemetry.spans().enable(|| {});
         let answered = http::Response::builder().status(503).body(()).unwrap();
         let _ = begin(&grants, &mut HeaderMap::new()).end_with(Ok(answered));
-        let [span] = <[Span; 1]>::try_from(telemetry.spans().take()).unwrap();
+        let [span] = <[Span; 1]>::try_from(telemetry.spans().take(9)).unwrap();
         assert_eq!(span.parent, Some(trace().context.span_id()));
         assert_eq!((span.name.as_str(), span.failed), ("GET", true));
         let attribute = |name| {

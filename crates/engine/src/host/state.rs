@@ -227,6 +227,12 @@ impl Host {
         self.renew_log(request_id);
     }
 
+    /// Sets the trace that the call belongs to.
+    pub(crate) fn begin_trace(&mut self, trace: Option<CallTrace>) {
+        self.log.set_trace(trace.as_ref().map(CallTrace::context));
+        self.trace = trace;
+    }
+
     /// Begins the log of another call.
     pub(crate) fn renew_log(&mut self, request_id: String) {
         let limit = self.grants.limits.log;

@@ -63,7 +63,7 @@ pub(crate) async fn wait_for_stdin(caller: &mut Caller<'_, Host>) -> Result<()> 
         stdin.supply(input.stdin, input.charge);
     }
     host.log.set_request(input.request_id);
-    host.trace = input.trace;
+    host.begin_trace(input.trace);
     caller.as_context_mut().set_epoch_deadline(2);
     Ok(())
 }
