@@ -1,6 +1,7 @@
 //! The log: lines of text or JSON on standard error. Writers never wait for the reader.
 
 mod escape;
+mod export;
 mod rate_limit;
 mod tail;
 mod writer;
@@ -18,6 +19,7 @@ use tracing_subscriber::{
 use wws_project::LogFormat;
 use wws_server::Telemetry;
 
+use export::ExportLayer;
 use rate_limit::{RateLimit, RateLimited};
 use tail::TailLayer;
 use writer::Writer;
@@ -53,11 +55,13 @@ impl Log {
                 .with_span_list(false)
                 .boxed(),
         };
-        let tail = TailLayer(telemetry);
+        let (tail, export) = (TailLayer(telemetry.clone()), ExportLayer(telemetry));
+        // There are counters and spans for requests.
+        let without_access = targets.clone().with_target("access", LevelFilter::OFF);
         tracing_subscriber::registry()
-            .with(lines.with_filter(targets.clone().and(limited)))
-            // There are counters for requests.
-            .with(tail.with_filter(targets.with_target("access", LevelFilter::OFF)))
+            .with(lines.with_filter(targets.and(limited)))
+            .with(tail.with_filter(without_access.clone()))
+            .with(export.with_filter(without_access))
             .try_init()
             .map_err(io::Error::other)?;
         std::panic::set_hook(Box::new(log_panic));

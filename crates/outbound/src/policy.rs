@@ -98,6 +98,8 @@ struct Inner {
     allow_http: bool,
     /// Private networks whose addresses names may lead to.
     networks: Vec<IpNet>,
+    /// Whether names may lead to any address.
+    any_address: bool,
     limits: PolicyLimits,
 }
 
@@ -147,6 +149,7 @@ impl Policy {
                 methods: methods.to_vec(),
                 allow_http,
                 networks: Vec::new(),
+                any_address: false,
                 limits,
             })),
         })
@@ -181,6 +184,16 @@ impl Policy {
             Arc::make_mut(inner).networks.extend(parsed);
         }
         Ok(self)
+    }
+
+    /// Also allows hosts of the list at any address. For hosts that the operator names, never for
+    /// those of a worker.
+    #[must_use]
+    pub fn allow_any_address(mut self) -> Self {
+        if let Some(inner) = &mut self.inner {
+            Arc::make_mut(inner).any_address = true;
+        }
+        self
     }
 
     /// Allows nothing.
@@ -248,7 +261,9 @@ impl Policy {
             IpAddr::V4(address) => Host::Ipv4(address),
             IpAddr::V6(address) => Host::Ipv6(address),
         };
-        if self.names(&literal, port)
+        let is_any = self.inner.as_ref().is_some_and(|inner| inner.any_address);
+        if is_any
+            || self.names(&literal, port)
             || what == PRIVATE
                 && (self.has_network(address) || is_private_name(host) && self.names(host, port))
         {

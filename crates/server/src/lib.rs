@@ -8,7 +8,7 @@
 //!
 //! Layers, from the top: `prepare`, `server` and `reload` put the parts together; `load` makes a
 //! generation of a project; `admin` listens for
-//! operators, who read `status`; `request` answers a request with `assets` or a worker; `connection` handles sockets and hyper; `workers` compiles what the
+//! operators, who read `status`; `export` sends to collectors what `telemetry` counts; `request` answers a request with `assets` or a worker; `connection` handles sockets and hyper; `workers` compiles what the
 //! project has and knows none of the others.
 //!
 //! Log targets: `access` (one line per request), `guest` (what workers write to standard error,
@@ -17,6 +17,7 @@
 mod admin;
 mod assets;
 mod connection;
+mod export;
 mod load;
 mod memory;
 mod options;

@@ -11,7 +11,8 @@ use crate::workers::compiling::Compiling;
 /// What a server needs in addition to its project.
 #[derive(Clone, Debug, Default)]
 pub struct PrepareOptions {
-    /// The operator's environment: `WWS_RESOLVE`, and variables for certificates and proxies.
+    /// The operator's environment: `WWS_RESOLVE`, and variables for certificates, proxies and the
+    /// export of telemetry.
     pub env: BTreeMap<String, String>,
     /// The code cache; only this program writes to it.
     pub code: Option<CodeCache>,

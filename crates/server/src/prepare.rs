@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit};
 use wws_engine::{Engine, EngineOptions, LoadError, LoadErrorKind};
+use wws_otlp::Exporter;
 use wws_project::{Problems, Project};
 
 use crate::connection::clients::{self, Clients};
+use crate::export;
 use crate::load::{self, LoadContext};
 use crate::memory;
 use crate::options::{PrepareOptions, kept_for_calls};
@@ -92,7 +94,10 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
     let sockets = Sockets::new(settings.max_sockets, connections, memory, engine.account());
     let (time, wait) = (settings.body_timeout, settings.queue_timeout);
     let uploads = Uploads::new(settings.max_body, engine.account(), time, wait);
+    let export = export::exporter(&options.env, generation.project.root(), &options.telemetry);
+    let sampler = export.exporter.as_ref().and_then(Exporter::sampler);
     let parts = AppParts {
+        sampler,
         engine,
         telemetry: options.telemetry.clone(),
         admission,
@@ -104,5 +109,6 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
         memory: available,
         on_idle: options.on_idle,
     };
-    Ok(Server::new(App::new(parts, generation), options.clone()))
+    let app = App::new(parts, generation);
+    Ok(Server::new(app, options.clone(), export))
 }

@@ -15,6 +15,7 @@ pub(crate) mod request_id;
 pub(crate) mod sockets;
 mod stream;
 mod target;
+mod trace;
 mod transfer_encoding;
 pub(crate) mod upload;
 mod upload_stream;

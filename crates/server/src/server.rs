@@ -10,6 +10,7 @@ use std::{
 use http::{Request, Response, uri::Authority};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use wws_otlp::Exporter;
 use wws_project::{AdminAddress, Problem, Project};
 
 use crate::admin::{self, listen::AdminListener};
@@ -20,6 +21,7 @@ use crate::connection::http2::{self, Handle};
 use crate::connection::idle;
 use crate::connection::incoming::IncomingBody;
 use crate::connection::listen::{self, AcceptedConnection};
+use crate::export::{self, PreparedExport};
 use crate::options::PrepareOptions;
 use crate::reload::Reloader;
 use crate::request::app::App;
@@ -34,6 +36,7 @@ const QUIET: Duration = Duration::from_secs(2);
 pub struct Server {
     app: Arc<App>,
     options: PrepareOptions,
+    export: PreparedExport,
 }
 
 /// A server that listens and has not accepted a connection yet.
@@ -42,6 +45,7 @@ pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     admin: Option<AdminListener>,
+    exporter: Option<Exporter>,
 }
 
 /// How a server stopped.
@@ -52,10 +56,11 @@ pub struct Drained {
 }
 
 impl Server {
-    pub(crate) fn new(app: App, options: PrepareOptions) -> Self {
+    pub(crate) fn new(app: App, options: PrepareOptions, export: PreparedExport) -> Self {
         Self {
             app: Arc::new(app),
             options,
+            export,
         }
     }
 
@@ -65,10 +70,12 @@ impl Server {
         self.app.generation().project.clone()
     }
 
-    /// Warnings about its workers, in addition to the warnings of its project.
+    /// Warnings about its workers and its environment, in addition to the warnings of its project.
     #[must_use]
     pub fn warnings(&self) -> Vec<Problem> {
-        self.app.generation().warnings.clone()
+        let generation = self.app.generation();
+        let workers = generation.warnings.iter();
+        workers.chain(&self.export.warnings).cloned().collect()
     }
 
     /// Exchanges the project later.
@@ -89,6 +96,7 @@ impl Server {
             listener,
             address,
             admin: None,
+            exporter: self.export.exporter,
         })
     }
 }
@@ -128,8 +136,10 @@ impl Bound {
             app,
             listener,
             admin,
+            exporter,
             ..
         } = self;
+        let exporter = exporter.map(|exporter| export::start(exporter, &app));
         // Answers until everything has ended, so that an operator sees the server drain.
         let admin = admin.map(|admin| tokio::spawn(admin::serve::serve(admin, app.clone())));
         // None of these changes when the project is loaded again.
@@ -169,6 +179,7 @@ impl Bound {
         let aborted = if in_time { 0 } else { connections.len() };
         connections.shutdown().await;
         watch.abort();
+        export::stop(exporter).await;
         if let Some(admin) = admin {
             admin.abort();
             // Its socket is removed.
@@ -197,6 +208,7 @@ async fn serve(app: Arc<App>, accepted: AcceptedConnection, settings: Arc<Connec
         activity,
         permit,
     } = accepted;
+    app.telemetry.changes().touch();
     let handle = ClientHandle(Arc::new(ConnectionClient {
         app: app.clone(),
         local: authority::of_address(local),
@@ -204,6 +216,7 @@ async fn serve(app: Arc<App>, accepted: AcceptedConnection, settings: Arc<Connec
     }));
     driver::serve(stream, handle, activity, &settings).await;
     drop(permit);
+    app.telemetry.changes().touch();
     app.idle.touch();
 }
 

@@ -9,6 +9,8 @@ use std::{
 use http::{Method, StatusCode, Uri};
 use wws_telemetry::{AnsweredRequest, WorkerSeries};
 
+use crate::request::trace::{RequestEnd, RequestTrace};
+
 /// The logged status of a request whose client went away before the response.
 const CLIENT_GONE: u16 = 499;
 
@@ -22,6 +24,8 @@ pub(crate) struct AccessRecord {
     head: Option<Duration>,
     method: Method,
     target: Uri,
+    /// The trace that it belongs to.
+    pub(crate) trace: RequestTrace,
     /// The client, once it is known.
     pub(crate) client: Option<IpAddr>,
     status: u16,
@@ -61,6 +65,7 @@ impl AccessRecord {
             head: None,
             method: method.clone(),
             target: target.clone(),
+            trace: RequestTrace::default(),
             client: None,
             status: CLIENT_GONE,
             bytes: 0,
@@ -80,9 +85,10 @@ impl AccessRecord {
         self.head = Some(self.start.elapsed());
     }
 
-    /// Counts the request, whose response was passed on or streamed, and writes the line.
+    /// Counts the request, whose response was passed on or streamed, writes the line, and queues the
+    /// span.
     pub(crate) fn end(
-        &self,
+        &mut self,
         total: Duration,
         series: &WorkerSeries,
         request_id: &str,
@@ -96,6 +102,23 @@ impl AccessRecord {
                 total,
             });
         }
+        let is_gone = self.status == CLIENT_GONE && self.head.is_none();
+        self.trace.end(
+            series,
+            &RequestEnd {
+                method: &self.method,
+                target: &self.target,
+                status: (!is_gone).then_some(self.status),
+                aborted_by: match is_gone {
+                    true => Some(AbortedBy::Client.name()),
+                    false => self.aborted_by.map(AbortedBy::name),
+                },
+                is_clients: is_gone || self.aborted_by == Some(AbortedBy::Client),
+                client: self.client,
+                request_id,
+                time: total,
+            },
+        );
         if !self.enabled {
             return;
         }
@@ -111,6 +134,8 @@ impl AccessRecord {
             client = self.client.map(tracing::field::display),
             worker,
             request_id,
+            trace_id = self.trace.trace_id(),
+            span_id = self.trace.span_id(),
             aborted_by = self.aborted_by.map(AbortedBy::name),
         );
     }
@@ -143,6 +168,7 @@ impl StreamRecord {
                 head: Some(record.start.elapsed()),
                 method: record.method.clone(),
                 target: record.target.clone(),
+                trace: record.trace.hand_over(),
                 client: record.client,
                 status: status.as_u16(),
                 bytes: 0,
@@ -151,6 +177,11 @@ impl StreamRecord {
             request_id: request_id.to_owned(),
             worker: worker.to_owned(),
         }
+    }
+
+    /// The trace that the request belongs to.
+    pub(crate) fn trace(&self) -> &RequestTrace {
+        &self.record.trace
     }
 
     /// Counts bytes that are sent.

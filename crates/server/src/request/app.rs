@@ -22,7 +22,7 @@ use wws_engine::{
     BodyStream, Call, CallError, Engine, Guest, RequestBody, ResponseBody, StreamedBody,
 };
 use wws_project::{PanelAccess, RouteMatch, Worker};
-use wws_telemetry::{Refusal, Telemetry, WorkerSeries};
+use wws_telemetry::{Refusal, Sampler, Telemetry, WorkerSeries};
 use wws_websocket::Offer;
 
 use crate::assets::serve;
@@ -43,6 +43,7 @@ use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT};
 use crate::request::request_id::{self, RequestIds};
 use crate::request::sockets::{SocketRequest, Sockets};
 use crate::request::stream::{self, WorkerStream, report_failure};
+use crate::request::trace::RequestTrace;
 use crate::request::upload::{UploadError, Uploads};
 use crate::request::upload_stream::{UploadFailure, UploadStream, UploadStreamBounds};
 use crate::request::{target, transfer_encoding};
@@ -65,6 +66,8 @@ pub(crate) struct App {
     /// Bytes that this process may use.
     pub(crate) memory: u64,
     pub(crate) ids: RequestIds,
+    /// Which traces are recorded; `None` if they are not exported.
+    pub(crate) sampler: Option<Sampler>,
     pub(crate) idle: Idle,
     pub(crate) on_idle: Option<fn()>,
     /// Whether the server stops.
@@ -82,6 +85,7 @@ pub(crate) struct AppParts {
     pub(crate) kv: Arc<dyn wws_kv::Store>,
     pub(crate) loaded_memory: LoadedMemory,
     pub(crate) memory: u64,
+    pub(crate) sampler: Option<Sampler>,
     pub(crate) on_idle: Option<fn()>,
 }
 
@@ -100,6 +104,7 @@ impl App {
             loaded_memory: parts.loaded_memory,
             memory: parts.memory,
             ids: RequestIds::new(),
+            sampler: parts.sampler,
             idle: Idle::default(),
             on_idle: parts.on_idle,
             draining: AtomicBool::new(false),
@@ -121,6 +126,7 @@ impl App {
         let generation = self.generation();
         generation.guests.iter().flatten().for_each(Guest::trim);
         self.engine.trim();
+        self.telemetry.changes().touch();
         if let Some(on_idle) = self.on_idle {
             on_idle();
         }
@@ -177,6 +183,7 @@ impl App {
             series: self.telemetry.unrouted(),
             is_cors_decided: false,
         };
+        context.access.trace = RequestTrace::begin(self.sampler, &request);
         let origin = match generation.cors.any {
             true => request.headers().get(header::ORIGIN).cloned(),
             false => None,
@@ -247,7 +254,10 @@ impl App {
         context.access.client = Some(origin.client);
         let (version, local) = (parts.version, client.local);
         match target::url(&parts.uri, &parts.headers, version, local, &origin) {
-            Ok(url) => parts.uri = url,
+            Ok(url) => {
+                context.access.trace.set_url(&url);
+                parts.uri = url;
+            }
             Err(bad) => {
                 context.refused(Refusal::BadRequest);
                 return context.closing_page(StatusCode::BAD_REQUEST, bad.text());
@@ -288,6 +298,7 @@ impl App {
                 if let Ok(id) = HeaderValue::from_str(&context.id) {
                     parts.headers.insert(request_id::HEADER, id);
                 }
+                context.access.trace.pass_on(&mut parts.headers);
                 self.call(context, worker, parts, params, body).await
             }
             RouteMatch::NotFound => self.not_found(context),
@@ -378,6 +389,8 @@ impl App {
                 tracing::warn!(
                     worker = worker.name,
                     request_id = context.id,
+                    trace_id = context.access.trace.trace_id(),
+                    span_id = context.access.trace.span_id(),
                     "not run: {error}"
                 );
                 return context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT);
@@ -605,6 +618,8 @@ fn call_failed(error: &CallError, context: &RequestContext<'_>) -> Response<Body
     tracing::error!(
         worker = context.worker_name(),
         request_id = context.id,
+        trace_id = context.access.trace.trace_id(),
+        span_id = context.access.trace.span_id(),
         "{error}"
     );
     if error.is_overload() {

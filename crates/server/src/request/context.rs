@@ -74,7 +74,8 @@ impl RequestContext<'_> {
 
 impl Drop for RequestContext<'_> {
     fn drop(&mut self) {
-        let (time, worker) = (self.access.time(), self.worker_name());
+        let worker = self.worker.map(|worker| worker.name.as_str());
+        let time = self.access.time();
         self.access.end(time, self.series, &self.id, worker);
     }
 }

@@ -259,6 +259,8 @@ fn log_failure(record: &StreamRecord, error: &CallError) {
     tracing::error!(
         worker = record.worker,
         request_id = record.request_id,
+        trace_id = record.trace().trace_id(),
+        span_id = record.trace().span_id(),
         "in a WebSocket: {error}"
     );
 }

@@ -143,6 +143,8 @@ impl<B: GuestBody + 'static> WorkerStream<B> {
         tracing::error!(
             worker = self.record.worker,
             request_id = self.record.request_id,
+            trace_id = self.record.trace().trace_id(),
+            span_id = self.record.trace().span_id(),
             "after the head of the response: {failure}"
         );
         io::Error::other("the worker failed")

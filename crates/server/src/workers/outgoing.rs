@@ -19,7 +19,7 @@ const AUTHORITIES: &str = "etc/ssl";
 const MACHINE_AUTHORITIES: [&str; 2] = ["/etc/ssl", "/etc/pki/tls"];
 
 /// The variable with addresses of hosts that the operator sets.
-const RESOLVE: &str = "WWS_RESOLVE";
+pub(crate) const RESOLVE: &str = "WWS_RESOLVE";
 
 /// Directory entries that are looked at to find out whether certificates have changed.
 const MAX_ENTRIES: usize = 4096;
@@ -190,7 +190,7 @@ fn origin(env: &BTreeMap<String, String>, roots: &Roots) -> [u8; 32] {
 
 /// The trusted certificates: those that the operator names, those of the image or project, and
 /// those of the machine.
-fn roots<'a>(root: &Path, variable: impl Fn(&str) -> Option<&'a str>) -> Roots {
+pub(crate) fn roots<'a>(root: &Path, variable: impl Fn(&str) -> Option<&'a str>) -> Roots {
     let directories = MACHINE_AUTHORITIES.iter().map(PathBuf::from);
     let file = variable("SSL_CERT_FILE").map(PathBuf::from);
     let named = variable("SSL_CERT_DIR").unwrap_or_default();
