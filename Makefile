@@ -37,17 +37,20 @@ build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/re
 	ln -f $(OUT)/shim/containerd-shim-wws-v1 target/release/containerd-shim-wws-v1
 
 .PHONY: install
-install: build ## install both programs in PREFIX/bin (PREFIX=/usr/local; DESTDIR for packagers), also while containers run
+install: build ## install both programs, completions and manual pages in PREFIX (/usr/local; DESTDIR for packagers), also while containers run
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 target/release/containerd-shim-wws-v1 target/release/wws $(DESTDIR)$(PREFIX)/bin/
+	@scripts/share.sh target/release/wws $(DESTDIR)$(PREFIX)/share
 
 .PHONY: uninstall
 uninstall: ## remove what `make install` installed, and the compiled code; containers that run keep running
 	rm -f $(DESTDIR)$(PREFIX)/bin/containerd-shim-wws-v1 $(DESTDIR)$(PREFIX)/bin/wws
+	rm -f $(DESTDIR)$(PREFIX)/share/{bash-completion/completions/wws,zsh/site-functions/_wws,fish/vendor_completions.d/wws.fish}
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/wws.1 $(DESTDIR)$(PREFIX)/share/man/man1/wws-*.1
 	rm -rf $(DESTDIR)/var/lib/wws
 
 .PHONY: dist
-dist: build ## pack archives, the one-file shim, a Debian package and their checksums below target/dist (KEY signs them)
+dist: build ## pack archives, the one-file shim, a Debian package, a list of what is in them (SBOM) and checksums below target/dist (KEY signs them)
 	@scripts/dist.sh
 
 .PHONY: images

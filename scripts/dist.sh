@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Packs what `make build` left, below target/dist:
 #
-#   wws-VERSION-linux-ARCH.tar.gz                       both programs, licences, the Kubernetes manifests
+#   wws-VERSION-linux-ARCH.tar.gz                       both programs, completions, manual pages, licences, the Kubernetes manifests
 #   containerd-shim-wws-v1-VERSION-linux-ARCH.tar.gz    one file, the shim that carries `wws` (runtime-class-manager, k3s)
-#   wws_VERSION_ARCH.deb                                both programs in /usr/bin
+#   wws_VERSION_ARCH.deb                                both programs in /usr/bin, completions, manual pages
+#   wws-VERSION.cdx.json                                what they are made of (CycloneDX)
 #   SHA256SUMS, and SHA256SUMS.asc with the key KEY of gpg, if it is given
 #
 # Nothing in them depends on when or by whom they are packed: SOURCE_DATE_EPOCH, or the time of the commit, is the time of all files.
@@ -38,6 +39,7 @@ name=wws-$version-linux-$arch
 mkdir -p "$work/$name/bin" "$work/$name/deploy"
 install -m 755 "$programs/containerd-shim-wws-v1" "$programs/wws" "$work/$name/bin/"
 install -m 644 LICENSE THIRD_PARTY.md CHANGELOG.md "$work/$name/"
+scripts/share.sh "$programs/wws" "$work/$name/share"
 cp -r deploy/kubernetes "$work/$name/deploy/"
 archive "$name"
 
@@ -55,6 +57,7 @@ if command -v dpkg-deb > /dev/null; then
     install -m 644 THIRD_PARTY.md "$root/usr/share/doc/wws/"
     install -m 644 deploy/kubernetes/*.yaml "$root/usr/share/doc/wws/kubernetes/"
     gzip -n -9 < CHANGELOG.md > "$root/usr/share/doc/wws/changelog.gz"
+    scripts/share.sh "$programs/wws" "$root/usr/share" debian
     sed -e "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@SIZE@/$(du -sk --apparent-size "$root/usr" | cut -f 1)/" \
         deploy/debian/control.in > "$root/DEBIAN/control"
     install -m 755 deploy/debian/postrm "$root/DEBIAN/postrm"
@@ -65,10 +68,12 @@ else
     echo "scripts/dist.sh: dpkg-deb is missing: no .deb" >&2
 fi
 
+scripts/sbom.py "$version" > "$dist/wws-$version.cdx.json"
+
 (
     cd "$dist"
     shopt -s nullglob
-    packed=(*.tar.gz *.deb)
+    packed=(*.tar.gz *.deb *.cdx.json)
     sha256sum -- "${packed[@]}" > SHA256SUMS
 )
 if [[ -n ${KEY-} ]]; then

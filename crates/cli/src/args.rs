@@ -59,6 +59,42 @@ pub(crate) enum Command {
     ServeContainer(Container),
     /// List, install, check and uninstall language runtimes of a project
     Runtimes(Runtimes),
+    /// Check whether this machine can run containers of workers, and print what to do
+    Doctor(Doctor),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: CompletionShell,
+    },
+    /// Print the manual page of `wws` or of one of its commands
+    Man(Man),
+}
+
+/// How the host is checked.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// Print the findings as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A shell with completions.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum CompletionShell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Which manual page.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Man {
+    /// The command, as `build`; without it, the page of `wws`
+    pub(crate) command: Option<String>,
+    /// Write all pages into this directory instead
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "command")]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// A project to create.

@@ -5,10 +5,12 @@ mod args;
 mod build;
 mod check;
 mod code;
+mod doctor;
 mod environment;
 mod health;
 mod loader;
 mod log;
+mod manual;
 mod memory;
 mod new;
 mod precompile;
@@ -82,5 +84,8 @@ fn main() -> ExitCode {
             Err(error) => error.exit(),
         },
         Some(Command::Runtimes(args)) => runtimes::runtimes(&args),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Completions { shell }) => manual::completions(shell),
+        Some(Command::Man(args)) => manual::man(&args),
     }
 }
