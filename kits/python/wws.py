@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # For editors: `typing` takes longer to load than all the rest.
     import logging
     import random
-    from typing import Any, Optional, Union
+    from typing import Any, Optional, Sequence, Union
 
     Body = Union[str, bytes, bytearray, memoryview, Iterable[Union[str, bytes]], None]
 
@@ -485,6 +485,18 @@ def _store(message: dict) -> dict:
     return line
 
 
+def _text_of(value: Any) -> str:
+    return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
+
+
+def _ttl(ttl: Optional[float]) -> dict:
+    if ttl is None:
+        return {}
+    if not ttl > 0:
+        raise ValueError("the time to live must be a number of seconds above 0")
+    return {"ttl": float(ttl)}
+
+
 class Cache:
     """The worker's key/value store: `[data.kv]` in its TOML. Keys and values are text. What a request sets is stored when it has been answered."""
 
@@ -504,11 +516,9 @@ class Cache:
             raise
 
     @staticmethod
-    def set(key: str, value: Any) -> None:
-        """Sets the value of a key. What is no text is stored as `str(value)`."""
-        if isinstance(value, (bytes, bytearray)):
-            value = value.decode()
-        _store({"op": "kv_set", "key": str(key), "value": str(value)})
+    def set(key: str, value: Any, ttl: Optional[float] = None) -> None:
+        """Sets the value of a key, for `ttl` seconds if they are given. What is no text is stored as `str(value)`."""
+        _store({"op": "kv_set", "key": str(key), "value": _text_of(value), **_ttl(ttl)})
 
     @staticmethod
     def delete(key: str) -> None:
@@ -519,6 +529,20 @@ class Cache:
     def increment(key: str, by: int = 1) -> int:
         """Adds to a number at once, also among requests that run at the same time. Returns the sum."""
         return _store({"op": "kv_increment", "key": str(key), "by": int(by)})["value"]
+
+    @staticmethod
+    def compare_and_set(key: str, expected: Optional[str], value: Any, ttl: Optional[float] = None) -> bool:
+        """Sets a key at once if its value is `expected`, or if there is no such key and `expected` is None. Returns whether it was."""
+        known = None if expected is None else _text_of(expected)
+        return _store({"op": "kv_compare_and_set", "key": str(key), "expected": known, "value": _text_of(value), **_ttl(ttl)})["value"]
+
+    @staticmethod
+    def list(prefix: str = "", after: Optional[str] = None, limit: int = 1000) -> Sequence[str]:
+        """The keys with a prefix in the order of their bytes, after the key `after`: at most `limit`. None is the end."""
+        if limit < 1:
+            raise ValueError("the limit must be 1 or more")
+        start = None if after is None else str(after)
+        return _store({"op": "kv_list", "prefix": str(prefix), "after": start, "limit": min(int(limit), 1000)})["keys"]
 
 
 # -- Outgoing requests -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display, process::ExitCode};
 
 use wws_project::{Problem, Project};
-use wws_server::{Compiling, PrepareOptions};
+use wws_server::{Compiling, OpenedStores, PrepareOptions};
 
 use crate::{args::Folder, code, environment, progress, routes};
 
@@ -37,6 +37,7 @@ pub(crate) fn with_compiled<T>(
                 env: environment::variables(),
                 code: code.or_else(|| code::of_user(&project, &compiling)),
                 compiling: compiling.clone(),
+                stores: OpenedStores::trial(),
                 ..PrepareOptions::default()
             };
             wws_server::prepare(project, &options)

@@ -62,8 +62,11 @@ fn begins(worker: &Worker) -> &'static str {
 /// A summary of what a worker may use.
 fn given(worker: &Worker) -> String {
     let mut parts = Vec::new();
-    if let Some(namespace) = &worker.kv_namespace {
-        parts.push(format!("kv {namespace}"));
+    if let Some(kv) = &worker.kv {
+        parts.push(match &kv.store {
+            Some(store) => format!("kv {} in {store}", kv.namespace),
+            None => format!("kv {}", kv.namespace),
+        });
     }
     parts.extend(
         worker

@@ -14,7 +14,7 @@ use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 use rustix::process::{geteuid, getpid};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition};
-use wws_project::Project;
+use wws_project::{Project, StorePlace};
 
 use crate::seccomp::{self, Rules, argument, filter, masked, refused, rule};
 
@@ -149,12 +149,12 @@ impl NeededRights {
 /// The capabilities that a project's server needs once its socket is bound: none, unless root
 /// serves files of others.
 fn capabilities_for(project: &Project) -> CapabilitySet {
-    // Workers may write to files of other users, as root could before.
-    if project
-        .workers()
-        .iter()
-        .any(|worker| !worker.folders.is_empty())
-    {
+    // Workers and stores may write to files of other users, as root could before.
+    let mut workers = project.workers().iter();
+    let mut stores = project.stores().iter();
+    let writes = workers.any(|worker| !worker.folders.is_empty())
+        || stores.any(|store| store.place != StorePlace::Memory);
+    if writes {
         return FILES;
     }
     let workers = project.workers().iter().map(|worker| &*worker.path);

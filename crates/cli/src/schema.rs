@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 use wws_project::{
-    Cors, Instances, Limits, ServerSettings, TomlType, Unit, WorkerLog, settings::Setting,
+    Consistency, Cors, Instances, Limits, ServerSettings, StoreSettings, TomlType, Unit, WorkerLog,
+    settings::Setting,
 };
 
 /// The dialect of the schemas: the one that TOML editors know.
@@ -38,6 +39,12 @@ pub(crate) fn project() -> Value {
             "server": settings("Settings of the server.", &ServerSettings::table()),
             "limits": settings("Limits of one call, for all workers.", &Limits::table()),
             "log": settings("What workers log.", &WorkerLog::table()),
+            "stores": {
+                "type": "object",
+                "description": "Key/value stores.",
+                "propertyNames": { "pattern": "^[A-Za-z0-9_-]+$" },
+                "additionalProperties": store(),
+            },
             "repositories": list(repository),
         }),
         &[],
@@ -75,7 +82,11 @@ pub(crate) fn worker() -> Value {
     );
     let kv = open_object(
         "The key/value store.",
-        json!({ "namespace": { "type": "string", "minLength": 1, "description": "Workers with the same namespace share keys." } }),
+        json!({
+            "namespace": { "type": "string", "minLength": 1, "description": "Workers with the same namespace of a store share keys." },
+            "store": text("The name of a store of `.wws.toml`; without it, the namespace is in the memory of the server."),
+            "consistency": { "enum": Consistency::ALL.map(Consistency::name), "default": Consistency::default().name(), "description": "How the changes of requests that run at once meet." },
+        }),
         &["namespace"],
     );
     let mut schema = open_object(
@@ -103,6 +114,17 @@ pub(crate) fn worker() -> Value {
         &[],
     );
     name(&mut schema, "TOML of a worker");
+    schema
+}
+
+fn store() -> Value {
+    let mut schema = settings("A key/value store.", &StoreSettings::table());
+    schema["properties"]["kind"] = json!({
+        "enum": ["memory", "file"],
+        "description": "Where it keeps its entries.",
+    });
+    schema["properties"]["path"] = text("The database of a file store, relative to the project.");
+    schema["required"] = json!(["kind"]);
     schema
 }
 

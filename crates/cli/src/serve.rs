@@ -11,7 +11,9 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
-use wws_server::{CodeCache, Compiling, Languages, PrepareOptions, Server, Telemetry};
+use wws_server::{
+    CodeCache, Compiling, Languages, OpenedStores, PrepareOptions, Server, Telemetry,
+};
 
 use crate::{
     EXIT_CONFIG, EXIT_OS,
@@ -210,6 +212,7 @@ impl Start {
                 on_idle: Some(memory::rest),
                 languages: Languages::standard(),
                 telemetry: self.telemetry.clone(),
+                stores: OpenedStores::default(),
             };
             wws_server::prepare(project, &options)
         };

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use wws_project::{Cors, Instances, Limits, ServerSettings, WorkerLog, settings::Setting};
+use wws_project::{
+    Cors, Instances, Limits, ServerSettings, StoreSettings, WorkerLog, settings::Setting,
+};
 
 /// The whole page.
 pub(crate) fn markdown() -> String {
@@ -37,6 +39,11 @@ pub(crate) fn markdown() -> String {
          [instances](../configure/worker.md#instances).\n\n",
     );
     table(&mut text, &Instances::table(), false);
+    text.push_str(
+        "\n## `[stores.NAME]`\n\n\
+         Limits of a key/value store, in `.wws.toml`: see [stores](../configure/stores.md).\n\n",
+    );
+    table(&mut text, &StoreSettings::table(), false);
     text
 }
 

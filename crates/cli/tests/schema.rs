@@ -34,6 +34,10 @@ fn matches(pattern: &str, text: &str) -> bool {
     let unit = text.trim().trim_start_matches(|c: char| c.is_ascii_digit());
     let has_number = unit.len() < text.trim().len();
     match pattern {
+        r"^[A-Za-z0-9_-]+$" => {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+            !text.is_empty() && text.chars().all(is_plain)
+        }
         r"^\s*[0-9]+\s*(ms|s|m|min|h)?\s*$" => {
             has_number && ["", "ms", "s", "m", "min", "h"].contains(&unit.trim())
         }
@@ -76,6 +80,12 @@ fn problems(schema: &Value, value: &Value, at: &str) -> Vec<String> {
                     other => panic!("the test does not know the type {other}"),
                 };
                 require(is_it, "has another type");
+            }
+            "propertyNames" => {
+                let names = value.as_object().into_iter().flat_map(|table| table.keys());
+                for name in names {
+                    nested.extend(problems(expected, &name.as_str().into(), at));
+                }
             }
             "enum" => require(
                 expected.as_array().unwrap().contains(value),
@@ -214,13 +224,21 @@ fn the_schemas_reject_what_the_server_rejects() {
         (&worker, "[[folders]]\nfrom = 'data'\nto = 'data'"),
         (&worker, "[[folders]]\nto = '/data'"),
         (&worker, "[data.kv]\nnamespace = ''"),
+        (
+            &worker,
+            "[data.kv]\nnamespace = 'n'\nconsistency = 'eventual'",
+        ),
+        (&project, "[stores.a]\npath = 'kv'"),
+        (&project, "[stores.a]\nkind = 'disk'"),
+        (&project, "[stores.a]\nkind = 'file'\nsize = 1"),
+        (&project, "[stores.'a b']\nkind = 'memory'"),
     ] {
         assert!(!problems(schema, &parse(text), "").is_empty(), "{text}");
     }
     for (schema, text) in [
         (
             &project,
-            "version = '1'\n[server]\nport = 80\nheader_timeout = 5\nmax_body = '1 mib'\nignore = ['a', 'b']\nmemory = 0",
+            "version = '1'\n[server]\nport = 80\nheader_timeout = 5\nmax_body = '1 mib'\nignore = ['a', 'b']\nmemory = 0\n[stores.main-2]\nkind = 'file'\npath = './data/kv'\nmax_size = '1GiB'",
         ),
         (
             &worker,

@@ -445,6 +445,12 @@ impl CallError {
     pub fn is_overload(&self) -> bool {
         matches!(self, Self::NoRoom { .. } | Self::Busy(_))
     }
+
+    /// Whether the key/value store did not answer: the caller may try again later.
+    #[must_use]
+    pub fn is_store_away(&self) -> bool {
+        matches!(self, Self::Kv(error) if error.is_temporary())
+    }
 }
 
 /// Why the host stopped a guest; travels through wasmtime as an error.

@@ -49,15 +49,17 @@ pub use guest::protocol::build_response;
 pub use guest::response::{ResponseBody, StreamedBody};
 pub use guest::socket::GuestSocket;
 pub use host::directories::{Directories, FileStat, WriteMode};
-pub use host::kv::KvView;
+pub use host::kv::{KvHandle, KvView, Listing};
 pub use host::load_trace::FileContents;
-pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended, wait_in};
+pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended, kv_value_in, wait_in};
 pub use interpreter::vm::{Program, ProgramError, Vm};
 pub use interpreter::{Interpreter, interpreter_module};
 pub use memory::account::{Account, Charge};
 pub use module::{Code, CodeOrigin};
 pub use schedule::priority::give_way;
-pub use spec::{Call, CallReport, GuestLimits, GuestSpec, PreopenedDirectory, StreamLimits};
+pub use spec::{
+    Call, CallReport, GuestLimits, GuestSpec, KvGrant, PreopenedDirectory, StreamLimits,
+};
 pub use wasmtime;
 pub use wws_outbound::{
     AnsweredBy, Decode, Error as FetchError, KeepRedirects, ResponseBody as FetchedBody, header_map,

@@ -20,11 +20,33 @@ pub struct GuestSpec {
     /// Directories that the guest sees.
     pub directories: Vec<PreopenedDirectory>,
     /// Key/value store and the namespace in it.
-    pub kv: Option<(Arc<dyn wws_kv::Store>, String)>,
+    pub kv: Option<KvGrant>,
     /// Outgoing HTTP: the policy and the client, or none.
     pub http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
     /// Bounds of one call.
     pub limits: GuestLimits,
+}
+
+/// A key/value store and the namespace in it that a guest is given.
+#[derive(Clone)]
+pub struct KvGrant {
+    /// The store.
+    pub store: Arc<dyn wws_kv::Store>,
+    /// The namespace.
+    pub namespace: String,
+    /// Whether calls that read the namespace as a whole and print it run one after another.
+    pub serial: bool,
+}
+
+impl KvGrant {
+    /// A namespace into which the changes of calls are merged.
+    pub fn new(store: Arc<dyn wws_kv::Store>, namespace: impl Into<String>) -> Self {
+        Self {
+            store,
+            namespace: namespace.into(),
+            serial: false,
+        }
+    }
 }
 
 /// A directory of the host that a guest sees.

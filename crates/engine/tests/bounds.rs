@@ -633,7 +633,7 @@ async fn charges_a_namespace_for_each_call() {
         let value = "v".repeat(1 << 20);
         store.set("n", key.to_string(), value).await.unwrap();
     }
-    let kv = Some((store as Arc<dyn wws_kv::Store>, "n".into()));
+    let kv = Some(wws_engine::KvGrant::new(store, "n"));
     let guest = guest_with(&engine, &prints(1, OK, ""), GuestSpec { kv, ..spec() });
     let calls: Vec<_> = (0..20)
         .map(|_| {

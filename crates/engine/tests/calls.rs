@@ -252,7 +252,7 @@ async fn merges_changes_into_the_namespace() {
     let store = Arc::new(wws_kv::MemoryStore::default());
     store.set("n", "other".into(), "1".into()).await.unwrap();
     let mut spec = spec("kv");
-    spec.kv = Some((store.clone(), "n".into()));
+    spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "n"));
     let json = r#"{"data":"","kv":{"other":"1","mine":"2"}}"#;
     guest_with(&engine(), &prints(json, ""), spec)
         .call(get())

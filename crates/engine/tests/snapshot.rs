@@ -70,9 +70,12 @@ impl Program for Counter {
                     let f = vm.function::<(), i32>(name)?;
                     let n = vm.call(&f, ()).await?;
                     if let Some(kv) = vm.host().kv() {
-                        let last = kv.get("n").map(str::to_owned);
-                        assert!(kv.set("n".into(), Some(n.to_string())));
-                        assert!(kv.set("last".into(), last));
+                        let last = kv
+                            .get("n")
+                            .await
+                            .map_err(wws_engine::wasmtime::Error::new)?;
+                        assert!(kv.set("n".into(), Some(n.to_string()), None));
+                        assert!(kv.set("last".into(), last, None));
                     }
                     assert_eq!(call.request.uri().path(), "/x");
                     return Ok(Some(http::Response::new(n.to_string().into())));
@@ -201,7 +204,7 @@ async fn writes_changes_to_the_store() {
         "count",
         5,
         GuestSpec {
-            kv: Some((store.clone(), "ns".into())),
+            kv: Some(wws_engine::KvGrant::new(store.clone(), "ns")),
             ..spec()
         },
     )

@@ -1,6 +1,6 @@
 //! Errors of stores.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// A store rejected an operation, or failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -35,7 +35,38 @@ pub enum Error {
         /// The key.
         key: String,
     },
+    /// A value cannot be removed after such a time.
+    #[error("a value cannot be kept for {0:?}: from 1 ms to 10 years")]
+    BadTtl(Duration),
+    /// The store does not answer. It may do later.
+    #[error("not available: {0}")]
+    Unavailable(String),
+    /// The turn of the namespace was lost before the changes were written: it took too long, or the
+    /// store forgot it.
+    #[error("the turn of the namespace was lost: nothing was changed")]
+    TurnLost,
     /// The storage failed.
     #[error("{0}")]
     Backend(#[source] Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// Whether the same operation may succeed a moment later.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::TurnLost)
+    }
+
+    /// The number that a key has after `delta` was added to its value.
+    pub(crate) fn sum(key: &str, old: Option<&str>, delta: i64) -> Result<i64, Self> {
+        let number = old.map_or(Ok(0), |text| text.trim().parse::<i64>());
+        let sum = number.ok().and_then(|number| number.checked_add(delta));
+        sum.ok_or_else(|| Self::NotANumber {
+            key: key.to_owned(),
+        })
+    }
+
+    pub(crate) fn backend(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Backend(Arc::new(error))
+    }
 }

@@ -1,64 +1,52 @@
 //! A store in memory, which ends with the process.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 
-use crate::{Change, Error, Map, MemoryMeter, Store, Value};
-
-/// Limits of a store.
-#[derive(Clone, Copy, Debug)]
-pub struct StoreLimits {
-    /// Most bytes of a key.
-    pub key: usize,
-    /// Most bytes of a value.
-    pub value: usize,
-    /// Most keys of a namespace.
-    pub keys: usize,
-    /// Most bytes of a namespace's keys and values.
-    pub namespace: usize,
-    /// Most namespaces.
-    pub namespaces: usize,
-}
-
-impl Default for StoreLimits {
-    fn default() -> Self {
-        Self {
-            key: 4 << 10,
-            value: 1 << 20,
-            keys: 100_000,
-            namespace: 64 << 20,
-            namespaces: 1_000,
-        }
-    }
-}
+use crate::error::Error;
+use crate::limits::StoreLimits;
+use crate::store::{Change, ListQuery, Map, Page, Store, StoreKind};
+use crate::turn::{Turn, Turns};
+use crate::value::{MemoryMeter, Value};
 
 /// A store in memory.
 #[derive(Default)]
 pub struct MemoryStore {
-    limits: StoreLimits,
     meter: Option<Arc<dyn MemoryMeter>>,
-    namespaces: Mutex<HashMap<String, Namespace>>,
+    contents: Mutex<Contents>,
+    turns: Turns,
+}
+
+#[derive(Default)]
+struct Contents {
+    limits: StoreLimits,
+    namespaces: HashMap<String, Namespace>,
+    /// Bytes of all namespaces.
+    bytes: usize,
 }
 
 #[derive(Default)]
 struct Namespace {
     map: Map,
+    /// Bytes of the keys and values.
     bytes: usize,
+    /// The keys that are removed at a time.
+    expiries: BTreeSet<(Instant, Arc<str>)>,
 }
 
 impl MemoryStore {
     /// Creates a store with these limits.
     #[must_use]
     pub fn new(limits: StoreLimits) -> Self {
-        Self {
-            limits,
-            meter: None,
-            namespaces: Mutex::default(),
-        }
+        let store = Self::default();
+        store.set_limits(limits);
+        store
     }
 
     /// Lets `meter` count what the store holds; it may refuse more.
@@ -69,88 +57,96 @@ impl MemoryStore {
     }
 
     // No function leaves a namespace half changed, so the data behind a poisoned lock is good.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Namespace>> {
-        self.namespaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Looks at a namespace, if it exists.
+    fn read<T>(&self, name: &str, look: impl FnOnce(&Namespace) -> T) -> Option<T> {
+        let contents = &mut *self.lock();
+        let namespace = contents.namespaces.get_mut(name)?;
+        contents.bytes -= namespace.remove_expired();
+        Some(look(namespace))
+    }
+
+    /// Changes a namespace.
     fn with<T>(
         &self,
         name: &str,
-        f: impl FnOnce(&mut Namespace, &ChangeRules<'_>) -> Result<T, Error>,
+        change: impl FnOnce(&mut Namespace, &ChangeRules<'_>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut namespaces = self.lock();
-        let count = namespaces.len();
-        let namespace = match namespaces.get_mut(name) {
+        let contents = &mut *self.lock();
+        let count = contents.namespaces.len();
+        let namespace = match contents.namespaces.get_mut(name) {
             Some(namespace) => namespace,
-            None if count >= self.limits.namespaces => {
+            None if count >= contents.limits.namespaces => {
                 return Err(Error::Full {
                     what: "namespaces",
-                    limit: self.limits.namespaces,
+                    limit: contents.limits.namespaces,
                 });
             }
-            None => namespaces.entry(name.to_owned()).or_default(),
+            None => contents.namespaces.entry(name.to_owned()).or_default(),
         };
+        contents.bytes -= namespace.remove_expired();
+        let others = contents.bytes - namespace.bytes;
         let rules = ChangeRules {
-            limits: &self.limits,
+            limits: &contents.limits,
+            others,
             meter: self.meter.as_ref(),
         };
-        f(namespace, &rules)
+        let changed = change(namespace, &rules);
+        contents.bytes = others + namespace.bytes;
+        changed
     }
 }
 
 /// What changes are checked against.
 struct ChangeRules<'m> {
     limits: &'m StoreLimits,
+    /// Bytes of the other namespaces.
+    others: usize,
     meter: Option<&'m Arc<dyn MemoryMeter>>,
 }
 
-impl ChangeRules<'_> {
-    /// Creates the value of an entry, and counts it with its key.
-    fn text(&self, key: &str, value: &str) -> Result<Value, Error> {
-        /// Bytes of an entry besides its strings.
-        const ENTRY: usize = 160;
-        let Some(meter) = self.meter else {
-            return Ok(value.into());
-        };
-        let bytes = key.len() + value.len() + ENTRY;
-        Value::metered(value, meter, bytes).ok_or(Error::NoMemory { bytes })
-    }
-}
-
-fn check(what: &'static str, size: usize, limit: usize) -> Result<(), Error> {
-    if size > limit {
-        return Err(Error::TooLarge { what, size, limit });
-    }
-    Ok(())
-}
-
 impl Namespace {
-    /// Applies all changes, or none if one is rejected.
-    fn apply(&mut self, rules: &ChangeRules<'_>, changes: Vec<Change>) -> Result<(), Error> {
-        let limits = rules.limits;
-        // The new value of each key. The last change of a key counts.
-        let mut last: HashMap<&str, Option<&str>> = HashMap::new();
-        for change in &changes {
-            match change {
-                Change::Set(key, value) => {
-                    check("a key", key.len(), limits.key)?;
-                    check("a value", value.len(), limits.value)?;
-                    last.insert(key, Some(value));
-                }
-                Change::Delete(key) => {
-                    last.insert(key, None);
-                }
+    /// Removes the keys whose time has passed. Returns their bytes.
+    fn remove_expired(&mut self) -> usize {
+        if self.expiries.is_empty() {
+            return 0;
+        }
+        let now = Instant::now();
+        let mut removed = 0;
+        while let Some((at, _)) = self.expiries.first()
+            && *at <= now
+        {
+            let Some((_, key)) = self.expiries.pop_first() else {
+                break;
+            };
+            if let Some(value) = self.map.get(&key) {
+                removed += key.len() + value.len();
+                self.map.remove_mut(&key);
             }
         }
+        self.bytes -= removed;
+        removed
+    }
+
+    /// Applies all changes, or none if one is rejected.
+    fn apply(&mut self, rules: &ChangeRules<'_>, changes: &[Change]) -> Result<(), Error> {
+        let limits = rules.limits;
+        // The new value of each key. The last change of a key counts.
+        let mut last: HashMap<&str, Option<(&str, Option<Duration>)>> = HashMap::new();
+        for change in changes {
+            limits.check(change.key(), change.value())?;
+            last.insert(change.key(), change.value());
+        }
         let (mut keys, mut bytes) = (self.map.size(), self.bytes);
-        for (key, value) in last {
-            if let Some(old) = self.map.get(key) {
+        for (key, value) in &last {
+            if let Some(old) = self.map.get(*key) {
                 keys -= 1;
                 bytes -= key.len() + old.len();
             }
-            if let Some(value) = value {
+            if let Some((value, _)) = value {
                 keys += 1;
                 bytes += key.len() + value.len();
             }
@@ -167,60 +163,117 @@ impl Namespace {
                 limit: limits.namespace,
             });
         }
-        // Changes a new version, so that a rejected change leaves the namespace as it was.
-        let mut map = self.map.clone();
-        for change in changes {
-            match change {
-                Change::Set(key, value) => {
-                    let text = rules.text(&key, &value)?;
-                    map.insert_mut(key.into(), text);
+        let size = usize::try_from(limits.size).unwrap_or(usize::MAX);
+        if bytes > self.bytes && rules.others.saturating_add(bytes) > size {
+            return Err(Error::Full {
+                what: "bytes of the store (`max_size`)",
+                limit: size,
+            });
+        }
+        let now = Instant::now();
+        let mut set = Vec::with_capacity(last.len());
+        let mut removed = Vec::new();
+        for (key, value) in last {
+            match value {
+                Some((value, ttl)) => {
+                    let expires = ttl.and_then(|ttl| now.checked_add(ttl));
+                    let value = Value::counted(key, value, expires, rules.meter)?;
+                    set.push((Arc::from(key), value));
                 }
-                Change::Delete(key) => {
-                    map.remove_mut(key.as_str());
-                }
+                None => removed.push(key),
             }
         }
-        self.map = map;
+        // Nothing below fails.
+        for key in removed {
+            self.forget_expiry(key);
+            self.map.remove_mut(key);
+        }
+        for (key, value) in set {
+            self.put(key, value);
+        }
         self.bytes = bytes;
         Ok(())
+    }
+
+    fn put(&mut self, key: Arc<str>, value: Value) {
+        self.forget_expiry(&key);
+        if let Some(at) = value.expires() {
+            self.expiries.insert((at, key.clone()));
+        }
+        self.map.insert_mut(key, value);
+    }
+
+    fn forget_expiry(&mut self, key: &str) {
+        if let Some((name, value)) = self.map.get_key_value(key)
+            && let Some(at) = value.expires()
+        {
+            self.expiries.remove(&(at, name.clone()));
+        }
+    }
+
+    fn list(&self, query: &ListQuery<'_>) -> Page {
+        let from = match query.after {
+            Some(after) if after >= query.prefix => Bound::Excluded(after),
+            _ => Bound::Included(query.prefix),
+        };
+        let keys = self.map.range::<str, _>((from, Bound::Unbounded));
+        let keys = keys.map(|(key, _)| Ok::<_, std::convert::Infallible>((**key).to_owned()));
+        match Page::collect(query, keys) {
+            Ok(page) => page,
+            Err(never) => match never {},
+        }
     }
 }
 
 #[async_trait]
 impl Store for MemoryStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Memory
+    }
+
+    fn set_limits(&self, limits: StoreLimits) {
+        self.lock().limits = limits;
+    }
+
+    fn version(&self, namespace: &str) -> Option<Map> {
+        let version = self.read(namespace, |namespace| namespace.map.clone());
+        Some(version.unwrap_or_default())
+    }
+
     async fn snapshot(&self, namespace: &str) -> Result<Map, Error> {
-        Ok(self
-            .lock()
-            .get(namespace)
-            .map(|namespace| namespace.map.clone())
-            .unwrap_or_default())
+        Ok(self.version(namespace).unwrap_or_default())
     }
 
     async fn apply(&self, namespace: &str, changes: Vec<Change>) -> Result<(), Error> {
         self.with(namespace, |namespace, rules| {
-            namespace.apply(rules, changes)
+            namespace.apply(rules, &changes)
         })
     }
 
     async fn get(&self, namespace: &str, key: &str) -> Result<Option<String>, Error> {
-        Ok(self
-            .lock()
-            .get(namespace)
-            .and_then(|namespace| namespace.map.get(key).map(|text| text.as_str().to_owned())))
+        let found = self.read(namespace, |namespace| namespace.map.get(key).cloned());
+        Ok(found.flatten().map(|value| value.as_str().to_owned()))
+    }
+
+    async fn list(&self, namespace: &str, query: ListQuery<'_>) -> Result<Page, Error> {
+        let page = self.read(namespace, |namespace| namespace.list(&query));
+        Ok(page.unwrap_or(Page {
+            keys: Vec::new(),
+            is_last: true,
+        }))
     }
 
     async fn increment(&self, namespace: &str, key: &str, delta: i64) -> Result<i64, Error> {
         self.with(namespace, |namespace, rules| {
-            let not_a_number = || Error::NotANumber {
-                key: key.to_owned(),
-            };
-            let now: i64 = match namespace.map.get(key) {
-                Some(value) => value.trim().parse().map_err(|_| not_a_number())?,
-                None => 0,
-            };
-            let sum = now.checked_add(delta).ok_or_else(not_a_number)?;
-            let change = Change::Set(key.to_owned(), sum.to_string());
-            namespace.apply(rules, vec![change])?;
+            let old = namespace.map.get(key);
+            let sum = Error::sum(key, old.map(Value::as_str), delta)?;
+            let now = Instant::now();
+            let left = old.and_then(Value::expires).map(|at| {
+                let left = at.saturating_duration_since(now);
+                left.max(Duration::from_millis(1))
+            });
+            let change = Change::set(key.to_owned(), sum.to_string(), left);
+            namespace.apply(rules, &[change])?;
             Ok(sum)
         })
     }
@@ -231,15 +284,20 @@ impl Store for MemoryStore {
         key: &str,
         expected: Option<&str>,
         value: &str,
+        ttl: Option<Duration>,
     ) -> Result<bool, Error> {
         self.with(namespace, |namespace, rules| {
             if namespace.map.get(key).map(Value::as_str) != expected {
                 return Ok(false);
             }
-            let change = Change::Set(key.to_owned(), value.to_owned());
-            namespace.apply(rules, vec![change])?;
+            let change = Change::set(key.to_owned(), value.to_owned(), ttl);
+            namespace.apply(rules, &[change])?;
             Ok(true)
         })
+    }
+
+    async fn serial(&self, namespace: &str) -> Result<Turn, Error> {
+        Ok(Turn::new(self.turns.take(namespace).await))
     }
 }
 
@@ -247,7 +305,7 @@ impl Store for MemoryStore {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::diff;
+    use crate::store::diff;
 
     fn set(key: &str, value: &str) -> Change {
         Change::Set(key.into(), value.into())
@@ -296,6 +354,7 @@ mod tests {
             namespace: 20,
             namespaces: 1,
             key: 10,
+            size: u64::MAX,
         });
         store.apply("n", vec![set("a", "1")]).await.unwrap();
         for changes in [
@@ -387,11 +446,21 @@ mod tests {
     #[tokio::test]
     async fn swap_requires_the_expected_value() {
         let store = MemoryStore::default();
-        assert!(store.compare_and_swap("n", "k", None, "1").await.unwrap());
-        assert!(!store.compare_and_swap("n", "k", None, "2").await.unwrap());
         assert!(
             store
-                .compare_and_swap("n", "k", Some("1"), "2")
+                .compare_and_swap("n", "k", None, "1", None)
+                .await
+                .unwrap()
+        );
+        assert!(
+            !store
+                .compare_and_swap("n", "k", None, "2", None)
+                .await
+                .unwrap()
+        );
+        assert!(
+            store
+                .compare_and_swap("n", "k", Some("1"), "2", None)
                 .await
                 .unwrap()
         );

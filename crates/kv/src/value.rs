@@ -1,6 +1,8 @@
 //! Values of a store in memory, and the meter that counts their memory.
 
-use std::{ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc, time::Instant};
+
+use crate::error::Error;
 
 /// Counts the memory of entries for as long as a store or a snapshot holds them.
 pub trait MemoryMeter: Send + Sync + 'static {
@@ -17,6 +19,8 @@ pub struct Value(Arc<MeteredValue>);
 
 struct MeteredValue {
     text: Box<str>,
+    /// When a store in memory removes it.
+    expires: Option<Instant>,
     /// The meter, and the bytes that it counted for this entry.
     counted: Option<(Arc<dyn MemoryMeter>, usize)>,
 }
@@ -30,14 +34,31 @@ impl Drop for MeteredValue {
 }
 
 impl Value {
-    /// Creates a value whose entry takes `bytes`. Returns `None` if the meter refuses them.
-    pub(crate) fn metered(text: &str, meter: &Arc<dyn MemoryMeter>, bytes: usize) -> Option<Self> {
-        meter.grow(bytes).then(|| {
-            Self(Arc::new(MeteredValue {
-                text: text.into(),
-                counted: Some((meter.clone(), bytes)),
-            }))
-        })
+    /// Creates the value of `key`, and counts it with its key. Fails if the meter refuses them.
+    pub(crate) fn counted(
+        key: &str,
+        text: &str,
+        expires: Option<Instant>,
+        meter: Option<&Arc<dyn MemoryMeter>>,
+    ) -> Result<Self, Error> {
+        /// Bytes of an entry besides its strings.
+        const ENTRY: usize = 160;
+        let bytes = key.len() + text.len() + ENTRY;
+        if let Some(meter) = meter
+            && !meter.grow(bytes)
+        {
+            return Err(Error::NoMemory { bytes });
+        }
+        Ok(Self(Arc::new(MeteredValue {
+            text: text.into(),
+            expires,
+            counted: meter.map(|meter| (meter.clone(), bytes)),
+        })))
+    }
+
+    /// When a store in memory removes it.
+    pub(crate) fn expires(&self) -> Option<Instant> {
+        self.0.expires
     }
 
     /// The value.
@@ -51,6 +72,7 @@ impl From<&str> for Value {
     fn from(text: &str) -> Self {
         Self(Arc::new(MeteredValue {
             text: text.into(),
+            expires: None,
             counted: None,
         }))
     }

@@ -13,6 +13,7 @@ mod reply;
 mod session;
 mod socket;
 mod sources;
+mod store;
 
 use std::sync::Arc;
 

@@ -19,6 +19,7 @@ mod request_head;
 mod sockets;
 mod source_map;
 mod state;
+mod store;
 mod streams;
 mod urls;
 

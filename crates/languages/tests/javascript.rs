@@ -257,7 +257,7 @@ async fn the_store_is_read_changed_and_counted() {
         }"#,
     )]);
     let mut spec = spec();
-    spec.kv = Some((store.clone(), "ns".into()));
+    spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "ns"));
     let guest = project.guest("w.js", spec);
     for n in 1..4 {
         let response = guest.call(get("/")).await.unwrap();
@@ -265,6 +265,27 @@ async fn the_store_is_read_changed_and_counted() {
     }
     assert_eq!(store.get("ns", "n").await.unwrap().unwrap(), "3");
     assert_eq!(store.get("ns", "gone").await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_listed_compared_and_forgets() {
+    common::store_operations(
+        "w.js",
+        r#"export default async () => {
+            const found = [];
+            Cache.set("a:3", "new"); Cache.delete("a:1");
+            found.push(await Cache.list("a:"), await Cache.list("", { limit: 2 }), await Cache.list("a:", { after: "a:2" }));
+            found.push(await Cache.compareAndSet("k", undefined, "1"), await Cache.compareAndSet("k", null, "2"), Cache.get("k"));
+            found.push(await Cache.compareAndSet("k", "1", "3", { ttl: 3600 }), Cache.get("k"));
+            Cache.set("short", 1, { ttl: 0.01 });
+            for (const wrong of [{ ttl: 0 }, { ttl: "x" }]) {
+              try { Cache.set("w", 1, wrong) } catch (error) { found.push(error.name) }
+            }
+            return Response.json(found);
+        }"#,
+        r#"["TypeError","TypeError"]"#,
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

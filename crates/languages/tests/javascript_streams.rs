@@ -237,7 +237,7 @@ async fn wait_until_does_not_hold_the_answer_back() {
     let store = Arc::new(wws_kv::MemoryStore::default());
     let mut spec = spec();
     let kv: Arc<dyn Store> = store.clone();
-    spec.kv = Some((kv, "ns".into()));
+    spec.kv = Some(wws_engine::KvGrant::new(kv, "ns"));
     let (_project, guest) = worker(spec);
     let start = Instant::now();
     let body = guest.call(get("/stored")).await.unwrap().into_body();

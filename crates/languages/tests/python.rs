@@ -802,3 +802,27 @@ async fn an_answer_names_the_url_that_gave_it() {
         r#"[["/end", true, "end"], ["/end", false, "end"]]"#
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_listed_compared_and_forgets() {
+    common::store_operations(
+        "w.py",
+        r#"
+def worker(request):
+    found = []
+    Cache.set("a:3", "new")
+    Cache.delete("a:1")
+    found += [Cache.list("a:"), Cache.list(limit=2), Cache.list("a:", after="a:2")]
+    found += [Cache.compare_and_set("k", None, "1"), Cache.compare_and_set("k", None, "2"), Cache.get("k")]
+    found += [Cache.compare_and_set("k", "1", "3", ttl=3600), Cache.get("k")]
+    Cache.set("short", 1, ttl=0.01)
+    try:
+        Cache.set("w", 1, ttl=0)
+    except ValueError as error:
+        found.append(type(error).__name__)
+    return Response.json(found)
+"#,
+        r#"["ValueError"]"#,
+    )
+    .await;
+}

@@ -402,7 +402,7 @@ async fn the_store_is_read_changed_and_counted() {
           Response.new([n, Cache["n"], Cache.get("gone").inspect, sum].join(","))
         end"#;
     let mut with = spec();
-    with.kv = Some((store.clone(), "ns".into()));
+    with.kv = Some(wws_engine::KvGrant::new(store.clone(), "ns"));
     let (_project, guest) = worker_with(source, with);
     for n in 1..4 {
         assert_eq!(body(&guest, "/").await, format!("{n},{n},nil,{}", n * 5));
@@ -595,4 +595,25 @@ async fn an_answer_names_the_url_that_gave_it() {
         body(&guest, "/").await,
         r#"[["/end",true,"end"],["/end",false,"end"]]"#
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_listed_compared_and_forgets() {
+    common::store_operations(
+        "w.rb",
+        r#"
+        def worker(req)
+          found = []
+          Cache.set("a:3", "new")
+          Cache.delete("a:1")
+          found.push(Cache.list("a:"), Cache.list(limit: 2), Cache.list("a:", after: "a:2"))
+          found.push(Cache.compare_and_set("k", nil, "1"), Cache.compare_and_set("k", nil, "2"), Cache.get("k"))
+          found.push(Cache.compare_and_set("k", "1", "3", ttl: 3600), Cache.get("k"))
+          Cache.set("short", 1, ttl: 0.01)
+          begin; Cache.set("w", 1, ttl: 0); rescue ArgumentError => e; found.push(e.class.name); end
+          Response.json(found)
+        end"#,
+        r#"["ArgumentError"]"#,
+    )
+    .await;
 }

@@ -97,7 +97,7 @@ impl Client {
 fn with_store() -> (Arc<dyn Store>, GuestSpec) {
     let store: Arc<dyn Store> = Arc::new(wws_kv::MemoryStore::default());
     let spec = GuestSpec {
-        kv: Some((store.clone(), "n".into())),
+        kv: Some(wws_engine::KvGrant::new(store.clone(), "n")),
         ..spec()
     };
     (store, spec)

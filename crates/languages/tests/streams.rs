@@ -152,7 +152,7 @@ fn workers_with(change: impl Fn(&mut GuestSpec)) -> Vec<(Project, Guest)> {
             // Bodies are moved here, on machines that do other things as well.
             spec.limits.wall_time = Duration::from_secs(300);
             spec.limits.cpu_time = Duration::from_secs(100);
-            spec.kv = Some((store.clone(), file.into()));
+            spec.kv = Some(wws_engine::KvGrant::new(store.clone(), file));
             change(&mut spec);
             let guest = project.guest(file, spec);
             (project, guest)
@@ -234,7 +234,7 @@ async fn what_a_stream_stores_is_there_at_its_end() {
     for ((_project, guest), name) in workers().into_iter().zip(["w.py", "w.rb"]) {
         let (mut spec, store) = (spec(), Arc::new(wws_kv::MemoryStore::default()));
         let store: Arc<dyn wws_kv::Store> = store;
-        spec.kv = Some((store.clone(), "ns".into()));
+        spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "ns"));
         let guest = {
             drop(guest);
             _project.guest(name, spec)

@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::{
@@ -58,6 +58,26 @@ impl Root {
             self.path.join(path).canonicalize().ok()?,
         );
         real.strip_prefix(root).ok().map(Path::to_path_buf)
+    }
+
+    /// The absolute path, after symbolic links, of what may not exist yet. `None` if it is not beneath
+    /// the root.
+    pub(crate) fn real_path_of_new(&self, path: &Path) -> Option<PathBuf> {
+        let (mut existing, mut rest) = (path, PathBuf::new());
+        loop {
+            // A link whose target does not exist is none of those that may be created.
+            if self.path.join(existing).symlink_metadata().is_ok() {
+                let real = self
+                    .path
+                    .canonicalize()
+                    .ok()?
+                    .join(self.real_path(existing)?);
+                // `join` of nothing would add a slash.
+                return Some(real.components().chain(rest.components()).collect());
+            }
+            rest = Path::new(existing.file_name()?).join(rest);
+            existing = existing.parent()?;
+        }
     }
 
     fn at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
@@ -158,6 +178,24 @@ fn same(one: &Stat, other: &Stat) -> bool {
 #[must_use]
 pub fn leaves_root(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error())
+}
+
+/// Joins paths without looking at the file system; `None` if the result is above the root.
+pub(crate) fn normalize(folder: &Path, path: &Path) -> Option<PathBuf> {
+    let mut joined = folder.to_path_buf();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(name) => joined.push(name),
+            Component::ParentDir => {
+                if !joined.pop() {
+                    return None;
+                }
+            }
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(joined)
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use crate::execution::{InterpreterOrigin, LanguageSpec};
 use crate::hex;
 use crate::limits::Limits;
 use crate::log::WorkerLog;
-use crate::reader::{Reader, Text};
+use crate::reader::{Reader, Text, one_of};
 use crate::runtime::{File, Runtime, Status};
 use crate::setting::TomlType;
 use crate::settings::ServerSettings;
+use crate::stores::{self, StoreContext, Stores};
 
 /// The file with a project's settings.
 pub(crate) const FILE: &str = ".wws.toml";
@@ -22,6 +23,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) log: WorkerLog,
     pub(crate) runtimes: Vec<Runtime>,
+    pub(crate) stores: Stores,
 }
 
 impl Config {
@@ -31,12 +33,14 @@ impl Config {
         root: &Root,
         languages: Option<&[LanguageSpec]>,
         hashed: &BTreeMap<PathBuf, String>,
+        container: bool,
     ) -> Self {
         let mut config = Self::default();
         check_version(reader);
         reader.table("server", |table| config.settings.read(table));
         reader.table("limits", |table| config.limits.read(table));
         reader.table("log", |table| config.log.read(table));
+        config.stores = stores::read(reader, &StoreContext { root, container });
         for mut runtime in runtimes(reader, languages) {
             runtime.unusable = runtime.check(root, hashed);
             config.runtimes.push(runtime);
@@ -175,29 +179,6 @@ impl DrivenRuntime<'_> {
             );
         }
     }
-}
-
-/// Reads a text that names one of several values.
-fn one_of<T: Copy>(
-    table: &Reader<'_>,
-    key: &'static str,
-    values: &[T],
-    name: impl Fn(T) -> &'static str,
-) -> Option<T> {
-    let text = table.text(key)?;
-    let found = values.iter().find(|value| name(**value) == text.value);
-    if found.is_none() {
-        let names: Vec<&str> = values.iter().map(|value| name(*value)).collect();
-        table.problem(
-            &text.at,
-            format!(
-                "`{key}` is `{}`, expected one of {}",
-                text.value,
-                names.join(", ")
-            ),
-        );
-    }
-    found.copied()
 }
 
 fn extension(table: &Reader<'_>, text: Text, languages: Option<&[LanguageSpec]>) -> Option<String> {

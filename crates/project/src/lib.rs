@@ -26,6 +26,7 @@ mod route;
 mod runtime;
 mod setting;
 pub mod settings;
+mod stores;
 mod units;
 mod worker;
 
@@ -43,6 +44,7 @@ pub use problem::{Problem, Problems};
 pub use runtime::{File, Runtime, Status};
 pub use setting::{TomlType, Unit};
 pub use settings::{Globs, LogFormat, ServerSettings};
+pub use stores::{Consistency, KeyValue, StoreDefinition, StorePlace, StoreSettings};
 pub use worker::{Folder, HttpRequests, Worker, WorkerId};
 
 use std::path::{Path, PathBuf};
@@ -60,6 +62,7 @@ pub struct Project {
     not_found: Option<usize>,
     settings: ServerSettings,
     runtimes: Vec<Runtime>,
+    stores: Vec<StoreDefinition>,
     warnings: Vec<Problem>,
 }
 
@@ -150,6 +153,12 @@ impl Project {
     #[must_use]
     pub fn runtimes(&self) -> &[Runtime] {
         &self.runtimes
+    }
+
+    /// The key/value stores that `.wws.toml` defines.
+    #[must_use]
+    pub fn stores(&self) -> &[StoreDefinition] {
+        &self.stores
     }
 
     /// Problems that do not prevent the start.

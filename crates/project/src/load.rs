@@ -2,6 +2,7 @@
 
 mod compilable;
 mod paths;
+mod stores;
 mod worker_toml;
 
 use std::{
@@ -94,7 +95,7 @@ pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
         Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
     let report = Report::default();
     let config = read_toml(&opened, Path::new(config::FILE), &report, |document| {
-        document.read(|reader| config::Config::read(reader, &opened, None, &BTreeMap::new()))
+        document.read(|reader| config::Config::read(reader, &opened, None, &BTreeMap::new(), true))
     });
     match Problems::of(report.into_problems()) {
         Some(problems) => Err(problems),
@@ -168,7 +169,13 @@ impl ProjectLoader<'_> {
         };
         let mut config = read_toml(&root, Path::new(config::FILE), self.report, |document| {
             document.read(|reader| {
-                config::Config::read(reader, &root, Some(&options.languages), &options.hashed)
+                config::Config::read(
+                    reader,
+                    &root,
+                    Some(&options.languages),
+                    &options.hashed,
+                    options.container,
+                )
             })
         })
         .unwrap_or_default();
@@ -204,12 +211,14 @@ impl ProjectLoader<'_> {
             not_found: None,
             settings,
             runtimes: config.runtimes,
+            stores: config.stores.definitions,
             warnings: Vec::new(),
         };
         let defaults = Defaults {
             limits: config.limits,
             log: config.log,
             origins: project.settings.cors.clone(),
+            stores: config.stores.names,
         };
         let mut tomls = HashMap::new();
         let languages = &options.languages;
@@ -284,6 +293,9 @@ impl ProjectLoader<'_> {
             )
             .help("rename one of them, or put it into a directory that begins with `_`");
             self.stop_or_warn(&project, problem);
+        }
+        for problem in stores::in_given_directories(&root, &project.stores, &project.workers) {
+            self.report.add(problem);
         }
         if project.workers.is_empty() && project.assets.is_empty() {
             self.warnings.push(
@@ -387,6 +399,9 @@ impl ProjectLoader<'_> {
             warnings,
         } = toml;
         self.warnings.extend(warnings);
+        if matches!(execution, Execution::Snapshot { .. }) {
+            problems.extend(config.needless_serial);
+        }
         if let Some(index) = execution.runtime()
             && let Some(runtime) = project.runtimes.get(index)
             && let Some(why) = &runtime.unusable
@@ -421,7 +436,7 @@ impl ProjectLoader<'_> {
             segments,
             execution,
             vars: config.vars,
-            kv_namespace: config.kv_namespace,
+            kv: config.kv,
             folders: config.folders,
             http: config.http,
             limits: config.limits,

@@ -287,6 +287,46 @@ impl<'d> Reader<'d> {
         Some(result)
     }
 
+    /// Reads each table of a table of tables, whose names are the user's.
+    pub(crate) fn tables_by_name<T>(
+        &self,
+        key: &'static str,
+        mut read: impl FnMut(&Text, &Reader<'d>) -> T,
+    ) -> Vec<T> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong_type(
+                key,
+                value,
+                &format!("tables `[{}.NAME]`", self.full_name(key)),
+            );
+            return Vec::new();
+        };
+        let mut results = Vec::with_capacity(table.len());
+        for (name, value) in table.iter() {
+            let name = Text {
+                value: name.get_ref().to_string(),
+                at: name.span(),
+            };
+            let key = format!("{key}.{}", name.value);
+            match self.reader(&key, value) {
+                Some(reader) => {
+                    results.push(read(&name, &reader));
+                    reader.finish();
+                }
+                None => self.wrong_type(&key, value, &format!("a table `[{key}]`")),
+            }
+        }
+        results
+    }
+
+    /// Whether the table has a key.
+    pub(crate) fn has(&self, key: &'static str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// Reads each table of a list of tables.
     pub(crate) fn tables<T>(
         &self,
@@ -384,6 +424,29 @@ impl<'d> Reader<'d> {
             }
         }
     }
+}
+
+/// Reads a text that names one of several values.
+pub(crate) fn one_of<T: Copy>(
+    table: &Reader<'_>,
+    key: &'static str,
+    values: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Option<T> {
+    let text = table.text(key)?;
+    let found = values.iter().find(|value| name(**value) == text.value);
+    if found.is_none() {
+        let names: Vec<&str> = values.iter().map(|value| name(*value)).collect();
+        table.problem(
+            &text.at,
+            format!(
+                "`{key}` is `{}`, expected one of {}",
+                text.value,
+                names.join(", ")
+            ),
+        );
+    }
+    found.copied()
 }
 
 fn type_of(value: &DeValue<'_>) -> &'static str {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use http::Method;
@@ -14,6 +14,7 @@ use crate::{
     problem::Problem,
     reader::{Reader, Text},
     route::Segment,
+    stores::{self, KeyValue},
 };
 
 /// The index of a worker in its project.
@@ -43,8 +44,8 @@ pub struct Worker {
     pub(crate) execution: Execution,
     /// `[vars]`, with those from the environment filled in.
     pub vars: BTreeMap<String, String>,
-    /// The namespace of its key/value store.
-    pub kv_namespace: Option<String>,
+    /// Its namespace of a key/value store.
+    pub kv: Option<KeyValue>,
     /// The directories that it sees.
     pub folders: Vec<Folder>,
     /// Outgoing HTTP.
@@ -128,7 +129,9 @@ impl Default for HttpRequests {
 pub(crate) struct Config {
     pub(crate) name: Option<String>,
     pub(crate) vars: BTreeMap<String, String>,
-    pub(crate) kv_namespace: Option<String>,
+    pub(crate) kv: Option<KeyValue>,
+    /// The problem that the worker has no use for `consistency = "serial"`.
+    pub(crate) needless_serial: Option<Problem>,
     pub(crate) folders: Vec<Folder>,
     pub(crate) http: HttpRequests,
     pub(crate) limits: Limits,
@@ -153,6 +156,8 @@ pub(crate) struct Defaults {
     pub(crate) log: WorkerLog,
     /// Origins of pages that may read responses.
     pub(crate) origins: Origins,
+    /// The names of the key/value stores.
+    pub(crate) stores: Vec<String>,
 }
 
 impl Config {
@@ -185,12 +190,11 @@ impl Config {
             config.variable(reader, context, warnings, name, value);
         }
         reader.table("data", |data| {
-            data.table("kv", |kv| match kv.text("namespace") {
-                Some(text) if text.value.is_empty() => {
-                    kv.problem(&text.at, "the namespace is empty")
+            data.table("kv", |kv| {
+                if let Some((kv, needless)) = stores::read_worker(kv, &context.defaults.stores) {
+                    config.kv = Some(kv);
+                    config.needless_serial = needless;
                 }
-                Some(text) => config.kv_namespace = Some(text.value),
-                None => kv.missing("namespace", "namespace = \"NAME\""),
             })
         });
         for folder in reader.tables("folders", |table| read_folder(table, context)) {
@@ -400,7 +404,7 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
             ),
         );
     }
-    let Some(path) = beneath(context.folder, Path::new(&from.value)) else {
+    let Some(path) = beneath::normalize(context.folder, Path::new(&from.value)) else {
         table.problem_with_help(
             &from.at,
             format!("the directory `{}` is outside the project", from.value),
@@ -446,24 +450,6 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
         },
         to.at,
     ))
-}
-
-/// Joins paths without looking at the file system; `None` if the result is above the root.
-fn beneath(folder: &Path, path: &Path) -> Option<PathBuf> {
-    let mut joined = folder.to_path_buf();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::Normal(name) => joined.push(name),
-            Component::ParentDir => {
-                if !joined.pop() {
-                    return None;
-                }
-            }
-            Component::RootDir | Component::Prefix(_) => return None,
-        }
-    }
-    Some(joined)
 }
 
 /// An absolute path without `.` and `..`.

@@ -204,7 +204,8 @@ cpu_time = "500ms"
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
     assert_eq!(vars, ["MESSAGE=hello", "PRICE=$ 5", "TOKEN=secret"]);
-    assert_eq!(worker.kv_namespace.as_deref(), Some("counter"));
+    let kv = worker.kv.as_ref().unwrap();
+    assert_eq!((&*kv.namespace, &kv.store), ("counter", &None));
     assert_eq!(
         (
             worker.folders[0].from.as_path(),

@@ -9,7 +9,7 @@
 //! Layers, from the top: `prepare`, `server` and `reload` put the parts together; `load` makes a
 //! generation of a project; `admin` listens for
 //! operators, who read `status`; `export` sends to collectors what `telemetry` counts; `request` answers a request with `assets` or a worker; `connection` handles sockets and hyper; `workers` compiles what the
-//! project has and knows none of the others.
+//! project has; `stores` are its key/value stores.
 //!
 //! Log targets: `access` (one line per request), `guest` (what workers write to standard error,
 //! from the engine), and this crate's name.
@@ -26,6 +26,7 @@ mod reload;
 mod request;
 mod server;
 mod status;
+mod stores;
 mod sync;
 mod workers;
 
@@ -33,6 +34,7 @@ pub use options::PrepareOptions;
 pub use prepare::prepare;
 pub use reload::{Reloaded, Reloader};
 pub use server::{Bound, Drained, Server};
+pub use stores::OpenedStores;
 pub use workers::compiling::Compiling;
 pub use workers::precompile::{
     COMPILER_MEMORY, Job, ModuleKind, Precompile, Precompiled, compile, compile_here, hashed,

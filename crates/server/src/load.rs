@@ -18,6 +18,7 @@ use crate::request::compress::Compressor;
 use crate::request::cors::ProjectCors;
 use crate::request::forwarded::TrustedProxies;
 use crate::request::generation::Generation;
+use crate::stores::ProjectStores;
 use crate::workers::guests::{
     self, CompiledLanguages, GuestFactory, GuestFailure, LoadedGuest, Sha256Digest,
 };
@@ -28,7 +29,6 @@ use crate::workers::outgoing::Outgoing;
 pub(crate) struct LoadContext<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) options: &'a PrepareOptions,
-    pub(crate) kv: &'a Arc<dyn wws_kv::Store>,
     /// Bytes that outgoing requests may hold.
     pub(crate) outgoing_memory: u64,
     /// Threads that load at the same time.
@@ -41,6 +41,7 @@ pub(crate) struct NewGeneration {
     root: Root,
     served: ServedWorkers,
     outgoing: Outgoing,
+    stores: ProjectStores,
     modules: HashMap<Sha256Digest, Code>,
     languages: CompiledLanguages,
     /// Workers that were taken over from the generation before.
@@ -107,6 +108,10 @@ impl LoadContext<'_> {
             before.map(|before| &before.loaded.outgoing),
         )
         .map_err(|error| failed("environment", &error))?;
+        let stores =
+            options
+                .stores
+                .open(project.stores(), self.engine.account(), &options.telemetry)?;
         let id = directory_id(&root);
         let predecessor = before.and_then(|before| {
             Predecessor::new(
@@ -115,13 +120,14 @@ impl LoadContext<'_> {
                 &before.loaded,
                 id,
                 &outgoing,
+                (&before.stores, &stores),
             )
         });
         let factory = GuestFactory {
             root: &root,
             engine: self.engine,
             languages: &options.languages,
-            kv: self.kv.clone(),
+            stores: &stores,
             outgoing: &outgoing,
             code: options.code.as_ref(),
             compiling: &options.compiling,
@@ -138,6 +144,7 @@ impl LoadContext<'_> {
             root,
             served,
             outgoing,
+            stores,
             modules: loaded.modules,
             languages: loaded.languages,
         })
@@ -155,6 +162,7 @@ impl LoadContext<'_> {
             root,
             served,
             outgoing,
+            stores,
             modules,
             languages,
             ..
@@ -202,6 +210,7 @@ impl LoadContext<'_> {
                 .then(|| Compressor::new(self.engine.account())),
             proxies: TrustedProxies(settings.trusted_proxies.clone()),
             cors: ProjectCors::new(&project),
+            stores,
             loaded: LoadedWorkers {
                 root: directory_id(&root),
                 runtimes: checked_runtimes(&project, &root),

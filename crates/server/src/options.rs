@@ -6,6 +6,7 @@ use wws_engine::CodeCache;
 use wws_languages::Languages;
 use wws_telemetry::Telemetry;
 
+use crate::stores::OpenedStores;
 use crate::workers::compiling::Compiling;
 
 /// What a server needs in addition to its project.
@@ -27,6 +28,8 @@ pub struct PrepareOptions {
     pub languages: Languages,
     /// What is counted. The same for all generations of a project.
     pub telemetry: Telemetry,
+    /// The opened key/value stores. The same for all generations of a project.
+    pub stores: OpenedStores,
 }
 
 /// The part of the memory that growing guests and held responses leave to calls that begin. A

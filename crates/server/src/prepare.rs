@@ -1,7 +1,5 @@
 //! Turns a loaded project into a server that is ready to listen.
 
-use std::sync::Arc;
-
 use rustix::process::{Resource, getrlimit};
 use wws_engine::{Engine, EngineOptions, LoadError, LoadErrorKind};
 use wws_otlp::Exporter;
@@ -18,8 +16,6 @@ use crate::request::loaded_memory::LoadedMemory;
 use crate::request::sockets::Sockets;
 use crate::request::upload::Uploads;
 use crate::server::Server;
-use crate::workers::kv_counted::CountedStore;
-use crate::workers::kv_meter::KvMeter;
 
 /// Concurrent calls for each CPU, unless the settings say otherwise.
 const CALLS_PER_CPU: u32 = 64;
@@ -70,13 +66,9 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
         queue_timeout: settings.queue_timeout,
     })
     .map_err(|error| load::failed("", &LoadError::new(LoadErrorKind::Host, error.to_string())))?;
-    let meter = KvMeter::new(engine.account());
-    let store = wws_kv::MemoryStore::default().metered(meter);
-    let kv: Arc<dyn wws_kv::Store> = CountedStore::new(store, options.telemetry.clone());
     let context = LoadContext {
         engine: &engine,
         options,
-        kv: &kv,
         outgoing_memory: available / 8,
         threads,
     };
@@ -104,7 +96,6 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
         sockets,
         uploads,
         clients: Clients::new(connections),
-        kv,
         loaded_memory,
         memory: available,
         on_idle: options.on_idle,

@@ -84,7 +84,6 @@ impl Reloader {
         let context = LoadContext {
             engine: &app.engine,
             options,
-            kv: &app.kv,
             outgoing_memory: app.memory / 8,
             threads: 1,
         };
@@ -112,6 +111,7 @@ impl Reloader {
             needs_restart,
             warnings: warnings.chain(&generation.warnings).cloned().collect(),
         };
+        options.stores.keep(generation.project.stores());
         app.exchange(generation);
         app.telemetry.reloaded(true);
         drop(before);

@@ -2,8 +2,6 @@
 
 pub(crate) mod compiling;
 pub(crate) mod guests;
-pub(crate) mod kv_counted;
-pub(crate) mod kv_meter;
 pub(crate) mod loaded;
 mod not_a_worker;
 pub(crate) mod outgoing;

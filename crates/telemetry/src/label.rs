@@ -188,8 +188,24 @@ labels! {
         Increment = "increment",
         /// A value is replaced if it is the expected one.
         CompareAndSwap = "compare_and_swap",
+        /// Keys are listed.
+        List = "list",
+        /// The turn of a namespace is taken.
+        Turn = "turn",
         /// Any other one.
         Other = "other",
+    }
+}
+
+labels! {
+    /// The kind of a key/value store.
+    KvStore {
+        /// In the memory of the server.
+        Memory = "memory",
+        /// In a file.
+        File = "file",
+        /// In Redis or Valkey.
+        Redis = "redis",
     }
 }
 

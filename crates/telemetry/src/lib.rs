@@ -19,7 +19,9 @@ mod trace;
 mod worker;
 
 pub use exports::Changes;
-pub use label::{CodeSource, Failure, KvOperation, Limit, Method, Outgoing, Refusal, StatusClass};
+pub use label::{
+    CodeSource, Failure, KvOperation, KvStore, Limit, Method, Outgoing, Refusal, StatusClass,
+};
 pub use queue::{ExportQueue, MAX_QUEUED, Queued};
 pub use registry::{ASSETS, MAX_WORKERS, OVERFLOW, Reloads, Telemetry, UNROUTED};
 pub use sink::{Family, Kind, Labels, Sink, counter, gauge, histogram, single};

@@ -12,7 +12,7 @@ use std::{
 use crate::exports::{Changes, Exports};
 use crate::histogram::{Histogram, SIZES, TIMES};
 use crate::label::{
-    CodeSource, Failure, KvOperation, Limit, Method, Outgoing, Refusal, StatusClass,
+    CodeSource, Failure, KvOperation, KvStore, Limit, Method, Outgoing, Refusal, StatusClass,
 };
 use crate::queue::ExportQueue;
 use crate::sink::{Sink, counter, gauge, histogram, single};
@@ -47,7 +47,7 @@ struct Registry {
     assets: Arc<WorkerSeries>,
     unrouted: Arc<WorkerSeries>,
     refusals: [AtomicU64; Refusal::ALL.len()],
-    kv: [[AtomicU64; 2]; KvOperation::ALL.len()],
+    kv: [[[AtomicU64; 2]; KvOperation::ALL.len()]; KvStore::ALL.len()],
     code: [AtomicU64; CodeSource::ALL.len()],
     reloads: [AtomicU64; 2],
     /// Seconds since 1970 of the last reload that succeeded; 0 if there was none.
@@ -83,7 +83,7 @@ impl Telemetry {
             assets: series(ASSETS),
             unrouted: series(UNROUTED),
             refusals: std::array::from_fn(|_| zero()),
-            kv: std::array::from_fn(|_| [zero(), zero()]),
+            kv: std::array::from_fn(|_| std::array::from_fn(|_| [zero(), zero()])),
             code: std::array::from_fn(|_| zero()),
             reloads: [zero(), zero()],
             reloaded_at: zero(),
@@ -178,8 +178,9 @@ impl Telemetry {
     }
 
     /// Counts an operation of a key/value store.
-    pub fn kv(&self, operation: KvOperation, succeeded: bool) {
-        self.0.kv[operation.index()][usize::from(succeeded)].fetch_add(1, Relaxed);
+    pub fn kv(&self, store: KvStore, operation: KvOperation, succeeded: bool) {
+        let counts = &self.0.kv[store.index()][operation.index()];
+        counts[usize::from(succeeded)].fetch_add(1, Relaxed);
         self.changes().touch();
     }
 
@@ -252,11 +253,22 @@ impl Telemetry {
             "wws_kv_operations_total",
             "Operations of key/value stores.",
         ));
-        for operation in KvOperation::ALL {
-            for (outcome, index) in [("ok", 1), ("error", 0)] {
-                let count = kv[operation.index()][index].load(Relaxed);
-                let labels = [("operation", operation.text()), ("outcome", outcome)];
-                sink.number(&labels, count as f64);
+        for store in KvStore::ALL {
+            let counts = &kv[store.index()];
+            let is_used = counts.iter().flatten().any(|count| count.load(Relaxed) > 0);
+            if *store != KvStore::Memory && !is_used {
+                continue;
+            }
+            for operation in KvOperation::ALL {
+                for (outcome, index) in [("ok", 1), ("error", 0)] {
+                    let labels = [
+                        ("store", store.text()),
+                        ("operation", operation.text()),
+                        ("outcome", outcome),
+                    ];
+                    let count = counts[operation.index()][index].load(Relaxed);
+                    sink.number(&labels, count as f64);
+                }
             }
         }
         sink.family(counter(
@@ -498,8 +510,8 @@ mod tests {
         worker.stream_began();
         worker.left_out(7);
         telemetry.refused(Refusal::QueueFull);
-        telemetry.kv(KvOperation::Get, true);
-        telemetry.kv(KvOperation::Get, false);
+        telemetry.kv(KvStore::Memory, KvOperation::Get, true);
+        telemetry.kv(KvStore::File, KvOperation::Get, false);
         telemetry.code(CodeSource::Cached);
         telemetry.reloaded(true);
         telemetry.reloaded(false);
@@ -512,8 +524,8 @@ mod tests {
             "wws_streams{worker=\"/api/[id]\"} 1",
             "wws_log_lines_left_out_total{worker=\"/api/[id]\"} 7",
             "wws_refusals_total{cause=\"queue_full\"} 1",
-            "wws_kv_operations_total{operation=\"get\",outcome=\"ok\"} 1",
-            "wws_kv_operations_total{operation=\"get\",outcome=\"error\"} 1",
+            "wws_kv_operations_total{store=\"memory\",operation=\"get\",outcome=\"ok\"} 1",
+            "wws_kv_operations_total{store=\"file\",operation=\"get\",outcome=\"error\"} 1",
             "wws_code_loads_total{source=\"cached\"} 1",
             "wws_reloads_total{outcome=\"error\"} 1",
             "wws_last_reload_failed 1",

@@ -11,8 +11,8 @@ use wasmtime::{Instance, InstancePre, Store};
 use crate::engine::Engine;
 use crate::error::{CallError, LoadError, LoadErrorKind, Stop};
 use crate::guest::instance::{
-    GuestContext, INITIALISATION_TIME, INITIALISATION_WALL_TIME, InstanceConfig, PrintedOutput,
-    STACK_COST, check_minimum_memory,
+    GuestContext, INITIALISATION_TIME, INITIALISATION_WALL_TIME, InstanceConfig, KvInput,
+    PrintedOutput, STACK_COST, check_minimum_memory,
 };
 use crate::guest::prestart::ParkedInstance;
 use crate::guest::protocol;
@@ -28,12 +28,12 @@ use crate::module::{INITIALIZE, Initialiser, Module, instantiable};
 use crate::schedule::cpu::CpuUsage;
 use crate::spec::{Call, GuestLimits};
 
-/// The response that a command printed. Applies what it changed of its key/value namespace, which
-/// was as `before`.
+/// The response that a command printed. Stores what it changed of its key/value namespace, which it
+/// read as `input`.
 pub(crate) async fn respond(
     guest: &GuestContext,
     printed: PrintedOutput,
-    before: Option<wws_kv::Map>,
+    input: Option<KvInput>,
 ) -> Result<http::Response<Bytes>, CallError> {
     let PrintedOutput { bytes, mut charge } = printed;
     let (response, after) = protocol::decode_output(&bytes)?;
@@ -45,12 +45,8 @@ pub(crate) async fn respond(
         Some(charge) => response.map(|body| charge.hold(body)),
         None => response,
     };
-    if let (Some((store, namespace)), Some(before), Some(after)) = (&guest.grants.kv, before, after)
-    {
-        let changes = wws_kv::diff(&before, after);
-        if !changes.is_empty() {
-            store.apply(namespace, changes).await?;
-        }
+    if let (Some(input), Some(after)) = (input, after) {
+        input.store(guest, after).await?;
     }
     Ok(response)
 }
@@ -173,9 +169,9 @@ impl Command {
         parked: Option<ParkedInstance>,
         usage: Arc<CpuUsage>,
     ) -> Result<http::Response<Bytes>, CallError> {
-        let before = guest.kv_snapshot().await?;
-        let empty = wws_kv::Map::default();
-        let input = protocol::RequestInput::new(&call, before.as_ref().unwrap_or(&empty));
+        let kv = guest.kv_input().await?;
+        let entries = KvInput::entries(kv.as_ref());
+        let input = protocol::RequestInput::new(&call, &entries);
         let input_len = input.max_len();
         let printed = match parked {
             Some(ParkedInstance {
@@ -226,14 +222,14 @@ impl Command {
                 drop(call.request);
                 let _running = guest.engine.ticker().run();
                 let (printed, end) = self.print(guest, &mut instance.instance).await?;
-                let response = respond(guest, printed, before).await?;
+                let response = respond(guest, printed, kv).await?;
                 if end == ProgramEnd::Returned {
                     self.reuse.put(instance);
                 }
                 return Ok(response);
             }
         };
-        respond(guest, printed, before).await
+        respond(guest, printed, kv).await
     }
 
     /// Runs an instance that waits for its input.

@@ -26,7 +26,7 @@ use crate::engine::Engine;
 use crate::error::{CallError, LoadError, WasmError};
 use crate::guest::command;
 use crate::guest::instance::{
-    GuestContext, InstanceConfig, PrintedOutput, STACK_COST, check_minimum_memory,
+    GuestContext, InstanceConfig, KvInput, PrintedOutput, STACK_COST, check_minimum_memory,
 };
 use crate::guest::protocol;
 use crate::guest::response::{FailureFlag, RunEnd};
@@ -332,9 +332,9 @@ impl ComponentGuest {
         usage: Arc<CpuUsage>,
     ) -> Result<http::Response<Bytes>, CallError> {
         let limits = &guest.grants.limits;
-        let before = guest.kv_snapshot().await?;
-        let empty = wws_kv::Map::default();
-        let input = protocol::RequestInput::new(&call, before.as_ref().unwrap_or(&empty));
+        let kv = guest.kv_input().await?;
+        let entries = KvInput::entries(kv.as_ref());
+        let input = protocol::RequestInput::new(&call, &entries);
         let input_len = input.max_len();
         // What the program prints is held twice while it is decoded.
         let output = limits.output.min(limits.buffers / 2);
@@ -374,7 +374,7 @@ impl ComponentGuest {
             bytes,
             charge: Some(charge),
         };
-        command::respond(guest, printed, before).await
+        command::respond(guest, printed, kv).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Instances of a guest: what each is made with, and why it failed.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +58,37 @@ pub(crate) struct PrintedOutput {
     pub(crate) charge: Option<Charge>,
 }
 
+/// A key/value namespace that a call reads as a whole.
+pub(crate) struct KvInput {
+    before: wws_kv::Map,
+    /// Held until what the call changed is stored.
+    turn: Option<wws_kv::Turn>,
+}
+
+impl KvInput {
+    /// The entries that a call reads; none without a namespace.
+    pub(crate) fn entries(input: Option<&Self>) -> wws_kv::Map {
+        input.map(|input| input.before.clone()).unwrap_or_default()
+    }
+
+    /// Stores what a call changed: its namespace is `after`.
+    pub(crate) async fn store(
+        self,
+        guest: &GuestContext,
+        after: HashMap<String, String>,
+    ) -> Result<(), CallError> {
+        let changes = wws_kv::diff(&self.before, after);
+        if let (Some(grant), false) = (&guest.grants.kv, changes.is_empty()) {
+            let (store, namespace) = (&grant.store, &grant.namespace);
+            match &self.turn {
+                Some(turn) => store.apply_in(namespace, changes, turn).await?,
+                None => store.apply(namespace, changes).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Rejects code whose instances start with more memory than they may have. `what` it is, for the
 /// message.
 pub(crate) fn check_minimum_memory(
@@ -102,12 +134,18 @@ impl GuestContext {
             .unwrap_or(Err(CallError::Busy(limit)))
     }
 
-    /// The guest's key/value namespace as it is now, if it has one.
-    pub(crate) async fn kv_snapshot(&self) -> Result<Option<wws_kv::Map>, CallError> {
-        Ok(match &self.grants.kv {
-            Some((store, namespace)) => Some(store.snapshot(namespace).await?),
-            None => None,
-        })
+    /// The guest's key/value namespace as it is now, if it has one; in its turn, if the guest's
+    /// calls run one after another.
+    pub(crate) async fn kv_input(&self) -> Result<Option<KvInput>, CallError> {
+        let Some(grant) = &self.grants.kv else {
+            return Ok(None);
+        };
+        let turn = match grant.serial {
+            true => Some(grant.store.serial(&grant.namespace).await?),
+            false => None,
+        };
+        let before = grant.store.snapshot(&grant.namespace).await?;
+        Ok(Some(KvInput { before, turn }))
     }
 
     /// The trace of a call, for its log and its outgoing requests.
@@ -183,6 +221,9 @@ impl GuestContext {
         refused: Option<MemoryRefusal>,
         cpu_time: Duration,
     ) -> CallError {
+        if let Some(error) = error.downcast_ref::<wws_kv::Error>() {
+            return CallError::Kv(error.clone());
+        }
         match error.downcast_ref::<Stop>() {
             Some(Stop::Exit(code)) => CallError::Exit {
                 refused,

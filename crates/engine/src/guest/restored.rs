@@ -138,7 +138,7 @@ pub(crate) async fn answer(
         Some(mut reused) => {
             let host = reused.instance.host();
             host.io = Io::Kit(kit);
-            open_store(guest, host).await?;
+            open_store(guest, host);
             Ok(reused)
         }
         None => {
@@ -153,7 +153,7 @@ pub(crate) async fn answer(
             });
             let host = store.data_mut();
             host.clocks.resume(snapshot.clocks);
-            open_store(guest, host).await?;
+            open_store(guest, host);
             let restoring = snapshot.restore(store, usage);
             ticker
                 .while_polled(restoring)
@@ -173,7 +173,14 @@ pub(crate) async fn answer(
                     let response = response.map(|response| charge_body(host, response));
                     Ok((response, kv, reused))
                 }
-                Err(error) => Err((error, host.quota.refused)),
+                Err(error) => {
+                    let kv = host.kit_mut().and_then(|kit| kit.kv.take());
+                    match kv.as_ref().and_then(KvView::away) {
+                        // The program did not handle it, or failed because of it.
+                        Some(away) => return Err(away.clone().into()),
+                        None => Err((error, host.quota.refused)),
+                    }
+                }
             }
         }
         Err(error) => Err((error.into(), None)),
@@ -196,16 +203,13 @@ pub(crate) async fn answer(
 }
 
 /// Gives a call its view of the guest's key/value namespace.
-async fn open_store(guest: &GuestContext, host: &mut Host) -> Result<(), CallError> {
-    if let Some((kv, namespace)) = &guest.grants.kv {
-        let output = guest.grants.limits.output;
-        let buffers = host.quota.buffers().clone();
-        let view = KvView::new(kv, namespace, output, &buffers).await?;
+fn open_store(guest: &GuestContext, host: &mut Host) {
+    if let Some(grant) = &guest.grants.kv {
+        let view = KvView::new(grant, guest.grants.limits.output, host.quota.buffers());
         if let Some(kit) = host.kit_mut() {
             kit.kv = Some(view);
         }
     }
-    Ok(())
 }
 
 /// What an instance of a snapshot costs before it has run.

@@ -12,7 +12,7 @@ use wws_telemetry::WorkerSeries;
 use crate::error::{LoadError, WasmError};
 use crate::host::directories::Directories;
 use crate::host::log::LogRate;
-use crate::spec::{GuestLimits, GuestSpec, PreopenedDirectory};
+use crate::spec::{GuestLimits, GuestSpec, KvGrant, PreopenedDirectory};
 
 /// What calls of a guest are counted in, and how much of what it prints is logged.
 pub(crate) struct GuestReport {
@@ -37,7 +37,7 @@ pub(crate) struct GuestGrants {
     /// All preopened directories, in the order of their descriptors.
     pub(crate) preopened: Vec<OwnedFd>,
     pub(crate) files: WasiFilesystemCtx,
-    pub(crate) kv: Option<(Arc<dyn wws_kv::Store>, String)>,
+    pub(crate) kv: Option<KvGrant>,
     pub(crate) http: Option<(wws_outbound::Policy, wws_outbound::Client)>,
     pub(crate) limits: GuestLimits,
     /// What calls report to, once somebody counts.

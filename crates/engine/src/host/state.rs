@@ -136,6 +136,26 @@ pub async fn wait_in<F: Future>(caller: &mut Caller<'_, Host>, future: F) -> F::
     output
 }
 
+/// The value of a key in the guest's namespace as [`Host::current_kv`] has it, while the guest's
+/// time stands still. `None` without a namespace.
+///
+/// # Errors
+/// The store failed.
+pub async fn kv_value_in(
+    caller: &mut Caller<'_, Host>,
+    key: &str,
+) -> Result<Option<Option<String>>, wws_kv::Error> {
+    let reading = async {
+        match caller.data_mut().current_kv().await? {
+            Some(kv) => kv.get(key).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (value, wait) = measure_wait(reading).await;
+    waited(caller, wait);
+    value
+}
+
 /// An outgoing request that failed, as a guest may see it.
 #[derive(Clone, Debug)]
 pub struct HttpFailure {

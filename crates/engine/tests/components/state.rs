@@ -204,7 +204,7 @@ async fn component_reads_and_changes_its_namespace() {
         (i32.const 0)"#
     ));
     let mut spec = spec();
-    spec.kv = Some((store.clone(), "own".into()));
+    spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "own"));
     run(&guest(&engine(), &text, spec)).await.unwrap();
     assert_eq!(store.get("own", "name").await.unwrap().unwrap(), "value");
     assert_eq!(store.get("own", "other").await.unwrap().unwrap(), "42");
@@ -227,7 +227,7 @@ async fn components_do_not_see_the_namespaces_of_others() {
     ));
     let of = |namespace: &str, text: &str| {
         let mut spec = spec();
-        spec.kv = Some((store.clone(), namespace.into()));
+        spec.kv = Some(wws_engine::KvGrant::new(store.clone(), namespace));
         guest(&engine, text, spec)
     };
     run(&of("first", &writes)).await.unwrap();
@@ -252,7 +252,10 @@ async fn store_is_denied_without_a_namespace_and_has_no_other() {
     let without = guest(&engine, &opens_other(ACCESS_DENIED), spec());
     run(&without).await.unwrap();
     let mut spec = spec();
-    spec.kv = Some((Arc::new(MemoryStore::default()), "own".into()));
+    spec.kv = Some(wws_engine::KvGrant::new(
+        Arc::new(MemoryStore::default()),
+        "own",
+    ));
     run(&guest(&engine, &opens_other(NO_SUCH_STORE), spec))
         .await
         .unwrap();
@@ -270,7 +273,7 @@ async fn value_that_is_no_text_is_refused() {
         (i32.const 0)"
     ));
     let mut spec = spec();
-    spec.kv = Some((store.clone(), "own".into()));
+    spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "own"));
     run(&guest(&engine(), &text, spec)).await.unwrap();
     assert_eq!(store.get("own", "name").await.unwrap(), None);
 }
@@ -298,7 +301,7 @@ async fn keys_are_listed_in_pages() {
         (i32.const 0)"
     ));
     let mut spec = spec();
-    spec.kv = Some((store.clone(), "own".into()));
+    spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "own"));
     run(&guest(&engine(), &text, spec)).await.unwrap();
     assert_eq!(store.snapshot("own").await.unwrap().size(), 0);
 }
@@ -322,7 +325,7 @@ async fn batch_changes_all_keys_or_none() {
     let engine = engine();
     let of = |text: &str| {
         let mut spec = spec();
-        spec.kv = Some((store.clone(), "own".into()));
+        spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "own"));
         guest(&engine, text, spec)
     };
     run(&of(&sets(1045, 1, 1))).await.unwrap();
@@ -361,7 +364,7 @@ async fn swap_fails_with_what_the_key_has_now() {
         (i32.const 0)"
     ));
     let mut spec = spec();
-    spec.kv = Some((store.clone(), "own".into()));
+    spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "own"));
     run(&guest(&engine(), &text, spec)).await.unwrap();
     assert_eq!(store.get("own", "name").await.unwrap().unwrap(), "value");
 }
@@ -380,7 +383,7 @@ async fn buffers_bound_what_a_batch_holds() {
     let of = |buffers: u64| {
         let mut spec = spec();
         spec.limits.buffers = buffers;
-        spec.kv = Some((store.clone(), "own".into()));
+        spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "own"));
         guest(&engine, &text, spec)
     };
     let before = engine.free_memory();

@@ -1,14 +1,14 @@
 //! The operations that a kit can ask for.
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::Level;
 use wws_engine::{Host, wasmtime::Result};
 
 use crate::channel::message::{Body, HeaderPairs, Message, broken};
 use crate::channel::reply::{Refusal, Reply, internal, opened, to_line};
 use crate::channel::session::{CallOutcome, Session, UnreadReply};
-use crate::channel::{bodies, derive, outgoing, socket};
+use crate::channel::{bodies, derive, outgoing, socket, store};
 
 /// The maximum size of a source file, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
@@ -68,14 +68,12 @@ pub(super) async fn answer(host: &mut Host, message: Message) -> Result<()> {
             None => Err(not_now()),
         },
         op if Session::of(host)?.is_loading() && needs_request(op) => Err(not_now()),
-        "kv_get" | "kv_set" | "kv_delete" => {
-            let value = match line.op.as_str() {
-                "kv_set" => Some(line.value),
-                _ => None,
-            };
-            store(host, &line.op, line.key, value).await
-        }
-        "kv_increment" => increment(host, line.key, line.by).await,
+        "kv_get" => store::get(host, &line.key).await,
+        "kv_set" => store::set(host, line.key, Some(line.value), line.ttl).await,
+        "kv_delete" => store::set(host, line.key, None, None).await,
+        "kv_increment" => store::increment(host, line.key, line.by).await,
+        "kv_compare_and_set" => store::compare_and_set(host, line).await,
+        "kv_list" => store::list(host, &line).await,
         "pbkdf2" => derive::pbkdf2(host, &line, &body).await?,
         "scrypt" => derive::scrypt(host, &line, &body).await?,
         "http" => outgoing::send(host, line, body).await,
@@ -111,6 +109,8 @@ fn needs_request(op: &str) -> bool {
             | "kv_set"
             | "kv_delete"
             | "kv_increment"
+            | "kv_compare_and_set"
+            | "kv_list"
             | "http"
             | "read"
             | "read_all"
@@ -210,51 +210,4 @@ fn directory(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
     };
     let found = found.is_ok_and(|stat| stat.is_directory);
     Ok((to_line(&json!({"found": found}))?, Bytes::new()))
-}
-
-fn no_store() -> Refusal {
-    (
-        "no-store",
-        "this worker has no key/value store: its TOML has no [data.kv]".into(),
-    )
-}
-
-fn full() -> Refusal {
-    (
-        "full",
-        "more changes of the key/value store than one call may hold (`limits.output`)".into(),
-    )
-}
-
-async fn store(
-    host: &mut Host,
-    op: &str,
-    key: String,
-    value: Option<String>,
-) -> Result<Reply, Refusal> {
-    let kv = host.current_kv().await;
-    let kv = kv.map_err(|error| ("store", error.to_string()))?;
-    let kv = kv.ok_or_else(no_store)?;
-    let reply = if op == "kv_get" {
-        json!({"value": kv.get(&key)})
-    } else if kv.set(key, value) {
-        Value::Object(serde_json::Map::new())
-    } else {
-        return Err(full());
-    };
-    Ok((to_line(&reply)?, Bytes::new()))
-}
-
-async fn increment(host: &mut Host, key: String, by: i64) -> Result<Reply, Refusal> {
-    let (store, namespace) = host.kv().ok_or_else(no_store)?.store();
-    let sum = store
-        .increment(&namespace, &key, by)
-        .await
-        .map_err(|error| ("invalid", error.to_string()))?;
-    if let Some(kv) = host.kv()
-        && !kv.learn(key, Some(sum.to_string()))
-    {
-        return Err(full());
-    }
-    Ok((to_line(&json!({"value": sum}))?, Bytes::new()))
 }

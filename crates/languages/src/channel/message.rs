@@ -35,6 +35,14 @@ pub(super) struct MessageLine {
     pub(super) key: String,
     pub(super) value: String,
     pub(super) by: i64,
+    /// The value that a key must have; none if there must be no such key.
+    pub(super) expected: Option<String>,
+    /// Seconds after which a key is removed.
+    pub(super) ttl: Option<f64>,
+    pub(super) prefix: String,
+    pub(super) after: Option<String>,
+    /// Most keys that are listed.
+    pub(super) limit: usize,
     /// Milliseconds; below 0 for no limit.
     pub(super) timeout: i64,
     pub(super) method: String,

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::Instant;
 use wws_engine::{
-    Charge, Host, NoMemory, wait_in,
+    Charge, Host, NoMemory, kv_value_in, wait_in,
     wasmtime::{AsContextMut, Caller, Error, Linker, Result, error::Context as _},
     websocket::{Message, NotSent},
 };
@@ -24,7 +24,7 @@ use super::{
     exports::{Exports, NoRoom},
     modules, multipart, operations, sockets,
     state::{Outcome, State, Thrown},
-    streams, urls,
+    store, streams, urls,
 };
 
 /// Functions of the host that the kit finds in `wws.host`.
@@ -470,17 +470,21 @@ impl Call<'_> {
             return Ok(Answer::Bool(false));
         }
         let key = self.text(caller, 0).await?;
-        let value = match name {
-            "kvSet" => Some(self.text(caller, 1).await?),
-            _ => None,
+        if name == "kvGet" {
+            let value = kv_value_in(caller, &key).await.map_err(Error::new)?;
+            return Ok(value.map_or(Answer::Undefined, Answer::from));
+        }
+        let (value, ttl) = match name {
+            "kvSet" => (
+                Some(self.text(caller, 1).await?),
+                store::time(self.number(caller, 2).await?),
+            ),
+            _ => (None, None),
         };
         let kv = caller.data_mut().current_kv().await;
-        let Some(kv) = kv.map_err(Error::new)? else {
-            return Ok(Answer::Undefined);
-        };
-        Ok(match name {
-            "kvGet" => kv.get(&key).map(str::to_owned).into(),
-            _ => Answer::Bool(kv.set(key, value)),
+        Ok(match kv.map_err(Error::new)? {
+            Some(kv) => Answer::Bool(kv.set(key, value, ttl)),
+            None => Answer::Undefined,
         })
     }
 }

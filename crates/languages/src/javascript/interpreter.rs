@@ -266,7 +266,7 @@ impl JsInstance<'_> {
     pub(super) async fn given(&mut self, ended: OperationOutput) -> Result<(u32, Option<u32>)> {
         if let (Some((key, value)), Some(kv)) = (ended.learned, self.vm.host().kv()) {
             // A full view keeps the old value, as it would without this.
-            let _ = kv.learn(key, Some(value));
+            let _ = kv.learn(key, value);
         }
         let exports = self.exports.clone();
         let bytes = match ended.bytes {

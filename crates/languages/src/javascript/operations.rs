@@ -28,6 +28,7 @@ use super::{
     files::{self, FileCall},
     sockets,
     state::{FinishedOperation, OperationOutput, PENDING, State},
+    store::{self, StoreOperation},
     streams::{self, Incoming},
 };
 
@@ -47,7 +48,7 @@ pub(super) enum Operation {
     Connect(String),
     /// The next event of a socket.
     Receive(u64),
-    Increment(String, f64),
+    Store(StoreOperation),
     File(FileCall),
     /// It failed before it was started.
     Failed(KitException),
@@ -118,27 +119,7 @@ pub(super) fn start(
             Ok(opening) => opening.boxed(),
             Err(failure) => std::future::ready(Err(failure)).boxed(),
         },
-        Operation::Increment(key, by) => match host.kv() {
-            Some(kv) => {
-                let (store, namespace) = kv.store();
-                async move {
-                    // The kit checked that it is a whole number.
-                    let sum = store.increment(&namespace, &key, by as i64).await;
-                    sum.map(|sum| OperationOutput {
-                        text: sum.to_string(),
-                        learned: Some((key, sum.to_string())),
-                        ..OperationOutput::default()
-                    })
-                    .map_err(|error| KitException::new("Error", error.to_string()))
-                }
-                .boxed()
-            }
-            None => std::future::ready(Err(KitException::new(
-                "Error",
-                "this worker has no key/value store: its TOML has no [data.kv]",
-            )))
-            .boxed(),
-        },
+        Operation::Store(operation) => store::start(host, operation),
         Operation::File(call) => {
             let folders = host.directories().clone();
             async move {

@@ -70,7 +70,7 @@ pub(super) struct OperationOutput {
     pub(super) text: String,
     pub(super) bytes: Option<Bytes>,
     /// A key of the key/value store and its current value.
-    pub(super) learned: Option<(String, String)>,
+    pub(super) learned: Option<(String, Option<String>)>,
 }
 
 /// What a call has come to.

@@ -250,3 +250,53 @@ pub fn reaching(address: SocketAddr, methods: &[http::Method]) -> GuestSpec {
     spec.http = Some(outgoing(address, methods));
     spec
 }
+
+/// Runs a worker that lists, compares and sets for a time, with a store in memory and one in a file.
+pub async fn store_operations(file: &str, source: &str, refused: &str) {
+    use wws_kv::{Change, FileStore, MemoryStore, Store, StoreLimits};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kv");
+    let stores: [Arc<dyn Store>; 2] = [
+        Arc::new(MemoryStore::default()),
+        Arc::new(FileStore::open(&path, StoreLimits::default()).unwrap()),
+    ];
+    let project = Project::new(&[(file, source)]);
+    for store in stores {
+        let keys = ["a:1", "a:2", "b"];
+        let changes = keys.map(|key| Change::Set(key.into(), "x".into()));
+        store.apply("ns", changes.into()).await.unwrap();
+        let mut spec = spec();
+        spec.kv = Some(wws_engine::KvGrant::new(store.clone(), "ns"));
+        let response = project.guest(file, spec).call(get("/")).await.unwrap();
+        let found: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        let refused: Vec<serde_json::Value> = serde_json::from_str(refused).unwrap();
+        let mut expected = vec![
+            serde_json::json!(["a:2", "a:3"]),
+            // Two keys of the store, of which one is removed.
+            serde_json::json!(["a:2"]),
+            serde_json::json!(["a:3"]),
+        ];
+        expected.extend([
+            true.into(),
+            false.into(),
+            "1".into(),
+            true.into(),
+            "3".into(),
+        ]);
+        expected.extend(refused);
+        assert_eq!(found, serde_json::Value::from(expected));
+        assert_eq!(store.get("ns", "k").await.unwrap().as_deref(), Some("3"));
+        assert_eq!(
+            store.get("ns", "a:3").await.unwrap().as_deref(),
+            Some("new")
+        );
+        assert_eq!(store.get("ns", "a:1").await.unwrap(), None);
+        for _ in 0..3000 {
+            if store.get("ns", "short").await.unwrap().is_none() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(store.get("ns", "short").await.unwrap(), None);
+    }
+}

@@ -60,8 +60,6 @@ pub(crate) struct App {
     pub(crate) sockets: Sockets,
     pub(crate) uploads: Uploads,
     pub(crate) clients: Arc<Clients>,
-    /// Outlives generations, as everything that workers keep does.
-    pub(crate) kv: Arc<dyn wws_kv::Store>,
     pub(crate) loaded_memory: LoadedMemory,
     /// Bytes that this process may use.
     pub(crate) memory: u64,
@@ -82,7 +80,6 @@ pub(crate) struct AppParts {
     pub(crate) sockets: Sockets,
     pub(crate) uploads: Uploads,
     pub(crate) clients: Arc<Clients>,
-    pub(crate) kv: Arc<dyn wws_kv::Store>,
     pub(crate) loaded_memory: LoadedMemory,
     pub(crate) memory: u64,
     pub(crate) sampler: Option<Sampler>,
@@ -100,7 +97,6 @@ impl App {
             sockets: parts.sockets,
             uploads: parts.uploads,
             clients: parts.clients,
-            kv: parts.kv,
             loaded_memory: parts.loaded_memory,
             memory: parts.memory,
             ids: RequestIds::new(),
@@ -142,7 +138,7 @@ impl App {
             project: &generation.project,
             telemetry: &self.telemetry,
             series: &generation.series,
-            kv: &*self.kv,
+            stores: &generation.stores,
             gauges: ServerGauges {
                 generation: generation.number,
                 running: load.running,
@@ -629,7 +625,7 @@ fn call_failed(error: &CallError, context: &RequestContext<'_>) -> Response<Body
     }
     if error.is_timeout() {
         context.page(StatusCode::GATEWAY_TIMEOUT, "The worker took too long.")
-    } else if error.is_overload() {
+    } else if error.is_overload() || error.is_store_away() {
         context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT)
     } else {
         context.page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT)

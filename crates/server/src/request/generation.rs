@@ -11,6 +11,7 @@ use crate::request::admission::WorkerPlaces;
 use crate::request::compress::Compressor;
 use crate::request::cors::ProjectCors;
 use crate::request::forwarded::TrustedProxies;
+use crate::stores::ProjectStores;
 use crate::workers::loaded::LoadedWorkers;
 
 /// A loaded project. Nothing of it changes; a request is answered by one generation.
@@ -32,6 +33,7 @@ pub(crate) struct Generation {
     pub(crate) compressor: Option<Compressor>,
     pub(crate) proxies: TrustedProxies,
     pub(crate) cors: ProjectCors,
+    pub(crate) stores: ProjectStores,
     /// What the next generation may take over.
     pub(crate) loaded: LoadedWorkers,
 }

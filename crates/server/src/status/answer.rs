@@ -12,6 +12,7 @@ use wws_project::{PanelAccess, Project};
 use wws_telemetry::{Telemetry, TextFormat, WorkerSeries};
 
 use crate::status::{api, metrics, panel, workers};
+use crate::stores::ProjectStores;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -24,7 +25,7 @@ pub(crate) struct StatusView<'a> {
     /// The series of each worker, in their order.
     pub(crate) series: &'a [Arc<WorkerSeries>],
     pub(crate) gauges: metrics::ServerGauges,
-    pub(crate) kv: &'a dyn wws_kv::Store,
+    pub(crate) stores: &'a ProjectStores,
 }
 
 /// A request of an operator.

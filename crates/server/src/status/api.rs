@@ -1,9 +1,11 @@
 //! `/_api/v1`: what the panel shows.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
-use wws_project::{Origins, Worker};
+use wws_kv::{ListQuery, Store};
+use wws_project::{KeyValue, Origins, Worker};
 use wws_telemetry::WorkerSeries;
 
 use crate::status::answer::StatusView;
@@ -92,15 +94,21 @@ fn counts(series: &WorkerSeries) -> Map<String, Value> {
     }
 }
 
-/// The namespaces that workers of the project name.
+/// The namespaces that workers of the project name, each with its name in answers.
+fn kv_of(view: &StatusView<'_>) -> BTreeMap<String, KeyValue> {
+    let workers = view.project.workers().iter();
+    let named = workers.filter_map(|worker| worker.kv.as_ref()).map(|kv| {
+        let name = match &kv.store {
+            Some(store) => format!("{store}/{}", kv.namespace),
+            None => kv.namespace.clone(),
+        };
+        (name, kv.clone())
+    });
+    named.collect()
+}
+
 fn namespaces(view: &StatusView<'_>) -> Vec<String> {
-    let names = view.project.workers().iter();
-    let mut names: Vec<_> = names
-        .filter_map(|worker| worker.kv_namespace.clone())
-        .collect();
-    names.sort();
-    names.dedup();
-    names
+    kv_of(view).into_keys().collect()
 }
 
 /// One worker: its configuration, with the values of variables masked, and its last log lines.
@@ -145,24 +153,25 @@ pub(crate) async fn keys(
     view: &StatusView<'_>,
     namespace: &str,
 ) -> Option<Result<Value, wws_kv::Error>> {
-    namespaces(view)
-        .iter()
-        .any(|name| name == namespace)
-        .then_some(())?;
-    let map = match view.kv.snapshot(namespace).await {
-        Ok(map) => map,
-        Err(error) => return Some(Err(error)),
+    let kv = kv_of(view).remove(namespace)?;
+    Some(first_keys(&**view.stores.of(&kv), &kv.namespace).await)
+}
+
+async fn first_keys(store: &dyn Store, namespace: &str) -> Result<Value, wws_kv::Error> {
+    let query = ListQuery {
+        limit: MAX_KEYS,
+        ..ListQuery::default()
     };
-    let mut keys: Vec<_> = map.iter().collect();
-    keys.sort_by_key(|(key, _)| *key);
-    let count = keys.len();
-    let shown = keys.into_iter().take(MAX_KEYS).map(|(key, value)| {
-        let value = value.as_str();
+    let page = store.list(namespace, query).await?;
+    let mut shown = Vec::with_capacity(page.keys.len());
+    for key in page.keys {
+        // It may have been removed meanwhile.
+        let Some(value) = store.get(namespace, &key).await? else {
+            continue;
+        };
         let start = &value[..value.floor_char_boundary(MAX_VALUE)];
-        let key = &key[..key.floor_char_boundary(MAX_VALUE)];
-        json!({ "key": key, "value": start, "bytes": value.len() })
-    });
-    Some(Ok(
-        json!({ "count": count, "keys": shown.collect::<Vec<_>>() }),
-    ))
+        let name = &key[..key.floor_char_boundary(MAX_VALUE)];
+        shown.push(json!({ "key": name, "value": start, "bytes": value.len() }));
+    }
+    Ok(json!({ "keys": shown, "more": !page.is_last }))
 }

@@ -51,7 +51,7 @@ pub(crate) fn worker(worker: &Worker) -> Value {
         "id": id(worker),
         "name": worker.name,
         "version": "1",
-        "data": { "kv": worker.kv_namespace },
+        "data": { "kv": worker.kv.as_ref().map(|kv| &kv.namespace) },
         "folders": folders.collect::<Vec<_>>(),
         "vars": vars.collect::<serde_json::Map<_, _>>(),
     })

@@ -10,13 +10,16 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    Code, CodeCache, CodeOrigin, Engine, FileContents, Guest, GuestLimits, GuestSpec, LoadError,
-    LoadErrorKind, PreopenedDirectory, StreamLimits, load_blocking,
+    Code, CodeCache, CodeOrigin, Engine, FileContents, Guest, GuestLimits, GuestSpec, KvGrant,
+    LoadError, LoadErrorKind, PreopenedDirectory, StreamLimits, load_blocking,
 };
 use wws_languages::{CompiledLanguage, Language, Languages, runtime_guest};
-use wws_project::{Execution, Instances, Limits, Problem, Project, Runtime, Worker, beneath::Root};
+use wws_project::{
+    Consistency, Execution, Instances, Limits, Problem, Project, Runtime, Worker, beneath::Root,
+};
 use wws_telemetry::{CodeSource, Telemetry};
 
+use crate::stores::ProjectStores;
 use crate::workers::compiling::Compiling;
 use crate::workers::loaded::{self, Predecessor, WorkerSource};
 use crate::workers::not_a_worker;
@@ -36,7 +39,7 @@ pub(crate) struct GuestFactory<'a> {
     pub(crate) root: &'a Root,
     pub(crate) engine: &'a Engine,
     pub(crate) languages: &'a Languages,
-    pub(crate) kv: Arc<dyn wws_kv::Store>,
+    pub(crate) stores: &'a ProjectStores,
     pub(crate) outgoing: &'a Outgoing,
     pub(crate) code: Option<&'a CodeCache>,
     /// Lists what is being compiled.
@@ -433,7 +436,11 @@ impl GuestFactory<'_> {
             });
         }
         let env = worker.vars.iter();
-        let kv = worker.kv_namespace.clone();
+        let kv = worker.kv.as_ref().map(|kv| KvGrant {
+            store: self.stores.of(kv).clone(),
+            namespace: kv.namespace.clone(),
+            serial: kv.consistency == Consistency::Serial,
+        });
         Ok(GuestSpec {
             name: worker.name.clone(),
             env: env
@@ -441,7 +448,7 @@ impl GuestFactory<'_> {
                 .collect(),
             args: vec![worker.name.clone()],
             directories: folders,
-            kv: kv.map(|namespace| (self.kv.clone(), namespace)),
+            kv,
             http: self.outgoing.of(worker)?,
             limits: limits(&worker.limits),
         })

@@ -12,6 +12,7 @@ use std::{
 use wws_engine::{Code, FileContents, Guest};
 use wws_project::{Execution, Project, Runtime, Worker, beneath::Root};
 
+use crate::stores::ProjectStores;
 use crate::workers::guests::{CompiledLanguages, Sha256Digest};
 use crate::workers::outgoing::Outgoing;
 
@@ -88,6 +89,8 @@ pub(crate) struct Predecessor<'a> {
     by_path: HashMap<&'a Path, usize>,
     /// Whether workers that send requests have the same client.
     same_outgoing: bool,
+    /// The key/value stores, before and now.
+    stores: (&'a ProjectStores, &'a ProjectStores),
 }
 
 impl<'a> Predecessor<'a> {
@@ -98,6 +101,7 @@ impl<'a> Predecessor<'a> {
         loaded: &'a LoadedWorkers,
         root: Option<DirectoryId>,
         outgoing: &Outgoing,
+        stores: (&'a ProjectStores, &'a ProjectStores),
     ) -> Option<Self> {
         if root.is_none() || root != loaded.root {
             return None;
@@ -111,6 +115,7 @@ impl<'a> Predecessor<'a> {
                 .map(|(index, worker)| (worker.path.as_path(), index))
                 .collect(),
             same_outgoing: loaded.outgoing.is_same(outgoing),
+            stores,
         })
     }
 
@@ -132,9 +137,17 @@ impl<'a> Predecessor<'a> {
         let is_same = before.is_same(worker)
             && runtime(self.project.runtimes(), before) == runtime(runtimes, worker)
             && (self.same_outgoing || worker.http.allowed_hosts.is_empty())
+            && self.has_same_store(worker)
             && source.is_same(root, worker)
             && guest.has_same_sources();
         is_same.then(|| (guest.clone(), source.clone()))
+    }
+
+    /// Whether the name of a worker's store stands for the same store.
+    fn has_same_store(&self, worker: &Worker) -> bool {
+        let (before, now) = self.stores;
+        let kv = worker.kv.as_ref();
+        kv.is_none_or(|kv| Arc::ptr_eq(before.of(kv), now.of(kv)))
     }
 
     /// The code of a module.

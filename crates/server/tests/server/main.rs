@@ -22,5 +22,6 @@ mod reload;
 mod routing;
 mod sockets;
 mod start;
+mod stores;
 mod streams;
 mod toy_language;

@@ -12,7 +12,7 @@ use crate::admin::{ask, metric};
 use crate::common::{PATIENCE, Running, Site, wat};
 
 /// Loads a project again. Blocks another thread, as a server does.
-async fn reload(server: &Running, site: &Site) -> Result<Reloaded, String> {
+pub(crate) async fn reload(server: &Running, site: &Site) -> Result<Reloaded, String> {
     reload_with(server, site, LoadOptions::default()).await
 }
 

@@ -9,32 +9,35 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::{
     ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType, WasmList, WasmStr,
 };
-use wws_kv::{Change, Map, Store};
+use wws_kv::{Change, ListQuery, PAGE_BYTES, Store};
 
 use crate::host::slices::WorkSlices;
 use crate::host::state::{Host, NoMemory};
 use crate::memory::account::Charge;
 
-/// Most keys of one page of `list-keys`.
-const PAGE_KEYS: usize = 1000;
-
-/// Most bytes of the keys of one page, unless its first key is longer.
-const PAGE_BYTES: usize = 64 << 10;
-
 /// Most keys of one call of a batch function.
 const MAX_BATCH: usize = 10_000;
-
-/// Entries on which a function works before it checks whether its guest may go on.
-const SLICE: usize = 256;
 
 /// Bytes of a key or a value that the host keeps besides its text.
 const ENTRY: u64 = 64;
 
 /// The worker's namespace, as a guest holds it.
 struct Bucket {
-    /// What the pages after the first one are of.
-    listing: Option<Map>,
+    /// Where the next page begins.
+    listing: Option<Listing>,
 }
+
+/// The end of a page of keys.
+struct Listing {
+    /// The number of keys up to here.
+    cursor: u64,
+    /// The last of them.
+    last: String,
+    _charge: Charge,
+}
+
+const UNKNOWN_CURSOR: &str =
+    "the cursor is not the one that `list-keys` of this bucket returned last";
 
 /// A key and the value that it had, for compare-and-swap.
 struct Cas {
@@ -175,7 +178,7 @@ fn opened(
 
 fn namespace(host: &Host) -> Outcome<(Arc<dyn Store>, Arc<str>)> {
     match &host.grants.kv {
-        Some((store, namespace)) => Ok((store.clone(), namespace.as_str().into())),
+        Some(grant) => Ok((grant.store.clone(), grant.namespace.as_str().into())),
         None => Err(Failure::Store(StoreError::AccessDenied)),
     }
 }
@@ -273,13 +276,12 @@ async fn get(
     name: &WasmStr,
 ) -> Outcome<Option<Vec<u8>>> {
     let (kv, namespace) = opened(store, bucket)?;
-    let map = kv.snapshot(&namespace).await?;
-    let value = map.get(&*name.to_str(&*store)?).cloned();
-    let Some(value) = value else {
+    let (name, _name) = key(store, name)?;
+    let Some(value) = kv.get(&namespace, &name).await? else {
         return Ok(None);
     };
     hold_result(store, value.len() as u64)?;
-    Ok(Some(value.as_bytes().to_vec()))
+    Ok(Some(value.into_bytes()))
 }
 
 async fn exists(
@@ -288,8 +290,8 @@ async fn exists(
     name: &WasmStr,
 ) -> Outcome<bool> {
     let (kv, namespace) = opened(store, bucket)?;
-    let map = kv.snapshot(&namespace).await?;
-    Ok(map.contains_key(&*name.to_str(&*store)?))
+    let (name, _name) = key(store, name)?;
+    Ok(kv.get(&namespace, &name).await?.is_some())
 }
 
 async fn set(
@@ -333,9 +335,7 @@ fn list_by_text(instance: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()>
                     Some(text) => match text.to_str(&store)?.parse() {
                         Ok(cursor) => Some(cursor),
                         Err(_) => {
-                            return returned(Err(Failure::other(
-                                "the cursor is not one that `list-keys` returned",
-                            )));
+                            return returned(Err(Failure::other(UNKNOWN_CURSOR)));
                         }
                     },
                 };
@@ -349,61 +349,44 @@ fn list_by_text(instance: &mut LinkerInstance<'_, Host>) -> wasmtime::Result<()>
     )
 }
 
-/// A page of keys. The cursor is the number of keys before it, in the order of a snapshot that the
-/// bucket keeps from the first page to the last.
+/// A page of keys. The cursor is the number of keys before it; the bucket keeps the last of them.
 async fn page(
     store: &mut HostStore<'_>,
     bucket: &Resource<Bucket>,
     cursor: Option<u64>,
 ) -> Outcome<KeyPage> {
     let (kv, namespace) = opened(store, bucket)?;
-    let kept = match cursor {
-        Some(_) => store
-            .data_mut()
-            .component()
-            .table
-            .get(bucket)
-            .map_err(trap)?
-            .listing
-            .clone(),
-        None => None,
-    };
-    let map = match kept {
-        Some(map) => map,
-        None => kv.snapshot(&namespace).await?,
+    let table = &mut store.data_mut().component().table;
+    let listing = table.get_mut(bucket).map_err(trap)?.listing.take();
+    let before = match (cursor, listing) {
+        (None, _) => None,
+        (Some(cursor), Some(listing)) if listing.cursor == cursor => Some(listing),
+        (Some(_), _) => return Err(Failure::other(UNKNOWN_CURSOR)),
     };
     hold_result(store, PAGE_BYTES as u64)?;
-    let skipped = usize::try_from(cursor.unwrap_or(0)).unwrap_or(usize::MAX);
-    let mut slices = WorkSlices::new(store.data_mut());
-    let (mut keys, mut bytes) = (Vec::new(), 0);
-    let mut at = 0;
-    let mut is_last = true;
-    for name in map.keys() {
-        if at >= skipped {
-            let is_full = keys.len() >= PAGE_KEYS || bytes + name.len() > PAGE_BYTES;
-            if is_full && !keys.is_empty() {
-                is_last = false;
-                break;
-            }
-            bytes += name.len();
-            keys.push(name.to_string());
+    let query = ListQuery {
+        after: before.as_ref().map(|listing| listing.last.as_str()),
+        ..ListQuery::default()
+    };
+    let page = kv.list(&namespace, query).await?;
+    let cursor = match page.keys.last() {
+        Some(last) if !page.is_last => {
+            let charge = hold(store, last.len() as u64 + ENTRY)?;
+            let cursor = before.map_or(0, |listing| listing.cursor) + page.keys.len() as u64;
+            let listing = Listing {
+                cursor,
+                last: last.clone(),
+                _charge: charge,
+            };
+            let table = &mut store.data_mut().component().table;
+            table.get_mut(bucket).map_err(trap)?.listing = Some(listing);
+            Some(cursor)
         }
-        at += 1;
-        if at.is_multiple_of(SLICE) {
-            slices.next(store.data_mut()).await?;
-        }
-    }
-    let listing = (!is_last).then_some(map);
-    store
-        .data_mut()
-        .component()
-        .table
-        .get_mut(bucket)
-        .map_err(trap)?
-        .listing = listing;
+        _ => None,
+    };
     Ok(KeyPage {
-        keys,
-        cursor: (!is_last).then_some(at as u64),
+        keys: page.keys,
+        cursor,
     })
 }
 
@@ -436,7 +419,8 @@ async fn get_many(
 ) -> Outcome<Vec<(String, Option<Vec<u8>>)>> {
     let (kv, namespace) = opened(store, bucket)?;
     check_batch(keys.len())?;
-    let map = kv.snapshot(&namespace).await?;
+    // One state of all keys, where that costs nothing.
+    let version = kv.version(&namespace);
     let mut slices = WorkSlices::new(store.data_mut());
     let mut bytes = 0;
     let mut found = Vec::new();
@@ -444,14 +428,18 @@ async fn get_many(
         let Some(name) = keys.get(&mut *store, index).transpose()? else {
             break;
         };
-        let name_len = name.to_str(&*store)?.len();
-        let value = map.get(&*name.to_str(&*store)?).cloned();
-        bytes += (name_len + value.as_ref().map_or(0, |value| value.len())) as u64 + ENTRY;
+        bytes += name.to_str(&*store)?.len() as u64 + ENTRY;
         hold_result(store, bytes)?;
-        found.push((
-            name.to_str(&*store)?.into_owned(),
-            value.map(|value| value.as_bytes().to_vec()),
-        ));
+        let name = name.to_str(&*store)?.into_owned();
+        let value = match &version {
+            Some(map) => map
+                .get(name.as_str())
+                .map(|value| value.as_str().to_owned()),
+            None => kv.get(&namespace, &name).await?,
+        };
+        bytes += value.as_ref().map_or(0, String::len) as u64;
+        hold_result(store, bytes)?;
+        found.push((name, value.map(String::into_bytes)));
         slices.next(store.data_mut()).await?;
     }
     Ok(found)
@@ -614,12 +602,11 @@ async fn look_at(
     mut charge: Charge,
 ) -> Outcome<Resource<Cas>> {
     let (kv, namespace) = namespace(store.data())?;
-    let map = kv.snapshot(&namespace).await?;
-    let value = map.get(name.as_str());
-    let len = value.map_or(0, |value| value.len());
+    let seen = kv.get(&namespace, &name).await?;
+    let len = seen.as_ref().map_or(0, String::len);
     grow(&mut charge, (name.len() + len) as u64 + 2 * ENTRY)?;
     let cas = Cas {
-        seen: value.map(|value| value.as_str().to_owned()),
+        seen,
         key: name,
         charge,
     };
@@ -641,7 +628,7 @@ async fn swap(
     let (kv, namespace) = namespace(store.data())?;
     let (text, _text) = value(store, bytes)?;
     let swapped = kv
-        .compare_and_swap(&namespace, &cas.key, cas.seen.as_deref(), &text)
+        .compare_and_swap(&namespace, &cas.key, cas.seen.as_deref(), &text, None)
         .await?;
     if swapped {
         return Ok(None);

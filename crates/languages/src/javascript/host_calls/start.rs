@@ -11,6 +11,7 @@ use crate::javascript::{
     exception::KitException,
     files::{self, FileCall},
     operations::{self, Operation},
+    store::{self, StoreOperation},
 };
 
 /// Bytes that a running operation takes in addition to its arguments.
@@ -44,10 +45,10 @@ impl Call<'_> {
                 (Operation::Connect(head), kept)
             }
             "receive" => (Operation::Receive(self.number(caller, 2).await? as u64), 0),
-            "increment" => {
-                let key = self.text(caller, 2).await?;
-                let (by, kept) = (self.number(caller, 3).await?, key.len());
-                (Operation::Increment(key, by), kept)
+            "increment" | "compareAndSet" | "list" => {
+                let operation = self.store_operation(caller, &kind).await?;
+                let kept = operation.size();
+                (Operation::Store(operation), kept)
             }
             _ => self.file(caller).await?,
         };
@@ -60,6 +61,41 @@ impl Call<'_> {
                 let exception = KitException::new("Error", format!("{kind}: {why}"));
                 Answer::Text(exception.to_string())
             }
+        })
+    }
+
+    async fn store_operation(
+        &self,
+        caller: &mut Caller<'_, Host>,
+        kind: &str,
+    ) -> Result<StoreOperation> {
+        let text = self.text(caller, 2).await?;
+        Ok(match kind {
+            "increment" => StoreOperation::Increment(text, self.number(caller, 3).await?),
+            "compareAndSet" => StoreOperation::CompareAndSet {
+                key: text,
+                value: self.text(caller, 3).await?,
+                ttl: store::time(self.number(caller, 4).await?),
+                expected: self.optional(caller, 5).await?,
+            },
+            _ => StoreOperation::List {
+                prefix: text,
+                // The cast saturates, and the store has a bound of its own.
+                limit: self.number(caller, 3).await? as usize,
+                after: self.optional(caller, 4).await?,
+            },
+        })
+    }
+
+    /// The texts from an argument on: one, or none.
+    async fn optional(
+        &self,
+        caller: &mut Caller<'_, Host>,
+        index: usize,
+    ) -> Result<Option<String>> {
+        Ok(match self.number(caller, index).await? > 0.0 {
+            true => Some(self.text(caller, index + 1).await?),
+            false => None,
         })
     }
 

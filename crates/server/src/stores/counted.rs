@@ -1,10 +1,10 @@
 //! Counts the operations of a key/value store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use wws_kv::{Change, Error, Map, Store};
-use wws_telemetry::{KvOperation, Telemetry};
+use wws_kv::{Change, Error, ListQuery, Map, Page, Store, StoreKind, StoreLimits, Turn};
+use wws_telemetry::{KvOperation, KvStore, Telemetry};
 
 /// A store whose operations are counted.
 pub(crate) struct CountedStore<S> {
@@ -19,13 +19,31 @@ impl<S: Store> CountedStore<S> {
     }
 
     fn count<T>(&self, operation: KvOperation, result: Result<T, Error>) -> Result<T, Error> {
-        self.telemetry.kv(operation, result.is_ok());
+        let store = match self.store.kind() {
+            StoreKind::Memory => KvStore::Memory,
+            StoreKind::File => KvStore::File,
+            StoreKind::Redis => KvStore::Redis,
+        };
+        self.telemetry.kv(store, operation, result.is_ok());
         result
     }
 }
 
 #[async_trait]
 impl<S: Store> Store for CountedStore<S> {
+    fn kind(&self) -> StoreKind {
+        self.store.kind()
+    }
+
+    fn set_limits(&self, limits: StoreLimits) {
+        self.store.set_limits(limits);
+    }
+
+    fn version(&self, namespace: &str) -> Option<Map> {
+        let version = self.store.version(namespace)?;
+        self.count(KvOperation::Snapshot, Ok(version)).ok()
+    }
+
     async fn snapshot(&self, namespace: &str) -> Result<Map, Error> {
         let result = self.store.snapshot(namespace).await;
         self.count(KvOperation::Snapshot, result)
@@ -41,6 +59,26 @@ impl<S: Store> Store for CountedStore<S> {
         self.count(KvOperation::Get, result)
     }
 
+    async fn list(&self, namespace: &str, query: ListQuery<'_>) -> Result<Page, Error> {
+        let result = self.store.list(namespace, query).await;
+        self.count(KvOperation::List, result)
+    }
+
+    async fn serial(&self, namespace: &str) -> Result<Turn, Error> {
+        let result = self.store.serial(namespace).await;
+        self.count(KvOperation::Turn, result)
+    }
+
+    async fn apply_in(
+        &self,
+        namespace: &str,
+        changes: Vec<Change>,
+        turn: &Turn,
+    ) -> Result<(), Error> {
+        let result = self.store.apply_in(namespace, changes, turn).await;
+        self.count(KvOperation::Apply, result)
+    }
+
     async fn increment(&self, namespace: &str, key: &str, delta: i64) -> Result<i64, Error> {
         let result = self.store.increment(namespace, key, delta).await;
         self.count(KvOperation::Increment, result)
@@ -52,8 +90,10 @@ impl<S: Store> Store for CountedStore<S> {
         key: &str,
         expected: Option<&str>,
         value: &str,
+        ttl: Option<Duration>,
     ) -> Result<bool, Error> {
-        let swapped = self.store.compare_and_swap(namespace, key, expected, value);
+        let store = &self.store;
+        let swapped = store.compare_and_swap(namespace, key, expected, value, ttl);
         let result = swapped.await;
         self.count(KvOperation::CompareAndSwap, result)
     }
@@ -86,7 +126,7 @@ mod tests {
         assert!(store.increment("n", "k", 1).await.is_err());
         assert!(
             store
-                .compare_and_swap("n", "k", Some("text"), "1")
+                .compare_and_swap("n", "k", Some("text"), "1", None)
                 .await
                 .unwrap()
         );
@@ -103,7 +143,7 @@ mod tests {
             ("compare_and_swap", "error", 0),
         ] {
             let line = format!(
-                "wws_kv_operations_total{{operation=\"{operation}\",outcome=\"{outcome}\"}} {count}\n"
+                "wws_kv_operations_total{{store=\"memory\",operation=\"{operation}\",outcome=\"{outcome}\"}} {count}\n"
             );
             assert!(text.contains(&line), "{line}");
         }

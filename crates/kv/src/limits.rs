@@ -1,0 +1,66 @@
+//! Limits of a store.
+
+use std::time::Duration;
+
+use crate::error::Error;
+
+/// The longest time after which a value may be removed.
+const MAX_TTL: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// Limits of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Most bytes of a key.
+    pub key: usize,
+    /// Most bytes of a value.
+    pub value: usize,
+    /// Most keys of a namespace in memory.
+    pub keys: usize,
+    /// Most bytes of the keys and values of a namespace in memory.
+    pub namespace: usize,
+    /// Most namespaces in memory.
+    pub namespaces: usize,
+    /// Most bytes of the store: of its keys and values in memory, of a file. Redis has a limit of
+    /// its own.
+    pub size: u64,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self {
+            key: 4 << 10,
+            value: 1 << 20,
+            keys: 100_000,
+            namespace: 64 << 20,
+            namespaces: 1_000,
+            size: 1 << 30,
+        }
+    }
+}
+
+impl StoreLimits {
+    /// Checks a key and the value that it is set to.
+    pub(crate) fn check(
+        &self,
+        key: &str,
+        value: Option<(&str, Option<Duration>)>,
+    ) -> Result<(), Error> {
+        check("a key", key.len(), self.key)?;
+        if let Some((value, ttl)) = value {
+            check("a value", value.len(), self.value)?;
+            if let Some(ttl) = ttl
+                && !(Duration::from_millis(1)..=MAX_TTL).contains(&ttl)
+            {
+                return Err(Error::BadTtl(ttl));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn check(what: &'static str, size: usize, limit: usize) -> Result<(), Error> {
+    if size > limit {
+        return Err(Error::TooLarge { what, size, limit });
+    }
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! `[stores.NAME]` and `[data.kv]`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use wws_project::{Consistency, LoadOptions, StorePlace, load};
+
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    dir
+}
+
+fn options() -> LoadOptions {
+    LoadOptions {
+        languages: vec![wws_project::LanguageSpec {
+            name: "javascript",
+            extensions: &["js"],
+            interpreter: wws_project::InterpreterOrigin::BuiltIn,
+            convertible: &[],
+        }],
+        ..LoadOptions::default()
+    }
+}
+
+fn problems(dir: &Path, options: &LoadOptions) -> Vec<String> {
+    let problems = load(dir, options).unwrap_err();
+    problems.all().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn stores_are_read_and_named_by_workers() {
+    let dir = folder(&[
+        (
+            ".wws.toml",
+            "[stores.main]\nkind = \"file\"\npath = \"./data/../data/kv\"\nmax_value = \"2MiB\"\n[stores.fast]\nkind = \"memory\"\n",
+        ),
+        ("a.wasm", ""),
+        (
+            "a.toml",
+            "[data.kv]\nnamespace = \"n\"\nstore = \"main\"\nconsistency = \"serial\"\n",
+        ),
+        ("b.js", ""),
+        ("b.toml", "[data.kv]\nnamespace = \"n\"\n"),
+    ]);
+    let project = load(dir.path(), &options()).unwrap();
+    let stores = project.stores();
+    let names: Vec<_> = stores.iter().map(|store| &*store.name).collect();
+    assert_eq!(names, ["fast", "main"]);
+    let path = dir.path().canonicalize().unwrap().join("data/kv");
+    assert_eq!(stores[1].place, StorePlace::File(path));
+    assert_eq!(stores[1].limits.max_value, 2 << 20);
+    assert_eq!(stores[0].place, StorePlace::Memory);
+    let kv = |route: &str| {
+        let mut workers = project.workers().iter();
+        workers
+            .find(|worker| worker.route == route)
+            .unwrap()
+            .kv
+            .clone()
+            .unwrap()
+    };
+    let (a, b) = (kv("/a"), kv("/b"));
+    assert_eq!(
+        (a.store.as_deref(), a.consistency),
+        (Some("main"), Consistency::Serial)
+    );
+    assert_eq!((b.store, b.consistency), (None, Consistency::Merge));
+}
+
+#[test]
+fn all_problems_of_stores_are_told_each_with_its_place() {
+    let outside = folder(&[]);
+    let dir = folder(&[
+        (
+            ".wws.toml",
+            r#"[stores.a]
+kind = "disk"
+[stores.b]
+path = "x"
+[stores.c]
+kind = "file"
+[stores.d]
+kind = "file"
+path = "../kv"
+[stores.e]
+kind = "file"
+path = "public/kv"
+[stores.f]
+kind = "file"
+path = "data/kv.js"
+[stores.g]
+kind = "memory"
+path = "kv"
+max_key = "1MiB"
+size = 3
+[stores.h]
+kind = "file"
+path = "link/kv"
+[stores.i]
+kind = "file"
+path = "/data/kv"
+[stores."j k"]
+kind = "memory"
+[stores.k]
+kind = "file"
+path = "./same"
+[stores.l]
+kind = "file"
+path = "same"
+[stores.m]
+kind = "file"
+path = "given/deep/kv"
+[stores.n]
+kind = "file"
+path = "."
+"#,
+        ),
+        ("a.wasm", ""),
+        (
+            "a.toml",
+            "[data.kv]\nnamespace = \"n\"\nstore = \"x\"\nconsistency = \"eventual\"\n[[folders]]\nfrom = \"given\"\nto = \"/g\"\n",
+        ),
+        ("b.js", ""),
+        (
+            "b.toml",
+            "[data.kv]\nnamespace = \"n\"\nconsistency = \"serial\"\n",
+        ),
+        ("given/x", ""),
+    ]);
+    symlink(outside.path(), dir.path().join("link")).unwrap();
+    let inside = "write a path inside the project, as \"./data/kv\"; in a container, also the absolute path of a volume";
+    assert_eq!(
+        problems(dir.path(), &options()),
+        [
+            ".wws.toml:2:8: `kind` is `disk`, expected one of memory, file".to_owned(),
+            ".wws.toml:3:1: `stores.b.kind` is missing\n    write kind = \"memory\" or kind = \"file\"".into(),
+            ".wws.toml:5:1: `stores.c.path` is missing\n    write path = \"./data/kv\"".into(),
+            format!(".wws.toml:9:8: the file `../kv` is outside the project\n    {inside}"),
+            ".wws.toml:12:8: the file `public/kv` would be in a directory that holds files of the project\n    put the store into a directory of its own, as \"./data/kv\"".into(),
+            ".wws.toml:15:8: the file `data/kv.js` has an extension: it could be taken for a worker\n    write a name without a dot, as \"./data/kv\"".into(),
+            ".wws.toml:18:8: a store of the kind `memory` has no `path`".into(),
+            ".wws.toml:19:11: `stores.NAME.max_key` is `1MiB`: the most is 64KiB".into(),
+            ".wws.toml:20:1: unknown key `stores.g.size`\n    known here: kind, path, max_key, max_value, max_size".into(),
+            ".wws.toml:23:8: the file `link/kv` is outside the project: a link on its way leads there".into(),
+            format!(".wws.toml:26:8: the file `/data/kv` is outside the project\n    {inside}"),
+            ".wws.toml:27:9: `j k` is no name of a store: letters, digits, `-` and `_`".into(),
+            ".wws.toml:32:1: the stores `k` and `l` are in the same place\n    give each a place of its own".into(),
+            ".wws.toml:35:1: the store `m`: its file is in the directory `given`, which [[folders]] gives to a.wasm\n    put the store into a directory that no worker is given".into(),
+            ".wws.toml:40:8: `.` is no path of a file".into(),
+            "a.toml:3:9: no store is called `x`\n    .wws.toml defines a, b, c, d, e, f, g, h, i, j k, k, l, m, n".into(),
+            "a.toml:4:15: `consistency` is `eventual`, expected one of merge, serial".into(),
+            "b.toml:1:1: `data.kv.consistency` is \"serial\", which is for workers of the JSON protocol\n    this language changes the store atomically: see `increment` and `compareAndSet`".into(),
+        ]
+    );
+}
+
+#[test]
+fn volume_of_a_container_is_an_absolute_path() {
+    let dir = folder(&[
+        (
+            ".wws.toml",
+            "[stores.a]\nkind = \"file\"\npath = \"/data/./kv\"\n",
+        ),
+        ("a.wasm", ""),
+    ]);
+    let container = LoadOptions {
+        container: true,
+        ..options()
+    };
+    let project = load(dir.path(), &container).unwrap();
+    assert_eq!(
+        project.stores()[0].place,
+        StorePlace::File(PathBuf::from("/data/kv"))
+    );
+    for path in ["/", "/../kv", "/data/.."] {
+        let text = format!("[stores.a]\nkind = \"file\"\npath = \"{path}\"\n");
+        std::fs::write(dir.path().join(".wws.toml"), text).unwrap();
+        assert_eq!(
+            problems(dir.path(), &container),
+            [format!(".wws.toml:3:8: `{path}` is no path of a file")]
+        );
+    }
+}

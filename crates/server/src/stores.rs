@@ -1,0 +1,182 @@
+//! The key/value stores of a project.
+
+mod counted;
+mod meter;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use wws_engine::Account;
+use wws_kv::{FileStore, MemoryStore, Store, StoreLimits};
+use wws_project::{KeyValue, Problem, Problems, StoreDefinition, StorePlace, StoreSettings};
+use wws_telemetry::Telemetry;
+
+use crate::stores::counted::CountedStore;
+use crate::stores::meter::KvMeter;
+
+/// The opened key/value stores of a process. Cheap to clone; clones have the same stores, so what
+/// they hold lasts when a project is loaded again.
+#[derive(Clone, Default)]
+pub struct OpenedStores {
+    opened: Arc<Mutex<HashMap<StoreId, Arc<dyn Store>>>>,
+    /// Whether nothing outside of this process is touched.
+    is_trial: bool,
+}
+
+impl std::fmt::Debug for OpenedStores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenedStores").finish_non_exhaustive()
+    }
+}
+
+/// What makes two definitions the same store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum StoreId {
+    /// The one that every project has.
+    Default,
+    Memory(String),
+    File(PathBuf),
+}
+
+impl StoreId {
+    fn of(definition: &StoreDefinition) -> Self {
+        match &definition.place {
+            StorePlace::Memory => Self::Memory(definition.name.clone()),
+            StorePlace::File(path) => Self::File(path.clone()),
+        }
+    }
+}
+
+impl OpenedStores {
+    /// Stores that last as long as the process and touch no file and no network, whatever their
+    /// definitions say: to try whether a project can be loaded.
+    #[must_use]
+    pub fn trial() -> Self {
+        Self {
+            is_trial: true,
+            ..Self::default()
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<StoreId, Arc<dyn Store>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the stores of a project, unless they are open. Blocks the thread.
+    pub(crate) fn open(
+        &self,
+        definitions: &[StoreDefinition],
+        account: &Account,
+        telemetry: &Telemetry,
+    ) -> Result<ProjectStores, Problems> {
+        let mut opened = self.lock();
+        let opener = Opener {
+            meter: KvMeter::new(account),
+            telemetry,
+            is_trial: self.is_trial,
+        };
+        let default = opened
+            .entry(StoreId::Default)
+            .or_insert_with(|| opener.memory(StoreLimits::default()))
+            .clone();
+        let mut stores = ProjectStores {
+            default,
+            named: BTreeMap::new(),
+        };
+        let mut problems = Vec::new();
+        for definition in definitions {
+            let id = StoreId::of(definition);
+            let limits = limits(&definition.limits);
+            let store = match opened.get(&id) {
+                Some(store) => {
+                    store.set_limits(limits);
+                    Ok(store.clone())
+                }
+                None => opener.open(definition, limits),
+            };
+            match store {
+                Ok(store) => {
+                    opened.insert(id, store.clone());
+                    stores.named.insert(definition.name.clone(), store);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        match Problems::of(problems) {
+            None => Ok(stores),
+            Some(problems) => Err(problems),
+        }
+    }
+
+    /// Forgets all stores but those of a project that is served now. They close when the last
+    /// request that uses them has ended.
+    pub(crate) fn keep(&self, definitions: &[StoreDefinition]) {
+        let ids: Vec<_> = definitions.iter().map(StoreId::of).collect();
+        self.lock()
+            .retain(|id, _| *id == StoreId::Default || ids.contains(id));
+    }
+}
+
+struct Opener<'a> {
+    meter: Arc<KvMeter>,
+    telemetry: &'a Telemetry,
+    is_trial: bool,
+}
+
+impl Opener<'_> {
+    fn memory(&self, limits: StoreLimits) -> Arc<dyn Store> {
+        let store = MemoryStore::new(limits).metered(self.meter.clone());
+        CountedStore::new(store, self.telemetry.clone())
+    }
+
+    fn open(
+        &self,
+        definition: &StoreDefinition,
+        limits: StoreLimits,
+    ) -> Result<Arc<dyn Store>, Problem> {
+        match &definition.place {
+            _ if self.is_trial => Ok(self.memory(limits)),
+            StorePlace::Memory => Ok(self.memory(limits)),
+            StorePlace::File(path) => {
+                if let Some(directory) = path.parent() {
+                    std::fs::create_dir_all(directory).map_err(|error| {
+                        let directory = directory.display();
+                        definition.problem(format!("cannot create {directory}: {error}"))
+                    })?;
+                }
+                let store = FileStore::open(path, limits)
+                    .map_err(|error| definition.problem(error.to_string()))?;
+                let store = store.metered(self.meter.clone());
+                Ok(CountedStore::new(store, self.telemetry.clone()))
+            }
+        }
+    }
+}
+
+fn limits(settings: &StoreSettings) -> StoreLimits {
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    StoreLimits {
+        key: size(settings.max_key),
+        value: size(settings.max_value),
+        size: settings.max_size,
+        ..StoreLimits::default()
+    }
+}
+
+/// The stores of one project, by their names.
+pub(crate) struct ProjectStores {
+    default: Arc<dyn Store>,
+    named: BTreeMap<String, Arc<dyn Store>>,
+}
+
+impl ProjectStores {
+    /// The store that a worker uses.
+    pub(crate) fn of(&self, kv: &KeyValue) -> &Arc<dyn Store> {
+        // The project's loader has checked the name.
+        let named = kv.store.as_ref().and_then(|name| self.named.get(name));
+        named.unwrap_or(&self.default)
+    }
+}
