@@ -80,11 +80,14 @@ fn load_with(
     hashed: BTreeMap<PathBuf, String>,
     strict: Option<bool>,
 ) -> Result<Project, Problems> {
+    let container = container || is_in_container();
     let options = LoadOptions {
         prefix: folder.prefix.clone(),
         ignore: folder.ignore.clone(),
         env: variables(),
-        container: container || is_in_container(),
+        // That of an image would be its author's.
+        dot_env: !container && DEFAULTS.get().is_none(),
+        container,
         strict,
         languages: Languages::standard().specs(),
         hashed,

@@ -97,7 +97,7 @@ pub(crate) fn worker() -> Value {
             "vars": {
                 "type": "object",
                 "additionalProperties": { "type": "string" },
-                "description": "Variables; a value of `$NAME` is taken from the server's environment.",
+                "description": "Variables; a value of `$NAME` is taken from the server's environment, one of `file:/PATH` from a file.",
             },
             "data": open_object("Data of the worker.", json!({ "kv": kv }), &[]),
             "folders": list(folder),

@@ -18,9 +18,11 @@ use crate::files::{PUBLIC, Search};
 use crate::problem::Problem;
 use crate::reader::{Document, Report};
 use crate::route::{Routes, Segment};
+use crate::secret::SecretFiles;
 use crate::worker::Defaults;
 use crate::{
     Asset, Limits, Problems, Project, Runtime, ServerSettings, Worker, WorkerId, config, data,
+    dot_env,
 };
 
 pub use compilable::{Compilable, compilable};
@@ -36,7 +38,10 @@ pub struct LoadOptions {
     pub ignore: Vec<String>,
     /// The environment, for `$NAME` in `[vars]` and for `WWS_*`.
     pub env: BTreeMap<String, String>,
-    /// Whether the project is in a container, where system directories of `/` hold no workers.
+    /// Whether `.env` of the project is read, too, for `$NAME` in `[vars]`.
+    pub dot_env: bool,
+    /// Whether the project is in a container, where system directories of `/` hold no workers, and
+    /// all files may be read as secrets.
     pub container: bool,
     /// Overrides `[server] strict`: whether a worker that cannot be loaded prevents the start.
     pub strict: Option<bool>,
@@ -220,6 +225,12 @@ impl ProjectLoader<'_> {
             origins: project.settings.cors.clone(),
             stores: config.stores.names,
         };
+        let root_path = project.root.clone();
+        let secrets = match options.container {
+            true => SecretFiles::OfContainer,
+            false => SecretFiles::OfProject(&root_path),
+        };
+        let env = self.variables(&root, options);
         let mut tomls = HashMap::new();
         let languages = &options.languages;
         let execution = |runtimes: &[Runtime], file: &Path| {
@@ -232,7 +243,7 @@ impl ProjectLoader<'_> {
             })
         };
         if let Some(file) = file {
-            let toml = WorkerToml::read(&root, file, &options.env, &defaults);
+            let toml = WorkerToml::read(&root, file, &env, secrets, &defaults);
             match execution(&project.runtimes, file) {
                 Some(execution) => {
                     let route = vec![Segment::CatchAll("path".into())];
@@ -250,7 +261,7 @@ impl ProjectLoader<'_> {
             if execution(&project.runtimes, path).is_none() {
                 return Vec::new();
             }
-            let toml = WorkerToml::read(&root, path, &options.env, &defaults);
+            let toml = WorkerToml::read(&root, path, &env, secrets, &defaults);
             let directories = toml.data_directories();
             tomls.insert(path.to_path_buf(), toml);
             directories
@@ -305,6 +316,19 @@ impl ProjectLoader<'_> {
             );
         }
         Some(project)
+    }
+
+    /// The variables that `[vars]` may name. Those of the environment take precedence.
+    fn variables(&self, root: &Root, options: &LoadOptions) -> BTreeMap<String, String> {
+        let mut variables = BTreeMap::new();
+        if options.dot_env {
+            match dot_env::read(root) {
+                Ok(read) => variables = read,
+                Err(problem) => self.report.add(problem),
+            }
+        }
+        variables.extend(options.env.clone());
+        variables
     }
 
     /// Reports a problem that costs one file its route.

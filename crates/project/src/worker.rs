@@ -14,6 +14,7 @@ use crate::{
     problem::Problem,
     reader::{Reader, Text},
     route::Segment,
+    secret::{self, SecretFiles},
     stores::{self, KeyValue},
 };
 
@@ -42,7 +43,7 @@ pub struct Worker {
     pub route: String,
     /// What it runs as.
     pub(crate) execution: Execution,
-    /// `[vars]`, with those from the environment filled in.
+    /// `[vars]`, with those from the environment and from files filled in.
     pub vars: BTreeMap<String, String>,
     /// Its namespace of a key/value store.
     pub kv: Option<KeyValue>,
@@ -146,6 +147,7 @@ pub(crate) struct Context<'c> {
     /// The directory of the worker, relative to the root.
     pub(crate) folder: &'c Path,
     pub(crate) env: &'c BTreeMap<String, String>,
+    pub(crate) secrets: SecretFiles<'c>,
     pub(crate) defaults: &'c Defaults,
 }
 
@@ -261,7 +263,16 @@ impl Config {
             return;
         }
         let text = match Variable::of(&value.value) {
-            Variable::Text(text) => text.to_owned(),
+            Variable::Text(text) => match secret::named(text) {
+                None => text.to_owned(),
+                Some(path) => match context.secrets.read(path) {
+                    Ok(text) => text,
+                    Err(error) => {
+                        reader.problem(&value.at, format!("`{}`: {error}", name.value));
+                        return;
+                    }
+                },
+            },
             Variable::FromEnv(wanted) => match context.env.get(wanted) {
                 Some(text) => text.clone(),
                 None => {
@@ -275,8 +286,8 @@ impl Config {
                                 ),
                             )
                             .help(format!(
-                                "set it: `docker run -e {wanted}=...`, or `{wanted}=... wws`; a text that begins with a dollar \
-                                 is written with two: `$${wanted}`"
+                                "set it: `docker run -e {wanted}=...`, `{wanted}=... wws`, or `{wanted}=...` in `.env` for `wws`; \
+                                 a text that begins with a dollar is written with two: `$${wanted}`"
                             )),
                     );
                     String::new()

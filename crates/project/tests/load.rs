@@ -332,7 +332,7 @@ fn a_missing_variable_is_a_warning_and_empty() {
     assert_eq!(
         warnings,
         [
-            "a.toml:3:9: the environment has no `TOKEN`: `TOKEN` is empty\n    set it: `docker run -e TOKEN=...`, or `TOKEN=... wws`; a text that begins with a dollar is written with two: `$$TOKEN`",
+            "a.toml:3:9: the environment has no `TOKEN`: `TOKEN` is empty\n    set it: `docker run -e TOKEN=...`, `TOKEN=... wws`, or `TOKEN=...` in `.env` for `wws`; a text that begins with a dollar is written with two: `$$TOKEN`",
             "b.py: no worker: nothing here runs .py\n    `wws runtimes install python latest` makes it one",
         ]
     );
@@ -692,4 +692,61 @@ fn a_file_is_a_project_of_one_worker() {
     let problems = load(&dir.path().join("notes.txt"), &LoadOptions::default()).unwrap_err();
     let text = problems.to_string();
     assert!(text.contains("notes.txt: is not a worker"), "{text}");
+}
+
+#[test]
+fn variables_come_from_files_and_from_env_files() {
+    let dir = folder(&[
+        ("w.js", ""),
+        ("secrets/token", "from a file\n"),
+        (".env", "A=of .env\nB=of .env\nWWS_PORT=81\n"),
+    ]);
+    let token = dir.path().canonicalize().unwrap().join("secrets/token");
+    let token = token.display();
+    let toml = format!(
+        "[vars]\nA = \"$A\"\nB = \"$B\"\nTOKEN = \"file:{token}\"\nDB = \"file:./dev.db\"\n"
+    );
+    std::fs::write(dir.path().join("w.toml"), toml).unwrap();
+    let load_options = LoadOptions {
+        dot_env: true,
+        env: [("B".to_owned(), "of the environment".to_owned())].into(),
+        ..options()
+    };
+    let project = load(dir.path(), &load_options).unwrap();
+    let vars = &project.workers()[0].vars;
+    assert_eq!(vars["A"], "of .env");
+    assert_eq!(vars["B"], "of the environment");
+    assert_eq!(vars["TOKEN"], "from a file");
+    assert_eq!(vars["DB"], "file:./dev.db");
+    // It has variables for workers, and no settings.
+    assert_eq!(project.settings().port, None);
+    // Without the option, as in a container, it is not read.
+    let project = load(dir.path(), &options()).unwrap();
+    assert_eq!(project.workers()[0].vars["A"], "");
+}
+
+#[test]
+fn unreadable_secrets_are_problems_with_a_place() {
+    let dir = folder(&[
+        ("w.js", ""),
+        (
+            "w.toml",
+            "[vars]\nA = \"file:/run/secrets/wws-test-missing\"\nB = \"file:/etc/hostname\"\n",
+        ),
+        (".env", "A=1\noops\n"),
+    ]);
+    let load_options = LoadOptions {
+        dot_env: true,
+        ..options()
+    };
+    let problems = load(dir.path(), &load_options).unwrap_err().to_string();
+    let lines: Vec<_> = problems.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            ".env:2:1: expected NAME=VALUE",
+            "w.toml:2:5: `A`: there is no file /run/secrets/wws-test-missing",
+            "w.toml:3:5: `B`: the file /etc/hostname is neither in the project nor in /run/secrets or /run/credentials",
+        ]
+    );
 }

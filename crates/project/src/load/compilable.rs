@@ -13,6 +13,7 @@ use crate::files::Search;
 use crate::load::paths::extension;
 use crate::load::worker_toml::{MAX_TOML, WorkerToml};
 use crate::reader::{Document, Report};
+use crate::secret::SecretFiles;
 use crate::worker::Defaults;
 use crate::{Runtime, config};
 
@@ -57,7 +58,7 @@ pub fn compilable(root: &Root, container: bool, languages: &[LanguageSpec]) -> C
     let env = BTreeMap::new();
     let defaults = Defaults::default();
     let found = search.workers(&is_worker, &mut |path| {
-        WorkerToml::read(root, path, &env, &defaults).data_directories()
+        WorkerToml::read(root, path, &env, SecretFiles::Unread, &defaults).data_directories()
     });
     let readable = found.files.into_iter();
     let readable = readable.filter(|(_, problem)| problem.is_none());

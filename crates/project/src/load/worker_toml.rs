@@ -9,6 +9,7 @@ use std::{
 use crate::beneath::{self, Root};
 use crate::problem::Problem;
 use crate::reader::{Document, Report, UnknownKeys};
+use crate::secret::SecretFiles;
 use crate::worker;
 
 /// The maximum size of a TOML file, in bytes.
@@ -53,12 +54,14 @@ impl WorkerToml {
         root: &Root,
         path: &Path,
         env: &BTreeMap<String, String>,
+        secrets: SecretFiles<'_>,
         defaults: &worker::Defaults,
     ) -> Self {
         let context = worker::Context {
             root,
             folder: path.parent().unwrap_or(Path::new("")),
             env,
+            secrets,
             defaults,
         };
         let report = Report::default();

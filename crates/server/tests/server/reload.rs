@@ -224,6 +224,24 @@ async fn a_worker_is_loaded_again_when_anything_of_it_has_changed() {
         let reloaded = reload_with(&server, &site, options).await.unwrap();
         assert_eq!(counts(&reloaded), [2, 0, 0]);
     }
+    // A secret in a file.
+    let secret = site.root().canonicalize().unwrap().join("secret");
+    let toml = format!("[vars]\nNAME = \"file:{}\"\n", secret.display());
+    site.file("a.toml", toml).file("secret", "-1\n");
+    let reloaded = reload(&server, &site).await.unwrap();
+    assert_eq!(counts(&reloaded), [1, 1, 0]);
+    site.file("secret", "-2\n");
+    let reloaded = reload(&server, &site).await.unwrap();
+    assert_eq!(counts(&reloaded), [1, 1, 0]);
+    assert_eq!(server.get("/a").await.text(), "two-2");
+    std::fs::remove_file(&secret).unwrap();
+    let problems = reload(&server, &site).await.unwrap_err();
+    assert!(
+        problems.contains("a.toml:2:8: `NAME`: there is no file"),
+        "{problems}"
+    );
+    assert_eq!(server.get("/a").await.text(), "two-2");
+    site.file("secret", "-2\n");
     // Its directory: another one at the same path.
     site.file("data/old.txt", "")
         .wasm("w.wasm", &wat::answers("w"))
@@ -232,7 +250,7 @@ async fn a_worker_is_loaded_again_when_anything_of_it_has_changed() {
             "version = \"1\"\n[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n",
         );
     let reloaded = reload(&server, &site).await.unwrap();
-    assert_eq!(counts(&reloaded), [1, 2, 0]);
+    assert_eq!(counts(&reloaded), [2, 1, 0]);
     let reloaded = reload(&server, &site).await.unwrap();
     assert_eq!(counts(&reloaded), [3, 0, 0]);
     std::fs::rename(site.root().join("data"), site.root().join("moved")).unwrap();

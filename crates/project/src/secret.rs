@@ -1,0 +1,161 @@
+//! Values that are read from files: `file:/run/secrets/token`.
+//!
+//! Docker and Kubernetes mount secrets as files. In a container any file may be named: all of them
+//! are the container's. On a developer's machine the files of the project and of the directories
+//! for secrets may be: a project that somebody else wrote must not read other files of its user.
+
+use std::{
+    io,
+    path::{Component, Path},
+};
+
+use crate::beneath::Root;
+
+/// The maximum size of a secret, in bytes.
+const MAX: u64 = 64 << 10;
+
+/// Directories for secrets, where Docker and systemd mount them.
+const DIRECTORIES: [&str; 2] = ["/run/secrets", "/run/credentials"];
+
+/// Which files may be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SecretFiles<'p> {
+    /// None: they are not those of the server. Values are empty.
+    Unread,
+    /// Those of the directories for secrets, and of the project in this directory.
+    OfProject(&'p Path),
+    /// All.
+    OfContainer,
+}
+
+/// The path in a value, if the value names a file.
+pub(crate) fn named(value: &str) -> Option<&Path> {
+    let path = value.strip_prefix("file:")?;
+    path.starts_with('/').then(|| Path::new(path))
+}
+
+impl SecretFiles<'_> {
+    /// Reads a file without the line break at its end. The error does not show what is in the file.
+    pub(crate) fn read(self, path: &Path) -> Result<String, String> {
+        let shown = path.display();
+        match self {
+            Self::Unread => return Ok(String::new()),
+            Self::OfContainer => {}
+            Self::OfProject(root) => {
+                let mut directories = DIRECTORIES.iter().map(Path::new).chain([root]);
+                let climbs = path.components().any(|part| part == Component::ParentDir);
+                if climbs || !directories.any(|directory| path.starts_with(directory)) {
+                    return Err(format!(
+                        "the file {shown} is neither in the project nor in {}",
+                        DIRECTORIES.join(" or ")
+                    ));
+                }
+            }
+        }
+        let bytes = match self {
+            // A link must not lead out of the project.
+            Self::OfProject(root) if path.starts_with(root) => Root::open(root)
+                .and_then(|opened| opened.read(path.strip_prefix(root).unwrap_or(path), MAX)),
+            _ => Root::open(Path::new("/"))
+                .and_then(|opened| opened.read(path.strip_prefix("/").unwrap_or(path), MAX)),
+        };
+        let bytes = bytes.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => format!("there is no file {shown}"),
+            _ => format!("cannot read {shown}: {error}"),
+        })?;
+        let mut text =
+            String::from_utf8(bytes).map_err(|_| format!("the file {shown} is not UTF-8"))?;
+        if text.contains('\0') {
+            return Err(format!("the file {shown} has a NUL character"));
+        }
+        if text.ends_with('\n') {
+            text.pop();
+            if text.ends_with('\r') {
+                text.pop();
+            }
+        }
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn only_an_absolute_path_names_a_file() {
+        assert_eq!(
+            named("file:/run/secrets/a"),
+            Some(Path::new("/run/secrets/a"))
+        );
+        for text in ["file:./dev.db", "file:", "/run/secrets/a", "File:/a", ""] {
+            assert_eq!(named(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_text_without_its_last_line_break() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        for (content, expected) in [
+            ("s3cret", "s3cret"),
+            ("s3cret\n", "s3cret"),
+            ("s3cret\r\n", "s3cret"),
+            ("two\nlines\n\n", "two\nlines\n"),
+            (" spaces ", " spaces "),
+            ("", ""),
+        ] {
+            fs::write(&file, content).unwrap();
+            for files in [
+                SecretFiles::OfContainer,
+                SecretFiles::OfProject(directory.path()),
+            ] {
+                assert_eq!(files.read(&file).unwrap(), expected);
+            }
+        }
+        assert_eq!(SecretFiles::Unread.read(Path::new("/none")).unwrap(), "");
+    }
+
+    #[test]
+    fn errors_name_the_file_and_not_its_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("binary"), b"s3cret\xff").unwrap();
+        fs::write(at("nul"), "s3cret\0").unwrap();
+        fs::write(at("large"), "s3cret".repeat(20_000)).unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        for (name, expected) in [
+            ("binary", "is not UTF-8"),
+            ("nul", "has a NUL character"),
+            ("large", "larger than 65536 bytes"),
+            ("directory", "not a regular file"),
+            ("missing", "there is no file"),
+        ] {
+            let error = SecretFiles::OfContainer.read(&at(name)).unwrap_err();
+            assert!(error.contains(expected) && error.contains(name), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_project_on_a_machine_reads_no_other_files() {
+        let (project, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let secret = other.path().join("key");
+        fs::write(&secret, "private").unwrap();
+        std::os::unix::fs::symlink(&secret, project.path().join("link")).unwrap();
+        let files = SecretFiles::OfProject(project.path());
+        let name = other.path().file_name().unwrap();
+        for path in [
+            secret.clone(),
+            project.path().join("..").join(name).join("key"),
+            "/run/secrets/../../etc/hostname".into(),
+            project.path().join("link"),
+        ] {
+            let error = files.read(&path).unwrap_err();
+            assert!(!error.contains("private"), "{error}");
+        }
+        assert_eq!(SecretFiles::OfContainer.read(&secret).unwrap(), "private");
+    }
+}
