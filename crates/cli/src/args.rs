@@ -39,6 +39,9 @@ pub(crate) enum Command {
     Build(Build),
     /// Serve an image, without a container
     Run(Run),
+    /// Have the project's running server load the project again, and print what has changed or all
+    /// problems
+    Reload(RunningProject),
     /// Check the project's running server; succeeds if it answers without a server error
     Health(Health),
     /// Compile ahead of time what a project's containers will need
@@ -277,6 +280,9 @@ pub(crate) struct Serve {
         value_parser = panel
     )]
     pub(crate) enable_panel: Option<PanelAccess>,
+    /// Load the project again when one of its files has changed
+    #[arg(long)]
+    pub(crate) watch: bool,
     /// First install missing runtimes that `.wws.toml` lists
     #[arg(short, long)]
     pub(crate) install_runtimes: bool,
@@ -371,6 +377,7 @@ impl Container {
             admin: given.admin,
             cors: Vec::new(),
             enable_panel: None,
+            watch: false,
             install_runtimes: false,
             memory: self.memory,
         })

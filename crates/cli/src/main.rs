@@ -5,6 +5,7 @@ mod args;
 mod build;
 mod check;
 mod code;
+mod control;
 mod doctor;
 mod environment;
 mod health;
@@ -28,6 +29,7 @@ mod settings;
 mod signals;
 mod table;
 mod threads;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Some(Command::Routes(named)) => check::routes(&named.resolve().0),
         Some(Command::Build(args)) => build::build(&args),
         Some(Command::Run(args)) => run::run(args),
+        Some(Command::Reload(named)) => control::reload(named),
         Some(Command::Health(args)) => health::health(&args),
         Some(Command::Settings) => {
             print!("{}", settings::markdown());

@@ -6,7 +6,9 @@ use std::{
     path::PathBuf,
 };
 
-use wws_project::{AdminAddress, Origins, PanelAccess, Problems, Project, ServerSettings};
+use wws_project::{
+    AdminAddress, Origins, PanelAccess, Problems, Project, ServerSettings, WatchOptions,
+};
 use wws_server::Telemetry;
 
 use crate::{args::Serve, environment};
@@ -72,6 +74,7 @@ impl Load<'_> {
         let settings = project.settings_mut();
         settings.host = args.host.or(settings.host);
         settings.port = args.port.or(settings.port);
+        settings.watch |= args.watch;
         if let Some(admin) = &args.admin {
             settings.admin = admin.clone();
         }
@@ -99,4 +102,21 @@ fn cors(flags: &[Origins]) -> Option<Origins> {
         }
     }
     (!flags.is_empty()).then_some(Origins::Only(all))
+}
+
+/// What of a project is watched. `ignored`: globs of the command line, which replace those of the
+/// settings.
+pub(crate) fn watch_options(project: &Project, ignored: &[String], place: Place) -> WatchOptions {
+    let ignore = match ignored {
+        [] => &project.settings().ignore.0,
+        globs => globs,
+    };
+    let folders = project.workers().iter().flat_map(|worker| &worker.folders);
+    let data = folders.filter(|folder| folder.holds_data);
+    WatchOptions {
+        container: place == Place::Container,
+        ignore: ignore.to_vec(),
+        data: data.map(|folder| folder.from.clone()).collect(),
+        ..WatchOptions::default()
+    }
 }

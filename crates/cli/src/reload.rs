@@ -92,20 +92,36 @@ fn log(reloaded: &Reloaded) {
     for warning in &reloaded.warnings {
         tracing::warn!("{}", on_one_line(warning));
     }
-    if !reloaded.needs_restart.is_empty() {
-        let names = reloaded.needs_restart.iter();
-        let names: Vec<_> = names.map(|name| format!("`server.{name}`")).collect();
-        tracing::warn!("changed, and needs a restart: {}", names.join(", "));
+    if let Some(names) = needs_restart(reloaded) {
+        tracing::warn!("{names}");
     }
-    tracing::info!("reloaded: {}", summary(reloaded));
+    tracing::info!("{}", summary(reloaded));
 }
 
 /// What has changed, in words.
-pub(crate) fn summary(reloaded: &Reloaded) -> String {
+fn summary(reloaded: &Reloaded) -> String {
     format!(
-        "generation {}: {} workers loaded, {} unchanged, {} removed",
+        "reloaded: generation {}: {} workers loaded, {} unchanged, {} removed",
         reloaded.generation, reloaded.loaded, reloaded.kept, reloaded.removed
     )
+}
+
+/// The settings that need a restart.
+fn needs_restart(reloaded: &Reloaded) -> Option<String> {
+    let names = reloaded.needs_restart.iter();
+    let names: Vec<_> = names.map(|name| format!("`server.{name}`")).collect();
+    (!names.is_empty()).then(|| format!("changed, and needs a restart: {}", names.join(", ")))
+}
+
+/// All about a reload, in several lines.
+pub(crate) fn report(reloaded: &Reloaded) -> String {
+    let warnings = reloaded.warnings.iter();
+    let mut lines: Vec<_> = warnings
+        .map(|warning| format!("warning: {warning}"))
+        .collect();
+    lines.extend(needs_restart(reloaded).map(|names| format!("warning: {names}")));
+    lines.push(summary(reloaded));
+    lines.join("\n")
 }
 
 /// A problem without its line breaks.

@@ -11,6 +11,7 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use wws_server::{
     CodeCache, Compiling, Languages, OpenedStores, PrepareOptions, Server, Telemetry,
 };
@@ -18,7 +19,9 @@ use wws_server::{
 use crate::{
     EXIT_CONFIG, EXIT_OS,
     args::Serve,
-    code, environment,
+    code,
+    control::ControlSocket,
+    environment,
     loader::Loader,
     log::Log,
     memory, progress,
@@ -28,6 +31,7 @@ use crate::{
     sandbox::{self, NeededRights},
     signals::Signals,
     threads::Threads,
+    watch::Watch,
 };
 
 /// The time to write remaining log lines before the process exits.
@@ -268,6 +272,9 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
         telemetry,
         ..
     } = start;
+    let folder = args.folder.path.clone();
+    let (ignored, watched) = (args.folder.ignore.clone(), reloader.clone());
+    let watch_options = move || project::watch_options(&watched.project(), &ignored, place);
     let reload = Reload::new(ReloadParts {
         args,
         place,
@@ -277,12 +284,26 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
         loader,
         rights,
     });
-    let reloading = tokio::spawn(reload.whenever(signals.reload_requests()));
+    let mut reloading = JoinSet::new();
+    match ControlSocket::bind(&folder) {
+        Ok(socket) => drop(reloading.spawn(socket.serve(reload.clone()))),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            tracing::warn!("another server serves this project: `wws reload` reaches that one");
+        }
+        Err(error) => tracing::warn!("`wws reload` does not reach this server: {error}"),
+    }
+    if bound.project().settings().watch {
+        match Watch::start(&folder, watch_options) {
+            Ok(watch) => drop(reloading.spawn(watch.run(signals.reload_requests()))),
+            Err(error) => tracing::warn!("changes of files are not noticed: {error}"),
+        }
+    }
+    reloading.spawn(reload.whenever(signals.reload_requests()));
     let drained = bound
         .run(async {
             let (signal, _) = signals.next().await;
             tracing::info!("{signal}: finishing what is in flight");
-            reloading.abort();
+            reloading.abort_all();
             signals.end_at_next();
         })
         .await;

@@ -273,6 +273,60 @@ fn sighup_loads_the_project_again() {
 }
 
 #[test]
+fn reload_prints_what_has_changed_or_all_problems() {
+    let folder = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
+    let reload = || text(&wws(&["reload"], folder.path()).output().unwrap());
+    let (code, _, err) = reload();
+    assert_eq!(code, Some(1));
+    assert!(err.contains("no server of this project runs here"), "{err}");
+    let served = Served::start(wws(&["--port", "0"], folder.path()));
+    std::fs::write(folder.path().join("w.wasm"), hello(2)).unwrap();
+    let changed = "reloaded: generation 2: 1 workers loaded, 1 unchanged, 0 removed\n";
+    assert_eq!(reload(), (Some(0), changed.into(), String::new()));
+    for name in ["w.wasm", "new.wasm"] {
+        std::fs::write(folder.path().join(name), "no").unwrap();
+    }
+    let (code, out, err) = reload();
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    for line in [
+        "w.wasm: not WebAssembly",
+        "new.wasm: not WebAssembly",
+        "not reloaded",
+    ] {
+        assert!(err.contains(line), "{err}");
+    }
+    assert!(answer(served.send()).ends_with("hello"));
+    served.signal(Signal::TERM);
+    assert_eq!(served.end().0, Some(0));
+}
+
+#[test]
+fn a_watched_project_is_loaded_when_a_file_changes() {
+    let folder = project(&[
+        ("w.wasm", &hello(0)),
+        ("w.toml", b"version = \"1\"\n[vars]\nA = \"$A\"\n"),
+        (".env", b"A=s3cret\n"),
+    ]);
+    let mut served = Served::start(wws(&["--port", "0", "--watch"], folder.path()));
+    let write = |name: &str, content: &[u8]| {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    };
+    write("w.wasm", b"no");
+    served.logs("w.wasm: not WebAssembly");
+    served.logs("not reloaded: 1 problem");
+    assert!(answer(served.send()).ends_with("hello"));
+    write("w.wasm", &hello(1));
+    served.logs("reloaded: generation 2");
+    write(".env", b"A=changed-s3cret\n");
+    served.logs("reloaded: generation 3: 1 workers loaded");
+    assert!(answer(served.send()).ends_with("hello"));
+    served.signal(Signal::TERM);
+    let (code, log) = served.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("s3cret"), "{log}");
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let folder = project(&[("w.wasm", &hello(20_000))]);
     let served = Served::start(wws(&["--port", "0"], folder.path()));

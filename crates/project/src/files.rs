@@ -30,6 +30,11 @@ use visitors::{AssetVisitor, WorkerVisitor};
 /// System directories at the root of a container.
 const SYSTEM: [&str; 5] = ["proc", "sys", "dev", "etc", "run"];
 
+/// Whether a path relative to the root of a container is a system directory.
+pub(crate) fn is_system(path: &Path) -> bool {
+    SYSTEM.iter().any(|system| path == *system)
+}
+
 /// The directory of assets.
 pub(crate) const PUBLIC: &str = "public";
 
@@ -148,7 +153,7 @@ impl Search<'_> {
     }
 
     fn is_left_out(&self, path: &Path) -> bool {
-        path.file_name().is_none_or(is_private) || self.ignore.is_match(path)
+        is_left_out(path, self.ignore)
     }
 
     /// The directory of a file, after symbolic links.
@@ -201,9 +206,14 @@ impl Search<'_> {
     }
 }
 
+/// Whether a file or directory is no part of the project.
+pub(crate) fn is_left_out(path: &Path, ignore: &GlobSet) -> bool {
+    path.file_name().is_none_or(is_private) || ignore.is_match(path)
+}
+
 /// Whether a file is private to a program: an editor, version control, or the kubelet in volumes of
 /// ConfigMaps.
-fn is_private(name: &OsStr) -> bool {
+pub(crate) fn is_private(name: &OsStr) -> bool {
     let name = name.as_bytes();
     (name.starts_with(b".") && name != b".well-known")
         || name.ends_with(b"~")

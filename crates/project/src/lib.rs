@@ -30,6 +30,7 @@ mod setting;
 pub mod settings;
 mod stores;
 mod units;
+mod watched;
 mod worker;
 
 pub use admin::{AdminAddress, PanelAccess};
@@ -47,6 +48,7 @@ pub use runtime::{File, Runtime, Status};
 pub use setting::{TomlType, Unit};
 pub use settings::{Globs, LogFormat, ServerSettings};
 pub use stores::{Consistency, KeyValue, StoreDefinition, StorePlace, StoreSettings};
+pub use watched::{WatchOptions, WatchedDirectories, is_watched, watched_directories};
 pub use worker::{Folder, HttpRequests, Worker, WorkerId};
 
 use std::path::{Path, PathBuf};

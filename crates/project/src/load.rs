@@ -149,6 +149,12 @@ pub fn repository_index(
     }
 }
 
+/// A glob of files and directories to ignore: `directory/**` and `directory` both ignore the
+/// directory.
+pub(crate) fn ignore_glob(text: &str) -> Result<Glob, globset::Error> {
+    Glob::new(text.trim_start_matches("./").trim_end_matches("/**"))
+}
+
 struct ProjectLoader<'l> {
     report: &'l Report,
     warnings: Vec<Problem>,
@@ -392,8 +398,7 @@ impl ProjectLoader<'_> {
     fn ignore(&self, name: &str, globs: &[String]) -> GlobSet {
         let mut set = GlobSetBuilder::new();
         for glob in globs {
-            // `directory/**` and `directory` both ignore the directory.
-            match Glob::new(glob.trim_start_matches("./").trim_end_matches("/**")) {
+            match ignore_glob(glob) {
                 Ok(glob) => {
                     set.add(glob);
                 }

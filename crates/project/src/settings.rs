@@ -154,6 +154,9 @@ settings! {
         /// Whether a worker that does not load prevents the start; if not, it answers 500 and the
         /// others are served.
         strict: bool = true, 0 => 0;
+        /// Whether the project is loaded again when one of its files has changed; see
+        /// [reload](../operate/reload.md#watch-the-files).
+        watch: bool = false, 0 => 0;
         /// Private networks that requests of workers may reach, if `allowed_hosts` names the host.
         allow_private: Vec<Network> = Vec::new(), 0 => 0;
         /// Whether responses of workers are compressed (gzip, Brotli) for clients that accept it:

@@ -74,6 +74,7 @@ impl Run {
             admin: Some(self.admin.unwrap_or(AdminAddress::Off)),
             cors: Vec::new(),
             enable_panel: Some(PanelAccess::Off),
+            watch: false,
             install_runtimes: false,
             memory: None,
         })

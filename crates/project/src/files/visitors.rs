@@ -9,7 +9,7 @@ use std::{
 use crate::data::{Candidate, DataDirectory, DataReason, UnservedFiles};
 use crate::directory::{Directory, DirectoryId};
 use crate::files::walk::{VisitedFile, Visitor};
-use crate::files::{PUBLIC, SYSTEM, Search, holds_no_workers};
+use crate::files::{PUBLIC, Search, holds_no_workers, is_system};
 use crate::problem::Problem;
 
 /// Finds workers.
@@ -68,7 +68,7 @@ impl Visitor for WorkerVisitor<'_> {
         let name = path.file_name()?;
         if holds_no_workers(name)
             || (depth == 1 && name == PUBLIC)
-            || (depth == 1 && self.search.system && SYSTEM.iter().any(|system| name == *system))
+            || (self.search.system && is_system(path))
         {
             return Some(None);
         }
