@@ -1,5 +1,6 @@
 //! What guests can ask of the host.
 
+pub(crate) mod beneath;
 pub(crate) mod channel;
 pub(crate) mod clocks;
 pub(crate) mod component;

@@ -29,6 +29,10 @@ pub struct Root {
     resolve: ResolveFlags,
 }
 
+/// How often a path is resolved that contains `..`: a rename or a mount anywhere on the machine
+/// disturbs it.
+const MAX_TRIES: usize = 128;
+
 impl Root {
     /// Opens the root.
     ///
@@ -86,13 +90,15 @@ impl Root {
         } else {
             path
         };
-        Ok(rustix::fs::openat2(
-            self.folder.as_fd(),
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            self.resolve,
-        )?)
+        let (folder, flags) = (self.folder.as_fd(), flags | OFlags::CLOEXEC);
+        let open = || rustix::fs::openat2(folder, path, flags, Mode::empty(), self.resolve);
+        for _ in 1..MAX_TRIES {
+            match open() {
+                Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
+                opened => return Ok(opened?),
+            }
+        }
+        Ok(open()?)
     }
 
     /// Opens a regular file beneath the root.
@@ -231,6 +237,33 @@ mod tests {
             let error = root.read(Path::new(name), 10).unwrap_err();
             assert_eq!(error.to_string(), "not a regular file", "{name}");
         }
+    }
+
+    #[test]
+    fn links_to_parents_are_followed_while_files_are_renamed() {
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("in")).unwrap();
+        fs::write(at("file"), "text").unwrap();
+        fs::write(at("a"), "").unwrap();
+        let target = "../in/".repeat(20) + "../file";
+        std::os::unix::fs::symlink(target, at("in/link")).unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Relaxed) {
+                    fs::rename(at("a"), at("b")).unwrap();
+                    fs::rename(at("b"), at("a")).unwrap();
+                }
+            });
+            let read: io::Result<Vec<_>> = (0..2000)
+                .map(|_| root.read(Path::new("in/link"), 10).map(drop))
+                .collect();
+            is_done.store(true, Relaxed);
+            read.unwrap();
+        });
     }
 
     #[test]

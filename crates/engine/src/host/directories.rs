@@ -10,9 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
+use crate::host::beneath::open_beneath;
 use crate::host::load_trace::{FileAccess, FileContents, LoadTrace};
 
 /// The directories of one guest. Cheap to clone.
@@ -56,8 +57,6 @@ struct ResolvedPath<'a> {
     path: &'a str,
 }
 
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
-
 impl ResolvedPath<'_> {
     fn open(&self, flags: OFlags) -> Result<OwnedFd> {
         let path = if self.path.is_empty() { "." } else { self.path };
@@ -66,13 +65,7 @@ impl ResolvedPath<'_> {
         } else {
             Mode::empty()
         };
-        Ok(rustix::fs::openat2(
-            self.directory,
-            path,
-            flags | OFlags::CLOEXEC,
-            mode,
-            BENEATH,
-        )?)
+        Ok(open_beneath(self.directory, path, flags, mode)?)
     }
 
     /// Opens the directory of the path's last part, and returns it with that part. For a directory

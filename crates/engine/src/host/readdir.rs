@@ -7,9 +7,11 @@
 use std::{mem::MaybeUninit, os::fd::AsFd};
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom},
+    fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom},
     io::{Errno, Result},
 };
+
+use crate::host::beneath::open_beneath;
 
 /// Most bytes of entries that are read at once.
 pub(crate) const PIECE: usize = 32 << 10;
@@ -78,9 +80,8 @@ pub(crate) fn read(
     cut: bool,
 ) -> Result<Entries> {
     let path = if path.is_empty() { "." } else { path };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let directory = rustix::fs::openat2(given, path, flags, Mode::empty(), beneath)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let directory = open_beneath(given, path, flags, Mode::empty())?;
     if cookie != 0 {
         rustix::fs::seek(&directory, SeekFrom::Start(cookie))?;
     }
