@@ -13,7 +13,7 @@ use std::{fs, io};
 use rustix::thread::CapabilitySet;
 
 /// How long threads may take on a busy machine, and how often they are checked.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// The capabilities to keep; the handler has no other way to get them.
