@@ -55,7 +55,8 @@ fn spec() -> GuestSpec {
             memory: 128 * MIB,
             table_elements: 100_000,
             cpu_time: Duration::from_secs(2),
-            wall_time: Duration::from_secs(20),
+            // Other programs may want the CPUs as well.
+            wall_time: Duration::from_secs(120),
             output: 16 * MIB,
             buffers: 64 * MIB,
             log: 16 << 10,
@@ -241,30 +242,35 @@ async fn endless_random_bytes_stop_at_cpu_time_and_yield() {
             tokio::spawn(async move { greedy.call(get("/")).await.map(drop) })
         })
         .collect();
-    let mut slowest = Duration::ZERO;
-    for _ in 0..50 {
+    let mut answered = 0;
+    while !attacks.iter().all(tokio::task::JoinHandle::is_finished) {
         let good = good.clone();
-        let start = Instant::now();
         tokio::spawn(async move { good.call(get("/")).await.unwrap() })
             .await
             .unwrap();
-        slowest = slowest.max(start.elapsed());
+        answered += 1;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for attack in attacks {
         let error = attack.await.unwrap().unwrap_err();
         assert!(matches!(error, CallError::CpuTime(_)), "{error}");
     }
-    // Without pieces, one call of the import holds a thread for a quarter of a second, all of them
-    // for seconds.
-    assert!(slowest < Duration::from_millis(400), "{slowest:?}");
+    // Without pieces, one call of the import holds a thread for a quarter of a second, so that a
+    // few others would be answered within the four seconds of CPU time of all.
+    assert!(answered > 20, "{answered}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_wait_for_memory_hold_none() {
     let _turn = TURN.lock().await;
     return_memory_at_once();
-    let engine = engine(35 * MIB);
+    let engine = Engine::new(&EngineOptions {
+        memory: 35 * MIB,
+        // One after another, on a machine that does other things as well.
+        queue_timeout: Duration::from_secs(120),
+        ..EngineOptions::default()
+    })
+    .unwrap();
     let text = prints(
         200,
         OK,
@@ -378,7 +384,7 @@ async fn charges_tables_and_globals() {
               (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
               (memory (export "memory") 1) {more}
               (func (export "_start")
-                (i32.store (i32.const 4112) (i32.const 1)) (i64.store (i32.const 4120) (i64.const 200000000))
+                (i32.store (i32.const 4112) (i32.const 1)) (i64.store (i32.const 4120) (i64.const 1000000000))
                 (drop (call $poll (i32.const 4096) (i32.const 4200) (i32.const 1) (i32.const 4300)))))"#
         );
         let guest = guest_with(&engine, &text, spec());
@@ -686,6 +692,14 @@ async fn resident_memory_never_exceeds_the_account() {
         "(func $put",
         "(func $deep (param i32) (if (local.get 0) (then (call $deep (i32.sub (local.get 0) (i32.const 1)))))) (func $put",
     );
+    let limits = GuestLimits {
+        wall_time: Duration::from_secs(20),
+        ..spec().limits
+    };
+    let spec = || GuestSpec {
+        limits: limits.clone(),
+        ..spec()
+    };
     let kinds: Vec<Guest> = [prints(1, OK, ""), grows, floods, deep]
         .iter()
         .map(|text| guest_with(&engine, text, spec()))
@@ -746,16 +760,18 @@ async fn a_call_waits_for_memory_no_longer_than_for_its_turn() {
         ..EngineOptions::default()
     })
     .unwrap();
-    let guest = guest_with(&engine, &sleeps(5_000, ""), spec());
+    let guest = guest_with(&engine, &sleeps(100_000, ""), spec());
     let first = tokio::spawn({
         let guest = guest.clone();
         async move { guest.call(get("/")).await.map(drop) }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while engine.account().free() == engine.account().total() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let start = Instant::now();
     let error = guest.call(get("/")).await.unwrap_err();
     assert!(error.is_overload(), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(3), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(60), "{error}");
     first.abort();
 }
 
@@ -770,13 +786,13 @@ async fn guests_that_grow_leave_memory_to_calls_that_begin() {
     })
     .unwrap();
     let grows = "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))";
-    let large = guest_with(&engine, &sleeps(10_000, grows), spec());
+    let large = guest_with(&engine, &sleeps(100_000, grows), spec());
     let small = prints(1, OK, "(drop (memory.grow (i32.const 4)))");
     let small = guest_with(&engine, &small, spec());
     let growing = tokio::spawn(async move { large.call(get("/")).await.map(drop) });
     let start = Instant::now();
     while engine.account().free() > MIB {
-        assert!(start.elapsed() < Duration::from_secs(5), "it grows");
+        assert!(start.elapsed() < Duration::from_secs(60), "it grows");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     for _ in 0..3 {

@@ -38,7 +38,7 @@ fn spec() -> GuestSpec {
             memory: 32 * MIB,
             table_elements: 1000,
             cpu_time: Duration::from_secs(5),
-            wall_time: Duration::from_secs(20),
+            wall_time: Duration::from_secs(120),
             output: MIB,
             log: 16 << 10,
             http_calls: 5,
