@@ -166,7 +166,7 @@ impl Page {
                 format!("{}:{path}", program.parent().unwrap().display()),
             )
             .env("CURL_HOME", self.aside.path())
-            .env("WWS_CODE_CACHE", kept("docs-code"))
+            .env("WWS_CODE_CACHE", kept("code"))
             .stdin(Stdio::null());
         shell
     }

@@ -10,9 +10,7 @@ use wws_engine::{CallError, Guest};
 
 fn worker(source: &str) -> (Project, Guest) {
     let project = Project::new(&[("w.py", source)]);
-    let mut spec = spec();
-    spec.limits.wall_time = std::time::Duration::from_secs(60);
-    let guest = project.guest("w.py", spec);
+    let guest = project.guest("w.py", spec());
     (project, guest)
 }
 
@@ -377,12 +375,12 @@ def worker(request):
     before, used = time.time(), time.process_time()
     assert time.monotonic() - start > 1.5
     assert begun <= used < begun + 1, (begun, used)
-    time.sleep(0.05)
+    time.sleep(0.3)
     time.sleep(0)
     threading.Event().wait(0.01)
     select.select([], [], [], 0.01)
     slept = time.time() - before
-    assert time.process_time() - used < 0.06
+    assert time.process_time() - used < 0.25
     end = time.perf_counter() + 0.05
     while time.perf_counter() < end: pass
     worked = time.process_time() - used
@@ -390,11 +388,10 @@ def worker(request):
 "#,
     );
     tokio::time::sleep(std::time::Duration::from_millis(1600)).await;
-    let text = text(&guest, "/").await;
-    let times: Vec<f64> = text.split(' ').map(|time| time.parse().unwrap()).collect();
-    assert!(times[0] >= 0.07 && times[0] < 1.0, "slept {text}");
-    assert!(times[1] >= 0.045 && times[1] < 2.0, "worked {text}");
-    assert!(times[2] >= times[1] && times[2] < 2.0, "worked {text}");
+    let times = common::waits_less_than_a_second(&guest).await;
+    assert!(times[0] >= 0.32, "slept {times:?}");
+    assert!(times[1] >= 0.045 && times[1] < 2.0, "worked {times:?}");
+    assert!(times[2] >= times[1] && times[2] < 2.0, "worked {times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -437,14 +434,14 @@ async def all_of_it():
     got.append(task.result())
     try:
         async with asyncio.timeout(0.01):
-            await asyncio.sleep(5)
+            await asyncio.sleep(1000)
     except TimeoutError:
         got.append("timeout")
     queue = asyncio.Queue()
     asyncio.get_running_loop().call_later(0.01, queue.put_nowait, "queued")
     got.append(await queue.get())
     asyncio.create_task(part(6))
-    assert time.monotonic() - before < 1.5
+    assert time.monotonic() - before < 900
     return got
 async def worker(request):
     if request.path == "/thread": return Response(await refused(lambda: asyncio.to_thread(print)))
@@ -777,7 +774,6 @@ async fn a_flood_of_messages_in_one_write_ends_at_the_cpu_limit() {
     )]);
     let mut spec = spec();
     spec.limits.cpu_time = std::time::Duration::from_millis(500);
-    spec.limits.wall_time = std::time::Duration::from_secs(60);
     let guest = project.guest("w.py", spec);
     let error = guest.call(get("/")).await.unwrap_err();
     assert!(matches!(error, CallError::CpuTime(_)), "{error}");

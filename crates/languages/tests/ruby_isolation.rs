@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{
     Project, get,
@@ -181,15 +181,13 @@ async fn a_flood_of_output_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_ends_at_the_wall_clock() {
-    let project = Project::new(&[("w.rb", "def worker(req) = sleep(1000)")]);
+    let project = Project::new(&[("w.rb", "def worker(req) = sleep(1_000_000)")]);
     let mut spec = spec();
     spec.limits.wall_time = Duration::from_millis(300);
     let guest = project.guest("w.rb", spec);
-    let start = Instant::now();
     let error = guest.call(get("/")).await.unwrap_err();
     assert!(
         matches!(error, wws_engine::CallError::WallTime(_)),
         "{error}"
     );
-    assert!(start.elapsed() < Duration::from_secs(10));
 }

@@ -66,7 +66,7 @@ impl Client {
     }
 
     async fn next(&self) -> Event {
-        let event = timeout(Duration::from_secs(20), self.end.receiver.next());
+        let event = timeout(Duration::from_secs(60), self.end.receiver.next());
         event.await.expect("an event in time").expect("an event")
     }
 
@@ -87,7 +87,7 @@ impl Client {
         self.end
             .sender
             .close(Close::new(Some(code), "bye").unwrap(), true);
-        timeout(Duration::from_secs(20), self.guest)
+        timeout(Duration::from_secs(60), self.guest)
             .await
             .expect("an end in time")
             .unwrap()
@@ -367,7 +367,7 @@ async fn a_client_that_is_gone_ends_a_worker_that_sends() {
     let Client { end, guest, .. } = client;
     drop(end);
     // The close that no client has sent.
-    timeout(Duration::from_secs(20), guest)
+    timeout(Duration::from_secs(60), guest)
         .await
         .expect("an end in time")
         .unwrap()

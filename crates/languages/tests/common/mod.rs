@@ -24,8 +24,8 @@ use tokio::{
     net::TcpListener,
 };
 use wws_engine::{
-    BodySender, Call, CodeCache, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
-    RequestBody, interpreter_module,
+    BodySender, Call, Code, CodeCache, Engine, EngineOptions, Guest, GuestLimits, GuestSpec,
+    LoadError, RequestBody, interpreter_module,
 };
 use wws_languages::{CompiledLanguage, JavaScript, Language, Python, Ruby};
 use wws_outbound::{Client, ClientOptions, Policy, PolicyLimits};
@@ -41,17 +41,14 @@ pub static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
     .unwrap()
 });
 
-/// Compiled once for all tests.
-pub static JAVASCRIPT: LazyLock<CompiledLanguage> = LazyLock::new(|| {
-    let wasm = JavaScript.built_in().unwrap().wasm;
-    CompiledLanguage::new(Arc::new(JavaScript), &ENGINE, wasm, None).unwrap()
-});
+pub static JAVASCRIPT: LazyLock<CompiledLanguage> =
+    LazyLock::new(|| interpreter(JavaScript.built_in().unwrap().wasm, Arc::new(JavaScript)));
 
 pub static PYTHON: LazyLock<CompiledLanguage> =
-    LazyLock::new(|| interpreter("python/python.wasm", Arc::new(Python)));
+    LazyLock::new(|| interpreter(&wasm("python/python.wasm"), Arc::new(Python)));
 
 pub static RUBY: LazyLock<CompiledLanguage> =
-    LazyLock::new(|| interpreter("ruby/ruby+stdlib.wasm", Arc::new(Ruby)));
+    LazyLock::new(|| interpreter(&wasm("ruby/ruby+stdlib.wasm"), Arc::new(Ruby)));
 
 /// The file of an interpreter that is not part of the server: `scripts/interpreters.sh all` fetches
 /// it.
@@ -61,19 +58,34 @@ pub fn wasm(name: &str) -> Vec<u8> {
         .unwrap_or_else(|error| panic!("{}: {error}; scripts/interpreters.sh all", path.display()))
 }
 
-/// An interpreter. Its code is kept for the next run, in the directory that cargo has for tests.
-fn interpreter(name: &str, language: Arc<dyn Language>) -> CompiledLanguage {
-    let wasm = wasm(name);
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("code");
-    let cache = CodeCache::open(&folder, 1 << 30).unwrap();
-    let key = ENGINE.interpreter_key(&Sha256::digest(&wasm).into());
+/// The cache of all test programs, in the directory that cargo has for tests: each interpreter is
+/// compiled once.
+fn code_cache() -> CodeCache {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("code");
+    CodeCache::open(&dir, 1 << 30).unwrap()
+}
+
+/// Compiled code of a module that is called as it is, as that of runtimes is.
+pub fn code(wasm: &[u8]) -> Code {
+    let (cache, key) = (code_cache(), ENGINE.code_key(&Sha256::digest(wasm).into()));
     if !cache.has(&key) {
-        let module = interpreter_module(&wasm).unwrap();
-        cache
-            .store(&key, &ENGINE.precompile(&module).unwrap())
-            .unwrap();
+        let code = ENGINE.precompile(wasm).unwrap();
+        cache.store(&key, &code).unwrap();
     }
-    CompiledLanguage::new(language, &ENGINE, &wasm, Some((&cache, &key))).unwrap()
+    ENGINE.compile_cached(wasm, &key, &cache).unwrap().0
+}
+
+fn interpreter(wasm: &[u8], language: Arc<dyn Language>) -> CompiledLanguage {
+    let (cache, key) = (
+        code_cache(),
+        ENGINE.interpreter_key(&Sha256::digest(wasm).into()),
+    );
+    if !cache.has(&key) {
+        let module = interpreter_module(wasm).unwrap();
+        let code = ENGINE.precompile(&module).unwrap();
+        cache.store(&key, &code).unwrap();
+    }
+    CompiledLanguage::new(language, &ENGINE, wasm, Some((&cache, &key))).unwrap()
 }
 
 pub struct Project(tempfile::TempDir);
@@ -120,7 +132,8 @@ pub fn spec() -> GuestSpec {
             memory: 128 << 20,
             table_elements: 100_000,
             cpu_time: Duration::from_secs(2),
-            wall_time: Duration::from_secs(10),
+            // Other programs may want the CPUs as well.
+            wall_time: Duration::from_secs(120),
             output: 16 << 20,
             log: 64 << 10,
             http_calls: 50,
@@ -162,6 +175,39 @@ fn call(method: http::Method, path: &str, body: Vec<u8>) -> Call {
         params: vec![],
         request_id: "r".into(),
     }
+}
+
+/// How often a test tries what depends on time: on a busy machine a try may take longer than what it
+/// is compared with.
+const TRIES: usize = 20;
+
+/// Calls a guest until it answers with `expected`, which depends on how long something took.
+pub async fn answers_in_time(guest: &Guest, expected: &str) {
+    let mut answers = Vec::new();
+    for _ in 0..TRIES {
+        let body = guest.call(get("/")).await.unwrap().into_body();
+        answers.push(String::from_utf8(body.to_vec()).unwrap());
+        if answers.last().unwrap() == expected {
+            return;
+        }
+    }
+    panic!("never {expected:?}: {answers:#?}");
+}
+
+/// Calls a guest until it answers that it waited less than a second. Returns the answer: numbers,
+/// of which the first is how long it waited.
+pub async fn waits_less_than_a_second(guest: &Guest) -> Vec<f64> {
+    let mut answers = Vec::new();
+    for _ in 0..TRIES {
+        let body = guest.call(get("/")).await.unwrap().into_body();
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        let numbers: Vec<f64> = text.split(' ').map(|n| n.parse().unwrap()).collect();
+        if numbers[0] < 1.0 {
+            return numbers;
+        }
+        answers.push(text);
+    }
+    panic!("never less than a second: {answers:#?}");
 }
 
 /// A server on loopback that answers each connection's first request with what `answer` returns of
