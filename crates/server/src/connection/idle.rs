@@ -98,30 +98,32 @@ mod tests {
     use super::*;
     use std::{cell::Cell, pin::pin};
 
+    const QUIET: Duration = Duration::from_millis(400);
+
     #[tokio::test]
     async fn trims_once_after_the_start_and_after_each_burst() {
         let (idle, count, trims) = (Idle::default(), Cell::new(0), Cell::new(0));
         let mut watch = pin!(idle.watch(
-            Duration::from_millis(60),
+            QUIET,
             || count.get(),
             || {
                 trims.set(trims.get() + 1);
                 std::future::ready(())
             }
         ));
-        let mut pass = async |time: u64| {
-            let _ = tokio::time::timeout(Duration::from_millis(time), watch.as_mut()).await;
+        let mut pass = async |time: Duration| {
+            let _ = tokio::time::timeout(time, watch.as_mut()).await;
         };
-        pass(500).await;
+        pass(QUIET * 3).await;
         assert_eq!(trims.get(), 1);
         for rush in 2..=3 {
             for _ in 0..5 {
                 count.set(count.get() + 1);
                 idle.touch();
-                pass(10).await;
+                pass(QUIET / 40).await;
             }
             assert_eq!(trims.get(), rush - 1);
-            pass(500).await;
+            pass(QUIET * 3).await;
             assert_eq!(trims.get(), rush);
         }
     }

@@ -20,6 +20,7 @@ use http_body_util::StreamBody;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -37,7 +38,10 @@ use super::listen;
 const MIB: u64 = 1 << 20;
 
 /// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a client may take for a head, nothing, and a part of a response.
+const TIME: Duration = Duration::from_secs(1);
 
 /// A server of connections.
 struct TestServer {
@@ -49,10 +53,12 @@ struct TestServer {
 }
 
 /// Answers by path.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct TestResponses {
     /// Responses that are being made.
     alive: Arc<AtomicU32>,
+    /// One for each piece of `/steps` that may be made.
+    steps: Arc<Semaphore>,
 }
 
 struct Alive(Arc<AtomicU32>);
@@ -87,9 +93,24 @@ impl Handle for TestResponses {
                 .boxed(),
             "/late" => stream::once(async { piece("first\n") })
                 .chain(stream::once(async {
-                    sleep(Duration::from_millis(1500)).await;
+                    sleep(TIME * 3 / 2).await;
                     piece("late\n")
                 }))
+                .boxed(),
+            "/stuck" => stream::once(async { piece("first\n") })
+                .chain(stream::pending())
+                .boxed(),
+            "/steps" => stream::iter(0..4)
+                .then({
+                    let steps = self.steps.clone();
+                    move |_| {
+                        let steps = steps.clone();
+                        async move {
+                            steps.acquire().await.unwrap().forget();
+                            piece("tick\n")
+                        }
+                    }
+                })
                 .boxed(),
             "/fails" => stream::iter([piece("ab"), Err(io::Error::other("it fails"))])
                 .then(|frame| async {
@@ -133,9 +154,8 @@ impl Handle for TestResponses {
 
 impl TestServer {
     async fn start(memory: u64) -> Self {
-        let time = Duration::from_millis(400);
         Self::with_bounds(memory, |bounds| {
-            (bounds.header, bounds.idle, bounds.write) = (time, time, time);
+            (bounds.header, bounds.idle, bounds.write) = (TIME, TIME, TIME);
         })
         .await
     }
@@ -154,7 +174,10 @@ impl TestServer {
         });
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let responses = TestResponses::default();
+        let responses = TestResponses {
+            alive: Arc::default(),
+            steps: Arc::new(Semaphore::new(0)),
+        };
         let task = tokio::spawn({
             let responses = responses.clone();
             async move {
@@ -178,6 +201,16 @@ impl TestServer {
 
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Waits until a response is being made.
+    async fn begins(&self) {
+        let begun = async {
+            while self.responses.alive.load(Relaxed) == 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, begun).await.unwrap();
     }
 
     /// Waits until no response is being made, and all memory is free.
@@ -230,23 +263,20 @@ mod http1 {
     async fn pieces_arrive_as_they_are_made() {
         let server = TestServer::start(64 * MIB).await;
         let mut client = server.connect().await;
-        client.write_all(get("/clock").as_bytes()).await.unwrap();
-        let (start, mut buffer, mut times) = (Instant::now(), [0; 4096], Vec::new());
-        loop {
-            let read = timeout(PATIENCE, client.read(&mut buffer)).await;
-            let text = String::from_utf8_lossy(&buffer[..read.unwrap().unwrap()]).into_owned();
-            if text.contains("tick") {
-                times.push(start.elapsed());
-            }
-            if text.is_empty() {
-                break;
+        client.write_all(get("/steps").as_bytes()).await.unwrap();
+        for _ in 0..4 {
+            // None is made before the one before it was read.
+            server.responses.steps.add_permits(1);
+            let (mut text, mut buffer) = (String::new(), [0; 4096]);
+            while !text.contains("tick") {
+                let read = timeout(PATIENCE, client.read(&mut buffer)).await;
+                let read = read.unwrap().unwrap();
+                assert!(read > 0, "{text}");
+                text += &String::from_utf8_lossy(&buffer[..read]);
             }
         }
-        assert_eq!(times.len(), 4, "one at a time: {times:?}");
-        assert!(
-            times[0] < times[3] - Duration::from_millis(300),
-            "{times:?}"
-        );
+        let (rest, end) = read_all(&mut client).await;
+        assert!(rest.ends_with("0\r\n\r\n") && end.is_ok(), "{rest}");
         server.settles().await;
     }
 
@@ -275,16 +305,12 @@ mod http1 {
     #[tokio::test]
     async fn a_client_that_goes_away_ends_its_response() {
         let server = TestServer::start(64 * MIB).await;
-        for path in ["/late", "/never", "/large"] {
+        for path in ["/stuck", "/never", "/large"] {
             let mut client = server.connect().await;
             client.write_all(get(path).as_bytes()).await.unwrap();
-            while server.responses.alive.load(Relaxed) == 0 {
-                sleep(Duration::from_millis(5)).await;
-            }
-            let start = Instant::now();
+            server.begins().await;
             drop(client);
             server.settles().await;
-            assert!(start.elapsed() < Duration::from_millis(1000), "{path}");
         }
     }
 
@@ -294,15 +320,9 @@ mod http1 {
         let mut client = server.connect().await;
         client.write_all(get("/large").as_bytes()).await.unwrap();
         let start = Instant::now();
-        while server.responses.alive.load(Relaxed) == 0 {
-            sleep(Duration::from_millis(5)).await;
-        }
+        server.begins().await;
         server.settles().await;
-        let took = start.elapsed();
-        assert!(
-            took > Duration::from_millis(350) && took < Duration::from_secs(5),
-            "{took:?}"
-        );
+        assert!(start.elapsed() > TIME * 3 / 4, "{:?}", start.elapsed());
     }
 
     #[tokio::test]
@@ -337,7 +357,7 @@ mod http1 {
         let server = TestServer::start(64 * MIB).await;
         let mut client = server.connect().await;
         client.write_all(get("/clock").as_bytes()).await.unwrap();
-        sleep(Duration::from_millis(200)).await;
+        server.begins().await;
         server.draining.cancel();
         let (text, _) = read_all(&mut client).await;
         assert!(text.ends_with("tick\n\r\n0\r\n\r\n"), "{text}");
@@ -436,8 +456,9 @@ mod http2_client {
         for body in futures_util::future::join_all(all).await {
             assert_eq!(body.unwrap(), b"tick\ntick\ntick\ntick\n");
         }
+        // One after the other they would take a minute.
         assert!(
-            start.elapsed() < Duration::from_secs(8),
+            start.elapsed() < Duration::from_secs(40),
             "{:?}",
             start.elapsed()
         );
@@ -466,7 +487,7 @@ mod http2_client {
                 .flow_control()
                 .release_capacity(echo.len())
                 .unwrap();
-            sleep(Duration::from_millis(600)).await;
+            sleep(TIME * 3 / 2).await;
         }
         let mut trailers = HeaderMap::new();
         let status = HeaderName::from_static("grpc-status");
@@ -491,21 +512,17 @@ mod http2_client {
     async fn a_client_that_goes_away_ends_its_responses() {
         let server = TestServer::start(64 * MIB).await;
         let (client, connection) = connect(&server).await;
-        for path in ["/late", "/never", "/large"] {
+        for path in ["/stuck", "/never", "/large"] {
             let mut client = client.clone().ready().await.unwrap();
             let (response, mut stream) = client.send_request(request(path), true).unwrap();
-            while server.responses.alive.load(Relaxed) == 0 {
-                sleep(Duration::from_millis(5)).await;
-            }
+            server.begins().await;
             stream.send_reset(Reason::CANCEL);
             drop(response);
             server.settles().await;
         }
         let mut client = client.ready().await.unwrap();
         let _never = client.send_request(request("/never"), true).unwrap();
-        while server.responses.alive.load(Relaxed) == 0 {
-            sleep(Duration::from_millis(5)).await;
-        }
+        server.begins().await;
         connection.abort();
         server.settles().await;
     }
@@ -526,11 +543,7 @@ mod http2_client {
             assert_eq!(fetch(&client, "/x").await.unwrap(), b"hello");
             sleep(Duration::from_millis(20)).await;
         }
-        let took = start.elapsed();
-        assert!(
-            took > Duration::from_millis(350) && took < Duration::from_secs(5),
-            "{took:?}"
-        );
+        assert!(start.elapsed() > TIME * 3 / 4, "{:?}", start.elapsed());
         let end = loop {
             match patient(response.data()).await {
                 Some(Ok(_)) => {}
@@ -562,7 +575,7 @@ mod http2_client {
             }
         };
         assert!(end.unwrap().is_err());
-        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(start.elapsed() < PATIENCE);
         server.settles().await;
     }
 
@@ -621,12 +634,11 @@ mod http2_client {
         assert_eq!(fetch(&client, "/x").await.unwrap(), b"hello");
         let start = Instant::now();
         patient(connection).await.unwrap().unwrap();
-        let took = start.elapsed();
-        assert!(took > Duration::from_millis(300), "{took:?}");
+        assert!(start.elapsed() > TIME * 3 / 4, "{:?}", start.elapsed());
         // What is in progress may end.
         let (client, connection) = connect(&server).await;
         let clock = tokio::spawn(async move { fetch(&client, "/clock").await });
-        sleep(Duration::from_millis(200)).await;
+        server.begins().await;
         server.draining.cancel();
         assert_eq!(patient(clock).await.unwrap().unwrap().len(), 20);
         patient(connection).await.unwrap().unwrap();
@@ -718,7 +730,7 @@ mod attacks {
 
     async fn assert_unharmed(server: &TestServer, good: JoinHandle<Duration>) {
         let slowest = good.await.unwrap();
-        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        assert!(slowest < Duration::from_secs(20), "{slowest:?}");
         server.settles().await;
     }
 
@@ -840,11 +852,7 @@ mod attacks {
                 .await
                 .unwrap()
                 .unwrap();
-            let took = start.elapsed();
-            assert!(
-                took > Duration::from_millis(350) && took < Duration::from_secs(5),
-                "{took:?}"
-            );
+            assert!(start.elapsed() > TIME * 3 / 4, "{:?}", start.elapsed());
             assert_eq!(goaway(&all), Some(Reason::PROTOCOL_ERROR.into()));
         }
     }

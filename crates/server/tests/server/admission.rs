@@ -18,44 +18,41 @@ fn call(
     })
 }
 
-async fn settle() {
-    tokio::time::sleep(Duration::from_millis(150)).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_sends_away_at_once() {
     let site = Site::new();
     site.settings("concurrency = 1\nqueue = 1")
-        .wasm("slow.wasm", &wat::sleeps(1000));
+        .wasm("slow.wasm", &wat::sleeps(2000));
     let server = site.start().await;
     let running = call(&server, "/slow", "full-1");
-    settle().await;
-    let waiting = call(&server, "/slow", "full-2");
-    settle().await;
-    let start = Instant::now();
-    let refused = call(&server, "/slow", "full-3").await.unwrap();
-    assert!(start.elapsed() < Duration::from_millis(500));
+    log::begun("full-1").await;
+    // One of them waits.
+    let ids = ["full-2", "full-3"];
+    let further = ids.map(|id| call(&server, "/slow", id));
+    let (refused, which, mut waiting) = futures_util::future::select_all(further).await;
+    assert!(!running.is_finished(), "at once");
+    let refused = refused.unwrap();
     assert_eq!(
         (refused.status, refused.header("retry-after")),
         (503, Some("1"))
     );
     assert!(
-        log::line("full-3", "server.queue")
+        log::line(ids[which], "server.queue")
             .await
             .contains("worker=\"slow.wasm\"")
     );
     assert_eq!(running.await.unwrap().status, 200);
-    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(waiting.remove(0).await.unwrap().status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_longer_than_the_queue_s_time() {
     let site = Site::new();
     site.settings("concurrency = 1\nqueue_timeout = \"200ms\"")
-        .wasm("slow.wasm", &wat::sleeps(1000));
+        .wasm("slow.wasm", &wat::sleeps(3000));
     let server = site.start().await;
     let running = call(&server, "/slow", "wait-1");
-    settle().await;
+    log::begun("wait-1").await;
     let start = Instant::now();
     let refused = call(&server, "/slow", "wait-2").await.unwrap();
     assert_eq!(
@@ -71,12 +68,12 @@ async fn nobody_waits_longer_than_the_queue_s_time() {
 async fn a_worker_s_own_bound_holds_others_up_in_nothing() {
     let site = Site::new();
     site.settings("queue_timeout = \"100ms\"")
-        .wasm("slow.wasm", &wat::sleeps(800))
+        .wasm("slow.wasm", &wat::sleeps(3000))
         .file("slow.toml", "version = \"1\"\n[limits]\nconcurrency = 1\n")
         .wasm("x.wasm", &wat::answers("x"));
     let server = site.start().await;
     let running = call(&server, "/slow", "own-1");
-    settle().await;
+    log::begun("own-1").await;
     assert_eq!(call(&server, "/slow", "own-2").await.unwrap().status, 503);
     assert_eq!(call(&server, "/x", "own-3").await.unwrap().status, 200);
     assert_eq!(running.await.unwrap().status, 200);

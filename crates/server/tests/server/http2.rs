@@ -1,6 +1,6 @@
 //! HTTP/2 with prior knowledge, with real clients.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
 use bytes::Bytes;
 use h2::{Reason, client::SendRequest};
@@ -13,7 +13,7 @@ async fn server(settings: &str) -> Running {
     let site = Site::new();
     site.settings(settings)
         .wasm("x.wasm", &wat::answers("x"))
-        .wasm("slow.wasm", &wat::sleeps(300))
+        .wasm("slow.wasm", &wat::sleeps(2000))
         .wasm("input.wasm", &wat::logs_input())
         .file("public/big.bin", vec![b'b'; 4 << 20])
         .file("public/small.txt", "small");
@@ -192,8 +192,11 @@ async fn trailers_of_requests_are_no_part_of_the_body() {
 async fn a_server_that_stops_lets_requests_end() {
     let mut server = server("").await;
     let (client, connection) = connect(&server).await;
-    let slow = tokio::spawn(async move { exchange(&client, get("/slow"), None).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut request = get("/slow");
+    let id = HeaderValue::from_static("h2-stops-1");
+    request.headers_mut().insert("x-request-id", id);
+    let slow = tokio::spawn(async move { exchange(&client, request, None).await });
+    log::begun("h2-stops-1").await;
     server.stop();
     let response = slow.await.unwrap().unwrap();
     assert_eq!(&response.body()[..], b"slept");

@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use wws_engine::CodeCache;
 use wws_project::LoadOptions;
+use wws_server::PrepareOptions;
 
 use crate::common::{Site, client::Response};
 
@@ -152,7 +154,13 @@ async fn answers_as_before(name: &str) {
         fs::copy(interpreters.join(from), to)
             .unwrap_or_else(|error| panic!("{from}: {error}; scripts/interpreters.sh all"));
     }
-    let server = site.start_with(&script.options).await;
+    // Interpreters are compiled once, for the tests of all crates.
+    let code = Path::new(env!("CARGO_TARGET_TMPDIR")).join("code");
+    let options = PrepareOptions {
+        code: Some(CodeCache::open(&code, 1 << 30).unwrap()),
+        ..PrepareOptions::default()
+    };
+    let server = site.start_prepared(&script.options, &options).await;
     for exchange in &script.exchanges {
         let mut client = server.connect().await;
         let sent = exchange.sent.as_bytes();

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use wws_engine::{GuestSpec, LoadError, Program};
 use wws_languages::{BuiltInInterpreter, Language, Languages};
@@ -25,6 +26,15 @@ pub struct Act {
     pub word: String,
     /// Counted up by a worker that has ended.
     pub ended: Arc<AtomicU32>,
+    /// Closed once workers may go on that wait for the test.
+    held: Arc<Semaphore>,
+}
+
+impl Act {
+    /// Waits until the test lets workers go on.
+    pub async fn wait_for_test(&self) {
+        let _ = self.held.acquire().await;
+    }
 }
 
 /// Makes the program of a worker.
@@ -33,6 +43,7 @@ pub type MakeProgram = fn(Act) -> Arc<dyn Program>;
 /// The language of these workers.
 struct Acts {
     ended: Arc<AtomicU32>,
+    held: Arc<Semaphore>,
     make: MakeProgram,
 }
 
@@ -62,6 +73,7 @@ impl Language for Acts {
         Ok((self.make)(Act {
             word: file.file_stem().unwrap().to_str().unwrap().to_owned(),
             ended: self.ended.clone(),
+            held: self.held.clone(),
         }))
     }
 }
@@ -70,6 +82,7 @@ impl Language for Acts {
 pub struct Acting {
     pub server: Running,
     ended: Arc<AtomicU32>,
+    held: Arc<Semaphore>,
 }
 
 impl Acting {
@@ -90,8 +103,10 @@ impl Acting {
             site.file(&format!("{word}.act"), "");
         }
         let ended = Arc::new(AtomicU32::new(0));
+        let held = Arc::new(Semaphore::new(0));
         let acts = Acts {
             ended: ended.clone(),
+            held: held.clone(),
             make,
         };
         let options = PrepareOptions {
@@ -99,7 +114,16 @@ impl Acting {
             ..PrepareOptions::default()
         };
         let server = site.start_prepared(&LoadOptions::default(), &options).await;
-        Self { server, ended }
+        Self {
+            server,
+            ended,
+            held,
+        }
+    }
+
+    /// Lets workers go on that wait for the test.
+    pub fn go_on(&self) {
+        self.held.close();
     }
 
     /// Waits until so many workers have ended.

@@ -144,6 +144,13 @@ impl Client {
         })
     }
 
+    /// Whether nothing has come yet of a response.
+    pub fn has_no_answer(&self) -> bool {
+        let read = self.stream.try_read(&mut [0]);
+        self.read.is_empty()
+            && matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// The server has ended the connection, cleanly or not.
     pub async fn is_ended(&mut self) -> bool {
         self.more().await == 0

@@ -42,6 +42,11 @@ pub fn lines(id: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Waits until a guest has begun that sleeps.
+pub async fn begun(id: &str) {
+    line(id, super::wat::BEGUN.trim_end()).await;
+}
+
 /// Waits for a line that has both texts.
 pub async fn line(id: &str, text: &str) -> String {
     let start = Instant::now();

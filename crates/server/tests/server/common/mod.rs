@@ -17,7 +17,7 @@ use wws_server::{Drained, PrepareOptions, Reloader};
 use client::{Client, Response};
 
 /// No test waits longer for anything.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A project that is being written.
 #[derive(Clone)]

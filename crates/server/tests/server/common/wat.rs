@@ -24,6 +24,9 @@ pub fn answers(data: &str) -> String {
     prints(&format!(r#"{{"data":"{data}","status":200}}"#), "")
 }
 
+/// What [`sleeps`] logs first.
+pub const BEGUN: &str = "it has begun\n";
+
 /// Writes what it reads to the log, then answers.
 pub fn logs_input() -> String {
     let before = r"
@@ -83,15 +86,19 @@ pub fn counts() -> String {
         .into()
 }
 
-/// Answers after so many milliseconds.
+/// Logs that it has [`BEGUN`], and answers after so many milliseconds.
 pub fn sleeps(milliseconds: u64) -> String {
+    let word: String = BEGUN.bytes().map(|byte| format!("\\{byte:02x}")).collect();
     let before = format!(
-        "(i32.store (i32.const 112) (i32.const 1))
+        "(call $put (i32.const 2) (i32.const 2048) (i32.const {}))
+         (i32.store (i32.const 112) (i32.const 1))
          (i64.store (i32.const 120) (i64.const {}))
          (drop (call $poll (i32.const 96) (i32.const 200) (i32.const 1) (i32.const 300)))",
+        BEGUN.len(),
         milliseconds * 1_000_000
     );
-    prints(r#"{"data":"slept"}"#, &before)
+    let begun = format!("(data (i32.const 2048) \"{word}\") (func $put");
+    prints(r#"{"data":"slept"}"#, &before).replace("(func $put", &begun)
 }
 
 /// Computes for ever.
