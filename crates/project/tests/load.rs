@@ -657,11 +657,15 @@ fn finding_a_route_does_not_depend_on_their_number() {
         }
         let project = open(&dir).unwrap();
         let path = format!("/r{}/7", count - 1);
-        let started = Instant::now();
-        for _ in 0..10_000 {
-            assert!(matches!(project.find(&path), RouteMatch::Worker { .. }));
-        }
-        started.elapsed()
+        // The quickest of several: something else may have the CPU meanwhile.
+        let rounds = (0..20).map(|_| {
+            let started = Instant::now();
+            for _ in 0..500 {
+                assert!(matches!(project.find(&path), RouteMatch::Worker { .. }));
+            }
+            started.elapsed()
+        });
+        rounds.min().unwrap()
     };
     let (few, many) = (time(10), time(5_000));
     assert!(

@@ -94,7 +94,7 @@ proptest! {
         let options = FetchOptions {
             env: BTreeMap::from([("PATH".into(), "/nowhere".into())]),
             max: 1_000,
-            stall_timeout: Duration::from_secs(1),
+            stall_timeout: Duration::from_secs(30),
             ..FetchOptions::default()
         };
         let fetch = Fetch::new(&root, options, &Silent).unwrap();

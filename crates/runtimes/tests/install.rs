@@ -35,7 +35,7 @@ fn options() -> FetchOptions {
         // No configuration of this machine.
         env: BTreeMap::from([("PATH".into(), "/nowhere".into())]),
         max: 100_000,
-        stall_timeout: Duration::from_millis(300),
+        stall_timeout: Duration::from_secs(1),
         ..FetchOptions::default()
     }
 }
@@ -333,7 +333,7 @@ fn what_is_no_whole_package_is_refused_and_does_not_stay() {
                 && error.starts_with("python 1.0: npm:@s/python@1.0.0/dist/p.wasm: "),
             "{reply:?}: {error}"
         );
-        assert!(started.elapsed() < Duration::from_secs(5), "{reply:?}");
+        assert!(started.elapsed() < Duration::from_secs(40), "{reply:?}");
         project.assert_nothing();
     }
 }

@@ -238,7 +238,7 @@ mod tests {
         for _ in 0..10_000 {
             writer.append(&line);
         }
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(30));
         writer.flush(Duration::from_millis(50));
         // A writer that got the CPU meanwhile reports what was dropped until then, and again later.
         let (mut lines, mut dropped) = (0, 0);
@@ -268,7 +268,7 @@ mod tests {
         let writer = Writer::to(write, false, Arc::default()).unwrap();
         let line = "INFO guest: a\r2026-01-01 ERROR forged\0\u{202e}x\u{2028}y\nz\n";
         let _ = Line(&writer).write(line.as_bytes()).unwrap();
-        writer.flush(Duration::from_secs(5));
+        writer.flush(Duration::from_secs(60));
         let mut read = BufReader::new(read);
         let mut line = String::new();
         read.read_line(&mut line).unwrap();
@@ -283,7 +283,7 @@ mod tests {
         let (read, write) = io::pipe().unwrap();
         let writer = Writer::to(write, true, Arc::default()).unwrap();
         writer.append(b"one\n");
-        writer.flush(Duration::from_secs(5));
+        writer.flush(Duration::from_secs(60));
         let mut read = BufReader::new(read);
         let mut line = String::new();
         read.read_line(&mut line).unwrap();
@@ -291,7 +291,7 @@ mod tests {
         drop(read);
         writer.append(b"two\n");
         let start = Instant::now();
-        writer.flush(Duration::from_secs(5));
-        assert!(start.elapsed() < Duration::from_secs(4));
+        writer.flush(Duration::from_secs(60));
+        assert!(start.elapsed() < Duration::from_secs(50));
     }
 }

@@ -338,7 +338,7 @@ async fn both_families_and_a_server_that_never_answers_for_one() {
         let url = format!("http://{name}:{}/", server.port());
         assert_eq!(get(&client, &policy, &url).await.expect(name).body(), "six");
         assert!(
-            start.elapsed() < std::time::Duration::from_secs(1),
+            start.elapsed() < std::time::Duration::from_secs(4),
             "{name}: {:?}",
             start.elapsed()
         );

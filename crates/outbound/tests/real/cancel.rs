@@ -78,7 +78,7 @@ async fn in_every_phase() {
         }
         let start = Instant::now();
         get(&client, &policy, &fast.url("/")).await.expect(what);
-        assert!(start.elapsed() < Duration::from_secs(2), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
         eventually(what, || open.load(Ordering::Relaxed) == 0).await;
     }
 }

@@ -209,7 +209,7 @@ async fn silence_is_a_timeout() {
             error.message.contains("127.0.0.1") && error.message.contains("300ms"),
             "{error}"
         );
-        assert!(start.elapsed() < Duration::from_secs(3));
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 }
 

@@ -18,7 +18,7 @@ use crate::common::{
 };
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -315,7 +315,7 @@ async fn nothing_is_taken_ahead_of_a_slow_peer() {
     let start = Instant::now();
     let error = send(&client, &policy, request).await.err().expect("stuck");
     assert_eq!(error.reason, Reason::HeadTimeout, "{error}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(30));
     let taken = taken.load(Ordering::Relaxed);
     assert!(taken < 16 * MIB, "{taken}");
     // The connection waits to write: it is closed all the same.
@@ -364,7 +364,7 @@ async fn each_piece_of_an_upload_has_its_own_time() {
 async fn a_silent_answer_ends_after_the_idle_time() {
     let peer = server(|_| async {
         let pieces = stream::iter(0..4).then(|number| async move {
-            let pause = if number == 3 { 5000 } else { 150 };
+            let pause = if number == 3 { 60_000 } else { 150 };
             tokio::time::sleep(Duration::from_millis(pause)).await;
             piece("x")
         });
@@ -402,7 +402,7 @@ async fn a_silent_answer_ends_after_the_idle_time() {
             (ErrorKind::Timeout, Reason::IdleTimeout)
         );
         assert!(error.message.contains("sent nothing for 1.5s"), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(4));
+        assert!(start.elapsed() < Duration::from_secs(30));
         assert!(body.frame().await.is_none() && body.is_end_stream());
     }
     eventually("closed", || peer.open() == 0).await;
@@ -460,7 +460,7 @@ async fn a_request_has_its_own_times() {
         let error = send(&client(""), &policy, request).await.err().unwrap();
         assert_eq!((error.kind, error.reason), (ErrorKind::Timeout, reason));
         assert!(error.message.contains("200ms"), "{error}");
-        assert!(start.elapsed() < Duration::from_secs(3));
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
     eventually("closed", || peer.open() == 0).await;
 }
@@ -780,7 +780,7 @@ async fn dropping_the_answer_closes_the_connection_and_frees_its_place() {
     answer.frame().await.unwrap().unwrap();
     drop(answer);
     small().await;
-    tokio::time::timeout(Duration::from_secs(5), sender.closed())
+    tokio::time::timeout(Duration::from_secs(60), sender.closed())
         .await
         .expect("the body of the request is dropped");
     // An answer that is complete before the request is.
@@ -790,7 +790,7 @@ async fn dropping_the_answer_closes_the_connection_and_frees_its_place() {
     let answer = send(&client, &policy, request).await.unwrap();
     assert_eq!(count_any(answer.into_body()).await, 15);
     small().await;
-    tokio::time::timeout(Duration::from_secs(5), sender.closed())
+    tokio::time::timeout(Duration::from_secs(60), sender.closed())
         .await
         .expect("the body of the request is dropped");
     // An answer whose end was read frees its place, although somebody still has it.
@@ -825,14 +825,18 @@ async fn a_request_that_is_dropped_before_its_head_leaves_nothing() {
     let sending = Request::post(&url)
         .body(StreamBody::new(bytes(GIB)))
         .unwrap();
-    let wait = Duration::from_millis(200);
-    let call = tokio::time::timeout(wait, send(&client, &policy, waiting)).await;
-    assert!(call.is_err());
-    let call = tokio::time::timeout(wait, send(&client, &policy, sending)).await;
-    assert!(call.is_err());
+    for (opened, call) in [
+        (1, send(&client, &policy, waiting).boxed()),
+        (2, send(&client, &policy, sending).boxed()),
+    ] {
+        tokio::select! {
+            answer = call => panic!("{:?}", answer.err()),
+            () = eventually("opened", || client.connections().opened == opened) => {}
+        }
+    }
     eventually("closed", || client.connections().open == 0).await;
     assert_eq!(client.connections().opened, 2);
-    tokio::time::timeout(Duration::from_secs(5), sender.closed())
+    tokio::time::timeout(Duration::from_secs(60), sender.closed())
         .await
         .expect("the body of the request is dropped");
 }
