@@ -1,7 +1,6 @@
 //! One container, run by `ctr run`.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use rustix::process::Pid;
 
 use crate::containerd::Containerd;
 use crate::http::{self, Answer};
-use crate::{command, wait};
+use crate::{command, port, wait};
 
 /// The runtime under test.
 pub const RUNTIME: &str = "io.containerd.wws.v1";
@@ -72,9 +71,7 @@ impl<'c> Run<'c> {
         name: &str,
         platform: Option<&'static str>,
     ) -> Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port();
+        let port = port::free()?;
         let (image, name) = (image.to_owned(), name.to_owned());
         Ok(Self {
             containerd,

@@ -1,7 +1,7 @@
 //! A private Docker Engine, on a private containerd and with its own bridge.
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -250,22 +250,6 @@ impl Drop for Docker {
             eprintln!("clearing up after dockerd: {error:#}");
         }
     }
-}
-
-/// A port of 127.0.0.1 that nobody listens on.
-///
-/// # Errors
-/// There is none.
-pub fn free_port() -> Result<u16> {
-    free_port_of(Ipv4Addr::LOCALHOST.into())
-}
-
-/// The same, of any address of this machine.
-///
-/// # Errors
-/// There is none.
-pub fn free_port_of(address: IpAddr) -> Result<u16> {
-    Ok(TcpListener::bind((address, 0))?.local_addr()?.port())
 }
 
 fn config(

@@ -15,7 +15,7 @@ use crate::wait;
 const SOCKETS: &str = "/run/containerd/s";
 
 /// How long the last things may take to go after containerd said that the container is gone.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What there was before.
 #[derive(Clone, Debug)]

@@ -19,6 +19,7 @@ pub mod mark;
 pub mod nerdctl;
 pub mod network;
 pub mod pods;
+pub mod port;
 pub mod registry;
 pub mod server;
 pub mod stand_in;

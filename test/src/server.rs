@@ -1,7 +1,7 @@
 //! A `wws` that serves a project on this machine, without a container.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::wait::{patience, until};
-use crate::workspace;
+use crate::{port, workspace};
 
 /// The longest time until the server listens: it compiles every worker.
 const START: Duration = Duration::from_secs(300);
 
 /// The longest wait for a line of the log.
-const LOGGED: Duration = Duration::from_secs(5);
+const LOGGED: Duration = Duration::from_secs(30);
 
 /// A running server. It is killed when dropped.
 #[derive(Debug)]
@@ -40,13 +40,13 @@ impl Server {
     /// # Errors
     /// It ends, or does not listen in time.
     pub fn start(project: &Path, log: PathBuf, variables: &[(&str, &str)]) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = port::free()?;
         let child = Command::new(workspace::programs()?.join("wws"))
             .arg(project)
             .args(["--port", &port.to_string()])
             .envs(variables.iter().copied())
             // Workers are compiled once for all runs.
-            .env("WWS_CODE_CACHE", workspace::root().join("target/code"))
+            .env("WWS_CODE_CACHE", workspace::code_cache())
             .stdin(Stdio::null())
             .stdout(File::create(&log)?)
             .stderr(File::options().append(true).open(&log)?)

@@ -38,7 +38,7 @@ pub const USER: &str = concat!(
 const MAX_HEAD: usize = 16 * 1024;
 
 /// The longest wait for a client's next byte.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running server. It stops when dropped.
 #[derive(Debug)]

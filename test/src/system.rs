@@ -15,10 +15,10 @@ use tempfile::TempDir;
 
 use crate::command::{self, Finished};
 use crate::container::LIMIT;
-use crate::docker::free_port;
 use crate::groups;
 use crate::http::{self, Answer};
 use crate::image::Image;
+use crate::port;
 use crate::wait;
 
 /// The longest that a command may take.
@@ -137,7 +137,7 @@ impl System {
     /// # Errors
     /// Docker refuses.
     pub fn run(&self, name: &str, options: &[&str], image: &str) -> Result<u16> {
-        let port = free_port()?;
+        let port = port::free()?;
         let publish = format!("127.0.0.1:{port}:3000");
         let mut words = vec!["run", "--detach", "--name", name];
         words.extend(["--runtime=io.containerd.wws.v1", "--publish", &publish]);

@@ -76,6 +76,13 @@ pub fn guest(name: &str) -> Result<PathBuf> {
     )
 }
 
+/// The code cache of servers without a container: the one that containers of tests share
+/// (`WWS_TEST_STORE`), if there is one.
+#[must_use]
+pub fn code_cache() -> PathBuf {
+    env::var_os("WWS_TEST_STORE").map_or_else(|| root().join("target/code"), PathBuf::from)
+}
+
 fn present(path: PathBuf, command: &str) -> Result<PathBuf> {
     if !path.exists() {
         bail!(

@@ -7,10 +7,10 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use wws_test::container::LIMIT;
 use wws_test::containerd::Version;
-use wws_test::docker::free_port;
 use wws_test::http::{self, Answer};
 use wws_test::image::{Image, PROBE};
 use wws_test::nerdctl::Nerdctl;
+use wws_test::port;
 use wws_test::{groups, network, wait};
 
 const RUNTIME: &str = "--runtime=io.containerd.wws.v1";
@@ -56,7 +56,7 @@ fn probe(nerdctl: &Nerdctl) -> Result<String> {
 /// `nerdctl run --detach` of a container of workers in the host's network, on the port that is
 /// returned.
 fn run(nerdctl: &Nerdctl, name: &str, options: &[&str], image: &str) -> Result<u16> {
-    let port = free_port()?;
+    let port = port::free()?;
     let variable = format!("WWS_PORT={port}");
     let mut words = vec!["run", "--detach", "--name", name, RUNTIME, PLATFORM];
     words.extend(["--network", "host", "--env", &variable]);

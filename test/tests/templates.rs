@@ -23,7 +23,9 @@ fn run(program: &Path, arguments: &[&str], directory: &Path) -> Result<String> {
     command
         .args(arguments)
         .current_dir(directory)
-        .env_remove("CARGO_TARGET_DIR");
+        .env_remove("CARGO_TARGET_DIR")
+        // That of the server which follows.
+        .env("WWS_CODE_CACHE", workspace::code_cache());
     command::run(&mut command, patience(LIMIT))?
         .success()
         .with_context(|| format!("{} {}", program.display(), arguments.join(" ")))

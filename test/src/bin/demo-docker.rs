@@ -8,7 +8,8 @@ use std::process::Command;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
-use wws_test::docker::{DOCKER_LIMIT, Docker, DockerVersion, free_port};
+use wws_test::docker::{DOCKER_LIMIT, Docker, DockerVersion};
+use wws_test::port;
 use wws_test::stand_in::StandIn;
 use wws_test::user_generation::{CERTIFICATES, CONTENT};
 use wws_test::{command, wait, workspace};
@@ -43,7 +44,7 @@ fn main() -> Result<()> {
     let stand_in = StandIn::start_on(docker.host())?;
     fs::write(folder.join("authority.pem"), stand_in.authority())?;
     let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).is_err();
-    let port = if taken { free_port()? } else { PORT };
+    let port = if taken { port::free()? } else { PORT };
     let demo = Demo {
         docker,
         folder,

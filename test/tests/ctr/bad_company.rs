@@ -66,7 +66,7 @@ fn beside_good_ones(port: u16, what: &str, bad: impl FnOnce() -> Result<()>) -> 
             times.len()
         );
         assert!(
-            p99 < patience(Duration::from_secs(1)),
+            p99 < patience(Duration::from_secs(3)),
             "{what}: p99 {p99:?}"
         );
         result
@@ -180,7 +180,7 @@ fn headers_of_workers_cannot_break_an_answer() -> Result<()> {
 
 fn raw(port: u16, request: &[u8]) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(request)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

@@ -15,9 +15,10 @@ use rustix::process::Pid;
 use wws_test::container::Run;
 use wws_test::containerd::{Containerd, Version};
 use wws_test::image::Image;
+use wws_test::wait::patience;
 
 /// How long an attack goes on.
-const ATTACK: Duration = Duration::from_secs(4);
+const ATTACK: Duration = Duration::from_secs(3);
 
 /// A worker that prints `{"data":"ok"}` after `before`; `more` are further fields of the module.
 fn module(pages: u32, more: &str, before: &str) -> Result<Vec<u8>> {
@@ -356,7 +357,7 @@ fn attack_all(containerd: &Containerd, image: &str, mebibytes: u64) -> Result<()
             container.log()?
         );
         // What the attack held is free again.
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + patience(Duration::from_secs(20));
         while ask(port, "/hello", b"") != Some(200) {
             ensure!(
                 Instant::now() < deadline,

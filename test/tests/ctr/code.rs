@@ -268,9 +268,7 @@ struct Second(std::process::Child, u16);
 
 impl Second {
     fn start(containerd: &Containerd, container: &str) -> Result<Self> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-        let port = listener.local_addr()?.port();
-        drop(listener);
+        let port = wws_test::port::free()?;
         let mut command = containerd.ctr_command();
         command.args(["task", "exec", "--exec-id", "second", container]);
         command.args(["wws", "--port", &port.to_string(), "/"]);

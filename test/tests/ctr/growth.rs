@@ -180,10 +180,19 @@ fn settled(containerd: &Containerd, shim: Pid) -> Result<Census> {
     })?;
     let mut last = Census::take(containerd, shim)?;
     wait::until("nothing changes", LIMIT, || {
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        // Longer than the shim keeps a thread that has no work.
+        std::thread::sleep(std::time::Duration::from_secs(2));
         let now = Census::take(containerd, shim)?;
-        let same = (now.processes, now.mounts, now.containerd.descriptors)
-            == (last.processes, last.mounts, last.containerd.descriptors);
+        let of = |census: &Census| {
+            let shim = (census.shim.descriptors, census.shim.threads);
+            (
+                census.processes,
+                census.mounts,
+                census.containerd.descriptors,
+                shim,
+            )
+        };
+        let same = of(&now) == of(&last);
         last = now;
         Ok(same.then_some(now))
     })

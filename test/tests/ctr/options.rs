@@ -107,18 +107,23 @@ fn the_oci_runtime_is_called_in_the_bundle() -> Result<()> {
 #[test]
 fn a_missing_oci_runtime_is_named_at_once() -> Result<()> {
     let host = Host::start()?;
-    let from = Instant::now();
-    let finished = host.run("missing", "BinaryName = \"no-runc\"\n", &[])?;
-    let took = from.elapsed();
-    assert!(!finished.status.success(), "{finished:?}");
+    let mut times = Vec::new();
+    for count in 0..5 {
+        let from = Instant::now();
+        let name = format!("missing-{count}");
+        let finished = host.run(&name, "BinaryName = \"no-runc\"\n", &[])?;
+        times.push(from.elapsed());
+        assert!(!finished.status.success(), "{finished:?}");
+        assert!(
+            finished.stderr.contains("\"no-runc\" is not installed"),
+            "{finished:?}"
+        );
+    }
+    // Undoing what was never made took 2 s each time; so may a busy machine once.
+    let quickest = times.iter().min();
     assert!(
-        finished.stderr.contains("\"no-runc\" is not installed"),
-        "{finished:?}"
-    );
-    // Undoing what was never made took 2 s.
-    assert!(
-        took < wws_test::wait::patience(Duration::from_millis(1500)),
-        "{took:?}"
+        quickest < Some(&wws_test::wait::patience(Duration::from_millis(1500))),
+        "{times:?}"
     );
     host.containerd.expect_nothing_left()
 }

@@ -143,6 +143,7 @@ fn an_exec_is_deleted_although_a_process_of_it_holds_its_streams() -> Result<()>
     Run::native(&containerd, &image, "orphans")?
         .arguments(&["/program", "sleep", "1000"])
         .start_detached()?;
+    let mut times = Vec::new();
     for count in 0..5 {
         let from = Instant::now();
         let words = [
@@ -156,12 +157,11 @@ fn an_exec_is_deleted_although_a_process_of_it_holds_its_streams() -> Result<()>
         let finished = containerd.try_ctr(&[&words[..], &["orphan", "500"]].concat())?;
         assert!(finished.status.success(), "{finished:?}");
         assert_eq!(finished.stdout, "started\n", "{finished:?}");
-        assert!(
-            from.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            from.elapsed()
-        );
+        times.push(from.elapsed());
     }
+    // A wait for the streams would be one each time; a busy machine may be slow once.
+    let quickest = times.iter().min();
+    assert!(quickest < Some(&Duration::from_secs(5)), "{times:?}");
     container::end(&containerd, "orphans")?;
     containerd.expect_nothing_left()
 }

@@ -4,8 +4,9 @@ use std::fs;
 
 use anyhow::Result;
 use wws_test::container::LIMIT;
-use wws_test::docker::{Docker, free_port};
+use wws_test::docker::Docker;
 use wws_test::image::Image;
+use wws_test::port;
 use wws_test::wait;
 
 use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
@@ -62,7 +63,7 @@ pub(super) fn limits_and_privileges_are_kept(docker: &mut Docker) -> Result<()> 
 pub(super) fn the_kernel_ends_what_takes_too_much_memory(docker: &mut Docker) -> Result<()> {
     let program = env!("CARGO_BIN_EXE_native-hello");
     let image = load(docker, Image::native("native", program)?)?;
-    let port = free_port()?;
+    let port = port::free()?;
     let publish = format!("127.0.0.1:{port}:3000");
     let mut words = vec!["run", "--detach", "--name", "hungry", RUNTIME];
     words.extend(["--memory", "32m", "--memory-swap", "32m"]);

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use wws_test::container::LIMIT;
-use wws_test::docker::{DOCKER_LIMIT, Docker, free_port};
+use wws_test::docker::{DOCKER_LIMIT, Docker};
 use wws_test::image::{Image, PROBE};
+use wws_test::port;
 use wws_test::{command, wait, workspace};
 
 use super::{exit, is_served, probe, run};
@@ -77,7 +78,7 @@ pub(super) fn services_are_composed(docker: &mut Docker) -> Result<()> {
     let folder = docker.containerd().folder().join("compose");
     fs::create_dir_all(folder.join("data"))?;
     fs::write(folder.join("data/file"), "of the host")?;
-    let port = free_port()?;
+    let port = port::free()?;
     // `builder` is built by Compose, `workers` waits for its health.
     context(&folder.join("builder"), "")?;
     let file = folder.join("compose.yaml");

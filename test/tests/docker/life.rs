@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use wws_test::container::LIMIT;
-use wws_test::docker::{Docker, free_port, free_port_of};
+use wws_test::docker::Docker;
 use wws_test::image::{Image, PROBE, built};
+use wws_test::port;
 use wws_test::{command, groups, http, wait, workspace};
 
 use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
@@ -96,7 +97,7 @@ pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
         ("everywhere:latest", &[PLATFORM]),
         ("built", &[]),
     ] {
-        let port = free_port()?;
+        let port = port::free()?;
         let publish = publish(port);
         let mut words = vec!["run", "--detach", "--name", "everywhere", RUNTIME];
         words.extend(platform);
@@ -129,7 +130,7 @@ pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
 
 pub(super) fn arguments_follow_the_image(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
-    let port = free_port()?;
+    let port = port::free()?;
     let publish = format!("127.0.0.1:{port}:3003");
     let mut words = vec!["run", "--detach", "--name", "arguments", RUNTIME, PLATFORM];
     words.extend([
@@ -174,7 +175,7 @@ pub(super) fn a_network_of_ipv6_alone_is_served(docker: &mut Docker) -> Result<(
 /// Runs a server on the network `six`, published on an address of each family. Docker forwards
 /// nothing from IPv4 to a network without IPv4, whatever the runtime.
 fn is_served_by_ipv6_alone(docker: &Docker, container: &[&str]) -> Result<()> {
-    let (four, six) = (free_port()?, free_port_of(Ipv6Addr::LOCALHOST.into())?);
+    let (four, six) = (port::free()?, port::free_of(Ipv6Addr::LOCALHOST.into())?);
     let of_four = format!("127.0.0.1:{four}:3000");
     let of_six = format!("[::1]:{six}:3000");
     let mut words = vec!["run", "--detach", "--name", "six", "--network", "six"];
@@ -306,7 +307,7 @@ pub(super) fn commands_are_run_inside(docker: &mut Docker) -> Result<()> {
 
 pub(super) fn the_hosts_network_and_a_terminal(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
-    let port = free_port()?;
+    let port = port::free()?;
     let variable = format!("WWS_PORT={port}");
     let mut words = vec![
         "run", "--detach", "--tty", "--name", "host", RUNTIME, PLATFORM,

@@ -7,8 +7,9 @@ mod ends;
 mod life;
 
 use anyhow::Result;
-use wws_test::docker::{Docker, DockerVersion, free_port};
+use wws_test::docker::{Docker, DockerVersion};
 use wws_test::image::{Image, PROBE};
+use wws_test::port;
 
 const RUNTIME: &str = "--runtime=io.containerd.wws.v1";
 const PLATFORM: &str = "--platform=wasi/wasm";
@@ -86,7 +87,7 @@ fn probe(docker: &Docker) -> Result<String> {
 
 /// `docker run --detach` of a container of workers, published on the port that is returned.
 fn run(docker: &Docker, name: &str, options: &[&str], image: &str) -> Result<u16> {
-    let port = free_port()?;
+    let port = port::free()?;
     let publish = format!("127.0.0.1:{port}:3000");
     let mut words = vec!["run", "--detach", "--name", name, RUNTIME, PLATFORM];
     words.extend(["--publish", &publish]);

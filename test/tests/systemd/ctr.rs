@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use wws_test::container::LIMIT;
-use wws_test::docker::free_port;
 use wws_test::groups;
 use wws_test::image::Image;
+use wws_test::port;
 use wws_test::system::System;
 use wws_test::wait;
 
@@ -20,7 +20,7 @@ const MEMORY: u64 = 128 << 20;
 /// init process, when it answers.
 fn run(system: &System, name: &str, options: &[&str]) -> Result<i32> {
     let image = system.import(Image::probe("probe", "")?)?;
-    let port = free_port()?;
+    let port = port::free()?;
     let variable = format!("WWS_PORT={port}");
     let limit = MEMORY.to_string();
     let mut words = vec!["run", "--detach", "--net-host", "--env", &variable];
