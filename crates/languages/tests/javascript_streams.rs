@@ -341,3 +341,22 @@ async fn what_is_fetched_may_be_sent_as_it_comes() {
     let (_project, guest) = worker(reaching(address.await));
     assert_eq!(guest.call(get("/upload")).await.unwrap().body(), "no");
 }
+
+#[tokio::test]
+async fn bytes_that_a_worker_was_given_are_freed() {
+    let source = r#"
+const text = "x".repeat(65536);
+export default () => {
+  const encoder = new TextEncoder();
+  let sum = 0;
+  for (let n = 0; n < 800; n++) sum += encoder.encode(text).length;
+  return new Response(`${sum}`);
+};
+"#;
+    let mut spec = spec();
+    // Less than all of them have.
+    spec.limits.memory = 32 << 20;
+    spec.limits.cpu_time = Duration::from_secs(20);
+    let guest = Project::new(&[("w.js", source)]).guest("w.js", spec);
+    assert_eq!(guest.call(get("/")).await.unwrap().body(), "52428800");
+}

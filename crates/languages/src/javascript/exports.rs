@@ -33,7 +33,7 @@ exports! {
     free_string: "qjs_free_cstring"(u32) -> ();
     new_string: "qjs_new_string"(u32, u32) -> u32;
     new_number: "qjs_new_number"(f64) -> u32;
-    /// Takes over the memory of the bytes.
+    /// Copies the bytes.
     new_bytes: "qjs_new_uint8_array"(u32, u32) -> u32;
     undefined: "qjs_get_undefined"() -> u32;
     get_true: "qjs_get_true"() -> u32;
@@ -235,7 +235,12 @@ impl Exports {
         self.free_string
             .call_async(cx.as_context_mut(), (span.at,))
             .await?;
-        self.new_bytes.call_async(cx, (to, span.len)).await
+        let value = self
+            .new_bytes
+            .call_async(cx.as_context_mut(), (to, span.len))
+            .await?;
+        self.free.call_async(cx, (to,)).await?;
+        Ok(value)
     }
 
     /// Writes bytes to newly allocated memory of the guest; `None` if it has no room.
@@ -286,7 +291,12 @@ impl Exports {
             .put(cx.as_context_mut(), bytes)
             .await?
             .ok_or_else(|| Error::new(NoRoom(bytes.len())))?;
-        self.new_bytes.call_async(cx, (at, len)).await
+        let value = self
+            .new_bytes
+            .call_async(cx.as_context_mut(), (at, len))
+            .await?;
+        self.free.call_async(cx, (at,)).await?;
+        Ok(value)
     }
 
     /// Calls a JavaScript function, which may throw: see `is_exception`.
