@@ -519,7 +519,13 @@ fn wasi_error(error: BodyError) -> wasmtime_wasi_http::Error {
 
 /// The head of a response, as the server takes it.
 pub(crate) fn outgoing(head: Head) -> Result<http::Response<BodyStream>, CallError> {
-    Ok(head?.map(|body| {
+    let response = head?;
+    // The server's connection is not the guest's to switch, and a final response has to follow.
+    if response.status().is_informational() {
+        let error = format!("{} is not the status of a response", response.status());
+        return Err(CallError::HttpError(error));
+    }
+    Ok(response.map(|body| {
         body.map_err(|error| BodyError::Malformed(error.to_string()))
             .boxed_unsync()
     }))
