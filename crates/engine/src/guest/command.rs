@@ -224,6 +224,7 @@ impl Command {
                 let (printed, end) = self.print(guest, &mut instance.instance).await?;
                 let response = respond(guest, printed, kv).await?;
                 if end == ProgramEnd::Returned {
+                    instance.instance.store.data_mut().report_call();
                     self.reuse.put(instance);
                 }
                 return Ok(response);

@@ -212,6 +212,7 @@ impl ComponentGuest {
             .concurrent_resource_table()
             .is_none_or(|table| table.is_empty());
         if is_over && store.data_mut().component().is_reusable() {
+            store.data_mut().report_call();
             self.reuse.put(reused);
         }
     }

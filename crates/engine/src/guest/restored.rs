@@ -60,7 +60,9 @@ impl RestoredGuest {
         }
         if self.snapshot.program.is_reusable(&mut reused.instance) {
             // Drops what the host has kept for the call.
-            reused.instance.host().io = Io::Kit(Kit::default());
+            let host = reused.instance.host();
+            host.io = Io::Kit(Kit::default());
+            host.report_call();
             self.reuse.put(reused);
         }
     }

@@ -34,7 +34,7 @@ pub(crate) struct Clocks {
     start: Instant,
     /// Moved forward by the time that the guest waits.
     cpu_start: Instant,
-    /// CPU time of the snapshot that the call continues.
+    /// CPU time of what the call continues: of a snapshot, and of earlier calls of the instance.
     earlier: Duration,
 }
 
@@ -74,6 +74,12 @@ impl Clocks {
     /// Records that the guest waited for `time`, which does not count as CPU time.
     pub(crate) fn waited(&mut self, time: Duration) {
         self.cpu_start += time;
+    }
+
+    /// Begins another call of an instance that has waited for so long.
+    pub(crate) fn begin_call(&mut self, waited: Duration) {
+        self.waited(waited);
+        self.earlier = self.cpu_start.elapsed();
     }
 
     /// Time of this call in which it did not wait.

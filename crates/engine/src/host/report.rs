@@ -115,11 +115,20 @@ impl OutgoingReport {
 
     /// Counts how the request ended.
     pub(crate) fn end_with<T>(
-        mut self,
+        self,
         result: Result<http::Response<T>, wws_outbound::Error>,
     ) -> Result<http::Response<T>, wws_outbound::Error> {
+        self.end_as(result, http::Response::status)
+    }
+
+    /// [`Self::end_with`] of a request whose answer is something else with a status.
+    pub(crate) fn end_as<T>(
+        mut self,
+        result: Result<T, wws_outbound::Error>,
+        status: impl FnOnce(&T) -> http::StatusCode,
+    ) -> Result<T, wws_outbound::Error> {
         match &result {
-            Ok(response) => self.end(Outgoing::Answered, Some(response.status())),
+            Ok(answer) => self.end(Outgoing::Answered, Some(status(answer))),
             Err(error) => self.end(outcome(error.kind), None),
         }
         result

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio::sync::oneshot;
 use wasmtime::{AsContextMut, Caller, Memory};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -52,6 +52,8 @@ pub struct Host {
     pub(crate) http_calls: u32,
     pub(crate) clocks: Clocks,
     pub(crate) cpu: CpuMeter,
+    /// Whether what the call used was reported.
+    is_reported: bool,
     /// The trace that the call belongs to.
     pub(crate) trace: Option<CallTrace>,
     wasi: Option<Box<WasiP1Ctx>>,
@@ -223,6 +225,7 @@ impl Host {
             quota,
             clocks: Clocks::new(),
             cpu,
+            is_reported: false,
             trace: None,
             wasi: None,
             in_allocator: false,
@@ -234,9 +237,25 @@ impl Host {
     pub(crate) fn renew(&mut self, cpu: CpuMeter, waited: Duration) {
         self.http_calls = self.grants.limits.http_calls;
         self.cpu = cpu;
-        self.clocks.waited(waited);
+        self.clocks.begin_call(waited);
+        self.is_reported = false;
         self.quota.refused = None;
         self.in_allocator = false;
+    }
+
+    /// Reports what the call used, once. An instance that was never given a request has no call.
+    pub(crate) fn report_call(&mut self) {
+        if let Io::Command(stdin) = &self.io
+            && stdin.is_prestarted
+        {
+            return;
+        }
+        if !std::mem::replace(&mut self.is_reported, true)
+            && let Some(series) = self.grants.series()
+        {
+            let cpu = self.cpu.used(self.clocks.ran());
+            series.used(cpu, self.quota.linear());
+        }
     }
 
     /// Begins another call of a command's instance, with its input.
@@ -549,12 +568,12 @@ impl Host {
     /// As for [`send_http`](Self::send_http).
     pub fn open_socket(
         &mut self,
-        request: Request<()>,
+        mut request: Request<()>,
         protocols: Vec<String>,
     ) -> Result<impl Future<Output = Result<(String, End), HttpFailure>> + Send + use<>, HttpFailure>
     {
         self.may_send_http()?;
-        let grants = self.grants.clone();
+        let (grants, trace) = (self.grants.clone(), self.trace.clone());
         let limits = self.limits().stream.socket.clone();
         let (guest, end) = self.socket_ends();
         let charge = Box::new(self.quota.buffers().nothing());
@@ -564,7 +583,10 @@ impl Host {
             };
             let asked = Asked::new(protocols)
                 .map_err(|error| HttpFailure::new(ErrorKind::Internal, error.to_string()))?;
-            let (protocol, stream) = client.open_socket(policy, request, &asked).await?;
+            let report = OutgoingReport::begin(&grants, trace.as_ref(), &mut request);
+            let opened = client.open_socket(policy, request, &asked).await;
+            let opened = report.end_as(opened, |_| StatusCode::SWITCHING_PROTOCOLS);
+            let (protocol, stream) = opened?;
             let read = Bytes::new();
             let mut connection = Connection::new(stream, read, Role::Client, end, limits, charge);
             connection.close_at_end(Close::with(code::GOING_AWAY, ""));
@@ -617,17 +639,9 @@ impl Host {
     }
 }
 
-/// Reports what the call used. An instance that was never given a request is none.
+/// Reports what a call used that no instance has kept for another one.
 impl Drop for Host {
     fn drop(&mut self) {
-        if let Io::Command(stdin) = &self.io
-            && stdin.is_prestarted
-        {
-            return;
-        }
-        if let Some(series) = self.grants.series() {
-            let cpu = self.cpu.used(self.clocks.ran());
-            series.used(cpu, self.quota.linear());
-        }
+        self.report_call();
     }
 }

@@ -1,6 +1,9 @@
 //! Instances of components that answer several requests.
 
-use wws_engine::{Call, CallError, Engine, Guest};
+use std::time::{Duration, Instant};
+
+use wws_engine::{Call, CallError, CallReport, Engine, Guest};
+use wws_telemetry::Telemetry;
 
 use crate::{engine, guest, request, spec};
 
@@ -75,13 +78,15 @@ const COUNTER: &str = r#"(component
     (import "host" "drop-request" (func $drop-request (param i32)))
     (global $n (mut i32) (i32.const 0))
     (func (export "handle") (param $request i32) (param $out i32)
-      (local $action i32) (local $answer i32)
+      (local $action i32) (local $answer i32) (local $times i32)
       (global.set $n (i32.add (global.get $n) (i32.const 1)))
       (call $path (local.get $request) (i32.const 0))
       (local.set $action (i32.load8_u (i32.add (i32.load (i32.const 4)) (i32.const 1))))
       (if (i32.ne (local.get $action) (i32.const 107)) (then (call $drop-request (local.get $request))))
       (if (i32.eq (local.get $action) (i32.const 110)) (then (return)))
       (if (i32.eq (local.get $action) (i32.const 108)) (then (loop $forever (br $forever))))
+      (if (i32.eq (local.get $action) (i32.const 98)) (then (loop $many
+        (br_if $many (i32.lt_u (local.tee $times (i32.add (local.get $times) (i32.const 1))) (i32.const 20000000))))))
       (local.set $answer (call $response (call $fields)))
       (drop (call $set-status (local.get $answer) (i32.add (i32.const 200) (global.get $n))))
       (call $set (local.get $out) (i32.const 0) (local.get $answer)
@@ -136,7 +141,7 @@ async fn state_survives_exactly_when_asked() {
 #[tokio::test]
 async fn an_instance_that_failed_is_thrown_away() {
     let mut spec = spec();
-    spec.limits.cpu_time = std::time::Duration::from_millis(100);
+    spec.limits.cpu_time = Duration::from_millis(100);
     let guest = guest(&engine(), COUNTER, spec).reusing(100).unwrap();
     for path in ["trap", "no-response", "loop"] {
         assert_eq!(counts(&guest, "count", 2).await, [1, 2]);
@@ -170,4 +175,30 @@ async fn waiting_instances_are_charged_and_given_back() {
     assert!((1 << 16..16 << 20).contains(&held), "{held}");
     guest.trim();
     assert_eq!(engine.free_memory(), free);
+}
+
+#[tokio::test]
+async fn the_cpu_time_of_each_call_is_reported() {
+    let telemetry = Telemetry::default();
+    let series = telemetry.worker("/counter");
+    let guest = counter(&engine()).reusing(3).unwrap();
+    guest.report_to(CallReport {
+        series: series.clone(),
+        log_level: tracing::level_filters::LevelFilter::INFO,
+        log_rate: 0,
+    });
+    let mut before = Duration::ZERO;
+    // The last call of the fourth instance is not its last one.
+    for _ in 0..11 {
+        counts(&guest, "busy", 1).await;
+        // What follows the response is not waited for.
+        let start = Instant::now();
+        while series.summary().cpu < before + Duration::from_millis(1) {
+            assert!(start.elapsed() < Duration::from_secs(60), "no report");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        before = series.summary().cpu;
+    }
+    guest.trim();
+    assert_eq!(series.summary().cpu, before, "a call is reported twice");
 }

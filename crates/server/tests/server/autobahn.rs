@@ -1,7 +1,7 @@
 //! The case groups 1 to 7 of the Autobahn test suite, written anew, against an echo worker in
 //! JavaScript: framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes.
 
-use std::{sync::LazyLock, time::Duration};
+use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -10,6 +10,7 @@ use wws_languages::{JavaScript, Language, Languages};
 use wws_project::LoadOptions;
 use wws_server::PrepareOptions;
 
+use crate::admin::metric;
 use crate::common::socket::{BINARY, CLOSE, PING, PONG, Socket, TEXT, frame};
 use crate::common::{Running, Site};
 
@@ -39,17 +40,22 @@ fn javascript_code() -> CodeCache {
     cache
 }
 
+/// A server of workers in JavaScript.
+fn with_javascript() -> PrepareOptions {
+    PrepareOptions {
+        code: Some(JAVASCRIPT.clone()),
+        languages: Languages::standard(),
+        ..PrepareOptions::default()
+    }
+}
+
 /// A server with an echo worker at `/echo`.
 async fn echo(toml: &str) -> Running {
     let site = Site::new();
     site.file(".wws.toml", format!("version = 1\n{toml}\n"));
     site.file("echo.js", ECHO);
-    let options = PrepareOptions {
-        code: Some(JAVASCRIPT.clone()),
-        languages: Languages::standard(),
-        ..PrepareOptions::default()
-    };
-    site.start_prepared(&LoadOptions::default(), &options).await
+    site.start_prepared(&LoadOptions::default(), &with_javascript())
+        .await
 }
 
 /// What has to come back.
@@ -544,12 +550,9 @@ async fn the_chat_example_passes_messages_on() {
     for name in ["room.js", "room.toml", "public/index.html"] {
         site.file(name, read(name));
     }
-    let options = PrepareOptions {
-        code: Some(JAVASCRIPT.clone()),
-        languages: Languages::standard(),
-        ..PrepareOptions::default()
-    };
-    let server = site.start_prepared(&LoadOptions::default(), &options).await;
+    let server = site
+        .start_prepared(&LoadOptions::default(), &with_javascript())
+        .await;
     assert_eq!(server.get("/").await.status, 200);
     let mut ada = Socket::open(server.address, "/room?name=Ada", "").await;
     ada.send(TEXT, b"hello").await;
@@ -575,56 +578,42 @@ async fn the_chat_example_passes_messages_on() {
     );
 }
 
-/// Resident bytes, and CPU time, of this process.
-fn used() -> (u64, Duration) {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = status.split(' ').nth(1).unwrap().parse().unwrap();
-    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    (
-        pages * 4096,
-        Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32),
-    )
-}
+/// Says through a socket to another worker what it is asked to say.
+const RELAY: &str = r#"
+export default (request) => new Promise((resolve) => {
+  const { host, searchParams } = new URL(request.url);
+  const socket = new WebSocket(`ws://${host}/${searchParams.get("to")}`);
+  socket.onopen = () => socket.send("hi");
+  socket.onerror = ({ message }) => resolve(new Response(message));
+  socket.onmessage = ({ data }) => { resolve(new Response(data)); socket.close(); };
+});
+"#;
 
-/// Alone: it measures the process.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures: run it alone"]
-async fn a_thousand_sockets_are_open_at_once() {
-    const COUNT: usize = 1000;
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let raised = Rlimit {
-        current: maximum,
-        maximum,
+async fn sockets_to_other_servers_are_counted_as_outgoing_requests() {
+    let site = Site::new();
+    site.settings("admin = \"127.0.0.1:0\"");
+    site.file("echo.js", ECHO).file("relay.js", RELAY).file(
+        "relay.toml",
+        "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"127.0.0.1\"]\nallow_http = true\n",
+    );
+    let server = site
+        .start_prepared(&LoadOptions::default(), &with_javascript())
+        .await;
+    let mut client = server.connect().await;
+    let mut ask = async |path: &str| {
+        let host = server.address;
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n"))
+            .await;
+        client.response().await.text()
     };
-    setrlimit(Resource::Nofile, raised).unwrap();
-    let server = echo("[server]\nmax_sockets = 1000\nmemory = \"16GiB\"").await;
-    let first = Socket::open(server.address, "/echo", "").await;
-    let before = used().0;
-    let mut open = vec![first];
-    for _ in 1..COUNT {
-        open.push(Socket::open(server.address, "/echo", "").await);
+    assert_eq!(ask("/relay?to=echo").await, "hi");
+    let refused = ask("/relay?to=nobody").await;
+    assert!(refused.contains("404"), "{refused}");
+    for outcome in ["answered", "failed"] {
+        let series =
+            format!("wws_outgoing_requests_total{{worker=\"/relay\",outcome=\"{outcome}\"}}");
+        assert_eq!(metric(&server, &series).await, 1.0, "{outcome}");
     }
-    for (n, socket) in open.iter_mut().enumerate() {
-        socket.send(TEXT, format!("{n}").as_bytes()).await;
-    }
-    for (n, socket) in open.iter_mut().enumerate() {
-        assert_eq!(socket.message().await, Some(text(format!("{n}"))));
-    }
-    let each = (used().0 - before) / COUNT as u64;
-    let (start, second) = (used().1, Duration::from_secs(5));
-    tokio::time::sleep(second).await;
-    let idle = used().1 - start;
-    println!(
-        "{COUNT} sockets: {each} bytes each (with the client's side), {idle:?} of CPU time in {second:?} of idleness"
-    );
-    assert!(each < 2 << 20, "{each}");
-    // Of the whole process, whose other tests may run.
-    assert!(idle < second / 4, "{idle:?}");
-    let further = Socket::ask(server.address, "/echo", crate::common::socket::UPGRADE).await;
-    assert!(
-        further.head.starts_with("HTTP/1.1 503 "),
-        "{}",
-        further.head
-    );
 }
