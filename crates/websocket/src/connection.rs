@@ -250,6 +250,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.encode(opcode, is_final, &piece);
             }
             if self.out.is_empty() {
+                // A socket that is idle holds no buffer of what it once sent.
+                if self.out.capacity() > READ {
+                    self.out = Vec::new();
+                }
                 return progress;
             }
         }
