@@ -60,7 +60,7 @@ for crate in hello user-generation-rust probe bad; do
     collect wasip1 "$crate"
 done
 components=(hello echo features corners state hello-p3 features-p3 command)
-examples=(clock upload)
+examples=(clock upload grpc)
 if [[ -e target/tools/bin/cargo-wasip2 ]]; then
     build wasip2 test/guests/components
     build wasip2 images/components/rust
@@ -80,7 +80,7 @@ image hello hello
 image chat
 image user-generation user-generation-rust user-generation-go
 if [[ -e target/tools/bin/cargo-wasip2 ]]; then
-    workers=(component-clock:clock component-upload:upload)
+    workers=(component-clock:clock component-upload:upload 'component-grpc:words.Words/[method]')
     # What scripts/build-components.sh has built answers below its name.
     for name in javascript python c go; do
         [[ ! -e target/guests/component-$name.wasm ]] || workers+=("component-$name:$name/[...path]")
