@@ -24,6 +24,7 @@ pub mod registry;
 pub mod server;
 pub mod stand_in;
 pub mod system;
+pub mod usage;
 pub mod user_generation;
 pub mod wait;
 pub mod workspace;

@@ -40,13 +40,21 @@ struct Served {
 }
 
 fn serve(guest: &str) -> Result<Served> {
+    serve_with(guest, "")
+}
+
+/// [`serve`] with more settings.
+fn serve_with(guest: &str, settings: &str) -> Result<Served> {
     let project = tempfile::tempdir()?;
     fs::create_dir(project.path().join("_data"))?;
     fs::copy(
         workspace::guest(guest)?,
         project.path().join("[...path].wasm"),
     )?;
-    fs::write(project.path().join("[...path].toml"), SETTINGS)?;
+    fs::write(
+        project.path().join("[...path].toml"),
+        format!("{SETTINGS}{settings}"),
+    )?;
     let resolve = format!("allowed.test={}", outside()?);
     let server = start(project.path(), &[("WWS_RESOLVE", &resolve)])?;
     Ok(Served { project, server })
@@ -381,7 +389,25 @@ fn corner_cases_of_the_interface_are_kept() -> Result<()> {
     ensure!(repeated.headers.get_all("set-cookie").iter().count() == 2);
     ensure!(repeated.headers.get("x-bytes").context("x-bytes")? == &b"\xe9t\xe9"[..]);
 
+    let statuses = served.get("/statuses")?.text();
+    let taken: Vec<_> = statuses
+        .lines()
+        .filter_map(|line| line.strip_suffix(" true"))
+        .collect();
+    ensure!(
+        taken
+            == [
+                "100", "101", "103", "199", "200", "299", "599", "600", "999"
+            ],
+        "{statuses}"
+    );
     ensure!(served.get("/status-only?status=304")?.status == 304);
+    // An answer that only announces one is none.
+    for status in [100, 101, 103] {
+        served.fails(&format!("/status-only?status={status}"))?;
+    }
+    let many = served.get("/many-headers?count=100&bytes=10")?;
+    ensure!(many.status == 200 && many.header("x-99") == Some("vvvvvvvvvv"));
     for path in ["/no-body", "/trailers-only"] {
         let answer = served.get(path)?;
         ensure!(answer.status == 200 && answer.body.is_empty(), "{path}");
@@ -395,7 +421,24 @@ fn corner_cases_of_the_interface_are_kept() -> Result<()> {
         .raw("GET /trailers HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: close\r\n\r\n")?;
     ensure!(trailers.contains("\r\n0\r\nx-a: 1\r\n"), "{trailers}");
 
+    // No trailer may be a field that is about the message itself.
+    let bad_trailers = served.raw(
+        "GET /bad-trailers HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: close\r\n\r\n",
+    )?;
+    let (_, end) = bad_trailers.split_once("\r\n0\r\n").context("an end")?;
+    ensure!(end == "\r\n", "{bad_trailers}");
+
     ensure!(served.send("POST", "/ignore", &vec![0; 1 << 20])?.text() == "not read\n");
+    let skip = served.server.log_length()?;
+    ensure!(served.send("POST", "/early", b"hello")?.text() == "answered first\n");
+    served
+        .server
+        .logged(skip, "read 5 bytes after the answer")?;
+    let dropped = served.send("POST", "/drop-stream", b"hello")?.text();
+    ensure!(
+        dropped == "read Ok(1), a second stream false\n",
+        "{dropped}"
+    );
     ensure!(served.send("POST", "/late?ms=10", b"hello")?.text() == "Ok(5)\n");
     ensure!(served.send("POST", "/drop-request-body", b"hello")?.text() == "dropped\n");
     ensure!(
@@ -410,6 +453,18 @@ fn corner_cases_of_the_interface_are_kept() -> Result<()> {
     ensure!(two == (200, "200 Ok(22)\n200 Ok(22)\n".into()), "{two:?}");
     let plain = served.text("/outgoing?url=http://allowed.test/")?;
     ensure!(plain == (200, "200 Ok(19)\n".into()), "{plain:?}");
+    let trailers = served.text("/outgoing-trailers?url=http://allowed.test/")?;
+    ensure!(
+        trailers == (200, "Ok(21) Ok(None)\n".into()),
+        "{trailers:?}"
+    );
+    for path in ["/outgoing-unsent", "/outgoing-length"] {
+        let failed = served.text(&format!("{path}?url=http://allowed.test/"))?;
+        ensure!(
+            failed.0 == 200 && !failed.1.contains("200 Ok"),
+            "{failed:?}"
+        );
+    }
     for path in ["/outgoing-unread", "/outgoing-dropped", "/outgoing-bad"] {
         ensure!(
             served
@@ -440,11 +495,14 @@ fn components_that_misbehave_fail_alone() -> Result<()> {
         "/half-a-body",
         "/length-short",
         "/length-long",
+        "/length-bad",
+        "/many-headers?count=1000",
         "/drop-outparam",
         "/forget-outparam",
         "/trap-after?bytes=100000",
         "/finish-early",
         "/write-too-much",
+        "/write-unasked",
         "/empty-poll",
         "/no-resource",
         "/leak?what=fields",
@@ -471,19 +529,84 @@ fn components_that_misbehave_fail_alone() -> Result<()> {
         many.text()
     );
 
-    // A client that takes little of a flood, and one that does not end its body: both leave.
+    slow_clients(&served, "/flood", "/read-for-ever", "/ignore")
+}
+
+#[test]
+fn components_of_wasi_0_3_that_misbehave_fail_alone() -> Result<()> {
+    let served = serve_with("component-features-p3", "[limits]\nwall_time = \"2s\"\n")?;
+    for path in [
+        "/half-a-body",
+        "/length-short",
+        "/length-long",
+        "/trap-after?bytes=100000",
+        "/hang",
+        "/spin",
+        "/stack",
+        "/leak?what=fields",
+        "/leak?what=requests",
+        "/leak?what=options",
+        "/leak?what=streams",
+        "/leak?what=futures",
+    ] {
+        served.fails(path)?;
+        ensure!(
+            served.text("/sleep?ms=1")? == (200, "slept\n".into()),
+            "after {path}"
+        );
+    }
+    let many = served.get("/outgoing-many?count=1000&url=http://allowed.test/")?;
+    ensure!(
+        many.text().starts_with("answered 50, failed"),
+        "{}",
+        many.text()
+    );
+    slow_clients(&served, "/flood", "/length", "/sleep?ms=1")
+}
+
+/// A client that takes little of a flood, and one that does not end its body, keep nobody waiting,
+/// and leave.
+fn slow_clients(served: &Served, flood: &str, reads: &str, other: &str) -> Result<()> {
     let mut flooded = served.connect()?;
-    flooded.write_all(get_request("/flood").as_bytes())?;
+    flooded.write_all(get_request(flood).as_bytes())?;
     flooded.read_exact(&mut vec![0; 1 << 20])?;
     let mut slow = served.connect()?;
-    slow.write_all(
-        b"POST /read-for-ever HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nhello",
-    )?;
-    ensure!(served.text("/ignore")? == (200, "not read\n".into()));
+    let half = format!("POST {reads} HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nhello");
+    slow.write_all(half.as_bytes())?;
+    ensure!(served.get(other)?.status == 200);
     flooded.shutdown(Shutdown::Both)?;
     slow.shutdown(Shutdown::Both)?;
     drop((flooded, slow));
-    ensure!(served.text("/ignore")? == (200, "not read\n".into()));
+    ensure!(served.get(other)?.status == 200);
+    Ok(())
+}
+
+#[test]
+fn instances_of_wasi_0_3_are_reused_if_that_is_asked_for() -> Result<()> {
+    let fresh = serve("component-features-p3")?;
+    for _ in 0..3 {
+        ensure!(fresh.get("/count")?.text() == "1\n");
+    }
+    drop(fresh);
+    let served = serve_with("component-features-p3", "[instances]\nreuse = 3\n")?;
+    let mut last = 0;
+    // Whether an instance has ended its call when the next comes is the server's affair.
+    let count = || -> Result<u32> { Ok(served.get("/count")?.text().trim().parse()?) };
+    let started = Instant::now();
+    while last < 3 {
+        let next = count()?;
+        ensure!(next == 1 || next == last + 1, "{next} after {last}");
+        last = next;
+        ensure!(
+            started.elapsed() < patience(ANSWER),
+            "no instance is reused"
+        );
+    }
+    ensure!(count()? == 1, "an instance answers three requests");
+    for path in ["/trap", "/trap-half-way", "/stack"] {
+        served.fails(path)?;
+        ensure!(count()? <= 3, "after {path}");
+    }
     Ok(())
 }
 

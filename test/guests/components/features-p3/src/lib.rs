@@ -11,20 +11,31 @@
 //! | `/outgoing-two?url=` | two requests at once, and their answers |
 //! | `/trailers`, `/trailers-back` | an answer with the trailer `x-checksum`; the request's trailers back |
 //! | `/chunks?count=100&bytes=0`, `/sse?count=10&ms=100` | lines; server-sent events with sleeps between them |
+//! | `/watch` | an event at once, and another one when the body comes or ten minutes have passed |
 //! | `/early` | answers before the body is read, and reads it then |
 //! | `/trap`, `/trap-after-head`, `/trap-half-way`, `/error-code`, `/hang` | failures |
 //! | `/forgotten-trailers`, `/half-a-body` | drops the future of the trailers; an error in place of the trailers |
 //! | `/length-short`, `/forbidden-headers` | a body shorter than its length; which fields the host refuses |
+//! | `/length-long`, `/trap-after?bytes=100000`, `/spin`, `/stack` | a body longer than its length; a trap after so many bytes; never ends |
+//! | `/leak?what=fields&count=10000` | leaks resources: fields, requests, options, streams, futures |
+//! | `/flood` | writes for ever |
+//! | `/outgoing-many?url=&count=1000` | as many requests at once |
+//! | `/count` | how many requests the instance has counted |
 //! | `/after` | goes on after the answer has ended, and prints |
 //! | `/empty`, `/print`, `/sleep?ms=10`, `/random`, `/clocks` | |
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
-use std::{env, fs, process};
+use std::{env, fs, hint, mem, process};
 
+use futures_util::future::{Either, join_all, select};
 use wasip3::clocks::monotonic_clock;
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::client;
-use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme, Trailers};
+use wasip3::http::types::{
+    ErrorCode, Fields, Request, RequestOptions, Response, Scheme, Trailers,
+};
 use wasip3::wit_bindgen::{FutureReader, FutureWriter, StreamReader, StreamResult, StreamWriter};
 use wasip3::{wit_bindgen, wit_future, wit_stream};
 
@@ -136,6 +147,19 @@ impl Guest for Features {
                     }
                 }))
             }
+            "watch" => {
+                let headers = [("content-type", "text/event-stream")];
+                Ok(stream(200, &headers, async move |body| {
+                    body.write_all(b"data: open\n\n".to_vec()).await;
+                    let (mut input, _) = body_of(request);
+                    let (part, clock) = (pin!(next(&mut input)), pin!(sleep(600_000)));
+                    let event = match select(part, clock).await {
+                        Either::Left(_) => "data: changed\n\n",
+                        Either::Right(_) => "data: late\n\n",
+                    };
+                    body.write_all(event.into()).await;
+                }))
+            }
             "early" => Ok(stream(200, &[], async move |body| {
                 body.write_all(b"before the body\n".to_vec()).await;
                 let (mut input, _) = body_of(request);
@@ -172,6 +196,44 @@ impl Guest for Features {
                 Ok(stream(200, &headers, async |body| {
                     body.write_all(b"hello".to_vec()).await;
                 }))
+            }
+            "length-long" => {
+                let headers = [("content-length", "3")];
+                Ok(stream(200, &headers, async |body| {
+                    body.write_all(b"hello".to_vec()).await;
+                }))
+            }
+            "trap-after" => {
+                let bytes = number(query, "bytes", 100_000);
+                Ok(stream(200, &[], async move |body| {
+                    body.write_all(vec![b'.'; bytes as usize]).await;
+                    process::abort();
+                }))
+            }
+            "spin" => loop {
+                hint::black_box(());
+            },
+            "stack" => Ok(text(200, &format!("{}\n", deeper(0)))),
+            "leak" => {
+                let count = number(query, "count", 10_000);
+                leak(parameter(query, "what").unwrap_or("fields"), count);
+                Ok(text(200, &format!("leaked {count}\n")))
+            }
+            "flood" => Ok(stream(200, &[], async |body| {
+                while body.write_all(vec![b'f'; READ_SIZE]).await.is_empty() {}
+            })),
+            "outgoing-many" => {
+                let url = parameter(query, "url").unwrap_or_default();
+                let all = (0..number(query, "count", 1000)).map(|_| send(url));
+                let all = join_all(all).await;
+                let answered = all.iter().filter(|sent| sent.starts_with("200 ")).count();
+                let failed = all.iter().find(|sent| !sent.starts_with("200 "));
+                Ok(text(200, &format!("answered {answered}, failed {failed:?}\n")))
+            }
+            "count" => {
+                static COUNT: AtomicU32 = AtomicU32::new(0);
+                let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+                Ok(text(200, &format!("{count}\n")))
             }
             "forbidden-headers" => {
                 let tried = [
@@ -222,6 +284,26 @@ impl Guest for Features {
             _ => Ok(text(404, "no such route\n")),
         }
     }
+}
+
+fn leak(what: &str, count: u64) {
+    for _ in 0..count {
+        match what {
+            "requests" => {
+                let (_, end) = wit_future::new(|| Ok(None));
+                mem::forget(Request::new(Fields::new(), None, end, None));
+            }
+            "options" => mem::forget(RequestOptions::new()),
+            "streams" => mem::forget(wit_stream::new::<u8>()),
+            "futures" => mem::forget(wit_future::new::<End>(|| Ok(None))),
+            _ => mem::forget(Fields::new()),
+        }
+    }
+}
+
+#[allow(unconditional_recursion)]
+fn deeper(depth: u64) -> u64 {
+    hint::black_box(deeper(hint::black_box(depth + 1))) + 1
 }
 
 async fn sleep(milliseconds: u64) {

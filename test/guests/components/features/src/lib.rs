@@ -10,6 +10,7 @@
 //! | `/trailers`, `/trailers-back` | an answer with the trailer `x-checksum`; the request's trailers back |
 //! | `/chunks?count=100&bytes=0` | as many lines (or parts of so many bytes), each flushed |
 //! | `/sse?count=10&ms=100` | server-sent events with sleeps between them |
+//! | `/watch` | an event at once, and another one when the body comes or ten minutes have passed |
 //! | `/trap`, `/trap-after-head`, `/trap-half-way`, `/no-answer`, `/error-code` | failures |
 //! | `/exit?code=3`, `/exit-after-head?code=3` | `wasi:cli/exit` |
 //! | `/print` | lines on stdout and stderr |
@@ -22,12 +23,14 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{env, fs, hint, iter, process, thread};
 
 use support::{Answer, Target};
+use wasip2::clocks::monotonic_clock;
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
     ErrorCode, Fields, IncomingBody, IncomingRequest, IncomingResponse, Method, OutgoingBody,
     OutgoingRequest, OutgoingResponse, ResponseOutparam, Scheme,
 };
+use wasip2::io::poll;
 use wasip2::io::streams::StreamError;
 
 struct Features;
@@ -49,6 +52,7 @@ impl Guest for Features {
             "trailers-back" => trailers_back(&request, out),
             "chunks" => chunks(&target, out),
             "sse" => events(&target, out),
+            "watch" => watch(&request, out),
             "trap" => process::abort(),
             "trap-after-head" => {
                 let _answer = Answer::start(out, 200, &[("content-type", "text/plain")]);
@@ -348,6 +352,29 @@ fn events(target: &Target, out: ResponseOutparam) {
         }
     }
     answer.finish();
+}
+
+/// Waits for two things at once, as a stream does that an event or a time ends.
+fn watch(request: &IncomingRequest, out: ResponseOutparam) {
+    const TEN_MINUTES: u64 = 600_000_000_000;
+    let body = request.consume().expect("the body for the first time");
+    let input = body.stream().expect("the stream for the first time");
+    let answer = Answer::start(out, 200, &[("content-type", "text/event-stream")]);
+    if answer.write(b"data: open\n\n").is_err() {
+        return;
+    }
+    let (client, clock) = (
+        input.subscribe(),
+        monotonic_clock::subscribe_duration(TEN_MINUTES),
+    );
+    let event = match poll::poll(&[&client, &clock])[..] {
+        [0, ..] => "data: changed\n\n",
+        _ => "data: late\n\n",
+    };
+    drop(client);
+    if answer.write(event.as_bytes()).is_ok() {
+        answer.finish();
+    }
 }
 
 fn clocks(out: ResponseOutparam) {
