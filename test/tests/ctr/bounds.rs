@@ -4,6 +4,9 @@
 //! Each attack was seen to kill the server of an earlier version, or to keep everybody else
 //! waiting.
 
+mod components;
+mod modules;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,120 +15,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rustix::process::Pid;
-use wws_test::container::Run;
+use wws_test::container::{Container, Run};
 use wws_test::containerd::{Containerd, Version};
-use wws_test::image::Image;
 use wws_test::wait::patience;
 
-/// How long an attack goes on.
-const ATTACK: Duration = Duration::from_secs(3);
-
-/// A worker that prints `{"data":"ok"}` after `before`; `more` are further fields of the module.
-fn module(pages: u32, more: &str, before: &str) -> Result<Vec<u8>> {
-    let text = format!(
-        r#"(module
-          (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-          (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
-          (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-          (import "http" "send-http-request" (func $send (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
-          (memory (export "memory") {pages})
-          (data (i32.const 64) "http://example.com/")
-          (data (i32.const 128) "x")
-          (data (i32.const 256) "{{\"data\":\"ok\"}}")
-          (func (export "canonical_abi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
-          (func $sleep
-            (i32.store (i32.const 4112) (i32.const 1)) (i64.store (i32.const 4120) (i64.const 500000000))
-            (drop (call $poll (i32.const 4096) (i32.const 4200) (i32.const 1) (i32.const 4300))))
-          (func $deep (param i32)
-            (if (local.get 0) (then (call $deep (i32.sub (local.get 0) (i32.const 1))))))
-          {more}
-          (func (export "_start") (local $i i32) {before}
-            (i32.store (i32.const 0) (i32.const 256)) (i32.store (i32.const 4) (i32.const 13))
-            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#
-    );
-    Ok(wat::parse_str(text)?)
+/// What an attack is on.
+#[derive(Clone, Copy)]
+struct Target {
+    /// Of the container's server.
+    port: u16,
+    /// Of a server whose answers are large.
+    answers: u16,
+    /// How long the attack goes on.
+    time: Duration,
 }
 
-/// 16 MiB of output, as one string.
-const BIG: &str = r#"
-    (memory.fill (i32.const 65536) (i32.const 97) (i32.const 16000000))
-    (i64.store (i32.const 65536) (i64.const 0x2261746164227b0a))
-    (i32.store16 (i32.const 65544) (i32.const 0x223a))
-    (i32.store16 (i32.const 16065534) (i32.const 0x7d22))
-    (i32.store (i32.const 0) (i32.const 65536)) (i32.store (i32.const 4) (i32.const 16000000))
-    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (return)"#;
-
-/// 1,024 headers, each the same 10 MiB.
-const HEADERS: &str = r#"
-    (memory.fill (i32.const 1048576) (i32.const 97) (i32.const 10485760))
-    (loop $l
-      (i32.store (i32.add (i32.const 65536) (i32.mul (local.get $i) (i32.const 16))) (i32.const 128))
-      (i32.store (i32.add (i32.const 65540) (i32.mul (local.get $i) (i32.const 16))) (i32.const 1))
-      (i32.store (i32.add (i32.const 65544) (i32.mul (local.get $i) (i32.const 16))) (i32.const 1048576))
-      (i32.store (i32.add (i32.const 65548) (i32.mul (local.get $i) (i32.const 16))) (i32.const 10485760))
-      (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 1024))))
-    (call $send (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 1024)
-      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 64) (i32.const 19) (i32.const 512))"#;
-
-const GROWS: &str = r#"
-    (block $full (loop $l
-      (br_if $full (i32.eq (memory.grow (i32.const 16)) (i32.const -1)))
-      (memory.fill (i32.mul (i32.sub (memory.size) (i32.const 16)) (i32.const 65536)) (i32.const 7) (i32.const 1048576))
-      (br $l)))
-    (call $sleep)"#;
-
-fn image(containerd: &Containerd, answers: u16) -> Result<String> {
-    let tables = "(table 100000 funcref)".repeat(16);
-    let globals = "(global (mut i64) (i64.const 1))".repeat(200_000);
-    let fetches = format!(
-        "export default {{ async fetch() {{
-            const all = Array.from({{ length: 6 }}, () => fetch('http://127.0.0.1:{answers}/').then((r) => r.arrayBuffer()));
-            return new Response(String((await Promise.all(all)).length));
-        }} }};"
-    );
-    let http = "version = '1'\n[features.http_requests]\nallowed_hosts = ['127.0.0.1']\nallow_http = true\n";
-    let kv = "version = '1'\n[data.kv]\nnamespace = 'n'\n";
-    Image::workers("bounds")
-        .guest("hello", "hello.wasm")?
-        .guest("hello", "reads-kv.wasm")?
-        .file("reads-kv.toml", kv)?
-        .file("fills-kv.toml", kv)?
-        .file(
-            "fills-kv.js",
-            "export default { fetch() {
-                for (let i = 0; i < 15; i++) Cache.set('k' + i, 'v'.repeat(1000000));
-                return new Response('ok');
-            } };",
-        )?
-        .file("fetches.js", fetches)?
-        .file("fetches.toml", http)?
-        .file(
-            "writes.js",
-            "import { writeFile } from 'node:fs/promises';
-             export default { async fetch() {
-                const big = new Uint8Array(8 << 20);
-                const all = [];
-                for (let i = 0; i < 3000; i++) all.push(writeFile('/nowhere/x', big).catch(() => 0));
-                await Promise.all(all);
-                return new Response('ok');
-             } };",
-        )?
-        .file("big.wasm", module(260, "", BIG)?)?
-        .file("headers.wasm", module(200, "", HEADERS)?)?
-        .file("grows.wasm", module(1, "", GROWS)?)?
-        .file("tables.wasm", module(1, &tables, "(call $sleep)")?)?
-        .file("globals.wasm", module(1, &globals, "(call $sleep)")?)?
-        .file("deep.wasm", module(1, "", "(call $deep (i32.const 100000000))")?)?
-        .file(
-            "random.wasm",
-            module(
-                200,
-                "",
-                "(loop $l (drop (call $random (i32.const 65536) (i32.const 12000000))) (br $l))",
-            )?,
-        )?
-        .import(containerd)
-}
+type Attack = fn(Target);
 
 fn connect(port: u16) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
@@ -151,8 +56,8 @@ fn ask(port: u16, path: &str, body: &[u8]) -> Option<u16> {
 }
 
 /// Asks for `path` with so many connections at once until the attack ends.
-fn flood(port: u16, connections: usize, path: &str, body: &[u8]) {
-    let end = Instant::now() + ATTACK;
+fn flood(target: Target, connections: usize, path: &str, body: &[u8]) {
+    let (port, end) = (target.port, Instant::now() + target.time);
     thread::scope(|scope| {
         for _ in 0..connections {
             scope.spawn(move || {
@@ -167,12 +72,14 @@ fn flood(port: u16, connections: usize, path: &str, body: &[u8]) {
 }
 
 /// Heads of 63 KiB that do not end.
-fn unfinished_heads(port: u16) {
+fn unfinished_heads(target: Target) {
     let head = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(63 << 10));
     let mut open = Vec::new();
-    let end = Instant::now() + ATTACK;
+    let end = Instant::now() + target.time;
     while open.len() < 5000 && Instant::now() < end {
-        let Ok(mut stream) = connect(port) else { break };
+        let Ok(mut stream) = connect(target.port) else {
+            break;
+        };
         if stream.set_nonblocking(true).is_ok() {
             let _ = stream.write(head.as_bytes());
             open.push(stream);
@@ -181,23 +88,36 @@ fn unfinished_heads(port: u16) {
     thread::sleep(end.saturating_duration_since(Instant::now()));
 }
 
-/// Clients that take one byte now and then of an answer of 16 MB.
-fn slow_readers(port: u16) {
-    let mut open: Vec<_> = (0..60)
-        .filter_map(|_| {
-            let mut stream = connect(port).ok()?;
-            write!(stream, "GET /big HTTP/1.1\r\nhost: x\r\n\r\n").ok()?;
-            stream.set_nonblocking(true).ok()?;
-            Some(stream)
-        })
-        .collect();
-    let end = Instant::now() + ATTACK;
+/// So many clients that take one byte now and then of an answer.
+fn slow_readers(target: Target, count: usize, path: &str) {
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let open = (0..count).filter_map(|_| begun(target.port, request.as_bytes()));
+    let mut open: Vec<_> = open.collect();
+    let end = Instant::now() + target.time;
     while Instant::now() < end {
         for stream in &mut open {
             let _ = stream.read(&mut [0]);
         }
         thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// So many clients that send the same bytes, and then nothing.
+fn silent_senders(target: Target, count: usize, bytes: &[u8]) {
+    let end = Instant::now() + target.time;
+    let open: Vec<_> = (0..count)
+        .filter_map(|_| begun(target.port, bytes))
+        .collect();
+    thread::sleep(end.saturating_duration_since(Instant::now()));
+    drop(open);
+}
+
+/// A connection on which as much was sent as the server takes at once.
+fn begun(port: u16, bytes: &[u8]) -> Option<TcpStream> {
+    let mut stream = connect(port).ok()?;
+    stream.set_nonblocking(true).ok()?;
+    let _ = stream.write(bytes).ok()?;
+    Some(stream)
 }
 
 /// A server whose answers have 9 MiB.
@@ -269,69 +189,58 @@ fn watch(pid: Pid, port: u16, stop: &AtomicBool) -> Good {
     good
 }
 
-type Attack = fn(u16);
-
-const ATTACKS: [(&str, Attack); 12] = [
-    ("10 MiB of control characters, 12 at once", |port| {
-        flood(port, 12, "/hello", &vec![1; 10 << 20]);
-    }),
-    ("5,000 unfinished heads of 63 KiB", unfinished_heads),
-    ("60 slow readers of 16 MB", slow_readers),
-    ("a namespace of 15 MB, 64 at once", |port| {
-        ask(port, "/fills-kv", b"");
-        flood(port, 64, "/reads-kv", b"");
-    }),
-    ("3,000 writes of 8 MiB without a folder", |port| {
-        flood(port, 4, "/writes", b"");
-    }),
-    ("16 tables of 100,000 elements, 60 at once", |port| {
-        flood(port, 60, "/tables", b"");
-    }),
-    ("200,000 globals, 60 at once", |port| {
-        flood(port, 60, "/globals", b"")
-    }),
-    ("six answers of 9 MiB, 10 at once", |port| {
-        flood(port, 10, "/fetches", b"")
-    }),
-    ("1,024 headers of 10 MiB, 4 at once", |port| {
-        flood(port, 4, "/headers", b"")
-    }),
-    ("memory to the limit, 32 at once", |port| {
-        flood(port, 32, "/grows", b"")
-    }),
-    ("calls without end, 32 at once", |port| {
-        flood(port, 32, "/deep", b"")
-    }),
-    ("random bytes without end, 6 at once", |port| {
-        flood(port, 6, "/random", b"")
-    }),
-];
-
 #[test]
 fn small_containers_survive_every_attack_and_go_on_answering() -> Result<()> {
+    survive("bounds", modules::image, &modules::ATTACKS, 3)
+}
+
+#[test]
+fn small_containers_survive_attacks_of_components_and_streams() -> Result<()> {
+    survive("streams", components::image, &components::ATTACKS, 1)
+}
+
+/// Containers of an image survive one attack after another, each of so many seconds.
+fn survive(
+    name: &str,
+    image: fn(&Containerd, u16) -> Result<String>,
+    attacks: &[(&str, Attack)],
+    seconds: u64,
+) -> Result<()> {
     let containerd = Containerd::start_sharing_code(Version::MAIN)?;
-    let answers = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    answers.set_nonblocking(true)?;
-    let image = image(&containerd, answers.local_addr()?.port())?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let answers = listener.local_addr()?.port();
+    let image = image(&containerd, answers)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| big_answers(&stop, &answers));
-        let result = [64u64, 128, 256]
-            .into_iter()
-            .try_for_each(|mebibytes| attack_all(&containerd, &image, mebibytes));
+        scope.spawn(|| big_answers(&stop, &listener));
+        let result = [64u64, 128, 256].into_iter().try_for_each(|mebibytes| {
+            let limit = (mebibytes << 20).to_string();
+            let name = format!("{name}-{mebibytes}");
+            let container = Run::workers(&containerd, &image, &name)?
+                .options(&["--memory-limit", &limit])
+                .env("WWS_ACCESS_LOG", "false")
+                .start()?;
+            let target = Target {
+                port: container.port(),
+                answers,
+                time: Duration::from_secs(seconds),
+            };
+            attack_all(container, target, attacks, mebibytes)
+        });
         stop.store(true, Ordering::Relaxed);
         result
     })
 }
 
-fn attack_all(containerd: &Containerd, image: &str, mebibytes: u64) -> Result<()> {
-    let limit = (mebibytes << 20).to_string();
-    let mut container = Run::workers(containerd, image, &format!("bounds-{mebibytes}"))?
-        .options(&["--memory-limit", &limit])
-        .env("WWS_ACCESS_LOG", "false")
-        .start()?;
+fn attack_all(
+    mut container: Container<'_>,
+    target: Target,
+    attacks: &[(&str, Attack)],
+    mebibytes: u64,
+) -> Result<()> {
     container.wait_until_up()?;
-    let (pid, port) = (container.pid()?, container.port());
+    let (pid, port) = (container.pid()?, target.port);
     let watched = |attack: &dyn Fn()| {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -343,9 +252,9 @@ fn attack_all(containerd: &Containerd, image: &str, mebibytes: u64) -> Result<()
     };
     let mut alone = watched(&|| thread::sleep(Duration::from_secs(2)));
     let alone = alone.p99();
-    for (name, attack) in ATTACKS {
+    for (name, attack) in attacks {
         let before = held(pid);
-        let mut good = watched(&|| attack(port));
+        let mut good = watched(&|| attack(target));
         let (p99, answered) = (good.p99(), good.times.len());
         println!(
             "{mebibytes:>4} MiB  {name:<42} p99 {alone:>6.1} -> {p99:>7.1} ms, {answered:>3} answered, {:>3} refused, {before:>3} -> {:>3} MiB",
