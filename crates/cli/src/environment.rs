@@ -25,12 +25,16 @@ pub(crate) fn set_defaults(variables: impl IntoIterator<Item = (String, String)>
 /// All variables; those that are not UTF-8 cannot be named in a project.
 pub(crate) fn variables() -> BTreeMap<String, String> {
     let mut variables = DEFAULTS.get().cloned().unwrap_or_default();
-    variables.extend(
-        std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }),
-    );
+    variables.extend(own_variables());
     variables
+}
+
+/// The process's own variables, without those of the image that is served: what they say of proxies,
+/// certificates and collectors is the operator's.
+pub(crate) fn own_variables() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// Where the shim mounts this program in a container, and the code of the container's project.

@@ -206,7 +206,7 @@ impl Start {
         let compiling = &self.compiling;
         let work = || {
             let options = PrepareOptions {
-                env: environment::variables(),
+                env: environment::own_variables(),
                 code: match (self.place, code) {
                     (Place::Machine, None) => code::of_user(&project, compiling),
                     (_, code) => code.cloned(),

@@ -245,6 +245,8 @@ fn an_images_own_settings_do_not_reach_the_machine() {
         .env("WWS_HOST", "0.0.0.0")
         .env("WWS_CODE_CACHE", cache.to_str().unwrap())
         .env("WWS_ADMIN", "0.0.0.0:0")
+        // Would be a warning.
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "nowhere")
         .file("app/w.wasm", hello(), 0o644)
         .unwrap();
     image.write(fs::File::create(at("x.tar")).unwrap()).unwrap();
@@ -261,7 +263,7 @@ fn an_images_own_settings_do_not_reach_the_machine() {
     assert!(server.get("/v1/w").ends_with("hello"));
     let (code, log) = server.stop();
     assert_eq!(code, Some(0));
-    assert!(!log.contains("metrics"), "{log}");
+    assert!(!log.contains("metrics") && !log.contains("OTEL"), "{log}");
     assert!(!cache.exists());
 }
 
