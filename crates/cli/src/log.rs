@@ -60,8 +60,8 @@ impl Log {
         let without_access = targets.clone().with_target("access", LevelFilter::OFF);
         tracing_subscriber::registry()
             .with(lines.with_filter(targets.and(limited)))
-            .with(tail.with_filter(without_access.clone()))
-            .with(export.with_filter(without_access))
+            // One filter: each is asked about each line.
+            .with(tail.and_then(export).with_filter(without_access))
             .try_init()
             .map_err(io::Error::other)?;
         std::panic::set_hook(Box::new(log_panic));

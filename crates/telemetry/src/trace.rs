@@ -101,6 +101,17 @@ impl TraceContext {
         self.span
     }
 
+    /// The header's value.
+    #[must_use]
+    pub fn header(&self) -> [u8; LENGTH] {
+        let mut header = [b'-'; LENGTH];
+        header[..2].copy_from_slice(b"00");
+        write_hex(&mut header[3..35], &self.trace);
+        write_hex(&mut header[36..52], &self.span);
+        write_hex(&mut header[53..], &[self.flags]);
+        header
+    }
+
     /// The id of the trace, for logs.
     #[must_use]
     pub fn trace_hex(&self) -> Hex<16> {
@@ -130,32 +141,30 @@ impl<const N: usize> Hex<N> {
 
 impl<const N: usize> fmt::Display for Hex<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(2 * N);
-        self.0.iter().for_each(|byte| push_hex(&mut text, *byte));
-        f.write_str(&text)
+        for bytes in self.0.chunks(8) {
+            let mut digits = [0; 16];
+            let digits = &mut digits[..2 * bytes.len()];
+            write_hex(digits, bytes);
+            f.write_str(std::str::from_utf8(digits).map_err(|_| fmt::Error)?)?;
+        }
+        Ok(())
     }
 }
 
 /// The header's value.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = String::with_capacity(LENGTH);
-        text.push_str("00-");
-        self.trace
-            .iter()
-            .for_each(|byte| push_hex(&mut text, *byte));
-        text.push('-');
-        self.span.iter().for_each(|byte| push_hex(&mut text, *byte));
-        text.push('-');
-        push_hex(&mut text, self.flags);
-        f.write_str(&text)
+        f.write_str(std::str::from_utf8(&self.header()).map_err(|_| fmt::Error)?)
     }
 }
 
-fn push_hex(text: &mut String, byte: u8) {
+/// Writes bytes in hexadecimal to twice as many.
+fn write_hex(to: &mut [u8], bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    text.push(DIGITS[usize::from(byte >> 4)].into());
-    text.push(DIGITS[usize::from(byte & 15)].into());
+    for (pair, byte) in to.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
 }
 
 /// A digit in lower case, as the specification demands.

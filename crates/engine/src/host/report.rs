@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use wws_outbound::ErrorKind;
-use wws_telemetry::{
-    Outgoing, Span, SpanKind, TRACEPARENT, TRACESTATE, TraceContext, Value, WorkerSeries,
-};
+use wws_telemetry::{Outgoing, Span, SpanKind, TraceContext, Value, WorkerSeries};
 
 use crate::host::grants::GuestGrants;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static(wws_telemetry::TRACEPARENT);
+const TRACESTATE: HeaderName = HeaderName::from_static(wws_telemetry::TRACESTATE);
 
 /// The trace of a call, which its outgoing requests continue.
 #[derive(Clone, Debug)]
@@ -87,7 +88,7 @@ impl OutgoingReport {
             && !request.headers().contains_key(TRACEPARENT)
         {
             let context = trace.context.child();
-            if let Ok(value) = HeaderValue::try_from(context.to_string()) {
+            if let Ok(value) = HeaderValue::from_bytes(&context.header()) {
                 let headers = request.headers_mut();
                 headers.insert(TRACEPARENT, value);
                 if let Some(state) = &trace.state {
