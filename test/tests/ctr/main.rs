@@ -42,6 +42,7 @@ mod native;
 mod network;
 mod one_file;
 mod options;
+mod reload;
 mod runs;
 mod shim;
 mod stop;
