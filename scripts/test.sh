@@ -44,6 +44,8 @@ tests() { # CARGO_ARG... [-- TEST_ARG...]
 }
 
 unit() {
+    # For the tests of the store in Redis.
+    scripts/redis.sh
     # What belongs to `wws` apart from what doesn't: together they would turn on features with which wasmtime is compiled again.
     local status=0
     tests --workspace --exclude wws-test --exclude wws-bench --exclude containerd-shim-wws-v1 || status=1

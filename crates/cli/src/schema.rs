@@ -120,10 +120,13 @@ pub(crate) fn worker() -> Value {
 fn store() -> Value {
     let mut schema = settings("A key/value store.", &StoreSettings::table());
     schema["properties"]["kind"] = json!({
-        "enum": ["memory", "file"],
+        "enum": ["memory", "file", "redis"],
         "description": "Where it keeps its entries.",
     });
     schema["properties"]["path"] = text("The database of a file store, relative to the project.");
+    schema["properties"]["url"] = text(
+        "The URL of Redis or Valkey: redis://, rediss:// or redis+unix://; `$NAME` is taken from the environment, `file:/PATH` from a file.",
+    );
     schema["required"] = json!(["kind"]);
     schema
 }

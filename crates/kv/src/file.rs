@@ -203,7 +203,7 @@ impl Store for FileStore {
     }
 
     async fn serial(&self, namespace: &str) -> Result<Turn, Error> {
-        Ok(Turn::new(self.turns.take(namespace).await))
+        Ok(Turn::new(None, self.turns.take(namespace).await))
     }
 }
 

@@ -8,6 +8,8 @@ mod error;
 mod file;
 mod limits;
 mod memory;
+mod redis;
+mod snapshot;
 mod store;
 mod turn;
 mod value;
@@ -16,6 +18,7 @@ pub use error::Error;
 pub use file::{FileEntries, FileEntry, FileStore, OpenError};
 pub use limits::StoreLimits;
 pub use memory::MemoryStore;
+pub use redis::{HostAddresses, RedisOptions, RedisStore};
 pub use store::{
     Change, ListQuery, MAX_SNAPSHOT, MAX_SNAPSHOT_KEYS, Map, PAGE_BYTES, PAGE_KEYS, Page, Store,
     StoreKind, diff,

@@ -11,13 +11,16 @@ use tokio::sync::OwnedMutexGuard;
 /// The right to be the only one that reads and changes a namespace in turn. Dropping it passes the
 /// turn on.
 pub struct Turn {
+    /// What a store of several processes knows the turn by.
+    pub(crate) token: Option<Arc<str>>,
     _held: Box<dyn Any + Send + Sync>,
 }
 
 impl Turn {
     /// A turn that lasts until `held` is dropped.
-    pub(crate) fn new(held: impl Any + Send + Sync) -> Self {
+    pub(crate) fn new(token: Option<Arc<str>>, held: impl Any + Send + Sync) -> Self {
         Self {
+            token,
             _held: Box::new(held),
         }
     }

@@ -52,6 +52,6 @@ pub use memory::MemoryCharge;
 pub use overrides::{OverrideError, Overrides};
 pub use policy::{NetworkError, Policy, PolicyError, PolicyLimits};
 pub use proxy::{Proxies, ProxyError};
-pub use resolve::Dns;
+pub use resolve::{Dns, HostNames};
 pub use roots::Roots;
 pub use socket::OpenedSocket;

@@ -59,6 +59,26 @@ impl Default for Dns {
     }
 }
 
+/// Resolves names for programs that connect on their own, without any policy. Cheap to clone.
+#[derive(Clone)]
+pub struct HostNames(Arc<Resolver>);
+
+impl HostNames {
+    /// Resolves names as `dns` says.
+    #[must_use]
+    pub fn new(dns: Dns) -> Self {
+        Self(Arc::new(Resolver::new(dns)))
+    }
+
+    /// Addresses of a name, IPv4 first; never empty.
+    ///
+    /// # Errors
+    /// The name has no address, or no server answers.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Error> {
+        self.0.addresses(name).await
+    }
+}
+
 pub(crate) struct Resolver {
     dns: Dns,
     state: Mutex<Option<State>>,

@@ -47,7 +47,7 @@ pub use problem::{Problem, Problems};
 pub use runtime::{File, Runtime, Status};
 pub use setting::{TomlType, Unit};
 pub use settings::{Globs, LogFormat, ServerSettings};
-pub use stores::{Consistency, KeyValue, StoreDefinition, StorePlace, StoreSettings};
+pub use stores::{Consistency, KeyValue, RedisUrl, StoreDefinition, StorePlace, StoreSettings};
 pub use watched::{WatchOptions, WatchedDirectories, is_watched, watched_directories};
 pub use worker::{Folder, HttpRequests, Worker, WorkerId};
 

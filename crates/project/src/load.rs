@@ -237,6 +237,9 @@ impl ProjectLoader<'_> {
             false => SecretFiles::OfProject(&root_path),
         };
         let env = self.variables(&root, options);
+        for problem in crate::stores::read_urls(&mut project.stores, &env, secrets) {
+            self.report.add(problem);
+        }
         let mut tomls = HashMap::new();
         let languages = &options.languages;
         let execution = |runtimes: &[Runtime], file: &Path| {

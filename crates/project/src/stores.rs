@@ -1,11 +1,14 @@
 //! The key/value stores of a project: `[stores.NAME]` in `.wws.toml`, and what a worker uses of
 //! them: `[data.kv]` in its TOML.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::beneath::{Root, normalize};
 use crate::problem::Problem;
 use crate::reader::{Reader, Text, one_of};
+use crate::secret::{self, SecretFiles};
 use crate::setting::settings;
 
 const GIB: u64 = 1 << 30;
@@ -30,7 +33,30 @@ pub enum StorePlace {
     Memory,
     /// In a file with this absolute path.
     File(PathBuf),
+    /// In Redis or Valkey.
+    Redis(RedisUrl),
 }
+
+/// The URL of a Redis, which may have a password.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    /// The URL, for its client alone.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisUrl(..)")
+    }
+}
+
+/// What a URL of Redis begins with.
+const SCHEMES: [&str; 3] = ["redis://", "rediss://", "redis+unix://"];
 
 /// A key/value store that `.wws.toml` defines.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +69,8 @@ pub struct StoreDefinition {
     pub limits: StoreSettings,
     /// The place of the definition.
     at: Problem,
+    /// The place of its URL.
+    url_at: Option<Problem>,
 }
 
 impl StoreDefinition {
@@ -54,6 +82,50 @@ impl StoreDefinition {
             ..self.at.clone()
         }
     }
+}
+
+/// Reads the URLs that are in the environment and in files. Returns problems, which show no value.
+pub(crate) fn read_urls(
+    stores: &mut [StoreDefinition],
+    env: &BTreeMap<String, String>,
+    secrets: SecretFiles<'_>,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for store in stores {
+        let StorePlace::Redis(url) = &mut store.place else {
+            continue;
+        };
+        let at = store.url_at.clone().unwrap_or_else(|| store.at.clone());
+        let mut problem = |message: String| {
+            problems.push(Problem {
+                message,
+                ..at.clone()
+            })
+        };
+        let variable = url.0.strip_prefix('$').map(|name| {
+            let braced = name
+                .strip_prefix('{')
+                .and_then(|name| name.strip_suffix('}'));
+            braced.unwrap_or(name).to_owned()
+        });
+        let text = match (secret::named(&url.0), variable) {
+            (Some(path), _) => secrets.read(path),
+            (None, Some(name)) => env
+                .get(&name)
+                .cloned()
+                .ok_or_else(|| format!("the environment has no `{name}`")),
+            (None, None) => Ok(url.0.clone()),
+        };
+        match text {
+            Err(message) => problem(message),
+            Ok(text) if SCHEMES.iter().any(|scheme| text.starts_with(scheme)) => url.0 = text,
+            Ok(_) => problem(format!(
+                "the URL begins with none of {}",
+                SCHEMES.join(", ")
+            )),
+        }
+    }
+    problems
 }
 
 /// How the changes of a request meet those of others, for workers that read their namespace at the
@@ -142,7 +214,7 @@ pub(crate) struct StoreContext<'c> {
 }
 
 /// The kinds of stores.
-const KINDS: [&str; 2] = ["memory", "file"];
+const KINDS: [&str; 3] = ["memory", "file", "redis"];
 
 /// The key/value stores of a project.
 #[derive(Default)]
@@ -209,7 +281,29 @@ fn read_store(
             format!("a store of the kind `{kind}` has no `path`"),
         );
     }
+    let url = table.text("url");
+    if let (Some(url), Some(kind)) = (&url, kind)
+        && kind != "redis"
+    {
+        table.problem(
+            &url.at,
+            format!("a store of the kind `{kind}` has no `url`"),
+        );
+    }
+    if kind == Some("redis") && table.has("max_size") {
+        table.problem(
+            table.at(),
+            "a store of the kind `redis` has no `max_size`: Redis has a limit of its own (`maxmemory`)",
+        );
+    }
     let place = match kind {
+        Some("redis") => match &url {
+            Some(url) => StorePlace::Redis(RedisUrl(url.value.clone())),
+            None => {
+                table.missing("url", "url = \"redis://HOST:6379\" or url = \"$REDIS_URL\"");
+                return None;
+            }
+        },
         Some("memory") => StorePlace::Memory,
         Some("file") => match &path {
             Some(path) => StorePlace::File(file(table, path, context)?),
@@ -220,7 +314,7 @@ fn read_store(
         },
         _ => {
             if !table.has("kind") {
-                table.missing("kind", "kind = \"memory\" or kind = \"file\"");
+                table.missing("kind", "kind = \"memory\", \"file\" or \"redis\"");
             }
             return None;
         }
@@ -230,6 +324,7 @@ fn read_store(
         place,
         limits,
         at: table.located(table.at(), ""),
+        url_at: url.map(|url| table.located(&url.at, "")),
     })
 }
 

@@ -139,15 +139,15 @@ path = "."
     assert_eq!(
         problems(dir.path(), &options()),
         [
-            ".wws.toml:2:8: `kind` is `disk`, expected one of memory, file".to_owned(),
-            ".wws.toml:3:1: `stores.b.kind` is missing\n    write kind = \"memory\" or kind = \"file\"".into(),
+            ".wws.toml:2:8: `kind` is `disk`, expected one of memory, file, redis".to_owned(),
+            ".wws.toml:3:1: `stores.b.kind` is missing\n    write kind = \"memory\", \"file\" or \"redis\"".into(),
             ".wws.toml:5:1: `stores.c.path` is missing\n    write path = \"./data/kv\"".into(),
             format!(".wws.toml:9:8: the file `../kv` is outside the project\n    {inside}"),
             ".wws.toml:12:8: the file `public/kv` would be in a directory that holds files of the project\n    put the store into a directory of its own, as \"./data/kv\"".into(),
             ".wws.toml:15:8: the file `data/kv.js` has an extension: it could be taken for a worker\n    write a name without a dot, as \"./data/kv\"".into(),
             ".wws.toml:18:8: a store of the kind `memory` has no `path`".into(),
             ".wws.toml:19:11: `stores.NAME.max_key` is `1MiB`: the most is 64KiB".into(),
-            ".wws.toml:20:1: unknown key `stores.g.size`\n    known here: kind, path, max_key, max_value, max_size".into(),
+            ".wws.toml:20:1: unknown key `stores.g.size`\n    known here: kind, path, max_key, max_value, max_size, url".into(),
             ".wws.toml:23:8: the file `link/kv` is outside the project: a link on its way leads there".into(),
             format!(".wws.toml:26:8: the file `/data/kv` is outside the project\n    {inside}"),
             ".wws.toml:27:9: `j k` is no name of a store: letters, digits, `-` and `_`".into(),
@@ -187,4 +187,62 @@ fn volume_of_a_container_is_an_absolute_path() {
             [format!(".wws.toml:3:8: `{path}` is no path of a file")]
         );
     }
+}
+
+#[test]
+fn urls_are_read_and_never_shown() {
+    let toml = |url: &str| format!("[stores.a]\nkind = \"redis\"\nurl = \"{url}\"\n");
+    let dir = folder(&[("a.wasm", ""), ("secret", "rediss://:s3cret@b/1\n")]);
+    let file = dir.path().canonicalize().unwrap().join("secret");
+    let mut options = options();
+    options
+        .env
+        .insert("URL".into(), "redis://:s3cret@a:1".into());
+    options
+        .env
+        .insert("WRONG".into(), "http://:s3cret@a".into());
+    let config = dir.path().join(".wws.toml");
+    for (url, expected) in [
+        ("redis://:s3cret@h", "redis://:s3cret@h"),
+        ("$URL", "redis://:s3cret@a:1"),
+        ("${URL}", "redis://:s3cret@a:1"),
+        (&format!("file:{}", file.display()), "rediss://:s3cret@b/1"),
+    ] {
+        std::fs::write(&config, toml(url)).unwrap();
+        let project = load(dir.path(), &options).unwrap();
+        let StorePlace::Redis(url) = &project.stores()[0].place else {
+            panic!("{:?}", project.stores());
+        };
+        assert_eq!(url.as_str(), expected);
+        assert!(!format!("{:?}", project.stores()).contains("s3cret"));
+    }
+    for (url, expected) in [
+        ("$NONE", "the environment has no `NONE`"),
+        (
+            "$WRONG",
+            "the URL begins with none of redis://, rediss://, redis+unix://",
+        ),
+        (
+            "s3cret",
+            "the URL begins with none of redis://, rediss://, redis+unix://",
+        ),
+        (
+            "file:/run/secrets/none-of-this-name",
+            "there is no file /run/secrets/none-of-this-name",
+        ),
+    ] {
+        std::fs::write(&config, toml(url)).unwrap();
+        let found = problems(dir.path(), &options);
+        assert_eq!(found, [format!(".wws.toml:3:7: {expected}")]);
+    }
+    let rest = "[stores.a]\nkind = \"redis\"\nmax_size = \"1GiB\"\n[stores.b]\nkind = \"memory\"\nurl = \"redis://h\"\n";
+    std::fs::write(&config, rest).unwrap();
+    assert_eq!(
+        problems(dir.path(), &options),
+        [
+            ".wws.toml:1:1: `stores.a.url` is missing\n    write url = \"redis://HOST:6379\" or url = \"$REDIS_URL\"",
+            ".wws.toml:1:1: a store of the kind `redis` has no `max_size`: Redis has a limit of its own (`maxmemory`)",
+            ".wws.toml:6:7: a store of the kind `memory` has no `url`",
+        ]
+    );
 }

@@ -108,10 +108,12 @@ impl LoadContext<'_> {
             before.map(|before| &before.loaded.outgoing),
         )
         .map_err(|error| failed("environment", &error))?;
-        let stores =
-            options
-                .stores
-                .open(project.stores(), self.engine.account(), &options.telemetry)?;
+        let stores = options.stores.open(
+            project.stores(),
+            self.engine.account(),
+            &options.telemetry,
+            &options.env,
+        )?;
         let id = directory_id(&root);
         let predecessor = before.and_then(|before| {
             Predecessor::new(

@@ -5,13 +5,19 @@ mod meter;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    io,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use async_trait::async_trait;
 use wws_engine::Account;
-use wws_kv::{FileStore, MemoryStore, Store, StoreLimits};
-use wws_project::{KeyValue, Problem, Problems, StoreDefinition, StorePlace, StoreSettings};
+use wws_kv::{FileStore, HostAddresses, MemoryStore, RedisOptions, RedisStore, Store, StoreLimits};
+use wws_outbound::{Dns, HostNames};
+use wws_project::{
+    KeyValue, Problem, Problems, RedisUrl, StoreDefinition, StorePlace, StoreSettings,
+};
 use wws_telemetry::Telemetry;
 
 use crate::stores::counted::CountedStore;
@@ -39,6 +45,7 @@ enum StoreId {
     Default,
     Memory(String),
     File(PathBuf),
+    Redis(RedisUrl),
 }
 
 impl StoreId {
@@ -46,6 +53,7 @@ impl StoreId {
         match &definition.place {
             StorePlace::Memory => Self::Memory(definition.name.clone()),
             StorePlace::File(path) => Self::File(path.clone()),
+            StorePlace::Redis(url) => Self::Redis(url.clone()),
         }
     }
 }
@@ -71,11 +79,13 @@ impl OpenedStores {
         definitions: &[StoreDefinition],
         account: &Account,
         telemetry: &Telemetry,
+        env: &BTreeMap<String, String>,
     ) -> Result<ProjectStores, Problems> {
         let mut opened = self.lock();
         let opener = Opener {
             meter: KvMeter::new(account),
             telemetry,
+            env,
             is_trial: self.is_trial,
         };
         let default = opened
@@ -123,6 +133,7 @@ impl OpenedStores {
 struct Opener<'a> {
     meter: Arc<KvMeter>,
     telemetry: &'a Telemetry,
+    env: &'a BTreeMap<String, String>,
     is_trial: bool,
 }
 
@@ -152,7 +163,38 @@ impl Opener<'_> {
                 let store = store.metered(self.meter.clone());
                 Ok(CountedStore::new(store, self.telemetry.clone()))
             }
+            StorePlace::Redis(url) => {
+                let options = RedisOptions {
+                    roots: self.roots().map_err(|text| definition.problem(text))?,
+                    names: Some(Arc::new(Names(HostNames::new(Dns::default())))),
+                };
+                let store = RedisStore::new(url.as_str(), options, limits)
+                    .map_err(|error| definition.problem(format!("the URL: {error}")))?;
+                let store = store.metered(self.meter.clone());
+                Ok(CountedStore::new(store, self.telemetry.clone()))
+            }
         }
+    }
+
+    /// The certificates that the operator wants TLS to trust, if not public ones.
+    fn roots(&self) -> Result<Option<Vec<u8>>, String> {
+        let Some(path) = self.env.get("SSL_CERT_FILE") else {
+            return Ok(None);
+        };
+        let read = std::fs::read(path);
+        read.map(Some)
+            .map_err(|error| format!("cannot read `SSL_CERT_FILE` ({path}): {error}"))
+    }
+}
+
+/// Resolves names as for outgoing requests.
+struct Names(HostNames);
+
+#[async_trait]
+impl HostAddresses for Names {
+    async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let found = self.0.addresses(host).await;
+        found.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error.to_string()))
     }
 }
 

@@ -10,8 +10,9 @@ use tokio::sync::Semaphore;
 
 use super::{now, open_to_read};
 use crate::error::Error;
-use crate::store::{ListQuery, MAX_SNAPSHOT, MAX_SNAPSHOT_KEYS, Map, Page};
-use crate::value::{MemoryMeter, Value};
+use crate::snapshot::SnapshotBuilder;
+use crate::store::{ListQuery, Map, Page};
+use crate::value::MemoryMeter;
 
 /// Reads at once.
 const READS: usize = 4;
@@ -133,33 +134,4 @@ pub(super) fn snapshot(
         )?;
     }
     Ok(builder.map)
-}
-
-/// A namespace that is read as a whole, within bounds.
-#[derive(Default)]
-pub(crate) struct SnapshotBuilder {
-    pub(crate) map: Map,
-    bytes: usize,
-}
-
-impl SnapshotBuilder {
-    pub(crate) fn add(
-        &mut self,
-        key: &str,
-        value: &str,
-        meter: Option<&Arc<dyn MemoryMeter>>,
-    ) -> Result<(), Error> {
-        self.bytes += key.len() + value.len();
-        let what = "the keys and values of a namespace that is read as a whole,";
-        crate::limits::check(what, self.bytes, MAX_SNAPSHOT)?;
-        if self.map.size() == MAX_SNAPSHOT_KEYS {
-            return Err(Error::Full {
-                what: "keys of a namespace that is read as a whole",
-                limit: MAX_SNAPSHOT_KEYS,
-            });
-        }
-        let value = Value::counted(key, value, None, meter)?;
-        self.map.insert_mut(key.into(), value);
-        Ok(())
-    }
 }

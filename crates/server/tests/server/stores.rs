@@ -4,6 +4,9 @@ use wws_kv::{FileStore, Store, StoreLimits};
 use wws_project::LoadOptions;
 use wws_server::PrepareOptions;
 
+#[path = "../../../kv/tests/common/redis.rs"]
+mod redis;
+
 use crate::admin::ask;
 use crate::common::{Site, wat};
 use crate::reload::reload;
@@ -123,4 +126,49 @@ async fn panel_and_metrics_show_each_store() {
     ] {
         assert!(metrics.contains(line), "{metrics}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_share_a_redis_and_say_503_while_it_is_away() {
+    let mut redis = redis::Redis::start();
+    let toml = format!(
+        "[stores.main]\nkind = \"redis\"\nurl = \"{}\"\n",
+        redis.url()
+    );
+    let kv = "[data.kv]\nstore = \"main\"\nnamespace = \"n\"\nconsistency = \"serial\"\n";
+    let sites = [(); 2].map(|()| {
+        let site = Site::new();
+        site.file(".wws.toml", &toml)
+            .wasm("main.wasm", &wat::counts())
+            .file("main.toml", kv);
+        site
+    });
+    let servers = [sites[0].start().await, sites[1].start().await];
+    let clients = (0..8).map(|client| {
+        let connecting = servers[client % 2].connect();
+        async move {
+            let mut client = connecting.await;
+            for _ in 0..10 {
+                let response = client.get("/main").await;
+                assert_eq!(response.status, 200, "{}", response.text());
+            }
+        }
+    });
+    futures_util::future::join_all(clients).await;
+    assert_eq!(servers[0].get("/main").await.text(), "81");
+    redis.kill();
+    let away = servers[1].get("/main").await;
+    assert_eq!(away.status, 503, "{}", away.text());
+    assert_eq!(away.header("retry-after"), Some("1"));
+    redis.run();
+    let returned = std::time::Instant::now();
+    let next = loop {
+        let response = servers[1].get("/main").await;
+        if response.status == 200 {
+            break response.text();
+        }
+        assert!(returned.elapsed() < redis::PATIENCE, "not used again");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert_eq!(next, "82");
 }

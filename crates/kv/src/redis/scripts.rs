@@ -1,0 +1,163 @@
+//! Scripts that Redis runs as a whole.
+
+use redis::Cmd;
+
+use super::names::Names;
+use crate::store::Change;
+
+/// The code of the error for a namespace that is too large to be read as a whole.
+pub(super) const TOO_LARGE: &str = "WWSTOOLARGE";
+
+/// The code of the error for a value that is no number to add to.
+pub(super) const NOT_A_NUMBER: &str = "WWSNOTANUMBER";
+
+/// Sets or removes keys, unless the turn with the token of the first argument was lost.
+const APPLY: &str = "
+if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+for i = 3, #ARGV, 4 do
+  local key = ARGV[2] .. ARGV[i]
+  if ARGV[i + 1] == 'd' then
+    redis.call('DEL', key)
+    redis.call('ZREM', KEYS[1], ARGV[i])
+  else
+    if ARGV[i + 3] == '0' then redis.call('SET', key, ARGV[i + 2])
+    else redis.call('SET', key, ARGV[i + 2], 'PX', ARGV[i + 3]) end
+    redis.call('ZADD', KEYS[1], 0, ARGV[i])
+  end
+end
+return 1";
+
+/// Returns the number of keys that were looked at, the last of them, and those that exist.
+const LIST: &str = "
+local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
+local found = {}
+for _, name in ipairs(names) do
+  if redis.call('EXISTS', ARGV[1] .. name) == 1 then found[#found + 1] = name
+  else redis.call('ZREM', KEYS[1], name) end
+end
+return { #names, names[#names] or '', found }";
+
+/// Returns all keys and values.
+const SNAPSHOT: &str = "
+local names = redis.call('ZRANGE', KEYS[1], 0, ARGV[2])
+local found, bytes, most = {}, 0, tonumber(ARGV[3])
+if #names > tonumber(ARGV[2]) then return redis.error_reply('WWSTOOLARGE too many keys') end
+for from = 1, #names, 500 do
+  local keys = {}
+  for i = from, math.min(from + 499, #names) do keys[#keys + 1] = ARGV[1] .. names[i] end
+  for i, value in ipairs(redis.call('MGET', unpack(keys))) do
+    local name = names[from + i - 1]
+    if value then
+      bytes = bytes + #name + #value
+      if bytes > most then return redis.error_reply('WWSTOOLARGE too many bytes') end
+      found[#found + 1] = { name, value }
+    else redis.call('ZREM', KEYS[1], name) end
+  end
+end
+return found";
+
+/// Returns the sum as a text: numbers of scripts are not exact.
+const INCREMENT: &str = "
+local sum = redis.pcall('INCRBY', KEYS[2], ARGV[2])
+if type(sum) == 'table' and sum.err then
+  if string.find(sum.err, 'integer') or string.find(sum.err, 'overflow') then
+    return redis.error_reply('WWSNOTANUMBER not a number to add to')
+  end
+  return sum
+end
+redis.call('ZADD', KEYS[1], 0, ARGV[1])
+return redis.call('GET', KEYS[2])";
+
+const COMPARE_AND_SWAP: &str = "
+local now = redis.call('GET', KEYS[2])
+if ARGV[4] == '1' then
+  if now ~= ARGV[5] then return 0 end
+elseif now then return 0 end
+if ARGV[3] == '0' then redis.call('SET', KEYS[2], ARGV[2])
+else redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
+redis.call('ZADD', KEYS[1], 0, ARGV[1])
+return 1";
+
+/// Keeps a turn, if it still is ours.
+const RENEW: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+
+/// Passes a turn on, if it still is ours.
+const RELEASE: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])";
+
+/// A script with its keys.
+fn script(text: &str, keys: &[String]) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(text.trim()).arg(keys.len()).arg(keys);
+    command
+}
+
+/// Milliseconds after which the key of a change is removed; 0 for never.
+fn milliseconds(change: &Change) -> u64 {
+    let ttl = change.value().and_then(|(_, ttl)| ttl);
+    ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+}
+
+pub(super) fn apply(names: &Names, changes: &[Change], token: Option<&str>) -> Cmd {
+    let mut command = script(APPLY, &[names.index(), names.turn()]);
+    command.arg(token.unwrap_or_default()).arg(names.entries());
+    for change in changes {
+        let (kind, value) = match change.value() {
+            Some((value, _)) => ("s", value),
+            None => ("d", ""),
+        };
+        command.arg(change.key()).arg(kind).arg(value);
+        command.arg(milliseconds(change));
+    }
+    command
+}
+
+pub(super) fn list(names: &Names, prefix: &str, after: Option<&str>, limit: usize) -> Cmd {
+    let from = match after {
+        Some(after) if after >= prefix => format!("({after}"),
+        _ => format!("[{prefix}"),
+    };
+    // No text has this byte.
+    let mut to = format!("({prefix}").into_bytes();
+    to.push(0xff);
+    let mut command = script(LIST, &[names.index()]);
+    command.arg(names.entries()).arg(from).arg(to).arg(limit);
+    command
+}
+
+pub(super) fn snapshot(names: &Names, keys: usize, bytes: usize) -> Cmd {
+    let mut command = script(SNAPSHOT, &[names.index()]);
+    command.arg(names.entries()).arg(keys).arg(bytes);
+    command
+}
+
+pub(super) fn increment(names: &Names, key: &str, delta: i64) -> Cmd {
+    let mut command = script(INCREMENT, &[names.index(), names.entry(key)]);
+    command.arg(key).arg(delta);
+    command
+}
+
+pub(super) fn compare_and_swap(names: &Names, expected: Option<&str>, change: &Change) -> Cmd {
+    let key = change.key();
+    let value = change.value().map_or("", |(value, _)| value);
+    let mut command = script(COMPARE_AND_SWAP, &[names.index(), names.entry(key)]);
+    command.arg(key).arg(value).arg(milliseconds(change));
+    command.arg(u8::from(expected.is_some()));
+    command.arg(expected.unwrap_or_default());
+    command
+}
+
+pub(super) fn renew(turn: &str, token: &str, milliseconds: u64) -> Cmd {
+    let mut command = script(RENEW, &[turn.to_owned()]);
+    command.arg(token).arg(milliseconds);
+    command
+}
+
+pub(super) fn release(turn: &str, token: &str) -> Cmd {
+    let mut command = script(RELEASE, &[turn.to_owned()]);
+    command.arg(token);
+    command
+}
