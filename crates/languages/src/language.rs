@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use wws_engine::{
-    CodeCache, CodeKey, Engine, Guest, GuestSpec, Host, Interpreter, LoadError, Program,
-    load_blocking,
+    CodeCache, CodeKey, Directories, Engine, Guest, GuestSpec, Host, Interpreter, LoadError,
+    Program, load_blocking,
     wasmtime::{Linker, Module, Result},
 };
 use wws_project::{LanguageSpec, beneath::Root};
@@ -91,8 +91,27 @@ impl CompiledLanguage {
     /// # Errors
     /// A file is missing, has a syntax error or fails; or it defines no handler, which is an error
     /// of the kind [`NoHandler`](wws_engine::LoadErrorKind::NoHandler).
-    pub fn guest(&self, root: &Root, file: &Path, mut spec: GuestSpec) -> Result<Guest, LoadError> {
-        let program = self.language.program(root, file, &mut spec)?;
-        load_blocking(self.interpreter.snapshot(spec, program))
+    pub fn guest(&self, root: &Root, file: &Path, spec: GuestSpec) -> Result<Guest, LoadError> {
+        self.guest_and_sources(root, file, spec).0
+    }
+
+    /// [`Self::guest`], and the directories that have recorded what was read, also if it could not be
+    /// loaded.
+    pub fn guest_and_sources(
+        &self,
+        root: &Root,
+        file: &Path,
+        mut spec: GuestSpec,
+    ) -> (Result<Guest, LoadError>, Option<Directories>) {
+        let program = match self.language.program(root, file, &mut spec) {
+            Ok(program) => program,
+            Err(error) => return (Err(error), None),
+        };
+        let sources = program.sources().cloned();
+        let guest = load_blocking(self.interpreter.snapshot(spec, program));
+        if let Some(sources) = &sources {
+            sources.end_trace();
+        }
+        (guest, sources)
     }
 }

@@ -22,7 +22,7 @@ use crate::stores::ProjectStores;
 use crate::workers::guests::{
     self, CompiledLanguages, GuestFactory, GuestFailure, LoadedGuest, Sha256Digest,
 };
-use crate::workers::loaded::{self, LoadedWorkers, Predecessor};
+use crate::workers::loaded::{self, LoadedWorkers, NotAWorker, Predecessor};
 use crate::workers::outgoing::Outgoing;
 
 /// What generations share while they are loaded.
@@ -218,6 +218,7 @@ impl LoadContext<'_> {
                 runtimes: checked_runtimes(&project, &root),
                 outgoing,
                 sources,
+                others: served.others,
                 modules,
                 languages,
             },
@@ -238,6 +239,8 @@ struct ServedWorkers {
     /// One for each worker, in their order; `None` for a worker that cannot be loaded.
     guests: Vec<Option<LoadedGuest>>,
     warnings: Vec<Problem>,
+    /// Files that are not workers.
+    others: HashMap<PathBuf, NotAWorker>,
 }
 
 /// Removes files that are not workers from the project. A broken worker is a problem, or costs only
@@ -249,11 +252,15 @@ fn select(
     let strict = project.settings().strict;
     let (mut guests, mut left_out) = (Vec::with_capacity(results.len()), Vec::new());
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let mut others = HashMap::new();
     for (worker, result) in project.workers().iter().zip(results) {
         match result {
             Ok(guest) => guests.push(Some(guest)),
-            Err(GuestFailure::NotAWorker(reason)) => {
+            Err(GuestFailure::NotAWorker(reason, sources)) => {
                 left_out.push(worker.id);
+                let runtimes = project.runtimes();
+                let other = NotAWorker::new(worker, runtimes, reason.clone(), sources);
+                others.extend(other.map(|other| (worker.path.clone(), other)));
                 let mut warning = guests::problem(&worker.path, &reason);
                 warning.message = format!("no worker, and not served: {}", warning.message);
                 warning.help = Some(
@@ -281,5 +288,9 @@ fn select(
     if !left_out.is_empty() {
         project.leave_out(&left_out);
     }
-    Ok(ServedWorkers { guests, warnings })
+    Ok(ServedWorkers {
+        guests,
+        warnings,
+        others,
+    })
 }

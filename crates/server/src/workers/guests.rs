@@ -10,8 +10,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    Code, CodeCache, CodeOrigin, Engine, FileContents, Guest, GuestLimits, GuestSpec, KvGrant,
-    LoadError, LoadErrorKind, PreopenedDirectory, StreamLimits, load_blocking,
+    Code, CodeCache, CodeOrigin, Directories, Engine, FileContents, Guest, GuestLimits, GuestSpec,
+    KvGrant, LoadError, LoadErrorKind, PreopenedDirectory, StreamLimits, load_blocking,
 };
 use wws_languages::{CompiledLanguage, Language, Languages, runtime_guest};
 use wws_project::{
@@ -70,10 +70,11 @@ pub(crate) struct LoadedGuest {
 }
 
 /// Why a worker has no guest.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum GuestFailure {
-    /// The file is not a worker at all, for this reason.
-    NotAWorker(Arc<LoadError>),
+    /// The file is not a worker at all, for this reason. With the directories that have recorded what
+    /// was read to find out, if that is known.
+    NotAWorker(Arc<LoadError>, Option<Directories>),
     /// The project's loader has found these problems.
     Problems(Vec<Problem>),
     /// The worker cannot be loaded.
@@ -96,7 +97,9 @@ impl GuestFailure {
     /// The problems of a worker that cannot be loaded.
     pub(crate) fn problems(self, worker: &Worker) -> Vec<Problem> {
         match self {
-            Self::NotAWorker(error) | Self::Broken(error) => vec![problem(&worker.path, &error)],
+            Self::NotAWorker(error, _) | Self::Broken(error) => {
+                vec![problem(&worker.path, &error)]
+            }
             Self::Problems(problems) => problems,
         }
     }
@@ -234,12 +237,15 @@ impl GuestFactory<'_> {
         if let Some((guest, source)) = before.and_then(|b| b.guest(self.root, runtimes, worker)) {
             return Ok(WorkerLoad::Keep(guest, source));
         }
+        if let Some(failure) = before.and_then(|before| before.not_a_worker(runtimes, worker)) {
+            return Err(failure);
+        }
         let mut files = Vec::new();
         let module = match worker.execution() {
             Execution::Module => {
                 let (contents_of, wasm) = self.read(&worker.path)?;
                 if let Some(reason) = not_a_worker::reason(&wasm) {
-                    return Err(not_a_worker_failure(reason));
+                    return Err(not_a_worker_failure(reason, None));
                 }
                 let digest = *contents_of.sha256();
                 files.push((worker.path.clone(), contents_of));
@@ -318,22 +324,28 @@ impl GuestFactory<'_> {
                         .transpose()?;
                     self.language(language, runtime)
                 })?;
-                let guest = compiled.guest(self.root, &worker.path, spec);
-                guest.map_err(|error| self.classify(worker, error, &**language))?
+                let (guest, sources) = compiled.guest_and_sources(self.root, &worker.path, spec);
+                guest.map_err(|error| self.classify(worker, error, &**language, sources))?
             }
         };
         Ok(with_instances(guest, &worker.instances)?)
     }
 
     /// Tells a file that is not a worker from a broken worker, after it could not be loaded.
-    fn classify(&self, worker: &Worker, error: LoadError, language: &dyn Language) -> GuestFailure {
+    fn classify(
+        &self,
+        worker: &Worker,
+        error: LoadError,
+        language: &dyn Language,
+        sources: Option<Directories>,
+    ) -> GuestFailure {
         if error.kind() == LoadErrorKind::NoHandler {
-            return GuestFailure::NotAWorker(Arc::new(error));
+            return GuestFailure::NotAWorker(Arc::new(error), sources);
         }
         let bytes = self.root.read(&worker.path, MAX_SOURCE);
         let source = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok());
         match source.and_then(|source| language.not_a_worker(&worker.path, &source)) {
-            Some(reason) => not_a_worker_failure(reason),
+            Some(reason) => not_a_worker_failure(reason, sources),
             None => error.into(),
         }
     }
@@ -467,8 +479,9 @@ fn with_instances(mut guest: Guest, instances: &Instances) -> Result<Guest, Load
 }
 
 /// A file that is not a worker, for a reason.
-fn not_a_worker_failure(reason: String) -> GuestFailure {
-    GuestFailure::NotAWorker(Arc::new(LoadError::new(LoadErrorKind::Unsupported, reason)))
+fn not_a_worker_failure(reason: String, sources: Option<Directories>) -> GuestFailure {
+    let reason = LoadError::new(LoadErrorKind::Unsupported, reason);
+    GuestFailure::NotAWorker(Arc::new(reason), sources)
 }
 
 /// A runtime of the project.

@@ -9,11 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use wws_engine::{Code, FileContents, Guest};
+use wws_engine::{Code, Directories, FileContents, Guest, LoadError};
 use wws_project::{Execution, Project, Runtime, Worker, beneath::Root};
 
 use crate::stores::ProjectStores;
-use crate::workers::guests::{CompiledLanguages, Sha256Digest};
+use crate::workers::guests::{CompiledLanguages, GuestFailure, Sha256Digest};
 use crate::workers::outgoing::Outgoing;
 
 /// The workers of a generation as they were loaded.
@@ -25,9 +25,45 @@ pub(crate) struct LoadedWorkers {
     pub(crate) runtimes: Vec<(PathBuf, FileContents)>,
     /// One for each worker, in their order; `None` for a worker that is always loaded again.
     pub(crate) sources: Vec<Option<Arc<WorkerSource>>>,
+    /// Files that are not workers.
+    pub(crate) others: HashMap<PathBuf, NotAWorker>,
     /// The code of workers that are modules.
     pub(crate) modules: HashMap<Sha256Digest, Code>,
     pub(crate) languages: CompiledLanguages,
+}
+
+/// A file that was loaded as a worker, and is none.
+pub(crate) struct NotAWorker {
+    worker: Worker,
+    runtime: Option<Runtime>,
+    reason: Arc<LoadError>,
+    sources: Directories,
+}
+
+impl NotAWorker {
+    /// `None` if it is always loaded again.
+    pub(crate) fn new(
+        worker: &Worker,
+        runtimes: &[Runtime],
+        reason: Arc<LoadError>,
+        sources: Option<Directories>,
+    ) -> Option<Self> {
+        if reads_directories_while_loading(worker) {
+            return None;
+        }
+        Some(Self {
+            worker: worker.clone(),
+            runtime: runtime_of(worker, runtimes),
+            reason,
+            sources: sources?,
+        })
+    }
+}
+
+/// The runtime of a worker, if it has one.
+fn runtime_of(worker: &Worker, runtimes: &[Runtime]) -> Option<Runtime> {
+    let index = worker.execution().runtime()?;
+    runtimes.get(index).cloned()
 }
 
 /// The number of a directory, and of its file system.
@@ -130,12 +166,8 @@ impl<'a> Predecessor<'a> {
         let before = &self.project.workers()[index];
         let guest = self.guests[index].as_ref()?;
         let source = self.loaded.sources[index].as_ref()?;
-        let runtime = |runtimes: &'_ [Runtime], worker: &Worker| {
-            let index = worker.execution().runtime()?;
-            runtimes.get(index).cloned()
-        };
         let is_same = before.is_same(worker)
-            && runtime(self.project.runtimes(), before) == runtime(runtimes, worker)
+            && runtime_of(before, self.project.runtimes()) == runtime_of(worker, runtimes)
             && (self.same_outgoing || worker.http.allowed_hosts.is_empty())
             && self.has_same_store(worker)
             && source.is_same(root, worker)
@@ -148,6 +180,22 @@ impl<'a> Predecessor<'a> {
         let (before, now) = self.stores;
         let kv = worker.kv.as_ref();
         kv.is_none_or(|kv| Arc::ptr_eq(before.of(kv), now.of(kv)))
+    }
+
+    /// Why a file is still not a worker.
+    pub(crate) fn not_a_worker(
+        &self,
+        runtimes: &[Runtime],
+        worker: &Worker,
+    ) -> Option<GuestFailure> {
+        let before = self.loaded.others.get(&worker.path)?;
+        let is_same = before.worker.is_same(worker)
+            && before.runtime == runtime_of(worker, runtimes)
+            && before.sources.is_as_traced();
+        is_same.then(|| {
+            let sources = Some(before.sources.clone());
+            GuestFailure::NotAWorker(before.reason.clone(), sources)
+        })
     }
 
     /// The code of a module.

@@ -223,6 +223,24 @@ async fn a_worker_is_loaded_again_when_anything_of_it_has_changed() {
     let reloaded = reload(&server, &site).await.unwrap();
     assert_eq!(counts(&reloaded), [1, 1, 0]);
     assert_eq!(server.get("/a").await.text(), "two");
+    // A file that is no worker is one when what it imports makes it one.
+    site.file("_lib/handler.js", "export default 1;")
+        .file("c.js", "export { default } from './_lib/handler.js';");
+    for _ in 0..2 {
+        let reloaded = reload(&server, &site).await.unwrap();
+        assert_eq!(counts(&reloaded), [2, 0, 0]);
+        assert_eq!(reloaded.warnings.len(), 1);
+    }
+    site.file(
+        "_lib/handler.js",
+        "export default { fetch: () => new Response('c') };",
+    );
+    let reloaded = reload(&server, &site).await.unwrap();
+    assert_eq!((counts(&reloaded), reloaded.warnings.len()), ([2, 1, 0], 0));
+    assert_eq!(server.get("/c").await.text(), "c");
+    std::fs::remove_file(site.root().join("c.js")).unwrap();
+    let reloaded = reload(&server, &site).await.unwrap();
+    assert_eq!(counts(&reloaded), [2, 0, 1]);
     // A variable of the environment.
     site.file("a.toml", "version = \"1\"\n[vars]\nNAME = \"$SECRET\"\n");
     for value in ["1", "2"] {
