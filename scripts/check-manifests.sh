@@ -33,5 +33,5 @@ for version in "${versions[@]}"; do
         fi
     done
     # The monitors of deploy/kubernetes/metrics are of the Prometheus Operator, whose schemas are not there; a patch is no whole object.
-    check "$version" deploy/kubernetes/*.yaml deploy/kubernetes/metrics/hpa.yaml deploy/kubernetes/otlp/collector.yaml
+    check "$version" deploy/kubernetes/*.yaml deploy/kubernetes/metrics/hpa.yaml deploy/kubernetes/otlp/collector.yaml deploy/kubernetes/redis/redis.yaml
 done
