@@ -1,16 +1,19 @@
 //! `wws build`: an image of a project, without Docker.
 
+mod credentials;
+
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use wws_image::{Image, ImageError, Packed, Packing, Reference};
+use wws_image::{Blob, Image, ImageError, Packed, Packing, Reference, Registry};
 use wws_project::Project;
+use wws_runtimes::FetchOptions;
 
 use crate::args::{Build, Folder};
-use crate::{EXIT_CANNOT_CREATE, EXIT_CONFIG, EXIT_USAGE, check};
+use crate::{EXIT_CANNOT_CREATE, EXIT_CONFIG, EXIT_USAGE, check, environment};
 
 /// The time of the image and of its files: see reproducible-builds.org.
 const TIME: &str = "SOURCE_DATE_EPOCH";
@@ -21,10 +24,14 @@ enum Output<'a> {
     Archive(&'a Path),
     Layout(&'a Path),
     Stdout,
+    Registry,
 }
 
 impl<'a> Output<'a> {
-    fn of(path: &'a Path) -> Self {
+    fn of(path: Option<&'a Path>) -> Self {
+        let Some(path) = path else {
+            return Self::Registry;
+        };
         if path.as_os_str() == "-" {
             Self::Stdout
         } else if path.extension().is_some_and(|extension| extension == "tar") {
@@ -45,7 +52,7 @@ pub(crate) fn build(args: &Build) -> ExitCode {
         Ok(time) => time,
         Err(error) => return failed(EXIT_USAGE, &error),
     };
-    let output = Output::of(&args.output);
+    let output = Output::of(args.output.as_deref());
     if output == Output::Stdout && io::stdout().is_terminal() {
         let error = "an archive is not written to a terminal: name a file, as -o image.tar";
         return failed(EXIT_USAGE, &error);
@@ -80,7 +87,7 @@ fn pack(
     }
     let written = match output {
         Output::Archive(path) | Output::Layout(path) => Some(path),
-        Output::Stdout => None,
+        Output::Stdout | Output::Registry => None,
     };
     let packed = match wws_image::project(&args.path, Packing { output: written }) {
         Ok(packed) => packed,
@@ -102,7 +109,11 @@ fn pack(
     for (annotation, value) in &args.annotation {
         image = image.annotation(annotation, value);
     }
-    match write(image, output) {
+    let done = match output {
+        Output::Registry => push(image, name),
+        _ => write(image, output).map_err(|error| (EXIT_CANNOT_CREATE, error.to_string())),
+    };
+    match done {
         Ok(()) => {
             eprintln!("{name}: {summary}");
             if let Some(path) = written {
@@ -110,13 +121,32 @@ fn pack(
             }
             ExitCode::SUCCESS
         }
-        Err(error) => failed(EXIT_CANNOT_CREATE, &error),
+        Err((code, error)) => failed(code, &error),
     }
+}
+
+/// Pushes the image with the user's credentials.
+fn push(image: Image, name: &Reference) -> Result<(), (u8, String)> {
+    let credentials = credentials::of(name.registry()).map_err(|error| (1, error))?;
+    let options = FetchOptions {
+        env: environment::variables(),
+        ..FetchOptions::default()
+    };
+    let agent = wws_runtimes::agent(&options).map_err(|error| (1, error.to_string()))?;
+    let pushed = |blob: &Blob, had: bool| {
+        let word = if had { "exists" } else { "pushed" };
+        eprintln!("{word} {} ({} bytes)", blob.digest(), blob.size());
+    };
+    Registry::new(agent, name.clone(), credentials)
+        .and_then(|registry| registry.push(&image.into_blobs()?, &pushed))
+        .map_err(|error| (1, error.to_string()))
 }
 
 fn write(image: Image, output: Output<'_>) -> Result<(), ImageError> {
     match output {
         Output::Layout(path) => image.write_layout(path),
+        // Not written: pushed.
+        Output::Registry => Ok(()),
         Output::Stdout => image.write(BufWriter::new(io::stdout().lock())),
         Output::Archive(path) => {
             let parent = match path.parent() {
@@ -197,7 +227,7 @@ fn next(output: Output<'_>) -> String {
             path.display()
         ),
         Output::Layout(path) => format!("; `wws run {}`", path.display()),
-        Output::Stdout => String::new(),
+        Output::Stdout | Output::Registry => String::new(),
     }
 }
 
@@ -218,7 +248,7 @@ mod tests {
             ("image", Output::Layout(Path::new("image"))),
             ("image.tar.d", Output::Layout(Path::new("image.tar.d"))),
         ] {
-            assert_eq!(Output::of(Path::new(path)), output);
+            assert_eq!(Output::of(Some(Path::new(path))), output);
         }
     }
 

@@ -5,6 +5,7 @@ mod args;
 mod build;
 mod check;
 mod code;
+mod command;
 mod control;
 mod doctor;
 mod environment;

@@ -1,6 +1,10 @@
 //! `wws build` and `wws run` as people use them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+// The same registry as of the client's own tests.
+#[path = "../../image/tests/registry/mod.rs"]
+mod registry;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -9,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use registry::{Registry, Wanted};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use wws_image::Image;
@@ -317,4 +322,42 @@ fn the_image_of_a_killed_server_is_removed_by_the_next() {
     assert!(other.get("/w").ends_with("hello"));
     assert_eq!(other.stop().0, Some(0));
     assert_eq!(place.left(), 0);
+}
+
+#[test]
+fn an_image_is_pushed_as_the_user_of_docker_login() {
+    let place = Place::new();
+    let registry = Registry::start(Wanted::Token);
+    let name = format!("{}/team/hello:v1", registry.address);
+    let config = format!(
+        r#"{{ "auths": {{ "{}": {{ "auth": "{}" }} }} }}"#,
+        registry.address,
+        registry::BASIC.trim_start_matches("Basic ")
+    );
+    fs::write(place.temporary.path().join("config.json"), config).unwrap();
+    let push = |directory: &std::path::Path| {
+        let mut command = place.wws(&["build", "-t", &name, "--push"]);
+        for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(name);
+        }
+        let output = command.env("DOCKER_CONFIG", directory).output().unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, said) = push(place.temporary.path());
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(said.matches("pushed sha256:").count(), 8, "{said}");
+    assert!(said.contains(&name), "{said}");
+    assert!(registry.state.lock().unwrap().manifests.contains_key("v1"));
+    let (code, said) = push(place.project.path());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("401"), "{said}");
+    // Without a place for the image, nothing is done.
+    assert_eq!(place.run(&["build", "-t", "a"]).0, Some(2));
+    assert_eq!(
+        place.run(&["build", "-t", "a", "--push", "-o", "x.tar"]).0,
+        Some(2)
+    );
 }

@@ -47,6 +47,14 @@ pub enum ImageError {
         /// What is wrong.
         message: String,
     },
+    /// A registry cannot be reached, or refuses.
+    #[error("{registry}: {why}")]
+    Registry {
+        /// The registry.
+        registry: String,
+        /// What it refuses, and the remedy.
+        why: String,
+    },
     /// The image cannot be written.
     #[error("write the image: {0}")]
     Write(#[source] io::Error),
@@ -69,6 +77,11 @@ impl ImageError {
     pub(crate) fn unreadable(what: impl Into<String>, why: impl Into<String>) -> Self {
         let (what, why) = (what.into(), why.into());
         Self::Unreadable { what, why }
+    }
+
+    pub(crate) fn registry(registry: &str, why: impl Into<String>) -> Self {
+        let (registry, why) = (registry.to_owned(), why.into());
+        Self::Registry { registry, why }
     }
 
     pub(crate) fn too_large(what: impl Into<String>, limit: impl Into<String>) -> Self {

@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use ureq::{Agent, config::Config, tls::TlsConfig};
+use ureq::{
+    Agent,
+    config::Config,
+    tls::{RootCerts, TlsConfig},
+};
 use url::{Host, Url};
 
 use crate::{
@@ -64,6 +68,28 @@ impl Default for FetchOptions {
     }
 }
 
+/// An HTTP client with these options, for other servers than registries of runtimes. Proxies come
+/// from the process's own environment.
+///
+/// # Errors
+/// A named file of certificates cannot be read.
+pub fn agent(options: &FetchOptions) -> Result<Agent, Error> {
+    Ok(agent_with(options, tls::roots(&options.env, None)?))
+}
+
+fn agent_with(options: &FetchOptions, roots: RootCerts) -> Agent {
+    let config = Config::builder()
+        .http_status_as_error(false)
+        .max_redirects(5)
+        .user_agent(concat!("wws/", env!("CARGO_PKG_VERSION")))
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
+        .timeout_connect(Some(options.connect_timeout))
+        .timeout_per_read(Some(options.stall_timeout))
+        .timeout_global(Some(options.timeout))
+        .build();
+    config.new_agent()
+}
+
 /// Fetches files for one project.
 pub struct Fetch<'p> {
     agent: Agent,
@@ -91,17 +117,8 @@ impl<'p> Fetch<'p> {
     ) -> Result<Self, Error> {
         let registries = Registries::of(project, &options.env)?;
         let roots = tls::roots(&options.env, registries.certificates())?;
-        let config = Config::builder()
-            .http_status_as_error(false)
-            .max_redirects(5)
-            .user_agent(concat!("wws/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .timeout_connect(Some(options.connect_timeout))
-            .timeout_per_read(Some(options.stall_timeout))
-            .timeout_global(Some(options.timeout))
-            .build();
         Ok(Self {
-            agent: config.new_agent(),
+            agent: agent_with(&options, roots),
             registries,
             options,
             progress,

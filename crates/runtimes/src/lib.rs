@@ -21,6 +21,6 @@ mod source;
 mod tls;
 
 pub use error::{Error, FailureKind};
-pub use fetch::{Fetch, FetchOptions, Progress};
+pub use fetch::{Fetch, FetchOptions, Progress, agent};
 pub use folder::{Folder, InstallOutcome};
 pub use repository::Repository;

@@ -19,8 +19,17 @@ pub(crate) struct Build {
     pub(crate) tag: String,
     /// The archive to write if it ends in `.tar`, or else the directory of an OCI layout; `-` is
     /// standard output
-    #[arg(short, long, value_name = "FILE|DIRECTORY")]
-    pub(crate) output: PathBuf,
+    #[arg(
+        short,
+        long,
+        value_name = "FILE|DIRECTORY",
+        required_unless_present = "push",
+        conflicts_with = "push"
+    )]
+    pub(crate) output: Option<PathBuf>,
+    /// Push the image to the registry of its name, as the user of `docker login`
+    #[arg(long)]
+    pub(crate) push: bool,
     /// A label of the image, as `LABEL` of a Dockerfile; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) label: Vec<(String, String)>,

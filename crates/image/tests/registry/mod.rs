@@ -1,0 +1,225 @@
+//! A registry on loopback that takes images, as the OCI distribution specification has it: it
+//! checks digests, and takes a manifest only after everything that it names.
+
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// How a registry wants to know who pushes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Nobody,
+    Basic,
+    /// A token from the registry's own `/token`.
+    Token,
+    /// A token from another host, by http.
+    TokenFromElsewhere,
+    /// Nobody, but uploads go to another host, by http.
+    UploadElsewhere,
+    /// Nobody may push.
+    Forbidden,
+}
+
+/// `user:pass`.
+pub(crate) const BASIC: &str = "Basic dXNlcjpwYXNz";
+const TOKEN: &str = "Bearer secret-token";
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) blobs: HashMap<String, Vec<u8>>,
+    /// Type and content, by digest or tag.
+    pub(crate) manifests: HashMap<String, (String, Vec<u8>)>,
+    /// `METHOD PATH`.
+    pub(crate) requests: Vec<String>,
+}
+
+pub(crate) struct Registry {
+    pub(crate) address: SocketAddr,
+    pub(crate) state: Arc<Mutex<State>>,
+}
+
+impl Registry {
+    /// Starts a registry, which runs as long as the test.
+    pub(crate) fn start(wanted: Wanted) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, state) = (stream.unwrap(), Arc::clone(&shared));
+                thread::spawn(move || serve(&stream, wanted, address, &state));
+            }
+        });
+        Self { address, state }
+    }
+}
+
+fn serve(mut stream: &TcpStream, wanted: Wanted, address: SocketAddr, state: &Mutex<State>) {
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        if line.trim_end().is_empty() {
+            break;
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    let header = |name: &str| {
+        lines.iter().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name)
+                .then(|| value.trim().to_owned())
+        })
+    };
+    let length: u64 = header("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body).unwrap();
+    let mut words = lines[0].split(' ');
+    let (method, path) = (words.next().unwrap(), words.next().unwrap());
+    state
+        .lock()
+        .unwrap()
+        .requests
+        .push(format!("{method} {path}"));
+    let (status, headers, answer) = answer(
+        &Request {
+            method,
+            path,
+            kind: header("content-type").unwrap_or_default(),
+            authorization: header("authorization"),
+            body,
+            wanted,
+            address,
+        },
+        &mut state.lock().unwrap(),
+    );
+    let mut head = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        answer.len()
+    );
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let _ = stream.write_all(format!("{head}\r\n{answer}").as_bytes());
+}
+
+struct Request<'a> {
+    method: &'a str,
+    path: &'a str,
+    kind: String,
+    authorization: Option<String>,
+    body: Vec<u8>,
+    wanted: Wanted,
+    address: SocketAddr,
+}
+
+type Answer = (&'static str, Vec<(&'static str, String)>, String);
+
+fn error(status: &'static str, message: &str) -> Answer {
+    let body = serde_json::json!({ "errors": [{ "code": "X", "message": message }] });
+    (status, Vec::new(), body.to_string())
+}
+
+fn answer(request: &Request<'_>, state: &mut State) -> Answer {
+    let address = request.address;
+    if let Some(query) = request.path.strip_prefix("/token?") {
+        let scoped = query.contains("scope=repository%3Ateam%2Fhello%3Apull%2Cpush");
+        return if scoped
+            && query.contains("service=us")
+            && request.authorization.as_deref() == Some(BASIC)
+        {
+            ("200 OK", Vec::new(), r#"{"token":"secret-token"}"#.into())
+        } else {
+            error("401 Unauthorized", "wrong user")
+        };
+    }
+    let expected = match request.wanted {
+        Wanted::Basic => Some((BASIC, "Basic realm=\"us\"".to_owned())),
+        Wanted::Token => Some((
+            TOKEN,
+            format!("Bearer realm=\"http://{address}/token\",service=\"us\",scope=\"a,b\""),
+        )),
+        Wanted::TokenFromElsewhere => Some((
+            TOKEN,
+            "Bearer realm=\"http://registry.invalid/token\"".to_owned(),
+        )),
+        _ => None,
+    };
+    if let Some((authorization, challenge)) = expected
+        && request.authorization.as_deref() != Some(authorization)
+    {
+        let (status, _, body) = error("401 Unauthorized", "who are you?");
+        return (status, vec![("www-authenticate", challenge)], body);
+    }
+    let Some(path) = request.path.strip_prefix("/v2/team/hello/") else {
+        return error("404 Not Found", "no such repository");
+    };
+    match (request.method, path.split_once('/')) {
+        ("HEAD", Some(("blobs", digest))) if state.blobs.contains_key(digest) => {
+            ("200 OK", Vec::new(), String::new())
+        }
+        ("HEAD", _) => ("404 Not Found", Vec::new(), String::new()),
+        ("POST", Some(("blobs", "uploads/"))) => match request.wanted {
+            Wanted::Forbidden => error("403 Forbidden", "not \u{1b}[2Jyours"),
+            Wanted::UploadElsewhere => {
+                let location = "http://registry.invalid/upload".to_owned();
+                ("202 Accepted", vec![("location", location)], String::new())
+            }
+            _ => (
+                "202 Accepted",
+                vec![("location", "/v2/team/hello/blobs/uploads/7?state=x".into())],
+                String::new(),
+            ),
+        },
+        ("PUT", Some(("blobs", upload))) => {
+            let digest: String = Sha256::digest(&request.body)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            if upload != format!("uploads/7?state=x&digest=sha256%3A{digest}") {
+                return error("400 Bad Request", "another digest");
+            }
+            state
+                .blobs
+                .insert(format!("sha256:{digest}"), request.body.clone());
+            ("201 Created", Vec::new(), String::new())
+        }
+        ("PUT", Some(("manifests", reference))) => {
+            let Ok(manifest) = serde_json::from_slice::<Value>(&request.body) else {
+                return error("400 Bad Request", "no JSON");
+            };
+            let named = ["layers", "manifests"]
+                .iter()
+                .filter_map(|key| manifest[*key].as_array())
+                .flatten();
+            let named = named.chain(manifest.get("config"));
+            for descriptor in named {
+                let digest = descriptor["digest"].as_str().unwrap();
+                if !state.blobs.contains_key(digest) && !state.manifests.contains_key(digest) {
+                    return error("404 Not Found", "an unknown blob");
+                }
+            }
+            state.manifests.insert(
+                reference.to_owned(),
+                (request.kind.clone(), request.body.clone()),
+            );
+            ("201 Created", Vec::new(), String::new())
+        }
+        _ => error("405 Method Not Allowed", "what?"),
+    }
+}
