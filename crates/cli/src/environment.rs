@@ -11,22 +11,61 @@ use wws_server::{CodeCache, Languages};
 
 use crate::args::Folder;
 
-/// Variables of the image that is served.
-static DEFAULTS: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+/// The variables of an image that this process serves.
+#[derive(Debug, Default)]
+struct ImageVariables {
+    /// Those of the image.
+    image: BTreeMap<String, String>,
+    /// Those that the user gives to it.
+    given: BTreeMap<String, String>,
+}
 
-/// Sets the variables of the image that this process serves, for the project and its settings
-/// alone: what this program reads about the machine, as the place of the code cache, is not the
-/// image's to say. The process's own variables take precedence.
-pub(crate) fn set_defaults(variables: impl IntoIterator<Item = (String, String)>) {
+static IMAGE: OnceLock<ImageVariables> = OnceLock::new();
+
+/// Says that this process serves an image with these variables, which are for the project and its
+/// settings alone: what this program reads about the machine, as the place of the code cache, is
+/// not the image's to say. An image sees no other variables of this process than the server's own.
+pub(crate) fn serve_image(
+    image: impl IntoIterator<Item = (String, String)>,
+    given: impl IntoIterator<Item = (String, String)>,
+) {
     // A process serves one image.
-    let _ = DEFAULTS.set(variables.into_iter().collect());
+    let _ = IMAGE.set(ImageVariables {
+        image: image.into_iter().collect(),
+        given: given.into_iter().collect(),
+    });
 }
 
 /// All variables; those that are not UTF-8 cannot be named in a project.
 pub(crate) fn variables() -> BTreeMap<String, String> {
-    let mut variables = DEFAULTS.get().cloned().unwrap_or_default();
-    variables.extend(own_variables());
-    variables
+    match IMAGE.get() {
+        None => own_variables(),
+        Some(variables) => variables.with(own_variables()),
+    }
+}
+
+impl ImageVariables {
+    fn with(&self, own: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut all = self.image.clone();
+        all.extend(own.into_iter().filter(|(name, _)| is_of_server(name)));
+        all.extend(self.given.clone());
+        all
+    }
+}
+
+/// Whether a variable is for the server: its settings, proxies, certificates and exporters.
+fn is_of_server(name: &str) -> bool {
+    const NAMES: [&str; 7] = [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "NODE_EXTRA_CA_CERTS",
+    ];
+    let name = name.to_ascii_uppercase();
+    name.starts_with("WWS_") || name.starts_with("OTEL_") || NAMES.contains(&name.as_str())
 }
 
 /// The process's own variables, without those of the image that is served: what they say of proxies,
@@ -90,11 +129,45 @@ fn load_with(
         ignore: folder.ignore.clone(),
         env: variables(),
         // That of an image would be its author's.
-        dot_env: !container && DEFAULTS.get().is_none(),
+        dot_env: !container && IMAGE.get().is_none(),
         container,
         strict,
         languages: Languages::standard().specs(),
         hashed,
     };
     wws_project::load(&folder.path, &options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_sees_its_own_variables_and_those_of_the_server() {
+        let pairs = |all: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let owned = all
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()));
+            owned.collect()
+        };
+        let variables = ImageVariables {
+            image: pairs(&[("A", "image"), ("WWS_PORT", "1"), ("WWS_PREFIX", "/v1")]),
+            given: pairs(&[("B", "given"), ("WWS_PREFIX", "/v2")]),
+        };
+        let own = pairs(&[
+            ("A", "own"),
+            ("B", "own"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("WWS_PORT", "2"),
+            ("https_proxy", "http://proxy"),
+        ]);
+        let expected = pairs(&[
+            ("A", "image"),
+            ("B", "given"),
+            ("WWS_PORT", "2"),
+            ("WWS_PREFIX", "/v2"),
+            ("https_proxy", "http://proxy"),
+        ]);
+        assert_eq!(variables.with(own), expected);
+    }
 }

@@ -44,7 +44,7 @@ pub(crate) fn run(args: Run) -> ExitCode {
         Ok(entry) => entry,
         Err(error) => return failed(&format!("{shown}: {error}")),
     };
-    environment::set_defaults(defaults.env);
+    environment::serve_image(defaults.env, args.variables());
     match args.into_serve(entry.path, &entry.in_image, entry.arguments) {
         Ok(args) => serve::serve(args, Place::Machine),
         Err(error) => {

@@ -77,6 +77,8 @@ impl Place {
 struct Served {
     child: Child,
     address: String,
+    /// Its log until it listened.
+    before: String,
     log: BufReader<std::process::ChildStderr>,
 }
 
@@ -99,6 +101,7 @@ impl Served {
                 return Self {
                     child,
                     address,
+                    before,
                     log,
                 };
             }
@@ -360,4 +363,23 @@ fn an_image_is_pushed_as_the_user_of_docker_login() {
         place.run(&["build", "-t", "a", "--push", "-o", "x.tar"]).0,
         Some(2)
     );
+}
+
+#[test]
+fn an_image_does_not_see_the_users_variables() {
+    let place = Place::new();
+    let toml = "name = \"w\"\nversion = \"1\"\n[vars]\nA = \"$SECRET_A\"\nB = \"$GIVEN_B\"\n";
+    fs::write(place.project.path().join("w.toml"), toml).unwrap();
+    let (code, said) = place.run(&["build", "-t", "a", "-o", "x.tar"]);
+    assert_eq!(code, Some(0), "{said}");
+    let mut command = place.wws(&["run", "x.tar", "-p", "0", "-e", "GIVEN_B"]);
+    command.env("SECRET_A", "secret").env("GIVEN_B", "given");
+    let server = Served::start(command);
+    assert!(
+        server.before.contains("the environment has no `SECRET_A`"),
+        "{}",
+        server.before
+    );
+    assert!(!server.before.contains("GIVEN_B"), "{}", server.before);
+    assert_eq!(server.stop().0, Some(0));
 }

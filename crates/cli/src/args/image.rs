@@ -44,6 +44,9 @@ pub(crate) struct Run {
     /// The image: an archive, as `wws build`, `docker save` and `ctr image export` write it, or the
     /// directory of an OCI layout
     pub(crate) image: PathBuf,
+    /// A variable for the project, or the name of one of this process; may be given several times
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    env: Vec<(String, Option<String>)>,
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, value_parser = host)]
     host: Option<IpAddr>,
@@ -59,6 +62,15 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// The variables that are given to the project. One that this process lacks is left out.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        let with_value = |(name, value): &(String, Option<String>)| match value {
+            Some(value) => Some((name.clone(), value.clone())),
+            None => Some((name.clone(), std::env::var(name).ok()?)),
+        };
+        self.env.iter().filter_map(with_value).collect()
+    }
+
     /// Arguments for serving the project in `path`, which is `entry` in the image. `words` are the
     /// image's own arguments after its entry point. An image decides about its routes and its port,
     /// not about the addresses of this machine that it is reached at.
@@ -94,6 +106,14 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".into()),
+    }
+}
+
+fn variable(text: &str) -> Result<(String, Option<String>), String> {
+    match text.split_once('=') {
+        _ if text.is_empty() || text.starts_with('=') => Err("expected NAME or NAME=VALUE".into()),
+        Some((name, value)) => Ok((name.to_owned(), Some(value.to_owned()))),
+        None => Ok((text.to_owned(), None)),
     }
 }
 
@@ -148,6 +168,18 @@ mod tests {
                 .into_serve("/x".into(), Path::new("/"), other)
                 .is_err()
         );
+    }
+
+    #[test]
+    fn variables_are_given_by_value_or_by_name() {
+        let given = run(&["-e", "A=b=c", "--env", "PATH", "-e", "NO_SUCH_VARIABLE"]).variables();
+        let path = std::env::var("PATH").unwrap();
+        let expected = [("A", "b=c"), ("PATH", &path)];
+        assert_eq!(
+            given,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+        assert!(variable("=a").is_err() && variable("").is_err());
     }
 
     #[test]
