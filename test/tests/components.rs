@@ -534,7 +534,8 @@ fn components_that_misbehave_fail_alone() -> Result<()> {
 
 #[test]
 fn components_of_wasi_0_3_that_misbehave_fail_alone() -> Result<()> {
-    let served = serve_with("component-features-p3", "[limits]\nwall_time = \"2s\"\n")?;
+    let limits = "[limits]\nwall_time = \"3s\"\nstream_idle = \"3s\"\n";
+    let served = serve_with("component-features-p3", limits)?;
     for path in [
         "/half-a-body",
         "/length-short",
@@ -555,6 +556,8 @@ fn components_of_wasi_0_3_that_misbehave_fail_alone() -> Result<()> {
             "after {path}"
         );
     }
+    drop(served);
+    let served = serve("component-features-p3")?;
     let many = served.get("/outgoing-many?count=1000&url=http://allowed.test/")?;
     ensure!(
         many.text().starts_with("answered 50, failed"),
