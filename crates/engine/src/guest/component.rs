@@ -458,11 +458,12 @@ async fn handle_async(
         let (done, body_done) = oneshot::channel::<()>();
         let response = accessor.with(|store| response.into_http(store, is_sent))?;
         let response = response.map(|body| {
-            // Dropped with the body.
-            let held = (sent, done);
-            body.map_frame(move |frame| {
-                let _ = &held;
-                frame
+            // Dropped with the body, and when it breaks: nothing of it is read any more then, and
+            // the guest's end tells why.
+            let mut held = Some((sent, done));
+            body.map_err(move |error| {
+                drop(held.take());
+                error
             })
             .boxed_unsync()
         });
