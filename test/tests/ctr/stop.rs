@@ -73,7 +73,7 @@ fn other_signals_do_not_end_it() -> Result<()> {
         let answer = container.get(&format!("{PROBE}?log=still"))?;
         assert_eq!(answer.status, 200, "{signal}: {}", container.log()?);
     }
-    container.wait_for_log("SIGHUP is ignored")?;
+    container.wait_for_log("reloaded: generation 2")?;
     container.signal("SIGTERM")?;
     assert_eq!(container.wait()?, 0);
     container.remove()?;
