@@ -87,6 +87,11 @@ test-clients: tools build images ## every client (ctr, Docker, Compose, crictl, 
 test-conformance: tools build ## critest, containerd's own tests and containerd-stress with our runtime and with runc's: none may fail with ours alone
 	@scripts/conformance.sh
 
+.PHONY: test-kubernetes
+test-kubernetes: tools build images ## pods of a real Kubernetes (API to kubelet, built from Go modules), in namespaces of their own
+	@scripts/kubernetes.sh
+	WWS_TEST_STORE=$(CURDIR)/target/store cargo test $(CARGO_FLAGS) --release -p wws-test --test kubernetes -- --include-ignored --test-threads=1 --show-output
+
 .PHONY: test-vm
 test-vm: build images ## cgroup v2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
 	@scripts/test-vm.sh

@@ -6,6 +6,7 @@
 //! or removed.
 
 pub mod bridge;
+pub mod cluster;
 pub mod command;
 pub mod container;
 pub mod containerd;

@@ -54,6 +54,17 @@ pub fn client(name: &str) -> Result<PathBuf> {
     )
 }
 
+/// Kubernetes, as one program.
+///
+/// # Errors
+/// It is not built.
+pub fn kubernetes() -> Result<PathBuf> {
+    present(
+        root().join("target/tools/kubernetes/bin/kube"),
+        "scripts/kubernetes.sh",
+    )
+}
+
 /// The image `name` as a tar file that `ctr image import` reads.
 ///
 /// # Errors

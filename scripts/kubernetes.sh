@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Builds all of Kubernetes from its Go modules, as one program, and unpacks what it needs, all below target/tools. Nothing is installed.
+#
+#   target/tools/kubernetes/bin/kube         etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet, kubectl
+#   target/tools/nftables/usr/sbin/nft       what kube-proxy writes rules with
+#   target/tools/cni/usr/lib/cni             Debian's containernetworking-plugins
+#   target/tools/busybox/bin/busybox         the program of native containers beside ours
+#
+# test/kubernetes/go.sum pins the checksum of every module. The build takes ten minutes of one CPU and 3 GiB of memory.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/debs.sh trixie cni containernetworking-plugins
+scripts/debs.sh bookworm nftables nftables libnftables1 libnftnl11 libxtables12 libmnl0 libjansson4 libedit2 libbsd0 libmd0
+scripts/debs.sh bookworm busybox busybox-static
+
+folder=$PWD/target/tools/kubernetes
+version=$(sed -n 's,^\tk8s.io/kubernetes v,,p' test/kubernetes/go.mod)
+wanted=$(cat test/kubernetes/go.{mod,sum} test/kubernetes/*.go | sha256sum)
+[[ ! -e $folder/.pin || $(< "$folder/.pin") != "$wanted" ]] || exit 0
+oldest=$(sed -n 's/^go //p' test/kubernetes/go.mod)
+export GOTOOLCHAIN=local GOOS='' GOARCH='' CGO_ENABLED=0 GOFLAGS=-mod=readonly
+present=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)
+if [[ -z $present || $(printf '%s\n' "$oldest" "$present" | sort -V | head -1) != "$oldest" ]]; then
+    echo "scripts/kubernetes.sh: Go $oldest or newer is needed to build Kubernetes $version; there is ${present:-none}" >&2
+    exit 1
+fi
+echo "building Kubernetes $version"
+minor=${version#*.}
+base=k8s.io/component-base/version
+(cd test/kubernetes && go build -trimpath -buildvcs=false -o "$folder/bin/kube" -ldflags "-s -w -X $base.gitVersion=v$version \
+    -X $base.gitMajor=${version%%.*} -X $base.gitMinor=${minor%%.*} -X k8s.io/client-go/pkg/version.gitVersion=v$version" .)
+echo "$wanted" > "$folder/.pin"
