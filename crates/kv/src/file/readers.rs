@@ -100,7 +100,9 @@ pub(super) fn list(
                  AND (expires IS NULL OR expires > ?4)
              ORDER BY key",
         )?;
-        let parameters = params![namespace, query.prefix, query.after, now()];
+        // The index is entered here: at the page, not at the first key with the prefix.
+        let from = query.prefix.max(query.after.unwrap_or_default());
+        let parameters = params![namespace, from, query.after, now()];
         let keys = statement.query_map(parameters, |row| row.get(0))?;
         Page::collect(query, keys)
     };
