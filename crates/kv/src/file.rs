@@ -12,7 +12,7 @@ mod writer;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use entries::{FileEntries, FileEntry};
 
 use crate::error::Error;
-use crate::limits::StoreLimits;
+use crate::limits::{CurrentLimits, StoreLimits};
 use crate::store::{Change, ListQuery, Map, Page, Store, StoreKind};
 use crate::turn::{Turn, Turns};
 use crate::value::MemoryMeter;
@@ -71,7 +71,7 @@ pub enum OpenError {
 pub struct FileStore {
     writer: mpsc::Sender<Job>,
     readers: Readers,
-    limits: Arc<Mutex<StoreLimits>>,
+    limits: Arc<CurrentLimits>,
     meter: Option<Arc<dyn MemoryMeter>>,
     turns: Turns,
 }
@@ -83,7 +83,7 @@ impl FileStore {
     /// Another process has it, or the file cannot be opened.
     pub fn open(path: &Path, limits: StoreLimits) -> Result<Self, OpenError> {
         let lock = LockFile::take(path)?;
-        let limits = Arc::new(Mutex::new(limits));
+        let limits = Arc::new(CurrentLimits::new(limits));
         let writer = Writer::open(path, lock, limits.clone())?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let started = std::thread::Builder::new()
@@ -122,7 +122,7 @@ impl FileStore {
     }
 
     fn check(&self, changes: &[Change]) -> Result<(), Error> {
-        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = self.limits.get();
         changes
             .iter()
             .try_for_each(|change| limits.check(change.key(), change.value()))
@@ -136,7 +136,7 @@ impl Store for FileStore {
     }
 
     fn set_limits(&self, limits: StoreLimits) {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.limits.set(limits);
     }
 
     async fn snapshot(&self, namespace: &str) -> Result<Map, Error> {

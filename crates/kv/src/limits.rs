@@ -1,6 +1,9 @@
 //! Limits of a store.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use crate::error::Error;
 
@@ -55,6 +58,23 @@ impl StoreLimits {
             }
         }
         Ok(())
+    }
+}
+
+/// The limits of an open store, which a reload of the project may replace.
+pub(crate) struct CurrentLimits(Mutex<StoreLimits>);
+
+impl CurrentLimits {
+    pub(crate) fn new(limits: StoreLimits) -> Self {
+        Self(Mutex::new(limits))
+    }
+
+    pub(crate) fn get(&self) -> StoreLimits {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set(&self, limits: StoreLimits) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 }
 

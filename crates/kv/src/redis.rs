@@ -10,18 +10,13 @@ mod names;
 mod pool;
 mod scripts;
 
-use std::{
-    io,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::{Cmd, FromRedisValue, RedisError};
 
 use crate::error::Error;
-use crate::limits::StoreLimits;
+use crate::limits::{CurrentLimits, StoreLimits};
 use crate::snapshot::SnapshotBuilder;
 use crate::store::{
     Change, ListQuery, MAX_SNAPSHOT, MAX_SNAPSHOT_KEYS, Map, PAGE_KEYS, Page, Store, StoreKind,
@@ -51,7 +46,7 @@ pub struct RedisOptions {
 /// A store in Redis.
 pub struct RedisStore {
     pool: Arc<Pool>,
-    limits: Mutex<StoreLimits>,
+    limits: CurrentLimits,
     meter: Option<Arc<dyn MemoryMeter>>,
     turns: Turns,
 }
@@ -65,7 +60,7 @@ impl RedisStore {
     pub fn new(url: &str, options: RedisOptions, limits: StoreLimits) -> Result<Self, Error> {
         Ok(Self {
             pool: Arc::new(Pool::new(url, options).map_err(failed)?),
-            limits: Mutex::new(limits),
+            limits: CurrentLimits::new(limits),
             meter: None,
             turns: Turns::default(),
         })
@@ -79,7 +74,7 @@ impl RedisStore {
     }
 
     fn check(&self, changes: &[Change]) -> Result<(), Error> {
-        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = self.limits.get();
         changes
             .iter()
             .try_for_each(|change| limits.check(change.key(), change.value()))
@@ -144,7 +139,7 @@ impl Store for RedisStore {
     }
 
     fn set_limits(&self, limits: StoreLimits) {
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.limits.set(limits);
     }
 
     async fn snapshot(&self, namespace: &str) -> Result<Map, Error> {

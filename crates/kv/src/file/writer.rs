@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{BUSY, OpenError, lock::LockFile, now, readers::value};
 use crate::error::Error;
-use crate::limits::StoreLimits;
+use crate::limits::{CurrentLimits, StoreLimits};
 use crate::store::Change;
 
 /// Most changes of one commit.
@@ -70,7 +70,7 @@ pub(super) struct Job {
 
 pub(super) struct Writer {
     connection: Connection,
-    limits: Arc<Mutex<StoreLimits>>,
+    limits: Arc<CurrentLimits>,
     /// The limit of the file's size that the connection knows, in bytes.
     size: Option<u64>,
     /// Released after the connection was closed.
@@ -82,7 +82,7 @@ impl Writer {
     pub(super) fn open(
         path: &Path,
         lock: LockFile,
-        limits: Arc<Mutex<StoreLimits>>,
+        limits: Arc<CurrentLimits>,
     ) -> Result<Self, OpenError> {
         let opened = open(path).map_err(|source| OpenError::Database {
             path: PathBuf::from(path),
@@ -115,7 +115,7 @@ impl Writer {
     }
 
     fn write(&mut self, batch: Vec<Job>) {
-        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = self.limits.get();
         match self.attempt(&batch, &limits) {
             Ok(outcomes) => reply(batch, outcomes),
             // One that does not fit must not fail the others.
