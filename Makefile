@@ -96,6 +96,10 @@ test-kubernetes: tools build images ## pods of a real Kubernetes (API to kubelet
 test-vm: build images ## cgroup v2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
 	@scripts/test-vm.sh
 
+.PHONY: test-packages
+test-packages: dist images ## the Debian package and the one-file shim on bare Debian 12 and 13: install, run, upgrade, remove
+	@scripts/test-packages.sh
+
 .PHONY: check
 check: lint unit-quick ## the quick part of what CI runs, without root: all of `make lint`, and the tests that need no engine
 
