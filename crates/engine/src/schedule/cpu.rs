@@ -25,9 +25,31 @@ pub(crate) struct CpuUsage {
     /// How often the call was polled after it first waited: its CPU time is measured at each of
     /// these then ([`MeasuredPolls`]).
     polls: AtomicU32,
+    /// Within a poll that is measured: the thread's CPU time in nanoseconds at its start. Zero
+    /// otherwise.
+    poll_start: AtomicU64,
 }
 
 impl CpuUsage {
+    /// Runs `poll` and counts its CPU time, which is returned.
+    pub(crate) fn measure_poll<R>(&self, poll: impl FnOnce() -> R) -> (R, Duration) {
+        let start = thread_time();
+        self.poll_start.store(nanos(start), Ordering::Relaxed);
+        let result = poll();
+        self.poll_start.store(0, Ordering::Relaxed);
+        let time = thread_time().saturating_sub(start);
+        self.add(time);
+        (result, time)
+    }
+
+    /// CPU time of the poll that is being measured, so far.
+    fn time_in_poll(&self) -> Option<Duration> {
+        match self.poll_start.load(Ordering::Relaxed) {
+            0 => None,
+            start => Some(thread_time().saturating_sub(Duration::from_nanos(start))),
+        }
+    }
+
     /// Records that a tick found the guest running. Returns whether the guest yields.
     ///
     /// On the thread that serves its request, a guest yields when two ticks found it running and it
@@ -98,9 +120,12 @@ impl CpuUsage {
     }
 
     pub(crate) fn add(&self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.cpu.fetch_add(nanos, Ordering::Relaxed);
+        self.cpu.fetch_add(nanos(time), Ordering::Relaxed);
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The thread on which a guest was last measured, and that thread's CPU time; and in which poll of
@@ -145,9 +170,8 @@ impl<F: Future> Future for MeasuredPolls<F> {
             return polled;
         }
         this.usage.polls.fetch_add(1, Ordering::Relaxed);
-        let start = thread_time();
-        let polled = this.call.as_mut().poll(context);
-        this.usage.add(thread_time().saturating_sub(start));
+        let call = this.call.as_mut();
+        let (polled, _) = this.usage.measure_poll(|| call.poll(context));
         // Many short runs count as a long one.
         let cpu = this.usage.cpu();
         if cpu >= 2 * TICK && cpu * BUSY_PART >= this.start.elapsed() {
@@ -183,14 +207,26 @@ impl CpuMeter {
         self.last = LastMeasured::default();
     }
 
-    /// The CPU time that the call used. `ran`: the time in which it did not wait, which is more
-    /// exact for a short call: its last run is not measured yet.
+    /// The CPU time that the call used until now. `ran`: the time in which it did not wait, which
+    /// is more exact for a short call. Called on the thread that runs the guest, or after its end.
     pub(crate) fn used(&self, ran: Duration) -> Duration {
         let measured = self.usage.cpu();
         if ran < 2 * TICK {
-            measured.max(ran)
-        } else {
-            measured
+            return measured.max(ran);
+        }
+        if let Some(time) = self.usage.time_in_poll() {
+            return measured + time;
+        }
+        // Each poll since the first wait was measured.
+        if self.usage.polls.load(Ordering::Relaxed) > 0 {
+            return measured;
+        }
+        let (thread, now) = thread_and_time();
+        match self.last.0 {
+            Some((same, from)) if same == thread => measured + now.saturating_sub(from),
+            // No tick found the guest, as where the ticks come late.
+            None => measured.max(ran),
+            Some(_) => measured,
         }
     }
 
@@ -314,5 +350,28 @@ mod tests {
         assert!(usage.cpu() < Duration::from_millis(50), "{:?}", usage.cpu());
         assert!(!meter.is_over());
         assert!(usage.yielded.load(Ordering::Relaxed));
+    }
+    #[test]
+    fn reports_cpu_time_before_the_end_of_a_poll() {
+        let usage = Arc::new(CpuUsage::default());
+        let meter = CpuMeter::new(usage.clone(), Duration::MAX);
+        usage.enter_slow_lane();
+        let ran = 5 * TICK;
+        let (reported, _) = usage.measure_poll(|| {
+            compute(ran);
+            meter.used(ran)
+        });
+        assert!(reported >= ran, "{reported:?}");
+        assert!(meter.used(ran) >= reported);
+    }
+
+    #[test]
+    fn reports_cpu_time_of_a_run_that_no_tick_found() {
+        let usage = Arc::new(CpuUsage::default());
+        let mut meter = CpuMeter::new(usage, Duration::MAX);
+        assert_eq!(meter.used(5 * TICK), 5 * TICK);
+        assert!(!meter.tick());
+        compute(3 * TICK);
+        assert!(meter.used(5 * TICK) >= 3 * TICK);
     }
 }

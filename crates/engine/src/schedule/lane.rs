@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::schedule::cpu::{CpuUsage, thread_time};
+use crate::schedule::cpu::CpuUsage;
 use crate::schedule::priority;
 use crate::schedule::ticker::TICK;
 
@@ -278,10 +278,8 @@ impl<T> Future for MeasuredCall<T> {
         let Some(call) = &mut this.call else {
             return Poll::Pending;
         };
-        let (began, start) = (Instant::now(), thread_time());
-        let polled = call.as_mut().poll(context);
-        let used = thread_time().saturating_sub(start);
-        this.usage.add(used);
+        let began = Instant::now();
+        let (polled, used) = this.usage.measure_poll(|| call.as_mut().poll(context));
         if let Poll::Ready(result) = polled {
             this.call = None;
             return Poll::Ready(SlowRun::Done(result));
@@ -308,7 +306,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
-    use crate::schedule::cpu::{CpuMeter, LastMeasured};
+    use crate::schedule::cpu::{CpuMeter, LastMeasured, thread_time};
 
     /// A call that computes for `left` ticks.
     struct Yields {
