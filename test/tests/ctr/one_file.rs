@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use wws_test::container::{LIMIT, Run};
 use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
-use wws_test::{command, workspace};
+use wws_test::{command, wait, workspace};
 
 const SHIM: &str = "containerd-shim-wws-v1";
 
@@ -150,6 +150,8 @@ fn a_damaged_one_file_shim_is_reported() -> Result<()> {
     };
     let error = format!("{error:#}");
     assert!(error.contains("the server in the shim"), "{error}");
-    assert_eq!(containerd.shims()?, []);
+    wait::until("no shim is left", LIMIT, || {
+        Ok(containerd.shims()?.is_empty().then_some(()))
+    })?;
     containerd.expect_nothing_left()
 }
