@@ -104,6 +104,8 @@ awk -v seconds=$((SECONDS - started)) '
 sed -n 's/^passed alone: /    /p' "$log"
 if ((${#failed[@]})); then
     grep -E '^test .* FAILED$|^error(\[|:)' "$log" | sort -u || true
+    # What they said, once more: the end of a long log is what is kept of it.
+    awk '/^---- .* ----$/ { said = 1 } /^failures:$|^test result:/ { said = 0 } said' "$log" | head -n 200
     echo "FAILED: ${failed[*]}"
     exit 1
 fi
