@@ -1,5 +1,6 @@
 //! The log: lines of text or JSON on standard error. Writers never wait for the reader.
 
+mod access;
 mod escape;
 mod export;
 mod rate_limit;
@@ -8,7 +9,7 @@ mod writer;
 
 use std::{io, sync::Arc, time::Duration};
 
-use tracing::level_filters::LevelFilter;
+use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{
     Layer, Registry,
     filter::{FilterExt, Targets},
@@ -45,6 +46,15 @@ impl Log {
             Some(Ok(targets)) => (targets, None),
             Some(Err(error)) => (usual(), Some(error)),
         };
+        // Requests are described by lines of their own format, and by counters and spans.
+        if targets.would_enable("access", &Level::INFO) {
+            let writer = writer.clone();
+            telemetry
+                .access_log()
+                .on_line(move |line| access::write(&writer, format, line));
+        } else {
+            telemetry.access_log().on_line(|_| {});
+        }
         let lines = fmt::layer().with_writer(writer.clone());
         let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
             LogFormat::Text => lines.boxed(),
@@ -56,12 +66,10 @@ impl Log {
                 .boxed(),
         };
         let (tail, export) = (TailLayer(telemetry.clone()), ExportLayer(telemetry));
-        // There are counters and spans for requests.
-        let without_access = targets.clone().with_target("access", LevelFilter::OFF);
         tracing_subscriber::registry()
-            .with(lines.with_filter(targets.and(limited)))
+            .with(lines.with_filter(targets.clone().and(limited)))
             // One filter: each is asked about each line.
-            .with(tail.and_then(export).with_filter(without_access))
+            .with(tail.and_then(export).with_filter(targets))
             .try_init()
             .map_err(io::Error::other)?;
         std::panic::set_hook(Box::new(log_panic));

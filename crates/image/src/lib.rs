@@ -28,4 +28,5 @@ pub use project::{Packed, Packing, project};
 pub use reference::{InvalidReference, Reference};
 pub use registry::{Credentials, Registry};
 pub use stored::{Defaults, StoredImage};
+pub use time::rfc3339;
 pub use unpack::UnpackLimits;

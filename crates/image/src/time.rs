@@ -7,7 +7,8 @@ const LAST: u64 = 253_402_300_799;
 ///
 /// The date is computed as in "Euclidean affine functions and applications to calendar algorithms"
 /// (Neri, Schneider), with years that begin in March.
-pub(crate) fn rfc3339(seconds: u64) -> String {
+#[must_use]
+pub fn rfc3339(seconds: u64) -> String {
     let seconds = seconds.min(LAST);
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since March 1 of the year 0.

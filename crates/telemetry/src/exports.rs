@@ -1,4 +1,5 @@
-//! What an exporter takes: spans and log records that wait, and word that metrics have changed.
+//! What an exporter takes: spans and log records that wait, and word that metrics have changed; and
+//! the access log.
 
 use std::sync::{
     OnceLock,
@@ -8,15 +9,17 @@ use std::sync::{
     },
 };
 
+use crate::access::AccessLog;
 use crate::queue::{ExportQueue, Wake};
 use crate::span::{LogRecord, Span};
 
-/// What waits to be exported.
+/// What waits to be exported, and the access log.
 #[derive(Default)]
 pub(crate) struct Exports {
     pub(crate) spans: ExportQueue<Span>,
     pub(crate) logs: ExportQueue<LogRecord>,
     pub(crate) changes: Changes,
+    pub(crate) access: AccessLog,
 }
 
 /// Wakes an exporter of metrics when something is counted, so that it needs no timer while nothing

@@ -5,6 +5,7 @@
 //! an allocation, or a cache line that other threads write to. Sums are made when somebody reads
 //! them. The values of labels are closed sets; routes are at most [`MAX_WORKERS`].
 
+mod access;
 mod exports;
 mod histogram;
 mod label;
@@ -18,6 +19,7 @@ mod text;
 mod trace;
 mod worker;
 
+pub use access::{AccessLine, AccessLog};
 pub use exports::Changes;
 pub use label::{
     CodeSource, Failure, KvOperation, KvStore, Limit, Method, Outgoing, Refusal, StatusClass,

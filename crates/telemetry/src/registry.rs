@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::access::AccessLog;
 use crate::exports::{Changes, Exports};
 use crate::histogram::{Histogram, SIZES, TIMES};
 use crate::label::{
@@ -109,6 +110,12 @@ impl Telemetry {
     #[must_use]
     pub fn tail(&self) -> &LogTail {
         &self.0.tail
+    }
+
+    /// The access log.
+    #[must_use]
+    pub fn access_log(&self) -> &AccessLog {
+        &self.0.exports.access
     }
 
     /// Where spans wait to be exported.

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::access::AccessLog;
 use crate::exports::Exports;
 use crate::histogram::{Buckets, Histogram, SIZES, TIMES, nanoseconds};
 use crate::label::{Failure, Limit, Method, Outgoing, StatusClass};
@@ -88,6 +89,12 @@ impl WorkerSeries {
     #[must_use]
     pub fn spans(&self) -> &ExportQueue<Span> {
         &self.exports.spans
+    }
+
+    /// The access log.
+    #[must_use]
+    pub fn access_log(&self) -> &AccessLog {
+        &self.exports.access
     }
 
     /// Counts a request that was answered.

@@ -67,7 +67,8 @@ impl Writer {
         Ok(writer)
     }
 
-    fn append(&self, line: &[u8]) {
+    /// Passes a line on, unless there is no room for it.
+    pub(crate) fn append(&self, line: &[u8]) {
         let mut state = self.0.lock();
         if state.lines.len() + line.len() > ROOM {
             state.dropped += 1;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{Method, StatusCode, Uri};
-use wws_telemetry::{AnsweredRequest, WorkerSeries};
+use wws_telemetry::{AccessLine, AnsweredRequest, WorkerSeries};
 
 use crate::request::trace::{RequestEnd, RequestTrace};
 
@@ -122,23 +122,41 @@ impl AccessRecord {
         if !self.enabled {
             return;
         }
-        let ms = total.as_micros() as f64 / 1000.0;
-        tracing::info!(
-            target: "access",
-            method = self.method.as_str(),
+        let line = AccessLine {
+            method: self.method.as_str(),
             // Queries may hold secrets.
-            path = self.target.path(),
-            status = self.status,
-            bytes = self.bytes,
-            ms,
-            client = self.client.map(tracing::field::display),
+            path: self.target.path(),
+            status: self.status,
+            bytes: self.bytes,
+            time: total,
+            client: self.client,
             worker,
             request_id,
-            trace_id = self.trace.trace_id(),
-            span_id = self.trace.span_id(),
-            aborted_by = self.aborted_by.map(AbortedBy::name),
-        );
+            trace: self.trace.context(),
+            aborted_by: self.aborted_by.map(AbortedBy::name),
+        };
+        if !series.access_log().write(&line) {
+            log(&line);
+        }
     }
+}
+
+/// Logs a line as an event, for programs without a writer of the access log.
+fn log(line: &AccessLine<'_>) {
+    tracing::info!(
+        target: "access",
+        method = line.method,
+        path = line.path,
+        status = line.status,
+        bytes = line.bytes,
+        ms = line.time.as_micros() as f64 / 1000.0,
+        client = line.client.map(tracing::field::display),
+        worker = line.worker,
+        request_id = line.request_id,
+        trace_id = line.trace.map(|trace| tracing::field::display(trace.trace_hex())),
+        span_id = line.trace.map(|trace| tracing::field::display(trace.span_hex())),
+        aborted_by = line.aborted_by,
+    );
 }
 
 /// The record of a request whose response is streamed: it ends when this is dropped.

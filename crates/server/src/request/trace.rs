@@ -105,6 +105,11 @@ impl RequestTrace {
         }
     }
 
+    /// The span of the request, or the client's own if traces are not exported.
+    pub(crate) fn context(&self) -> Option<TraceContext> {
+        self.context
+    }
+
     /// The id of the trace, for logs.
     pub(crate) fn trace_id(&self) -> Option<DisplayValue<Hex<16>>> {
         self.context.map(|context| display(context.trace_hex()))
