@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, flock};
-use wws_project::{Project, Worker};
+use wws_project::{Problem, Problems, Project, Worker};
 use wws_server::{CodeCache, Compiling, Languages, Precompile};
 
 use crate::environment;
@@ -51,7 +51,8 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
         .ok()?;
     if let Some(worker) = writer(project, &folder) {
         tracing::warn!(
-            "compiled code is not kept: the worker {worker} may write to {}",
+            "compiled code is not kept: the worker {} may write to {}",
+            worker.name,
             folder.display()
         );
         return None;
@@ -79,9 +80,31 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
     Some(store)
 }
 
+/// Checks a project that is loaded again: its workers must not write to the user's cache, from which
+/// this process loads code.
+///
+/// # Errors
+/// Names the worker.
+pub(crate) fn check_writers(project: &Project, cache: &CodeCache) -> Result<(), Problems> {
+    let folder = cache.directory();
+    match writer(project, folder) {
+        None => Ok(()),
+        Some(worker) => Err(Problems::one(Problem {
+            file: worker.path.clone(),
+            line: None,
+            column: None,
+            message: format!(
+                "it may write to {}, from which the server loads compiled code",
+                folder.display()
+            ),
+            help: Some("restart the server, which does without that code then".into()),
+        })),
+    }
+}
+
 /// A worker whose directories contain the cache, or are in it, could write native code that this
 /// program would run.
-fn writer<'a>(project: &'a Project, cache: &Path) -> Option<&'a str> {
+fn writer<'a>(project: &'a Project, cache: &Path) -> Option<&'a Worker> {
     let cache = fs::canonicalize(cache).ok()?;
     let holds = |worker: &&Worker| {
         worker.folders.iter().any(|folder| {
@@ -89,8 +112,7 @@ fn writer<'a>(project: &'a Project, cache: &Path) -> Option<&'a str> {
                 .is_ok_and(|folder| folder.starts_with(&cache) || cache.starts_with(folder))
         })
     };
-    let worker = project.workers().iter().find(holds)?;
-    Some(&worker.name)
+    project.workers().iter().find(holds)
 }
 
 /// A file next to compiled code that the shim holds locked while it compiles.

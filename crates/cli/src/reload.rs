@@ -7,7 +7,8 @@ use wws_project::{Problem, Problems};
 use wws_server::{Compiling, Reloaded, Reloader, Telemetry};
 
 use crate::{
-    args::Serve, loader::Loader, memory, progress, project, project::Place, sandbox::NeededRights,
+    args::Serve, code, loader::Loader, memory, progress, project, project::Place,
+    sandbox::NeededRights,
 };
 
 /// How a project is loaded again.
@@ -74,6 +75,9 @@ impl ReloadParts {
         };
         let loaded = load.project(self.reloader.hashed());
         let project = loaded.inspect_err(|_| self.reloader.failed())?;
+        if let (Place::Machine, Some(cache)) = (self.place, self.reloader.code()) {
+            code::check_writers(&project, cache).inspect_err(|_| self.reloader.failed())?;
+        }
         if !self.rights.cover(&project) {
             tracing::warn!(
                 "the project has files of another user that the server may not read: it has given \

@@ -593,6 +593,14 @@ fn a_port_in_use_is_said() {
         err.contains(&format!("cannot listen on 127.0.0.1:{port}")),
         "{err}"
     );
+    let admin = format!("127.0.0.1:{port}");
+    let command = wws(&["--port", "0", "--admin", &admin], folder.path()).output();
+    let (code, _, err) = text(&command.unwrap());
+    assert_eq!(code, Some(1));
+    assert!(
+        err.contains(&format!("cannot listen on {admin} (`server.admin`): ")),
+        "{err}"
+    );
 }
 
 #[test]
@@ -909,6 +917,31 @@ fn no_code_is_kept_where_a_worker_may_write() {
         "{log}"
     );
     assert!(!log.contains("compiled 1 modules"), "{log}");
+}
+
+#[test]
+fn code_that_a_reload_compiles_is_kept() {
+    let folder = project(&[("w.wasm", &hello(0))]);
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    let cache = folder.path().join("data/cache/code");
+    let mut command = wws(&["-p", "0"], folder.path());
+    command.env("WWS_CODE_CACHE", &cache);
+    let mut served = Served::start(command);
+    let entries = || std::fs::read_dir(&cache).unwrap().count();
+    let before = entries();
+    std::fs::write(folder.path().join("new.wasm"), hello(1)).unwrap();
+    served.signal(Signal::HUP);
+    served.logs("reloaded: generation 2: 1 workers loaded");
+    assert_eq!(entries(), before + 1);
+    // Its code is loaded from there: no worker may get the right to write to it.
+    let toml = "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
+    std::fs::write(folder.path().join("new.toml"), toml).unwrap();
+    served.signal(Signal::HUP);
+    served.logs("new.wasm: it may write to ");
+    served.logs("not reloaded: 1 problem");
+    assert!(answer(served.send()).ends_with("hello"));
+    served.signal(Signal::TERM);
+    assert_eq!(served.end().0, Some(0));
 }
 
 #[test]

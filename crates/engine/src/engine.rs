@@ -235,7 +235,16 @@ impl Engine {
             CachedCode::Missing => None,
             CachedCode::Damaged(why) => Some(why),
         };
-        Ok((self.compile(wasm)?, CodeOrigin::Compiled { damaged }))
+        let compile = || self.precompile(wasm);
+        let filled = if is_component(wasm) {
+            let code = cache.fill(self.engine_of(wasm)?, key, compile)?;
+            code.map(|code| self.load_component(wasm, Some(code)))
+        } else {
+            let code = cache.fill(&self.0.engine, key, compile)?;
+            code.map(|code| self.load_module(wasm, Some(code)))
+        };
+        let code = filled.unwrap_or_else(|| self.compile(wasm))?;
+        Ok((code, CodeOrigin::Compiled { damaged }))
     }
 
     /// Returns the key of a module's or component's code in a [`CodeCache`], from its SHA-256.

@@ -68,7 +68,17 @@ impl Engine {
                         key.file_name()
                     );
                 }
-                self.compile_parts(&export_state::expose(wasm)?, None)
+                let exposed = export_state::expose(wasm)?;
+                let filled = match code {
+                    Some((cache, key)) => {
+                        cache.fill(self.wasmtime(), key, || self.precompile(&exposed))?
+                    }
+                    None => None,
+                };
+                match filled {
+                    Some(module) => self.compile_parts(wasm, Some(module)),
+                    None => self.compile_parts(&exposed, None),
+                }
             }
         }?;
         let mut linker = self.linker();

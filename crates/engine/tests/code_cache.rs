@@ -60,6 +60,18 @@ fn another_engine_uses_the_entry() {
     assert_eq!(entries(dir.path()), [key.file_name()]);
 }
 
+#[test]
+fn keeps_what_it_compiles() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
+    let (engine, wasm) = (engine(), wasm(HELLO));
+    let key = engine.code_key(&digest(&wasm));
+    let origin = || engine.compile_cached(&wasm, &key, &cache).unwrap().1;
+    assert!(matches!(origin(), CodeOrigin::Compiled { damaged: None }));
+    assert_eq!(entries(dir.path()), [key.file_name()]);
+    assert!(matches!(origin(), CodeOrigin::Cached));
+}
+
 /// Runs `test` with `directory` bind-mounted onto itself, read-only if it should be, in a mount
 /// namespace of its own. Not at all where the user may not mount.
 fn mounted(directory: &Path, read_only: bool, test: impl FnOnce() + Send) {

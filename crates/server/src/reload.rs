@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use wws_engine::CodeCache;
 use wws_project::{Problem, Problems, Project, hex};
 
 use crate::load::LoadContext;
@@ -55,6 +56,12 @@ impl Reloader {
         self.0.app.generation().project.clone()
     }
 
+    /// The code cache from which modules are loaded.
+    #[must_use]
+    pub fn code(&self) -> Option<&CodeCache> {
+        self.0.options.code.as_ref()
+    }
+
     /// Files of runtimes that have not changed since they were checked, relative to the project,
     /// with their SHA-256 in hex: they need not be hashed again.
     #[must_use]
@@ -90,6 +97,8 @@ impl Reloader {
         let new = match context.load(project, Some(&before)) {
             Ok(new) => new,
             Err(problems) => {
+                // Of what was opened for the new project, nothing stays open.
+                options.stores.keep(before.project.stores());
                 app.telemetry.reloaded(false);
                 return Err(problems);
             }

@@ -121,12 +121,17 @@ impl OpenedStores {
         }
     }
 
-    /// Forgets all stores but those of a project that is served now. They close when the last
-    /// request that uses them has ended.
+    /// Forgets all stores but those of a project that is served now, whose limits apply. They close
+    /// when the last request that uses them has ended.
     pub(crate) fn keep(&self, definitions: &[StoreDefinition]) {
         let ids: Vec<_> = definitions.iter().map(StoreId::of).collect();
-        self.lock()
-            .retain(|id, _| *id == StoreId::Default || ids.contains(id));
+        let mut opened = self.lock();
+        opened.retain(|id, _| *id == StoreId::Default || ids.contains(id));
+        for (definition, id) in definitions.iter().zip(&ids) {
+            if let Some(store) = opened.get(id) {
+                store.set_limits(limits(&definition.limits));
+            }
+        }
     }
 }
 

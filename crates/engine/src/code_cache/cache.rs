@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
-use crate::error::{DamagedCode, WasmError};
+use crate::error::{DamagedCode, LoadError, WasmError};
 
 pub(super) const MAGIC: &[u8; 8] = b"wwscode1";
 pub(super) const TRAILER: u64 = 20;
@@ -293,6 +293,29 @@ impl CodeCache {
             Ok(code) => CachedCode::Code(code),
             Err(error) => CachedCode::Damaged(DamagedCode::new(WasmError::in_order(error))),
         }
+    }
+
+    /// Compiles what the cache does not have, and loads the code from its new entry, so that later
+    /// processes find it. `None` if the cache keeps nothing: it is read-only, or its disk is full.
+    pub(crate) fn fill<T: CompiledCode>(
+        &self,
+        engine: &Engine,
+        key: &CodeKey,
+        compile: impl FnOnce() -> Result<Vec<u8>, LoadError>,
+    ) -> Result<Option<T>, LoadError> {
+        let Ok(mut entry) = self.write(key) else {
+            return Ok(None);
+        };
+        let code = compile()?;
+        let stored = entry.write_all(&code).and_then(|()| entry.finish());
+        if let Err(error) = stored {
+            tracing::debug!("compiled code is not kept: {error}");
+            return Ok(None);
+        }
+        Ok(match self.load(engine, key) {
+            CachedCode::Code(code) => Some(code),
+            CachedCode::Missing | CachedCode::Damaged(_) => None,
+        })
     }
 
     /// Marks an entry as used: `make_room` removes the others first.

@@ -107,6 +107,27 @@ async fn stores_outlive_the_generations_of_a_project() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failed_reload_leaves_no_store_open() {
+    let site = counting();
+    let server = site.start().await;
+    let toml = std::fs::read_to_string(site.root().join(".wws.toml")).unwrap();
+    let limited = toml.replace("/kv\"", "/kv\"\nmax_value = 1");
+    let added = "[stores.added]\nkind = \"file\"\npath = \"./data/added\"\n";
+    site.file(".wws.toml", format!("{limited}{added}"))
+        .file("broken.wasm", "no module");
+    let problems = reload(&server, &site).await.unwrap_err();
+    assert!(problems.contains("broken.wasm"), "{problems}");
+    // It is created, and closed again.
+    let path = site.root().join("data/added");
+    assert!(path.exists());
+    FileStore::open(&path, StoreLimits::default()).unwrap();
+    // The limits of the project that is served still apply.
+    for count in 1..=10 {
+        assert_eq!(server.get("/main").await.text(), count.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn panel_and_metrics_show_each_store() {
     let site = counting();
     let toml = std::fs::read_to_string(site.root().join(".wws.toml")).unwrap();
