@@ -119,6 +119,36 @@ async fn counts_requests_by_route_method_and_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_cannot_add_series() {
+    const REQUESTS: usize = 10_000;
+    let site = site();
+    site.wasm("[id].wasm", &wat::answers("x"));
+    let server = site.start().await;
+    let series = async || {
+        let text = ask(&server, "/metrics").await.text();
+        text.lines().filter(|line| !line.starts_with('#')).count()
+    };
+    let mut client = server.connect().await;
+    // One of each kind.
+    for (method, path) in [("BREW", "/x"), ("BREW", "/a/b")] {
+        client.request(method, path, "", b"").await;
+    }
+    let before = series().await;
+    for number in 0..REQUESTS {
+        let path = match number % 10 {
+            0 => format!("/{number}"),
+            _ => format!("/none/{number}"),
+        };
+        let headers = format!("x-request-id: id-{number}\r\nuser-agent: agent-{number}\r\n");
+        let method = format!("M{number}");
+        client.request(&method, &path, &headers, b"").await;
+    }
+    let all = "wws_requests_total{worker=\"_none\",method=\"other\",status=\"4xx\"}";
+    becomes(&server, all, (REQUESTS * 9 / 10 + 1) as f64).await;
+    assert_eq!(series().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn counts_limits_and_refusals() {
     let site = Site::new();
     site.settings("admin = \"127.0.0.1:0\"\nconcurrency = 1\nqueue = 0\nmax_body = 10")

@@ -128,6 +128,61 @@ async fn no_request_fails_and_no_connection_closes_under_load() {
     server.stopped().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_changes_under_load_fails_no_request() {
+    const CLIENTS: usize = 4;
+    const CHANGES: usize = 10;
+    let site = Site::new();
+    let secret = site.root().canonicalize().unwrap().join("secret");
+    site.file(
+        "w.js",
+        "export default { fetch: () => new Response(TOKEN) };",
+    )
+    .file(
+        "w.toml",
+        format!("[vars]\nTOKEN = \"file:{}\"\n", secret.display()),
+    )
+    .file("secret", "0\n");
+    let mut server = site.start().await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = server.connect().await;
+        let done = done.clone();
+        clients.push(tokio::spawn(async move {
+            let mut last = 0;
+            while !done.load(Ordering::SeqCst) {
+                let response = client.get("/w").await;
+                assert_eq!(response.status, 200, "{}", response.text());
+                let seen: usize = response.text().parse().unwrap();
+                assert!(seen >= last, "{seen} after {last}");
+                last = seen;
+            }
+        }));
+    }
+    // As the kubelet exchanges it: never half of a value.
+    let exchange = |value: &str| {
+        site.file("next", value);
+        std::fs::rename(site.root().join("next"), &secret).unwrap();
+    };
+    for change in 1..=CHANGES {
+        exchange(&format!("{change}\n"));
+        assert_eq!(counts(&reload(&server, &site).await.unwrap()), [0, 1, 0]);
+        assert_eq!(server.get("/w").await.text(), change.to_string());
+        // Away for a while: what was read is used.
+        std::fs::remove_file(&secret).unwrap();
+        let problems = reload(&server, &site).await.unwrap_err();
+        assert!(problems.contains("there is no file"), "{problems}");
+        assert_eq!(server.get("/w").await.text(), change.to_string());
+    }
+    done.store(true, Ordering::SeqCst);
+    for client in clients {
+        timeout(PATIENCE, client).await.unwrap().unwrap();
+    }
+    server.stop();
+    server.stopped().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_ends_in_the_generation_in_which_it_began() {
     const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
