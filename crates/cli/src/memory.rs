@@ -57,7 +57,7 @@ unsafe extern "C" fn release(
     _size: usize,
     _data: *mut c_void,
 ) -> c_int {
-    const PAGE: usize = 4096;
+    let page = rustix::param::page_size();
     // SAFETY: the caller passes a description that is valid during this call.
     let program = unsafe { &*program };
     // SAFETY: as the description says of its headers, which are mapped as long as the program.
@@ -69,7 +69,7 @@ unsafe extern "C" fn release(
         }
         let from = (program.dlpi_addr + header.p_vaddr) as usize;
         let to = from + header.p_memsz as usize;
-        let (from, to) = (from / PAGE * PAGE, to.next_multiple_of(PAGE));
+        let (from, to) = (from / page * page, to.next_multiple_of(page));
         // SAFETY: the pages belong to a mapping of a file that nobody has written to: the next
         // access finds the same bytes. A failure costs only memory.
         let _ = unsafe { madvise(from as *mut c_void, to - from, Advice::LinuxDontNeed) };

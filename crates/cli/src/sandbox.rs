@@ -361,21 +361,21 @@ mod tests {
 
     /// A page with its final protection.
     fn page(first: libc::c_int, then: libc::c_int) -> Result<(), Errno> {
-        const PAGE: usize = 4096;
+        let size = rustix::param::page_size();
         let map = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping, which nobody else knows.
-        let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, first, map, -1, 0) };
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), size, first, map, -1, 0) };
         let failed = || Errno::from_io_error(&io::Error::last_os_error()).unwrap();
         if page == libc::MAP_FAILED {
             return Err(failed());
         }
         // SAFETY: the mapping is this function's own, and nothing refers to it.
-        let changed = match unsafe { libc::mprotect(page, PAGE, then) } {
+        let changed = match unsafe { libc::mprotect(page, size, then) } {
             0 => Ok(()),
             _ => Err(failed()),
         };
         // SAFETY: the mapping is this function's own, and nothing uses it any more.
-        unsafe { libc::munmap(page, PAGE) };
+        unsafe { libc::munmap(page, size) };
         changed
     }
 

@@ -13,7 +13,7 @@ use crate::host::open_files::FileBudget;
 use crate::host::state::Host;
 use crate::host::{http, wasi};
 use crate::memory::account::Account;
-use crate::memory::page::PAGE;
+use crate::memory::page::page_size;
 use crate::memory::pool::{Pool, PooledImage};
 use crate::memory::stack::{ASYNC_STACK, Stacks, WASM_STACK};
 use crate::module::component::{Component, is_component};
@@ -29,7 +29,7 @@ const KEEP: usize = 1 << 20;
 fn idle_slots(memory: u64, concurrency: usize) -> (usize, usize) {
     let eighth = usize::try_from(memory / 8).unwrap_or(usize::MAX);
     let count = (eighth / (64 << 10)).max(8).min(concurrency);
-    (count, (eighth / count).clamp(PAGE, KEEP))
+    (count, (eighth / count).clamp(page_size(), KEEP))
 }
 
 /// The number of stacks that may wait for a call. A guest may have written to all of a stack, and

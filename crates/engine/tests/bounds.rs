@@ -93,7 +93,7 @@ static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096
+    pages * rustix::param::page_size() as u64
 }
 
 /// The most resident memory that was seen while `run` ran.

@@ -20,7 +20,7 @@ use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap_anonymous, mremap, munma
 /// An allocation from this size on is a mapping, in bytes.
 const LARGE: usize = 128 << 10;
 
-/// Mappings begin at a multiple of this.
+/// Mappings begin at a multiple of this, or of more where pages are larger.
 const PAGE: usize = 4096;
 
 /// A thread keeps the last freed mapping of at most so many bytes for its next allocation of that

@@ -5,7 +5,7 @@
 
 use std::{fs::File, os::unix::fs::FileExt, sync::OnceLock};
 
-use crate::memory::page::PAGE;
+use crate::memory::page::page_size;
 
 /// A run of written pages, as addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,12 @@ impl DirtyPages {
     pub(crate) fn runs(&self) -> &[PageRun] {
         &self.runs[..self.len]
     }
+
+    /// Whether all pages from `start` to `end` were written.
+    fn is_all_written(&self, start: u64, end: u64) -> bool {
+        let whole = |run: &PageRun| run.start == start && run.end == end;
+        self.known_until == end && self.len == 1 && whole(&self.runs[0])
+    }
 }
 
 /// How the kernel reports written pages.
@@ -64,22 +70,30 @@ fn source() -> &'static PagemapSource {
         let Ok(file) = File::open("/proc/self/pagemap") else {
             return PagemapSource::None;
         };
-        let probe = 0u64;
-        let at = (std::ptr::from_ref(&probe) as u64) & !(PAGE as u64 - 1);
+        // What is reported is trusted only if it is true of a page that was written: an emulator
+        // may show the pages of other addresses.
+        let probe = std::hint::black_box([1u8]);
+        let page = page_size() as u64;
+        let at = (std::ptr::from_ref(&probe) as u64) & !(page - 1);
         let mut dirty = DirtyPages::new(at);
-        if scan(&file, at, at + PAGE as u64, 0, &mut dirty) {
-            PagemapSource::Scan(file)
-        } else if read(&file, at, at + PAGE as u64, 1, &mut DirtyPages::new(at)) {
-            PagemapSource::Read(file)
-        } else {
-            PagemapSource::None
+        if scan(&file, at, at + page, 0, &mut dirty) {
+            if dirty.is_all_written(at, at + page) {
+                return PagemapSource::Scan(file);
+            }
+        } else if read(&file, at, at + page, 1, &mut dirty) && dirty.is_all_written(at, at + page) {
+            return PagemapSource::Read(file);
         }
+        PagemapSource::None
     })
 }
 
 /// Finds the written pages from the address `start` to `end`, at most `max_pages` of them.
 pub(crate) fn find(start: u64, end: u64, max_pages: usize) -> DirtyPages {
     let mut dirty = DirtyPages::new(start);
+    #[cfg(test)]
+    if crate::memory::page::is_assumed() {
+        return dirty;
+    }
     let ok = match source() {
         PagemapSource::Scan(file) => scan(file, start, end, max_pages as u64, &mut dirty),
         PagemapSource::Read(file) => read(file, start, end, max_pages, &mut dirty),
@@ -173,13 +187,14 @@ fn read(file: &File, start: u64, end: u64, max_pages: usize, dirty: &mut DirtyPa
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const FILE: u64 = 1 << 61;
-    let pages = (end - start) as usize / PAGE;
+    let page_size = page_size() as u64;
+    let pages = ((end - start) / page_size) as usize;
     if pages > READ_PAGES {
         return false;
     }
     let mut entries = vec![0u8; pages * 8];
     if file
-        .read_exact_at(&mut entries, start / PAGE as u64 * 8)
+        .read_exact_at(&mut entries, start / page_size * 8)
         .is_err()
     {
         return false;
@@ -194,19 +209,19 @@ fn read(file: &File, start: u64, end: u64, max_pages: usize, dirty: &mut DirtyPa
             }
             taken += 1;
             match dirty.runs[..dirty.len].last_mut() {
-                Some(run) if run.end == at => run.end += PAGE as u64,
+                Some(run) if run.end == at => run.end += page_size,
                 _ if dirty.len == MAX_RUNS => break,
                 _ => {
                     dirty.runs[dirty.len] = PageRun {
                         start: at,
-                        end: at + PAGE as u64,
+                        end: at + page_size,
                         categories: 0,
                     };
                     dirty.len += 1;
                 }
             }
         }
-        at += PAGE as u64;
+        at += page_size;
     }
     dirty.known_until = at;
     true
@@ -220,8 +235,10 @@ mod tests {
     use crate::memory::page::PageRange;
 
     fn map(pages: usize) -> Mapping {
-        let mut mapping = Mapping::reserve(pages * PAGE).unwrap();
-        mapping.allow(PageRange::new(0, pages * PAGE)).unwrap();
+        let mut mapping = Mapping::reserve(pages * page_size()).unwrap();
+        mapping
+            .allow(PageRange::new(0, pages * page_size()))
+            .unwrap();
         mapping
     }
 
@@ -231,15 +248,15 @@ mod tests {
     }
 
     fn write(mapping: &mut Mapping, page: usize) {
-        mapping.write(page * PAGE + 7, &[1]);
+        mapping.write(page * page_size() + 7, &[1]);
     }
 
     fn pages(dirty: &DirtyPages, start: u64) -> Vec<u64> {
         dirty
             .runs()
             .iter()
-            .flat_map(|r| (r.start..r.end).step_by(PAGE))
-            .map(|a| (a - start) / PAGE as u64)
+            .flat_map(|r| (r.start..r.end).step_by(page_size()))
+            .map(|a| (a - start) / page_size() as u64)
             .collect()
     }
 
@@ -272,9 +289,10 @@ mod tests {
     #[test]
     fn scan_does_not_report_pages_that_were_only_read() {
         let mut map = map(10);
+        let page = map.base().wrapping_add(4 * page_size());
         // SAFETY: `read_volatile` asks for a byte that can be read: page 4 of the 10 that `map`
         // made accessible.
-        assert_eq!(unsafe { map.base().add(4 * PAGE).read_volatile() }, 0);
+        assert_eq!(unsafe { page.read_volatile() }, 0);
         write(&mut map, 5);
         let (start, end) = addresses(&map);
         if let PagemapSource::Scan(_) = source() {
@@ -289,11 +307,11 @@ mod tests {
         let (start, end) = addresses(&map);
         let dirty = find(start, end, 10);
         assert_eq!(pages(&dirty, start).len(), 10);
-        assert_eq!(dirty.known_until, start + 10 * PAGE as u64);
+        assert_eq!(dirty.known_until, start + 10 * page_size() as u64);
         let file = File::open("/proc/self/pagemap").unwrap();
         let mut dirty = DirtyPages::new(start);
         assert!(read(&file, start, end, 10, &mut dirty));
-        assert_eq!(dirty.known_until, start + 10 * PAGE as u64);
+        assert_eq!(dirty.known_until, start + 10 * page_size() as u64);
     }
 
     #[test]
@@ -308,6 +326,9 @@ mod tests {
         let mut dirty = DirtyPages::new(start);
         assert!(read(&file, start, end, 10_000, &mut dirty));
         assert_eq!(dirty.runs().len(), MAX_RUNS);
-        assert_eq!(dirty.known_until, start + MAX_RUNS as u64 * 2 * PAGE as u64);
+        assert_eq!(
+            dirty.known_until,
+            start + MAX_RUNS as u64 * 2 * page_size() as u64
+        );
     }
 }

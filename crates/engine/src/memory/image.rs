@@ -3,7 +3,7 @@
 use rustix::fs::MemfdFlags;
 
 use crate::memory::mapping::SealedFile;
-use crate::memory::page::{PAGE, PageRange, page_up};
+use crate::memory::page::{PageRange, page_size, page_up};
 
 /// Initial memory of a module: bytes in a sealed memfd, mapped copy-on-write into slots.
 ///
@@ -25,11 +25,12 @@ impl MemoryImage {
     /// # Errors
     /// The operating system has no memory or descriptor left.
     pub(crate) fn new(at: usize, memory: &[u8]) -> std::io::Result<Self> {
-        static ZEROS: [u8; PAGE] = [0; PAGE];
-        assert!(at.is_multiple_of(PAGE));
-        let is_set = |page: &[u8]| page != &ZEROS[..page.len()];
-        let first = memory.chunks(PAGE).position(is_set);
-        let last = memory.chunks(PAGE).rposition(is_set);
+        static ZEROS: [u8; 4096] = [0; 4096];
+        assert!(at.is_multiple_of(page_size()));
+        let is_zero = |part: &[u8]| part == &ZEROS[..part.len()];
+        let is_set = |page: &[u8]| !page.chunks(ZEROS.len()).all(is_zero);
+        let first = memory.chunks(page_size()).position(is_set);
+        let last = memory.chunks(page_size()).rposition(is_set);
         let size = at + memory.len();
         let (Some(first), Some(last)) = (first, last) else {
             return Ok(Self {
@@ -37,17 +38,22 @@ impl MemoryImage {
                 ..Self::zero()
             });
         };
-        let start = first * PAGE;
-        let bytes = &memory[start..memory.len().min((last + 1) * PAGE)];
+        let start = first * page_size();
+        let bytes = &memory[start..memory.len().min((last + 1) * page_size())];
         let len = page_up(bytes.len());
         let file =
             rustix::fs::memfd_create("wws-image", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, len as u64)?;
         // Pages of zeros stay holes.
-        for (index, page) in bytes.chunks(PAGE).enumerate().filter(|(_, p)| is_set(p)) {
+        for (index, page) in bytes
+            .chunks(page_size())
+            .enumerate()
+            .filter(|(_, p)| is_set(p))
+        {
             let mut done = 0;
             while done < page.len() {
-                done += rustix::io::pwrite(&file, &page[done..], (index * PAGE + done) as u64)?;
+                done +=
+                    rustix::io::pwrite(&file, &page[done..], (index * page_size() + done) as u64)?;
             }
         }
         Ok(Self {
@@ -91,28 +97,37 @@ impl MemoryImage {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::memory::page::assuming_page_size;
 
     #[test]
     fn keeps_only_the_part_that_is_not_zero() {
-        let mut memory = vec![0; 10 * PAGE];
-        memory[3 * PAGE + 5] = 1;
-        memory[6 * PAGE] = 2;
-        let image = MemoryImage::new(0, &memory).unwrap();
-        assert_eq!(image.range(), PageRange::new(3 * PAGE, 7 * PAGE));
-        assert_eq!(image.bytes(3 * PAGE, 7 * PAGE), &memory[3 * PAGE..7 * PAGE]);
+        assuming_page_size(|| {
+            let page = page_size();
+            let mut memory = vec![0; 10 * page];
+            memory[3 * page + 5] = 1;
+            memory[7 * page - 1] = 2;
+            let image = MemoryImage::new(0, &memory).unwrap();
+            let (start, end) = (3 * page, 7 * page);
+            assert_eq!(image.range(), PageRange::new(start, end));
+            assert_eq!(image.bytes(start, end), &memory[start..end]);
+        });
     }
 
     #[test]
     fn zero_memory_has_no_file() {
-        let image = MemoryImage::new(0, &[0; PAGE]).unwrap();
-        assert!(image.file().is_none());
-        assert_eq!(image.range(), PageRange::EMPTY);
+        assuming_page_size(|| {
+            let image = MemoryImage::new(0, &vec![0; page_size()]).unwrap();
+            assert!(image.file().is_none());
+            assert_eq!(image.range(), PageRange::EMPTY);
+        });
     }
 
     #[test]
     fn image_can_end_within_a_page() {
-        let image = MemoryImage::new(0, &[7; 10]).unwrap();
-        assert_eq!(image.range(), PageRange::new(0, PAGE));
-        assert_eq!(image.bytes(0, 12), [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0]);
+        assuming_page_size(|| {
+            let image = MemoryImage::new(0, &[7; 10]).unwrap();
+            assert_eq!(image.range(), PageRange::new(0, page_size()));
+            assert_eq!(image.bytes(0, 12), [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0]);
+        });
     }
 }

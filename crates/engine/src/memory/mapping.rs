@@ -255,47 +255,48 @@ impl Drop for SealedFile {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::memory::page::PAGE;
+    use crate::memory::page::page_size;
 
     #[test]
     #[should_panic(expected = "accessible")]
     fn rejects_write_beyond_accessible_pages() {
-        let mut mapping = Mapping::reserve(4 * PAGE).unwrap();
-        mapping.allow(PageRange::new(0, PAGE)).unwrap();
-        mapping.write(PAGE - 1, &[1, 2]);
+        let mut mapping = Mapping::reserve(4 * page_size()).unwrap();
+        mapping.allow(PageRange::new(0, page_size())).unwrap();
+        mapping.write(page_size() - 1, &[1, 2]);
     }
 
     #[test]
     fn rejects_file_that_can_still_be_written() {
         let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&file, PAGE as u64).unwrap();
-        assert!(SealedFile::new(file, PAGE).is_err());
+        rustix::fs::ftruncate(&file, page_size() as u64).unwrap();
+        assert!(SealedFile::new(file, page_size()).is_err());
     }
 
     #[test]
     fn seals_a_file_whose_pages_the_kernel_holds() {
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create("test", flags).unwrap();
-        assert_eq!(rustix::io::pwrite(&file, &[7; PAGE], 0), Ok(PAGE));
+        let bytes = vec![7; page_size()];
+        assert_eq!(rustix::io::pwrite(&file, &bytes, 0), Ok(bytes.len()));
         let (_reader, writer) = rustix::pipe::pipe().unwrap();
         let held = rustix::pipe::splice(
             &file,
             Some(&mut 0),
             &writer,
             None,
-            PAGE,
+            page_size(),
             rustix::pipe::SpliceFlags::empty(),
         );
-        assert_eq!(held, Ok(PAGE));
-        let sealed = SealedFile::new(file, PAGE).unwrap();
-        assert_eq!(sealed.bytes(), [7; PAGE]);
+        assert_eq!(held, Ok(page_size()));
+        let sealed = SealedFile::new(file, page_size()).unwrap();
+        assert_eq!(sealed.bytes(), bytes);
         assert!(rustix::io::pwrite(sealed.file(), &[8], 0).is_err());
         // SAFETY: `mmap` asks that no memory in use is replaced, and the kernel chooses addresses
         // that are free.
         let mapped = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
-                PAGE,
+                page_size(),
                 ProtFlags::WRITE,
                 MapFlags::SHARED,
                 sealed.file(),
@@ -309,7 +310,7 @@ mod tests {
     fn rejects_file_of_other_length() {
         let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create("test", flags).unwrap();
-        rustix::fs::ftruncate(&file, PAGE as u64).unwrap();
-        assert!(SealedFile::new(file, 2 * PAGE).is_err());
+        rustix::fs::ftruncate(&file, page_size() as u64).unwrap();
+        assert!(SealedFile::new(file, 2 * page_size()).is_err());
     }
 }

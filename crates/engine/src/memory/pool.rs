@@ -151,7 +151,11 @@ unsafe impl MemoryCreator for Pool {
         let waiting = image.idle.take();
         let slot = match waiting.filter(|slot| slot.fits(reserved, guard)) {
             Some(slot) => Ok(slot),
-            None => Slot::new(&image.image, reserved, guard),
+            // Kernels for arm64 may give a process 512 GiB of addresses: waiting slots make room.
+            None => Slot::new(&image.image, reserved, guard).or_else(|_| {
+                self.idle.trim(|_| false);
+                Slot::new(&image.image, reserved, guard)
+            }),
         };
         let mut slot = slot.map_err(|error| format!("no address space for a guest: {error}"))?;
         slot.grow(minimum)
@@ -278,5 +282,24 @@ mod tests {
         call(&pool, &hot, 1);
         assert_eq!((cold.idle.count(), hot.idle.count()), (1, 1));
         assert_eq!(pool.idle.count(), 2);
+    }
+
+    #[test]
+    fn waiting_slots_make_room_where_addresses_are_few() {
+        // Twice what a process can have with 48 bits.
+        const SIZE: usize = 1 << 44;
+        let pool = Pool::new(32, 1 << 20);
+        let account = crate::memory::account::Account::new(1 << 20);
+        let charge = account.nothing().shared(0, &account);
+        for _ in 0..32 {
+            let image = image(&pool);
+            let memory = with_image(&image, &charge, || {
+                pool.new_memory(MemoryType::new(1, None), 1 << 16, None, Some(SIZE), GUARD)
+            });
+            drop(memory.unwrap());
+            // Its slot waits, and keeps its addresses, as long as the image.
+            std::mem::forget(image);
+        }
+        assert!(pool.idle.count() > 0);
     }
 }

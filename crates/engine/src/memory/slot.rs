@@ -5,7 +5,7 @@ use std::io;
 use crate::memory::dirty;
 use crate::memory::image::MemoryImage;
 use crate::memory::mapping::Mapping;
-use crate::memory::page::{PAGE, PageRange, page_up};
+use crate::memory::page::{PageRange, page_size, page_up};
 
 /// A reservation with an image in it.
 ///
@@ -90,7 +90,7 @@ impl Slot {
         let base = self.mapping.base() as u64;
         let end = base + accessible as u64;
         let mut known = 0;
-        let mut left = (keep / PAGE).max(1);
+        let mut left = (keep / page_size()).max(1);
         // One look reports a bounded number of runs; what an interpreter wrote is scattered.
         while known < accessible && left > 0 {
             let dirty = dirty::find(base + known as u64, end, left);
@@ -100,7 +100,7 @@ impl Slot {
                 let (from, to) = ((run.start - base) as usize, (run.end - base) as usize);
                 assert!(from <= to && to <= accessible);
                 self.restore(image, from, to);
-                pages += (to - from) / PAGE;
+                pages += (to - from) / page_size();
             }
             let until = (dirty.known_until - base) as usize;
             if until <= known {
@@ -146,6 +146,7 @@ impl Slot {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::memory::page::assuming_page_size;
     use std::os::fd::AsRawFd;
 
     use proptest::prelude::*;
@@ -154,8 +155,11 @@ mod tests {
     const GUARD: usize = 1 << 16;
 
     fn image() -> (Vec<u8>, MemoryImage) {
-        let mut memory = vec![0; 40 * PAGE];
-        for (i, byte) in memory[20 * PAGE..30 * PAGE].iter_mut().enumerate() {
+        let mut memory = vec![0; 40 * page_size()];
+        for (i, byte) in memory[20 * page_size()..30 * page_size()]
+            .iter_mut()
+            .enumerate()
+        {
             *byte = (i * 31 % 251) as u8;
         }
         let image = MemoryImage::new(0, &memory).unwrap();
@@ -175,77 +179,91 @@ mod tests {
 
     #[test]
     fn slot_starts_with_the_images_bytes() {
-        let (memory, image) = image();
-        let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
-        slot.grow(memory.len()).unwrap();
-        assert_eq!(bytes(&slot, memory.len()), memory);
+        assuming_page_size(|| {
+            let (memory, image) = image();
+            let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
+            slot.grow(memory.len()).unwrap();
+            assert_eq!(bytes(&slot, memory.len()), memory);
+        });
     }
 
     #[test]
     fn reset_undoes_every_write() {
-        let (memory, image) = image();
-        for keep in [0, PAGE, 5 * PAGE, 1 << 20] {
-            let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
-            slot.grow(memory.len() + 100 * PAGE).unwrap();
-            for at in [0, 19 * PAGE + 4000, 25 * PAGE, 29 * PAGE + 4095, 39 * PAGE] {
-                write(&mut slot, at, &[0xAA; 200]);
+        assuming_page_size(|| {
+            let (memory, image) = image();
+            for keep in [0, page_size(), 5 * page_size(), 1 << 20] {
+                let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
+                slot.grow(memory.len() + 100 * page_size()).unwrap();
+                for at in [
+                    0,
+                    19 * page_size() + 4000,
+                    25 * page_size(),
+                    29 * page_size() + 4095,
+                    39 * page_size(),
+                ] {
+                    write(&mut slot, at, &[0xAA; 200]);
+                }
+                write(&mut slot, memory.len(), &vec![0xBB; 100 * page_size()]);
+                slot.reset(&image, keep).unwrap();
+                assert_eq!(bytes(&slot, memory.len()), memory, "keep {keep}");
+                assert!(
+                    bytes(&slot, memory.len() + 100 * page_size())[memory.len()..]
+                        .iter()
+                        .all(|b| *b == 0),
+                    "keep {keep}"
+                );
             }
-            write(&mut slot, memory.len(), &vec![0xBB; 100 * PAGE]);
-            slot.reset(&image, keep).unwrap();
-            assert_eq!(bytes(&slot, memory.len()), memory, "keep {keep}");
-            assert!(
-                bytes(&slot, memory.len() + 100 * PAGE)[memory.len()..]
-                    .iter()
-                    .all(|b| *b == 0),
-                "keep {keep}"
-            );
-        }
+        });
     }
 
     #[test]
     fn shrunk_slot_is_inaccessible_beyond_and_zero_when_grown() {
-        let (memory, image) = image();
-        let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
-        slot.grow(memory.len() + 100 * PAGE).unwrap();
-        write(&mut slot, memory.len(), &vec![0xBB; 100 * PAGE]);
-        slot.reset(&image, 1 << 20).unwrap();
-        slot.shrink(memory.len()).unwrap();
-        assert_eq!(slot.accessible(), memory.len());
-        // The kernel reports it without a signal: it cannot read from there.
-        let (_reader, writer) = rustix::pipe::pipe().unwrap();
-        let beyond = slot.base().wrapping_add(memory.len());
-        // SAFETY: `write` asks for a pointer that is only passed to the kernel, which checks it.
-        let written = unsafe { libc::write(writer.as_raw_fd(), beyond.cast(), PAGE) };
-        assert_eq!(written, -1);
-        let error = io::Error::last_os_error();
-        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
-        slot.grow(memory.len() + 100 * PAGE).unwrap();
-        let grown = &bytes(&slot, memory.len() + 100 * PAGE)[memory.len()..];
-        assert!(grown.iter().all(|byte| *byte == 0));
+        assuming_page_size(|| {
+            let (memory, image) = image();
+            let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
+            slot.grow(memory.len() + 100 * page_size()).unwrap();
+            write(&mut slot, memory.len(), &vec![0xBB; 100 * page_size()]);
+            slot.reset(&image, 1 << 20).unwrap();
+            slot.shrink(memory.len()).unwrap();
+            assert_eq!(slot.accessible(), memory.len());
+            // The kernel reports it without a signal: it cannot read from there.
+            let (_reader, writer) = rustix::pipe::pipe().unwrap();
+            let beyond = slot.base().wrapping_add(memory.len());
+            // SAFETY: `write` asks for a pointer that is only passed to the kernel, which checks it.
+            let written = unsafe { libc::write(writer.as_raw_fd(), beyond.cast(), page_size()) };
+            assert_eq!(written, -1);
+            let error = io::Error::last_os_error();
+            assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+            slot.grow(memory.len() + 100 * page_size()).unwrap();
+            let grown = &bytes(&slot, memory.len() + 100 * page_size())[memory.len()..];
+            assert!(grown.iter().all(|byte| *byte == 0));
+        });
     }
 
     #[test]
     fn reset_undoes_scattered_writes() {
         let image = MemoryImage::zero();
         let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
-        slot.grow(1000 * PAGE).unwrap();
+        slot.grow(1000 * page_size()).unwrap();
         for round in 0..3 {
             for page in (0..1000).step_by(3) {
-                write(&mut slot, page * PAGE + round, &[1]);
+                write(&mut slot, page * page_size() + round, &[1]);
             }
             slot.reset(&image, 1 << 20).unwrap();
-            assert!(bytes(&slot, 1000 * PAGE).iter().all(|b| *b == 0));
+            assert!(bytes(&slot, 1000 * page_size()).iter().all(|b| *b == 0));
         }
     }
 
     #[test]
     fn released_memory_has_the_images_bytes() {
-        let (memory, image) = image();
-        let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
-        slot.grow(memory.len()).unwrap();
-        write(&mut slot, 0, &vec![9; memory.len()]);
-        slot.release().unwrap();
-        assert_eq!(bytes(&slot, memory.len()), memory);
+        assuming_page_size(|| {
+            let (memory, image) = image();
+            let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
+            slot.grow(memory.len()).unwrap();
+            write(&mut slot, 0, &vec![9; memory.len()]);
+            slot.release().unwrap();
+            assert_eq!(bytes(&slot, memory.len()), memory);
+        });
     }
 
     #[test]
@@ -257,8 +275,8 @@ mod tests {
 
     #[test]
     fn rejects_image_that_does_not_fit() {
-        let image = MemoryImage::new(0, &[1; 8 * PAGE]).unwrap();
-        assert!(Slot::new(&image, 4 * PAGE, GUARD).is_err());
+        let image = MemoryImage::new(0, &vec![1; 8 * page_size()]).unwrap();
+        assert!(Slot::new(&image, 4 * page_size(), GUARD).is_err());
     }
 
     /// Pages of the memory that the property below models.
@@ -273,13 +291,13 @@ mod tests {
     }
 
     fn operation() -> impl Strategy<Value = Operation> {
-        let bytes = PAGES * PAGE;
+        let bytes = PAGES * page_size();
         prop_oneof![
             2 => (0..=bytes).prop_map(Operation::Grow),
-            6 => (0..bytes, any::<u8>(), 0..3 * PAGE)
+            6 => (0..bytes, any::<u8>(), 0..3 * page_size())
                 .prop_map(|(at, byte, len)| Operation::Write { at, byte, len }),
             2 => (0..=PAGES, 0..=bytes).prop_map(|(pages, minimum)| Operation::EndCall {
-                keep: pages * PAGE,
+                keep: pages * page_size(),
                 minimum,
             }),
             1 => Just(Operation::Release),
@@ -289,15 +307,19 @@ mod tests {
     /// An image of few pages that are set, as a snapshot's.
     fn image_bytes() -> impl Strategy<Value = Vec<u8>> {
         let page = (0..PAGES / 2, any::<u8>());
-        (0..=PAGES / 2 * PAGE, prop::collection::vec(page, 0..8)).prop_map(|(len, pages)| {
-            let mut bytes = vec![0; len];
-            for (page, byte) in pages {
-                if let Some(at) = bytes.get_mut(page * PAGE + 5) {
-                    *at = byte;
+        (
+            0..=PAGES / 2 * page_size(),
+            prop::collection::vec(page, 0..8),
+        )
+            .prop_map(|(len, pages)| {
+                let mut bytes = vec![0; len];
+                for (page, byte) in pages {
+                    if let Some(at) = bytes.get_mut(page * page_size() + 5) {
+                        *at = byte;
+                    }
                 }
-            }
-            bytes
-        })
+                bytes
+            })
     }
 
     proptest! {
@@ -309,10 +331,10 @@ mod tests {
             operations in prop::collection::vec(operation(), 0..24),
         ) {
             let image = MemoryImage::new(0, &start).unwrap();
-            let mut slot = Slot::new(&image, PAGES * PAGE, GUARD).unwrap();
+            let mut slot = Slot::new(&image, PAGES * page_size(), GUARD).unwrap();
             let initial: Vec<u8> = {
                 let mut all = start;
-                all.resize(PAGES * PAGE, 0);
+                all.resize(PAGES * page_size(), 0);
                 all
             };
             let mut model = initial.clone();

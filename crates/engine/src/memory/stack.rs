@@ -13,7 +13,7 @@ use wasmtime::{StackCreator, StackMemory};
 
 use crate::memory::account::{Account, Charge};
 use crate::memory::mapping::Mapping;
-use crate::memory::page::{PAGE, PageRange, page_up};
+use crate::memory::page::{PageRange, page_size, page_up};
 
 /// Native stack of a guest, in bytes. Deep recursion of interpreters needs most of it.
 pub(crate) const WASM_STACK: usize = 4 << 20;
@@ -121,21 +121,21 @@ struct Stack {
 impl Stack {
     fn new(size: usize) -> std::io::Result<Self> {
         let mut mapping = Mapping::reserve(total(size))?;
-        mapping.allow(PageRange::new(PAGE, mapping.len()))?;
+        mapping.allow(PageRange::new(page_size(), mapping.len()))?;
         Ok(Self { mapping, uses: 0 })
     }
 
     /// Returns the lower part to the system.
     fn trim(&mut self) {
-        let end = self.mapping.len().saturating_sub(KEEP).max(PAGE);
+        let end = self.mapping.len().saturating_sub(KEEP).max(page_size());
         // A failure costs memory, nothing else.
-        let _ = self.mapping.discard(PageRange::new(PAGE, end));
+        let _ = self.mapping.discard(PageRange::new(page_size(), end));
     }
 }
 
 /// Bytes of a stack with its guard page.
 fn total(size: usize) -> usize {
-    page_up(size) + PAGE
+    page_up(size) + page_size()
 }
 
 // SAFETY: `StackCreator` asks for stacks of at least `size` bytes with a guard below, which nobody
@@ -206,12 +206,12 @@ unsafe impl StackMemory for UsedStack {
 
     fn range(&self) -> Range<usize> {
         let (base, total) = self.bounds();
-        base as usize + PAGE..base as usize + total
+        base as usize + page_size()..base as usize + total
     }
 
     fn guard_range(&self) -> Range<*mut u8> {
         let (base, _) = self.bounds();
-        base..base.wrapping_add(PAGE)
+        base..base.wrapping_add(page_size())
     }
 }
 
@@ -235,6 +235,7 @@ impl Drop for UsedStack {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::memory::page::assuming_page_size;
 
     #[test]
     fn further_stacks_of_a_call_are_charged() {
@@ -253,5 +254,20 @@ mod tests {
         drop((first, third, fourth));
         assert_eq!(account.free(), free);
         assert!(stacks.new_stack(ASYNC_STACK, false).is_ok());
+    }
+
+    #[test]
+    fn guard_is_the_page_below_the_stack() {
+        assuming_page_size(|| {
+            let stacks = Stacks::new(1);
+            for _ in 0..=USES {
+                let stack = stacks.new_stack(ASYNC_STACK, false).unwrap();
+                let (guard, range) = (stack.guard_range(), stack.range());
+                assert_eq!(guard.end.addr() - guard.start.addr(), page_size());
+                assert_eq!(guard.end.addr(), range.start);
+                assert_eq!(stack.top().addr(), range.end);
+                assert_eq!(range.len(), ASYNC_STACK.next_multiple_of(page_size()));
+            }
+        });
     }
 }

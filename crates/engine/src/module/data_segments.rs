@@ -4,7 +4,7 @@
 use wasm_encoder::{ConstExpr, DataSection, RawSection, SectionId};
 use wasmparser::{Data, DataKind, DataSectionReader, Operator, Parser, Payload};
 
-use crate::memory::page::{PAGE, WASM_PAGE};
+use crate::memory::page::WASM_PAGE;
 
 /// A larger image stays in its segments: it would be held twice, in the file and in the process.
 const MAX_IMAGE: u64 = 1 << 30;
@@ -83,8 +83,8 @@ pub(crate) fn split(wasm: &[u8]) -> Option<SplitModule<'_>> {
     if end == 0 {
         return None;
     }
-    // Whole pages, as they are mapped.
-    start = start / PAGE * PAGE;
+    // Whole pages, as they are mapped, of whatever size the host's are.
+    start -= start % WASM_PAGE as usize;
     let mut memory = vec![0; end - start];
     for segment in data.clone() {
         if let Some(ActiveSegment { at, bytes }) = active(&segment.ok()?, limit).ok()? {
@@ -213,14 +213,14 @@ mod tests {
     #[test]
     fn moves_active_segments_to_the_image() {
         let wasm = wasm(
-            r#"(module (memory (export "memory") 2)
-                 (data (i32.const 5000) "abc") (data $passive "keep me") (data (i32.const 70000) "end") (data (i32.const 0) "")
+            r#"(module (memory (export "memory") 3)
+                 (data (i32.const 70000) "abc") (data $passive "keep me") (data (i32.const 140000) "end") (data (i32.const 0) "")
                  (func (export "f") (memory.init $passive (i32.const 0) (i32.const 0) (i32.const 4))))"#,
         );
         let split = split(&wasm).unwrap();
-        assert_eq!((split.start, split.memory.len()), (4096, 70003 - 4096));
-        assert_eq!(&split.memory[5000 - 4096..][..3], b"abc");
-        assert_eq!(&split.memory[70000 - 4096..], b"end");
+        assert_eq!((split.start, split.memory.len()), (65536, 140003 - 65536));
+        assert_eq!(&split.memory[70000 - 65536..][..3], b"abc");
+        assert_eq!(&split.memory[140000 - 65536..], b"end");
         let stripped = split.stripped().unwrap();
         wasmparser::validate(&stripped).unwrap();
         let text = String::from_utf8_lossy(&stripped).into_owned();

@@ -244,7 +244,7 @@ async fn a_gibibyte_is_echoed_in_constant_memory() {
     let held = || {
         let status = std::fs::read_to_string("/proc/self/statm").unwrap();
         let pages: u64 = status.split(' ').nth(1).unwrap().parse().unwrap();
-        pages * 4096
+        pages * rustix::param::page_size() as u64
     };
     let before = held();
     let writing = tokio::spawn(async move {
