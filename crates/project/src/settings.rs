@@ -160,8 +160,8 @@ settings! {
         /// Private networks that requests of workers may reach, if `allowed_hosts` names the host.
         allow_private: Vec<Network> = Vec::new(), 0 => 0;
         /// Whether responses of workers are compressed (gzip, Brotli) for clients that accept it:
-        /// text of 1 KiB and more. Precompressed files next to assets (`.gz`, `.br`, `.zst`) are
-        /// always used.
+        /// text of 1 KiB and more; and messages of WebSockets (`permessage-deflate`). Precompressed
+        /// files next to assets (`.gz`, `.br`, `.zst`) are always used.
         compression: bool = false, 0 => 0;
         /// Proxies that are trusted to report a client's address, scheme and host; see
         /// [the client's address](../configure/server.md#client-address-and-proxies).

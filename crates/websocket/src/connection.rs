@@ -10,6 +10,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::charge::MemoryCharge;
 use crate::close::{Close, code};
+use crate::deflate::{self, Deflate};
 use crate::frames::{self, Decoder, Incoming, Role};
 use crate::limits::Limits;
 use crate::queue::{End, Event, Message, NotSent};
@@ -21,7 +22,7 @@ const PIECE: usize = 16 << 10;
 const READ: usize = 4 << 10;
 
 /// So many bytes of one message show that the peer is there.
-const PROGRESS: usize = 4 << 10;
+const PROGRESS: u64 = 4 << 10;
 
 /// Messages after which other tasks get a turn.
 const TURN: u32 = 64;
@@ -69,8 +70,10 @@ pub struct Connection<S> {
     end: End,
     limits: Limits,
     phase: Phase,
-    /// What is left of a long message, and the opcode of its next frame.
-    sending: Option<(u8, Bytes)>,
+    /// Whether messages are compressed.
+    deflates: bool,
+    /// What is left of a long message.
+    sending: Option<MessageRest>,
     /// The close that is sent when the worker's messages are.
     last: Option<Close>,
     /// Bytes of messages that were sent.
@@ -79,7 +82,7 @@ pub struct Connection<S> {
     listening: bool,
     heard: Instant,
     /// Bytes of the message that was coming then.
-    collected: usize,
+    collected: u64,
     /// When a ping was sent, if nothing was heard since.
     pinged: Option<Instant>,
     /// When sending began to make no progress.
@@ -89,6 +92,23 @@ pub struct Connection<S> {
     closes: Option<Instant>,
     sleep: Option<Pin<Box<Sleep>>>,
     armed: Option<Instant>,
+}
+
+/// What is left of a message that is sent.
+struct MessageRest {
+    /// The opcode of the next frame.
+    opcode: u8,
+    bytes: Bytes,
+    is_compressed: bool,
+}
+
+/// A frame of a message.
+struct Piece {
+    opcode: u8,
+    is_final: bool,
+    content: Bytes,
+    /// Bytes of the message.
+    len: u64,
 }
 
 /// What a time limit asks for.
@@ -126,6 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             end,
             limits,
             phase: Phase::Open,
+            deflates: false,
             sending: None,
             last: None,
             sent: 0,
@@ -139,6 +160,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             sleep: None,
             armed: None,
         }
+    }
+
+    /// Compresses messages as it was negotiated, and takes compressed ones.
+    pub fn set_deflate(&mut self, deflate: Option<Deflate>) {
+        self.deflates = deflate.is_some();
+        self.decoder.set_deflate(deflate);
     }
 
     /// Bytes of messages that were sent.
@@ -243,11 +270,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.encode(frames::PONG, true, &pong);
             }
             while self.out.len() < PIECE && self.phase == Phase::Open {
-                let Some((opcode, is_final, piece)) = self.next_piece(context) else {
+                let Some(piece) = self.next_piece(context) else {
                     break;
                 };
-                self.sent += piece.len() as u64;
-                self.encode(opcode, is_final, &piece);
+                self.sent += piece.len;
+                self.encode(piece.opcode, piece.is_final, &piece.content);
             }
             if self.out.is_empty() {
                 // A socket that is idle holds no buffer of what it once sent.
@@ -272,15 +299,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.end.receiver.release();
     }
 
-    /// The next frame's opcode and content, and whether it is the last one of its message.
-    fn next_piece(&mut self, context: &Context<'_>) -> Option<(u8, bool, Bytes)> {
-        let (opcode, mut rest) = match self.sending.take() {
+    /// The next frame of a message.
+    fn next_piece(&mut self, context: &Context<'_>) -> Option<Piece> {
+        let MessageRest {
+            mut opcode,
+            bytes: mut rest,
+            mut is_compressed,
+        } = match self.sending.take() {
             Some(sending) => sending,
             None => match self.end.receiver.poll_next(context) {
-                Poll::Ready(Some(Event::Message(Message::Text(bytes)))) => (frames::TEXT, bytes),
-                Poll::Ready(Some(Event::Message(Message::Binary(bytes)))) => {
-                    (frames::BINARY, bytes)
-                }
+                Poll::Ready(Some(Event::Message(message))) => self.begin_message(message),
                 Poll::Ready(Some(Event::Close { close, .. })) => {
                     self.begin_close(&close);
                     return None;
@@ -295,12 +323,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Pending => return None,
             },
         };
-        if rest.len() <= PIECE {
-            return Some((opcode, true, rest));
+        let is_final = rest.len() <= PIECE;
+        let mut content = rest.split_to(rest.len().min(PIECE));
+        let len = content.len() as u64;
+        if is_compressed {
+            let Some(compressed) = deflate::compress(&content, is_final) else {
+                self.end_with(Ended::Lost);
+                return None;
+            };
+            let is_only = is_final && opcode != frames::CONTINUATION;
+            if is_only && compressed.len() >= content.len() {
+                is_compressed = false;
+            } else {
+                content = compressed.into();
+            }
         }
-        let piece = rest.split_to(PIECE);
-        self.sending = Some((frames::CONTINUATION, rest));
-        Some((opcode, false, piece))
+        if is_compressed && opcode != frames::CONTINUATION {
+            opcode |= frames::COMPRESSED;
+        }
+        if !is_final {
+            self.sending = Some(MessageRest {
+                opcode: frames::CONTINUATION,
+                bytes: rest,
+                is_compressed,
+            });
+        }
+        Some(Piece {
+            opcode,
+            is_final,
+            content,
+            len,
+        })
+    }
+
+    fn begin_message(&self, message: Message) -> MessageRest {
+        let (opcode, bytes) = match message {
+            Message::Text(bytes) => (frames::TEXT, bytes),
+            Message::Binary(bytes) => (frames::BINARY, bytes),
+        };
+        let is_compressed = self.deflates && bytes.len() >= deflate::LEAST;
+        MessageRest {
+            opcode,
+            bytes,
+            is_compressed,
+        }
     }
 
     /// Reads what has come, at most one message. Returns whether anything came.

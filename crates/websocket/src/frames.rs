@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::charge::MemoryCharge;
 use crate::close::{Close, code};
+use crate::deflate::{BadData, Deflate, INFLATER, Inflater};
 use crate::queue::Message;
 
 /// Opcodes.
@@ -14,6 +15,9 @@ pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
 
+/// Set in the first frame of a compressed message.
+pub(crate) const COMPRESSED: u8 = 0x40;
+
 /// The longest head of a frame.
 const MAX_HEAD: usize = 14;
 
@@ -22,7 +26,16 @@ const MAX_CONTROL: usize = 125;
 
 /// What a message that is incomplete may take without a charge, in bytes: it is part of what a
 /// connection costs.
-const FREE: usize = 4 << 10;
+const FREE: u64 = 4 << 10;
+
+/// The first room for an inflated message, in bytes.
+const INFLATED_STEP: usize = 4 << 10;
+
+/// The longest content of frames whose message has `max` bytes: incompressible bytes take a few more
+/// when they are compressed.
+fn compressed_max(max: u64) -> u64 {
+    max.saturating_add(max / 1024 + 64)
+}
 
 /// Which side of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,14 +88,25 @@ pub(crate) struct Decoder {
     /// Bytes of a text that are known to be UTF-8.
     valid: usize,
     control: Vec<u8>,
-    /// For the capacity of `message`.
+    /// What was negotiated.
+    deflate: Option<Deflate>,
+    /// While a compressed message comes.
+    inflater: Option<Box<Inflater>>,
+    /// Bytes of the message that have come in its frames.
+    came: u64,
+    /// For the capacity of `message`, and the inflater.
     charge: Box<dyn MemoryCharge>,
 }
 
 impl Decoder {
-    /// The bytes of a message that has not come as a whole.
-    pub(crate) fn collected(&self) -> usize {
-        self.message.len()
+    /// The bytes that have come of a message that has not come as a whole.
+    pub(crate) fn collected(&self) -> u64 {
+        self.came
+    }
+
+    /// Takes compressed messages from now on.
+    pub(crate) fn set_deflate(&mut self, deflate: Option<Deflate>) {
+        self.deflate = deflate;
     }
 
     pub(crate) fn new(
@@ -102,6 +126,9 @@ impl Decoder {
             message: Vec::new(),
             valid: 0,
             control: Vec::new(),
+            deflate: None,
+            inflater: None,
+            came: 0,
             charge,
         }
     }
@@ -142,8 +169,13 @@ impl Decoder {
     fn head_len(&self) -> Result<usize, Breach> {
         let [first, second] = [self.head[0], self.head[1]];
         let is_masked = second & 0x80 != 0;
-        // Reserved bits belong to extensions, and none is negotiated.
-        if first & 0x70 != 0 || is_masked != (self.role == Role::Server) {
+        // Reserved bits belong to extensions: compression has the first one, of a message's first
+        // frame.
+        let reserved = match first & 0x0f {
+            TEXT | BINARY if self.deflate.is_some() => 0x70 & !COMPRESSED,
+            _ => 0x70,
+        };
+        if first & reserved != 0 || is_masked != (self.role == Role::Server) {
             return Err(PROTOCOL);
         }
         let is_final = first & 0x80 != 0;
@@ -194,12 +226,23 @@ impl Decoder {
         }
         let opcode = self.head[0] & 0x0f;
         if opcode < CLOSE {
-            if left > self.max_frame || left > self.max_message - self.message.len() as u64 {
-                return Err(Breach(code::TOO_LARGE));
-            }
             if opcode != CONTINUATION {
                 self.kind = Some(opcode);
                 self.valid = 0;
+                self.came = 0;
+                if self.head[0] & COMPRESSED != 0 {
+                    if !self.charge.resize(INFLATER) {
+                        return Err(Breach(code::TRY_AGAIN));
+                    }
+                    self.inflater = Some(Inflater::new());
+                }
+            }
+            let (mut frame, mut message) = (self.max_frame, self.max_message);
+            if self.inflater.is_some() {
+                (frame, message) = (compressed_max(frame), compressed_max(message));
+            }
+            if left > frame || left > message.saturating_sub(self.came) {
+                return Err(Breach(code::TOO_LARGE));
             }
         }
         Ok(Frame {
@@ -213,26 +256,73 @@ impl Decoder {
 
     /// Takes bytes of a frame's content.
     fn content(&mut self, frame: &mut Frame, bytes: &[u8]) -> Result<(), Breach> {
-        if frame.opcode < CLOSE {
-            self.make_room(bytes.len())?;
-        }
-        let to = match frame.opcode {
-            CLOSE.. => &mut self.control,
-            _ => &mut self.message,
-        };
-        let start = to.len();
-        to.extend_from_slice(bytes);
-        unmask(&mut to[start..], frame.mask, frame.phase);
+        let (mask, phase) = (frame.mask, frame.phase);
         frame.phase = (frame.phase + bytes.len()) % 4;
         frame.left -= bytes.len() as u64;
+        if frame.opcode < CLOSE {
+            self.came += bytes.len() as u64;
+        }
+        match (frame.opcode, self.inflater.take()) {
+            (..CLOSE, Some(mut inflater)) => {
+                let mut compressed = bytes.to_vec();
+                unmask(&mut compressed, mask, phase);
+                self.inflate(&mut inflater, &compressed)?;
+                self.inflater = Some(inflater);
+            }
+            (opcode, inflater) => {
+                self.inflater = inflater;
+                if opcode < CLOSE {
+                    self.make_room(bytes.len(), 0)?;
+                }
+                let to = match opcode {
+                    CLOSE.. => &mut self.control,
+                    _ => &mut self.message,
+                };
+                let start = to.len();
+                to.extend_from_slice(bytes);
+                unmask(&mut to[start..], mask, phase);
+            }
+        }
         if frame.opcode < CLOSE && self.kind == Some(TEXT) {
             self.check_text()?;
         }
         Ok(())
     }
 
-    /// Makes room for more of the message: its memory is charged before.
-    fn make_room(&mut self, more: usize) -> Result<(), Breach> {
+    /// Inflates bytes of a compressed message, up to the largest size of one.
+    fn inflate(&mut self, inflater: &mut Inflater, mut bytes: &[u8]) -> Result<(), Breach> {
+        let max = usize::try_from(self.max_message).unwrap_or(usize::MAX);
+        loop {
+            let start = self.message.len();
+            let room = max.saturating_sub(start);
+            if start == self.message.capacity() && room > 0 {
+                self.make_room(room.min(INFLATED_STEP.max(bytes.len())), INFLATER)?;
+            }
+            // Where there is no room, one byte is too much.
+            let mut beyond = Vec::new();
+            let to = match room {
+                0 => {
+                    beyond.reserve_exact(1);
+                    &mut beyond
+                }
+                _ => &mut self.message,
+            };
+            let (used, is_done) = inflater.inflate(bytes, to).map_err(|BadData| PROTOCOL)?;
+            if !beyond.is_empty() || self.message.len() > max {
+                return Err(Breach(code::TOO_LARGE));
+            }
+            if is_done {
+                return Ok(());
+            }
+            if used == 0 && self.message.len() == start {
+                return Err(PROTOCOL);
+            }
+            bytes = &bytes[used..];
+        }
+    }
+
+    /// Makes room for more of the message: its memory, and `besides`, are charged before.
+    fn make_room(&mut self, more: usize, besides: u64) -> Result<(), Breach> {
         let needed = self.message.len() + more;
         if needed <= self.message.capacity() {
             return Ok(());
@@ -241,7 +331,8 @@ impl Decoder {
         let capacity = needed.next_power_of_two().min(max).max(needed);
         // Both exist while the bytes are copied.
         let both = capacity + self.message.capacity();
-        if both > FREE && !self.charge.resize(both as u64) {
+        let charged = both as u64 + besides;
+        if charged > FREE && !self.charge.resize(charged) {
             return Err(Breach(code::TRY_AGAIN));
         }
         self.message.reserve_exact(capacity - self.message.len());
@@ -273,6 +364,14 @@ impl Decoder {
         if !frame.is_final {
             return Ok(None);
         }
+        if let Some(mut inflater) = self.inflater.take() {
+            let tail = inflater.tail();
+            self.inflate(&mut inflater, tail)?;
+            if self.kind == Some(TEXT) {
+                self.check_text()?;
+            }
+        }
+        self.came = 0;
         if self.kind == Some(TEXT) && self.valid < self.message.len() {
             return Err(Breach(code::INVALID));
         }

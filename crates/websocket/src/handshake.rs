@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use sha1::{Digest, Sha1};
 
+use crate::deflate::Deflate;
+
 /// What a key is joined with before it is hashed.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
@@ -18,6 +20,7 @@ const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 pub struct Offer {
     key: HeaderValue,
     protocols: Vec<String>,
+    deflate: Option<Deflate>,
 }
 
 /// Why a request asks for no socket that can be opened.
@@ -107,7 +110,14 @@ impl Offer {
         Ok(Self {
             key: key.clone(),
             protocols,
+            deflate: Deflate::offered(headers),
         })
+    }
+
+    /// How messages can be compressed, if the client offers that.
+    #[must_use]
+    pub fn deflate(&self) -> Option<Deflate> {
+        self.deflate
     }
 
     /// Whether the client offers a protocol.

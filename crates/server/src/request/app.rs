@@ -363,6 +363,7 @@ impl App {
         let asked = SocketRequest {
             version: parts.version,
             offer: Offer::of(&parts, !body.is_end_stream()),
+            compression: generation.compressor.is_some(),
         };
         let failure = UploadFailure::default();
         let body = if guest.takes_streams() {

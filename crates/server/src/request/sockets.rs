@@ -11,7 +11,7 @@ use tokio::{
 };
 use wws_engine::{Account, CallError, Charge, GuestSocket};
 use wws_project::Worker;
-use wws_websocket::{BadOffer, Close, Connection, Ended, Offer, Role, code};
+use wws_websocket::{BadOffer, Close, Connection, Deflate, Ended, Offer, Role, code};
 
 use crate::connection::body::Body;
 use crate::connection::driver::Watch;
@@ -45,6 +45,8 @@ struct SocketPlace {
 pub(crate) struct SocketRequest {
     pub(crate) version: Version,
     pub(crate) offer: Result<Offer, BadOffer>,
+    /// Whether messages may be compressed (`server.compression`).
+    pub(crate) compression: bool,
 }
 
 impl Sockets {
@@ -119,6 +121,11 @@ impl Sockets {
             head.headers.remove(name);
         }
         head.headers.extend(offer.accept());
+        let deflate = offer.deflate().filter(|_| request.compression);
+        if let Some(deflate) = deflate {
+            let extensions = header::SEC_WEBSOCKET_EXTENSIONS;
+            head.headers.insert(extensions, deflate.header());
+        }
         head.status = StatusCode::SWITCHING_PROTOCOLS;
         let mut record = StreamRecord::new(
             &mut context.access,
@@ -131,6 +138,7 @@ impl Sockets {
         record.aborted(AbortedBy::Client);
         let open = OpenSocket {
             guest,
+            deflate,
             record,
             memory: self.account.clone(),
             place,
@@ -153,6 +161,7 @@ fn sentence(bad: BadOffer) -> String {
 /// A socket and its guest.
 struct OpenSocket {
     guest: Box<GuestSocket>,
+    deflate: Option<Deflate>,
     record: StreamRecord,
     memory: Account,
     place: SocketPlace,
@@ -174,6 +183,7 @@ impl OpenSocket {
         let limits = self.guest.limits().clone();
         let charge = Box::new(self.memory.nothing());
         let mut connection = Connection::new(socket, read, Role::Server, end, limits, charge);
+        connection.set_deflate(self.deflate);
         if self.guest.has_ended() {
             connection.close_at_end(Close::with(code::NORMAL, ""));
         }

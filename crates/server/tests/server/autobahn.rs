@@ -1,8 +1,9 @@
-//! The case groups 1 to 7 of the Autobahn test suite, written anew, against an echo worker in
-//! JavaScript: framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes.
+//! The case groups 1 to 7, 12 and 13 of the Autobahn test suite, written anew, against an echo worker
+//! in JavaScript: framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes, compression.
 
 use std::sync::LazyLock;
 
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use wws_engine::{CodeCache, Engine, EngineOptions, interpreter_module};
@@ -529,6 +530,86 @@ async fn the_autobahn_cases_pass() {
         }
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// The content of a compressed message. A client that keeps its window has one `state` for all.
+fn deflated(state: &mut Compress, content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len() + 1000);
+    state
+        .compress_vec(content, &mut out, FlushCompress::Sync)
+        .unwrap();
+    assert!(out.ends_with(&[0, 0, 0xff, 0xff]));
+    out.truncate(out.len() - 4);
+    out
+}
+
+fn inflated(content: &[u8], len: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(len + 1);
+    let whole = [content, &[0, 0, 0xff, 0xff]].concat();
+    Decompress::new(false)
+        .decompress_vec(&whole, &mut out, FlushDecompress::Sync)
+        .unwrap();
+    out
+}
+
+/// 12 and 13: messages of many sizes, whole and in frames, under each offer of the suite.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_autobahn_cases_of_compression_pass() {
+    const NAME: &str = "sec-websocket-extensions: permessage-deflate";
+    let server = echo("[server]\ncompression = true").await;
+    for offer in [
+        "",
+        "; client_no_context_takeover; client_max_window_bits",
+        "; client_max_window_bits=9; server_max_window_bits=15",
+        "; server_no_context_takeover; server_max_window_bits=14",
+        "; server_max_window_bits=9, permessage-deflate",
+    ] {
+        let headers = format!("{}{NAME}{offer}\r\n", crate::common::socket::UPGRADE);
+        let mut socket = Socket::ask(server.address, "/echo", &headers).await;
+        let accepted = format!("{NAME}; server_no_context_takeover; client_no_context_takeover");
+        assert!(socket.head.contains(&accepted), "{offer}: {}", socket.head);
+        for len in [
+            0, 16, 64, 128, 256, 1024, 4096, 8192, 16_384, 32_768, 65_536, 131_072,
+        ] {
+            for (kind, step) in [(TEXT, WHOLE), (BINARY, WHOLE), (TEXT, 100), (BINARY, 4096)] {
+                let words = b"{\"id\": 1, \"name\": \"Ada\", \"at\": 2025}, ";
+                let content: Vec<u8> = words.iter().copied().cycle().take(len).collect();
+                let compressed = deflated(&mut Compress::new(Compression::best(), false), &content);
+                let pieces: Vec<&[u8]> = compressed.chunks(step.min(compressed.len())).collect();
+                for (n, piece) in pieces.iter().enumerate() {
+                    let first = if n == 0 { kind & 0x0f | 0x40 } else { 0 };
+                    let last = if n + 1 == pieces.len() { 0x80 } else { 0 };
+                    socket.send(first | last, piece).await;
+                }
+                let (first, back) = socket.message().await.expect("an echo");
+                assert_eq!(first & 0x8f, kind, "{offer}: {len}");
+                let back = match first & 0x40 {
+                    0 => back,
+                    _ => inflated(&back, len),
+                };
+                assert_eq!(first & 0x40 != 0, len >= 128, "{offer}: {len}");
+                assert!(
+                    back == content,
+                    "{offer}: {len} bytes in {} frames",
+                    pieces.len()
+                );
+            }
+        }
+        socket.send(CLOSE, &1000u16.to_be_bytes()).await;
+        assert_eq!(socket.closed().await, 1000);
+    }
+    // An offer that cannot be accepted, and a server that compresses nothing.
+    let narrow = format!(
+        "{}{NAME}; server_max_window_bits=9\r\n",
+        crate::common::socket::UPGRADE
+    );
+    let socket = Socket::ask(server.address, "/echo", &narrow).await;
+    assert!(!socket.head.contains("permessage"), "{}", socket.head);
+    let plain = echo("").await;
+    let offer = format!("{}{NAME}\r\n", crate::common::socket::UPGRADE);
+    let socket = Socket::ask(plain.address, "/echo", &offer).await;
+    assert!(socket.head.starts_with("HTTP/1.1 101 "), "{}", socket.head);
+    assert!(!socket.head.contains("permessage"), "{}", socket.head);
 }
 
 /// The next message of the chat as JSON text without its time.

@@ -40,6 +40,21 @@ struct Rig {
 }
 
 fn rig(limits: Limits, memory: u64) -> Rig {
+    rig_with(limits, memory, None)
+}
+
+/// [`rig`] with compressed messages.
+fn deflating(limits: Limits, memory: u64) -> Rig {
+    let mut request = http::Request::builder().body(()).unwrap();
+    let offer = http::HeaderValue::from_static("permessage-deflate");
+    let name = http::header::SEC_WEBSOCKET_EXTENSIONS;
+    request.headers_mut().insert(name, offer);
+    let deflate = Deflate::offered(request.headers());
+    assert!(deflate.is_some());
+    rig_with(limits, memory, deflate)
+}
+
+fn rig_with(limits: Limits, memory: u64, deflate: Option<Deflate>) -> Rig {
     let budget = Budget::new(memory);
     let (client, stream) = tokio::io::duplex(64 << 10);
     let (worker, end) = pair(limits.queue, [budget.part(), budget.part()]);
@@ -47,6 +62,7 @@ fn rig(limits: Limits, memory: u64) -> Rig {
     let server = tokio::spawn(async move {
         let mut connection =
             Connection::new(stream, Bytes::new(), Role::Server, end, limits, charge);
+        connection.set_deflate(deflate);
         let ended = poll_fn(|context| connection.poll(context)).await;
         (ended, connection.sent())
     });
@@ -85,6 +101,10 @@ impl Rig {
     async fn event(&self) -> Event {
         self.worker.receiver.next().await.unwrap()
     }
+}
+
+fn left(budget: &Budget) -> u64 {
+    budget.left.load(std::sync::atomic::Ordering::SeqCst)
 }
 
 fn text(text: &str) -> Event {
@@ -222,10 +242,7 @@ async fn memory_is_free_again_after_large_messages() {
     rig.worker.receiver.release();
     rig.send(0x89, b"").await;
     rig.receive().await;
-    assert_eq!(
-        rig.budget.left.load(std::sync::atomic::Ordering::SeqCst),
-        total
-    );
+    assert_eq!(left(&rig.budget), total);
 }
 
 #[tokio::test]
@@ -346,4 +363,122 @@ async fn a_connection_that_is_cut_off_is_an_abnormal_close() {
     };
     assert_eq!((close.code, clean), (Some(code::ABNORMAL), false));
     assert_eq!(server.await.unwrap().0, Ended::Lost);
+}
+
+/// The frame of a compressed message, whose content is `len` times `byte`.
+fn bomb(byte: u8, len: usize) -> Vec<u8> {
+    let mut content = Vec::new();
+    let (all, step) = (vec![byte; len], 16 << 10);
+    for (n, piece) in all.chunks(step).enumerate() {
+        let is_last = (n + 1) * step >= len;
+        content.extend(deflate::compress(piece, is_last).unwrap());
+    }
+    content
+}
+
+#[tokio::test]
+async fn compressed_messages_pass_in_both_directions() {
+    let mut rig = deflating(Limits::default(), 1 << 30);
+    let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+    rig.send(0xc1, &hello).await;
+    assert_eq!(rig.event().await, text("Hello"));
+    // In frames, with a ping between them.
+    rig.send(0x41, &hello[..3]).await;
+    rig.send(0x89, b"").await;
+    rig.send(0x80, &hello[3..]).await;
+    assert_eq!(rig.receive().await.0, 0x8a);
+    assert_eq!(rig.event().await, text("Hello"));
+    rig.send(0x81, b"not compressed").await;
+    assert_eq!(rig.event().await, text("not compressed"));
+    rig.send(0xc2, &[0]).await;
+    assert_eq!(
+        rig.event().await,
+        Event::Message(Message::Binary(Bytes::new()))
+    );
+
+    let long = Bytes::from(vec![b'a'; 100_000]);
+    for (message, bytes) in [("short", 5), ("long", 100_000)] {
+        let content = match message {
+            "short" => Bytes::from_static(b"short"),
+            _ => long.clone(),
+        };
+        rig.worker
+            .sender
+            .send(Message::Text(content))
+            .await
+            .unwrap();
+        let (mut first, mut content) = rig.receive().await;
+        assert_eq!(first & 0x7f, if message == "short" { 1 } else { 0x41 });
+        while first & 0x80 == 0 {
+            let (next, more) = rig.receive().await;
+            assert_eq!(next & 0x7f, 0);
+            first = next;
+            content.extend(more);
+        }
+        if message == "long" {
+            assert!(content.len() < 2_000, "{}", content.len());
+            assert_eq!(content, bomb(b'a', bytes));
+        }
+    }
+    rig.send(0x88, &1000_u16.to_be_bytes()).await;
+    assert_eq!(rig.receive_close().await, 1000);
+    let (ended, sent) = rig.server.await.unwrap();
+    assert_eq!((ended, sent), (Ended::Clean, 100_005));
+    drop(rig.worker);
+    assert_eq!(left(&rig.budget), 1 << 30);
+}
+
+#[tokio::test]
+async fn compressed_messages_keep_to_the_limits() {
+    // What it is inflated to counts.
+    let limits = Limits {
+        message: 100_000,
+        frame: 2_000,
+        ..Limits::default()
+    };
+    let mut fits = deflating(limits.clone(), 1 << 30);
+    fits.send(0xc2, &bomb(7, 100_000)).await;
+    let whole = Event::Message(Message::Binary(vec![7; 100_000].into()));
+    assert_eq!(fits.event().await, whole);
+    for (memory, content, code) in [
+        (1 << 30, bomb(7, 100_001), 1009),
+        (1 << 30, bomb(7, 2_000_000), 1009),
+        (1 << 30, vec![0; 2_100], 1009),
+        // No memory for the message, and none to inflate it.
+        (100_000, bomb(7, 90_000), 1013),
+        (10_000, bomb(7, 10), 1013),
+    ] {
+        let mut rig = deflating(limits.clone(), memory);
+        rig.send(0xc2, &content).await;
+        assert_eq!(rig.receive_close().await, code);
+        assert_eq!(rig.server.await.unwrap().0, Ended::Failed(code));
+        drop(rig.worker);
+        assert_eq!(left(&rig.budget), memory);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_compressed_as_negotiated_is_refused() {
+    for (first, content, code) in [
+        // Bytes that are no deflate, a text that is not UTF-8.
+        (0xc2, &[0xff, 0xff, 0xff][..], 1002),
+        (0xc1, &[0x00, 0x01, 0x00, 0xfe, 0xff, 0xff, 0x00], 1007),
+        // Other reserved bits, and the bit where it may not be.
+        (0xa2, b"x", 1002),
+        (0x92, b"x", 1002),
+        (0xc9, b"x", 1002),
+    ] {
+        let mut rig = deflating(Limits::default(), 1 << 30);
+        rig.send(first, content).await;
+        assert_eq!(rig.receive_close().await, code, "{first:x} {content:x?}");
+    }
+    let mut continued = deflating(Limits::default(), 1 << 30);
+    continued.send(0x41, &[0xf2, 0x48]).await;
+    continued.send(0xc0, &[0xcd, 0xc9, 0xc9, 0x07, 0x00]).await;
+    assert_eq!(continued.receive_close().await, 1002);
+    let mut plain = rig(Limits::default(), 1 << 30);
+    plain
+        .send(0xc1, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00])
+        .await;
+    assert_eq!(plain.receive_close().await, 1002);
 }
