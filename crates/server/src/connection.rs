@@ -9,6 +9,7 @@ mod frames;
 mod framing;
 pub(crate) mod headers;
 pub(crate) mod http2;
+mod http2_socket;
 pub(crate) mod idle;
 pub(crate) mod incoming;
 pub(crate) mod listen;

@@ -18,7 +18,8 @@ const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// What a client offers.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    key: HeaderValue,
+    /// `None` over HTTP/2.
+    key: Option<HeaderValue>,
     protocols: Vec<String>,
     deflate: Option<Deflate>,
 }
@@ -97,6 +98,21 @@ impl Offer {
         if !decoded.is_ok_and(|bytes| bytes.len() == 16) {
             return Err(BadOffer::Key);
         }
+        Self::with_key(headers, Some(key.clone()))
+    }
+
+    /// What an extended CONNECT of HTTP/2 offers, whose protocol is `websocket` (RFC 8441).
+    ///
+    /// # Errors
+    /// It does not ask as the protocol says.
+    pub fn of_extended_connect(headers: &HeaderMap) -> Result<Self, BadOffer> {
+        if only(headers, &header::SEC_WEBSOCKET_VERSION) != Some(&VERSION) {
+            return Err(BadOffer::Version);
+        }
+        Self::with_key(headers, None)
+    }
+
+    fn with_key(headers: &HeaderMap, key: Option<HeaderValue>) -> Result<Self, BadOffer> {
         let mut protocols: Vec<String> = Vec::new();
         for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
             let value = value.to_str().map_err(|_| BadOffer::Protocols)?;
@@ -108,7 +124,7 @@ impl Offer {
             }
         }
         Ok(Self {
-            key: key.clone(),
+            key,
             protocols,
             deflate: Deflate::offered(headers),
         })
@@ -130,10 +146,13 @@ impl Offer {
     #[must_use]
     pub fn accept(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
+        let Some(key) = &self.key else {
+            return headers;
+        };
         headers.insert(header::UPGRADE, WEBSOCKET);
         let upgrade = HeaderValue::from_static("upgrade");
         headers.insert(header::CONNECTION, upgrade);
-        if let Some(accepted) = accepted(&self.key) {
+        if let Some(accepted) = accepted(key) {
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accepted);
         }
         headers

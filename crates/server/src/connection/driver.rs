@@ -32,7 +32,7 @@ use crate::connection::body::Body;
 use crate::connection::http2::{self, Handle};
 use crate::connection::incoming::IncomingBody;
 use crate::connection::socket::Socket;
-use crate::connection::upgrade::{UpgradeSlot, UpgradedConnection, linger};
+use crate::connection::upgrade::{UpgradeSlot, UpgradedConnection, UpgradedSocket, linger};
 
 /// The response to a head that did not arrive in time.
 const HEAD_TIMEOUT: &[u8] =
@@ -139,7 +139,7 @@ pub(crate) async fn serve(
         if matches!(end, ConnectionEnd::Upgraded) {
             socket.leave_http();
             let connection = UpgradedConnection {
-                socket,
+                socket: UpgradedSocket::Http1(socket),
                 read: parts.read_buf,
                 activity,
                 bounds: bounds.clone(),

@@ -23,6 +23,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use wws_engine::Charge;
 
 use crate::connection::activity::{Activity, AwaitedClient, RequestInProgress};
@@ -31,8 +32,10 @@ use crate::connection::driver::{
     Bounds, ConnectionEnd, ConnectionSettings, RATE_CHECKS, Watch, bytes_in,
 };
 use crate::connection::headers;
+use crate::connection::http2_socket::Http2Socket;
 use crate::connection::incoming::{Http2Body, IncomingBody};
 use crate::connection::socket::Socket;
+use crate::connection::upgrade::{UpgradedConnection, UpgradedSocket};
 
 /// Bytes of a body that a client may send before a worker reads them, for a stream.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -75,6 +78,7 @@ pub(crate) fn builder(max_header_bytes: u64, max_streams: u32) -> Builder {
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(max_streams)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .max_local_error_reset_streams(Some(MAX_INVALID_STREAMS))
@@ -99,6 +103,7 @@ pub(crate) async fn serve(
         streams: JoinSet::new(),
         watch: Watch::new(activity.clone(), bounds.clone()),
         handle,
+        draining: settings.draining.clone(),
         drained: false,
     };
     let mut cancelled = pin!(settings.draining.cancelled());
@@ -147,6 +152,7 @@ struct Driver<H> {
     streams: JoinSet<()>,
     watch: Watch,
     handle: H,
+    draining: CancellationToken,
     drained: bool,
 }
 
@@ -193,6 +199,7 @@ impl<H: Handle> Driver<H> {
             activity: Activity::of_stream(parent),
             parent: parent.clone(),
             bounds: bounds.clone(),
+            draining: self.draining.clone(),
             respond,
             client: ClientWait::default(),
             held: Arc::new(Held {
@@ -232,6 +239,8 @@ struct Stream {
     /// That of the connection.
     parent: Arc<Activity>,
     bounds: Bounds,
+    /// Cancelled when the server stops.
+    draining: CancellationToken,
     respond: SendResponse<Bytes>,
     client: ClientWait,
     held: Arc<Held>,
@@ -283,8 +292,14 @@ impl Stream {
         request: Request<RecvStream>,
         handle: impl Handle,
     ) -> Result<(), StreamEnd> {
+        let (request, socket) = match ExtendedConnect::of(&request) {
+            Some(asked) => {
+                let (request, receive) = asked.accept(request);
+                (request, Some(receive))
+            }
+            None => (self.incoming(request), None),
+        };
         let method = request.method().clone();
-        let request = self.incoming(request);
         let mut response = {
             let mut handling = pin!(handle.handle(self.activity.clone(), request));
             poll_fn(|context| match handling.as_mut().poll(context) {
@@ -293,6 +308,24 @@ impl Stream {
             })
             .await?
         };
+        if let Some(upgrade) = response.body_mut().take_upgrade() {
+            clean(response.headers_mut());
+            let sent = self.respond.send_response(response.map(drop), false);
+            let (Ok(send), Some(receive)) = (sent, socket) else {
+                return Err(StreamEnd::Failed);
+            };
+            let (activity, parent) = (self.activity.clone(), self.parent.clone());
+            let socket = Http2Socket::new(receive, send, activity.clone(), parent);
+            let connection = UpgradedConnection {
+                socket: UpgradedSocket::Http2(socket),
+                read: Bytes::new(),
+                activity,
+                bounds: self.bounds.clone(),
+                draining: self.draining.clone(),
+            };
+            Box::pin(upgrade.run(connection)).await;
+            return Ok(());
+        }
         let has_content = !headers::has_no_body(&method, response.status());
         let length = response.body().size_hint().exact();
         clean(response.headers_mut());
@@ -466,6 +499,30 @@ impl Stream {
         let enough = self.taken >= minimum.max(1);
         (self.waited, self.taken) = (Duration::ZERO, 0);
         enough
+    }
+}
+
+/// Marks a request that asks for a WebSocket by an extended CONNECT (RFC 8441).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExtendedConnect;
+
+impl ExtendedConnect {
+    fn of(request: &Request<RecvStream>) -> Option<Self> {
+        let protocol = request.extensions().get::<h2::ext::Protocol>()?;
+        let asks = request.method() == Method::CONNECT && protocol.as_str() == "websocket";
+        asks.then_some(Self)
+    }
+
+    /// The request as workers know it from HTTP/1.1, and what the client sends on the socket.
+    fn accept(self, request: Request<RecvStream>) -> (Request<IncomingBody>, RecvStream) {
+        let (mut head, receive) = request.into_parts();
+        head.method = Method::GET;
+        head.extensions.insert(self);
+        join_cookies(&mut head.headers);
+        let headers = &mut head.headers;
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        (Request::from_parts(head, IncomingBody::Empty), receive)
     }
 }
 

@@ -16,6 +16,8 @@ use wws_engine::BodyError;
 pub(crate) enum IncomingBody {
     Http1(Incoming),
     Http2(Http2Body),
+    /// Of a request that asks for a WebSocket over HTTP/2.
+    Empty,
 }
 
 /// The body of a request of HTTP/2.
@@ -68,6 +70,7 @@ impl Body for IncomingBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
+            Self::Empty => Poll::Ready(None),
             Self::Http1(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(context));
                 Poll::Ready(frame.map(|frame| frame.map_err(|error| failure(&error))))
@@ -90,6 +93,7 @@ impl Body for IncomingBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Empty => true,
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
         }
@@ -97,6 +101,7 @@ impl Body for IncomingBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Empty => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => match body.left {
                 Some(left) => SizeHint::with_exact(left),

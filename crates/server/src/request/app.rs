@@ -30,6 +30,7 @@ use crate::connection::activity::{RequestFraming, StreamInProgress};
 use crate::connection::body::Body;
 use crate::connection::clients::{Clients, EVICTION_INTERVAL, ListedStream};
 use crate::connection::headers;
+use crate::connection::http2::ExtendedConnect;
 use crate::connection::idle::Idle;
 use crate::connection::incoming::IncomingBody;
 use crate::request::access::{AccessRecord, StreamRecord};
@@ -360,9 +361,14 @@ impl App {
         let Some(guest) = &generation.guests[index] else {
             return context.closing_page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT);
         };
+        let is_extended_connect = parts.extensions.get::<ExtendedConnect>().is_some();
         let asked = SocketRequest {
             version: parts.version,
-            offer: Offer::of(&parts, !body.is_end_stream()),
+            offer: match is_extended_connect {
+                true => Offer::of_extended_connect(&parts.headers),
+                false => Offer::of(&parts, !body.is_end_stream()),
+            },
+            is_extended_connect,
             compression: generation.compressor.is_some(),
         };
         let failure = UploadFailure::default();

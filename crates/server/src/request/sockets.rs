@@ -5,7 +5,6 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 use futures_util::FutureExt;
 use http::{Response, StatusCode, Version, header, response::Parts};
 use tokio::{
-    io::AsyncWriteExt,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
@@ -15,7 +14,7 @@ use wws_websocket::{BadOffer, Close, Connection, Deflate, Ended, Offer, Role, co
 
 use crate::connection::body::Body;
 use crate::connection::driver::Watch;
-use crate::connection::upgrade::{UpgradedConnection, linger};
+use crate::connection::upgrade::UpgradedConnection;
 use crate::request::access::{AbortedBy, StreamRecord};
 use crate::request::context::RequestContext;
 use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT};
@@ -45,6 +44,8 @@ struct SocketPlace {
 pub(crate) struct SocketRequest {
     pub(crate) version: Version,
     pub(crate) offer: Result<Offer, BadOffer>,
+    /// Whether it is an extended CONNECT of HTTP/2.
+    pub(crate) is_extended_connect: bool,
     /// Whether messages may be compressed (`server.compression`).
     pub(crate) compression: bool,
 }
@@ -78,8 +79,8 @@ impl Sockets {
         guest: Box<GuestSocket>,
         cost: u64,
     ) -> Response<Body> {
-        if request.version == Version::HTTP_2 {
-            let text = "WebSockets need HTTP/1.1.";
+        if request.version == Version::HTTP_2 && !request.is_extended_connect {
+            let text = "A WebSocket begins with HTTP/1.1, or with an extended CONNECT of HTTP/2.";
             return context.page(StatusCode::NOT_IMPLEMENTED, text);
         }
         let offer = match &request.offer {
@@ -126,7 +127,10 @@ impl Sockets {
             let extensions = header::SEC_WEBSOCKET_EXTENSIONS;
             head.headers.insert(extensions, deflate.header());
         }
-        head.status = StatusCode::SWITCHING_PROTOCOLS;
+        head.status = match request.is_extended_connect {
+            true => StatusCode::OK,
+            false => StatusCode::SWITCHING_PROTOCOLS,
+        };
         let mut record = StreamRecord::new(
             &mut context.access,
             context.series.clone(),
@@ -233,15 +237,8 @@ impl OpenSocket {
         let (worker, request_id) = (record.worker.clone(), record.request_id.clone());
         // The access log has the socket's end, not the guest's.
         drop(record);
-        let mut socket = connection.into_stream();
-        let closing = async {
-            let stream = socket.stream_mut();
-            let takes = matches!(ended, Some(Ended::Clean | Ended::Failed(_)));
-            if takes && stream.shutdown().await.is_ok() {
-                linger(stream).await;
-            }
-            drop(socket);
-        };
+        let takes = matches!(ended, Some(Ended::Clean | Ended::Failed(_)));
+        let closing = connection.into_stream().finish(takes);
         tokio::join!(closing, finish(guest, &worker, &request_id));
         drop(place);
     }
