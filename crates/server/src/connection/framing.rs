@@ -87,6 +87,14 @@ impl Framing {
         if self.in_head() { self.head_len } else { 0 }
     }
 
+    /// Bytes that are left of a body of a known length.
+    pub(crate) fn body_left(&self) -> u64 {
+        match self.state {
+            State::Body(left) => left,
+            _ => 0,
+        }
+    }
+
     /// The number, from 0, of the first request with both headers or an invalid length.
     pub(crate) fn conflict(&self) -> Option<u64> {
         self.conflict

@@ -27,6 +27,17 @@ use crate::connection::framing::Framing;
 /// a read fills it; hyper would keep the larger buffer as long as the connection lives.
 const READ: u64 = (8 << 10) - 1;
 
+/// The most that is read at once within a long body, in bytes: what it costs to pass a piece on
+/// hardly depends on its size. hyper's buffer grows to one byte more.
+const LONG_READ: u64 = (64 << 10) - 1;
+
+/// Bytes at the end of a body that are read in short pieces: hyper halves its buffer after two of
+/// them, down to its first size.
+const LONG_END: u64 = 8 * READ;
+
+/// What long reads take, in bytes: hyper's buffer, a piece that waits, and one that is in use.
+const LONG_READ_COST: u64 = 3 * (LONG_READ + 1);
+
 /// A head of up to this many bytes fits into the memory that is set aside for a connection.
 const SHORT_HEAD: usize = 8 << 10;
 
@@ -38,6 +49,8 @@ pub(crate) struct Socket {
     heads: Account,
     /// The charge for this connection's heads: hyper keeps the buffer of a long head.
     charge: Option<Charge>,
+    /// The charge for long reads, until the end of the body.
+    long_reads: Option<Charge>,
 }
 
 /// What the client speaks.
@@ -64,6 +77,7 @@ impl Socket {
             activity,
             heads,
             charge: None,
+            long_reads: None,
         }
     }
 
@@ -72,6 +86,7 @@ impl Socket {
         self.protocol = Protocol::Other;
         self.activity.reading.set_head(false, None);
         self.charge = None;
+        self.long_reads = None;
     }
 
     /// Whether there is memory for more of a head.
@@ -87,6 +102,24 @@ impl Socket {
         let buffer = (head + SHORT_HEAD).next_power_of_two() as u64;
         let charge = self.charge.get_or_insert_with(|| self.heads.nothing());
         charge.grow_to(buffer + buffer / 2)
+    }
+
+    /// The most that is read now.
+    fn read_size(&mut self) -> u64 {
+        let Protocol::Http1(framing) = &self.protocol else {
+            return READ;
+        };
+        let left = framing.body_left();
+        if left <= LONG_READ + LONG_END || self.heads.is_short() {
+            return READ;
+        }
+        if self.long_reads.is_none() {
+            self.long_reads = self.heads.charge(LONG_READ_COST);
+        }
+        match self.long_reads {
+            Some(_) => LONG_READ,
+            None => READ,
+        }
     }
 
     /// Bytes that were written and that the client has not taken.
@@ -208,11 +241,15 @@ impl AsyncRead for Socket {
                 buffer.put_slice(&read.split_to(read.len().min(buffer.remaining())));
             }
             _ => {
-                ready!(self.read_some(context, buffer, READ))?;
+                let most = self.read_size();
+                ready!(self.read_some(context, buffer, most))?;
             }
         }
         let Self {
-            protocol, activity, ..
+            protocol,
+            activity,
+            long_reads,
+            ..
         } = &mut *self;
         let arrived = &buffer.filled()[before..];
         activity.received(arrived.len());
@@ -220,6 +257,9 @@ impl AsyncRead for Socket {
             Protocol::Unknown { .. } | Protocol::Other => {}
             Protocol::Http1(framing) => {
                 framing.feed(arrived);
+                if framing.body_left() == 0 {
+                    *long_reads = None;
+                }
                 activity
                     .reading
                     .set_head(framing.in_head(), framing.conflict());

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
@@ -244,6 +244,10 @@ impl Drop for TestServer {
     }
 }
 
+async fn patient<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.unwrap()
+}
+
 async fn read_all(client: &mut TcpStream) -> (String, io::Result<()>) {
     let mut all = Vec::new();
     let end = timeout(PATIENCE, client.read_to_end(&mut all))
@@ -353,6 +357,54 @@ mod http1 {
         assert!(!text.contains("0\r\n\r\n"), "{text}");
     }
 
+    /// The longest chunk of the echo of a long body, after which the connection stays open.
+    async fn longest_chunk(server: &TestServer, client: TcpStream) -> (usize, TcpStream) {
+        const LEN: usize = 2 << 20;
+        let (read, mut write) = client.into_split();
+        let sending = tokio::spawn(async move {
+            let head = format!("POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: {LEN}\r\n\r\n");
+            write.write_all(head.as_bytes()).await.unwrap();
+            write.write_all(&vec![b'x'; LEN]).await.unwrap();
+            write
+        });
+        let mut read = tokio::io::BufReader::new(read);
+        let (mut line, mut longest, mut all) = (String::new(), 0, 0);
+        while line != "\r\n" {
+            line.clear();
+            read.read_line(&mut line).await.unwrap();
+        }
+        loop {
+            line.clear();
+            read.read_line(&mut line).await.unwrap();
+            let len = usize::from_str_radix(line.trim_end(), 16).unwrap();
+            let mut chunk = vec![0; len + 2];
+            read.read_exact(&mut chunk).await.unwrap();
+            if len == 0 {
+                break;
+            }
+            (longest, all) = (longest.max(len), all + len);
+        }
+        assert_eq!(all, LEN);
+        let write = sending.await.unwrap();
+        server.settles().await;
+        (longest, read.into_inner().reunite(write).unwrap())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn long_bodies_are_read_in_long_pieces_while_memory_is_free() {
+        let server = TestServer::with_bounds(64 * MIB, |_| {}).await;
+        let client = server.connect().await;
+        let (longest, client) = patient(longest_chunk(&server, client)).await;
+        assert!(longest > 16 << 10, "{longest}");
+        let (longest, _) = patient(longest_chunk(&server, client)).await;
+        assert!(longest > 16 << 10, "{longest}");
+        // Of a memory of which long heads may take less than a long body needs.
+        let server = TestServer::with_bounds(MIB, |_| {}).await;
+        let client = server.connect().await;
+        let (longest, _) = patient(longest_chunk(&server, client)).await;
+        assert!(longest < 8 << 10, "{longest}");
+    }
+
     #[tokio::test]
     async fn a_stream_may_end_while_the_server_stops() {
         let server = TestServer::start(64 * MIB).await;
@@ -423,10 +475,6 @@ mod http2_client {
 
     fn request(path: &str) -> Request<()> {
         Request::get(format!("http://a{path}")).body(()).unwrap()
-    }
-
-    async fn patient<T>(future: impl Future<Output = T>) -> T {
-        timeout(PATIENCE, future).await.unwrap()
     }
 
     /// The body of a response, or why it ended early; and its trailers.
