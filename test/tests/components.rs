@@ -409,8 +409,14 @@ fn corner_cases_of_the_interface_are_kept() -> Result<()> {
     let many = served.get("/many-headers?count=100&bytes=10")?;
     ensure!(many.status == 200 && many.header("x-99") == Some("vvvvvvvvvv"));
     for path in ["/no-body", "/trailers-only"] {
+        let skip = served.server.log_length()?;
         let answer = served.get(path)?;
         ensure!(answer.status == 200 && answer.body.is_empty(), "{path}");
+        served.server.logged(skip, &format!("path=\"{path}\""))?;
+        let log = fs::read_to_string(served.project.path().join("_log"))?;
+        let line = log.lines().find(|line| line.contains(path));
+        let line = line.context("a line of the access log")?;
+        ensure!(!line.contains("aborted_by"), "{line}");
     }
     let head = served.raw("HEAD /body-of-head HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
     ensure!(

@@ -216,8 +216,10 @@ impl<B: GuestBody + 'static> Drop for WorkerStream<B> {
         let Some(body) = self.body.take() else {
             return;
         };
-        // What was announced is sent, or trailers are: nobody asks for more.
-        if self.trailers || self.left == Some(0) && self.encoder.is_none() {
+        // What was announced is sent, or trailers are: nobody asks for more, nor for a body that is
+        // known to be empty.
+        let left = self.left.or_else(|| body.size_hint().exact());
+        if self.trailers || left == Some(0) && self.encoder.is_none() {
             finish(
                 body,
                 self.after,
