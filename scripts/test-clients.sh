@@ -14,7 +14,7 @@ scripts/clients.sh
 scripts/check-manifests.sh
 
 log=target/test-clients.log
-tests=(--test ctr --test docker)
+tests=(--test ctr --test docker --test artifacts)
 leave_out=()
 if [[ -x target/tools/clients/bin/crictl && -x target/tools/clients/bin/nerdctl && -x target/tools/runc-1.5/usr/sbin/runc ]]; then
     tests+=(--test cri --test nerdctl)
