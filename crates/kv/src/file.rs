@@ -24,7 +24,7 @@ pub use entries::{FileEntries, FileEntry};
 
 use crate::error::Error;
 use crate::limits::{CurrentLimits, StoreLimits};
-use crate::store::{Change, ListQuery, Map, Page, Store, StoreKind};
+use crate::store::{Change, ListQuery, Map, Page, Store, StoreKind, check_changes};
 use crate::turn::{Turn, Turns};
 use crate::value::MemoryMeter;
 use lock::LockFile;
@@ -122,10 +122,7 @@ impl FileStore {
     }
 
     fn check(&self, changes: &[Change]) -> Result<(), Error> {
-        let limits = self.limits.get();
-        changes
-            .iter()
-            .try_for_each(|change| limits.check(change.key(), change.value()))
+        check_changes(&self.limits.get(), changes)
     }
 }
 

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use crate::error::Error;
 use crate::limits::StoreLimits;
-use crate::store::{Change, ListQuery, Map, Page, Store, StoreKind};
+use crate::store::{Change, ListQuery, Map, Page, Store, StoreKind, check_changes};
 use crate::turn::{Turn, Turns};
 use crate::value::{MemoryMeter, Value};
 
@@ -134,12 +134,12 @@ impl Namespace {
     /// Applies all changes, or none if one is rejected.
     fn apply(&mut self, rules: &ChangeRules<'_>, changes: &[Change]) -> Result<(), Error> {
         let limits = rules.limits;
+        check_changes(limits, changes)?;
         // The new value of each key. The last change of a key counts.
-        let mut last: HashMap<&str, Option<(&str, Option<Duration>)>> = HashMap::new();
-        for change in changes {
-            limits.check(change.key(), change.value())?;
-            last.insert(change.key(), change.value());
-        }
+        let last: HashMap<&str, Option<(&str, Option<Duration>)>> = changes
+            .iter()
+            .map(|change| (change.key(), change.value()))
+            .collect();
         let (mut keys, mut bytes) = (self.map.size(), self.bytes);
         for (key, value) in &last {
             if let Some(old) = self.map.get(*key) {

@@ -20,6 +20,7 @@ use crate::limits::{CurrentLimits, StoreLimits};
 use crate::snapshot::SnapshotBuilder;
 use crate::store::{
     Change, ListQuery, MAX_SNAPSHOT, MAX_SNAPSHOT_KEYS, Map, PAGE_KEYS, Page, Store, StoreKind,
+    check_changes,
 };
 use crate::turn::{Turn, Turns};
 use crate::value::MemoryMeter;
@@ -74,10 +75,7 @@ impl RedisStore {
     }
 
     fn check(&self, changes: &[Change]) -> Result<(), Error> {
-        let limits = self.limits.get();
-        changes
-            .iter()
-            .try_for_each(|change| limits.check(change.key(), change.value()))
+        check_changes(&self.limits.get(), changes)
     }
 
     async fn run<T: FromRedisValue>(&self, command: &Cmd, repeat: Repeat) -> Result<T, Error> {

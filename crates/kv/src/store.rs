@@ -61,6 +61,13 @@ impl Change {
     }
 }
 
+/// Checks each of the changes that a store applies together.
+pub(crate) fn check_changes(limits: &StoreLimits, changes: &[Change]) -> Result<(), Error> {
+    changes
+        .iter()
+        .try_for_each(|change| limits.check(change.key(), change.value()))
+}
+
 /// The kinds of stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoreKind {
