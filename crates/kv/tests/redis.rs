@@ -130,3 +130,80 @@ async fn a_wrong_url_is_not_repeated_in_the_error() {
         assert!(!text.contains("secret"), "{text}");
     }
 }
+
+/// Certificates of the environment are for URLs with TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_not_needed_without_tls() {
+    let redis = Redis::start();
+    let options = RedisOptions {
+        roots: Some(Vec::new()),
+        names: None,
+    };
+    let store = RedisStore::new(&redis.url(), options, StoreLimits::default()).unwrap();
+    assert_eq!(store.get("n", "a").await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_in_redis_with_tls_and_a_password() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = rcgen::KeyPair::generate().unwrap();
+    let mut of_authority = rcgen::CertificateParams::new([]).unwrap();
+    of_authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = of_authority.self_signed(&authority).unwrap().pem();
+    let issuer = rcgen::Issuer::new(of_authority, authority);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = rcgen::CertificateParams::new(["localhost".into()]).unwrap();
+    let own = names.signed_by(&key, &issuer).unwrap();
+    for (name, text) in [
+        ("authority", certificate.clone()),
+        ("certificate", own.pem()),
+        ("key", key.serialize_pem()),
+    ] {
+        std::fs::write(directory.path().join(name), text).unwrap();
+    }
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let redis = Redis::start_with(
+        directory,
+        &[
+            "--bind",
+            "127.0.0.1",
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            "certificate",
+            "--tls-key-file",
+            "key",
+            "--tls-ca-cert-file",
+            "authority",
+            "--tls-auth-clients",
+            "no",
+            "--requirepass",
+            "secret",
+        ],
+    );
+    let store = |url: &str, roots: Option<&str>| {
+        let options = RedisOptions {
+            roots: roots.map(|pem| pem.as_bytes().to_vec()),
+            names: None,
+        };
+        RedisStore::new(url, options, StoreLimits::default()).unwrap()
+    };
+    let url = format!("rediss://:secret@localhost:{port}");
+    common::holds(Arc::new(store(&url, Some(&certificate)))).await;
+    // An authority that is not trusted, another name, no TLS.
+    for (url, roots) in [
+        (url.clone(), None),
+        (url.replace("localhost", "127.0.0.1"), Some(&*certificate)),
+        (url.replace("rediss", "redis"), Some(&*certificate)),
+    ] {
+        let refused = store(&url, roots).get("concurrent", "n").await.unwrap_err();
+        assert!(refused.is_temporary(), "{refused}");
+        assert!(!refused.to_string().contains("secret"), "{refused}");
+    }
+    let wrong = store(&url.replace("secret", "other"), Some(&certificate));
+    let refused = wrong.get("concurrent", "n").await.unwrap_err();
+    assert!(!refused.to_string().contains("other"), "{refused}");
+    drop(redis);
+}

@@ -84,7 +84,13 @@ impl AsyncDNSResolver for Names {
 
 impl Pool {
     pub(super) fn new(url: &str, options: RedisOptions) -> RedisResult<Self> {
-        let client = match options.roots {
+        let is_tls = url.starts_with("rediss:");
+        if is_tls {
+            // The client takes that of the process. An error means that there is one already.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        // Only for TLS: the client refuses certificates for other URLs.
+        let client = match options.roots.filter(|_| is_tls) {
             Some(roots) => Client::build_with_tls(
                 url,
                 TlsCertificates {
@@ -94,10 +100,7 @@ impl Pool {
             )?,
             None => Client::open(url)?,
         };
-        let limit = match url.starts_with("rediss:") {
-            true => CONNECT_TLS,
-            false => CONNECT,
-        };
+        let limit = if is_tls { CONNECT_TLS } else { CONNECT };
         let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(limit))
             .set_response_timeout(Some(ANSWER));

@@ -1,7 +1,7 @@
 //! Debian's Redis, which scripts/redis.sh unpacks.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -12,44 +12,73 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Redis {
     directory: TempDir,
     child: Option<Child>,
+    options: Vec<String>,
+}
+
+/// The program, with its libraries.
+pub(crate) fn program() -> Command {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .map(|directory| directory.join("target/tools/redis/usr"))
+        .find(|tools| tools.exists())
+        .expect("target/tools/redis: scripts/redis.sh unpacks it");
+    let mut command = Command::new(tools.join("bin/redis-server"));
+    command.env("LD_LIBRARY_PATH", tools.join("lib/x86_64-linux-gnu"));
+    command
 }
 
 impl Redis {
     pub(crate) fn start() -> Self {
+        Self::start_with(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// Starts one with further options, and files in its directory.
+    pub(crate) fn start_with(directory: TempDir, options: &[&str]) -> Self {
         let mut redis = Self {
-            directory: tempfile::tempdir().unwrap(),
+            directory,
             child: None,
+            options: options.iter().map(|&option| option.to_owned()).collect(),
         };
         redis.run();
         redis
+    }
+
+    /// The directory of its socket.
+    #[allow(dead_code, reason = "of other tests")]
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     fn socket(&self) -> PathBuf {
         self.directory.path().join("redis")
     }
 
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
     pub(crate) fn run(&mut self) {
-        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/redis/usr");
-        let program = tools.join("bin/redis-server");
-        assert!(
-            program.exists(),
-            "{}: scripts/redis.sh unpacks it",
-            program.display()
-        );
         let socket = self.socket();
-        let child = Command::new(program)
-            .env("LD_LIBRARY_PATH", tools.join("lib/x86_64-linux-gnu"))
+        let child = program()
             .args(["--port", "0", "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", "no", "--unixsocket"])
             .arg(&socket)
+            .args(&self.options)
             .current_dir(self.directory.path())
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(self.log()).unwrap())
             .spawn()
             .unwrap();
         self.child = Some(child);
         let started = Instant::now();
         while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            assert!(started.elapsed() < PATIENCE, "redis-server does not listen");
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            let is_late = started.elapsed() > PATIENCE;
+            if ended.is_some() || is_late {
+                panic!(
+                    "{ended:?}: {}",
+                    std::fs::read_to_string(self.log()).unwrap()
+                );
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
