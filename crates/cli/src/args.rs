@@ -1,6 +1,7 @@
 //! The command line.
 
 mod image;
+mod kv;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use wws_project::{AdminAddress, Origins, PanelAccess};
 
 pub(crate) use image::{Build, Run};
+pub(crate) use kv::{KeyValue, KeyValueCommand};
 
 /// Serves a directory of WebAssembly workers over HTTP.
 #[derive(Debug, Parser)]
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     /// Have the project's running server load the project again, and print what has changed or all
     /// problems
     Reload(RunningProject),
+    /// Read and change the entries of a key/value store, also while a server uses it
+    Kv(KeyValue),
     /// Check the project's running server; succeeds if it answers without a server error
     Health(Health),
     /// Compile ahead of time what a project's containers will need

@@ -123,19 +123,26 @@ fn load_with(
     hashed: BTreeMap<PathBuf, String>,
     strict: Option<bool>,
 ) -> Result<Project, Problems> {
-    let container = container || is_in_container();
     let options = LoadOptions {
         prefix: folder.prefix.clone(),
         ignore: folder.ignore.clone(),
+        strict,
+        hashed,
+        ..load_options(container || is_in_container())
+    };
+    wws_project::load(&folder.path, &options)
+}
+
+/// How a project is loaded, whatever the command line says of it.
+pub(crate) fn load_options(container: bool) -> LoadOptions {
+    LoadOptions {
         env: variables(),
         // That of an image would be its author's.
         dot_env: !container && IMAGE.get().is_none(),
         container,
-        strict,
         languages: Languages::standard().specs(),
-        hashed,
-    };
-    wws_project::load(&folder.path, &options)
+        ..LoadOptions::default()
+    }
 }
 
 #[cfg(test)]

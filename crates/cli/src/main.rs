@@ -10,6 +10,7 @@ mod control;
 mod doctor;
 mod environment;
 mod health;
+mod kv;
 mod loader;
 mod log;
 mod manual;
@@ -45,6 +46,9 @@ const EXIT_CONFIG: u8 = 78;
 /// `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
 
+/// `EX_DATAERR`: input is not what it should be.
+const EXIT_DATA: u8 = 65;
+
 /// `EX_CANTCREAT`: a file cannot be created.
 const EXIT_CANNOT_CREATE: u8 = 73;
 
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Some(Command::Build(args)) => build::build(&args),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Reload(named)) => control::reload(named),
+        Some(Command::Kv(args)) => kv::key_value(args),
         Some(Command::Health(args)) => health::health(&args),
         Some(Command::Settings) => {
             print!("{}", settings::markdown());

@@ -44,9 +44,10 @@ const PORT: &str = "8080";
 const START_LIMIT: Duration = Duration::from_secs(600);
 
 /// Commands of `wws` that start no server.
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "build",
     "check",
+    "kv",
     "reload",
     "routes",
     "health",

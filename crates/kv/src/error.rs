@@ -35,6 +35,12 @@ pub enum Error {
         /// The key.
         key: String,
     },
+    /// The value is not text, and the store holds only text.
+    #[error("the value of {key:?} is not text (UTF-8), and a file holds only text")]
+    NotText {
+        /// The key.
+        key: String,
+    },
     /// A value cannot be removed after such a time.
     #[error("a value cannot be kept for {0:?}: from 1 ms to 10 years")]
     BadTtl(Duration),

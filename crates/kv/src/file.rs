@@ -4,6 +4,7 @@
 //! log is on the disk. Reads run beside it in threads that may block, a bounded number at once. One
 //! process at a time has the store: it holds a lock on a file beside the database.
 
+mod editor;
 mod entries;
 mod lock;
 mod readers;
@@ -13,14 +14,15 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
 
-pub use entries::{FileEntries, FileEntry};
+pub use editor::FileEditor;
+pub use entries::FileEntries;
 
 use crate::error::Error;
 use crate::limits::{CurrentLimits, StoreLimits};
@@ -57,6 +59,12 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// The disk has no room for what SQLite keeps beside the file while it is open.
+    #[error("the disk of {} is full: a store needs some KiB to be opened", .path.display())]
+    DiskFull {
+        /// The database.
+        path: PathBuf,
+    },
     /// The file is not a store, or is damaged.
     #[error("{} is no key/value store that this version can read: {source}", .path.display())]
     Database {
@@ -65,6 +73,17 @@ pub enum OpenError {
         /// Why.
         source: rusqlite::Error,
     },
+}
+
+impl OpenError {
+    /// Why SQLite cannot open a database.
+    fn of_database(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::DiskFull { path },
+            _ => Self::Database { path, source },
+        }
+    }
 }
 
 /// A store in a file.
@@ -206,10 +225,9 @@ impl Store for FileStore {
 
 const MIXED_UP: &str = "the writer of the store answered another question";
 
-/// Milliseconds since 1970.
+/// Milliseconds since 1970, as the database has them.
 fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(crate::entry::now()).unwrap_or(i64::MAX)
 }
 
 /// Opens a connection that only reads.

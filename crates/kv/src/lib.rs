@@ -4,6 +4,9 @@
 //! changed, and only that is applied, so that two workers which set different keys at once do not
 //! undo each other's changes. Other interfaces call the store directly.
 
+mod backup;
+mod contents;
+mod entry;
 mod error;
 mod file;
 mod limits;
@@ -14,8 +17,11 @@ mod store;
 mod turn;
 mod value;
 
+pub use backup::{BackupError, BackupProblem, BackupReader, BackupWriter};
+pub use contents::{ContentsError, StoreContents};
+pub use entry::{EntryFilter, StoredEntry};
 pub use error::Error;
-pub use file::{FileEntries, FileEntry, FileStore, OpenError};
+pub use file::{FileEditor, FileEntries, FileStore, OpenError};
 pub use limits::StoreLimits;
 pub use memory::MemoryStore;
 pub use redis::{HostAddresses, RedisOptions, RedisStore};

@@ -48,16 +48,26 @@ impl StoreLimits {
         key: &str,
         value: Option<(&str, Option<Duration>)>,
     ) -> Result<(), Error> {
-        check("a key", key.len(), self.key)?;
-        if let Some((value, ttl)) = value {
-            check("a value", value.len(), self.value)?;
-            if let Some(ttl) = ttl
-                && !(Duration::from_millis(1)..=MAX_TTL).contains(&ttl)
-            {
-                return Err(Error::BadTtl(ttl));
-            }
+        self.check_key(key)?;
+        match value {
+            Some((value, ttl)) => self.check_value(value.len(), ttl),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    pub(crate) fn check_key(&self, key: &str) -> Result<(), Error> {
+        check("a key", key.len(), self.key)
+    }
+
+    /// Checks the size of a value, and the time after which it is removed.
+    pub(crate) fn check_value(&self, size: usize, ttl: Option<Duration>) -> Result<(), Error> {
+        check("a value", size, self.value)?;
+        match ttl {
+            Some(ttl) if !(Duration::from_millis(1)..=MAX_TTL).contains(&ttl) => {
+                Err(Error::BadTtl(ttl))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

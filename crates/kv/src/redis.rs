@@ -5,6 +5,7 @@
 //! Redis runs as a whole. Keys whose time has passed, or that Redis has evicted, leave the set when
 //! it is next read.
 
+mod contents;
 mod lease;
 mod names;
 mod pool;

@@ -39,7 +39,7 @@ pub use execution::{Execution, InterpreterOrigin, LanguageSpec};
 pub use instances::Instances;
 pub use limits::Limits;
 pub use load::{
-    Compilable, LoadOptions, compilable, load, repository_index, runtimes, server_settings,
+    Compilable, LoadOptions, compilable, load, repository_index, runtimes, server_settings, stores,
 };
 pub use log::{LogLevel, WorkerLog};
 pub use network::{Network, NotANetwork};

@@ -19,6 +19,7 @@ use crate::problem::Problem;
 use crate::reader::{Document, Report};
 use crate::route::{Routes, Segment};
 use crate::secret::SecretFiles;
+use crate::stores::StoreDefinition;
 use crate::worker::Defaults;
 use crate::{
     Asset, Limits, Problems, Project, Runtime, ServerSettings, Worker, WorkerId, config, data,
@@ -50,6 +51,16 @@ pub struct LoadOptions {
     /// Files of runtimes, relative to the project, whose SHA-256 is known already, in lower-case
     /// hex: they are not hashed again.
     pub hashed: BTreeMap<PathBuf, String>,
+}
+
+impl LoadOptions {
+    /// The files that the project in `root` may name as secrets.
+    fn secrets<'p>(&self, root: &'p Path) -> SecretFiles<'p> {
+        match self.container {
+            true => SecretFiles::OfContainer,
+            false => SecretFiles::OfProject(root),
+        }
+    }
 }
 
 /// Loads a project: a directory, or one file in a directory, which is a worker that answers every
@@ -105,6 +116,39 @@ pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
     match Problems::of(report.into_problems()) {
         Some(problems) => Err(problems),
         None => Ok(config.unwrap_or_default().runtimes),
+    }
+}
+
+/// The key/value stores that the `.wws.toml` of a project defines, without the project.
+///
+/// # Errors
+/// The directory cannot be opened, or all problems of the file and of the stores' URLs.
+pub fn stores(root: &Path, options: &LoadOptions) -> Result<Vec<StoreDefinition>, Problems> {
+    let (directory, _) = directory_and_file(root);
+    let opened = directory
+        .canonicalize()
+        .and_then(|path| Root::open(&path).map(|root| (path, root)));
+    let (path, root) =
+        opened.map_err(|error| Problems::one(Problem::no_folder(directory, &error)))?;
+    let report = Report::default();
+    let loader = ProjectLoader {
+        report: &report,
+        warnings: Vec::new(),
+    };
+    let config = read_toml(&root, Path::new(config::FILE), &report, |document| {
+        document.read(|reader| {
+            let (languages, hashed) = (Some(&options.languages[..]), &options.hashed);
+            config::Config::read(reader, &root, languages, hashed, options.container)
+        })
+    });
+    let mut stores = config.unwrap_or_default().stores.definitions;
+    let env = loader.variables(&root, options);
+    for problem in crate::stores::read_urls(&mut stores, &env, options.secrets(&path)) {
+        report.add(problem);
+    }
+    match Problems::of(report.into_problems()) {
+        Some(problems) => Err(problems),
+        None => Ok(stores),
     }
 }
 
@@ -232,10 +276,7 @@ impl ProjectLoader<'_> {
             stores: config.stores.names,
         };
         let root_path = project.root.clone();
-        let secrets = match options.container {
-            true => SecretFiles::OfContainer,
-            false => SecretFiles::OfProject(&root_path),
-        };
+        let secrets = options.secrets(&root_path);
         let env = self.variables(&root, options);
         for problem in crate::stores::read_urls(&mut project.stores, &env, secrets) {
             self.report.add(problem);

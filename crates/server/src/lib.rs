@@ -34,7 +34,7 @@ pub use options::PrepareOptions;
 pub use prepare::prepare;
 pub use reload::{Reloaded, Reloader};
 pub use server::{Bound, Drained, Server};
-pub use stores::OpenedStores;
+pub use stores::{NotReadable, OpenedStores, store_contents};
 pub use workers::compiling::Compiling;
 pub use workers::precompile::{
     COMPILER_MEMORY, Job, ModuleKind, Precompile, Precompiled, compile, compile_here, hashed,

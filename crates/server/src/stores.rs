@@ -2,12 +2,14 @@
 
 mod counted;
 mod meter;
+mod operator;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs::File,
     io,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,6 +21,8 @@ use wws_project::{
     KeyValue, Problem, Problems, RedisUrl, StoreDefinition, StorePlace, StoreSettings,
 };
 use wws_telemetry::Telemetry;
+
+pub use operator::{NotReadable, store_contents};
 
 use crate::stores::counted::CountedStore;
 use crate::stores::meter::KvMeter;
@@ -157,39 +161,63 @@ impl Opener<'_> {
             _ if self.is_trial => Ok(self.memory(limits)),
             StorePlace::Memory => Ok(self.memory(limits)),
             StorePlace::File(path) => {
-                if let Some(directory) = path.parent() {
-                    std::fs::create_dir_all(directory).map_err(|error| {
-                        let directory = directory.display();
-                        definition.problem(format!("cannot create {directory}: {error}"))
-                    })?;
-                }
+                create_directory_of(path).map_err(|text| definition.problem(text))?;
                 let store = FileStore::open(path, limits)
                     .map_err(|error| definition.problem(error.to_string()))?;
                 let store = store.metered(self.meter.clone());
                 Ok(CountedStore::new(store, self.telemetry.clone()))
             }
             StorePlace::Redis(url) => {
-                let options = RedisOptions {
-                    roots: self.roots().map_err(|text| definition.problem(text))?,
-                    names: Some(Arc::new(Names(HostNames::new(Dns::default())))),
-                };
-                let store = RedisStore::new(url.as_str(), options, limits)
-                    .map_err(|error| definition.problem(format!("the URL: {error}")))?;
+                let store =
+                    redis(url, self.env, limits).map_err(|text| definition.problem(text))?;
                 let store = store.metered(self.meter.clone());
                 Ok(CountedStore::new(store, self.telemetry.clone()))
             }
         }
     }
+}
 
-    /// The certificates that the operator wants TLS to trust, if not public ones.
-    fn roots(&self) -> Result<Option<Vec<u8>>, String> {
-        let Some(path) = self.env.get("SSL_CERT_FILE") else {
-            return Ok(None);
-        };
-        let read = std::fs::read(path);
-        read.map(Some)
-            .map_err(|error| format!("cannot read `SSL_CERT_FILE` ({path}): {error}"))
-    }
+/// Creates the directory that a file is to be in. After a power cut it exists.
+fn create_directory_of(file: &Path) -> Result<(), String> {
+    let missing: Vec<&Path> = file
+        .ancestors()
+        .skip(1)
+        .take_while(|directory| !directory.exists())
+        .collect();
+    let Some(directory) = missing.first() else {
+        return Ok(());
+    };
+    let create = || -> io::Result<()> {
+        std::fs::create_dir_all(directory)?;
+        for parent in missing.iter().filter_map(|directory| directory.parent()) {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    };
+    create().map_err(|error| format!("cannot create {}: {error}", directory.display()))
+}
+
+/// The store at a URL.
+fn redis(
+    url: &RedisUrl,
+    env: &BTreeMap<String, String>,
+    limits: StoreLimits,
+) -> Result<RedisStore, String> {
+    let options = RedisOptions {
+        roots: roots(env)?,
+        names: Some(Arc::new(Names(HostNames::new(Dns::default())))),
+    };
+    RedisStore::new(url.as_str(), options, limits).map_err(|error| format!("the URL: {error}"))
+}
+
+/// The certificates that the operator wants TLS to trust, if not public ones.
+fn roots(env: &BTreeMap<String, String>) -> Result<Option<Vec<u8>>, String> {
+    let Some(path) = env.get("SSL_CERT_FILE") else {
+        return Ok(None);
+    };
+    let read = std::fs::read(path);
+    read.map(Some)
+        .map_err(|error| format!("cannot read `SSL_CERT_FILE` ({path}): {error}"))
 }
 
 /// Resolves names as for outgoing requests.

@@ -2,26 +2,14 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{OpenError, now, open_to_read};
+use crate::entry::{EntryFilter, StoredEntry};
 use crate::error::Error;
 
 /// The entries of a store's file, read without taking the store.
 pub struct FileEntries(Connection);
-
-/// An entry of a store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileEntry {
-    /// The namespace.
-    pub namespace: String,
-    /// The key.
-    pub key: String,
-    /// The value.
-    pub value: String,
-    /// Milliseconds until it is removed.
-    pub ttl: Option<u64>,
-}
 
 impl FileEntries {
     /// Opens the file. Blocks the thread.
@@ -36,60 +24,135 @@ impl FileEntries {
             });
         }
         let connection = open_to_read(path);
-        connection.map(Self).map_err(|source| OpenError::Database {
-            path: path.to_owned(),
-            source,
-        })
+        connection
+            .map(Self)
+            .map_err(|source| OpenError::of_database(path, source))
     }
 
-    /// The value of a key. Blocks the thread.
+    /// The entry of a key. Blocks the thread.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn get(&self, namespace: &str, key: &str) -> Result<Option<String>, Error> {
-        super::readers::get(&self.0, namespace, key)
+    pub fn get(&self, namespace: &str, key: &str) -> Result<Option<StoredEntry>, Error> {
+        let mut statement = self
+            .0
+            .prepare_cached(
+                "SELECT key, value, expires FROM entries
+                 WHERE namespace = ?1 AND key = ?2 AND (expires IS NULL OR expires > ?3)",
+            )
+            .map_err(failed)?;
+        let found =
+            statement.query_row(params![namespace, key, now()], |row| entry(namespace, row));
+        found.optional().map_err(failed)
     }
 
-    /// Passes on all entries of one moment, or those of a namespace whose keys have a prefix, in
-    /// order, until `found` returns an error. Blocks the thread.
+    /// The namespaces that have entries, in order. Blocks the thread.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn namespaces(&self) -> Result<Vec<String>, Error> {
+        let moment = self.0.unchecked_transaction().map_err(failed)?;
+        let names = NamespaceNames::new(&moment).and_then(Iterator::collect);
+        names.map_err(failed)
+    }
+
+    /// Passes on the entries of one moment, in the order of their namespaces and keys, until `found`
+    /// returns an error. Blocks the thread.
     ///
     /// # Errors
     /// The file cannot be read, or `found` failed.
-    pub fn each<E: From<Error>>(
+    pub fn each(
         &self,
-        namespace: Option<&str>,
-        prefix: &str,
-        mut found: impl FnMut(FileEntry) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let failed = |error: rusqlite::Error| E::from(Error::Unavailable(error.to_string()));
-        let now = now();
-        let mut statement = self
-            .0
-            .prepare(
-                "SELECT namespace, key, value, expires FROM entries
-                 WHERE (?1 IS NULL OR namespace = ?1) AND key >= ?2
-                     AND (expires IS NULL OR expires > ?3)
-                 ORDER BY namespace, key",
-            )
-            .map_err(failed)?;
-        let mut rows = statement
-            .query(params![namespace, prefix, now])
-            .map_err(failed)?;
-        while let Some(row) = rows.next().map_err(failed)? {
-            let read = || -> rusqlite::Result<FileEntry> {
-                let expires: Option<i64> = row.get(3)?;
-                Ok(FileEntry {
-                    namespace: row.get(0)?,
-                    key: row.get(1)?,
-                    value: row.get(2)?,
-                    ttl: expires.map(|at| u64::try_from(at.saturating_sub(now)).unwrap_or(1)),
-                })
-            };
-            let entry = read().map_err(failed)?;
-            if entry.key.starts_with(prefix) {
-                found(entry)?;
-            }
+        filter: EntryFilter<'_>,
+        found: &mut (dyn FnMut(StoredEntry) -> Result<(), Error> + Send),
+    ) -> Result<(), Error> {
+        let moment = self.0.unchecked_transaction().map_err(failed)?;
+        if let Some(namespace) = filter.namespace {
+            return of_namespace(&moment, namespace, filter.prefix, found);
+        }
+        for namespace in NamespaceNames::new(&moment).map_err(failed)? {
+            of_namespace(&moment, &namespace.map_err(failed)?, filter.prefix, found)?;
         }
         Ok(())
+    }
+}
+
+fn failed(error: rusqlite::Error) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+/// Passes on the entries of a namespace.
+fn of_namespace(
+    connection: &Connection,
+    namespace: &str,
+    prefix: &str,
+    found: &mut (dyn FnMut(StoredEntry) -> Result<(), Error> + Send),
+) -> Result<(), Error> {
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT key, value, expires FROM entries
+             WHERE namespace = ?1 AND key >= ?2 AND (expires IS NULL OR expires > ?3)
+             ORDER BY key",
+        )
+        .map_err(failed)?;
+    let mut rows = statement
+        .query(params![namespace, prefix, now()])
+        .map_err(failed)?;
+    while let Some(row) = rows.next().map_err(failed)? {
+        let entry = entry(namespace, row).map_err(failed)?;
+        if !entry.key.starts_with(prefix) {
+            break;
+        }
+        found(entry)?;
+    }
+    Ok(())
+}
+
+fn entry(namespace: &str, row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredEntry> {
+    let value: String = row.get(1)?;
+    let expires: Option<i64> = row.get(2)?;
+    Ok(StoredEntry {
+        namespace: namespace.to_owned(),
+        key: row.get(0)?,
+        value: value.into_bytes(),
+        expires: expires.map(|at| u64::try_from(at).unwrap_or(0)),
+    })
+}
+
+/// The namespaces of a file: one step in the index for each, however many entries it has.
+struct NamespaceNames<'c> {
+    next: rusqlite::CachedStatement<'c>,
+    /// The one before; no namespace has the empty name.
+    last: String,
+    now: i64,
+}
+
+impl<'c> NamespaceNames<'c> {
+    fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        let next = connection.prepare_cached(
+            "SELECT namespace FROM entries
+             WHERE namespace > ?1 AND (expires IS NULL OR expires > ?2)
+             ORDER BY namespace LIMIT 1",
+        )?;
+        Ok(Self {
+            next,
+            last: String::new(),
+            now: now(),
+        })
+    }
+}
+
+impl Iterator for NamespaceNames<'_> {
+    type Item = rusqlite::Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let found = self
+            .next
+            .query_row(params![self.last, self.now], |row| row.get::<_, String>(0));
+        let found = found.optional().transpose()?;
+        if let Ok(name) = &found {
+            self.last.clone_from(name);
+        }
+        Some(found)
     }
 }

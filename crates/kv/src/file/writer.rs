@@ -1,12 +1,9 @@
 //! The thread that writes.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+use rustix::fs::statvfs;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{BUSY, OpenError, lock::LockFile, now, readers::value};
@@ -84,10 +81,7 @@ impl Writer {
         lock: LockFile,
         limits: Arc<CurrentLimits>,
     ) -> Result<Self, OpenError> {
-        let opened = open(path).map_err(|source| OpenError::Database {
-            path: PathBuf::from(path),
-            source,
-        });
+        let opened = open(path).map_err(|source| OpenError::of_database(path, source));
         Ok(Self {
             connection: opened?,
             limits,
@@ -124,11 +118,11 @@ impl Writer {
                     let batch = vec![job];
                     match self.attempt(&batch, &limits) {
                         Ok(outcomes) => reply(batch, outcomes),
-                        Err(error) => fail(batch, &error, &limits),
+                        Err(error) => self.fail(batch, &error, &limits),
                     }
                 }
             }
-            Err(error) => fail(batch, &error, &limits),
+            Err(error) => self.fail(batch, &error, &limits),
         }
         // What is not returned now is returned later.
         let _ = self.return_free_pages();
@@ -141,10 +135,7 @@ impl Writer {
         limits: &StoreLimits,
     ) -> rusqlite::Result<Vec<Result<Outcome, Error>>> {
         if self.size != Some(limits.size) {
-            let pages = i64::try_from(limits.size / PAGE).unwrap_or(i64::MAX).max(1);
-            // A file that is larger already keeps its size.
-            let pragma = format!("PRAGMA max_page_count = {}", pages.min(0xffff_fffe));
-            self.connection.query_row(&pragma, [], |_| Ok(()))?;
+            limit_size(&self.connection, limits.size)?;
             self.size = Some(limits.size);
         }
         let now = now();
@@ -158,6 +149,14 @@ impl Writer {
         }
         transaction.commit()?;
         Ok(outcomes)
+    }
+
+    fn fail(&self, batch: Vec<Job>, error: &rusqlite::Error, limits: &StoreLimits) {
+        for job in batch {
+            let error = rejected(&self.connection, error, limits);
+            // A caller that has gone needs no answer.
+            let _ = job.reply.send(Err(error));
+        }
     }
 
     /// Makes the file smaller if much of it is free.
@@ -184,22 +183,40 @@ fn reply(batch: Vec<Job>, outcomes: Vec<Result<Outcome, Error>>) {
     }
 }
 
-fn fail(batch: Vec<Job>, error: &rusqlite::Error, limits: &StoreLimits) {
-    let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
-    for job in batch {
-        let error = if is_full {
-            Error::Full {
-                what: "bytes of the store's file (`max_size`), or of its disk",
-                limit: usize::try_from(limits.size).unwrap_or(usize::MAX),
-            }
-        } else {
-            Error::Unavailable(error.to_string())
-        };
-        let _ = job.reply.send(Err(error));
+/// Why nothing was changed.
+pub(super) fn rejected(
+    connection: &Connection,
+    error: &rusqlite::Error,
+    limits: &StoreLimits,
+) -> Error {
+    /// A disk with less room has none for the change, or for the log.
+    const ROOM: u64 = 64 << 10;
+    if error.sqlite_error_code() != Some(ErrorCode::DiskFull) {
+        return Error::Unavailable(error.to_string());
+    }
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let disk = connection.path().and_then(|path| statvfs(path).ok());
+    match disk {
+        Some(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < ROOM => Error::Full {
+            what: "bytes on the disk of the store's file",
+            limit: size(disk.f_blocks.saturating_mul(disk.f_frsize)),
+        },
+        _ => Error::Full {
+            what: "bytes of the store's file (`max_size`)",
+            limit: size(limits.size),
+        },
     }
 }
 
-fn open(path: &Path) -> rusqlite::Result<Connection> {
+/// Limits the size of the database. One that is larger already keeps its size.
+pub(super) fn limit_size(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
+    let pages = i64::try_from(bytes / PAGE).unwrap_or(i64::MAX).max(1);
+    let pragma = format!("PRAGMA max_page_count = {}", pages.min(0xffff_fffe));
+    connection.query_row(&pragma, [], |_| Ok(()))
+}
+
+/// Opens the database for changes, and creates its tables if it is new.
+pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "page_size", PAGE as i64)?;
@@ -296,7 +313,7 @@ fn add(
     Ok(())
 }
 
-fn put(
+pub(super) fn put(
     transaction: &Transaction<'_>,
     namespace: &str,
     change: &Change,

@@ -28,6 +28,31 @@ impl Names {
         format!("{}:k:", self.base)
     }
 
+    /// The namespace of a set of keys; `None` if the name is that of something else.
+    pub(super) fn namespace_of(index: &str) -> Option<String> {
+        let name = index.strip_prefix("wws:{")?.strip_suffix("}:i")?;
+        if name.contains(['{', '}']) {
+            return None;
+        }
+        let mut namespace = String::with_capacity(name.len());
+        let mut parts = name.split('%');
+        namespace.push_str(parts.next()?);
+        for part in parts {
+            let (code, rest) = part.split_at_checked(2)?;
+            namespace.push(match code {
+                "25" => '%',
+                "7B" => '{',
+                "7D" => '}',
+                _ => return None,
+            });
+            namespace.push_str(rest);
+        }
+        Some(namespace)
+    }
+
+    /// What the names of all sets of keys match.
+    pub(super) const INDEXES: &str = "wws:{*}:i";
+
     pub(super) fn entry(&self, key: &str) -> String {
         format!("{}:k:{key}", self.base)
     }
@@ -54,5 +79,12 @@ mod tests {
         assert_ne!(a, b);
         assert_ne!(Names::new("%7D").index(), Names::new("}").index());
         assert_eq!(Names::new("a").entry("b"), "wws:{a}:k:b");
+        for name in ["a", "}%{", "%7D", "é:i"] {
+            let index = Names::new(name).index();
+            assert_eq!(Names::namespace_of(&index).as_deref(), Some(name));
+        }
+        let entry = Names::new("a").entry("x}:i");
+        assert_eq!(Names::namespace_of(&entry), None);
+        assert_eq!(Names::namespace_of("wws:{%zz}:i"), None);
     }
 }

@@ -3,6 +3,7 @@
 use redis::Cmd;
 
 use super::names::Names;
+use crate::entry::{self, StoredEntry};
 use crate::store::Change;
 
 /// The code of the error for a namespace that is too large to be read as a whole.
@@ -36,6 +37,28 @@ for _, name in ipairs(names) do
   else redis.call('ZREM', KEYS[1], name) end
 end
 return { #names, names[#names] or '', found }";
+
+/// Returns whether more keys follow, the last key that was looked at, and those that exist with
+/// their values and times to live. Stops after a number of bytes.
+const ENTRIES: &str = "
+local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
+local found, bytes, last = {}, 0, ''
+for i, name in ipairs(names) do
+  last = name
+  local key = ARGV[1] .. name
+  local value = redis.call('GET', key)
+  if value then
+    found[#found + 1] = { name, value, redis.call('PTTL', key) }
+    bytes = bytes + #name + #value
+    if bytes >= tonumber(ARGV[5]) and i < #names then return { 1, last, found } end
+  end
+end
+return { #names == tonumber(ARGV[4]) and 1 or 0, last, found }";
+
+/// Removes a key. Returns whether it existed.
+const REMOVE: &str = "
+redis.call('ZREM', KEYS[1], ARGV[1])
+return redis.call('DEL', KEYS[2])";
 
 /// Returns all keys and values.
 const SNAPSHOT: &str = "
@@ -98,7 +121,7 @@ fn script(text: &str, keys: &[String]) -> Cmd {
 /// Milliseconds after which the key of a change is removed; 0 for never.
 fn milliseconds(change: &Change) -> u64 {
     let ttl = change.value().and_then(|(_, ttl)| ttl);
-    ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX))
+    ttl.map_or(0, entry::milliseconds)
 }
 
 pub(super) fn apply(names: &Names, changes: &[Change], token: Option<&str>) -> Cmd {
@@ -115,7 +138,19 @@ pub(super) fn apply(names: &Names, changes: &[Change], token: Option<&str>) -> C
     command
 }
 
-pub(super) fn list(names: &Names, prefix: &str, after: Option<&str>, limit: usize) -> Cmd {
+/// Stores entries of a namespace.
+pub(super) fn put(names: &Names, entries: &[StoredEntry]) -> Cmd {
+    let mut command = script(APPLY, &[names.index(), names.turn()]);
+    command.arg("").arg(names.entries());
+    for entry in entries {
+        command.arg(&entry.key).arg("s").arg(&entry.value);
+        command.arg(entry.ttl().map_or(0, entry::milliseconds));
+    }
+    command
+}
+
+/// The range of keys with a prefix, after a key.
+fn range(prefix: &str, after: Option<&str>) -> (String, Vec<u8>) {
     let from = match after {
         Some(after) if after >= prefix => format!("({after}"),
         _ => format!("[{prefix}"),
@@ -123,6 +158,32 @@ pub(super) fn list(names: &Names, prefix: &str, after: Option<&str>, limit: usiz
     // No text has this byte.
     let mut to = format!("({prefix}").into_bytes();
     to.push(0xff);
+    (from, to)
+}
+
+/// A page of entries: of `keys` keys, or until `bytes` bytes are reached.
+pub(super) fn entries(
+    names: &Names,
+    prefix: &str,
+    after: Option<&str>,
+    keys: usize,
+    bytes: usize,
+) -> Cmd {
+    let (from, to) = range(prefix, after);
+    let mut command = script(ENTRIES, &[names.index()]);
+    command.arg(names.entries()).arg(from).arg(to);
+    command.arg(keys).arg(bytes);
+    command
+}
+
+pub(super) fn remove(names: &Names, key: &str) -> Cmd {
+    let mut command = script(REMOVE, &[names.index(), names.entry(key)]);
+    command.arg(key);
+    command
+}
+
+pub(super) fn list(names: &Names, prefix: &str, after: Option<&str>, limit: usize) -> Cmd {
+    let (from, to) = range(prefix, after);
     let mut command = script(LIST, &[names.index()]);
     command.arg(names.entries()).arg(from).arg(to).arg(limit);
     command
