@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use wws_kv::{Change, Error, FileEntries, FileStore, OpenError, Store, StoreLimits};
+use wws_kv::{
+    Change, EntryFilter, Error, FileEntries, FileStore, OpenError, Store, StoreLimits, StoredEntry,
+};
 
 fn open(path: &Path) -> FileStore {
     FileStore::open(path, StoreLimits::default()).unwrap()
@@ -111,7 +113,7 @@ async fn second_opener_is_told_who_has_the_store() {
     );
     // Looking into it is allowed meanwhile.
     let entries = FileEntries::open(&path).unwrap();
-    assert_eq!(entries.get("n", "a").unwrap().as_deref(), Some("1"));
+    assert_eq!(entries.get("n", "a").unwrap().unwrap().value, b"1");
     drop(store);
     open(&path);
 }
@@ -150,6 +152,86 @@ async fn full_store_refuses_and_goes_on() {
         store.set("n", n.to_string(), value.clone()).await.unwrap();
     }
     assert_eq!(store.snapshot("n").await.unwrap().size(), 22);
+}
+
+/// Names the directory of a small disk to the test's own child process.
+const DISK: &str = "WWS_TEST_KV_DISK";
+
+/// Runs a test again with a file system of 8 MiB in a directory, in a mount namespace of its own.
+fn run_on_small_disk(test: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let user: &[&str] = match rustix::process::geteuid().is_root() {
+        true => &[],
+        false => &["--user", "--map-root-user"],
+    };
+    let ended = Command::new("unshare")
+        .args(user)
+        .args(["--mount", "--", "sh", "-ec"])
+        .arg("mount -t tmpfs -o size=8m tmpfs \"$0\"; exec \"$@\"")
+        .arg(directory.path())
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(DISK, directory.path())
+        .status()
+        .unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_disk_loses_nothing_acknowledged() {
+    let Some(disk) = std::env::var_os(DISK) else {
+        return run_on_small_disk("full_disk_loses_nothing_acknowledged");
+    };
+    let [path, ballast, other] = ["kv", "ballast", "other"].map(|name| Path::new(&disk).join(name));
+    std::fs::write(&other, vec![1; 1 << 18]).unwrap();
+    std::fs::write(&ballast, vec![1; 3 << 20]).unwrap();
+    let store = Arc::new(open(&path));
+    let mut acknowledged = Vec::new();
+    for round in 0..2 {
+        let tasks = (0..8).map(|task| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let mut keys = Vec::new();
+                for n in 0.. {
+                    let key = format!("{round}/{task}/{n}");
+                    match store.set("n", key.clone(), "x".repeat(5_000)).await {
+                        Ok(()) => keys.push(key),
+                        Err(error) => return (keys, error),
+                    }
+                }
+                unreachable!()
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            let (keys, error) = task.await.unwrap();
+            acknowledged.extend(keys);
+            let expected = "no room: bytes on the disk of the store's file, the limit is 8388608";
+            assert_eq!(error.to_string(), expected);
+        }
+        let found = store.snapshot("n").await.unwrap();
+        let is_found = |key: &String| found.contains_key(key.as_str());
+        assert!(acknowledged.iter().all(is_found));
+        println!(
+            "full after {} writes, all of which are found",
+            acknowledged.len()
+        );
+        if round == 0 {
+            std::fs::remove_file(&ballast).unwrap();
+            store.set("n", "more".into(), "1".into()).await.unwrap();
+        }
+    }
+    drop(store);
+    // The next process says that the disk is full, or has room enough for itself.
+    match FileStore::open(&path, StoreLimits::default()) {
+        Err(OpenError::DiskFull { .. }) => std::fs::remove_file(&other).unwrap(),
+        opened => drop(opened.unwrap()),
+    }
+    let found = open(&path).snapshot("n").await.unwrap();
+    assert!(
+        acknowledged
+            .iter()
+            .all(|key| found.contains_key(key.as_str()))
+    );
 }
 
 #[tokio::test]
@@ -209,17 +291,17 @@ async fn entries_are_read_in_order_while_the_store_is_open() {
     store.apply("a", changes).await.unwrap();
     let entries = FileEntries::open(&path).unwrap();
     let mut found = Vec::new();
-    let mut ttls = HashMap::new();
-    entries
-        .each(None, "", |entry| {
-            ttls.insert(entry.key.clone(), entry.ttl);
-            found.push((entry.namespace, entry.key, entry.value));
-            Ok::<_, Error>(())
-        })
-        .unwrap();
+    let mut expiries = HashMap::new();
+    let mut add = |entry: StoredEntry| {
+        expiries.insert(entry.key.clone(), entry.expires);
+        found.push((entry.namespace, entry.key, entry.value));
+        Ok(())
+    };
+    entries.each(EntryFilter::default(), &mut add).unwrap();
     let expected = [("a", "k1", "é\n"), ("a", "k2", "2"), ("b", "k", "1")];
-    let expected = expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()));
+    let expected = expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.as_bytes().to_vec()));
     assert_eq!(found, expected);
-    assert!(ttls["k1"].is_some_and(|ttl| ttl > 3_000_000));
-    assert_eq!(ttls["k2"], None);
+    assert!(expiries["k1"].is_some_and(|at| at > 1_700_000_000_000));
+    assert_eq!(expiries["k2"], None);
+    assert_eq!(entries.namespaces().unwrap(), ["a", "b"]);
 }
