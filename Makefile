@@ -92,6 +92,11 @@ test-kubernetes: tools build images ## pods of a real Kubernetes (API to kubelet
 	@scripts/kubernetes.sh
 	WWS_TEST_STORE=$(CURDIR)/target/store cargo test $(CARGO_FLAGS) --release -p wws-test --test kubernetes -- --include-ignored --test-threads=1 --show-output
 
+.PHONY: test-sight
+test-sight: tools build images ## the panel in a headless Chromium (pictures below target/panel), an OpenTelemetry collector (built from Go modules), Prometheus
+	@scripts/sight.sh
+	WWS_TEST_STORE=$(CURDIR)/target/store cargo test $(CARGO_FLAGS) --release -p wws-test --test sight -- --include-ignored --test-threads=1 --show-output
+
 .PHONY: test-vm
 test-vm: build images ## cgroup v2 with systemd, in an emulated guest of Debian packages (SUITE=forky: of the next Debian)
 	@scripts/test-vm.sh

@@ -98,7 +98,7 @@ impl Containerd {
     /// Not root, something is not built or unpacked, or containerd does not come up: then the end
     /// of its log.
     pub fn start(version: Version) -> Result<Self> {
-        Self::launch(version, None, false, |_| Ok(String::new()))
+        Self::launch(version, None, false, &[], |_| Ok(String::new()))
     }
 
     /// The same, whose shims keep compiled code where all tests that want it do (`WWS_TEST_STORE`,
@@ -107,7 +107,16 @@ impl Containerd {
     /// # Errors
     /// As of [`Containerd::start`].
     pub fn start_sharing_code(version: Version) -> Result<Self> {
-        Self::launch(version, None, true, |_| Ok(String::new()))
+        Self::launch(version, None, true, &[], |_| Ok(String::new()))
+    }
+
+    /// The same, with `variables` in its environment, which its shims inherit, until a
+    /// [`restart`](Self::restart).
+    ///
+    /// # Errors
+    /// As of [`Containerd::start`].
+    pub fn start_with_variables(version: Version, variables: &[(&str, &str)]) -> Result<Self> {
+        Self::launch(version, None, true, variables, |_| Ok(String::new()))
     }
 
     /// The same, with its Kubernetes interface, whose containers are in `namespace`. `configure`
@@ -120,13 +129,14 @@ impl Containerd {
         namespace: &str,
         configure: impl FnOnce(&Path) -> Result<String>,
     ) -> Result<Self> {
-        Self::launch(version, Some(namespace), false, configure)
+        Self::launch(version, Some(namespace), false, &[], configure)
     }
 
     fn launch(
         version: Version,
         namespace: Option<&str>,
         shares_code: bool,
+        variables: &[(&str, &str)],
         configure: impl FnOnce(&Path) -> Result<String>,
     ) -> Result<Self> {
         if !geteuid().is_root() {
@@ -144,7 +154,9 @@ impl Containerd {
             config_file(&mark),
             config(&mark, namespace.is_some(), &more),
         )?;
-        let daemon = spawn(&mark, &programs, &path, shares_code)?;
+        let mut command = daemon(&mark, &programs, &path, shares_code)?;
+        command.envs(variables.iter().copied());
+        let daemon = command.spawn().context("start containerd")?;
         let mut containerd = Self {
             version,
             namespace: namespace.map_or_else(|| mark.to_string(), str::to_owned),
@@ -356,12 +368,13 @@ impl Containerd {
     /// # Errors
     /// It does not come up.
     pub fn start_again(&mut self) -> Result<()> {
-        self.daemon = spawn(
+        let mut command = daemon(
             &self.mark,
             &self.programs,
             &path(&self.programs)?,
             self.shares_code,
         )?;
+        self.daemon = command.spawn().context("start containerd")?;
         self.wait_until_up()
     }
 
@@ -464,7 +477,7 @@ fn path(programs: &Path) -> Result<OsString> {
     )?)
 }
 
-fn spawn(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> Result<Child> {
+fn daemon(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> Result<Command> {
     let log = File::options()
         .create(true)
         .append(true)
@@ -482,7 +495,7 @@ fn spawn(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> Re
         .stderr(log)
         // An interrupt from the terminal is for the tests, not for containerd.
         .process_group(0);
-    command.spawn().context("start containerd")
+    Ok(command)
 }
 
 /// Where shims keep compiled code: in the directory of this containerd, or where tests share it;
