@@ -4,6 +4,7 @@ mod components;
 mod density;
 mod languages;
 mod noisy;
+mod operate;
 mod routes;
 mod start;
 mod throughput;
@@ -16,7 +17,7 @@ use crate::report::Report;
 type Measure = fn(&mut Report) -> Result<()>;
 
 /// All of them.
-pub(crate) const ALL: [(&str, Measure); 14] = [
+pub(crate) const ALL: [(&str, Measure); 16] = [
     ("routes", routes::measure),
     ("throughput", throughput::beside_hyper),
     ("wasmtime-serve", throughput::beside_wasmtime_serve),
@@ -25,6 +26,8 @@ pub(crate) const ALL: [(&str, Measure); 14] = [
     ("components-javascript", components::javascript),
     ("components-python", components::python),
     ("noisy", noisy::measure),
+    ("operate-telemetry", operate::telemetry),
+    ("operate-reload", operate::reload),
     ("start", start::measure),
     ("density", density::measure),
     ("javascript", languages::javascript),
