@@ -33,6 +33,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Create a project with a worker to start from
     New(New),
+    /// Serve a project while it is written: with the panel, and again after each change
+    Dev(Dev),
     /// Load and compile a project; print its routes, or all its problems
     Check(RunningProject),
     /// Print the routes of a project
@@ -293,6 +295,29 @@ pub(crate) struct Serve {
     /// Bytes of memory that the container may use
     #[arg(long, hide = true)]
     pub(crate) memory: Option<u64>,
+    /// For a developer who watches: `wws dev`.
+    #[arg(skip)]
+    pub(crate) dev: bool,
+}
+
+/// A project that is being written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dev {
+    #[command(flatten)]
+    serve: Serve,
+}
+
+impl Dev {
+    /// The arguments of its server.
+    pub(crate) fn into_serve(self) -> Serve {
+        let panel = self.serve.enable_panel.unwrap_or(PanelAccess::Loopback);
+        Serve {
+            watch: true,
+            enable_panel: Some(panel),
+            dev: true,
+            ..self.serve
+        }
+    }
 }
 
 /// Arguments from the shim. Arguments of the image come after `--`, so that they cannot be options
@@ -384,6 +409,7 @@ impl Container {
             watch: false,
             install_runtimes: false,
             memory: self.memory,
+            dev: false,
         })
     }
 }

@@ -3,6 +3,7 @@
 mod access;
 mod escape;
 mod export;
+mod pretty;
 mod rate_limit;
 mod tail;
 mod writer;
@@ -20,10 +21,21 @@ use tracing_subscriber::{
 use wws_project::LogFormat;
 use wws_server::Telemetry;
 
+use crate::colour::Painter;
 use export::ExportLayer;
+use pretty::Pretty;
 use rate_limit::{RateLimit, RateLimited};
 use tail::TailLayer;
 use writer::Writer;
+
+/// What the lines of the log look like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LogStyle {
+    /// For programs, and for people later.
+    Format(LogFormat),
+    /// For a person who watches; `offset` is the local time's, in seconds east of UTC.
+    Pretty { painter: Painter, offset: i64 },
+}
 
 /// The running log.
 pub(crate) struct Log(Writer);
@@ -31,12 +43,12 @@ pub(crate) struct Log(Writer);
 impl Log {
     /// Starts the log. `filter` is `WWS_LOG`: a level, or `TARGET=LEVEL,...`.
     pub(crate) fn start(
-        format: LogFormat,
+        style: LogStyle,
         filter: Option<&str>,
         telemetry: Telemetry,
     ) -> io::Result<Self> {
         let limit = Arc::new(RateLimit::default());
-        let writer = Writer::start(format == LogFormat::Json, limit.clone())?;
+        let writer = Writer::start(style, limit.clone())?;
         let limited = RateLimited::new(limit, {
             let writer = writer.clone();
             move || writer.wake()
@@ -49,16 +61,24 @@ impl Log {
         // Requests are described by lines of their own format, and by counters and spans.
         if targets.would_enable("access", &Level::INFO) {
             let writer = writer.clone();
-            telemetry
-                .access_log()
-                .on_line(move |line| access::write(&writer, format, line));
+            telemetry.access_log().on_line(move |line| match style {
+                LogStyle::Format(format) => access::write(&writer, format, line),
+                LogStyle::Pretty { painter, offset } => {
+                    let line = Pretty { painter, offset }.request(line);
+                    writer.append(line.as_bytes());
+                }
+            });
         } else {
             telemetry.access_log().on_line(|_| {});
         }
         let lines = fmt::layer().with_writer(writer.clone());
-        let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
-            LogFormat::Text => lines.boxed(),
-            LogFormat::Json => lines
+        let lines: Box<dyn Layer<Registry> + Send + Sync> = match style {
+            LogStyle::Pretty { painter, offset } => lines
+                .with_ansi(false)
+                .event_format(Pretty { painter, offset })
+                .boxed(),
+            LogStyle::Format(LogFormat::Text) => lines.boxed(),
+            LogStyle::Format(LogFormat::Json) => lines
                 .json()
                 .flatten_event(true)
                 .with_current_span(false)

@@ -5,8 +5,10 @@ mod args;
 mod build;
 mod check;
 mod code;
+mod colour;
 mod command;
 mod control;
+mod dev;
 mod doctor;
 mod environment;
 mod health;
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
             None => serve::serve(args.serve, Place::Machine),
         },
         Some(Command::New(args)) => new::new(&args),
+        Some(Command::Dev(args)) => serve::serve(args.into_serve(), Place::Machine),
         Some(Command::Check(named)) => check::check(&named.resolve().0),
         Some(Command::Routes(named)) => check::routes(&named.resolve().0),
         Some(Command::Build(args)) => build::build(&args),

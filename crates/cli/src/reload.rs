@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use wws_project::{Problem, Problems};
+use wws_project::{Problem, Problems, Project};
 use wws_server::{Compiling, Reloaded, Reloader, Telemetry};
 
 use crate::{
-    args::Serve, code, loader::Loader, memory, progress, project, project::Place,
+    args::Serve, code, dev::DevView, loader::Loader, memory, progress, project, project::Place,
     sandbox::NeededRights,
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct ReloadParts {
     pub(crate) loader: Loader,
     /// The rights that the server has kept.
     pub(crate) rights: NeededRights,
+    /// The developer who watches, if there is one.
+    pub(crate) dev: Option<DevView>,
 }
 
 impl Reload {
@@ -43,12 +45,16 @@ impl Reload {
     /// panicked.
     pub(crate) async fn now(&self) -> Option<Result<Reloaded, Problems>> {
         let parts = self.0.clone();
+        let before = parts.reloader.project();
         let result = self.0.loader.run(move || parts.load()).await.ok();
         match &result {
-            Some(Ok(reloaded)) => log(reloaded),
+            Some(Ok(reloaded)) => self.log(reloaded, &before),
             Some(Err(problems)) => {
                 for problem in problems.all() {
-                    tracing::error!("{}", on_one_line(problem));
+                    match self.0.dev {
+                        Some(_) => tracing::error!("{problem}"),
+                        None => tracing::error!("{}", on_one_line(problem)),
+                    }
                 }
                 let count = problems.all().len();
                 tracing::error!(
@@ -62,6 +68,22 @@ impl Reload {
             }
         }
         result
+    }
+
+    fn log(&self, reloaded: &Reloaded, before: &Project) {
+        for warning in &reloaded.warnings {
+            tracing::warn!("{}", on_one_line(warning));
+        }
+        if let Some(names) = needs_restart(reloaded) {
+            tracing::warn!("{names}");
+        }
+        match &self.0.dev {
+            Some(dev) => {
+                let after = self.0.reloader.project();
+                dev.log_reloaded(before, &after, reloaded);
+            }
+            None => tracing::info!("{}", summary(reloaded)),
+        }
     }
 }
 
@@ -92,21 +114,14 @@ impl ReloadParts {
     }
 }
 
-fn log(reloaded: &Reloaded) {
-    for warning in &reloaded.warnings {
-        tracing::warn!("{}", on_one_line(warning));
-    }
-    if let Some(names) = needs_restart(reloaded) {
-        tracing::warn!("{names}");
-    }
-    tracing::info!("{}", summary(reloaded));
-}
-
 /// What has changed, in words.
 fn summary(reloaded: &Reloaded) -> String {
     format!(
         "reloaded: generation {}: {} workers loaded, {} unchanged, {} removed",
-        reloaded.generation, reloaded.loaded, reloaded.kept, reloaded.removed
+        reloaded.generation,
+        reloaded.loaded.len(),
+        reloaded.kept,
+        reloaded.removed
     )
 }
 

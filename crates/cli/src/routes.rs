@@ -38,7 +38,7 @@ pub(crate) fn table(project: &Project) -> String {
 }
 
 /// What runs a worker: `wasm`, or the name of its language or runtime.
-fn kind(project: &Project, worker: &Worker) -> String {
+pub(crate) fn kind(project: &Project, worker: &Worker) -> String {
     let execution = worker.execution();
     let runtime = execution
         .runtime()

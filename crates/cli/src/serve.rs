@@ -2,7 +2,8 @@
 
 use std::{
     fmt::Display,
-    io,
+    io::{self, stdout},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -11,7 +12,9 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use wws_project::{Problems, WatchOptions};
 use wws_server::{
     CodeCache, Compiling, Languages, OpenedStores, PrepareOptions, Server, Telemetry,
 };
@@ -20,10 +23,12 @@ use crate::{
     EXIT_CONFIG, EXIT_OS,
     args::Serve,
     code,
+    colour::Painter,
     control::ControlSocket,
+    dev::{self, DevView},
     environment,
     loader::Loader,
-    log::Log,
+    log::{Log, LogStyle},
     memory, progress,
     project::{self, Place},
     reload::{Reload, ReloadParts, on_one_line},
@@ -43,6 +48,7 @@ pub(crate) fn serve(args: Serve, place: Place) -> ExitCode {
     if args.install_runtimes && !runtimes::install_missing(&args.folder.path) {
         return ExitCode::FAILURE;
     }
+    let style = args.dev.then(dev::log_style);
     // To be called while this is the only thread.
     let sandbox = sandbox::enter();
     let threads = match Threads::plan() {
@@ -61,7 +67,8 @@ pub(crate) fn serve(args: Serve, place: Place) -> ExitCode {
     let log = Arc::default();
     let end = match threads.runtime() {
         Ok(runtime) => {
-            let end = runtime.block_on(run(args, place, sandbox, Arc::clone(&log), loader));
+            let end =
+                runtime.block_on(run(args, place, sandbox, (Arc::clone(&log), style), loader));
             // A blocked read of a file must not keep the process alive.
             runtime.shutdown_background();
             end
@@ -91,7 +98,7 @@ async fn run(
     args: Serve,
     place: Place,
     sandbox: io::Result<()>,
-    log: StartedLog,
+    (log, style): (StartedLog, Option<LogStyle>),
     loader: Loader,
 ) -> End {
     let mut signals = match Signals::install() {
@@ -102,7 +109,7 @@ async fn run(
     let path = args.folder.path.clone();
     let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
     let counted = telemetry.clone();
-    let beginning = loader.run(move || begin(&path, sandbox, &log, counted));
+    let beginning = loader.run(move || begin(&path, sandbox, (&log, style), counted));
     let begun = tokio::select! {
         begun = beginning => begun,
         (signal, _) = signals.next() => return stopped_before_the_start(signal),
@@ -112,36 +119,83 @@ async fn run(
         Ok(Err(end)) => return end,
         Err(_) => return End::Failed("the start panicked".into()),
     };
-    let start = Start {
+    let changes = match args.dev.then(|| Changes::watch(&args)) {
+        Some(Err(error)) => {
+            tracing::warn!("changes of files are not noticed: {error}");
+            None
+        }
+        watched => watched.and_then(Result::ok),
+    };
+    let compiling = Compiling::default();
+    let mut start = Start {
         args,
         place,
         code,
-        compiling: Compiling::default(),
+        compiling: compiling.clone(),
         telemetry,
     };
-    let compiling = start.compiling.clone();
-    // Workers of some runtimes are started when they are loaded.
-    let runtime = Handle::current();
-    let preparing = loader.run(move || {
-        let _entered = runtime.enter();
-        let prepared = start.prepare();
-        prepared.map(|server| (server, start))
-    });
-    let prepared = tokio::select! {
-        prepared = preparing => prepared,
-        (signal, _) = signals.next() => return stopped_before_the_start(signal),
-        () = tokio::time::sleep(limit) => {
-            return End::BadProject(format!(
-                "not ready after {} s (`server.compile_timeout`), at work on {}",
-                limit.as_secs(),
-                progress::listed(&compiling.names()),
-            ));
+    loop {
+        // Workers of some runtimes are started when they are loaded.
+        let runtime = Handle::current();
+        let preparing = loader.run(move || {
+            let _entered = runtime.enter();
+            (start.prepare(), start)
+        });
+        let prepared = tokio::select! {
+            prepared = preparing => prepared,
+            (signal, _) = signals.next() => return stopped_before_the_start(signal),
+            () = tokio::time::sleep(limit) => {
+                return End::BadProject(format!(
+                    "not ready after {} s (`server.compile_timeout`), at work on {}",
+                    limit.as_secs(),
+                    progress::listed(&compiling.names()),
+                ));
+            }
+        };
+        let Ok((prepared, unused)) = prepared else {
+            return End::Failed("the start panicked".into());
+        };
+        let problems = match prepared {
+            Ok(server) => {
+                drop(changes);
+                return listen(server, unused, loader, signals).await;
+            }
+            Err(problems) => problems,
+        };
+        let Some(changes) = &changes else {
+            return End::BadProject(problems.to_string());
+        };
+        for problem in problems.all() {
+            tracing::error!("{problem}");
         }
-    };
-    match prepared {
-        Ok(Ok((server, start))) => listen(server, start, loader, signals).await,
-        Ok(Err(end)) => end,
-        Err(_) => End::Failed("the start panicked".into()),
+        tracing::info!("nothing is served yet: waiting for a change");
+        tokio::select! {
+            () = changes.asked.notified() => start = unused,
+            (signal, _) = signals.next() => return stopped_before_the_start(signal),
+        }
+    }
+}
+
+/// Changes of a project that a developer has not finished.
+struct Changes {
+    asked: Arc<Notify>,
+    _watching: JoinSet<()>,
+}
+
+impl Changes {
+    /// Needs a runtime.
+    fn watch(args: &Serve) -> io::Result<Self> {
+        let options = WatchOptions {
+            ignore: args.folder.ignore.clone(),
+            ..WatchOptions::default()
+        };
+        let watch = Watch::start(&args.folder.path, move || options.clone())?;
+        let (asked, mut watching) = (Arc::<Notify>::default(), JoinSet::new());
+        watching.spawn(watch.run(Arc::clone(&asked)));
+        Ok(Self {
+            asked,
+            _watching: watching,
+        })
     }
 }
 
@@ -155,13 +209,14 @@ fn stopped_before_the_start(signal: &str) -> End {
 fn begin(
     project: &Path,
     sandbox: io::Result<()>,
-    log: &StartedLog,
+    (log, style): (&StartedLog, Option<LogStyle>),
     telemetry: Telemetry,
 ) -> Result<(Option<CodeCache>, Duration), End> {
     let settings = wws_project::server_settings(project, &environment::variables())
         .map_err(|problems| End::BadProject(problems.to_string()))?;
     let filter = std::env::var("WWS_LOG").ok();
-    let started = Log::start(settings.log_format, filter.as_deref(), telemetry)
+    let style = style.unwrap_or(LogStyle::Format(settings.log_format));
+    let started = Log::start(style, filter.as_deref(), telemetry)
         .map_err(|error| End::Failed(format!("cannot start the log: {error}")))?;
     // This is the only one.
     let _ = log.set(started);
@@ -189,8 +244,7 @@ struct Start {
 
 impl Start {
     /// Loads and compiles the project. Returns its server. Blocks the thread.
-    fn prepare(&self) -> Result<Server, End> {
-        let bad = |problems: &dyn Display| End::BadProject(problems.to_string());
+    fn prepare(&self) -> Result<Server, Problems> {
         let load = project::Load {
             args: &self.args,
             place: self.place,
@@ -198,8 +252,7 @@ impl Start {
         };
         let code = self.code.as_ref();
         let hashed = code.map(|code| wws_server::hashed(code.directory()));
-        let loaded = load.project(hashed.unwrap_or_default());
-        let project = loaded.map_err(|problems| bad(&problems))?;
+        let project = load.project(hashed.unwrap_or_default())?;
         for warning in project.warnings() {
             tracing::warn!("{}", on_one_line(warning));
         }
@@ -222,7 +275,7 @@ impl Start {
         };
         let prepared = progress::while_compiling(compiling, |text| tracing::info!("{text}"), work);
         memory::collect_after_compiling();
-        let server = prepared.map_err(|problems| bad(&problems))?;
+        let server = prepared?;
         for warning in server.warnings() {
             tracing::warn!("{}", on_one_line(&warning));
         }
@@ -235,7 +288,7 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
     let reloader = server.reloader();
     let bound = match server.bind(address).await {
         Ok(bound) => bound,
-        Err(error) => return End::Failed(format!("cannot listen on {address}: {error}")),
+        Err(error) => return End::Failed(cannot_listen(address, &error)),
     };
     let admin = bound.project().settings().admin.clone();
     let bound = match bound.with_admin() {
@@ -250,8 +303,11 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
     if let Err(error) = sandbox::close(rights) {
         tracing::warn!("rights that the server no longer needs are kept: {error}");
     }
-    if start.place == Place::Machine {
-        print!("{}", routes::table(&bound.project()));
+    let dev = start.args.dev.then(|| DevView::new(bound.local_addr()));
+    match &dev {
+        Some(dev) => print!("{}", dev.welcome(&bound.project(), Painter::of(&stdout()))),
+        None if start.place == Place::Machine => print!("{}", routes::table(&bound.project())),
+        None => {}
     }
     let (workers, assets) = (
         bound.project().workers().len(),
@@ -283,6 +339,7 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
         reloader,
         loader,
         rights,
+        dev,
     });
     let mut reloading = JoinSet::new();
     match ControlSocket::bind(&folder) {
@@ -314,6 +371,14 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
         }
     }
     End::Stopped
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "; choose another port with --port, 0 for a free one",
+        _ => "",
+    };
+    format!("cannot listen on {address}: {error}{hint}")
 }
 
 /// Problems are the last lines, because these are what users see of a container that did not start.

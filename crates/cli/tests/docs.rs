@@ -7,7 +7,7 @@
 //! * `LANGUAGE path/of/the/repository`: the block is an excerpt of that file, which other tests
 //!   build and run.
 //! * `console`: each `$ ` line runs in the page's project, and prints the lines below it. `...`
-//!   stands for any text. `wws` without a command starts a server, which runs until the page starts
+//!   stands for any text. `wws` without a command, `wws dev` and `wws run` start a server, which runs until the page starts
 //!   the next one; `8080` stands for its port.
 //! * `toml worker`, `toml project`, `toml index`: loaded as a worker's TOML, as `.wws.toml`, as the
 //!   index of a repository.
@@ -283,8 +283,12 @@ impl Page {
             }
             thread::sleep(Duration::from_millis(20));
         };
+        let mut printed = fs::read_to_string(out).unwrap_or_default();
+        if let Some((_, port)) = address.rsplit_once(':') {
+            printed = printed.replace(port, PORT);
+        }
         self.server = Some(Server { child, address });
-        same(expected, &fs::read_to_string(out).unwrap_or_default())
+        same(expected, &printed)
     }
 
     /// Loads what no command of the page has read.

@@ -46,6 +46,8 @@ pub(crate) struct NewGeneration {
     languages: CompiledLanguages,
     /// Workers that were taken over from the generation before.
     pub(crate) kept: usize,
+    /// The files of all others, which were loaded.
+    pub(crate) fresh: Vec<PathBuf>,
 }
 
 /// The filter of a level.
@@ -139,9 +141,12 @@ impl LoadContext<'_> {
         };
         let loaded = factory.guests(&project);
         let served = select(&mut project, loaded.results)?;
-        let kept = served.guests.iter().flatten();
+        let guests = served.guests.iter().flatten();
+        let fresh = project.workers().iter().zip(&served.guests);
+        let fresh = fresh.filter(|(_, guest)| guest.as_ref().is_some_and(|guest| !guest.is_kept));
         Ok(NewGeneration {
-            kept: kept.filter(|guest| guest.is_kept).count(),
+            kept: guests.filter(|guest| guest.is_kept).count(),
+            fresh: fresh.map(|(worker, _)| worker.path.clone()).collect(),
             project,
             root,
             served,

@@ -31,8 +31,8 @@ pub struct Reloaded {
     pub generation: u64,
     /// Workers that are the same and were not loaded again.
     pub kept: usize,
-    /// Workers that were loaded.
-    pub loaded: usize,
+    /// The files of workers that were loaded.
+    pub loaded: Vec<PathBuf>,
     /// Files of the generation before that are no workers any more.
     pub removed: usize,
     /// Settings of `[server]` that have changed and take effect with a restart only.
@@ -94,7 +94,7 @@ impl Reloader {
             outgoing_memory: app.memory / 8,
             threads: 1,
         };
-        let new = match context.load(project, Some(&before)) {
+        let mut new = match context.load(project, Some(&before)) {
             Ok(new) => new,
             Err(problems) => {
                 // Of what was opened for the new project, nothing stays open.
@@ -103,7 +103,7 @@ impl Reloader {
                 return Err(problems);
             }
         };
-        let kept = new.kept;
+        let (kept, loaded) = (new.kept, std::mem::take(&mut new.fresh));
         let generation = context.place(new, &app.admission, before.number + 1);
         let workers = generation.project.workers();
         let memory = app.engine.memory();
@@ -115,7 +115,7 @@ impl Reloader {
         let reloaded = Reloaded {
             generation: generation.number,
             kept,
-            loaded: generation.guests.iter().flatten().count() - kept,
+            loaded,
             removed: all.filter(|worker| !paths.contains(&worker.path)).count(),
             needs_restart,
             warnings: warnings.chain(&generation.warnings).cloned().collect(),

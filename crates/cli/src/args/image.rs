@@ -98,6 +98,7 @@ impl Run {
             watch: false,
             install_runtimes: false,
             memory: None,
+            dev: false,
         })
     }
 }

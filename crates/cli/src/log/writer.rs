@@ -11,7 +11,10 @@ use std::{
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing_subscriber::fmt::{MakeWriter, format, time::FormatTime};
 
+use wws_project::LogFormat;
+
 use super::{
+    LogStyle,
     escape::escape_controls,
     rate_limit::{RateLimit, Suppressed},
 };
@@ -31,7 +34,7 @@ struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     done: Condvar,
-    json: bool,
+    style: LogStyle,
     limit: Arc<RateLimit>,
 }
 
@@ -47,16 +50,20 @@ struct State {
 
 impl Writer {
     /// Starts the thread, which also reports the lines that `limit` suppresses.
-    pub(crate) fn start(json: bool, limit: Arc<RateLimit>) -> io::Result<Self> {
-        Self::to(io::stderr(), json, limit)
+    pub(crate) fn start(style: LogStyle, limit: Arc<RateLimit>) -> io::Result<Self> {
+        Self::to(io::stderr(), style, limit)
     }
 
-    fn to(out: impl AsFd + Send + 'static, json: bool, limit: Arc<RateLimit>) -> io::Result<Self> {
+    fn to(
+        out: impl AsFd + Send + 'static,
+        style: LogStyle,
+        limit: Arc<RateLimit>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             wake: Condvar::new(),
             done: Condvar::new(),
-            json,
+            style,
             limit,
         });
         let writer = Self(shared.clone());
@@ -154,7 +161,7 @@ impl Shared {
             // After a burst.
             lines.shrink_to(64 << 10);
             if dropped > 0 {
-                write_all(out, dropped_line(dropped, self.json).as_bytes());
+                write_all(out, dropped_line(dropped, self.style).as_bytes());
             }
             // Reports are lines like others.
             suppressed.iter().for_each(Suppressed::log);
@@ -188,9 +195,9 @@ fn now() -> String {
     time
 }
 
-fn dropped_line(count: u64, json: bool) -> String {
+fn dropped_line(count: u64, style: LogStyle) -> String {
     let time = now();
-    if json {
+    if is_json(style) {
         format!(
             "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{count} lines dropped: the log's reader is too slow\",\"dropped\":{count},\"target\":\"wws\"}}\n"
         )
@@ -199,14 +206,19 @@ fn dropped_line(count: u64, json: bool) -> String {
     }
 }
 
+fn is_json(style: LogStyle) -> bool {
+    matches!(style, LogStyle::Format(LogFormat::Json))
+}
+
 /// One event's line.
 pub(crate) struct Line<'w>(&'w Writer);
 
 impl io::Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match self.0.0.json {
-            true => self.0.append(line),
-            false => self.0.append(&escape_controls(line)),
+        match self.0.0.style {
+            LogStyle::Format(LogFormat::Text) => self.0.append(&escape_controls(line)),
+            // Escaped already, as parts of a line.
+            LogStyle::Format(LogFormat::Json) | LogStyle::Pretty { .. } => self.0.append(line),
         }
         Ok(line.len())
     }
@@ -230,10 +242,13 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
 
+    const TEXT: LogStyle = LogStyle::Format(LogFormat::Text);
+    const JSON: LogStyle = LogStyle::Format(LogFormat::Json);
+
     #[test]
     fn a_reader_that_stalls_stops_nobody_and_is_told_what_it_missed() {
         let (read, write) = io::pipe().unwrap();
-        let writer = Writer::to(write, false, Arc::default()).unwrap();
+        let writer = Writer::to(write, TEXT, Arc::default()).unwrap();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
         let start = Instant::now();
         for _ in 0..10_000 {
@@ -266,7 +281,7 @@ mod tests {
     fn a_line_cannot_look_like_another() {
         use io::Write as _;
         let (read, write) = io::pipe().unwrap();
-        let writer = Writer::to(write, false, Arc::default()).unwrap();
+        let writer = Writer::to(write, TEXT, Arc::default()).unwrap();
         let line = "INFO guest: a\r2026-01-01 ERROR forged\0\u{202e}x\u{2028}y\nz\n";
         let _ = Line(&writer).write(line.as_bytes()).unwrap();
         writer.flush(Duration::from_secs(60));
@@ -282,7 +297,7 @@ mod tests {
     #[test]
     fn lines_are_written_when_flushed_and_without_a_reader_nothing_hangs() {
         let (read, write) = io::pipe().unwrap();
-        let writer = Writer::to(write, true, Arc::default()).unwrap();
+        let writer = Writer::to(write, JSON, Arc::default()).unwrap();
         writer.append(b"one\n");
         writer.flush(Duration::from_secs(60));
         let mut read = BufReader::new(read);

@@ -46,7 +46,7 @@ async fn is_freed(project: &Weak<Project>) {
 }
 
 fn counts(reloaded: &Reloaded) -> [usize; 3] {
-    [reloaded.kept, reloaded.loaded, reloaded.removed]
+    [reloaded.kept, reloaded.loaded.len(), reloaded.removed]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
