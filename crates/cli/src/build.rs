@@ -1,19 +1,16 @@
 //! `wws build`: an image of a project, without Docker.
 
-mod credentials;
-
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use wws_image::{Blob, Image, ImageError, Packed, Packing, Reference, Registry};
+use wws_image::{Blob, Image, ImageError, Packed, Packing, Reference, RegistryAccess};
 use wws_project::Project;
-use wws_runtimes::FetchOptions;
 
 use crate::args::{Build, Folder};
-use crate::{EXIT_CANNOT_CREATE, EXIT_CONFIG, EXIT_USAGE, check, environment};
+use crate::{EXIT_CANNOT_CREATE, EXIT_CONFIG, EXIT_USAGE, check, registry};
 
 /// The time of the image and of its files: see reproducible-builds.org.
 const TIME: &str = "SOURCE_DATE_EPOCH";
@@ -127,18 +124,14 @@ fn pack(
 
 /// Pushes the image with the user's credentials.
 fn push(image: Image, name: &Reference) -> Result<(), (u8, String)> {
-    let credentials = credentials::of(name.registry()).map_err(|error| (1, error))?;
-    let options = FetchOptions {
-        env: environment::variables(),
-        ..FetchOptions::default()
-    };
-    let agent = wws_runtimes::agent(&options).map_err(|error| (1, error.to_string()))?;
     let pushed = |blob: &Blob, had: bool| {
         let word = if had { "exists" } else { "pushed" };
         eprintln!("{word} {} ({} bytes)", blob.digest(), blob.size());
     };
-    Registry::new(agent, name.clone(), credentials)
-        .and_then(|registry| registry.push(&image.into_blobs()?, &pushed))
+    let registry = registry::open(name, RegistryAccess::Push).map_err(|error| (1, error))?;
+    let blobs = image.into_blobs();
+    blobs
+        .and_then(|blobs| registry.push(&blobs, &pushed))
         .map_err(|error| (1, error.to_string()))
 }
 

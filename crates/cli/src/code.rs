@@ -170,11 +170,16 @@ fn wait_for(code: &Path, limit: Duration) -> bool {
     }
 }
 
-/// The directory of the cache, by the XDG Base Directory Specification.
+/// The directory of the cache.
 fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(cache) = VARIABLES.into_iter().find_map(&variable) {
         return (!cache.is_empty()).then(|| cache.into());
     }
+    Some(user_cache(variable)?.join("code"))
+}
+
+/// This program's directory in the user's cache, by the XDG Base Directory Specification.
+pub(crate) fn user_cache(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |name| {
         variable(name)
             .map(PathBuf::from)
@@ -182,7 +187,7 @@ fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     };
     absolute("XDG_CACHE_HOME")
         .or_else(|| Some(absolute("HOME")?.join(".cache")))
-        .map(|cache| cache.join("wws/code"))
+        .map(|cache| cache.join("wws"))
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ struct ImageVariables {
     image: BTreeMap<String, String>,
     /// Those that the user gives to it.
     given: BTreeMap<String, String>,
+    /// Whether it may read the machine's secrets.
+    allow_secrets: bool,
 }
 
 static IMAGE: OnceLock<ImageVariables> = OnceLock::new();
@@ -28,11 +30,13 @@ static IMAGE: OnceLock<ImageVariables> = OnceLock::new();
 pub(crate) fn serve_image(
     image: impl IntoIterator<Item = (String, String)>,
     given: impl IntoIterator<Item = (String, String)>,
+    allow_secrets: bool,
 ) {
     // A process serves one image.
     let _ = IMAGE.set(ImageVariables {
         image: image.into_iter().collect(),
         given: given.into_iter().collect(),
+        allow_secrets,
     });
 }
 
@@ -140,6 +144,7 @@ pub(crate) fn load_options(container: bool) -> LoadOptions {
         // That of an image would be its author's.
         dot_env: !container && IMAGE.get().is_none(),
         container,
+        untrusted: IMAGE.get().is_some_and(|image| !image.allow_secrets),
         languages: Languages::standard().specs(),
         ..LoadOptions::default()
     }
@@ -160,6 +165,7 @@ mod tests {
         let variables = ImageVariables {
             image: pairs(&[("A", "image"), ("WWS_PORT", "1"), ("WWS_PREFIX", "/v1")]),
             given: pairs(&[("B", "given"), ("WWS_PREFIX", "/v2")]),
+            allow_secrets: false,
         };
         let own = pairs(&[
             ("A", "own"),

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use wws_image::PullProgress;
 use wws_runtimes::Progress;
 use wws_server::Compiling;
 
@@ -35,7 +36,12 @@ impl Progress for Bar {
         }
         self.shown.set(Some(Instant::now()));
         let text = match of {
-            Some(of) => format!("{} of {}", megabytes(bytes), megabytes(of)),
+            Some(of) => format!(
+                "[{}] {} of {}",
+                filled(bytes, of),
+                megabytes(bytes),
+                megabytes(of)
+            ),
             None => megabytes(bytes),
         };
         // A closed terminal is not an error.
@@ -47,6 +53,30 @@ impl Progress for Bar {
             let _ = write!(stderr(), "\r\x1b[K").and_then(|()| stderr().flush());
         }
     }
+}
+
+impl PullProgress for Bar {
+    fn fetching(&self, digest: &str, bytes: u64) {
+        // As Docker shortens it.
+        let short: String = digest.chars().take(19).collect();
+        Progress::fetching(self, &format!("{short} ({})", megabytes(bytes)));
+    }
+
+    fn received(&self, bytes: u64, of: u64) {
+        Progress::received(self, bytes, Some(of));
+    }
+
+    fn ended(&self) {
+        Progress::ended(self);
+    }
+}
+
+/// A bar that is filled as far as `bytes` of `of`.
+fn filled(bytes: u64, of: u64) -> String {
+    const WIDTH: u64 = 30;
+    let done = (bytes.min(of) * WIDTH).checked_div(of).unwrap_or(WIDTH);
+    let width = |count: u64| usize::try_from(count).unwrap_or_default();
+    "#".repeat(width(done)) + &" ".repeat(width(WIDTH - done))
 }
 
 /// The time until compilation is first reported, and between further reports.
@@ -97,6 +127,15 @@ fn megabytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_is_filled_as_bytes_arrive() {
+        assert_eq!(filled(0, 10), " ".repeat(30));
+        assert_eq!(filled(5, 10), "#".repeat(15) + &" ".repeat(15));
+        for (bytes, of) in [(10, 10), (11, 10), (0, 0)] {
+            assert_eq!(filled(bytes, of), "#".repeat(30));
+        }
+    }
 
     #[test]
     fn lists_some_names() {

@@ -1,23 +1,26 @@
 //! `wws run`: serves an image without containerd.
 //!
-//! The image is unpacked into a private directory, which is removed when the server stops. Its
+//! An image of a registry is pulled into the user's cache. The image is unpacked into a private
+//! directory, which is removed when the server stops. Its
 //! workers run in the same sandbox as those of a directory: an image is served as `wws DIRECTORY`
 //! would serve its files, and not in a container.
-
-mod scratch;
 
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
-use wws_image::{Defaults, StoredImage, UnpackLimits};
+use wws_image::{Defaults, ImageCache, Reference, RegistryAccess, StoredImage, UnpackLimits};
 use wws_project::beneath::Root;
 
 use crate::args::Run;
+use crate::progress::Bar;
 use crate::project::Place;
-use crate::{environment, serve};
-use scratch::Scratch;
+use crate::scratch::Scratch;
+use crate::{code, environment, registry, serve};
+
+/// Bytes of images that are kept for the next time.
+const MAX_CACHE: u64 = 10 << 30;
 
 /// Unpacks and serves an image.
 pub(crate) fn run(args: Run) -> ExitCode {
@@ -32,11 +35,7 @@ pub(crate) fn run(args: Run) -> ExitCode {
         }
     };
     let shown = args.image.display().to_string();
-    let unpacked = StoredImage::open(&args.image).and_then(|image| {
-        image.unpack(scratch.root(), UnpackLimits::default())?;
-        Ok(image.defaults().clone())
-    });
-    let defaults = match unpacked {
+    let defaults = match unpack(&args.image, &scratch) {
         Ok(defaults) => defaults,
         Err(error) => return failed(&format!("{shown}: {error}")),
     };
@@ -44,7 +43,7 @@ pub(crate) fn run(args: Run) -> ExitCode {
         Ok(entry) => entry,
         Err(error) => return failed(&format!("{shown}: {error}")),
     };
-    environment::serve_image(defaults.env, args.variables());
+    environment::serve_image(defaults.env, args.variables(), args.allow_secrets);
     match args.into_serve(entry.path, &entry.in_image, entry.arguments) {
         Ok(args) => serve::serve(args, Place::Machine),
         Err(error) => {
@@ -53,6 +52,54 @@ pub(crate) fn run(args: Run) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Unpacks an image. Returns what it says about a container of it.
+fn unpack(name: &Path, scratch: &Scratch) -> Result<Defaults, String> {
+    let limits = UnpackLimits::default();
+    let unpack = |image: &StoredImage| {
+        image
+            .unpack(scratch.root(), limits)
+            .map_err(|error| error.to_string())?;
+        Ok(image.defaults().clone())
+    };
+    if is_file(name) {
+        let image = StoredImage::open(name).map_err(|error| error.to_string())?;
+        return unpack(&image);
+    }
+    let name = Reference::parse_existing(&name.to_string_lossy())
+        .map_err(|error| format!("there is no such file, and {error}"))?;
+    // While the cache is open, nothing is removed from it.
+    let cache = cache(scratch)?;
+    let registry = registry::open(&name, RegistryAccess::Pull)?;
+    let image = registry
+        .pull(&cache, limits.bytes, &Bar::default())
+        .map_err(|error| error.to_string())?;
+    eprintln!("{name}: {}", image.digest());
+    unpack(&image)
+}
+
+/// Whether an image is named by its path.
+fn is_file(name: &Path) -> bool {
+    let first = name.components().next();
+    let is_path = matches!(
+        first,
+        Some(Component::RootDir | Component::CurDir | Component::ParentDir)
+    );
+    let is_archive = name.extension().is_some_and(|extension| extension == "tar");
+    is_path || is_archive || name.exists()
+}
+
+/// The user's cache of images; without one, a directory that is removed in the end.
+fn cache(scratch: &Scratch) -> Result<ImageCache, String> {
+    let directory = code::user_cache(|name| std::env::var_os(name));
+    let opened = directory.map(|directory| ImageCache::open(&directory.join("images"), MAX_CACHE));
+    match opened {
+        Some(Ok(cache)) => return Ok(cache),
+        Some(Err(error)) => eprintln!("warning: the image is not kept for the next time: {error}"),
+        None => {}
+    }
+    ImageCache::open(&scratch.other("images"), MAX_CACHE).map_err(|error| error.to_string())
 }
 
 /// What an image serves.

@@ -298,7 +298,13 @@ fn what_is_no_image_of_workers_is_explained() {
         ),
         ("options.tar", 2, "unexpected argument '--nope'"),
         ("w.wasm", 1, "is no image archive"),
-        ("missing", 1, "No such file"),
+        ("./missing", 1, "No such file"),
+        ("missing.tar", 1, "No such file"),
+        (
+            "Missing",
+            1,
+            "there is no such file, and `Missing` is no name of an image",
+        ),
         (".", 1, "neither an OCI archive nor an OCI layout"),
     ] {
         let (ended, said) = place.run(&["run", image, "--port", "0"]);
@@ -340,9 +346,6 @@ fn an_image_is_pushed_as_the_user_of_docker_login() {
     fs::write(place.temporary.path().join("config.json"), config).unwrap();
     let push = |directory: &std::path::Path| {
         let mut command = place.wws(&["build", "-t", &name, "--push"]);
-        for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
-            command.env_remove(name);
-        }
         let output = command.env("DOCKER_CONFIG", directory).output().unwrap();
         (
             output.status.code(),
@@ -354,6 +357,21 @@ fn an_image_is_pushed_as_the_user_of_docker_login() {
     assert_eq!(said.matches("pushed sha256:").count(), 8, "{said}");
     assert!(said.contains(&name), "{said}");
     assert!(registry.state.lock().unwrap().manifests.contains_key("v1"));
+    // And pulled again, once.
+    let home = tempfile::tempdir().unwrap();
+    for is_first in [true, false] {
+        let mut command = place.wws(&["run", &name, "--port", "0"]);
+        command
+            .env("DOCKER_CONFIG", place.temporary.path())
+            .env("HOME", home.path())
+            .env_remove("XDG_CACHE_HOME");
+        let server = Served::start(command);
+        assert!(server.get("/w").ends_with("hello"));
+        let fetched = server.before.matches("fetching sha256:").count();
+        assert_eq!(fetched, if is_first { 2 } else { 0 }, "{}", server.before);
+        assert_eq!(server.stop().0, Some(0));
+        assert!(home.path().join(".cache/wws/images/blobs/sha256").is_dir());
+    }
     let (code, said) = push(place.project.path());
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("401"), "{said}");
@@ -363,6 +381,35 @@ fn an_image_is_pushed_as_the_user_of_docker_login() {
         place.run(&["build", "-t", "a", "--push", "-o", "x.tar"]).0,
         Some(2)
     );
+}
+
+#[test]
+fn an_image_reads_no_secrets_of_the_machine() {
+    let place = Place::new();
+    // What is there on every machine: a directory for secrets does not have to be.
+    let toml = "version = \"1\"\n[vars]\nA = \"file:/run/secrets/token\"\n";
+    fs::write(place.project.path().join("w.toml"), toml).unwrap();
+    let image = Image::new("localhost/x:1")
+        .file("w.wasm", hello(), 0o644)
+        .unwrap()
+        .file("w.toml", toml, 0o644)
+        .unwrap();
+    let path = place.project.path().join("x.tar");
+    image.write(fs::File::create(path).unwrap()).unwrap();
+    let (code, said) = place.run(&["run", "x.tar", "--port", "0"]);
+    assert_eq!(code, Some(78), "{said}");
+    assert!(
+        said.contains("w.toml:3") && said.contains("--allow-secrets"),
+        "{said}"
+    );
+    let (code, said) = place.run(&["run", "x.tar", "--port", "0", "--allow-secrets"]);
+    if !std::path::Path::new("/run/secrets/token").exists() {
+        assert_eq!(code, Some(78), "{said}");
+        assert!(
+            said.contains("there is no file /run/secrets/token"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

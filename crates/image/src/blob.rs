@@ -150,6 +150,13 @@ impl<W: Write> Digesting<W> {
     }
 }
 
+impl<W> Digesting<W> {
+    /// What it wrote to, and the digest.
+    pub(crate) fn into_parts(self) -> (W, String) {
+        (self.inner, named(&self.hasher.finalize()))
+    }
+}
+
 impl<W: Write> Write for Digesting<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod cache;
 mod error;
 mod ignore;
 mod image;
@@ -22,11 +23,12 @@ mod unpack;
 mod walk;
 
 pub use blob::Blob;
+pub use cache::ImageCache;
 pub use error::{ContextProblem, ImageError};
 pub use image::Image;
 pub use project::{Packed, Packing, project};
 pub use reference::{InvalidReference, Reference};
-pub use registry::{Credentials, Registry};
+pub use registry::{Credentials, PullProgress, Registry, RegistryAccess};
 pub use stored::{Defaults, StoredImage};
 pub use time::rfc3339;
 pub use unpack::UnpackLimits;

@@ -9,12 +9,13 @@ const DEFAULT_DIRECTORY: &str = "library/";
 const MAX_NAME: usize = 255;
 const MAX_TAG: usize = 128;
 
-/// The full name of an image: registry, repository and tag.
+/// The full name of an image: registry, repository and tag, or digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     registry: String,
     repository: String,
     tag: String,
+    digest: Option<String>,
 }
 
 /// A name that no image can have.
@@ -26,6 +27,28 @@ pub struct InvalidReference {
 }
 
 impl Reference {
+    /// Parses the name of an image that exists: `[REGISTRY/]NAME[:TAG][@DIGEST]`.
+    ///
+    /// # Errors
+    /// The name has a character or a form that clients reject.
+    pub fn parse_existing(name: &str) -> Result<Self, InvalidReference> {
+        let Some((tagged, digest)) = name.split_once('@') else {
+            return Self::parse(name);
+        };
+        let invalid = |why| InvalidReference {
+            name: name.to_owned(),
+            why,
+        };
+        if !is_sha256(digest) {
+            return Err(invalid("a digest is sha256: and 64 digits of 0-9 and a-f"));
+        }
+        let parsed = Self::parse(tagged).map_err(|error| invalid(error.why))?;
+        Ok(Self {
+            digest: Some(digest.to_owned()),
+            ..parsed
+        })
+    }
+
     /// Parses `[REGISTRY/]NAME[:TAG]`.
     ///
     /// # Errors
@@ -75,6 +98,7 @@ impl Reference {
             registry: registry.to_owned(),
             repository,
             tag: tag.to_owned(),
+            digest: None,
         })
     }
 
@@ -95,11 +119,21 @@ impl Reference {
     pub fn tag(&self) -> &str {
         &self.tag
     }
+
+    /// The digest, which identifies the image instead of the tag.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.registry, self.repository, self.tag)
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        match &self.digest {
+            Some(digest) => write!(f, "@{digest}"),
+            None => write!(f, ":{}", self.tag),
+        }
     }
 }
 
@@ -141,6 +175,13 @@ fn is_component(word: &str) -> bool {
     all_separators && bytes.first().is_some_and(is_word) && bytes.last().is_some_and(is_word)
 }
 
+/// Whether a text is `sha256:` and 64 digits in lower case.
+pub(crate) fn is_sha256(digest: &str) -> bool {
+    let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    hex.len() == 64 && hex.bytes().all(is_hex)
+}
+
 fn is_tag(tag: &str) -> bool {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     tag.len() <= MAX_TAG
@@ -177,6 +218,26 @@ mod tests {
             (parsed.registry(), parsed.repository(), parsed.tag()),
             ("localhost:5000", "a", "b")
         );
+    }
+
+    #[test]
+    fn a_digest_takes_the_place_of_a_tag() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        for name in ["hello", "hello:v1"] {
+            let parsed = Reference::parse_existing(&format!("{name}@{digest}")).unwrap();
+            assert_eq!(parsed.digest(), Some(digest.as_str()));
+            let full = format!("docker.io/library/hello@{digest}");
+            assert_eq!(parsed.to_string(), full);
+        }
+        let tagged = Reference::parse_existing("hello:v1").unwrap();
+        assert_eq!((tagged.tag(), tagged.digest()), ("v1", None));
+        for name in ["hello@", "hello@sha256:0A", "hello@sha512:00", "@x", "A@x"] {
+            let error = Reference::parse_existing(name).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("`{name}` is no name")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

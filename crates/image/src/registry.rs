@@ -1,15 +1,16 @@
-//! Pushes images to a registry.
+//! Pushes images to a registry, and pulls them.
 //!
 //! Source: OCI distribution specification, "Pushing manifests" and "Pushing blobs"; for
 //! authentication: Docker's "Token authentication specification".
 
 mod auth;
+mod pull;
 
 use std::cell::RefCell;
 use std::io::{Read, Seek};
 
 use ureq::http::Response;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, RequestBuilder};
 use url::{Host, Url};
 
 use crate::blob::{Blob, CONFIG, LAYER};
@@ -17,6 +18,7 @@ use crate::error::ImageError;
 use crate::reference::Reference;
 
 pub use auth::Credentials;
+pub use pull::PullProgress;
 
 /// The most bytes of an answer that are read.
 const MAX_ANSWER: u64 = 1 << 20;
@@ -27,12 +29,39 @@ const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
 /// What a request ends with.
 type Answer = Result<Response<Body>, ureq::Error>;
 
-/// A repository of a registry, to which an image is pushed.
+/// What is done with a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistryAccess {
+    /// An image is pulled from it.
+    Pull,
+    /// An image is pushed to it.
+    Push,
+}
+
+impl RegistryAccess {
+    /// The actions of a token's scope.
+    fn scope(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "pull,push",
+        }
+    }
+
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Pull => "does the image exist, and may this user pull it? (`docker login`)",
+            Self::Push => "may this user push to the repository? (`docker login`)",
+        }
+    }
+}
+
+/// A repository of a registry, to which an image is pushed, or from which it is pulled.
 pub struct Registry {
     agent: Agent,
     base: Url,
     name: Reference,
     credentials: Option<Credentials>,
+    access: RegistryAccess,
     /// The header that the registry asked for.
     authorization: RefCell<Option<String>>,
 }
@@ -47,6 +76,7 @@ impl Registry {
         agent: Agent,
         name: Reference,
         credentials: Option<Credentials>,
+        access: RegistryAccess,
     ) -> Result<Self, ImageError> {
         let host = match name.registry() {
             host if host == DOCKER.0 => DOCKER.1,
@@ -62,6 +92,7 @@ impl Registry {
             base,
             name,
             credentials,
+            access,
             authorization: RefCell::new(None),
         })
     }
@@ -94,11 +125,8 @@ impl Registry {
     fn push_blob(&self, blob: &Blob) -> Result<bool, ImageError> {
         let at = self.url(&format!("blobs/{}", blob.digest()))?;
         let found = self.send(&at, &|authorization| {
-            let mut request = self.agent.head(at.as_str());
-            if let Some(authorization) = authorization {
-                request = request.header("authorization", authorization);
-            }
-            request.call()
+            let request = self.agent.head(at.as_str());
+            self.prepared(request, &at, authorization).call()
         })?;
         match found.status().as_u16() {
             200 => return Ok(true),
@@ -107,11 +135,8 @@ impl Registry {
         }
         let uploads = self.url("blobs/uploads/")?;
         let begun = self.send(&uploads, &|authorization| {
-            let mut request = self.agent.post(uploads.as_str());
-            if let Some(authorization) = authorization {
-                request = request.header("authorization", authorization);
-            }
-            request.send_empty()
+            let request = self.agent.post(uploads.as_str());
+            self.prepared(request, &uploads, authorization).send_empty()
         })?;
         if begun.status().as_u16() != 202 {
             return Err(self.refused("begin an upload", begun));
@@ -135,15 +160,12 @@ impl Registry {
         blob.write(std::io::BufWriter::new(&file))?;
         file.rewind().map_err(ImageError::Write)?;
         let done = self.send(&upload, &|authorization| {
-            let mut request = self
+            let request = self
                 .agent
                 .put(upload.as_str())
                 .header("content-type", "application/octet-stream");
-            if let Some(authorization) = authorization {
-                request = request.header("authorization", authorization);
-            }
             (&file).rewind().map_err(ureq::Error::Io)?;
-            request.send(&file)
+            self.prepared(request, &upload, authorization).send(&file)
         })?;
         match done.status().as_u16() {
             201 | 204 => Ok(false),
@@ -155,18 +177,35 @@ impl Registry {
         let at = self.url(&format!("manifests/{reference}"))?;
         let bytes = blob.bytes()?;
         let done = self.send(&at, &|authorization| {
-            let mut request = self
+            let request = self
                 .agent
                 .put(at.as_str())
                 .header("content-type", blob.media_type);
-            if let Some(authorization) = authorization {
-                request = request.header("authorization", authorization);
-            }
+            let request = self.prepared(request, &at, authorization);
             request.send(bytes.as_slice())
         })?;
         match done.status().as_u16() {
             200..=204 => Ok(()),
             _ => Err(self.refused("push a manifest", done)),
+        }
+    }
+
+    /// A request with the header that the registry asked for. What begins by https is not redirected
+    /// to http; no proxy reaches this machine.
+    fn prepared<B>(
+        &self,
+        request: RequestBuilder<B>,
+        url: &Url,
+        authorization: Option<&str>,
+    ) -> RequestBuilder<B> {
+        let mut config = request.config().https_only(url.scheme() == "https");
+        if is_here(url) {
+            config = config.proxy(None);
+        }
+        let request = config.build();
+        match authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
         }
     }
 
@@ -221,18 +260,18 @@ impl Registry {
             let why = "names no place for tokens that may be trusted";
             return Err(ImageError::registry(registry, why));
         };
-        let scope = format!("repository:{}:pull,push", self.name.repository());
+        let actions = self.access.scope();
+        let scope = format!("repository:{}:{actions}", self.name.repository());
         let mut query = url.query_pairs_mut();
         query.append_pair("scope", &scope);
         if let Some(service) = service {
             query.append_pair("service", service);
         }
         drop(query);
-        let mut request = self.agent.get(url.as_str());
-        if let Some(credentials) = &self.credentials {
-            request = request.header("authorization", credentials.basic());
-        }
-        let response = request
+        let basic = self.credentials.as_ref().map(Credentials::basic);
+        let request = self.agent.get(url.as_str());
+        let response = self
+            .prepared(request, &url, basic.as_deref())
             .call()
             .map_err(|error| ImageError::registry(&origin(&url), error.to_string()))?;
         if response.status().as_u16() != 200 {
@@ -283,7 +322,7 @@ impl Registry {
             why = format!("{why}, {message}");
         }
         if matches!(status.as_u16(), 401 | 403) {
-            why += ": may this user push to the repository? (`docker login`)";
+            why = format!("{why}: {}", self.access.hint());
         }
         ImageError::registry(self.name.registry(), why)
     }

@@ -13,10 +13,11 @@ use tar::Archive;
 use crate::blob::Digesting;
 use crate::error::ImageError;
 use crate::layer::inside;
+use crate::reference::is_sha256;
 use crate::unpack::{UnpackLimits, Unpacker};
 
 /// The most bytes of an index, a manifest or a configuration, as registries limit them.
-const MAX_JSON: u64 = 4 << 20;
+pub(crate) const MAX_JSON: u64 = 4 << 20;
 
 /// The most files of an archive.
 const MAX_FILES: usize = 10_000;
@@ -25,7 +26,7 @@ const MAX_FILES: usize = 10_000;
 const MAX_LAYERS: usize = 256;
 
 /// How many indexes lead to a manifest at most.
-const MAX_INDEXES: usize = 4;
+pub(crate) const MAX_INDEXES: usize = 4;
 
 /// The name of an image in `index.json`.
 const NAME: &str = "/annotations/io.containerd.image.name";
@@ -52,16 +53,18 @@ pub struct Defaults {
     pub working_directory: String,
 }
 
+/// A part of an image, as an index or a manifest names it.
 #[derive(Clone, Debug)]
-struct Descriptor {
+pub(crate) struct Descriptor {
     media_type: String,
-    digest: String,
-    size: u64,
+    pub(crate) digest: String,
+    pub(crate) size: u64,
     platform: Option<(String, String)>,
 }
 
+/// Where the parts of an image are.
 #[derive(Debug)]
-enum BlobStore {
+pub(crate) enum BlobStore {
     Layout(PathBuf),
     /// Offset and size of each file of an archive.
     Archive {
@@ -84,7 +87,7 @@ impl StoredImage {
             let document = store.json(&found)?;
             match document.get("layers") {
                 None => found = choose(&descriptors(&document, &found.digest)?, &found.digest)?,
-                Some(layers) => return Self::of_manifest(store, &found, &document, layers),
+                Some(_) => return Self::of_manifest(store, &found, &document),
             }
         }
         Err(ImageError::unreadable(
@@ -93,31 +96,17 @@ impl StoredImage {
         ))
     }
 
-    fn of_manifest(
+    /// The image of a manifest, whose parts are in `store`.
+    pub(crate) fn of_manifest(
         store: BlobStore,
         manifest: &Descriptor,
         document: &Value,
-        layers: &Value,
     ) -> Result<Self, ImageError> {
         let digest = &manifest.digest;
-        let bad = |why: &str| ImageError::unreadable(digest, why);
-        let config = document.get("config").ok_or_else(|| bad("no `config`"))?;
-        let config = store.json(&Descriptor::parse(config, digest)?)?;
-        let layers = layers
-            .as_array()
-            .ok_or_else(|| bad("`layers` is no list"))?;
-        if layers.len() > MAX_LAYERS {
-            return Err(ImageError::too_large(
-                digest,
-                format!("{MAX_LAYERS} layers"),
-            ));
-        }
-        let layers: Result<Vec<_>, _> = layers
-            .iter()
-            .map(|layer| Descriptor::parse(layer, digest))
-            .collect();
+        let (config, layers) = parts(document, digest)?;
+        let config = store.json(&config)?;
         Ok(Self {
-            layers: layers?,
+            layers,
             digest: digest.clone(),
             defaults: Defaults::parse(config.get("config").unwrap_or(&Value::Null)),
             store,
@@ -151,29 +140,65 @@ impl StoredImage {
             let read = io::copy(&mut self.store.blob(layer)?, &mut checked);
             read.map_err(|error| ImageError::unreadable(&layer.digest, error.to_string()))?;
             layer.check(&checked.finish().0)?;
-            let zipped = match layer.media_type.as_str() {
-                "application/vnd.oci.image.layer.v1.tar" => false,
-                "application/vnd.oci.image.layer.v1.tar+gzip"
-                | "application/vnd.docker.image.rootfs.diff.tar.gzip" => true,
-                other => {
-                    let why = format!("layers of the type `{other}` are not supported");
-                    return Err(ImageError::unreadable(&layer.digest, why));
-                }
-            };
+            let zipped = layer_is_zipped(layer)?;
             unpacker.layer(&layer.digest, self.store.blob(layer)?, zipped)?;
         }
         Ok(())
     }
 }
 
+/// Whether a layer is compressed.
+///
+/// # Errors
+/// It has a form that is not supported.
+pub(crate) fn layer_is_zipped(layer: &Descriptor) -> Result<bool, ImageError> {
+    match layer.media_type.as_str() {
+        "application/vnd.oci.image.layer.v1.tar" => Ok(false),
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(true),
+        other => {
+            let why = format!("layers of the type `{other}` are not supported");
+            Err(ImageError::unreadable(&layer.digest, why))
+        }
+    }
+}
+
+/// The configuration and the layers of a manifest.
+pub(crate) fn parts(
+    manifest: &Value,
+    digest: &str,
+) -> Result<(Descriptor, Vec<Descriptor>), ImageError> {
+    let bad = |why: &str| ImageError::unreadable(digest, why);
+    let config = manifest.get("config").ok_or_else(|| bad("no `config`"))?;
+    let layers = manifest.get("layers").and_then(Value::as_array);
+    let layers = layers.ok_or_else(|| bad("`layers` is no list"))?;
+    if layers.len() > MAX_LAYERS {
+        let limit = format!("{MAX_LAYERS} layers");
+        return Err(ImageError::too_large(digest, limit));
+    }
+    let layers: Result<Vec<_>, _> = layers
+        .iter()
+        .map(|layer| Descriptor::parse(layer, digest))
+        .collect();
+    Ok((Descriptor::parse(config, digest)?, layers?))
+}
+
 impl Descriptor {
+    /// A part of which only the digest is known; `None` if it is no SHA-256.
+    pub(crate) fn of(digest: &str) -> Option<Self> {
+        is_sha256(digest).then(|| Self {
+            media_type: String::new(),
+            digest: digest.to_owned(),
+            size: 0,
+            platform: None,
+        })
+    }
+
     fn parse(value: &Value, of: &str) -> Result<Self, ImageError> {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str);
         let bad = |why: &str| ImageError::unreadable(of, why);
         let digest = text("/digest").unwrap_or_default();
-        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if hex.len() != 64 || !hex.bytes().all(is_hex) {
+        if !is_sha256(digest) {
             return Err(bad("a part of it has no SHA-256"));
         }
         let platform = text("/platform/os").zip(text("/platform/architecture"));
@@ -188,11 +213,11 @@ impl Descriptor {
         })
     }
 
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         Path::new("blobs").join(self.digest.replace(':', "/"))
     }
 
-    fn check(&self, digest: &str) -> Result<(), ImageError> {
+    pub(crate) fn check(&self, digest: &str) -> Result<(), ImageError> {
         if digest == self.digest {
             Ok(())
         } else {
@@ -202,7 +227,7 @@ impl Descriptor {
     }
 }
 
-fn descriptors(index: &Value, of: &str) -> Result<Vec<Descriptor>, ImageError> {
+pub(crate) fn descriptors(index: &Value, of: &str) -> Result<Vec<Descriptor>, ImageError> {
     let manifests = index.get("manifests").and_then(Value::as_array);
     let manifests =
         manifests.ok_or_else(|| ImageError::unreadable(of, "neither an index nor a manifest"))?;
@@ -223,7 +248,7 @@ fn descriptors(index: &Value, of: &str) -> Result<Vec<Descriptor>, ImageError> {
 }
 
 /// The image for `wasi/wasm`, for this machine, or without a platform.
-fn choose(all: &[Descriptor], of: &str) -> Result<Descriptor, ImageError> {
+pub(crate) fn choose(all: &[Descriptor], of: &str) -> Result<Descriptor, ImageError> {
     let here = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -348,7 +373,7 @@ impl BlobStore {
         }
     }
 
-    fn json(&self, descriptor: &Descriptor) -> Result<Value, ImageError> {
+    pub(crate) fn json(&self, descriptor: &Descriptor) -> Result<Value, ImageError> {
         let digest = &descriptor.digest;
         let bytes = read_to_end(self.blob(descriptor)?, descriptor.size, digest)?;
         let mut checked = Digesting::new(io::sink());

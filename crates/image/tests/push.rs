@@ -10,7 +10,7 @@ use std::time::Duration;
 use registry::{Registry as Server, Wanted};
 use ureq::Agent;
 use ureq::config::Config;
-use wws_image::{Blob, Credentials, Image, ImageError, Reference, Registry};
+use wws_image::{Blob, Credentials, Image, ImageError, Reference, Registry, RegistryAccess};
 
 fn agent() -> Agent {
     Config::builder()
@@ -31,7 +31,7 @@ fn push(server: &Server, credentials: Option<Credentials>) -> Result<Vec<bool>, 
     let name = Reference::parse(&format!("{}/team/hello:v1", server.address)).unwrap();
     let had = RefCell::new(Vec::new());
     let pushed = |_: &Blob, one: bool| had.borrow_mut().push(one);
-    Registry::new(agent(), name, credentials)?.push(&blobs(), &pushed)?;
+    Registry::new(agent(), name, credentials, RegistryAccess::Push)?.push(&blobs(), &pushed)?;
     Ok(had.into_inner())
 }
 
@@ -48,7 +48,8 @@ fn an_image_arrives_whole_whoever_has_to_push_it() {
         assert_eq!(push(&server, credentials.clone()).unwrap(), [false; 8]);
         {
             let state = server.state.lock().unwrap();
-            assert_eq!((state.blobs.len(), state.manifests.len()), (4, 4));
+            // The index by its tag and by its digest.
+            assert_eq!((state.blobs.len(), state.manifests.len()), (4, 5));
             let (kind, index) = &state.manifests["v1"];
             assert_eq!(kind, "application/vnd.oci.image.index.v1+json");
             let expected = blobs().last().unwrap().bytes().unwrap();

@@ -44,6 +44,9 @@ pub struct LoadOptions {
     /// Whether the project is in a container, where system directories of `/` hold no workers, and
     /// all files may be read as secrets.
     pub container: bool,
+    /// Whether the project is somebody else's that this machine's user runs without a container: no
+    /// file outside of it may be read as a secret.
+    pub untrusted: bool,
     /// Overrides `[server] strict`: whether a worker that cannot be loaded prevents the start.
     pub strict: Option<bool>,
     /// The languages of the server.
@@ -58,6 +61,7 @@ impl LoadOptions {
     fn secrets<'p>(&self, root: &'p Path) -> SecretFiles<'p> {
         match self.container {
             true => SecretFiles::OfContainer,
+            false if self.untrusted => SecretFiles::InProject(root),
             false => SecretFiles::OfProject(root),
         }
     }

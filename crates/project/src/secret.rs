@@ -22,6 +22,8 @@ const DIRECTORIES: [&str; 2] = ["/run/secrets", "/run/credentials"];
 pub(crate) enum SecretFiles<'p> {
     /// None: they are not those of the server. Values are empty.
     Unread,
+    /// Those of the project in this directory.
+    InProject(&'p Path),
     /// Those of the directories for secrets, and of the project in this directory.
     OfProject(&'p Path),
     /// All.
@@ -41,6 +43,16 @@ impl SecretFiles<'_> {
         match self {
             Self::Unread => return Ok(String::new()),
             Self::OfContainer => {}
+            Self::InProject(root) => {
+                // Links are resolved beneath the project, and so is `..`.
+                if !path.starts_with(root) {
+                    return Err(format!(
+                        "the file {shown} is not one of the project, which may read no other \
+                         files of this machine (`wws run --allow-secrets` lets an image read {})",
+                        DIRECTORIES.join(" and ")
+                    ));
+                }
+            }
             Self::OfProject(root) => {
                 let mut directories = DIRECTORIES.iter().map(Path::new).chain([root]);
                 let climbs = path.components().any(|part| part == Component::ParentDir);
@@ -54,8 +66,10 @@ impl SecretFiles<'_> {
         }
         let bytes = match self {
             // A link must not lead out of the project.
-            Self::OfProject(root) if path.starts_with(root) => Root::open(root)
-                .and_then(|opened| opened.read(path.strip_prefix(root).unwrap_or(path), MAX)),
+            Self::OfProject(root) | Self::InProject(root) if path.starts_with(root) => {
+                Root::open(root)
+                    .and_then(|opened| opened.read(path.strip_prefix(root).unwrap_or(path), MAX))
+            }
             _ => Root::open(Path::new("/"))
                 .and_then(|opened| opened.read(path.strip_prefix("/").unwrap_or(path), MAX)),
         };
@@ -157,5 +171,26 @@ mod tests {
             assert!(!error.contains("private"), "{error}");
         }
         assert_eq!(SecretFiles::OfContainer.read(&secret).unwrap(), "private");
+    }
+
+    #[test]
+    fn the_project_of_somebody_else_reads_its_own_files_alone() {
+        let project = tempfile::tempdir().unwrap();
+        let at = |name: &str| project.path().join(name);
+        fs::write(at("own"), "own").unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", at("link")).unwrap();
+        let files = SecretFiles::InProject(project.path());
+        assert_eq!(files.read(&at("own")).unwrap(), "own");
+        for path in [
+            "/run/secrets/token".into(),
+            "/run/credentials/token".into(),
+            "/etc/hostname".into(),
+            at("link"),
+            at("../../etc/hostname"),
+        ] {
+            assert!(files.read(&path).is_err(), "{}", path.display());
+        }
+        let error = files.read(Path::new("/run/secrets/token")).unwrap_err();
+        assert!(error.contains("--allow-secrets"), "{error}");
     }
 }

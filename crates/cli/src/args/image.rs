@@ -41,12 +41,15 @@ pub(crate) struct Build {
 /// An image to serve.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
-    /// The image: an archive, as `wws build`, `docker save` and `ctr image export` write it, or the
-    /// directory of an OCI layout
+    /// The image: an archive, as `wws build`, `docker save` and `ctr image export` write it, the
+    /// directory of an OCI layout, or the name of an image in a registry
     pub(crate) image: PathBuf,
     /// A variable for the project, or the name of one of this process; may be given several times
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, Option<String>)>,
+    /// Let the image read the files of /run/secrets and /run/credentials of this machine
+    #[arg(long)]
+    pub(crate) allow_secrets: bool,
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, value_parser = host)]
     host: Option<IpAddr>,

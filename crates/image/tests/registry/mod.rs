@@ -1,4 +1,4 @@
-//! A registry on loopback that takes images, as the OCI distribution specification has it: it
+//! A registry on loopback that takes and gives images, as the OCI distribution specification has it: it
 //! checks digests, and takes a manifest only after everything that it names.
 
 #![allow(clippy::unwrap_used, dead_code)]
@@ -26,6 +26,8 @@ pub(crate) enum Wanted {
     UploadElsewhere,
     /// Nobody may push.
     Forbidden,
+    /// A user, but blobs are on another host.
+    BlobsElsewhere(SocketAddr),
 }
 
 /// `user:pass`.
@@ -39,6 +41,8 @@ pub(crate) struct State {
     pub(crate) manifests: HashMap<String, (String, Vec<u8>)>,
     /// `METHOD PATH`.
     pub(crate) requests: Vec<String>,
+    /// Headers of authorization that it got.
+    pub(crate) authorizations: Vec<String>,
 }
 
 pub(crate) struct Registry {
@@ -96,6 +100,8 @@ fn serve(mut stream: &TcpStream, wanted: Wanted, address: SocketAddr, state: &Mu
         .unwrap()
         .requests
         .push(format!("{method} {path}"));
+    let authorizations = header("authorization");
+    state.lock().unwrap().authorizations.extend(authorizations);
     let (status, headers, answer) = answer(
         &Request {
             method,
@@ -115,7 +121,10 @@ fn serve(mut stream: &TcpStream, wanted: Wanted, address: SocketAddr, state: &Mu
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
-    let _ = stream.write_all(format!("{head}\r\n{answer}").as_bytes());
+    let _ = stream.write_all(format!("{head}\r\n").as_bytes());
+    if method != "HEAD" {
+        let _ = stream.write_all(&answer);
+    }
 }
 
 struct Request<'a> {
@@ -128,28 +137,34 @@ struct Request<'a> {
     address: SocketAddr,
 }
 
-type Answer = (&'static str, Vec<(&'static str, String)>, String);
+type Answer = (&'static str, Vec<(&'static str, String)>, Vec<u8>);
 
 fn error(status: &'static str, message: &str) -> Answer {
     let body = serde_json::json!({ "errors": [{ "code": "X", "message": message }] });
-    (status, Vec::new(), body.to_string())
+    (status, Vec::new(), body.to_string().into_bytes())
 }
 
 fn answer(request: &Request<'_>, state: &mut State) -> Answer {
     let address = request.address;
     if let Some(query) = request.path.strip_prefix("/token?") {
-        let scoped = query.contains("scope=repository%3Ateam%2Fhello%3Apull%2Cpush");
+        let scoped = ["pull%2Cpush", "pull"].iter().any(|actions| {
+            query.starts_with(&format!("scope=repository%3Ateam%2Fhello%3A{actions}&"))
+        });
         return if scoped
             && query.contains("service=us")
             && request.authorization.as_deref() == Some(BASIC)
         {
-            ("200 OK", Vec::new(), r#"{"token":"secret-token"}"#.into())
+            (
+                "200 OK",
+                Vec::new(),
+                br#"{"token":"secret-token"}"#.to_vec(),
+            )
         } else {
             error("401 Unauthorized", "wrong user")
         };
     }
     let expected = match request.wanted {
-        Wanted::Basic => Some((BASIC, "Basic realm=\"us\"".to_owned())),
+        Wanted::Basic | Wanted::BlobsElsewhere(_) => Some((BASIC, "Basic realm=\"us\"".to_owned())),
         Wanted::Token => Some((
             TOKEN,
             format!("Bearer realm=\"http://{address}/token\",service=\"us\",scope=\"a,b\""),
@@ -170,20 +185,40 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
         return error("404 Not Found", "no such repository");
     };
     match (request.method, path.split_once('/')) {
+        ("GET", Some(("blobs", digest))) => match (request.wanted, state.blobs.get(digest)) {
+            (Wanted::BlobsElsewhere(other), Some(_)) => {
+                let location = format!("http://{other}/v2/team/hello/blobs/{digest}");
+                (
+                    "307 Temporary Redirect",
+                    vec![("location", location)],
+                    Vec::new(),
+                )
+            }
+            (_, Some(blob)) => ("200 OK", Vec::new(), blob.clone()),
+            (_, None) => error("404 Not Found", "no such blob"),
+        },
+        ("GET", Some(("manifests", reference))) => match state.manifests.get(reference) {
+            Some((kind, bytes)) => (
+                "200 OK",
+                vec![("content-type", kind.clone())],
+                bytes.clone(),
+            ),
+            None => error("404 Not Found", "no such manifest"),
+        },
         ("HEAD", Some(("blobs", digest))) if state.blobs.contains_key(digest) => {
-            ("200 OK", Vec::new(), String::new())
+            ("200 OK", Vec::new(), Vec::new())
         }
-        ("HEAD", _) => ("404 Not Found", Vec::new(), String::new()),
+        ("HEAD", _) => ("404 Not Found", Vec::new(), Vec::new()),
         ("POST", Some(("blobs", "uploads/"))) => match request.wanted {
             Wanted::Forbidden => error("403 Forbidden", "not \u{1b}[2Jyours"),
             Wanted::UploadElsewhere => {
                 let location = "http://registry.invalid/upload".to_owned();
-                ("202 Accepted", vec![("location", location)], String::new())
+                ("202 Accepted", vec![("location", location)], Vec::new())
             }
             _ => (
                 "202 Accepted",
                 vec![("location", "/v2/team/hello/blobs/uploads/7?state=x".into())],
-                String::new(),
+                Vec::new(),
             ),
         },
         ("PUT", Some(("blobs", upload))) => {
@@ -197,7 +232,7 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
             state
                 .blobs
                 .insert(format!("sha256:{digest}"), request.body.clone());
-            ("201 Created", Vec::new(), String::new())
+            ("201 Created", Vec::new(), Vec::new())
         }
         ("PUT", Some(("manifests", reference))) => {
             let Ok(manifest) = serde_json::from_slice::<Value>(&request.body) else {
@@ -214,11 +249,15 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
                     return error("404 Not Found", "an unknown blob");
                 }
             }
-            state.manifests.insert(
-                reference.to_owned(),
-                (request.kind.clone(), request.body.clone()),
-            );
-            ("201 Created", Vec::new(), String::new())
+            let digest: String = Sha256::digest(&request.body)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            let manifest = (request.kind.clone(), request.body.clone());
+            for name in [reference.to_owned(), format!("sha256:{digest}")] {
+                state.manifests.insert(name, manifest.clone());
+            }
+            ("201 Created", Vec::new(), Vec::new())
         }
         _ => error("405 Method Not Allowed", "what?"),
     }

@@ -1,4 +1,4 @@
-//! A private directory for an unpacked image. A process that was killed leaves its directory: the
+//! A private directory for what is served and not kept: an unpacked image, a clone. A process that was killed leaves its directory: the
 //! next one removes it.
 
 use std::fs::{self, File};
@@ -19,15 +19,15 @@ const MAX_ENTRIES: usize = 10_000;
 
 /// A private directory, removed when dropped.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     root: PathBuf,
-    _directory: TempDir,
+    directory: TempDir,
     _lock: File,
 }
 
 impl Scratch {
     /// Creates a directory in `base`, after removing those whose processes are gone.
-    pub(super) fn new(base: &Path) -> io::Result<Self> {
+    pub(crate) fn new(base: &Path) -> io::Result<Self> {
         remove_abandoned(base);
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
         let root = directory.path().join("root");
@@ -39,14 +39,19 @@ impl Scratch {
         let lock = file.persist(lock).map_err(|error| error.error)?;
         Ok(Self {
             root,
-            _directory: directory,
+            directory,
             _lock: lock,
         })
     }
 
-    /// The empty directory for the image.
-    pub(super) fn root(&self) -> &Path {
+    /// The empty directory for what is served.
+    pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Another directory, which does not exist yet.
+    pub(crate) fn other(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 }
 

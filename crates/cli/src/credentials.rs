@@ -23,7 +23,7 @@ const DOCKER: (&str, &str) = ("docker.io", "https://index.docker.io/v1/");
 ///
 /// # Errors
 /// Docker's configuration cannot be read, or its helper fails.
-pub(super) fn of(registry: &str) -> Result<Option<Credentials>, String> {
+pub(crate) fn of(registry: &str) -> Result<Option<Credentials>, String> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let directory = variable("DOCKER_CONFIG")
         .map(PathBuf::from)
