@@ -1,5 +1,6 @@
 //! The command line.
 
+mod git;
 mod image;
 mod kv;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use wws_project::{AdminAddress, Origins, PanelAccess};
 
+pub(crate) use git::{Git, Revision};
 pub(crate) use image::{Build, Run};
 pub(crate) use kv::{KeyValue, KeyValueCommand};
 
@@ -26,7 +28,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) serve: Serve,
     #[command(flatten)]
-    pub(crate) old: LegacyOptions,
+    pub(crate) git: Git,
 }
 
 #[derive(Debug, Subcommand)]
@@ -470,44 +472,6 @@ impl From {
     /// Its name.
     pub(crate) fn name(&self) -> Option<&str> {
         self.repo_name.as_deref().filter(|text| !text.is_empty())
-    }
-}
-
-/// Options of Wasm Workers Server 1.x that do not exist here.
-#[derive(Debug, clap::Args)]
-pub(crate) struct LegacyOptions {
-    #[arg(long, hide = true)]
-    git_commit: Option<String>,
-    #[arg(long, hide = true)]
-    git_tag: Option<String>,
-    #[arg(long, hide = true)]
-    git_branch: Option<String>,
-    #[arg(long, hide = true)]
-    git_folder: Option<String>,
-}
-
-impl LegacyOptions {
-    /// The message for an old option.
-    pub(crate) fn message(&self, path: &std::path::Path) -> Option<String> {
-        let git = [
-            &self.git_commit,
-            &self.git_tag,
-            &self.git_branch,
-            &self.git_folder,
-        ];
-        let text = path.to_string_lossy();
-        if git.iter().any(|flag| flag.is_some())
-            || ["https://", "http://", "git@", "ssh://"]
-                .iter()
-                .any(|start| text.starts_with(start))
-        {
-            Some(
-                "projects from git are not in this version: clone it, and name its directory"
-                    .into(),
-            )
-        } else {
-            None
-        }
     }
 }
 

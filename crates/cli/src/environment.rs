@@ -11,7 +11,7 @@ use wws_server::{CodeCache, Languages};
 
 use crate::args::Folder;
 
-/// The variables of an image that this process serves.
+/// The variables of an image or a repository that this process serves.
 #[derive(Debug, Default)]
 struct ImageVariables {
     /// Those of the image.
@@ -24,10 +24,10 @@ struct ImageVariables {
 
 static IMAGE: OnceLock<ImageVariables> = OnceLock::new();
 
-/// Says that this process serves an image with these variables, which are for the project and its
+/// Says that this process serves an image, or a repository, with these variables, which are for the project and its
 /// settings alone: what this program reads about the machine, as the place of the code cache, is
 /// not the image's to say. An image sees no other variables of this process than the server's own.
-pub(crate) fn serve_image(
+pub(crate) fn serve_untrusted(
     image: impl IntoIterator<Item = (String, String)>,
     given: impl IntoIterator<Item = (String, String)>,
     allow_secrets: bool,

@@ -12,6 +12,7 @@ mod credentials;
 mod dev;
 mod doctor;
 mod environment;
+mod git;
 mod health;
 mod kv;
 mod loader;
@@ -64,13 +65,20 @@ fn main() -> ExitCode {
     memory::return_at_once();
     let args = Args::parse();
     match args.command {
-        None => match args.old.message(&args.serve.folder.path) {
-            Some(message) => {
-                eprintln!("wws: {message}");
-                ExitCode::from(EXIT_USAGE)
+        None => {
+            let path = args.serve.folder.path.clone();
+            match git::url(&path) {
+                Some(url) => git::serve(url, &args.git, args.serve),
+                None if args.git.is_given() => {
+                    eprintln!(
+                        "wws: `--git-*` and `--env` are for the URL of a repository, and {} is none",
+                        path.display()
+                    );
+                    ExitCode::from(EXIT_USAGE)
+                }
+                None => serve::serve(args.serve, Place::Machine),
             }
-            None => serve::serve(args.serve, Place::Machine),
-        },
+        }
         Some(Command::New(args)) => new::new(&args),
         Some(Command::Dev(args)) => serve::serve(args.into_serve(), Place::Machine),
         Some(Command::Check(named)) => check::check(&named.resolve().0),

@@ -43,7 +43,7 @@ pub(crate) fn run(args: Run) -> ExitCode {
         Ok(entry) => entry,
         Err(error) => return failed(&format!("{shown}: {error}")),
     };
-    environment::serve_image(defaults.env, args.variables(), args.allow_secrets);
+    environment::serve_untrusted(defaults.env, args.variables(), args.allow_secrets);
     match args.into_serve(entry.path, &entry.in_image, entry.arguments) {
         Ok(args) => serve::serve(args, Place::Machine),
         Err(error) => {

@@ -169,15 +169,16 @@ fn a_developer_sees_urls_requests_and_changes() {
 fn a_project_that_does_not_load_is_waited_for() {
     let project = tempfile::tempdir().unwrap();
     let at = |name: &str| project.path().join(name);
-    let dev = Dev::start(&project, false, &[]);
-    dev.wait_for("nothing is served yet");
     fs::write(at("w.toml"), "nope = [").unwrap();
     fs::write(at("w.wasm"), wat::parse_str(HELLO).unwrap()).unwrap();
-    dev.wait_for("error: w.toml:1:");
+    let dev = Dev::start(&project, false, &[]);
+    let text = dev.wait_for("nothing is served yet");
+    assert!(text.contains("error: w.toml:1:"), "{text}");
     fs::remove_file(at("w.toml")).unwrap();
     assert!(dev.get("/w").ends_with("hello"));
     assert_eq!(dev.stop(), Some(0));
-    let never = Dev::start(&tempfile::tempdir().unwrap(), false, &[]);
+    fs::write(at("w.toml"), "nope = [").unwrap();
+    let never = Dev::start(&project, false, &[]);
     never.wait_for("nothing is served yet");
     assert_eq!(never.stop(), Some(0));
 }

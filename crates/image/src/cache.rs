@@ -179,7 +179,7 @@ mod tests {
         let cache = ImageCache::open(directory.path(), u64::MAX).unwrap();
         let wanted = part(b"content");
         for (sent, text) in [
-            (&b"conten"[..], "fewer than 7 bytes"),
+            (&b"cont"[..], "fewer than 7 bytes"),
             (b"content and more", "more than 7 bytes"),
             (b"contend", "another SHA-256"),
         ] {

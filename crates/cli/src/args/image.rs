@@ -67,11 +67,7 @@ pub(crate) struct Run {
 impl Run {
     /// The variables that are given to the project. One that this process lacks is left out.
     pub(crate) fn variables(&self) -> Vec<(String, String)> {
-        let with_value = |(name, value): &(String, Option<String>)| match value {
-            Some(value) => Some((name.clone(), value.clone())),
-            None => Some((name.clone(), std::env::var(name).ok()?)),
-        };
-        self.env.iter().filter_map(with_value).collect()
+        given_variables(&self.env)
     }
 
     /// Arguments for serving the project in `path`, which is `entry` in the image. `words` are the
@@ -113,7 +109,16 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn variable(text: &str) -> Result<(String, Option<String>), String> {
+/// Variables with their values. One that this process lacks is left out.
+pub(super) fn given_variables(env: &[(String, Option<String>)]) -> Vec<(String, String)> {
+    let with_value = |(name, value): &(String, Option<String>)| match value {
+        Some(value) => Some((name.clone(), value.clone())),
+        None => Some((name.clone(), std::env::var(name).ok()?)),
+    };
+    env.iter().filter_map(with_value).collect()
+}
+
+pub(super) fn variable(text: &str) -> Result<(String, Option<String>), String> {
     match text.split_once('=') {
         _ if text.is_empty() || text.starts_with('=') => Err("expected NAME or NAME=VALUE".into()),
         Some((name, value)) => Ok((name.to_owned(), Some(value.to_owned()))),

@@ -199,21 +199,3 @@ fn containers_have_an_admin_address() {
     assert_eq!(serve.admin, AdminAddress::new("0.0.0.0:9090"));
     assert!(Args::try_parse_from(["wws", "--admin", "9090"]).is_err());
 }
-
-#[test]
-fn old_ways_are_explained() {
-    for (args, says) in [
-        (vec!["--git-branch", "main", "x"], "git"),
-        (vec!["https://git.example/x.git"], "git"),
-    ] {
-        let args = parse(&args);
-        assert!(
-            args.old
-                .message(&args.serve.folder.path)
-                .unwrap()
-                .contains(says),
-            "{says}"
-        );
-    }
-    assert_eq!(parse(&["."]).old.message(Path::new(".")), None);
-}

@@ -1,0 +1,384 @@
+//! Projects of git repositories: `wws https://HOST/PATH.git`, as Wasm Workers Server 1.x has them.
+//!
+//! The user's `git` fetches one commit into a private directory, which is removed when the server
+//! stops: it knows the user's credentials, proxies and hosts. A repository is somebody else's: none of
+//! its hooks, submodules and other transports are used, and its workers see neither the user's
+//! variables nor secrets.
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, IsTerminal, stderr};
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wws_project::beneath::Root;
+
+use crate::args::{Git, Revision, Serve};
+use crate::project::Place;
+use crate::scratch::Scratch;
+use crate::{EXIT_USAGE, environment, serve};
+
+/// The most bytes and files of a clone, `.git` included.
+const MAX_BYTES: u64 = 8 << 30;
+const MAX_FILES: usize = 1_000_000;
+
+/// The time between two looks at the size of a clone, and between two at its end.
+const LOOK: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How a URL of a repository begins.
+const SCHEMES: [&str; 3] = ["https://", "http://", "ssh://"];
+
+/// Variables of a repository that git is started in, say as its hook.
+const OF_REPOSITORY: [&str; 12] = [
+    "GIT_ALLOW_PROTOCOL",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_CEILING_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_EXEC_PATH",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_SHALLOW_FILE",
+    "GIT_TEMPLATE_DIR",
+    "GIT_WORK_TREE",
+];
+
+/// The repository that a project's path names; `None` for a path of this machine.
+pub(crate) fn url(path: &Path) -> Option<&str> {
+    let text = path.to_str()?;
+    let is_url = SCHEMES.iter().any(|scheme| text.starts_with(scheme));
+    // As `git@HOST:PATH`.
+    let is_short = text
+        .split_once(':')
+        .is_some_and(|(host, _)| host.starts_with("git@") && !host.contains('/'));
+    (is_url || is_short).then_some(text)
+}
+
+/// Fetches a repository and serves it.
+pub(crate) fn serve(url: &str, git: &Git, args: Serve) -> ExitCode {
+    let transport = match transport(url) {
+        Ok(transport) => transport,
+        Err(error) => return failed(EXIT_USAGE, &error),
+    };
+    let revision = match git.revision() {
+        Ok(revision) => revision,
+        Err(error) => return failed(EXIT_USAGE, &error),
+    };
+    let scratch = match Scratch::new(&std::env::temp_dir()) {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            let temporary = std::env::temp_dir();
+            let error = format!("no private directory in {}: {error}", temporary.display());
+            return failed(1, &error);
+        }
+    };
+    let clone = Clone {
+        transport,
+        directory: scratch.root(),
+    };
+    let project = clone.fetch(url, &revision).and_then(|()| {
+        project(
+            scratch.root(),
+            git.folder.as_deref().unwrap_or(Path::new("")),
+        )
+    });
+    let path = match project {
+        Ok(path) => path,
+        Err(error) => return failed(1, &format!("{}: {error}", shown(url))),
+    };
+    environment::serve_untrusted(Vec::new(), git.variables(), false);
+    let mut args = args;
+    args.folder.path = path;
+    serve::serve(args, Place::Machine)
+}
+
+/// The only transport of git that may be used for a URL.
+fn transport(url: &str) -> Result<&'static str, String> {
+    if url.starts_with("https://") {
+        return Ok("https");
+    }
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Ok("ssh");
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    };
+    let name = host.trim_matches(['[', ']']);
+    let is_here = name == "localhost"
+        || name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+    if is_here {
+        Ok("http")
+    } else {
+        Err(format!(
+            "{}: anybody on the way can change what http fetches: use https://",
+            shown(url)
+        ))
+    }
+}
+
+/// A URL without its password.
+fn shown(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let end = url[start..].find('/').map_or(url.len(), |at| start + at);
+    match url[start..end].rfind('@') {
+        Some(at) if url[start..start + at].contains(':') => {
+            format!("{}{}", &url[..start], &url[start + at + 1..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// The project in a clone, which no link of the repository leads out of.
+fn project(clone: &Path, folder: &Path) -> Result<PathBuf, String> {
+    let inside = folder
+        .components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let opened = Root::open(clone).map_err(|error| error.to_string())?;
+    let is_worker = || opened.file(folder).is_ok();
+    if !inside || !(opened.folder(folder).is_ok() || is_worker()) {
+        return Err(format!("has no directory {}", folder.display()));
+    }
+    Ok(clone.join(folder))
+}
+
+/// A repository that is fetched.
+struct Clone<'c> {
+    transport: &'static str,
+    directory: &'c Path,
+}
+
+impl Clone<'_> {
+    /// Fetches a revision, and leaves its files alone.
+    fn fetch(&self, url: &str, revision: &Revision) -> Result<(), String> {
+        eprintln!("fetching {}", shown(url));
+        self.git(&["init", "--quiet", "--template="])?;
+        let shallow = match revision {
+            Revision::Default => Some("HEAD".to_owned()),
+            Revision::Branch(name) => Some(format!("refs/heads/{name}")),
+            Revision::Tag(name) => Some(format!("refs/tags/{name}")),
+            // A server may refuse a commit that is not the newest, and knows no shortened one.
+            Revision::Commit(_) => None,
+        };
+        match (shallow, revision) {
+            (Some(name), _) => {
+                self.git(&self.fetching(&["--depth=1"], url, &[&name]))?;
+                self.git(&["checkout", "--quiet", "--detach", "FETCH_HEAD"])?;
+            }
+            (None, Revision::Commit(commit)) => {
+                let is_whole = [40, 64].contains(&commit.len());
+                let one = self.fetching(&["--depth=1"], url, &[commit]);
+                if is_whole && self.run(&one, true).is_ok_and(|status| status.success()) {
+                    self.git(&["checkout", "--quiet", "--detach", commit])?;
+                    return self.without_history();
+                }
+                let all = [
+                    "+refs/heads/*:refs/remotes/origin/*",
+                    "+refs/tags/*:refs/tags/*",
+                ];
+                self.git(&self.fetching(&[], url, &all))?;
+                self.git(&["checkout", "--quiet", "--detach", commit])?;
+            }
+            (None, _) => {}
+        }
+        self.without_history()
+    }
+
+    /// Removes what is no part of the project.
+    fn without_history(&self) -> Result<(), String> {
+        fs::remove_dir_all(self.directory.join(".git")).map_err(|error| error.to_string())
+    }
+
+    fn fetching<'a>(&self, options: &[&'a str], url: &'a str, names: &[&'a str]) -> Vec<&'a str> {
+        let progress = if stderr().is_terminal() {
+            "--progress"
+        } else {
+            "--quiet"
+        };
+        let mut words = vec!["fetch", "--no-tags", "--no-recurse-submodules", progress];
+        words.extend(options);
+        words.extend(["--", url]);
+        words.extend(names);
+        words
+    }
+
+    /// Runs git. What it says is for the user.
+    fn git(&self, words: &[&str]) -> Result<(), String> {
+        let status = self.run(words, false).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                "needs the program git: install it, or clone the repository and serve its directory"
+                    .to_owned()
+            }
+            _ => error.to_string(),
+        })?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(format!("git {} failed ({status})", words[0])),
+        }
+    }
+
+    fn run(&self, words: &[&str], silently: bool) -> io::Result<ExitStatus> {
+        let allowed = format!("protocol.{}.allow=always", self.transport);
+        let settings = [
+            // Also of redirects and submodules.
+            "protocol.allow=never",
+            &allowed,
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "submodule.recurse=false",
+            "fetch.recurseSubmodules=false",
+            "advice.detachedHead=false",
+            "init.defaultBranch=main",
+            // A server that sends nothing for a minute.
+            "http.lowSpeedLimit=1",
+            "http.lowSpeedTime=60",
+        ];
+        let mut command = Command::new("git");
+        for setting in settings {
+            command.args(["-c", setting]);
+        }
+        for name in OF_REPOSITORY {
+            command.env_remove(name);
+        }
+        command.current_dir(self.directory).args(words);
+        if silently {
+            command.stderr(Stdio::null());
+        }
+        self.watched(command)
+    }
+
+    /// Runs a command to its end, as long as the clone is not too large.
+    fn watched(&self, mut command: Command) -> io::Result<ExitStatus> {
+        let mut child = command.spawn()?;
+        let mut looked = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if looked.elapsed() >= LOOK {
+                if is_too_large(self.directory) {
+                    child.kill()?;
+                    child.wait()?;
+                    let gib = MAX_BYTES >> 30;
+                    let limit = format!("more than {gib} GiB or {MAX_FILES} files");
+                    return Err(io::Error::other(limit));
+                }
+                looked = Instant::now();
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Whether a directory has more than a clone may have. Files come and go meanwhile.
+fn is_too_large(directory: &Path) -> bool {
+    let (mut bytes, mut files) = (0_u64, 0_usize);
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            files += 1;
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                directories.push(entry.path());
+            } else {
+                bytes = bytes.saturating_add(metadata.len());
+            }
+            if bytes > MAX_BYTES || files > MAX_FILES {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn failed(code: u8, error: &dyn Display) -> ExitCode {
+    eprintln!("wws: {error}");
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn urls_of_repositories_are_no_paths() {
+        for text in [
+            "https://git.example/x.git",
+            "http://localhost/x",
+            "ssh://git@git.example/x",
+            "git@git.example:team/x.git",
+        ] {
+            assert_eq!(url(Path::new(text)), Some(text));
+        }
+        for text in [
+            ".",
+            "project",
+            "git@x/y:z",
+            "ext::sh -c x",
+            "file:///x",
+            "-x",
+        ] {
+            assert_eq!(url(Path::new(text)), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn one_transport_is_used_and_http_on_this_machine_alone() {
+        for (url, expected) in [
+            ("https://git.example/x", "https"),
+            ("ssh://git@git.example/x", "ssh"),
+            ("git@git.example:x", "ssh"),
+            ("http://localhost:3000/x", "http"),
+            ("http://user:pass@127.0.0.1/x", "http"),
+            ("http://[::1]:3000/x", "http"),
+        ] {
+            assert_eq!(transport(url).unwrap(), expected, "{url}");
+        }
+        for url in [
+            "http://git.example/x",
+            "http://localhost@git.example/x",
+            "http://127.0.0.1.git.example/",
+            "http://192.168.0.1/",
+        ] {
+            assert!(transport(url).unwrap_err().contains("https://"), "{url}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, expected) in [
+            (
+                "https://me:secret@git.example/x@y",
+                "https://git.example/x@y",
+            ),
+            ("https://me@git.example/x", "https://me@git.example/x"),
+            ("git@git.example:x", "git@git.example:x"),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
+    }
+
+    #[test]
+    fn a_project_is_inside_of_its_repository() {
+        let clone = tempfile::tempdir().unwrap();
+        fs::create_dir_all(clone.path().join("a/b")).unwrap();
+        std::os::unix::fs::symlink("/etc", clone.path().join("out")).unwrap();
+        let found = |folder: &str| project(clone.path(), Path::new(folder));
+        assert_eq!(found("a/b").unwrap(), clone.path().join("a/b"));
+        assert_eq!(found("").unwrap(), clone.path().join(""));
+        for folder in ["..", "a/../..", "/etc", "out", "missing"] {
+            assert!(found(folder).is_err(), "{folder}");
+        }
+    }
+}
