@@ -105,6 +105,10 @@ test-vm: build images ## cgroup v2 with systemd, in an emulated guest of Debian 
 test-packages: dist images ## the Debian package and the one-file shim on bare Debian 12 and 13: install, run, upgrade, remove
 	@scripts/test-packages.sh
 
+.PHONY: release-check
+release-check: ## whether this commit can be released: version, clean tree, all gates, clients, systems, figures, archives (PARTS of them; hours)
+	@scripts/release-check.sh $(PARTS)
+
 .PHONY: check
 check: lint unit-quick ## the quick part of what CI runs, without root: all of `make lint`, and the tests that need no engine
 

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Whether this commit can be released: what it says of its version, every gate, every client and system of the matrix, the figures,
+# and archives that are the same twice. All parts run, also after one that failed; the sum is at the end.
+#
+#   scripts/release-check.sh [PART...]    PART is one of those below; default all, which takes hours
+#
+# tree       no file is changed or new
+# version    Cargo.toml, Cargo.lock, CHANGELOG.md, the pages and the tag name one version
+# gates      .ci/run: lint and all tests
+# clients, conformance, kubernetes, packages, systemd
+#            make test-clients, test-conformance, test-kubernetes, test-packages, test-vm for both versions of Debian
+# figures    make bench
+# archives   make dist, twice, with the same checksums
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+all=(tree version gates clients conformance kubernetes packages systemd figures archives)
+
+bad() {
+    echo "$*" >&2
+    problems=$((problems + 1))
+}
+
+tree() {
+    local changed
+    changed=$(git status --porcelain)
+    [[ -z $changed ]] || { echo "$changed"; return 1; }
+}
+
+version() {
+    local version problems=0 section found at
+    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)
+    echo "version $version"
+    [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] || bad "Cargo.toml: \`$version\` is no version"
+    cargo metadata --locked --offline --format-version 1 --no-deps > /dev/null || bad "Cargo.lock: does not agree with Cargo.toml"
+    section=$(awk -v heading="## $version - " 'index($0, heading) == 1 { found = 1; print; next } /^## / { found = 0 } found' CHANGELOG.md)
+    if [[ -z $section ]]; then
+        bad "CHANGELOG.md: no section \`## $version - DATE\`"
+    else
+        [[ $(head -1 <<< "$section") =~ \ -\ [0-9]{4}-[0-9]{2}-[0-9]{2}$ ]] || bad "CHANGELOG.md: $version has no date"
+        grep -q '^\* ' <<< "$section" || bad "CHANGELOG.md: $version names no change"
+        grep -q '^### Upgrade' <<< "$section" || bad "CHANGELOG.md: $version has no notes on upgrades"
+    fi
+    # Names of archives and packages in the pages.
+    while IFS=: read -r at found; do
+        [[ $found == "$version" ]] || bad "$at: names version $found"
+    done < <(git grep -noE '(wws_|wws-v1-)[0-9]+\.[0-9]+\.[0-9]+' -- docs README.md | sed -E 's/:(wws_|wws-v1-)([0-9.]+)$/:\2/; s/^([^:]*):([0-9]+):/\1 line \2:/')
+    at=$(git rev-parse --quiet --verify "v$version^{commit}" || true)
+    [[ -z $at || $at == $(git rev-parse HEAD) ]] || bad "the tag v$version is another commit: choose the next version"
+    ((problems == 0))
+}
+
+gates() { .ci/run; }
+clients() { make test-clients; }
+conformance() { make test-conformance; }
+kubernetes() { make test-kubernetes; }
+packages() { make test-packages; }
+systemd() { make test-vm && SUITE=forky make test-vm; }
+figures() { make bench; }
+
+archives() {
+    local first
+    make dist || return 1
+    first=$(sums)
+    make dist || return 1
+    [[ $first == "$(sums)" ]] || { echo "packing twice gives other bytes:"; diff <(echo "$first") <(sums); return 1; }
+    echo "$first"
+}
+
+sums() {
+    (cd target/dist && find . -type f ! -name '*.asc' -exec sha256sum {} + | sort -k 2)
+}
+
+parts=("$@")
+((${#parts[@]})) || parts=("${all[@]}")
+for part in "${parts[@]}"; do
+    [[ " ${all[*]} " == *" $part "* ]] || { echo "no part $part: ${all[*]}" >&2; exit 2; }
+done
+sum='' failed=0
+for part in "${parts[@]}"; do
+    printf '\n== %s\n' "$part"
+    started=$SECONDS
+    # In a shell of its own, so that a failure ends the part.
+    if ("$part"); then
+        sum+="ok      $part  $((SECONDS - started)) s"$'\n'
+    else
+        sum+="FAILED  $part  $((SECONDS - started)) s"$'\n'
+        failed=1
+    fi
+done
+printf '\n%s' "$sum"
+if ((failed)); then
+    echo "this commit cannot be released"
+    exit 1
+fi
+if ((${#parts[@]} == ${#all[@]})); then
+    echo "this commit can be released: git tag v$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -1)"
+fi
