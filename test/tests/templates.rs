@@ -36,7 +36,7 @@ fn answers(language: &str, answer: &str, steps: impl FnOnce(&Path) -> Result<()>
     let directory = tempfile::tempdir()?;
     let wws = workspace::programs()?.join("wws");
     let said = run(&wws, &["new", language, "my-project"], directory.path())?;
-    assert!(said.contains("wws project"), "{said}");
+    assert!(said.contains("wws dev project"), "{said}");
     let project = directory.path().join("my-project");
     steps(&project)?;
     let served = project.join("project");

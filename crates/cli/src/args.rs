@@ -38,9 +38,9 @@ pub(crate) enum Command {
     /// Serve a project while it is written: with the panel, and again after each change
     Dev(Dev),
     /// Load and compile a project; print its routes, or all its problems
-    Check(RunningProject),
+    Check(Listing),
     /// Print the routes of a project
-    Routes(RunningProject),
+    Routes(Listing),
     /// Pack a project as an image, without Docker
     Build(Build),
     /// Serve an image, without a container
@@ -174,6 +174,16 @@ pub(crate) struct RunningProject {
     /// Glob of files and directories to ignore; may be given several times
     #[arg(long, value_name = "GLOB", value_delimiter = ',')]
     ignore: Vec<String>,
+}
+
+/// A project that is listed.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Listing {
+    #[command(flatten)]
+    pub(crate) project: RunningProject,
+    /// Print routes and problems as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The arguments after the entry point of the container that this command runs in: a JSON array,

@@ -1,32 +1,38 @@
 //! `wws check` and `wws routes`.
 
-use std::{collections::BTreeMap, fmt::Display, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode};
 
-use wws_project::{Problem, Project};
+use wws_project::{Problem, Problems, Project};
 use wws_server::{Compiling, OpenedStores, PrepareOptions};
 
 use crate::{args::Folder, code, environment, progress, routes};
 
 /// Loads and compiles a project; prints its routes, or all its problems.
-pub(crate) fn check(folder: &Folder) -> ExitCode {
-    with_compiled(folder, |project| print!("{}", routes::table(project)))
-        .map_or_else(|problems| failed(&problems), |()| ExitCode::SUCCESS)
+pub(crate) fn check(folder: &Folder, json: bool) -> ExitCode {
+    with_compiled(folder, |project| print_routes(project, json))
+        .map_or_else(|problems| failed(&problems, json), |()| ExitCode::SUCCESS)
+}
+
+fn print_routes(project: &Project, json: bool) {
+    match json {
+        true => println!("{}", routes::json(project)),
+        false => print!("{}", routes::table(project)),
+    }
 }
 
 /// Loads and compiles a project, and prints its warnings.
 ///
 /// # Errors
-/// All its problems, as text.
+/// All its problems.
 pub(crate) fn with_compiled<T>(
     folder: &Folder,
     use_project: impl FnOnce(&Project) -> T,
-) -> Result<T, String> {
+) -> Result<T, Problems> {
     let code = code::of_container().unwrap_or_else(|error| {
         eprintln!("warning: {error}");
         None
     });
-    let project =
-        environment::load_strictly(folder, code.as_ref()).map_err(|error| error.to_string())?;
+    let project = environment::load_strictly(folder, code.as_ref())?;
     warn(project.warnings());
     let compiling = Compiling::default();
     let prepared = progress::while_compiling(
@@ -43,20 +49,20 @@ pub(crate) fn with_compiled<T>(
             wws_server::prepare(project, &options)
         },
     );
-    let server = prepared.map_err(|error| error.to_string())?;
+    let server = prepared?;
     warn(&server.warnings());
     Ok(use_project(&server.project()))
 }
 
 /// Prints the routes of a project.
-pub(crate) fn routes(folder: &Folder) -> ExitCode {
+pub(crate) fn routes(folder: &Folder, json: bool) -> ExitCode {
     match environment::load(folder, false, BTreeMap::new()) {
         Ok(project) => {
             warn(project.warnings());
-            print!("{}", routes::table(&project));
+            print_routes(&project, json);
             ExitCode::SUCCESS
         }
-        Err(problems) => failed(&problems),
+        Err(problems) => failed(&problems, json),
     }
 }
 
@@ -66,7 +72,11 @@ fn warn(warnings: &[Problem]) {
     }
 }
 
-fn failed(problems: &dyn Display) -> ExitCode {
-    eprintln!("{problems}");
+fn failed(problems: &Problems, json: bool) -> ExitCode {
+    if json {
+        println!("{}", routes::problems_json(problems.all()));
+    } else {
+        eprintln!("{problems}");
+    }
     ExitCode::FAILURE
 }

@@ -81,8 +81,8 @@ fn main() -> ExitCode {
         }
         Some(Command::New(args)) => new::new(&args),
         Some(Command::Dev(args)) => serve::serve(args.into_serve(), Place::Machine),
-        Some(Command::Check(named)) => check::check(&named.resolve().0),
-        Some(Command::Routes(named)) => check::routes(&named.resolve().0),
+        Some(Command::Check(args)) => check::check(&args.project.resolve().0, args.json),
+        Some(Command::Routes(args)) => check::routes(&args.project.resolve().0, args.json),
         Some(Command::Build(args)) => build::build(&args),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Reload(named)) => control::reload(named),

@@ -114,7 +114,7 @@ fn next_steps(args: &New) -> String {
         _ => steps.push("make".into()),
     }
     steps.extend([
-        "wws project".into(),
+        "wws dev project".into(),
         "curl http://127.0.0.1:8080/hello".into(),
     ]);
     format!(

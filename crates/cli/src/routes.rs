@@ -1,6 +1,7 @@
-//! The routes of a project as a table.
+//! The routes of a project as a table or as JSON.
 
-use wws_project::{Execution, Project, Worker};
+use serde_json::{Value, json};
+use wws_project::{Execution, Problem, Project, Worker};
 
 use crate::table;
 
@@ -35,6 +36,41 @@ pub(crate) fn table(project: &Project) -> String {
         ["ROUTE", "KIND", "FILE", "BEGINS", "GIVEN"].map(Into::into),
     );
     table::aligned(&rows)
+}
+
+/// Workers and assets as JSON.
+pub(crate) fn json(project: &Project) -> Value {
+    let workers = project.workers().iter().map(|worker| {
+        json!({
+            "route": worker.route,
+            "kind": kind(project, worker),
+            "file": worker.path.to_string_lossy(),
+            "begins": begins(worker),
+            "given": given(worker),
+        })
+    });
+    let assets = project.assets().iter();
+    let assets =
+        assets.map(|asset| json!({ "route": asset.url, "file": asset.path.to_string_lossy() }));
+    json!({
+        "workers": workers.collect::<Vec<_>>(),
+        "assets": assets.collect::<Vec<_>>(),
+        "problems": [],
+    })
+}
+
+/// The problems of a project that does not load, as JSON.
+pub(crate) fn problems_json(problems: &[Problem]) -> Value {
+    let problems = problems.iter().map(|problem| {
+        json!({
+            "file": problem.file.to_string_lossy(),
+            "line": problem.line,
+            "column": problem.column,
+            "message": problem.message,
+            "help": problem.help,
+        })
+    });
+    json!({ "workers": [], "assets": [], "problems": problems.collect::<Vec<_>>() })
 }
 
 /// What runs a worker: `wasm`, or the name of its language or runtime.

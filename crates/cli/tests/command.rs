@@ -171,6 +171,38 @@ fn check_prints_the_routes() {
 }
 
 #[test]
+fn routes_and_problems_are_printed_as_json() {
+    let folder = project(&[("[id].wasm", &hello(0)), ("public.txt", b"")]);
+    std::fs::create_dir(folder.path().join("public")).unwrap();
+    std::fs::write(folder.path().join("public/a.txt"), "a").unwrap();
+    for command in ["check", "routes"] {
+        let output = wws(&[command, "--json"], folder.path()).output().unwrap();
+        let (code, out, _) = text(&output);
+        assert_eq!(code, Some(0));
+        let printed: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let expected = serde_json::json!({
+            "workers": [{
+                "route": "/[id]", "kind": "wasm", "file": "[id].wasm", "begins": "new", "given": "",
+            }],
+            "assets": [{ "route": "/a.txt", "file": "public/a.txt" }],
+            "problems": [],
+        });
+        assert_eq!(printed, expected, "{command}");
+    }
+    let toml = "version = \"1\"\n[limits]\nmemory = \"x\"\n";
+    std::fs::write(folder.path().join("[id].toml"), toml).unwrap();
+    let output = wws(&["check", "--json"], folder.path()).output().unwrap();
+    let (code, out, _) = text(&output);
+    assert_eq!(code, Some(1));
+    let printed: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let problem = &printed["problems"][0];
+    assert_eq!(
+        (problem["file"].as_str(), problem["line"].as_u64()),
+        (Some("[id].toml"), Some(3))
+    );
+}
+
+#[test]
 fn check_prints_all_problems() {
     let folder = project(&[("a.wasm", b"no"), ("b.wasm", b"no"), ("c.wasm", &hello(0))]);
     let (code, out, err) = text(&wws(&["check"], folder.path()).output().unwrap());

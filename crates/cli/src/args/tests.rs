@@ -34,7 +34,7 @@ fn commands_have_their_folder() {
     let Some(Command::Check(named)) = parse(&["check", "site", "--prefix", "/x"]).command else {
         unreachable!()
     };
-    let (folder, ..) = named.resolve_with("");
+    let (folder, ..) = named.project.resolve_with("");
     assert_eq!(
         (folder.path.as_path(), folder.prefix.as_deref()),
         (Path::new("site"), Some("/x"))
@@ -114,15 +114,17 @@ fn commands_in_a_container_know_its_arguments() {
         _ => unreachable!(),
     };
     let given = r#"["/", "--port", "81", "--prefix", "/a", "--ignore", "x"]"#;
-    let (folder, host, port) = named(&["routes"]).resolve_with(given);
+    let (folder, host, port) = named(&["routes"]).project.resolve_with(given);
     assert_eq!((host, port), (None, Some(81)));
     assert_eq!(
         (folder.prefix.as_deref(), &folder.ignore[..]),
         (Some("/a"), &["x".to_owned()][..])
     );
-    let (folder, ..) = named(&["routes", "--prefix", "/b"]).resolve_with(given);
+    let (folder, ..) = named(&["routes", "--prefix", "/b"])
+        .project
+        .resolve_with(given);
     assert_eq!(folder.prefix.as_deref(), Some("/b"));
-    let (folder, ..) = named(&["routes"]).resolve_with("no JSON");
+    let (folder, ..) = named(&["routes"]).project.resolve_with("no JSON");
     assert_eq!(folder.prefix, None);
 }
 
