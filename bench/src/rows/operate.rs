@@ -30,7 +30,7 @@ const WORKER: &str = r#"(module
     (import "wasi_snapshot_preview1" "fd_write"
         (func $write (param i32 i32 i32 i32) (result i32)))
     (memory (export "memory") 1)
-    (data (i32.const 0) "\10\00\00\00\0f\00\00\00")
+    (data (i32.const 0) "\10\00\00\00\10\00\00\00")
     (data (i32.const 16) "{\22data\22:\22hello\22}")
     (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))))"#;
 
