@@ -5,12 +5,16 @@
 //! thread allocates again, although the memory account counts it as free. A mapping returns to the
 //! OS when it is freed, by whichever thread, and grows without being copied.
 //!
+//! mimalloc's functions for aligned blocks reserve more than was asked for and take longer, so they
+//! are left to the few blocks whose alignment all others do not have anyway.
+//!
 //! One exception: each thread keeps one freed mapping of at most [`KEPT`] bytes for its next
 //! allocation. The account does not count it; it is bounded by the number of threads.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
     cell::Cell,
+    ffi::c_void,
     ptr::null_mut,
 };
 
@@ -27,6 +31,18 @@ const PAGE: usize = 4096;
 /// size: the instance of an interpreter takes this much in every request, and each page of a new
 /// mapping costs a fault.
 const KEPT: usize = 512 << 10;
+
+/// The alignment of every block of mimalloc's.
+const ALIGNED: usize = size_of::<usize>();
+
+// SAFETY: the declarations are those of `mimalloc.h`; both functions may be called by any thread
+// at any time, and return null if there is no memory.
+unsafe extern "C" {
+    /// mimalloc: a new block.
+    safe fn mi_malloc(size: usize) -> *mut c_void;
+    /// mimalloc: a new block of zeros.
+    safe fn mi_zalloc(size: usize) -> *mut c_void;
+}
 
 /// The allocator of this program; see the module.
 pub(super) struct Allocator;
@@ -100,6 +116,9 @@ unsafe impl GlobalAlloc for Allocator {
         if is_large(&layout) {
             return take_kept(layout.size()).unwrap_or_else(|| map(layout.size()));
         }
+        if layout.align() <= ALIGNED {
+            return mi_malloc(layout.size()).cast();
+        }
         // SAFETY: the caller's promise.
         unsafe { MiMalloc.alloc(layout) }
     }
@@ -113,6 +132,9 @@ unsafe impl GlobalAlloc for Allocator {
             }
             // The kernel gives zeros.
             return map(layout.size());
+        }
+        if layout.align() <= ALIGNED {
+            return mi_zalloc(layout.size()).cast();
         }
         // SAFETY: the caller's promise.
         unsafe { MiMalloc.alloc_zeroed(layout) }
@@ -204,7 +226,9 @@ mod tests {
 
     #[test]
     fn honours_alignment() {
-        for (size, align) in [(LARGE, 8), (LARGE, PAGE), (LARGE, 2 * PAGE), (64, 64)] {
+        let small = (1..200).flat_map(|size| [(size, 1), (size, 8), (size, 16)]);
+        let others = [(LARGE, 8), (LARGE, PAGE), (LARGE, 2 * PAGE), (64, 64)];
+        for (size, align) in small.chain(others) {
             let Ok(layout) = Layout::from_size_align(size, align) else {
                 continue;
             };
