@@ -400,11 +400,7 @@ impl Guest {
         };
         if let GuestCode::Snapshot(_) = linked.code {
             let (sender, head) = oneshot::channel();
-            let run = Box::pin(
-                linked
-                    .clone()
-                    .run(call, parked, usage.clone(), Some(sender)),
-            );
+            let run = Box::pin(linked.clone().run_snapshot(call, usage.clone(), sender));
             let call = StreamingCall {
                 run: linked.laned(run, usage),
                 head,
@@ -414,7 +410,7 @@ impl Guest {
             };
             return call.head_in_time(limits, &waits).await;
         }
-        let run = Box::pin(linked.clone().run(call, parked, usage.clone(), None));
+        let run = Box::pin(linked.clone().run_command(call, parked, usage.clone()));
         let laned = linked.laned(run, usage);
         let limit = limits.wall_time;
         match tokio::time::timeout(limit, laned).await {
@@ -452,24 +448,34 @@ impl LinkedGuest {
         }
     }
 
-    async fn run(
+    async fn run_command(
         self: Arc<Self>,
         call: Call<RequestBody>,
         parked: Option<ParkedInstance>,
         usage: Arc<CpuUsage>,
-        head: Option<oneshot::Sender<http::Response<BegunBody>>>,
     ) -> RunEnd {
         let context = &self.context;
+        let GuestCode::Command(command) = &self.code else {
+            return Err(CallError::Engine("not a command"));
+        };
+        // Only a caller that did not ask `takes_streams` passes a stream.
+        let call = call.collect(context.grants.limits.buffers).await?;
+        let response = command.answer(context, call, parked, usage).await;
+        response.map(Some)
+    }
+
+    async fn run_snapshot(
+        self: Arc<Self>,
+        call: Call<RequestBody>,
+        usage: Arc<CpuUsage>,
+        head: oneshot::Sender<http::Response<BegunBody>>,
+    ) -> RunEnd {
         match &self.code {
-            GuestCode::Command(command) => {
-                // Only a caller that did not ask `takes_streams` passes a stream.
-                let call = call.collect(context.grants.limits.buffers).await?;
-                let response = command.answer(context, call, parked, usage).await;
-                response.map(Some)
-            }
-            GuestCode::Component(_) => Err(CallError::Engine("a component")),
             GuestCode::Snapshot(restored) => {
-                restored::answer(restored, context, call, usage, head).await
+                restored::answer(restored, &self.context, call, usage, Some(head)).await
+            }
+            GuestCode::Command(_) | GuestCode::Component(_) => {
+                Err(CallError::Engine("not a snapshot"))
             }
         }
     }

@@ -9,6 +9,7 @@ pub(crate) mod instantiable;
 use std::sync::Arc;
 
 use wasmparser::{Parser, Payload};
+use wasmtime::ModuleExport;
 
 use crate::error::{DamagedCode, LoadError, LoadErrorKind, WasmError};
 use crate::memory::image::MemoryImage;
@@ -55,7 +56,9 @@ pub(crate) struct Module {
     pub(crate) image: Arc<PooledImage>,
     pub(crate) minimum_memory: u64,
     /// The exported function that runs the program.
-    pub(crate) entry: &'static str,
+    pub(crate) entry: ModuleExport,
+    /// The exported memory.
+    pub(crate) memory: ModuleExport,
     /// What an instance costs besides its memory and tables, in bytes.
     pub(crate) instance_size: u64,
     /// Whether `_initialize` runs before the entry, and whether its state can be kept.
@@ -108,9 +111,9 @@ impl Module {
             Some(_) => [HANDLER, HANDLER],
             None => ["_start", INITIALIZE],
         };
-        let Some((entry, ty)) = entries.into_iter().find_map(|name| {
-            let export = module.get_export(name)?;
-            Some((name, export.func().cloned()?))
+        let Some((name, ty, entry)) = entries.into_iter().find_map(|name| {
+            let ty = module.get_export(name)?.func().cloned()?;
+            Some((name, ty, module.get_export_index(name)?))
         }) else {
             return Err(LoadError::unsupported(
                 "it exports no function `_start`: build it as a WASI command (a program with `main`), not as a library",
@@ -118,13 +121,14 @@ impl Module {
         };
         if ty.params().len() != 0 || ty.results().len() != 0 {
             return Err(LoadError::unsupported(format!(
-                "its function `{entry}` has parameters or results"
+                "its function `{name}` has parameters or results"
             )));
         }
-        let Some(memory) = module
-            .get_export("memory")
-            .and_then(|ty| ty.memory().cloned())
-        else {
+        let exported_memory = || {
+            let ty = module.get_export("memory")?.memory().cloned()?;
+            Some((ty, module.get_export_index("memory")?))
+        };
+        let Some((memory, memory_export)) = exported_memory() else {
             return Err(LoadError::unsupported(
                 "it exports no memory named `memory`",
             ));
@@ -140,6 +144,7 @@ impl Module {
             code: module,
             image,
             entry,
+            memory: memory_export,
             initialiser,
         })
     }

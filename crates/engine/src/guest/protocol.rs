@@ -5,7 +5,8 @@ use std::{borrow::Cow, collections::HashMap, fmt};
 
 use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, header};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -37,6 +38,17 @@ fn text(value: &HeaderValue) -> Cow<'_, str> {
         Ok(text) => text.into(),
         Err(_) => value.as_bytes().iter().map(|b| *b as char).collect(),
     }
+}
+
+/// A URL as text, without a formatter.
+fn url_text(url: &Uri) -> String {
+    let scheme = url.scheme_str().unwrap_or_default();
+    let host = url.authority().map_or("", Authority::as_str);
+    let path = url.path_and_query().map_or("", PathAndQuery::as_str);
+    if scheme.is_empty() || host.is_empty() || !path.starts_with('/') {
+        return url.to_string();
+    }
+    [scheme, "://", host, path].concat()
 }
 
 /// Headers with one value per name. Repeated headers are joined, as RFC 9110, 5.3 (and RFC 6265 for
@@ -109,7 +121,7 @@ impl<'a> RequestInput<'a> {
         let headers = request.headers();
         let body = Body::new(request.body());
         Self {
-            url: request.uri().to_string(),
+            url: url_text(request.uri()),
             method: request.method().as_str(),
             headers: Headers(headers),
             header_list: (headers.len() != headers.keys_len()).then_some(HeaderList(headers)),
@@ -336,7 +348,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for OneOrMany<'a> {
 }
 
 /// Headers about the connection, which the server sets, not a guest.
-const CONNECTION_HEADERS: [HeaderName; 7] = [
+static CONNECTION_HEADERS: [HeaderName; 7] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::TE,
