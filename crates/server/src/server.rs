@@ -25,7 +25,7 @@ use crate::export::{self, PreparedExport};
 use crate::options::PrepareOptions;
 use crate::reload::Reloader;
 use crate::request::app::App;
-use crate::request::authority;
+use crate::request::authority::{self, LastHost};
 use crate::request::context::Client;
 use crate::request::forwarded::Peer;
 
@@ -212,6 +212,7 @@ async fn serve(app: Arc<App>, accepted: AcceptedConnection, settings: Arc<Connec
     let handle = ClientHandle(Arc::new(ConnectionClient {
         app: app.clone(),
         local: authority::of_address(local),
+        last_host: LastHost::default(),
         peer: Peer::new(peer),
     }));
     driver::serve(stream, handle, activity, &settings).await;
@@ -229,6 +230,7 @@ struct ConnectionClient {
     app: Arc<App>,
     /// The server's address.
     local: Authority,
+    last_host: LastHost,
     peer: Peer,
 }
 
@@ -238,11 +240,17 @@ impl Handle for ClientHandle {
         activity: Arc<Activity>,
         request: Request<IncomingBody>,
     ) -> Response<Body> {
-        let ConnectionClient { app, local, peer } = &*self.0;
+        let ConnectionClient {
+            app,
+            local,
+            last_host,
+            peer,
+        } = &*self.0;
         app.idle.touch();
         let client = Client {
             activity: &activity,
             local,
+            last_host,
             peer,
         };
         app.handle(&client, request).await

@@ -249,8 +249,8 @@ impl App {
         }
         let origin = generation.proxies.origin(client.peer, &mut parts.headers);
         context.access.client = Some(origin.client);
-        let (version, local) = (parts.version, client.local);
-        match target::url(&parts.uri, &parts.headers, version, local, &origin) {
+        let (version, local, last) = (parts.version, client.local, client.last_host);
+        match target::url(&parts.uri, &parts.headers, version, local, last, &origin) {
             Ok(url) => {
                 context.access.trace.set_url(&url);
                 parts.uri = url;

@@ -9,6 +9,7 @@ use wws_telemetry::{Refusal, Telemetry, WorkerSeries};
 use crate::connection::activity::{Activity, RequestFraming};
 use crate::connection::body::Body;
 use crate::request::access::AccessRecord;
+use crate::request::authority::LastHost;
 use crate::request::forwarded::Peer;
 use crate::request::generation::Generation;
 use crate::request::page::page;
@@ -19,6 +20,7 @@ pub(crate) struct Client<'a> {
     pub(crate) activity: &'a Arc<Activity>,
     /// The server's address.
     pub(crate) local: &'a Authority,
+    pub(crate) last_host: &'a LastHost,
     pub(crate) peer: &'a Peer,
 }
 

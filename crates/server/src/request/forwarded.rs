@@ -20,7 +20,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Other headers that proxies set. They are removed if the peer is not a trusted proxy.
-const PROXY_HEADERS: [HeaderName; 7] = [
+static PROXY_HEADERS: [HeaderName; 7] = [
     header::FORWARDED,
     FORWARDED_PROTO,
     FORWARDED_HOST,
@@ -83,8 +83,11 @@ impl TrustedProxies {
             host: None,
         };
         if !self.contains(peer.address) {
-            for name in &PROXY_HEADERS {
-                headers.remove(name);
+            // Most requests have none, and fewer names than it takes to look each one up.
+            if headers.keys().any(|name| PROXY_HEADERS.contains(name)) {
+                for name in &PROXY_HEADERS {
+                    headers.remove(name);
+                }
             }
             headers.insert(FORWARDED_FOR, peer.text.clone());
             return origin;

@@ -6,7 +6,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-use crate::request::authority;
+use crate::request::authority::{self, LastHost};
 use crate::request::forwarded::Origin;
 
 /// Why a request has no URL.
@@ -30,18 +30,20 @@ impl BadTarget {
     }
 }
 
-/// The URL of a request. `local` is the host of HTTP/1.0 requests without one.
+/// The URL of a request. `local` is the host of HTTP/1.0 requests without one, `last` the one that
+/// the connection's last request named.
 pub(crate) fn url(
     uri: &Uri,
     headers: &HeaderMap,
     version: Version,
     local: &Authority,
+    last: &LastHost,
     origin: &Origin,
 ) -> Result<Uri, BadTarget> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => return Err(BadTarget::SeveralHosts),
-        (Some(host), None) => Some(authority::parse(host.as_bytes()).ok_or(BadTarget::NotAHost)?),
+        (Some(host), None) => Some(last.parse(host.as_bytes()).ok_or(BadTarget::NotAHost)?),
         (None, _) if version == Version::HTTP_11 => return Err(BadTarget::NoHost),
         (None, _) => None,
     };
@@ -83,7 +85,8 @@ mod tests {
             scheme: Scheme::HTTP,
             host: None,
         };
-        url(&target.parse().unwrap(), &headers, version, &local, &origin).map(|uri| uri.to_string())
+        let (target, last) = (target.parse().unwrap(), LastHost::default());
+        url(&target, &headers, version, &local, &last, &origin).map(|uri| uri.to_string())
     }
 
     #[test]
