@@ -311,12 +311,19 @@ impl Guest {
         });
     }
 
-    /// Drops instances that a guest which is not called does not need.
+    /// Drops instances that a guest which is not called does not need, and releases the pages of
+    /// its code.
     pub fn trim(&self) {
         match &self.linked.code {
-            GuestCode::Command(command) => command.reuse.trim(),
+            GuestCode::Command(command) => {
+                command.reuse.trim();
+                command.release_code();
+            }
             GuestCode::Component(component) => component.reuse.trim(),
-            GuestCode::Snapshot(restored) => restored.reuse.trim(),
+            GuestCode::Snapshot(restored) => {
+                restored.reuse.trim();
+                restored.snapshot.release_code();
+            }
         }
         if let Some(pool) = &self.prestarted {
             pool.trim();

@@ -24,7 +24,7 @@ use crate::interpreter::state::{ExposedGlobals, GlobalValues};
 use crate::interpreter::vm::Vm;
 use crate::memory::page::WASM_PAGE;
 use crate::memory::pool::{PooledImage, with_image};
-use crate::module::{check_header, export_state, instance_size};
+use crate::module::{CodePlace, check_header, export_state, instance_size};
 use crate::schedule::cpu::CpuUsage;
 
 /// A compiled interpreter, linked with what it imports. Cheap to clone.
@@ -34,6 +34,7 @@ pub struct Interpreter(Arc<LinkedInterpreter>);
 struct LinkedInterpreter {
     engine: Engine,
     pre: InstancePre<Host>,
+    code_place: CodePlace,
     /// The module's own data.
     image: Arc<PooledImage>,
     minimum_memory: u64,
@@ -59,8 +60,12 @@ impl Engine {
     ) -> Result<Interpreter, LoadError> {
         check_header(wasm)?;
         let found = code.map(|(code, key)| (code.load(self.wasmtime(), key), key));
+        let mut code_place = CodePlace::Memory;
         let (module, image) = match found {
-            Some((CachedCode::Code(module), _)) => self.compile_parts(wasm, Some(module)),
+            Some((CachedCode::Code(module), _)) => {
+                code_place = CodePlace::of(Some(&module));
+                self.compile_parts(wasm, Some(module))
+            }
             found => {
                 if let Some((CachedCode::Damaged(why), key)) = found {
                     tracing::warn!(
@@ -94,6 +99,7 @@ impl Engine {
         Ok(Interpreter(Arc::new(LinkedInterpreter {
             engine: self.clone(),
             pre,
+            code_place,
             image,
             minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
             instance_size: instance_size(wasm),
@@ -119,6 +125,11 @@ pub fn interpreter_module(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
 impl Interpreter {
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// Returns the pages of the code to the system: they are mapped again when they run.
+    pub(crate) fn release_code(&self) {
+        self.0.code_place.release(self.0.pre.module());
     }
 
     /// The memory of a new instance.

@@ -13,6 +13,7 @@ use wasmtime::ModuleExport;
 
 use crate::error::{DamagedCode, LoadError, LoadErrorKind, WasmError};
 use crate::memory::image::MemoryImage;
+use crate::memory::mapping::release_file_pages;
 use crate::memory::page::WASM_PAGE;
 use crate::memory::pool::PooledImage;
 use crate::module::component::Component;
@@ -53,6 +54,7 @@ impl Code {
 #[derive(Clone)]
 pub(crate) struct Module {
     pub(crate) code: wasmtime::Module,
+    code_place: CodePlace,
     pub(crate) image: Arc<PooledImage>,
     pub(crate) minimum_memory: u64,
     /// The exported function that runs the program.
@@ -63,6 +65,35 @@ pub(crate) struct Module {
     pub(crate) instance_size: u64,
     /// Whether `_initialize` runs before the entry, and whether its state can be kept.
     pub(crate) initialiser: Option<Initialiser>,
+}
+
+/// Where the machine code of a module lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CodePlace {
+    /// In a mapped file of the code cache.
+    File,
+    /// In memory of this process alone.
+    Memory,
+}
+
+impl CodePlace {
+    /// The place of code that was loaded from the code cache, or else compiled.
+    pub(crate) fn of(cached: Option<&wasmtime::Module>) -> Self {
+        match cached {
+            Some(_) => Self::File,
+            None => Self::Memory,
+        }
+    }
+
+    /// Returns the pages of the code to the system, if the page cache has them as well.
+    pub(crate) fn release(self, code: &wasmtime::Module) {
+        if self == Self::File {
+            // SAFETY: `release_file_pages` asks for pages of a file that is never written to. The
+            // cache loads code by mapping its file, read-only from then on; nobody changes the
+            // files of the cache.
+            unsafe { release_file_pages(code.image_range()) };
+        }
+    }
 }
 
 /// What a module does before it answers a request.
@@ -94,6 +125,7 @@ impl Module {
         code: Option<wasmtime::Module>,
     ) -> Result<Self, LoadError> {
         check_header(wasm)?;
+        let code_place = CodePlace::of(code.as_ref());
         let exposed = is_handler(wasm).then(|| export_state::expose(wasm));
         let source = match (&exposed, &code) {
             (Some(Ok(exposed)), None) => exposed.as_slice(),
@@ -142,11 +174,19 @@ impl Module {
             minimum_memory: memory.minimum().saturating_mul(WASM_PAGE),
             instance_size: instance_size(wasm),
             code: module,
+            code_place,
             image,
             entry,
             memory: memory_export,
             initialiser,
         })
+    }
+}
+
+impl Module {
+    /// Returns the pages of the code to the system: they are mapped again when they run.
+    pub(crate) fn release_code(&self) {
+        self.code_place.release(&self.code);
     }
 }
 

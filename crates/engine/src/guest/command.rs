@@ -99,6 +99,11 @@ impl Command {
         })
     }
 
+    /// Returns the pages of the code to the system.
+    pub(crate) fn release_code(&self) {
+        self.module.release_code();
+    }
+
     /// Whether an instance can answer several requests.
     pub(crate) fn is_reusable(&self) -> bool {
         self.module.initialiser.is_some()

@@ -22,6 +22,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Returns the pages of the interpreter's code to the system.
+    pub(crate) fn release_code(&self) {
+        self.interpreter.release_code();
+    }
+
     /// Takes a snapshot of `vm`, an initialised instance of `interpreter` whose globals had the
     /// values `new` at first. Its memory may have `memory_limit` bytes.
     pub(crate) fn take(

@@ -4,12 +4,13 @@
 //! that it mapped.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::SealFlags;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use crate::memory::page::{PageRange, page_up};
+use crate::memory::page::{PageRange, page_size, page_up};
 
 /// Reserved address space, of which one range of pages can be read and written.
 ///
@@ -184,6 +185,24 @@ impl Drop for Mapping {
         // and its base may be dereferenced only while it lives.
         let _ = unsafe { rustix::mm::munmap(self.base.cast(), self.len) };
     }
+}
+
+/// Returns the resident pages of a mapped file to the system: the next access finds the same bytes
+/// in the page cache.
+///
+/// # Safety
+/// All whole pages of `range` are those of a file, and neither the file nor the mapping is ever
+/// written to.
+pub(crate) unsafe fn release_file_pages(range: Range<*const u8>) {
+    let from = range.start.addr().next_multiple_of(page_size());
+    let to = range.end.addr() / page_size() * page_size();
+    let Some(len) = to.checked_sub(from).filter(|len| *len > 0) else {
+        return;
+    };
+    let start = range.start.with_addr(from).cast_mut().cast();
+    // SAFETY: `madvise` asks that contents which this advice changes are not in use. The caller
+    // promises that it changes none. A failure costs only memory.
+    let _ = unsafe { rustix::mm::madvise(start, len, Advice::LinuxDontNeed) };
 }
 
 /// A file in memory that nobody can change any more, and its bytes.
