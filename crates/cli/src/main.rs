@@ -62,6 +62,7 @@ const EXIT_CANNOT_CREATE: u8 = 73;
 const EXIT_OS: u8 = 71;
 
 fn main() -> ExitCode {
+    memory::share_c_heap();
     memory::return_at_once();
     let args = Args::parse();
     match args.command {

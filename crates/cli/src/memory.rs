@@ -34,6 +34,15 @@ pub(crate) fn return_at_once() {
     mi_option_set(PURGE_DELAY, 0);
 }
 
+/// Lets all threads use one heap of the C library's allocator. Only C code allocates there, and the
+/// C library itself when a thread starts: with a heap of its own, each thread would take four
+/// system calls more to start, and keep pages for as long as it lives.
+pub(crate) fn share_c_heap() {
+    // SAFETY: `mallopt` asks that no other thread allocates meanwhile: this is called first, while
+    // there is one thread. A failure costs only memory.
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// Returns what this thread freed.
 pub(crate) fn collect() {
     allocator::release_kept();
