@@ -3,6 +3,7 @@
 pub(crate) mod child;
 pub(crate) mod hex;
 pub(crate) mod log;
+pub(crate) mod memory;
 pub(crate) mod reaper;
 pub(crate) mod state;
 pub(crate) mod thread;

@@ -104,6 +104,7 @@ async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
     }
     tokio::select! {
         () = service.wait_for_shutdown() => {}
+        () = service.rest_after_starts() => {}
         () = wait_until_abandoned(&service, bundle) => {
             log::warning!("no container came: the bundle is removed");
         },

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use containerd_shim_protos::api;
@@ -21,7 +22,7 @@ use crate::container::{Container, ShimContext, create};
 use crate::containerd::identifier::check_identifier;
 use crate::error::{Error, Result};
 use crate::stdio::config::StdioConfig;
-use crate::sys::log;
+use crate::sys::{log, memory};
 
 /// The task service. Clones share their state.
 #[derive(Debug, Clone)]
@@ -34,7 +35,12 @@ struct ServiceState {
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
     shutdown: Notify,
     was_used: AtomicBool,
+    /// A process was started: the shim may rest soon.
+    started: Notify,
 }
+
+/// How long after a start a shim rests. Clients ask for the state of what they started first.
+const REST_DELAY: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Creates a service without containers.
@@ -44,12 +50,22 @@ impl Service {
             containers: Mutex::default(),
             shutdown: Notify::new(),
             was_used: AtomicBool::new(false),
+            started: Notify::new(),
         }))
     }
 
     /// Waits until containerd does not need this shim any more.
     pub(crate) async fn wait_for_shutdown(&self) {
         self.0.shutdown.notified().await;
+    }
+
+    /// Returns memory to the OS some time after each start. There is no timer in between.
+    pub(crate) async fn rest_after_starts(&self) {
+        loop {
+            self.0.started.notified().await;
+            tokio::time::sleep(REST_DELAY).await;
+            memory::rest();
+        }
     }
 
     /// Returns whether containerd has asked for a container.
@@ -161,6 +177,7 @@ impl Service {
             };
             container.start_exec(&request.exec_id, on_started).await?
         };
+        self.0.started.notify_one();
         Ok(api::StartResponse {
             pid,
             ..Default::default()
