@@ -26,7 +26,7 @@ pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// The longest wait for pods to be ready: the first start on a node compiles their code.
-const READY_LIMIT: Duration = Duration::from_secs(300);
+pub const READY_LIMIT: Duration = Duration::from_secs(300);
 
 /// The longest that a node takes to come up or to end.
 const NODE_LIMIT: Duration = Duration::from_secs(300);

@@ -255,6 +255,9 @@ pub(crate) struct Precompile {
     /// The directory is the root of a container
     #[arg(long)]
     pub(crate) container: bool,
+    /// Wait for the modules of other projects that are being compiled, 10 minutes at most
+    #[arg(long)]
+    pub(crate) patient: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]

@@ -62,6 +62,7 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
         store: &store,
         links: None,
         container: false,
+        patient: true,
         compiling,
         languages: &Languages::standard(),
         // The project is the user's own, so it is compiled in this process.

@@ -21,6 +21,12 @@ use crate::args;
 /// The maximum size of a module and of its code, in bytes.
 const MAX_SIZE: u64 = 1 << 30;
 
+/// The exit code if a later run may compile what was left, as `sysexits.h` has it.
+const TRY_AGAIN: u8 = 75;
+
+/// The exit code of the compiling process if the module cannot be compiled, as `sysexits.h` has it.
+const REJECTED: u8 = 65;
+
 /// Fills the code cache, and reports what was done.
 pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
     let run = || {
@@ -32,6 +38,7 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
             store: &store,
             links,
             container: args.container,
+            patient: args.patient,
             compiling: &Compiling::default(),
             languages: &Languages::standard(),
             compile: &compiler::in_process,
@@ -47,11 +54,17 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
                     done.damaged
                 );
             }
+            for failure in &done.failures {
+                eprintln!("{failure}");
+            }
             println!(
                 "{} compiled, {} were in the store, {} left to the server",
                 done.compiled, done.cached, done.left
             );
-            ExitCode::SUCCESS
+            match done.retry {
+                0 => ExitCode::SUCCESS,
+                _ => ExitCode::from(TRY_AGAIN),
+            }
         }
         Err(error) => {
             eprintln!("wws: cannot compile ahead: {error}");
@@ -62,7 +75,7 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
 
 /// Compiles standard input to standard output.
 pub(crate) fn compile(args: &args::Compile) -> ExitCode {
-    let run = || -> io::Result<()> {
+    let run = || -> io::Result<ExitCode> {
         confine::give_up_rights(args.parent, args.cpu_time)?;
         let mut wasm = Vec::new();
         io::stdin().lock().take(MAX_SIZE).read_to_end(&mut wasm)?;
@@ -70,11 +83,19 @@ pub(crate) fn compile(args: &args::Compile) -> ExitCode {
             true => ModuleKind::Interpreter,
             false => ModuleKind::Module,
         };
-        let code = wws_server::compile(kind, &wasm).map_err(io::Error::other)?;
-        io::stdout().lock().write_all(&code)
+        match wws_server::compile(kind, &wasm) {
+            Ok(code) => io::stdout()
+                .lock()
+                .write_all(&code)
+                .map(|()| ExitCode::SUCCESS),
+            Err(error) => {
+                eprintln!("wws: {error}");
+                Ok(ExitCode::from(REJECTED))
+            }
+        }
     };
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("wws: {error}");
             ExitCode::FAILURE

@@ -1,6 +1,7 @@
 //! Loads the project again while it is served.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use wws_project::{Problem, Problems, Project};
@@ -11,9 +12,12 @@ use crate::{
     sandbox::NeededRights,
 };
 
+/// The pause between two looks for code that the host compiles.
+const CODE_PAUSE: Duration = Duration::from_secs(1);
+
 /// How a project is loaded again.
 #[derive(Clone)]
-pub(crate) struct Reload(Arc<ReloadParts>);
+pub(crate) struct Reload(Arc<ReloadParts>, Arc<Notify>);
 
 pub(crate) struct ReloadParts {
     pub(crate) args: Serve,
@@ -30,7 +34,24 @@ pub(crate) struct ReloadParts {
 
 impl Reload {
     pub(crate) fn new(parts: ReloadParts) -> Self {
-        Self(Arc::new(parts))
+        Self(Arc::new(parts), Arc::default())
+    }
+
+    /// Loads the project again whenever the host has compiled code that workers wait for, until the
+    /// future is dropped.
+    pub(crate) async fn whenever_code_comes(self) {
+        let reloader = &self.0.reloader;
+        loop {
+            while reloader.waits_for_code() {
+                tokio::time::sleep(CODE_PAUSE).await;
+                if reloader.has_new_code() {
+                    tracing::info!("the host has compiled what workers wait for");
+                    let _ = self.now().await;
+                }
+            }
+            // The next generation may wait again.
+            self.1.notified().await;
+        }
     }
 
     /// Loads the project again whenever it is asked to, until the future is dropped.
@@ -47,6 +68,7 @@ impl Reload {
         let parts = self.0.clone();
         let before = parts.reloader.project();
         let result = self.0.loader.run(move || parts.load()).await.ok();
+        self.1.notify_one();
         match &result {
             Some(Ok(reloaded)) => self.log(reloaded, &before),
             Some(Err(problems)) => {

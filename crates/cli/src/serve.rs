@@ -267,6 +267,7 @@ impl Start {
                 memory: self.args.memory,
                 compiling: compiling.clone(),
                 on_idle: Some(memory::rest),
+                compile_within_memory: self.place != Place::Machine,
                 languages: Languages::standard(),
                 telemetry: self.telemetry.clone(),
                 stores: OpenedStores::default(),
@@ -355,6 +356,7 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
             Err(error) => tracing::warn!("changes of files are not noticed: {error}"),
         }
     }
+    reloading.spawn(reload.clone().whenever_code_comes());
     reloading.spawn(reload.whenever(signals.reload_requests()));
     let drained = bound
         .run(async {

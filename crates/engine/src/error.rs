@@ -64,6 +64,8 @@ pub enum LoadErrorKind {
     NoHandler,
     /// The host has no memory, thread or file for it.
     Host,
+    /// Compiling it takes more memory than there is.
+    CompileMemory,
 }
 
 /// An entry of a code cache that cannot be used.

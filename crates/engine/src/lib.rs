@@ -55,7 +55,7 @@ pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended, kv_val
 pub use interpreter::vm::{Program, ProgramError, Vm};
 pub use interpreter::{Interpreter, interpreter_module};
 pub use memory::account::{Account, Charge};
-pub use module::{Code, CodeOrigin};
+pub use module::{Code, CodeOrigin, compile_memory};
 pub use schedule::priority::give_way;
 pub use spec::{
     Call, CallReport, GuestLimits, GuestSpec, KvGrant, PreopenedDirectory, StreamLimits,

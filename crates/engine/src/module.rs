@@ -50,6 +50,33 @@ impl Code {
     }
 }
 
+/// Bytes of memory that compiling a module, or all modules of a component, with so many threads takes
+/// at most: an estimate, from what the interpreters and workers of the tests take. Register
+/// allocation of a large function takes more than in proportion to its size.
+#[must_use]
+pub fn compile_memory(wasm: &[u8], threads: usize) -> u64 {
+    const BASE: u64 = 8 << 20;
+    const PER_BYTE: u64 = 28;
+    const PER_SQUARE: u64 = 60;
+    let (mut code, mut functions) = (0, Vec::new());
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload {
+            Ok(Payload::CodeSectionEntry(body)) => {
+                let size = body.range().len() as u64;
+                code += size;
+                functions.push(size);
+            }
+            Ok(_) => {}
+            // The compiler reports what it is.
+            Err(_) => break,
+        }
+    }
+    functions.sort_unstable_by(|one, other| other.cmp(one));
+    let largest = functions.iter().take(threads);
+    let large: u64 = largest.map(|size| size * size / PER_SQUARE).sum();
+    BASE + wasm.len() as u64 + PER_BYTE * code + large
+}
+
 /// A compiled module. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Module {

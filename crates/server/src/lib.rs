@@ -37,7 +37,8 @@ pub use server::{Bound, Drained, Server};
 pub use stores::{NotReadable, OpenedStores, store_contents};
 pub use workers::compiling::Compiling;
 pub use workers::precompile::{
-    COMPILER_MEMORY, Job, ModuleKind, Precompile, Precompiled, compile, compile_here, hashed,
+    COMPILER_MEMORY, CompileFailure, Job, ModuleKind, Precompile, Precompiled, compile,
+    compile_here, hashed,
 };
 
 pub use wws_engine::{CodeCache, give_way};

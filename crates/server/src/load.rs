@@ -1,13 +1,15 @@
 //! Loads one generation of a project.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use tracing::level_filters::LevelFilter;
-use wws_engine::{CallReport, Code, Engine, FileContents, Guest, LoadError, LoadErrorKind};
+use wws_engine::{
+    CallReport, Code, CodeKey, Engine, FileContents, Guest, LoadError, LoadErrorKind,
+};
 use wws_project::{LogLevel, Problem, Problems, Project, beneath::Root};
 use wws_telemetry::WorkerSeries;
 
@@ -19,18 +21,23 @@ use crate::request::cors::ProjectCors;
 use crate::request::forwarded::TrustedProxies;
 use crate::request::generation::Generation;
 use crate::stores::ProjectStores;
+use crate::workers::compile_memory::CompileMemory;
 use crate::workers::guests::{
     self, CompiledLanguages, GuestFactory, GuestFailure, LoadedGuest, Sha256Digest,
 };
 use crate::workers::loaded::{self, LoadedWorkers, NotAWorker, Predecessor};
 use crate::workers::outgoing::Outgoing;
 
+/// What to do about a worker whose code the host has not compiled.
+const UNCOMPILED_HELP: &str = "the shim's lines in the log of containerd say why the host has not compiled it, and it \
+     tries again; or raise the memory limit";
+
 /// What generations share while they are loaded.
 pub(crate) struct LoadContext<'a> {
     pub(crate) engine: &'a Engine,
     pub(crate) options: &'a PrepareOptions,
-    /// Bytes that outgoing requests may hold.
-    pub(crate) outgoing_memory: u64,
+    /// Bytes that this process may use.
+    pub(crate) memory: u64,
     /// Threads that load at the same time.
     pub(crate) threads: usize,
 }
@@ -44,6 +51,7 @@ pub(crate) struct NewGeneration {
     stores: ProjectStores,
     modules: HashMap<Sha256Digest, Code>,
     languages: CompiledLanguages,
+    missing_code: Vec<CodeKey>,
     /// Workers that were taken over from the generation before.
     pub(crate) kept: usize,
     /// The files of all others, which were loaded.
@@ -106,7 +114,8 @@ impl LoadContext<'_> {
             &project,
             &options.env,
             project.root(),
-            self.outgoing_memory,
+            // What outgoing requests may hold.
+            self.memory / 8,
             before.map(|before| &before.loaded.outgoing),
         )
         .map_err(|error| failed("environment", &error))?;
@@ -135,12 +144,18 @@ impl LoadContext<'_> {
             outgoing: &outgoing,
             code: options.code.as_ref(),
             compiling: &options.compiling,
+            compile_memory: CompileMemory::new(
+                options.compile_within_memory.then_some(self.memory),
+                self.threads,
+            ),
+            missing: Mutex::default(),
             telemetry: &options.telemetry,
             predecessor,
             threads: self.threads,
         };
         let loaded = factory.guests(&project);
-        let served = select(&mut project, loaded.results)?;
+        let missing = factory.missing;
+        let served = select(&mut project, loaded.results, before)?;
         let guests = served.guests.iter().flatten();
         let fresh = project.workers().iter().zip(&served.guests);
         let fresh = fresh.filter(|(_, guest)| guest.as_ref().is_some_and(|guest| !guest.is_kept));
@@ -154,6 +169,7 @@ impl LoadContext<'_> {
             stores,
             modules: loaded.modules,
             languages: loaded.languages,
+            missing_code: missing.into_inner().unwrap_or_else(PoisonError::into_inner),
         })
     }
 
@@ -172,6 +188,7 @@ impl LoadContext<'_> {
             stores,
             modules,
             languages,
+            missing_code,
             ..
         } = new;
         let telemetry = &self.options.telemetry;
@@ -211,6 +228,8 @@ impl LoadContext<'_> {
             streams: guests.iter().flatten().any(Guest::takes_streams),
             places: admission.places(bounds),
             series,
+            uncompiled: served.uncompiled,
+            missing_code,
             warnings: served.warnings,
             compressor: settings
                 .compression
@@ -243,18 +262,30 @@ impl LoadContext<'_> {
 struct ServedWorkers {
     /// One for each worker, in their order; `None` for a worker that cannot be loaded.
     guests: Vec<Option<LoadedGuest>>,
+    /// Workers that wait for their code, by index.
+    uncompiled: BTreeSet<usize>,
     warnings: Vec<Problem>,
     /// Files that are not workers.
     others: HashMap<PathBuf, NotAWorker>,
 }
 
 /// Removes files that are not workers from the project. A broken worker is a problem, or costs only
-/// its own route if the settings say so.
+/// its own route if the settings say so. One that waits for its code costs only its own route, unless
+/// the generation `before` serves it.
 fn select(
     project: &mut Project,
     results: Vec<Result<LoadedGuest, GuestFailure>>,
+    before: Option<&Generation>,
 ) -> Result<ServedWorkers, Problems> {
     let strict = project.settings().strict;
+    let mut uncompiled = BTreeSet::new();
+    let is_served = |path: &Path| {
+        before.is_some_and(|before| {
+            let workers = before.project.workers().iter();
+            let mut served = workers.zip(&before.guests);
+            served.any(|(worker, guest)| worker.path == path && guest.is_some())
+        })
+    };
     let (mut guests, mut left_out) = (Vec::with_capacity(results.len()), Vec::new());
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let mut others = HashMap::new();
@@ -273,6 +304,18 @@ fn select(
                         .into(),
                 );
                 warnings.push(warning);
+            }
+            Err(failure) if failure.is_uncompiled() && !is_served(&worker.path) => {
+                uncompiled.insert(guests.len());
+                guests.push(None);
+                for mut problem in failure.problems(worker) {
+                    problem.message = format!(
+                        "{} answers 503 until the host has compiled it: {}",
+                        worker.route, problem.message
+                    );
+                    problem.help = Some(UNCOMPILED_HELP.into());
+                    warnings.push(problem);
+                }
             }
             Err(broken) if strict => problems.extend(broken.problems(worker)),
             Err(broken) => {
@@ -295,6 +338,7 @@ fn select(
     }
     Ok(ServedWorkers {
         guests,
+        uncompiled,
         warnings,
         others,
     })

@@ -17,6 +17,11 @@ pub struct PrepareOptions {
     pub env: BTreeMap<String, String>,
     /// The code cache; only this program writes to it.
     pub code: Option<CodeCache>,
+    /// Whether modules are compiled only if that fits this process's memory. The workers of others
+    /// answer 503 until the code cache has their code, and [`Reloader::has_new_code`] says so.
+    ///
+    /// [`Reloader::has_new_code`]: crate::Reloader::has_new_code
+    pub compile_within_memory: bool,
     /// Bytes that this process may use, if the caller knows: a container may not see its own
     /// cgroup.
     pub memory: Option<u64>,

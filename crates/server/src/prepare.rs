@@ -69,7 +69,7 @@ pub fn prepare(project: Project, options: &PrepareOptions) -> Result<Server, Pro
     let context = LoadContext {
         engine: &engine,
         options,
-        outgoing_memory: available / 8,
+        memory: available,
         threads,
     };
     let new = context.load(project, None)?;

@@ -91,7 +91,7 @@ impl Reloader {
         let context = LoadContext {
             engine: &app.engine,
             options,
-            outgoing_memory: app.memory / 8,
+            memory: app.memory,
             threads: 1,
         };
         let mut new = match context.load(project, Some(&before)) {
@@ -128,6 +128,22 @@ impl Reloader {
         // What was unloaded is returned to the OS once the server is idle.
         app.idle.touch();
         Ok(reloaded)
+    }
+
+    /// Whether workers wait for code that is not in the code cache.
+    #[must_use]
+    pub fn waits_for_code(&self) -> bool {
+        !self.0.app.generation().missing_code.is_empty()
+    }
+
+    /// Whether the code cache has got code that workers wait for: [`Self::reload`] takes it.
+    #[must_use]
+    pub fn has_new_code(&self) -> bool {
+        let ReloaderState { app, options, .. } = &*self.0;
+        let generation = app.generation();
+        let mut missing = generation.missing_code.iter();
+        let code = options.code.as_ref();
+        code.is_some_and(|code| missing.any(|key| code.path(key).exists()))
     }
 
     /// Counts a reload that failed because the project does not load.

@@ -1,5 +1,6 @@
 //! Workers of a project become guests; their code is compiled at the start or ahead of time.
 
+pub(crate) mod compile_memory;
 pub(crate) mod compiling;
 pub(crate) mod guests;
 pub(crate) mod loaded;

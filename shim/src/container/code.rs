@@ -40,7 +40,16 @@ const MAX_STALE: usize = 100;
 const LOCK_FILE: &str = "compiling";
 
 /// How long the compilation may take: a little longer than `wws precompile` allows itself.
-const COMPILE_LIMIT: Duration = Duration::from_secs(70);
+const COMPILE_LIMIT: Duration = Duration::from_secs(630);
+
+/// The exit code of `wws precompile` if a later run may compile what is missing.
+const TRY_AGAIN: u32 = 75;
+
+/// The memory of a compiler. A server of less may not be able to compile what is missing.
+const COMPILER_MEMORY: u64 = 2 << 30;
+
+/// The pause before the compiler runs again, which grows to the second after each run.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 /// The most of the compiler's output that is logged, in bytes and lines.
 const MAX_OUTPUT: u64 = 4096;
@@ -52,6 +61,17 @@ pub(crate) struct ContainerCode {
     cache: PathBuf,
     /// The directory with the links, which the container sees.
     pub(crate) links: PathBuf,
+}
+
+/// What compiles the code of one container.
+#[derive(Debug)]
+pub(crate) struct ContainerCompiler {
+    code: ContainerCode,
+    /// The program `wws` on the host.
+    server: PathBuf,
+    project: ProjectDirectory,
+    /// Whether the server of the container may lack the memory to compile what is missing.
+    server_has_little_memory: bool,
 }
 
 /// The project whose code is compiled.
@@ -143,51 +163,6 @@ impl ContainerCode {
         }
     }
 
-    fn command(&self, server: &Path, project: ProjectDirectory) -> Command {
-        let mut command = Command::new(server);
-        command.arg("precompile").arg("--store").arg(&self.cache);
-        command.arg("--links").arg(&self.links);
-        if project.is_root {
-            command.arg("--container");
-        }
-        // The handle is the program's standard input, as the path may name another directory by
-        // now.
-        command
-            .args(["--", "/proc/self/fd/0"])
-            .stdin(Stdio::from(project.directory))
-            .stdout(Stdio::null());
-        command
-    }
-
-    /// Starts to compile what the cache lacks, with the program `server`.
-    pub(crate) fn compile(
-        &self,
-        server: &Path,
-        project: ProjectDirectory,
-        reaper: &Arc<Reaper>,
-    ) -> Option<Compilation> {
-        let mut command = self.command(server, project);
-        let output = memory_file();
-        command.stderr(match &output {
-            Some((_, writer)) => Stdio::from(writer.try_clone().ok()?),
-            None => Stdio::null(),
-        });
-        die_with_parent(&mut command);
-        let lock = self
-            .lock()
-            .inspect_err(|error| log::warning!("the server will not wait for its code: {error:#}"))
-            .ok();
-        let child = reaper.spawn(&mut command);
-        child
-            .inspect_err(|error| log::warning!("precompile: {error}"))
-            .ok()
-            .map(|child| Compilation {
-                child: Some(child),
-                output: output.map(|(reader, _)| reader),
-                _lock: lock,
-            })
-    }
-
     /// Makes the server of the container wait until the returned file is dropped. The kernel
     /// unlocks the file of a shim that died, so that the server does not wait for nothing.
     fn lock(&self) -> Result<File> {
@@ -199,25 +174,139 @@ impl ContainerCode {
     }
 }
 
+impl ContainerCompiler {
+    /// Prepares to compile `project` with the program `server`. `memory` is the limit of the
+    /// container, if it has one.
+    pub(crate) fn new(
+        code: ContainerCode,
+        server: PathBuf,
+        project: ProjectDirectory,
+        memory: Option<u64>,
+    ) -> Self {
+        Self {
+            code,
+            server,
+            project,
+            server_has_little_memory: memory.is_some_and(|limit| limit < COMPILER_MEMORY),
+        }
+    }
+
+    /// Returns the code that is compiled.
+    pub(crate) fn code(&self) -> &ContainerCode {
+        &self.code
+    }
+
+    /// Returns the command of a run; a `later` one waits for the modules of other containers.
+    fn command(&self, later: bool) -> io::Result<Command> {
+        let mut command = Command::new(&self.server);
+        command
+            .arg("precompile")
+            .arg("--store")
+            .arg(&self.code.cache);
+        command.arg("--links").arg(&self.code.links);
+        if self.project.is_root {
+            command.arg("--container");
+        }
+        if later {
+            command.arg("--patient");
+        }
+        // The handle is the program's standard input, as the path may name another directory by
+        // now.
+        command
+            .args(["--", "/proc/self/fd/0"])
+            .stdin(Stdio::from(self.project.directory.try_clone()?))
+            .stdout(Stdio::null());
+        Ok(command)
+    }
+
+    /// Starts to compile what the cache lacks. The server waits for it.
+    pub(crate) fn start(&self, reaper: &Arc<Reaper>) -> Option<Compilation> {
+        let lock = self
+            .code
+            .lock()
+            .inspect_err(|error| log::warning!("the server will not wait for its code: {error:#}"))
+            .ok();
+        self.run(false, lock, reaper)
+    }
+
+    /// Starts a run of the compiler, during which the server waits if there is a `lock`.
+    fn run(&self, later: bool, lock: Option<File>, reaper: &Arc<Reaper>) -> Option<Compilation> {
+        let start = || -> io::Result<Compilation> {
+            let mut command = self.command(later)?;
+            let output = memory_file();
+            command.stderr(match &output {
+                Some((_, writer)) => Stdio::from(writer.try_clone()?),
+                None => Stdio::null(),
+            });
+            die_with_parent(&mut command);
+            Ok(Compilation {
+                child: Some(reaper.spawn(&mut command)?),
+                output: output.map(|(reader, _)| reader),
+                _lock: lock,
+            })
+        };
+        start()
+            .inspect_err(|error| log::warning!("precompile: {error}"))
+            .ok()
+    }
+
+    /// Waits for the first run of the compiler. Runs it again, with longer and longer pauses, as long
+    /// as it leaves code for a reason of the machine that the server may not be able to compile.
+    pub(crate) async fn finish(self, first: Option<Compilation>, id: &str, reaper: &Arc<Reaper>) {
+        let (mut pause, longest) = AGAIN;
+        let mut running = first;
+        loop {
+            let outcome = match running {
+                Some(compilation) => compilation.finish(id).await,
+                None => CompileOutcome::TryAgain,
+            };
+            if outcome == CompileOutcome::Done || !self.server_has_little_memory {
+                return;
+            }
+            log::info!("precompile {id}: tried again in {} s", pause.as_secs());
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+            running = self.run(true, None, reaper);
+        }
+    }
+}
+
+/// How a run of the compiler ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CompileOutcome {
+    /// Another run would not compile more.
+    Done,
+    /// Another run may compile what is missing.
+    TryAgain,
+}
+
 impl Compilation {
     /// Waits for the compiler for a bounded time, and logs its output. The server compiles what is
-    /// missing then.
-    pub(crate) async fn finish(mut self, id: &str) {
-        let Some(child) = &mut self.child else { return };
+    /// missing then, if it has the memory.
+    async fn finish(mut self, id: &str) -> CompileOutcome {
+        let Some(child) = &mut self.child else {
+            return CompileOutcome::Done;
+        };
         match tokio::time::timeout(COMPILE_LIMIT, child.exit.exited()).await {
             Ok(exit) => {
                 self.child = None;
-                if exit.code != 0 {
+                if !matches!(exit.code, 0 | TRY_AGAIN) {
                     log::warning!("precompile {id}: exited with {}", exit.code);
                 }
                 for line in self.lines() {
                     log::warning!("precompile {id}: {line}");
                 }
+                match exit.code {
+                    0 => CompileOutcome::Done,
+                    // Whatever ended it, the machine may not the next time.
+                    _ => CompileOutcome::TryAgain,
+                }
             }
-            Err(_) => log::warning!(
-                "precompile {id}: not done after {} s",
-                COMPILE_LIMIT.as_secs()
-            ),
+            Err(_) => {
+                let limit = COMPILE_LIMIT.as_secs();
+                log::warning!("precompile {id}: not done after {limit} s");
+                CompileOutcome::TryAgain
+            }
         }
     }
 
@@ -372,7 +461,10 @@ mod tests {
         fs::write(&server, script).unwrap();
         fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
         let code = ContainerCode::in_cache(directory.path(), "default", "c1");
-        assert!(code.command(&server, project).status().unwrap().success());
+        let compiler = ContainerCompiler::new(code, server, project, None);
+        for later in [false, true] {
+            assert!(compiler.command(later).unwrap().status().unwrap().success());
+        }
         assert_eq!(fs::read_to_string(at("seen")).unwrap(), "ours\n");
     }
 

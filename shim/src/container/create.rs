@@ -8,9 +8,9 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::AbortHandle;
 
-use super::code::{Compilation, ContainerCode};
+use super::code::{Compilation, ContainerCode, ContainerCompiler};
 use super::launch::Launch;
-use super::prepare::{PlannedCode, Prepared, prepare};
+use super::prepare::{Prepared, prepare};
 use super::teardown::{RuntimeDeletion, Teardown};
 use super::{Container, ShimContext};
 use crate::cgroup::Cgroup;
@@ -22,6 +22,7 @@ use crate::process::{Phase, Process, ProcessRole};
 use crate::runc::{self, Runc};
 use crate::stdio::config::StdioConfig;
 use crate::sys::log;
+use crate::sys::reaper::Reaper;
 use crate::sys::thread::spawn_blocking;
 
 /// Creates the container; its init process waits for the start. `on_created` is called with the
@@ -105,17 +106,14 @@ async fn launch(
         terminal: request.terminal,
     };
     let init = Arc::new(Process::new(ProcessRole::Init, stdio));
-    let (code, compilation) = match prepared.code {
-        Some(PlannedCode {
-            code,
-            project,
-            compiler,
-        }) => {
-            let compilation = code.compile(&compiler, project, reaper);
-            (Some(code), compilation)
-        }
-        None => (None, None),
-    };
+    let code = prepared
+        .code
+        .as_ref()
+        .map(|compiler| compiler.code().clone());
+    let compiling = prepared.code.map(|compiler| {
+        let first = compiler.start(reaper);
+        (compiler, first)
+    });
     let pid_file = bundle_path.join(bundle::INIT_PID);
     let pending = reaper.pending_spawn();
     let launch = Launch::new(&init, &prepared.options, context, &request.id).await?;
@@ -129,7 +127,7 @@ async fn launch(
     let exit = pending.claim(pid);
     init.set_spawned(Phase::Created(pid), &exit);
     let compile_task =
-        compilation.map(|compilation| watch_compilation(compilation, &init, &request.id));
+        compiling.map(|compiling| watch_compilation(compiling, &init, &request.id, reaper));
     let cgroup = Cgroup::of_process(pid)
         .inspect_err(|error| log::warning!("cgroup of {}: {error:#}", request.id))
         .ok();
@@ -158,11 +156,16 @@ async fn launch(
 /// Waits in the background for the compiler of a container's code, until the container exits.
 /// `start` does not wait, as a deletion and other containers of the pod would wait too: the server
 /// waits.
-fn watch_compilation(compilation: Compilation, init: &Arc<Process>, id: &str) -> AbortHandle {
-    let (init, id) = (Arc::clone(init), id.to_owned());
+fn watch_compilation(
+    (compiler, first): (ContainerCompiler, Option<Compilation>),
+    init: &Arc<Process>,
+    id: &str,
+    reaper: &Arc<Reaper>,
+) -> AbortHandle {
+    let (init, id, reaper) = (Arc::clone(init), id.to_owned(), Arc::clone(reaper));
     let task = tokio::spawn(async move {
         tokio::select! {
-            () = compilation.finish(&id) => {}
+            () = compiler.finish(first, &id, &reaper) => {}
             _ = init.wait() => {}
         }
     });

@@ -2,11 +2,11 @@
 //! specification.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use containerd_shim_protos::api::Mount;
 
-use super::code::{ContainerCode, ProjectDirectory};
+use super::code::{ContainerCode, ContainerCompiler, ProjectDirectory};
 use crate::containerd::options::Options;
 use crate::error::{PathContext, Result};
 use crate::oci::bundle;
@@ -30,20 +30,11 @@ pub(super) struct Prepared {
     /// What it serves, if it is a container of workers.
     pub(super) project: Option<ServedProject>,
     /// The code to precompile.
-    pub(super) code: Option<PlannedCode>,
+    pub(super) code: Option<ContainerCompiler>,
     /// Whether processes outlive the init process.
     pub(super) shares_pids: bool,
     /// The path of the cgroup; empty if the OCI runtime chooses.
     pub(super) cgroups_path: String,
-}
-
-/// The code that is compiled while the container is created.
-#[derive(Debug)]
-pub(super) struct PlannedCode {
-    pub(super) code: ContainerCode,
-    pub(super) project: ProjectDirectory,
-    /// The program `wws` on the host.
-    pub(super) compiler: PathBuf,
 }
 
 /// Prepares a bundle: `mounts` are those of the root file system, `server` is what it runs,
@@ -91,8 +82,9 @@ pub(super) fn prepare(
             let has_own_server = view.has_command(SERVER_NAME)?;
             let has_shell = view.has_shell()?;
             spec.set_arguments(arguments)?;
-            planned = code.and_then(|code| plan_code(&view, &path, code, &server));
-            let links = planned.as_ref().map(|planned| planned.code.links.as_path());
+            let memory = spec.memory_limit();
+            planned = code.and_then(|code| plan_code(&view, &path, code, &server, memory));
+            let links = planned.as_ref().map(|planned| &*planned.code().links);
             let arguments = spec.arguments_after_entrypoint();
             let server = spec.serve(&server, &path, links)?;
             spec.write(bundle)?;
@@ -121,7 +113,8 @@ fn plan_code(
     path: &Path,
     code: ContainerCode,
     server: &Path,
-) -> Option<PlannedCode> {
+    memory: Option<u64>,
+) -> Option<ContainerCompiler> {
     let directory = match view.kind(path).ok()? {
         FileKind::Directory => path,
         // What is beside a single worker is compiled, too: it may be no more than a few files.
@@ -132,11 +125,12 @@ fn plan_code(
         is_root: directory == Path::new("/"),
     };
     match code.create_links() {
-        Ok(()) => Some(PlannedCode {
+        Ok(()) => Some(ContainerCompiler::new(
             code,
+            server.to_owned(),
             project,
-            compiler: server.to_owned(),
-        }),
+            memory,
+        )),
         // A full or read-only disk, for example: it would fail for all containers.
         Err(error) => {
             log::debug!("precompile: {error:#}");

@@ -173,6 +173,12 @@ impl Spec {
         Ok(path)
     }
 
+    /// Returns the memory limit in bytes.
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        let limit = self.0["linux"]["resources"]["memory"]["limit"].as_u64();
+        limit.filter(|limit| *limit > 0)
+    }
+
     /// Makes `server`, a file of the host, serve `directory`, a path of the container, with the
     /// compiled code in the directory `code` of the host. Returns the path of the server in the
     /// container.
@@ -187,9 +193,7 @@ impl Spec {
     ) -> Result<&'static str> {
         let path = self.server_path();
         let (server, directory) = (utf8(server)?, utf8(directory)?);
-        let memory = self.0["linux"]["resources"]["memory"]["limit"]
-            .as_u64()
-            .filter(|limit| *limit > 0);
+        let memory = self.memory_limit();
         let process = self.process()?;
         let mut arguments = vec![json!(path), json!(SERVE)];
         let code = code_mount(path, code)?;

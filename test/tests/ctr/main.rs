@@ -45,6 +45,7 @@ mod options;
 mod reload;
 mod runs;
 mod shim;
+mod small_memory;
 mod stop;
 mod streams;
 mod volumes;

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use serde_json::json;
-use wws_test::cluster::{ADDRESS, Cluster};
+use wws_test::cluster::{ADDRESS, Cluster, READY_LIMIT};
 use wws_test::stand_in::StandIn;
 use wws_test::user_generation::{CERTIFICATES, LANGUAGES};
-use wws_test::workspace;
+use wws_test::{wait, workspace};
 
 use crate::delete;
 
@@ -43,13 +43,21 @@ pub(crate) fn the_example_is_deployed_as_documented(cluster: &Cluster) -> Result
         .field("service/user-generation", ".spec.clusterIP")?
         .parse()?;
     for language in LANGUAGES {
-        let answer = cluster.get(service, 80, &format!("/user-generation-{language}"))?;
+        // A busy node may still compile an interpreter, which does not fit the memory of the pod.
+        let answer = wait::until(language, READY_LIMIT, || {
+            let answer = cluster.get(service, 80, &format!("/user-generation-{language}"))?;
+            let is_waiting = answer.status == 503 && answer.header("retry-after").is_some();
+            Ok((!is_waiting).then_some(answer))
+        })?;
         assert_eq!(answer.status, 200, "{language}: {}", answer.text());
         let body = answer.json()?;
         assert_eq!(body["user"]["username"], "cherly.medhurst", "{language}");
         assert_eq!(body["some_file_contents"], "Some content\n", "{language}");
     }
+    // A worker that does not answer yet asks nobody.
     assert_eq!(outside.answered(), LANGUAGES.len());
+    let restarts = cluster.field("pods", ".items[*].status.containerStatuses[*].restartCount")?;
+    assert_eq!(restarts, "0");
     let scaler = cluster.field("hpa/user-generation", ".spec.maxReplicas")?;
     assert_eq!(scaler, "20");
     for object in [

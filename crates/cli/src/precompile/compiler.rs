@@ -5,18 +5,19 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
+    os::unix::process::ExitStatusExt,
     path::Path,
-    process::{Child, Command, Stdio},
-    time::Instant,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
 };
-use wws_server::{Job, ModuleKind};
+use wws_server::{CompileFailure, Job, ModuleKind};
 
-use super::MAX_SIZE;
+use super::{MAX_SIZE, REJECTED};
 
 /// Bytes of a module or of code that are in memory.
 const PIECE: usize = 64 << 10;
@@ -37,7 +38,7 @@ impl Drop for Compiler {
 }
 
 /// Compiles in another process.
-pub(super) fn in_process(job: Job<'_>, code: &mut dyn Write) -> io::Result<()> {
+pub(super) fn in_process(job: Job<'_>, code: &mut dyn Write) -> Result<(), CompileFailure> {
     // This program, whatever was installed at its path meanwhile.
     let mut command = Command::new("/proc/self/exe");
     command
@@ -51,7 +52,7 @@ pub(super) fn in_process(job: Job<'_>, code: &mut dyn Write) -> io::Result<()> {
     run(&mut command, job, code)
 }
 
-fn run(command: &mut Command, job: Job<'_>, code: &mut dyn Write) -> io::Result<()> {
+fn run(command: &mut Command, job: Job<'_>, code: &mut dyn Write) -> Result<(), CompileFailure> {
     let mut child = command
         .env_clear()
         .current_dir(Path::new(OsStr::new("/")))
@@ -67,14 +68,14 @@ fn run(command: &mut Command, job: Job<'_>, code: &mut dyn Write) -> io::Result<
     else {
         let _ = child.kill();
         let _ = child.wait();
-        return Err(io::Error::other("a process without a handle"));
+        return Err(io::Error::other("a process without a handle").into());
     };
     let mut compiler = Compiler { child, end };
     let (Some(mut stdin), Some(mut stdout)) = (stdin, stdout) else {
-        return Err(io::ErrorKind::BrokenPipe.into());
+        return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
     };
-    let (wasm, until) = (job.wasm, job.until);
-    std::thread::scope(|scope| {
+    let (wasm, until, cpu_time) = (job.wasm, job.until, job.cpu_time);
+    let passed = std::thread::scope(|scope| {
         let read = scope.spawn(move || give(wasm, &mut stdin));
         let ended = take(&mut stdout, code, until).and_then(|()| wait(&compiler.end, until));
         if ended.is_err() {
@@ -83,14 +84,33 @@ fn run(command: &mut Command, job: Job<'_>, code: &mut dyn Write) -> io::Result<
         }
         let read = read.join().map_err(|_| io::Error::other("a panic"))?;
         ended.and(read)
+    });
+    passed.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => {
+            CompileFailure::Machine("the compiler got too little CPU time to finish".into())
+        }
+        _ => error.into(),
     })?;
-    let status = compiler.child.wait()?;
-    if !status.success() {
-        return Err(io::Error::other(format!(
-            "the compiler ended with {status}"
-        )));
+    failure(compiler.child.wait()?, cpu_time).map_or(Ok(()), Err)
+}
+
+/// Why the compiler exited with `status`; `None` if it succeeded.
+fn failure(status: ExitStatus, cpu_time: Duration) -> Option<CompileFailure> {
+    let machine = |text: &str| Some(CompileFailure::Machine(text.to_owned()));
+    match (status.code(), status.signal()) {
+        (Some(0), _) => None,
+        (Some(code), _) if code == i32::from(REJECTED) => Some(CompileFailure::Rejected(
+            "it is not a module that can be compiled".into(),
+        )),
+        // It could not be confined, or its input or output broke.
+        (Some(1), _) => machine("the compiling process could not be set up"),
+        (_, Some(libc::SIGXCPU)) => Some(CompileFailure::CpuTime(cpu_time)),
+        (_, Some(libc::SIGKILL)) => {
+            machine("the compiler was killed: the machine may be out of memory")
+        }
+        (_, Some(libc::SIGTERM | libc::SIGINT | libc::SIGHUP)) => machine("the compiler was ended"),
+        _ => Some(CompileFailure::Crashed(status.to_string())),
     }
-    Ok(())
 }
 
 /// Writes the module.
@@ -142,9 +162,8 @@ fn wait(of: &impl AsFd, until: Instant) -> io::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::time::Duration;
 
-    fn sh(script: &str, wasm: &[u8], limit: Duration) -> io::Result<Vec<u8>> {
+    fn sh(script: &str, wasm: &[u8], limit: Duration) -> Result<Vec<u8>, CompileFailure> {
         let (mut wasm, mut code) = (wasm, Vec::new());
         let job = Job {
             kind: ModuleKind::Module,
@@ -174,10 +193,31 @@ mod tests {
         // but stays.
         for script in ["exec sleep 60", "exec yes", "exec >&-; exec sleep 60"] {
             let started = Instant::now();
-            let error = sh(script, &vec![7; 3 << 20], limit).unwrap_err();
-            let kinds = [io::ErrorKind::TimedOut, io::ErrorKind::FileTooLarge];
-            assert!(kinds.contains(&error.kind()), "{script}: {error}");
+            let failure = sh(script, &vec![7; 3 << 20], limit).unwrap_err();
+            // The machine may have been busy.
+            let is_machine = matches!(failure, CompileFailure::Machine(_));
+            assert!(is_machine, "{script}: {failure}");
             assert!(started.elapsed() < Duration::from_secs(30), "{script}");
+        }
+    }
+
+    #[test]
+    fn tells_the_module_from_the_machine() {
+        let of = |script: &str| sh(script, &[], Duration::from_secs(60)).unwrap_err();
+        let rejected = of(&format!("exit {REJECTED}"));
+        assert!(
+            matches!(rejected, CompileFailure::Rejected(_)),
+            "{rejected}"
+        );
+        let slow = of("ulimit -S -t 1; while :; do :; done");
+        assert!(matches!(slow, CompileFailure::CpuTime(_)), "{slow}");
+        for script in ["kill -ABRT $$", "kill -SEGV $$", "exit 101"] {
+            let crashed = of(script);
+            assert!(matches!(crashed, CompileFailure::Crashed(_)), "{crashed}");
+        }
+        for script in ["kill -KILL $$", "kill -TERM $$", "exit 1"] {
+            let machine = of(script);
+            assert!(matches!(machine, CompileFailure::Machine(_)), "{machine}");
         }
     }
 }

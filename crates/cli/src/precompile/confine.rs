@@ -58,7 +58,9 @@ pub(super) fn give_up_rights(parent: Option<u32>, cpu_time: u64) -> io::Result<(
     die_first();
     bound(Resource::As, MAX_SPACE, true)?;
     bound(Resource::Data, COMPILER_MEMORY, true)?;
-    bound(Resource::Cpu, cpu_time, true)?;
+    // At the soft limit SIGXCPU ends it, which tells this from a lack of memory.
+    bound(Resource::Cpu, cpu_time + 5, true)?;
+    bound(Resource::Cpu, cpu_time, false)?;
     bound(Resource::Core, 0, true)?;
     bound(Resource::Fsize, 0, true)?;
     bound(Resource::Nproc, MAX_THREADS, true)?;

@@ -1,5 +1,6 @@
-//! Remembers for some minutes which modules could not be compiled: a failing container that is
-//! started again and again must not use all CPUs each time.
+//! Remembers for some minutes which modules cannot be compiled: a failing container that is started
+//! again and again must not use all CPUs each time. What failed for a reason of the machine is not
+//! here.
 //!
 //! They are in one small file, which is replaced as a whole. Two processes that write it at once
 //! may lose a line, which costs one compilation.
@@ -13,8 +14,8 @@ use crate::code_cache::cache::{CodeCache, CodeKey, UNFINISHED};
 
 const FILE: &str = "failed";
 
-/// The time after which a module is compiled again.
-const FOR: Duration = Duration::from_secs(600);
+/// The longest time for which a failure counts.
+const MAX_TIME: Duration = Duration::from_secs(600);
 
 /// Most modules that are kept; the oldest are dropped.
 const MAX: usize = 1000;
@@ -23,22 +24,26 @@ const MAX: usize = 1000;
 const MAX_BYTES: u64 = 1 << 20;
 
 impl CodeCache {
-    /// Whether compiling a module failed some minutes ago.
+    /// Returns for how long a module is not compiled again, because that failed before.
     #[must_use]
-    pub fn failed(&self, key: &CodeKey) -> bool {
-        self.failures().iter().any(|(_, failed)| *failed == key.0)
+    pub fn failed(&self, key: &CodeKey) -> Option<Duration> {
+        let failures = self.failures().into_iter();
+        let left = failures.filter_map(|(left, failed)| (failed == key.0).then_some(left));
+        left.max()
     }
 
-    /// Records that a module could not be compiled.
+    /// Records that a module could not be compiled, and is not to be tried again for a time of up
+    /// to ten minutes.
     ///
     /// # Errors
     /// Returns an error if the cache cannot be written.
-    pub fn note_failed(&self, key: &CodeKey) -> io::Result<()> {
+    pub fn note_failed(&self, key: &CodeKey, for_time: Duration) -> io::Result<()> {
         let mut all = self.failures();
-        all.push((now(), key.0.clone()));
+        all.push((for_time.min(MAX_TIME), key.0.clone()));
+        let now = now();
         let text: String = all[all.len().saturating_sub(MAX)..]
             .iter()
-            .map(|(at, key)| format!("{at} {key}\n"))
+            .map(|(left, key)| format!("{} {key}\n", now + left.as_secs()))
             .collect();
         let file = self.directory.join(FILE);
         let unfinished = self
@@ -51,19 +56,19 @@ impl CodeCache {
             })
     }
 
-    /// The failures that still count, with their time.
-    fn failures(&self) -> Vec<(u64, String)> {
+    /// The failures that still count, with the time for which they do.
+    fn failures(&self) -> Vec<(Duration, String)> {
         let file = self.directory.join(FILE);
         if fs::metadata(&file).map_or(true, |file| file.len() > MAX_BYTES) {
             return Vec::new();
         }
         let (text, now) = (fs::read_to_string(file).unwrap_or_default(), now());
         let lines = text.lines().filter_map(|line| {
-            let (at, key) = line.split_once(' ')?;
-            let at: u64 = at.parse().ok()?;
-            // A time in the future comes from a wrong clock.
-            let counts = now.checked_sub(at).is_some_and(|age| age < FOR.as_secs());
-            counts.then(|| (at, key.to_owned()))
+            let (until, key) = line.split_once(' ')?;
+            let left = until.parse::<u64>().ok()?.checked_sub(now)?;
+            // A time further in the future comes from a wrong clock.
+            let counts = (1..=MAX_TIME.as_secs()).contains(&left);
+            counts.then(|| (Duration::from_secs(left), key.to_owned()))
         });
         lines.collect()
     }
@@ -85,22 +90,26 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let cache = CodeCache::open(directory.path(), 1).unwrap();
         let key = |number: usize| CodeKey(format!("{number:064}"));
-        assert!(!cache.failed(&key(0)));
+        let failed = |number| cache.failed(&key(number)).is_some();
+        assert!(!failed(0));
         for number in 0..MAX + 2 {
-            cache.note_failed(&key(number)).unwrap();
+            cache.note_failed(&key(number), MAX_TIME).unwrap();
         }
-        assert!(cache.failed(&key(MAX + 1)) && cache.failed(&key(2)));
-        assert!(!cache.failed(&key(1)));
-        let old = now() - FOR.as_secs();
-        let text = format!("{old} {}\nnonsense\n", key(5).0);
-        fs::write(directory.path().join(FILE), text).unwrap();
-        assert!(!cache.failed(&key(5)));
-        let late = now() + 1000;
-        fs::write(
-            directory.path().join(FILE),
-            format!("{late} {}\n", key(5).0),
-        )
-        .unwrap();
-        assert!(!cache.failed(&key(5)));
+        assert!(failed(MAX + 1) && failed(2));
+        assert!(!failed(1));
+        cache.note_failed(&key(1), Duration::from_secs(60)).unwrap();
+        let left = cache.failed(&key(1)).unwrap().as_secs();
+        assert!((1..=60).contains(&left), "{left}");
+        let write = |until: u64| {
+            let text = format!("{until} {}\nnonsense\n", key(5).0);
+            fs::write(directory.path().join(FILE), text).unwrap();
+        };
+        // Over; what an earlier version wrote, the time of the failure; and a wrong clock.
+        for until in [now(), now() - 100, now() + 10_000] {
+            write(until);
+            assert!(!failed(5), "{until}");
+        }
+        write(now() + 300);
+        assert!(failed(5));
     }
 }

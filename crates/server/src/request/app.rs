@@ -40,7 +40,7 @@ use crate::request::context::{Client, RequestContext};
 use crate::request::cors;
 use crate::request::generation::Generation;
 use crate::request::loaded_memory::LoadedMemory;
-use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT};
+use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT, UNCOMPILED_TEXT};
 use crate::request::request_id::{self, RequestIds};
 use crate::request::sockets::{SocketRequest, Sockets};
 use crate::request::stream::{self, WorkerStream, report_failure};
@@ -152,6 +152,7 @@ impl App {
                 memory,
                 memory_used: memory.saturating_sub(self.engine.free_memory()),
                 draining: self.draining.load(Ordering::Relaxed),
+                uncompiled: generation.uncompiled.len(),
             },
         }
     }
@@ -359,6 +360,9 @@ impl App {
         let (index, generation) = (worker.id.index(), context.generation);
         // The reason was logged when the project was loaded.
         let Some(guest) = &generation.guests[index] else {
+            if generation.uncompiled.contains(&index) {
+                return context.closing_page(StatusCode::SERVICE_UNAVAILABLE, UNCOMPILED_TEXT);
+            }
             return context.closing_page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT);
         };
         let is_extended_connect = parts.extensions.get::<ExtendedConnect>().is_some();

@@ -1,8 +1,9 @@
 //! One generation of a project: everything that is exchanged when the project is loaded again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wws_engine::Guest;
+use wws_engine::{CodeKey, Guest};
 use wws_project::{Problem, Project};
 use wws_telemetry::WorkerSeries;
 
@@ -27,6 +28,10 @@ pub(crate) struct Generation {
     pub(crate) places: WorkerPlaces,
     /// The series of each worker, in their order.
     pub(crate) series: Vec<Arc<WorkerSeries>>,
+    /// Workers that wait for their code, by index.
+    pub(crate) uncompiled: BTreeSet<usize>,
+    /// The code that they wait for.
+    pub(crate) missing_code: Vec<CodeKey>,
     /// Warnings about the workers.
     pub(crate) warnings: Vec<Problem>,
     /// `None` if responses are not compressed.

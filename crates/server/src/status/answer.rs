@@ -58,6 +58,15 @@ pub(crate) async fn admin(view: &StatusView<'_>, request: &StatusRequest<'_>) ->
         }
         "/healthz" => text(StatusCode::OK, "alive\n"),
         "/readyz" if view.gauges.draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        "/readyz" if view.gauges.uncompiled > 0 => {
+            let waiting = format!("{} workers wait for their code\n", view.gauges.uncompiled);
+            let content_type = "text/plain; charset=utf-8";
+            answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                content_type,
+                waiting.into(),
+            )
+        }
         "/readyz" => text(StatusCode::OK, "ready\n"),
         path => match SharedRoute::parse(path) {
             Some(route) => shared(view, request, route).await,

@@ -25,6 +25,8 @@ pub(crate) struct ServerGauges {
     pub(crate) memory_used: u64,
     /// Whether the server stops.
     pub(crate) draining: bool,
+    /// Workers that wait for the code that the host compiles.
+    pub(crate) uncompiled: usize,
 }
 
 /// All metrics in a text format.
@@ -49,6 +51,7 @@ pub(crate) fn collect(view: &StatusView<'_>, sink: &mut dyn Sink) {
         memory,
         memory_used,
         draining,
+        uncompiled,
     } = view.gauges;
     for (name, help, value) in [
         (
@@ -95,6 +98,11 @@ pub(crate) fn collect(view: &StatusView<'_>, sink: &mut dyn Sink) {
             "wws_workers",
             "Workers of the project.",
             view.project.workers().len() as f64,
+        ),
+        (
+            "wws_workers_uncompiled",
+            "Workers that answer 503 until the host has compiled their code.",
+            uncompiled as f64,
         ),
         (
             "wws_generation",

@@ -10,8 +10,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 use wws_engine::{
-    Code, CodeCache, CodeOrigin, Directories, Engine, FileContents, Guest, GuestLimits, GuestSpec,
-    KvGrant, LoadError, LoadErrorKind, PreopenedDirectory, StreamLimits, load_blocking,
+    Code, CodeCache, CodeKey, CodeOrigin, Directories, Engine, FileContents, Guest, GuestLimits,
+    GuestSpec, KvGrant, LoadError, LoadErrorKind, PreopenedDirectory, StreamLimits, load_blocking,
 };
 use wws_languages::{CompiledLanguage, Language, Languages, runtime_guest};
 use wws_project::{
@@ -20,6 +20,7 @@ use wws_project::{
 use wws_telemetry::{CodeSource, Telemetry};
 
 use crate::stores::ProjectStores;
+use crate::workers::compile_memory::{CompileMemory, ReservedMemory};
 use crate::workers::compiling::Compiling;
 use crate::workers::loaded::{self, Predecessor, WorkerSource};
 use crate::workers::not_a_worker;
@@ -44,6 +45,10 @@ pub(crate) struct GuestFactory<'a> {
     pub(crate) code: Option<&'a CodeCache>,
     /// Lists what is being compiled.
     pub(crate) compiling: &'a Compiling,
+    /// What compilations may take.
+    pub(crate) compile_memory: CompileMemory,
+    /// Code that is neither in the cache nor compiled here.
+    pub(crate) missing: Mutex<Vec<CodeKey>>,
     pub(crate) telemetry: &'a Telemetry,
     /// The generation before, unless this is the first.
     pub(crate) predecessor: Option<Predecessor<'a>>,
@@ -94,6 +99,11 @@ impl From<Arc<LoadError>> for GuestFailure {
 }
 
 impl GuestFailure {
+    /// Whether its code is neither in the cache nor can be compiled here.
+    pub(crate) fn is_uncompiled(&self) -> bool {
+        matches!(self, Self::Broken(error) if error.kind() == LoadErrorKind::CompileMemory)
+    }
+
     /// The problems of a worker that cannot be loaded.
     pub(crate) fn problems(self, worker: &Worker) -> Vec<Problem> {
         match self {
@@ -358,6 +368,7 @@ impl GuestFactory<'_> {
     ) -> Result<CompiledLanguage, LoadError> {
         let compile = |name: &str, wasm: &[u8], digest: Sha256Digest| {
             let key = self.engine.interpreter_key(&digest);
+            let _memory = self.memory_to_compile(wasm, &key)?;
             let _compiling = self.compiling.begin(name);
             let code = self.code.map(|code| (code, &key));
             CompiledLanguage::new(language.clone(), self.engine, wasm, code)
@@ -372,11 +383,12 @@ impl GuestFactory<'_> {
                 let digest = digest.unwrap_or_else(|| Sha256::digest(&wasm).into());
                 let name = path.display().to_string();
                 compile(&name, &wasm, digest).map_err(|error| {
-                    LoadError::new(
-                        LoadErrorKind::Host,
-                        format!("cannot use the interpreter {name}"),
-                    )
-                    .caused_by(error)
+                    let kind = match error.kind() {
+                        LoadErrorKind::CompileMemory => LoadErrorKind::CompileMemory,
+                        _ => LoadErrorKind::Host,
+                    };
+                    LoadError::new(kind, format!("cannot use the interpreter {name}"))
+                        .caused_by(error)
                 })
             }
             (None, Some(built_in)) => {
@@ -415,12 +427,29 @@ impl GuestFactory<'_> {
         digests.zip(modules).collect()
     }
 
+    /// Reserves the memory that compiling a module takes; none if the cache has its code.
+    fn memory_to_compile(
+        &self,
+        wasm: &[u8],
+        key: &CodeKey,
+    ) -> Result<Option<ReservedMemory<'_>>, LoadError> {
+        if self.code.is_some_and(|code| code.path(key).exists()) {
+            return Ok(None);
+        }
+        let reserved = self.compile_memory.reserve(wasm);
+        reserved.map(Some).inspect_err(|_| {
+            let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+            missing.push(key.clone());
+        })
+    }
+
     fn module(&self, wasm: &[u8], digest: &Sha256Digest) -> Result<Code, LoadError> {
+        let key = self.engine.code_key(digest);
+        let _memory = self.memory_to_compile(wasm, &key)?;
         let Some(cache) = self.code else {
             self.telemetry.code(CodeSource::Compiled);
             return self.engine.compile(wasm);
         };
-        let key = self.engine.code_key(digest);
         let (module, code) = self.engine.compile_cached(wasm, &key, cache)?;
         self.telemetry.code(match code {
             CodeOrigin::Cached => CodeSource::Cached,

@@ -21,21 +21,25 @@ use wws_project::{beneath::Root, compilable, hex};
 
 use crate::workers::compiling::Compiling;
 
-use module::{HashedModule, HashingReader, ModuleSource, digest, engine};
-pub use module::{Job, ModuleKind, compile, compile_here};
+pub use module::{CompileFailure, Job, ModuleKind, compile, compile_here};
+use module::{HashedModule, HashingReader, KEEP_CRASH, ModuleSource, digest, engine};
 
 /// Bounds of one run. What exceeds them is compiled by the server, within its own limits.
 const MAX_FILES: usize = 1000;
 const MAX_BYTES: u64 = 256 << 20;
-const MAX_TIME: Duration = Duration::from_secs(60);
+/// CPU time bounds a compilation. This is for a compiler that gets no CPU, or hardly any.
+const MAX_TIME: Duration = Duration::from_secs(600);
 
 /// Bytes of memory that compiling one module may take. Python's interpreter takes 0.4 GiB, and the
 /// allocator reserves 1 GiB at a time.
 pub const COMPILER_MEMORY: u64 = 2 << 30;
 
 /// How long a module waits for modules of other containers. Then its server compiles it, so that
-/// modules that take long do not delay other containers.
+/// modules that take long do not delay other containers. No start waits for a later attempt.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The most failures that a run reports.
+const MAX_REPORTED: usize = 5;
 
 /// CPU time for a module; the largest interpreters take about 20 s.
 const MAX_CPU_TIME: Duration = Duration::from_secs(120);
@@ -46,7 +50,7 @@ const SMALL: u64 = 1 << 20;
 const SMALL_CPU_TIME: Duration = Duration::from_secs(10);
 
 /// The result of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precompiled {
     /// Files whose code was in the code cache.
     pub cached: usize,
@@ -57,6 +61,28 @@ pub struct Precompiled {
     /// Files that are not modules, or for which there was no room or time: their server reports
     /// why, or compiles them itself.
     pub left: usize,
+    /// Files among those left that a later run may compile: the machine had no time, memory or
+    /// room for them.
+    pub retry: usize,
+    /// Why files were left: the first reasons, with the name of each file and what to do.
+    pub failures: Vec<String>,
+}
+
+impl Precompiled {
+    fn leave(&mut self, why: &LeftModule) {
+        self.left += 1;
+        self.retry += usize::from(why.retry);
+        if self.failures.len() < MAX_REPORTED {
+            self.failures.push(why.text.clone());
+        }
+    }
+}
+
+/// Why a module was left.
+struct LeftModule {
+    text: String,
+    /// Whether a later run may compile it.
+    retry: bool,
 }
 
 /// How a directory is compiled.
@@ -67,12 +93,14 @@ pub struct Precompile<'a> {
     pub links: Option<&'a Path>,
     /// Whether the directory is the root of a container.
     pub container: bool,
+    /// Whether to wait for modules of other containers as long as it takes: no start waits.
+    pub patient: bool,
     /// Lists what is being compiled.
     pub compiling: &'a Compiling,
     /// The languages of the server.
     pub languages: &'a Languages,
     /// Compiles one module. A module of an untrusted image is compiled by a confined process.
-    pub compile: &'a dyn Fn(Job<'_>, &mut dyn Write) -> io::Result<()>,
+    pub compile: &'a dyn Fn(Job<'_>, &mut dyn Write) -> Result<(), CompileFailure>,
 }
 
 /// Suffix of a note among the links: its name is the SHA-256 of a file of the project, its content
@@ -93,15 +121,11 @@ pub fn hashed(links: &Path) -> BTreeMap<PathBuf, String> {
     entries.filter_map(note).collect()
 }
 
-fn timed_out(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::TimedOut
-}
-
 /// What happened to a module.
 enum CodeOutcome {
     Cached,
     Compiled,
-    Left,
+    Left(LeftModule),
 }
 
 impl Precompile<'_> {
@@ -136,7 +160,15 @@ impl Precompile<'_> {
             // module.
             let before = left;
             let Some(digest) = digest(&root, file, &mut left) else {
-                done.left += 1;
+                let bytes = MAX_BYTES >> 20;
+                done.leave(&LeftModule {
+                    text: format!(
+                        "{}: not compiled ahead: it cannot be read, or the project's modules have \
+                         more than {bytes} MiB",
+                        file.display()
+                    ),
+                    retry: false,
+                });
                 continue;
             };
             let key = match kind {
@@ -181,16 +213,15 @@ impl Precompile<'_> {
         done.damaged += usize::from(state == CacheEntryState::Damaged);
         let outcome = match state {
             CacheEntryState::Whole => CodeOutcome::Cached,
-            _ => self.compiled(key, module, until).unwrap_or_else(|error| {
-                tracing::debug!("{}: {error}", key.file_name());
-                CodeOutcome::Left
-            }),
+            _ => self
+                .compiled(key, module, until)
+                .unwrap_or_else(|failure| CodeOutcome::Left(left_by(module, &failure))),
         };
         match outcome {
             CodeOutcome::Cached => done.cached += 1,
             CodeOutcome::Compiled => done.compiled += 1,
-            CodeOutcome::Left => {
-                done.left += 1;
+            CodeOutcome::Left(why) => {
+                done.leave(&why);
                 return Ok(());
             }
         }
@@ -202,13 +233,17 @@ impl Precompile<'_> {
         key: &CodeKey,
         module: &HashedModule<'_>,
         until: Instant,
-    ) -> io::Result<CodeOutcome> {
-        if Instant::now() >= until || self.store.failed(key) {
-            return Ok(CodeOutcome::Left);
+    ) -> Result<CodeOutcome, CompileFailure> {
+        let busy = |why: &str| CompileFailure::Machine(why.to_owned());
+        if let Some(left) = self.store.failed(key) {
+            return Ok(CodeOutcome::Left(failed_before(module, left)));
+        }
+        if Instant::now() >= until {
+            return Err(busy("other modules of the project took all the time"));
         }
         // Another container of the same image may be compiling it.
         let Some(_turn) = self.store.turn(key, until)? else {
-            return Ok(CodeOutcome::Left);
+            return Err(busy("another container did not finish compiling it"));
         };
         if self.store.state(key) == CacheEntryState::Whole {
             return Ok(CodeOutcome::Cached);
@@ -219,12 +254,15 @@ impl Precompile<'_> {
             memory: COMPILER_MEMORY,
             small,
         };
-        let patience = until.min(Instant::now() + PATIENCE);
-        let Some(_cpu) = self.store.cpu(work, patience)? else {
-            return Ok(CodeOutcome::Left);
+        let patience = match self.patient {
+            true => until,
+            false => until.min(Instant::now() + PATIENCE),
         };
-        if self.store.failed(key) {
-            return Ok(CodeOutcome::Left);
+        let Some(_cpu) = self.store.cpu(work, patience)? else {
+            return Err(busy("all CPUs are compiling other modules"));
+        };
+        if let Some(left) = self.store.failed(key) {
+            return Ok(CodeOutcome::Left(failed_before(module, left)));
         }
         let mut entry = self.store.write(key)?;
         let mut wasm = HashingReader {
@@ -237,24 +275,23 @@ impl Precompile<'_> {
             until,
             cpu_time: if small { SMALL_CPU_TIME } else { MAX_CPU_TIME },
         };
-        let started = Instant::now();
         let compiling = self.compiling.begin(&module.source.name());
         let compiled = (self.compile)(job, &mut entry);
         drop(compiling);
         // A file that changed since it was hashed is another module.
         if wasm.hash.finalize()[..] != module.digest {
-            return Err(compiled
-                .err()
-                .unwrap_or_else(|| io::Error::other("it changed")));
+            compiled?;
+            return Err(busy("it changed while it was compiled"));
         }
         match compiled {
-            Ok(()) => entry.finish().map(|()| CodeOutcome::Compiled),
-            Err(error) if entry.failed() => Err(error),
-            // It started late, after others: the next start may have time for it.
-            Err(error) if timed_out(&error) && started.elapsed() < MAX_TIME / 2 => Err(error),
-            Err(error) => {
-                self.store.note_failed(key)?;
-                Err(error)
+            Ok(()) => Ok(entry.finish().map(|()| CodeOutcome::Compiled)?),
+            Err(failure) if entry.failed() => Err(CompileFailure::Machine(failure.to_string())),
+            Err(failure) => {
+                let keep = failure.keeps();
+                if !keep.is_zero() {
+                    self.store.note_failed(key, keep)?;
+                }
+                Err(failure)
             }
         }
     }
@@ -291,5 +328,29 @@ impl Precompile<'_> {
             Err(error) if matches!(error.kind(), NotFound | AlreadyExists) => Ok(()),
             linked => linked,
         }
+    }
+}
+
+/// A module that was left because of `failure`.
+fn left_by(module: &HashedModule<'_>, failure: &CompileFailure) -> LeftModule {
+    LeftModule {
+        text: format!(
+            "{}: not compiled ahead: {failure}; {}",
+            module.source.name(),
+            failure.advice()
+        ),
+        retry: failure.keeps() <= KEEP_CRASH,
+    }
+}
+
+/// A module that is not tried again for the time `left`.
+fn failed_before(module: &HashedModule<'_>, left: Duration) -> LeftModule {
+    LeftModule {
+        text: format!(
+            "{}: not compiled ahead: that failed before; it is tried again in {} s",
+            module.source.name(),
+            left.as_secs()
+        ),
+        retry: left <= KEEP_CRASH,
     }
 }

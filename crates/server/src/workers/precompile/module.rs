@@ -23,6 +23,10 @@ pub enum ModuleKind {
     Interpreter,
 }
 
+/// How long a module that cannot be compiled is not tried again, and one that crashed the compiler.
+const KEEP_FAILURE: Duration = Duration::from_secs(600);
+pub(super) const KEEP_CRASH: Duration = Duration::from_secs(60);
+
 /// Compiles one module for a code cache.
 ///
 /// # Errors
@@ -52,7 +56,8 @@ pub struct Job<'a> {
     pub kind: ModuleKind,
     /// Its bytes.
     pub wasm: &'a mut (dyn Read + Send),
-    /// When nobody waits for it any longer.
+    /// When nobody waits for it any longer: long after its CPU time would have passed on a machine
+    /// that has a CPU for it.
     pub until: Instant,
     /// CPU time that it may take.
     pub cpu_time: Duration,
@@ -62,10 +67,57 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// As of [`compile`].
-pub fn compile_here(job: Job<'_>, code: &mut dyn Write) -> io::Result<()> {
+pub fn compile_here(job: Job<'_>, code: &mut dyn Write) -> Result<(), CompileFailure> {
     let mut wasm = Vec::new();
     job.wasm.read_to_end(&mut wasm)?;
-    code.write_all(&compile(job.kind, &wasm).map_err(io::Error::other)?)
+    let compiled = compile(job.kind, &wasm);
+    let compiled = compiled.map_err(|error| CompileFailure::Rejected(error.to_string()))?;
+    Ok(code.write_all(&compiled)?)
+}
+
+/// Why a module was not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileFailure {
+    /// It is not a module that can be compiled: it fails each time.
+    #[error("{0}")]
+    Rejected(String),
+    /// It needs more CPU time than a module may have, and would each time.
+    #[error("it needs more than {} s of CPU time", .0.as_secs())]
+    CpuTime(Duration),
+    /// The compiler crashed: because of the module, or because it got no memory or thread.
+    #[error("the compiler crashed ({0}); it may have needed more than its 2 GiB of memory")]
+    Crashed(String),
+    /// For a reason of the machine, which may be gone the next time: it is busy, has no memory or
+    /// no room on its disk.
+    #[error("{0}")]
+    Machine(String),
+}
+
+impl From<io::Error> for CompileFailure {
+    fn from(error: io::Error) -> Self {
+        Self::Machine(error.to_string())
+    }
+}
+
+impl CompileFailure {
+    /// For how long the module is not to be compiled again.
+    pub(super) fn keeps(&self) -> Duration {
+        match self {
+            Self::Rejected(_) | Self::CpuTime(_) => KEEP_FAILURE,
+            Self::Crashed(_) => KEEP_CRASH,
+            Self::Machine(_) => Duration::ZERO,
+        }
+    }
+
+    /// What the operator can do.
+    pub(super) fn advice(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "correct the module",
+            Self::CpuTime(_) => "make the module smaller",
+            Self::Crashed(_) => "make the module smaller, or report this",
+            Self::Machine(_) => "look at the CPUs, the memory and the disk of this machine",
+        }
+    }
 }
 
 /// Where a module is read.

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 use super::*;
 use std::{
     fs::File,
@@ -46,6 +46,7 @@ impl Machine {
             store: &self.store,
             links: Some(links.path()),
             container: false,
+            patient: false,
             compiling: &Compiling::default(),
             languages: &Languages::standard(),
             compile: &|job, code| {
@@ -54,7 +55,7 @@ impl Machine {
             },
         };
         let done = precompile.run(project).unwrap();
-        (done, names(links.path()))
+        (counted(done), names(links.path()))
     }
 }
 
@@ -71,8 +72,17 @@ fn done(compiled: usize, cached: usize, left: usize) -> Precompiled {
     Precompiled {
         cached,
         compiled,
-        damaged: 0,
         left,
+        ..Precompiled::default()
+    }
+}
+
+/// The counts alone.
+fn counted(done: Precompiled) -> Precompiled {
+    Precompiled {
+        retry: 0,
+        failures: Vec::new(),
+        ..done
     }
 }
 
@@ -110,6 +120,7 @@ fn a_runtime_that_was_read_to_the_end_is_noted() {
         store: &machine.store,
         links: Some(links.path()),
         container: false,
+        patient: false,
         compiling: &Compiling::default(),
         languages: &Languages::standard(),
         compile: &compile_here,
@@ -167,22 +178,65 @@ fn what_cannot_be_compiled_is_not_tried_again_at_once() {
 }
 
 #[test]
-fn one_that_had_no_time_is_tried_again() {
+fn only_what_the_module_is_the_reason_for_is_remembered() {
+    type FailureCase = (&'static str, fn() -> CompileFailure, usize, bool);
     let machine = Machine::new(1 << 30);
-    let project = machine.project("p", &[("a.wasm", &module("a"))]);
-    let late = Precompile {
-        store: &machine.store,
-        links: None,
-        container: false,
-        compiling: &Compiling::default(),
-        languages: &Languages::standard(),
-        compile: &|job, _| {
-            io::copy(job.wasm, &mut io::sink())?;
-            Err(io::ErrorKind::TimedOut.into())
-        },
-    };
-    assert_eq!(late.run(&project).unwrap(), done(0, 0, 1));
-    assert_eq!(machine.run(&project).0, done(1, 0, 0));
+    let cases: [FailureCase; 5] = [
+        (
+            "busy",
+            || CompileFailure::Machine("too little CPU time".into()),
+            1,
+            false,
+        ),
+        (
+            "full",
+            || io::Error::from(io::ErrorKind::StorageFull).into(),
+            1,
+            false,
+        ),
+        (
+            "crash",
+            || CompileFailure::Crashed("signal: 6".into()),
+            1,
+            true,
+        ),
+        ("slow", || CompileFailure::CpuTime(MAX_CPU_TIME), 0, true),
+        (
+            "bad",
+            || CompileFailure::Rejected("no module".into()),
+            0,
+            true,
+        ),
+    ];
+    for (name, fail, retry, is_noted) in cases {
+        let project = machine.project(name, &[("a.wasm", &module(name))]);
+        let failing = Precompile {
+            store: &machine.store,
+            links: None,
+            container: false,
+            patient: false,
+            compiling: &Compiling::default(),
+            languages: &Languages::standard(),
+            compile: &|job, _| {
+                io::copy(job.wasm, &mut io::sink())?;
+                Err(fail())
+            },
+        };
+        let did = failing.run(&project).unwrap();
+        assert_eq!((did.left, did.retry), (1, retry), "{name}");
+        let [failure] = &did.failures[..] else {
+            panic!("{name}: {:?}", did.failures);
+        };
+        let begins = format!("a.wasm: not compiled ahead: {}; ", fail());
+        assert!(failure.starts_with(&begins), "{name}: {failure}");
+        let again = machine.run(&project).0;
+        let expected = if is_noted {
+            done(0, 0, 1)
+        } else {
+            done(1, 0, 0)
+        };
+        assert_eq!(again, expected, "{name}");
+    }
 }
 
 #[test]
@@ -204,6 +258,7 @@ fn those_that_start_at_once_compile_once() {
                         store: &machine.store,
                         links: Some(links.path()),
                         container: true,
+                        patient: false,
                         compiling: &Compiling::default(),
                         languages: &Languages::standard(),
                         compile: &precompile,
@@ -244,9 +299,26 @@ fn one_that_is_small_waits_for_none_that_take_long_and_others_not_for_long() {
     assert_eq!(machine.run(&large).0, done(0, 0, 1));
     assert!(started.elapsed() >= PATIENCE);
     assert_eq!(machine.compiled.load(Ordering::Relaxed), 1);
-    // It was not its fault.
-    drop(held);
-    assert_eq!(machine.run(&large).0, done(1, 0, 0));
+    // It was not its fault. A later run waits as long as it takes.
+    let run_patiently = || {
+        let patient = Precompile {
+            store: &machine.store,
+            links: None,
+            container: false,
+            patient: true,
+            compiling: &Compiling::default(),
+            languages: &Languages::standard(),
+            compile: &compile_here,
+        };
+        patient.run(&large).unwrap()
+    };
+    std::thread::scope(|scope| {
+        let run = scope.spawn(run_patiently);
+        std::thread::sleep(PATIENCE + Duration::from_millis(200));
+        assert!(!run.is_finished());
+        drop(held);
+        assert_eq!(run.join().unwrap(), done(1, 0, 0));
+    });
 }
 
 #[test]
@@ -326,6 +398,7 @@ fn code_of_a_module_that_changes_is_not_kept() {
         store: &machine.store,
         links: None,
         container: false,
+        patient: false,
         compiling: &Compiling::default(),
         languages: &Languages::standard(),
         compile: &|job, code| {
@@ -333,11 +406,11 @@ fn code_of_a_module_that_changes_is_not_kept() {
             compile_here(job, code)
         },
     };
-    assert_eq!(precompile.run(&project).unwrap(), done(0, 0, 1));
+    assert_eq!(counted(precompile.run(&project).unwrap()), done(0, 0, 1));
     for wasm in [&before, &after] {
         let key = engine.code_key(&Sha256::digest(wasm).into());
         assert_eq!(machine.store.state(&key), CacheEntryState::Missing);
-        assert!(!machine.store.failed(&key));
+        assert!(machine.store.failed(&key).is_none());
     }
 }
 
@@ -352,6 +425,7 @@ fn links_may_be_on_another_file_system() {
         store: &machine.store,
         links: Some(links.path()),
         container: false,
+        patient: false,
         compiling: &Compiling::default(),
         languages: &Languages::standard(),
         compile: &compile_here,
