@@ -50,12 +50,13 @@ uninstall: ## remove what `make install` installed, and the compiled code; conta
 	rm -rf $(DESTDIR)/var/lib/wws
 
 .PHONY: dist
-dist: build ## pack archives, the one-file shim, a Debian package, a list of what is in them (SBOM) and checksums below target/dist (KEY signs them)
+dist: build ## pack archives, the one-file shim, a Debian package, images of `wws` and its installer, a list of what is in them (SBOM) and checksums below target/dist (KEY signs them)
 	@scripts/dist.sh
 
 .PHONY: images
-images: setup build ## build the example workers and their images, below target/images
+images: setup build ## build the example workers, their images, and those of our programs, below target/images
 	@scripts/build-images.sh
+	@scripts/program-images.sh
 
 .PHONY: components
 components: images ## build, pack and call the example components in JavaScript, Python, C and Go too (minutes, 350 MB of packages)

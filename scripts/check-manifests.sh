@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks deploy/kubernetes/ against the schemas of Kubernetes' API, and first that the check finds a mistake.
+# Checks deploy/kubernetes/, and what Helm makes of deploy/helm/, against the schemas of Kubernetes' API, and first that the check finds
+# a mistake. Without Helm (`scripts/helm.sh` builds it, where there is none) the chart is not checked.
 #
 #   scripts/check-manifests.sh [VERSION...]     of Kubernetes; default: an older one that still has all that is used, and the newest
 #
@@ -35,3 +36,42 @@ for version in "${versions[@]}"; do
     # The monitors of deploy/kubernetes/metrics are of the Prometheus Operator, whose schemas are not there; a patch is no whole object.
     check "$version" deploy/kubernetes/*.yaml deploy/kubernetes/metrics/hpa.yaml deploy/kubernetes/otlp/collector.yaml deploy/kubernetes/redis/redis.yaml
 done
+
+helm=$(command -v helm || true)
+[[ ! -x target/tools/helm/bin/helm ]] || helm=target/tools/helm/bin/helm
+if [[ -z $helm ]]; then
+    printf '!!! %s\n' "helm is missing (scripts/helm.sh): THE CHART OF deploy/helm IS NOT CHECKED." >&2
+    exit 0
+fi
+rendered=$(mktemp --suffix .yaml)
+trap 'rm -f "$mistake" "$rendered"' EXIT
+"$helm" lint --strict --quiet deploy/helm/wws
+
+render() { # OPTION...
+    for version in "${versions[@]}"; do
+        "$helm" template wws deploy/helm/wws --namespace wws --kube-version "$version" "$@" > "$rendered"
+        check "$version" "$rendered"
+    done
+}
+
+expect() { # PATTERN
+    grep -q -e "$1" "$rendered" || { echo "scripts/check-manifests.sh: the chart does not render $1" >&2 && exit 1; }
+}
+
+render
+expect 'image: "localhost/wws-installer:0.1.0"'
+expect 'kubernetes.io/os: linux'
+render --set runtimeClass.create=false --set image.tag=v1 --set installDirectory=/opt/bin
+expect 'image: "localhost/wws-installer:v1"'
+expect '--node-directory=/opt/bin'
+if grep -q RuntimeClass "$rendered"; then
+    echo "scripts/check-manifests.sh: the chart renders a RuntimeClass that is not wanted" >&2
+    exit 1
+fi
+render --set-json 'runtimeClass.nodeSelector={"wws.runtime/installed":"true"}' --set-json 'imagePullSecrets=[{"name":"s"}]' \
+    --set priorityClassName=system-node-critical --set podAnnotations.a=b --set-json 'tolerations=[]'
+expect 'wws.runtime/installed: "true"'
+if grep -qE 'rbac|ServiceAccount\b' "$rendered"; then
+    echo "scripts/check-manifests.sh: the chart asks for rights in the cluster" >&2
+    exit 1
+fi

@@ -4,6 +4,9 @@
 #   wws-VERSION-linux-ARCH.tar.gz                       both programs, completions, manual pages, licences, the Kubernetes manifests
 #   containerd-shim-wws-v1-VERSION-linux-ARCH.tar.gz    one file, the shim that carries `wws` (runtime-class-manager, k3s)
 #   wws_VERSION_ARCH.deb                                both programs in /usr/bin, completions, manual pages
+#   wws-VERSION-linux-ARCH.tar                          the OCI image of `wws`, for hosts without the shim
+#   wws-installer-VERSION-linux-ARCH.tar                the OCI image of the installer, for deploy/helm
+#   wws-chart-VERSION.tgz                               the Helm chart
 #   wws-VERSION.cdx.json                                what they are made of (CycloneDX)
 #   SHA256SUMS, and SHA256SUMS.asc with the key KEY of gpg, if it is given
 #
@@ -40,7 +43,7 @@ mkdir -p "$work/$name/bin" "$work/$name/deploy"
 install -m 755 "$programs/containerd-shim-wws-v1" "$programs/wws" "$work/$name/bin/"
 install -m 644 LICENSE THIRD_PARTY.md CHANGELOG.md "$work/$name/"
 scripts/share.sh "$programs/wws" "$work/$name/share"
-cp -r deploy/kubernetes "$work/$name/deploy/"
+cp -r deploy/kubernetes deploy/helm "$work/$name/deploy/"
 archive "$name"
 
 # runtime-class-manager takes the one file that the archive has at its top.
@@ -48,6 +51,13 @@ name=containerd-shim-wws-v1-$version-linux-$arch
 mkdir -p "$work/$name"
 scripts/one-file.py "$programs/containerd-shim-wws-v1" "$programs/wws" "$work/$name/containerd-shim-wws-v1" > /dev/null
 archive "$name"
+
+scripts/program-images.sh "$work/images" "$version"
+for name in wws wws-installer; do
+    mv "$work/images/$name.tar" "$dist/$name-$version-linux-$arch.tar"
+done
+tar --sort=name --format=ustar --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -C deploy/helm -c wws |
+    gzip -n -9 > "$dist/wws-chart-$version.tgz"
 
 if command -v dpkg-deb > /dev/null; then
     root=$work/deb
@@ -73,7 +83,7 @@ scripts/sbom.py "$version" > "$dist/wws-$version.cdx.json"
 (
     cd "$dist"
     shopt -s nullglob
-    packed=(*.tar.gz *.deb *.cdx.json)
+    packed=(*.tar.gz *.tgz *.tar *.deb *.cdx.json)
     sha256sum -- "${packed[@]}" > SHA256SUMS
 )
 if [[ -n ${KEY-} ]]; then

@@ -70,6 +70,8 @@ pub(crate) enum Command {
     ServeContainer(Container),
     /// List, install, check and uninstall language runtimes of a project
     Runtimes(Runtimes),
+    /// Copy the shim to where containerd finds it, and print what to configure
+    Install(Install),
     /// Check whether this machine can run containers of workers, and print what to do
     Doctor(Doctor),
     /// Print the completions of a shell
@@ -88,6 +90,26 @@ pub(crate) struct Doctor {
     /// Print the findings as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where the shim is installed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Install {
+    /// The directory to copy it to
+    #[arg(long, value_name = "DIRECTORY", default_value = "/usr/local/bin")]
+    pub(crate) to: PathBuf,
+    /// The shim [default: the file containerd-shim-wws-v1 beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) shim: Option<PathBuf>,
+    /// The directory as the node names it, where that is mounted elsewhere [default: that of --to]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) node_directory: Option<PathBuf>,
+    /// Wait for SIGTERM when it is done, as in a DaemonSet
+    #[arg(long)]
+    pub(crate) stay: bool,
+    /// Remove the shim instead
+    #[arg(long)]
+    pub(crate) remove: bool,
 }
 
 /// A shell with completions.

@@ -14,6 +14,7 @@ mod doctor;
 mod environment;
 mod git;
 mod health;
+mod install;
 mod kv;
 mod loader;
 mod log;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
             Err(error) => error.exit(),
         },
         Some(Command::Runtimes(args)) => runtimes::runtimes(&args),
+        Some(Command::Install(args)) => install::install(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Completions { shell }) => manual::completions(shell),
         Some(Command::Man(args)) => manual::man(&args),

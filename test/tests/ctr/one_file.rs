@@ -155,3 +155,66 @@ fn a_damaged_one_file_shim_is_reported() -> Result<()> {
     })?;
     containerd.expect_nothing_left()
 }
+
+/// The container that deploy/helm has on each node, and what it installs.
+#[test]
+fn the_installer_s_image_copies_a_shim_that_serves() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    containerd.import(&workspace::image("wws-installer")?)?;
+    let node = containerd.folder().join("node");
+    fs::create_dir(&node)?;
+    let to = format!("--node-directory={}", node.display());
+    let start = |name: &str| {
+        Run::native(&containerd, "localhost/wws-installer:latest", name)?
+            .options(&["--read-only", "--cap-drop", "CAP_DAC_OVERRIDE"])
+            .mount(&node, "/node")
+            .arguments(&["install", "--to=/node", &to, "--stay"])
+            .start()
+    };
+    let mut installer = start("installer")?;
+    let log = installer.wait_for_log("k3s writes its own configuration")?;
+    let shim = node.join(SHIM);
+    assert!(
+        log.contains(&format!("{} installed", shim.display())),
+        "{log}"
+    );
+    assert_eq!(fs::read_dir(&node)?.count(), 1, "one file");
+
+    let image = Image::probe("probe", "")?.import(&containerd)?;
+    let run = Run::workers(&containerd, &image, "served")?;
+    let mut served = run.runtime(text(&shim)?).start()?;
+    served.wait_until_up()?;
+    assert_eq!(served.get(&format!("{PROBE}?log=asked"))?.status, 200);
+    let mut again = start("again")?;
+    again.wait_for_log(&format!("{} is up to date", shim.display()))?;
+    for container in [&mut served, &mut installer, &mut again] {
+        container.signal("SIGTERM")?;
+        assert_eq!(container.wait()?, 0);
+        container.remove()?;
+    }
+    containerd.expect_nothing_left()
+}
+
+/// The image of `wws` is for hosts without the shim.
+#[test]
+fn the_image_of_the_server_needs_no_shim() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    containerd.import(&workspace::image("wws")?)?;
+    let project = containerd.folder().join("project");
+    fs::create_dir(&project)?;
+    fs::copy(workspace::guest("probe")?, project.join("probe.wasm"))?;
+    let run = Run::native(&containerd, "localhost/wws:latest", "server")?;
+    let port = run.port().to_string();
+    let mut server = run
+        .runtime("io.containerd.runc.v2")
+        .options(&["--read-only"])
+        .mount_read_only(&project, "/app")
+        .arguments(&["--port", &port, "/app"])
+        .start()?;
+    server.wait_until_up()?;
+    assert_eq!(server.get(&format!("{PROBE}?log=asked"))?.status, 200);
+    server.signal("SIGTERM")?;
+    assert_eq!(server.wait()?, 0, "{}", server.log()?);
+    server.remove()?;
+    containerd.expect_nothing_left()
+}
