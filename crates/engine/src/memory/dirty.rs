@@ -3,12 +3,12 @@
 //!
 //! Source: `Documentation/admin-guide/mm/pagemap.rst` of Linux.
 
-use std::{fs::File, ops::Range, os::unix::fs::FileExt, sync::OnceLock};
+use std::{fs::File, os::unix::fs::FileExt, sync::OnceLock};
 
 use crate::memory::page::page_size;
 
 /// A run of written pages, as addresses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct PageRun {
     pub(crate) start: u64,
@@ -30,7 +30,11 @@ pub(crate) struct DirtyPages {
 impl DirtyPages {
     fn new(start: u64) -> Self {
         Self {
-            runs: [PageRun::default(); MAX_RUNS],
+            runs: [PageRun {
+                start: 0,
+                end: 0,
+                categories: 0,
+            }; MAX_RUNS],
             len: 0,
             known_until: start,
         }
@@ -101,30 +105,6 @@ pub(crate) fn find(start: u64, end: u64, max_pages: usize) -> DirtyPages {
     dirty
 }
 
-/// The first page from the address `start` to `end` that is in memory, written or not; `end` if
-/// there is none, and `start` if that is not known.
-pub(crate) fn first_present(start: u64, end: u64) -> u64 {
-    #[cfg(test)]
-    if crate::memory::page::is_assumed() {
-        return start;
-    }
-    let PagemapSource::Scan(file) = source() else {
-        return start;
-    };
-    let mut first = [PageRun::default()];
-    let categories = Categories {
-        all: 0,
-        inverted: 0,
-        any: IS_PRESENT | IS_SWAPPED,
-    };
-    let scanned = scan_into(file, start..end, categories, 1, &mut first);
-    match scanned {
-        Some((0, until)) if until >= end => end,
-        Some((1, _)) => first[0].start.clamp(start, end),
-        _ => start,
-    }
-}
-
 /// Argument of the ioctl: `struct pm_scan_arg` of `linux/fs.h`.
 #[repr(C)]
 struct ScanArg {
@@ -173,61 +153,33 @@ unsafe impl rustix::ioctl::Ioctl for ScanIoctl<'_> {
     }
 }
 
-/// Which pages are reported: those of all categories in `all`, where one of `inverted` is one that
-/// a page must not have, and of one of `any`.
-struct Categories {
-    all: u64,
-    inverted: u64,
-    any: u64,
-}
-
 fn scan(file: &File, start: u64, end: u64, max_pages: u64, dirty: &mut DirtyPages) -> bool {
-    let written = Categories {
-        // Neither the file's page nor the zero page ...
-        all: IS_FILE | IS_ZERO_PAGE,
-        inverted: IS_FILE | IS_ZERO_PAGE,
-        // ... but a page: a written one may have gone to swap.
-        any: IS_PRESENT | IS_SWAPPED,
-    };
-    let scanned = scan_into(file, start..end, written, max_pages, &mut dirty.runs);
-    let Some((runs, until)) = scanned else {
-        return false;
-    };
-    dirty.len = runs;
-    dirty.known_until = until;
-    true
-}
-
-/// Returns the number of runs, and the address up to which the pages are known.
-fn scan_into(
-    file: &File,
-    range: Range<u64>,
-    categories: Categories,
-    max_pages: u64,
-    runs: &mut [PageRun],
-) -> Option<(usize, u64)> {
     let mut arg = ScanArg {
         size: size_of::<ScanArg>() as u64,
         flags: 0,
-        start: range.start,
-        end: range.end,
+        start,
+        end,
         walk_end: 0,
-        vec: runs.as_mut_ptr() as u64,
-        vec_len: runs.len() as u64,
+        vec: dirty.runs.as_mut_ptr() as u64,
+        vec_len: MAX_RUNS as u64,
         max_pages,
-        category_inverted: categories.inverted,
-        category_mask: categories.all,
-        category_anyof_mask: categories.any,
+        // Neither the file's page nor the zero page ...
+        category_inverted: IS_FILE | IS_ZERO_PAGE,
+        category_mask: IS_FILE | IS_ZERO_PAGE,
+        // ... but a page: a written one may have gone to swap.
+        category_anyof_mask: IS_PRESENT | IS_SWAPPED,
         return_mask: 0,
     };
     // SAFETY: `ioctl` asks for an operation that is right for the file and its argument. `file` is
-    // a pagemap, and `arg.vec` leads to `arg.vec_len` elements of `runs`, which is borrowed
+    // a pagemap, and `arg.vec` leads to `arg.vec_len` elements of `dirty.runs`, which is borrowed
     // exclusively.
     match unsafe { rustix::ioctl::ioctl(file, ScanIoctl(&mut arg)) } {
-        Ok(found) if found <= runs.len() => {
-            Some((found, arg.walk_end.clamp(range.start, range.end)))
+        Ok(runs) if runs <= MAX_RUNS => {
+            dirty.len = runs;
+            dirty.known_until = arg.walk_end.clamp(start, end);
+            true
         }
-        _ => None,
+        _ => false,
     }
 }
 
@@ -318,24 +270,6 @@ mod tests {
         let dirty = find(start, end, 1000);
         assert_eq!(pages(&dirty, start), [0, 1, 2, 50, 99]);
         assert_eq!(dirty.known_until, end);
-    }
-
-    #[test]
-    fn finds_the_first_page_in_memory() {
-        let mut map = map(100);
-        let (start, end) = addresses(&map);
-        let PagemapSource::Scan(_) = source() else {
-            return;
-        };
-        assert_eq!(first_present(start, end), end);
-        write(&mut map, 70);
-        write(&mut map, 40);
-        assert_eq!(first_present(start, end), start + 40 * page_size() as u64);
-        let page = map.base().wrapping_add(30 * page_size());
-        // SAFETY: `read_volatile` asks for a byte that can be read: page 30 of the 100 that `map`
-        // made accessible.
-        assert_eq!(unsafe { page.read_volatile() }, 0);
-        assert_eq!(first_present(start, end), start + 30 * page_size() as u64);
     }
 
     #[test]

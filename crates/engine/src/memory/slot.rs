@@ -23,48 +23,6 @@ pub(crate) struct Slot {
     /// Address space that the slot was made for; a module that wants another one needs another
     /// slot.
     guard: usize,
-    unused: UnusedStart,
-}
-
-/// The pages from the start of a memory that its calls leave alone, such as most of a stack that
-/// lies below the data. It is cheaper to discard them than to look for written ones among them.
-///
-/// Discarding is right whatever was written there, but a page that calls use would cost a fault in
-/// each of them. Every few resets, the start is looked at as the rest is, and the range learned
-/// anew.
-#[derive(Default)]
-struct UnusedStart {
-    /// Bytes, in whole pages.
-    end: usize,
-    resets: u8,
-}
-
-impl UnusedStart {
-    /// Fewer bytes are looked at: that takes no longer.
-    const MIN: usize = 256 << 10;
-
-    /// One of so many resets looks at all pages.
-    const LEARN: u8 = 16;
-
-    /// The bytes to discard in this reset; `None` if it looks at all pages.
-    fn next(&mut self) -> Option<usize> {
-        let turn = self.resets.is_multiple_of(Self::LEARN);
-        self.resets = self.resets.wrapping_add(1);
-        (!turn).then_some(match self.end {
-            end @ Self::MIN.. => end,
-            _ => 0,
-        })
-    }
-
-    /// Learns that the first page in memory begins at `first`. One call that uses more pages than
-    /// most is remembered for a while: the range grows more slowly than it shrinks.
-    fn learn(&mut self, first: usize) {
-        let page = page_size();
-        self.end = match first.checked_sub(self.end) {
-            Some(more) if more > page => self.end + more / 2 / page * page,
-            _ => first,
-        };
-    }
 }
 
 impl Slot {
@@ -86,7 +44,6 @@ impl Slot {
             mapping,
             reserved,
             guard,
-            unused: UnusedStart::default(),
         })
     }
 
@@ -132,18 +89,8 @@ impl Slot {
         }
         let base = self.mapping.base() as u64;
         let end = base + accessible as u64;
+        let mut known = 0;
         let mut left = (keep / page_size()).max(1);
-        let mut known = match self.unused.next() {
-            Some(unused) => unused.min(accessible),
-            None => {
-                let first = dirty::first_present(base, end);
-                self.unused.learn((first - base) as usize);
-                0
-            }
-        };
-        if known > 0 {
-            self.mapping.discard(PageRange::new(0, known))?;
-        }
         // One look reports a bounded number of runs; what an interpreter wrote is scattered.
         while known < accessible && left > 0 {
             let dirty = dirty::find(base + known as u64, end, left);
@@ -291,47 +238,6 @@ mod tests {
             let grown = &bytes(&slot, memory.len() + 100 * page_size())[memory.len()..];
             assert!(grown.iter().all(|byte| *byte == 0));
         });
-    }
-
-    #[test]
-    fn pages_that_calls_leave_alone_are_reset_as_well() {
-        let (memory, image) = image();
-        let page = page_size();
-        let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
-        let size = memory.len() + 200 * page;
-        slot.grow(size).unwrap();
-        let mut initial = memory;
-        initial.resize(size, 0);
-        for round in 0..200_usize {
-            // Most calls use the end only; some, in turns of any length, all.
-            if round.is_multiple_of(7) {
-                write(&mut slot, round * 9973 % (size - 300), &[0xAA; 300]);
-            }
-            write(&mut slot, size - 5 * page, &vec![0xBB; 5 * page]);
-            slot.reset(&image, 1 << 20).unwrap();
-            assert!(bytes(&slot, size) == initial, "round {round}");
-        }
-    }
-
-    #[test]
-    fn the_unused_start_shrinks_at_once_and_grows_slowly() {
-        let page = page_size();
-        let mut unused = UnusedStart::default();
-        assert_eq!(unused.next(), None);
-        unused.learn(256 * page);
-        assert_eq!(unused.next(), Some(128 * page));
-        (2..UnusedStart::LEARN).for_each(|_| assert!(unused.next().is_some()));
-        assert_eq!(unused.next(), None);
-        unused.learn(256 * page);
-        assert_eq!(unused.next(), Some(192 * page));
-        unused.learn(100 * page);
-        assert_eq!(unused.next(), Some(100 * page));
-        unused.learn(page);
-        assert_eq!(unused.next(), Some(0));
-        for _ in 0..20 {
-            unused.learn(256 * page);
-        }
-        assert_eq!(unused.end, 256 * page);
     }
 
     #[test]
