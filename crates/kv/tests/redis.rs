@@ -1,6 +1,8 @@
 //! The store in Redis, with Debian's Redis.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -206,4 +208,114 @@ async fn holds_in_redis_with_tls_and_a_password() {
     let refused = wrong.get("concurrent", "n").await.unwrap_err();
     assert!(!refused.to_string().contains("other"), "{refused}");
     drop(redis);
+}
+
+/// Names the process that runs in a network namespace of its own.
+const IN_NAMESPACE: &str = "WWS_TEST_KV_NETWORK";
+
+/// Runs a script, which may use `ip`.
+fn sh(script: &str) {
+    let ended = Command::new("sh").args(["-ec", script]).status().unwrap();
+    assert!(ended.success(), "{script}: {ended}");
+}
+
+/// Ended with its handle.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A Redis in a network namespace of its own, at 10.99.0.2.
+fn redis_beyond_a_cable(directory: &Path) -> Killed {
+    let program = server::program();
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--", "sh", "-ec"]);
+    command.arg("ip link set lo up; exec \"$0\" \"$@\"");
+    command.arg(program.get_program());
+    command.args(["--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]);
+    for (name, value) in program.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command.current_dir(directory).stdout(Stdio::null());
+    let redis = Killed(command.spawn().unwrap());
+    let pid = redis.0.id();
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    let started = Instant::now();
+    while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == own {
+        assert!(started.elapsed() < PATIENCE, "no namespace");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    sh(&format!(
+        "ip link set lo up
+         ip link add here type veth peer name there
+         ip link set there netns {pid}
+         ip address add 10.99.0.1/24 dev here
+         ip link set here up
+         nsenter --target {pid} --net ip address add 10.99.0.2/24 dev there
+         nsenter --target {pid} --net ip link set there up"
+    ));
+    redis
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_was_cut_off_is_used_again() {
+    if std::env::var_os(IN_NAMESPACE).is_none() {
+        // The whole test in a network of its own: that of the machine stays as it is.
+        let user: &[&str] = match rustix::process::geteuid().is_root() {
+            true => &[],
+            false => &["--user", "--map-root-user"],
+        };
+        let ended = Command::new("unshare")
+            .args(user)
+            .args(["--net", "--"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["a_redis_that_was_cut_off_is_used_again", "--exact"])
+            .arg("--nocapture")
+            .env(IN_NAMESPACE, "1")
+            .status()
+            .unwrap();
+        assert!(ended.success(), "{ended}");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let redis = redis_beyond_a_cable(directory.path());
+    let cable = |state: &str| {
+        let pid = redis.0.id();
+        sh(&format!(
+            "nsenter --target {pid} --net ip link set there {state}"
+        ));
+    };
+    let limits = StoreLimits::default();
+    let store = RedisStore::new("redis://10.99.0.2:6379", RedisOptions::default(), limits).unwrap();
+    let mut counted = count_until_it_succeeds(&store, 0).await;
+    for _ in 0..3 {
+        cable("down");
+        for _ in 0..3 {
+            let asked = Instant::now();
+            let away = store.increment("n", "count", 1).await.unwrap_err();
+            assert!(away.is_temporary(), "{away}");
+            println!("refused after {:?}: {away}", asked.elapsed());
+        }
+        cable("up");
+        let returned = Instant::now();
+        counted = count_until_it_succeeds(&store, counted).await;
+        println!("used again after {:?}", returned.elapsed());
+    }
+}
+
+/// Increments until it succeeds. Returns the sum. An increment whose answer was lost counts as well.
+async fn count_until_it_succeeds(store: &RedisStore, counted: i64) -> i64 {
+    let started = Instant::now();
+    loop {
+        if let Ok(sum) = store.increment("n", "count", 1).await {
+            assert!(sum > counted && sum <= counted + 4, "{sum} after {counted}");
+            return sum;
+        }
+        assert!(started.elapsed() < PATIENCE, "not used again");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
