@@ -7,8 +7,15 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 CARGO_FLAGS ?= --locked
-HOST := x86_64-unknown-linux-gnu
+# What is built for: ARCH=arm64 builds that on amd64 too, once scripts/cross.sh has made it possible.
+MACHINE := $(patsubst x86_64,amd64,$(patsubst aarch64,arm64,$(shell uname -m)))
+ARCH ?= $(MACHINE)
+HOST := $(patsubst amd64,x86_64,$(patsubst arm64,aarch64,$(ARCH)))-unknown-linux-gnu
 OUT := target/$(HOST)
+PROGRAMS := target/release$(if $(filter-out $(MACHINE),$(ARCH)),-$(ARCH))
+ifneq ($(ARCH),$(MACHINE))
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER ?= aarch64-linux-gnu-gcc
+endif
 LINT_TOOLS := target/tools/lint-tools/bin
 PREFIX ?= /usr/local
 
@@ -29,12 +36,13 @@ interpreters: setup ## fetch the pinned interpreters that go into `wws`, below t
 	@scripts/interpreters.sh
 
 .PHONY: build
-build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/release/wws, both static
-	cargo build $(CARGO_FLAGS) --release -p wws
-	cargo build $(CARGO_FLAGS) --profile shim -p containerd-shim-wws-v1
-	mkdir -p target/release
-	ln -f $(OUT)/release/wws target/release/wws
-	ln -f $(OUT)/shim/containerd-shim-wws-v1 target/release/containerd-shim-wws-v1
+build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/release/wws, both static (ARCH=arm64: in target/release-arm64)
+	@[[ $(ARCH) == $(MACHINE) ]] || scripts/cross.sh $(ARCH)
+	cargo build $(CARGO_FLAGS) --target $(HOST) --release -p wws
+	cargo build $(CARGO_FLAGS) --target $(HOST) --profile shim -p containerd-shim-wws-v1
+	mkdir -p $(PROGRAMS)
+	ln -f $(OUT)/release/wws $(PROGRAMS)/wws
+	ln -f $(OUT)/shim/containerd-shim-wws-v1 $(PROGRAMS)/containerd-shim-wws-v1
 
 .PHONY: install
 install: build ## install both programs, completions and manual pages in PREFIX (/usr/local; DESTDIR for packagers), also while containers run
@@ -50,7 +58,8 @@ uninstall: ## remove what `make install` installed, and the compiled code; conta
 	rm -rf $(DESTDIR)/var/lib/wws
 
 .PHONY: dist
-dist: build ## pack archives, the one-file shim, a Debian package, images of `wws` and its installer, a list of what is in them (SBOM) and checksums below target/dist (KEY signs them)
+dist: build ## pack archives, the one-file shim and a Debian package, for arm64 too where it can be built, images of `wws` and its installer, a list of what is in them (SBOM) and checksums below target/dist (KEY signs them)
+	@if [[ $(MACHINE) == amd64 ]] && scripts/cross.sh --check arm64; then $(MAKE) build ARCH=arm64; fi
 	@scripts/dist.sh
 
 .PHONY: images
