@@ -149,8 +149,8 @@ impl Place {
         let child = self
             .command(&workspace::programs()?.join("wws"))
             .args(["run", name, "--port", &port.to_string()])
-            .stdout(File::create(&log)?)
-            .stderr(File::options().append(true).open(&log)?)
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
             .spawn()?;
         let mut server = Running(child);
         until("wws listens", LIMIT, || {
