@@ -168,7 +168,7 @@ fn the_installer_s_image_copies_a_shim_that_serves() -> Result<()> {
         Run::native(&containerd, "localhost/wws-installer:latest", name)?
             .options(&["--read-only", "--cap-drop", "CAP_DAC_OVERRIDE"])
             .mount(&node, "/node")
-            .arguments(&["install", "--to=/node", &to, "--stay"])
+            .arguments(&["/wws", "install", "--to=/node", &to, "--stay"])
             .start()
     };
     let mut installer = start("installer")?;
@@ -209,7 +209,7 @@ fn the_image_of_the_server_needs_no_shim() -> Result<()> {
         .runtime("io.containerd.runc.v2")
         .options(&["--read-only"])
         .mount_read_only(&project, "/app")
-        .arguments(&["--port", &port, "/app"])
+        .arguments(&["/wws", "--port", &port, "/app"])
         .start()?;
     server.wait_until_up()?;
     assert_eq!(server.get(&format!("{PROBE}?log=asked"))?.status, 200);
