@@ -41,11 +41,25 @@ impl Server {
     /// # Errors
     /// It ends, or does not listen in time.
     pub fn start(project: &Path, log: PathBuf, variables: &[(&str, &str)]) -> Result<Self> {
+        let mut command = Command::new(workspace::programs()?.join("wws"));
+        command.arg(project).envs(variables.iter().copied());
+        Self::spawn(command, log)
+    }
+
+    /// Starts `wws` with these arguments, to which a port is added, in `directory`.
+    ///
+    /// # Errors
+    /// As of [`Self::start`].
+    pub fn start_with(arguments: &[&str], directory: &Path, log: PathBuf) -> Result<Self> {
+        let mut command = Command::new(workspace::programs()?.join("wws"));
+        command.args(arguments).current_dir(directory);
+        Self::spawn(command, log)
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> Result<Self> {
         let port = port::free()?;
-        let child = Command::new(workspace::programs()?.join("wws"))
-            .arg(project)
+        let child = command
             .args(["--port", &port.to_string()])
-            .envs(variables.iter().copied())
             // Workers are compiled once for all runs.
             .env("WWS_CODE_CACHE", workspace::code_cache())
             .stdin(Stdio::null())

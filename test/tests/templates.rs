@@ -3,15 +3,20 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use wws_test::container::Run;
+use wws_test::containerd::{Containerd, Version};
 use wws_test::server::Server;
 use wws_test::wait::patience;
 use wws_test::{command, http, workspace};
 
 /// The longest that a command may take: compilers fetch their libraries first.
 const LIMIT: Duration = Duration::from_secs(600);
+
+/// The name of the projects' images.
+const IMAGE: &str = "docker.io/library/walk:v1";
 
 /// The file that names the Rust compiler.
 const TOOLCHAIN: &str = "rust-toolchain.toml";
@@ -31,20 +36,79 @@ fn run(program: &Path, arguments: &[&str], directory: &Path) -> Result<String> {
         .with_context(|| format!("{} {}", program.display(), arguments.join(" ")))
 }
 
-/// Creates a project, prepares it by `steps`, which get the project's directory, and asks its worker.
+/// Walks as a new user does: creates a project, prepares it by `steps`, which get the project's
+/// directory, develops it, packs it, and runs its image without and in a container. Prints how long
+/// each of it took.
 fn answers(language: &str, answer: &str, steps: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut watch = StopWatch::start(language);
     let directory = tempfile::tempdir()?;
     let wws = workspace::programs()?.join("wws");
     let said = run(&wws, &["new", language, "my-project"], directory.path())?;
     assert!(said.contains("wws dev project"), "{said}");
     let project = directory.path().join("my-project");
+    watch.lap("new");
     steps(&project)?;
-    let served = project.join("project");
+    watch.lap("prepare");
     run(&wws, &["check", "project"], &project)?;
-    let server = Server::start(&served, directory.path().join("log"), &[])?;
-    let got = http::get(server.port(), "/hello")?;
-    assert_eq!((got.status, got.text()), (200, answer.into()), "{language}");
+    watch.lap("check");
+    let log = directory.path().join("log");
+    let asked = |server: &Server| -> Result<()> {
+        let got = http::get(server.port(), "/hello")?;
+        assert_eq!((got.status, got.text()), (200, answer.into()), "{language}");
+        Ok(())
+    };
+    asked(&Server::start_with(
+        &["dev", "project"],
+        &project,
+        log.clone(),
+    )?)?;
+    watch.lap("dev");
+    run(
+        &wws,
+        &["build", "project", "-t", IMAGE, "-o", "image.tar"],
+        &project,
+    )?;
+    watch.lap("build");
+    asked(&Server::start_with(&["run", "image.tar"], &project, log)?)?;
+    watch.lap("run");
+    in_container(&project.join("image.tar"), answer)?;
+    watch.lap("ctr run");
     Ok(())
+}
+
+/// Runs an image in a container of a private containerd.
+fn in_container(image: &Path, answer: &str) -> Result<()> {
+    let containerd = Containerd::start_sharing_code(Version::V1_7)?;
+    containerd.import(image)?;
+    let mut container = Run::workers(&containerd, IMAGE, "walk")?.start()?;
+    container.wait_until_listening()?;
+    let got = container.get("/hello")?;
+    assert_eq!((got.status, got.text()), (200, answer.into()));
+    container.signal("SIGTERM")?;
+    container.wait()?;
+    container.remove()?;
+    containerd.expect_nothing_left()
+}
+
+/// Prints how long each step takes.
+struct StopWatch {
+    language: String,
+    last: Instant,
+}
+
+impl StopWatch {
+    fn start(language: &str) -> Self {
+        Self {
+            language: language.to_owned(),
+            last: Instant::now(),
+        }
+    }
+
+    fn lap(&mut self, step: &str) {
+        let seconds = self.last.elapsed().as_secs_f64();
+        println!("{:12} {step:8} {seconds:6.1} s", self.language);
+        self.last = Instant::now();
+    }
 }
 
 /// Compiles the project with `make`, where the variables `tools` name compilers that a script of
