@@ -47,5 +47,6 @@ mod runs;
 mod shim;
 mod small_memory;
 mod stop;
+mod stores;
 mod streams;
 mod volumes;
