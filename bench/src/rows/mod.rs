@@ -7,6 +7,7 @@ mod noisy;
 mod operate;
 mod routes;
 mod start;
+mod stores;
 mod throughput;
 
 use anyhow::Result;
@@ -17,7 +18,7 @@ use crate::report::Report;
 type Measure = fn(&mut Report) -> Result<()>;
 
 /// All of them.
-pub(crate) const ALL: [(&str, Measure); 16] = [
+pub(crate) const ALL: [(&str, Measure); 17] = [
     ("routes", routes::measure),
     ("throughput", throughput::beside_hyper),
     ("wasmtime-serve", throughput::beside_wasmtime_serve),
@@ -34,4 +35,5 @@ pub(crate) const ALL: [(&str, Measure); 16] = [
     ("python", languages::python),
     ("ruby", languages::ruby),
     ("go", languages::go),
+    ("kv-file", stores::file),
 ];
