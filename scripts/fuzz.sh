@@ -61,6 +61,10 @@ seeds() { # TARGET
             ;;
         source_map) texts_of source_map crates/languages/src/javascript/mappings.rs ;;
         guest_output) texts_of guest_output crates/engine/src/guest/protocol.rs ;;
+        kv_backup)
+            printf '%s\n' '{"format":"wws-kv","version":1}' '{"namespace":"n","key":"k","value":"v","expires_ms":1}' \
+                '{"namespace":"n","key":"b","value_base64":"/w=="}' '{"entries":2}' | seed kv_backup
+            ;;
         archive)
             file=$(mktemp -d)
             mkdir "$file/package"
