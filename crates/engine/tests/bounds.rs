@@ -735,6 +735,11 @@ async fn resident_memory_never_exceeds_the_account() {
     })
     .await;
     assert!(peak < ACCOUNT + CONSTANT, "{} MiB", peak / MIB);
+    // Calls in the slow lane that were aborted end when a CPU is idle.
+    let end = Instant::now() + Duration::from_secs(60);
+    while account.free() < account.total() && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(account.free(), account.total());
 }
 
