@@ -44,8 +44,8 @@ tests() { # CARGO_ARG... [-- TEST_ARG...]
 }
 
 unit() {
-    # For the tests of the store in Redis.
-    scripts/redis.sh
+    # For the tests of stores in Redis.
+    scripts/redis.sh || return 1
     # What belongs to `wws` apart from what doesn't: together they would turn on features with which wasmtime is compiled again.
     local status=0
     tests --workspace --exclude wws-test --exclude wws-bench --exclude containerd-shim-wws-v1 || status=1
@@ -73,6 +73,8 @@ end_to_end() {
     # Containers take root, building does not: only the test programs run as root. One at a time, since starting containers
     # and watching clocks at once is how tests become unsteady.
     ((EUID == 0)) || export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env=WWS_TEST_PROGRAMS,RUST_BACKTRACE"
+    # For the tests of stores in Redis.
+    scripts/redis.sh || return 1
     # The code of the example's interpreters is compiled once for all tests; those about the store have one of their own.
     # Root's, so that only root can clear it up.
     ((EUID != 0)) || export WWS_TEST_STORE=$PWD/target/store
