@@ -35,7 +35,8 @@ async fn exchange(
         let mut client = client.clone().ready().await?;
         let (response, mut upload) = client.send_request(request, body.is_none())?;
         if let Some(body) = body {
-            upload.send_data(body, true)?;
+            // A request that is refused at once has no stream to send to any more.
+            let _ = upload.send_data(body, true);
         }
         let (head, mut body) = response.await?.into_parts();
         let mut all = Vec::new();
