@@ -38,6 +38,11 @@ pub(crate) fn the_example_is_deployed_as_documented(cluster: &Cluster) -> Result
         &patch.to_string(),
     ])?;
     cluster.wait_rolled_out("user-generation")?;
+    // The first pod cannot ask the service outside, and is sent requests until it has ended.
+    wait::until("the first pod is gone", READY_LIMIT, || {
+        let pods = cluster.field("pods", ".items[*].metadata.name")?;
+        Ok((pods.split_whitespace().count() == 1).then_some(()))
+    })?;
 
     let service: Ipv4Addr = cluster
         .field("service/user-generation", ".spec.clusterIP")?
