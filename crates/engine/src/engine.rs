@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wasmtime::{Collector, Config, InstancePre, Linker, OptLevel, component};
 
-use crate::code_cache::cache::{CachedCode, CodeCache, CodeKey};
+use crate::code_cache::cache::{CodeCache, CodeKey, CodeOrigin};
 use crate::error::{Cause, EngineError, LoadError, LoadErrorKind};
 use crate::host;
 use crate::host::open_files::FileBudget;
@@ -17,7 +17,7 @@ use crate::memory::page::page_size;
 use crate::memory::pool::{Pool, PooledImage};
 use crate::memory::stack::{ASYNC_STACK, Stacks, WASM_STACK};
 use crate::module::component::{Component, is_component};
-use crate::module::{self, Code, CodeKind, CodeOrigin, Module, check_header};
+use crate::module::{self, Code, CodeKind, Module, check_header};
 use crate::schedule::lane::SlowLane;
 use crate::schedule::ticker::Ticker;
 
@@ -220,31 +220,14 @@ impl Engine {
         cache: &CodeCache,
     ) -> Result<(Code, CodeOrigin), LoadError> {
         check_header(wasm)?;
-        let cached = if is_component(wasm) {
-            let engine = self.engine_of(wasm)?;
-            cache
-                .load(engine, key)
-                .map(|code| self.load_component(wasm, Some(code)))
-        } else {
-            cache
-                .load(&self.0.engine, key)
-                .map(|code| self.load_module(wasm, Some(code)))
-        };
-        let damaged = match cached {
-            CachedCode::Code(code) => return Ok((code?, CodeOrigin::Cached)),
-            CachedCode::Missing => None,
-            CachedCode::Damaged(why) => Some(why),
-        };
         let compile = || self.precompile(wasm);
-        let filled = if is_component(wasm) {
-            let code = cache.fill(self.engine_of(wasm)?, key, compile)?;
-            code.map(|code| self.load_component(wasm, Some(code)))
+        if is_component(wasm) {
+            let (code, origin) = cache.load_or_fill(self.engine_of(wasm)?, key, compile)?;
+            Ok((self.load_component(wasm, code)?, origin))
         } else {
-            let code = cache.fill(&self.0.engine, key, compile)?;
-            code.map(|code| self.load_module(wasm, Some(code)))
-        };
-        let code = filled.unwrap_or_else(|| self.compile(wasm))?;
-        Ok((code, CodeOrigin::Compiled { damaged }))
+            let (code, origin) = cache.load_or_fill(&self.0.engine, key, compile)?;
+            Ok((self.load_module(wasm, code)?, origin))
+        }
     }
 
     /// Returns the key of a module's or component's code in a [`CodeCache`], from its SHA-256.

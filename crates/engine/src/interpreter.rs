@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use wasmtime::{InstancePre, Linker, ModuleExport, Store};
 
-use crate::code_cache::cache::{CachedCode, CodeCache, CodeKey};
+use crate::code_cache::cache::{CodeCache, CodeKey, CodeOrigin};
 use crate::engine::Engine;
 use crate::error::{LoadError, WasmError};
 use crate::host::state::Host;
@@ -59,32 +59,24 @@ impl Engine {
         imports: impl FnOnce(&mut Linker<Host>, &wasmtime::Module) -> wasmtime::Result<()>,
     ) -> Result<Interpreter, LoadError> {
         check_header(wasm)?;
-        let found = code.map(|(code, key)| (code.load(self.wasmtime(), key), key));
-        let mut code_place = CodePlace::Memory;
-        let (module, image) = match found {
-            Some((CachedCode::Code(module), _)) => {
-                code_place = CodePlace::of(Some(&module));
-                self.compile_parts(wasm, Some(module))
-            }
-            found => {
-                if let Some((CachedCode::Damaged(why), key)) = found {
+        let cached = match code {
+            None => None,
+            Some((cache, key)) => {
+                let compile = || self.precompile(&export_state::expose(wasm)?);
+                let (module, origin) = cache.load_or_fill(self.wasmtime(), key, compile)?;
+                if let CodeOrigin::Compiled { damaged: Some(why) } = origin {
                     tracing::warn!(
                         "the compiled code {} is damaged ({why}): compiled again",
                         key.file_name()
                     );
                 }
-                let exposed = export_state::expose(wasm)?;
-                let filled = match code {
-                    Some((cache, key)) => {
-                        cache.fill(self.wasmtime(), key, || self.precompile(&exposed))?
-                    }
-                    None => None,
-                };
-                match filled {
-                    Some(module) => self.compile_parts(wasm, Some(module)),
-                    None => self.compile_parts(&exposed, None),
-                }
+                module
             }
+        };
+        let code_place = CodePlace::of(cached.as_ref());
+        let (module, image) = match cached {
+            Some(module) => self.compile_parts(wasm, Some(module)),
+            None => self.compile_parts(&export_state::expose(wasm)?, None),
         }?;
         let mut linker = self.linker();
         imports(&mut linker, &module).map_err(not_linked)?;

@@ -35,7 +35,7 @@ mod spec;
 mod sync;
 
 pub use body::{BodyClosed, BodyError, BodySender, BodyStream, RequestBody};
-pub use code_cache::cache::{CacheEntryState, CodeCache, CodeKey};
+pub use code_cache::cache::{CacheEntryState, CodeCache, CodeKey, CodeOrigin};
 pub use code_cache::turn::{CompileTurn, CompileWork};
 pub use code_cache::writing::EntryWriter;
 pub use engine::{Engine, EngineOptions};
@@ -55,7 +55,7 @@ pub use host::state::{Channel, Host, HttpFailure, NoMemory, is_suspended, kv_val
 pub use interpreter::vm::{Program, ProgramError, Vm};
 pub use interpreter::{Interpreter, interpreter_module};
 pub use memory::account::{Account, Charge};
-pub use module::{Code, CodeOrigin, compile_memory};
+pub use module::{Code, compile_memory};
 pub use schedule::priority::give_way;
 pub use spec::{
     Call, CallReport, GuestLimits, GuestSpec, KvGrant, PreopenedDirectory, StreamLimits,

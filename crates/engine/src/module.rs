@@ -11,7 +11,7 @@ use std::sync::Arc;
 use wasmparser::{Parser, Payload};
 use wasmtime::ModuleExport;
 
-use crate::error::{DamagedCode, LoadError, LoadErrorKind, WasmError};
+use crate::error::{LoadError, LoadErrorKind, WasmError};
 use crate::memory::image::MemoryImage;
 use crate::memory::mapping::release_file_pages;
 use crate::memory::page::WASM_PAGE;
@@ -132,18 +132,6 @@ pub(crate) enum Initialiser {
     Hidden(Arc<LoadError>),
 }
 
-/// Where a module's code came from.
-#[derive(Debug)]
-pub enum CodeOrigin {
-    /// The code cache.
-    Cached,
-    /// The code was compiled now.
-    Compiled {
-        /// Why the cache's entry could not be used, if it had one.
-        damaged: Option<DamagedCode>,
-    },
-}
-
 impl Module {
     /// Compiles a module, or takes its `code` if that was compiled before.
     pub(crate) fn new(
@@ -208,9 +196,7 @@ impl Module {
             initialiser,
         })
     }
-}
 
-impl Module {
     /// Returns the pages of the code to the system: they are mapped again when they run.
     pub(crate) fn release_code(&self) {
         self.code_place.release(&self.code);

@@ -94,20 +94,22 @@ impl CodeKey {
 }
 
 /// What a cache had under a key.
-pub(crate) enum CachedCode<T> {
+enum CachedCode<T> {
     Code(T),
     Missing,
     Damaged(DamagedCode),
 }
 
-impl<T> CachedCode<T> {
-    pub(crate) fn map<U>(self, with: impl FnOnce(T) -> U) -> CachedCode<U> {
-        match self {
-            Self::Code(code) => CachedCode::Code(with(code)),
-            Self::Missing => CachedCode::Missing,
-            Self::Damaged(why) => CachedCode::Damaged(why),
-        }
-    }
+/// Where a module's code came from.
+#[derive(Debug)]
+pub enum CodeOrigin {
+    /// The code cache.
+    Cached,
+    /// The code was compiled now.
+    Compiled {
+        /// Why the cache's entry could not be used, if it had one.
+        damaged: Option<DamagedCode>,
+    },
 }
 
 /// Code that wasmtime wrote.
@@ -272,7 +274,7 @@ impl CodeCache {
         Ok(file)
     }
 
-    pub(crate) fn load<T: CompiledCode>(&self, engine: &Engine, key: &CodeKey) -> CachedCode<T> {
+    fn load<T: CompiledCode>(&self, engine: &Engine, key: &CodeKey) -> CachedCode<T> {
         let file = match self.open_entry(key) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return CachedCode::Missing,
@@ -295,9 +297,25 @@ impl CodeCache {
         }
     }
 
-    /// Compiles what the cache does not have, and loads the code from its new entry, so that later
-    /// processes find it. `None` if the cache keeps nothing: it is read-only, or its disk is full.
-    pub(crate) fn fill<T: CompiledCode>(
+    /// Loads code, or fills its entry with what `compile` returns and loads it from there, so that
+    /// later processes find it. `None` if the cache keeps nothing: it is read-only, or its disk is
+    /// full.
+    pub(crate) fn load_or_fill<T: CompiledCode>(
+        &self,
+        engine: &Engine,
+        key: &CodeKey,
+        compile: impl FnOnce() -> Result<Vec<u8>, LoadError>,
+    ) -> Result<(Option<T>, CodeOrigin), LoadError> {
+        let damaged = match self.load(engine, key) {
+            CachedCode::Code(code) => return Ok((Some(code), CodeOrigin::Cached)),
+            CachedCode::Missing => None,
+            CachedCode::Damaged(why) => Some(why),
+        };
+        let code = self.fill(engine, key, compile)?;
+        Ok((code, CodeOrigin::Compiled { damaged }))
+    }
+
+    fn fill<T: CompiledCode>(
         &self,
         engine: &Engine,
         key: &CodeKey,

@@ -351,6 +351,7 @@ mod tests {
         assert!(!meter.is_over());
         assert!(usage.yielded.load(Ordering::Relaxed));
     }
+
     #[test]
     fn reports_cpu_time_before_the_end_of_a_poll() {
         let usage = Arc::new(CpuUsage::default());
