@@ -14,20 +14,9 @@ scripts/debs.sh trixie cni containernetworking-plugins
 scripts/debs.sh bookworm nftables nftables libnftables1 libnftnl11 libxtables12 libmnl0 libjansson4 libedit2 libbsd0 libmd0
 scripts/debs.sh bookworm busybox busybox-static
 
-folder=$PWD/target/tools/kubernetes
+. scripts/go-program.sh
 version=$(sed -n 's,^\tk8s.io/kubernetes v,,p' test/kubernetes/go.mod)
-wanted=$(cat test/kubernetes/go.{mod,sum} test/kubernetes/*.go | sha256sum)
-[[ ! -e $folder/.pin || $(< "$folder/.pin") != "$wanted" ]] || exit 0
-oldest=$(sed -n 's/^go //p' test/kubernetes/go.mod)
-export GOTOOLCHAIN=local GOOS='' GOARCH='' CGO_ENABLED=0 GOFLAGS=-mod=readonly
-present=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)
-if [[ -z $present || $(printf '%s\n' "$oldest" "$present" | sort -V | head -1) != "$oldest" ]]; then
-    echo "scripts/kubernetes.sh: Go $oldest or newer is needed to build Kubernetes $version; there is ${present:-none}" >&2
-    exit 1
-fi
-echo "building Kubernetes $version"
 minor=${version#*.}
 base=k8s.io/component-base/version
-(cd test/kubernetes && go build -trimpath -buildvcs=false -o "$folder/bin/kube" -ldflags "-s -w -X $base.gitVersion=v$version \
-    -X $base.gitMajor=${version%%.*} -X $base.gitMinor=${minor%%.*} -X k8s.io/client-go/pkg/version.gitVersion=v$version" .)
-echo "$wanted" > "$folder/.pin"
+build_program test/kubernetes kubernetes bin/kube "Kubernetes $version" -ldflags "-s -w -X $base.gitVersion=v$version \
+    -X $base.gitMajor=${version%%.*} -X $base.gitMinor=${minor%%.*} -X k8s.io/client-go/pkg/version.gitVersion=v$version"

@@ -20,16 +20,5 @@ libraries=(
 )
 scripts/debs.sh bookworm chromium chromium chromium-common fonts-dejavu-core "${libraries[@]}"
 
-folder=$PWD/target/tools/collector
-wanted=$(cat test/collector/go.{mod,sum} test/collector/*.go | sha256sum)
-[[ ! -e $folder/.pin || $(< "$folder/.pin") != "$wanted" ]] || exit 0
-oldest=$(sed -n 's/^go //p' test/collector/go.mod)
-export GOTOOLCHAIN=local GOOS='' GOARCH='' CGO_ENABLED=0 GOFLAGS=-mod=readonly
-present=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)
-if [[ -z $present || $(printf '%s\n' "$oldest" "$present" | sort -V | head -1) != "$oldest" ]]; then
-    echo "scripts/sight.sh: Go $oldest or newer is needed to build the collector; there is ${present:-none}" >&2
-    exit 1
-fi
-echo "building an OpenTelemetry collector"
-(cd test/collector && go build -trimpath -buildvcs=false -ldflags '-s -w' -o "$folder/otelcol" .)
-echo "$wanted" > "$folder/.pin"
+. scripts/go-program.sh
+build_program test/collector collector otelcol 'an OpenTelemetry collector' -ldflags '-s -w'
