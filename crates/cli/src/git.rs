@@ -161,35 +161,38 @@ impl Clone<'_> {
     fn fetch(&self, url: &str, revision: &Revision) -> Result<(), String> {
         eprintln!("fetching {}", shown(url));
         self.git(&["init", "--quiet", "--template="])?;
-        let shallow = match revision {
-            Revision::Default => Some("HEAD".to_owned()),
-            Revision::Branch(name) => Some(format!("refs/heads/{name}")),
-            Revision::Tag(name) => Some(format!("refs/tags/{name}")),
-            // A server may refuse a commit that is not the newest, and knows no shortened one.
-            Revision::Commit(_) => None,
+        let newest = match revision {
+            Revision::Default => "HEAD",
+            Revision::Branch(name) => &format!("refs/heads/{name}"),
+            Revision::Tag(name) => &format!("refs/tags/{name}"),
+            Revision::Commit(commit) => {
+                self.fetch_commit(url, commit)?;
+                self.check_out(commit)?;
+                return self.without_history();
+            }
         };
-        match (shallow, revision) {
-            (Some(name), _) => {
-                self.git(&self.fetching(&["--depth=1"], url, &[&name]))?;
-                self.git(&["checkout", "--quiet", "--detach", "FETCH_HEAD"])?;
-            }
-            (None, Revision::Commit(commit)) => {
-                let is_whole = [40, 64].contains(&commit.len());
-                let one = self.fetching(&["--depth=1"], url, &[commit]);
-                if is_whole && self.run(&one, true).is_ok_and(|status| status.success()) {
-                    self.git(&["checkout", "--quiet", "--detach", commit])?;
-                    return self.without_history();
-                }
-                let all = [
-                    "+refs/heads/*:refs/remotes/origin/*",
-                    "+refs/tags/*:refs/tags/*",
-                ];
-                self.git(&self.fetching(&[], url, &all))?;
-                self.git(&["checkout", "--quiet", "--detach", commit])?;
-            }
-            (None, _) => {}
-        }
+        self.git(&self.fetching(&["--depth=1"], url, &[newest]))?;
+        self.check_out("FETCH_HEAD")?;
         self.without_history()
+    }
+
+    /// Fetches a commit alone, or all branches and tags: a server may refuse a commit that is not the
+    /// newest, and knows no shortened one.
+    fn fetch_commit(&self, url: &str, commit: &str) -> Result<(), String> {
+        let is_whole = [40, 64].contains(&commit.len());
+        let one = self.fetching(&["--depth=1"], url, &[commit]);
+        if is_whole && self.run(&one, true).is_ok_and(|status| status.success()) {
+            return Ok(());
+        }
+        let all = [
+            "+refs/heads/*:refs/remotes/origin/*",
+            "+refs/tags/*:refs/tags/*",
+        ];
+        self.git(&self.fetching(&[], url, &all))
+    }
+
+    fn check_out(&self, revision: &str) -> Result<(), String> {
+        self.git(&["checkout", "--quiet", "--detach", revision])
     }
 
     /// Removes what is no part of the project.
