@@ -60,12 +60,7 @@ pub(crate) async fn admin(view: &StatusView<'_>, request: &StatusRequest<'_>) ->
         "/readyz" if view.gauges.draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/readyz" if view.gauges.uncompiled > 0 => {
             let waiting = format!("{} workers wait for their code\n", view.gauges.uncompiled);
-            let content_type = "text/plain; charset=utf-8";
-            answer(
-                StatusCode::SERVICE_UNAVAILABLE,
-                content_type,
-                waiting.into(),
-            )
+            text(StatusCode::SERVICE_UNAVAILABLE, waiting)
         }
         "/readyz" => text(StatusCode::OK, "ready\n"),
         path => match SharedRoute::parse(path) {
@@ -229,12 +224,8 @@ fn not_allowed() -> Response<Bytes> {
     response
 }
 
-fn text(status: StatusCode, text: &'static str) -> Response<Bytes> {
-    answer(
-        status,
-        "text/plain; charset=utf-8",
-        Bytes::from_static(text.as_bytes()),
-    )
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
+    answer(status, "text/plain; charset=utf-8", text.into())
 }
 
 fn json(status: StatusCode, value: &Value) -> Response<Bytes> {
