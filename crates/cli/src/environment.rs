@@ -24,9 +24,9 @@ struct ImageVariables {
 
 static IMAGE: OnceLock<ImageVariables> = OnceLock::new();
 
-/// Says that this process serves an image, or a repository, with these variables, which are for the project and its
-/// settings alone: what this program reads about the machine, as the place of the code cache, is
-/// not the image's to say. An image sees no other variables of this process than the server's own.
+/// Says that this process serves an image, or a repository, with these variables, which are for the
+/// project and its settings alone: what this program reads about the machine, as the place of the
+/// code cache, is not the image's to say. An image sees no other variables of this process than the server's own.
 pub(crate) fn serve_untrusted(
     image: impl IntoIterator<Item = (String, String)>,
     given: impl IntoIterator<Item = (String, String)>,

@@ -1,5 +1,5 @@
-//! A private directory for what is served and not kept: an unpacked image, a clone. A process that was killed leaves its directory: the
-//! next one removes it.
+//! A private directory for what is served and not kept: an unpacked image, a clone. A process that
+//! was killed leaves its directory: the next one removes it.
 
 use std::fs::{self, File};
 use std::io;
