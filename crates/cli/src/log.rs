@@ -1,6 +1,8 @@
 //! The log: lines of text or JSON on standard error. Writers never wait for the reader.
 
 mod access;
+#[cfg(test)]
+mod captured;
 mod escape;
 mod export;
 mod pretty;

@@ -33,6 +33,7 @@ mod workers;
 pub use options::PrepareOptions;
 pub use prepare::prepare;
 pub use reload::{Reloaded, Reloader};
+pub use request::access::access_event;
 pub use server::{Bound, Drained, Server};
 pub use stores::{NotReadable, OpenedStores, store_contents};
 pub use workers::compiling::Compiling;

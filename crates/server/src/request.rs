@@ -1,6 +1,6 @@
 //! A request's way from its head to its response.
 
-mod access;
+pub(crate) mod access;
 pub(crate) mod admission;
 pub(crate) mod app;
 pub(crate) mod authority;

@@ -240,27 +240,14 @@ fn is_plain(text: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use crate::log::captured::CapturedLines;
     use std::time::Duration;
     use tracing_subscriber::{Layer, fmt, layer::SubscriberExt};
     use wws_telemetry::TraceContext;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// The line of an event with the same fields.
     fn event(format: LogFormat, line: &AccessLine<'_>) -> String {
-        let lines = Lines::default();
+        let lines = CapturedLines::default();
         let writer = lines.clone();
         let layer = fmt::layer().with_writer(move || writer.clone());
         let layer = match format {
@@ -273,22 +260,9 @@ mod tests {
                 .boxed(),
         };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            tracing::info!(
-                target: "access",
-                method = line.method,
-                path = line.path,
-                status = line.status,
-                bytes = line.bytes,
-                ms = line.time.as_micros() as f64 / 1000.0,
-                client = line.client.map(display),
-                worker = line.worker,
-                request_id = line.request_id,
-                trace_id = line.trace.map(|trace| display(trace.trace_hex())),
-                span_id = line.trace.map(|trace| display(trace.span_hex())),
-                aborted_by = line.aborted_by,
-            );
+            wws_server::access_event(line);
         });
-        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+        lines.text()
     }
 
     /// A line with another time in place of its own.

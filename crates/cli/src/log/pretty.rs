@@ -168,36 +168,20 @@ fn time_of_day(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::log::captured::CapturedLines;
 
     fn written(painter: Painter, write: impl FnOnce()) -> Vec<String> {
-        let lines = Lines::default();
+        let lines = CapturedLines::default();
         let writer = lines.clone();
         let layer = tracing_subscriber::fmt::layer()
             .event_format(Pretty { painter, offset: 0 })
             .with_ansi(false)
             .with_writer(move || writer.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), write);
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         let lines = text.lines().map(|line| match line.strip_prefix(INDENT) {
             Some(_) => line.to_owned(),
             None => line.split_once(' ').unwrap().1.to_owned(),

@@ -239,6 +239,7 @@ impl Visit for Worker {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::log::captured::CapturedLines;
     use tracing_subscriber::{Layer, fmt, layer::SubscriberExt};
 
     fn site() -> Identifier {
@@ -309,18 +310,7 @@ mod tests {
 
     #[test]
     fn errors_are_bounded_and_other_lines_are_not() {
-        #[derive(Clone, Default)]
-        struct Lines(Arc<Mutex<Vec<u8>>>);
-        impl std::io::Write for Lines {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().unwrap().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let lines = Lines::default();
+        let lines = CapturedLines::default();
         let writer = lines.clone();
         let limit = Arc::new(RateLimit::default());
         let layer = fmt::layer()
@@ -335,7 +325,7 @@ mod tests {
             }
             limit.take(true).iter().for_each(Suppressed::log);
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         let count = |words: &str| text.lines().filter(|line| line.contains(words)).count();
         assert_eq!(
             (count("failed"), count("fine"), count("own words")),

@@ -136,13 +136,13 @@ impl AccessRecord {
             aborted_by: self.aborted_by.map(AbortedBy::name),
         };
         if !series.access_log().write(&line) {
-            log(&line);
+            access_event(&line);
         }
     }
 }
 
 /// Logs a line as an event, for programs without a writer of the access log.
-fn log(line: &AccessLine<'_>) {
+pub fn access_event(line: &AccessLine<'_>) {
     tracing::info!(
         target: "access",
         method = line.method,
