@@ -1,6 +1,9 @@
 //! The command as people and containers run it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(dead_code, reason = "not all tests use all of it")]
+mod served;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
@@ -9,7 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+use served::Served;
 
 const HELLO: &str = r#"(module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
@@ -66,84 +70,6 @@ fn text(output: &Output) -> (Option<i32>, String, String) {
         text(&output.stdout),
         text(&output.stderr),
     )
-}
-
-/// A server, and the rest of its log.
-struct Served {
-    child: Child,
-    address: String,
-    /// Its log until it listened.
-    before: String,
-    log: BufReader<std::process::ChildStderr>,
-}
-
-impl Served {
-    #[allow(clippy::zombie_processes, reason = "`drop` waits")]
-    fn start(mut command: Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut before = String::new();
-        loop {
-            let mut line = String::new();
-            assert!(log.read_line(&mut line).unwrap() > 0, "it ended: {before}");
-            before += &line;
-            if let Some((_, rest)) = line.split_once("listening on http://") {
-                let address = rest.split([' ', '"']).next().unwrap().to_owned();
-                return Self {
-                    child,
-                    address,
-                    before,
-                    log,
-                };
-            }
-        }
-    }
-
-    fn send(&self) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        stream
-            .write_all(b"GET /w HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            .unwrap();
-        stream
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Waits for a line of its log with a text.
-    fn logs(&mut self, text: &str) -> String {
-        loop {
-            let mut line = String::new();
-            let read = self.log.read_line(&mut line).unwrap();
-            self.before += &line;
-            assert!(read > 0, "it ended without {text}: {}", self.before);
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    fn end(mut self) -> (Option<i32>, String) {
-        let mut log = std::mem::take(&mut self.before);
-        self.log.read_to_string(&mut log).unwrap();
-        (self.child.wait().unwrap().code(), log)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It has ended, unless the test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn answer(mut stream: TcpStream) -> String {
@@ -246,7 +172,7 @@ fn what_is_in_flight_ends_after_a_signal() {
     // The last is what Docker sends as `RTMIN+3`.
     for signal in [15, 2, 3, 37] {
         let mut served = Served::start(wws(&["--port", "0"], folder.path()));
-        let stream = served.send();
+        let stream = served.send("/w");
         served.logs("it has begun");
         let pid = served.child.id().to_string();
         let mut kill = Command::new("/bin/kill");
@@ -266,7 +192,7 @@ fn other_signals_do_not_stop_a_server() {
     for signal in [Signal::USR1, Signal::USR2] {
         served.signal(signal);
         std::thread::sleep(Duration::from_millis(50));
-        assert!(answer(served.send()).ends_with("hello"), "{signal:?}");
+        assert!(answer(served.send("/w")).ends_with("hello"), "{signal:?}");
     }
     served.signal(Signal::TERM);
     let (code, log) = served.end();
@@ -289,7 +215,7 @@ fn sighup_loads_the_project_again() {
         line.contains("reloaded: generation 2: 1 workers loaded, 1 unchanged, 0 removed"),
         "{line}"
     );
-    assert!(answer(served.send()).ends_with("again"));
+    assert!(answer(served.send("/w")).ends_with("again"));
     // The project before is served on, and all problems are logged.
     write("w.wasm", b"no");
     write("new.wasm", b"no");
@@ -297,7 +223,7 @@ fn sighup_loads_the_project_again() {
     served.logs("new.wasm: not WebAssembly");
     served.logs("w.wasm: not WebAssembly");
     served.logs("not reloaded: 2 problems");
-    assert!(answer(served.send()).ends_with("again"));
+    assert!(answer(served.send("/w")).ends_with("again"));
     std::fs::remove_file(folder.path().join("new.wasm")).unwrap();
     write("w.wasm", &hello(0));
     write(".wws.toml", b"[server]\nport = 81\nmax_body = 7\n");
@@ -305,7 +231,7 @@ fn sighup_loads_the_project_again() {
     // The port is the command line's.
     served.logs("changed, and needs a restart: `server.max_body`");
     served.logs("reloaded: generation 3");
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     served.signal(Signal::TERM);
     let (code, log) = served.end();
     assert_eq!(code, Some(0), "{log}");
@@ -334,7 +260,7 @@ fn reload_prints_what_has_changed_or_all_problems() {
     ] {
         assert!(err.contains(line), "{err}");
     }
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     served.signal(Signal::TERM);
     assert_eq!(served.end().0, Some(0));
 }
@@ -353,12 +279,12 @@ fn a_watched_project_is_loaded_when_a_file_changes() {
     write("w.wasm", b"no");
     served.logs("w.wasm: not WebAssembly");
     served.logs("not reloaded: 1 problem");
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     write("w.wasm", &hello(1));
     served.logs("reloaded: generation 2");
     write(".env", b"A=changed-s3cret\n");
     served.logs("reloaded: generation 3: 1 workers loaded");
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     served.signal(Signal::TERM);
     let (code, log) = served.end();
     assert_eq!(code, Some(0), "{log}");
@@ -371,7 +297,7 @@ fn a_second_signal_ends_at_once() {
     let mut command = wws(&["--port", "0"], folder.path());
     command.env("WWS_GRACE_PERIOD", "300s");
     let mut served = Served::start(command);
-    let _stream = served.send();
+    let _stream = served.send("/w");
     served.logs("it has begun");
     let start = Instant::now();
     served.signal(Signal::TERM);
@@ -391,7 +317,7 @@ fn a_container_takes_its_settings_from_the_environment() {
         ("WWS_LOG_FORMAT", "json"),
     ]);
     let served = Served::start(command);
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     served.signal(Signal::TERM);
     let (code, log) = served.end();
     assert_eq!(code, Some(0));
@@ -430,7 +356,7 @@ fn a_container_takes_arguments_and_its_entry_point_again() {
         "--ignore=bad.wasm",
     ];
     let served = Served::start(container(folder.path(), &args));
-    assert!(answer(served.send()).starts_with("HTTP/1.1 404"));
+    assert!(answer(served.send("/w")).starts_with("HTTP/1.1 404"));
     let mut stream = TcpStream::connect(&served.address).unwrap();
     stream
         .write_all(b"GET /v1/w HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
@@ -605,7 +531,7 @@ fn too_few_processes_are_one_line_and_an_exit_code() {
     for limit in 8..24 {
         let served = Served::start(run(limit));
         for _ in 0..3 {
-            assert!(answer(served.send()).ends_with("hello"), "{limit}");
+            assert!(answer(served.send("/w")).ends_with("hello"), "{limit}");
         }
         served.signal(Signal::TERM);
         let (code, log) = served.end();
@@ -928,7 +854,7 @@ fn a_second_start_believes_no_code_that_others_could_write() {
         let mut command = wws(&["-p", "0"], folder.path());
         command.env("WWS_CODE_CACHE", &cache);
         let served = Served::start(command);
-        assert!(answer(served.send()).ends_with("hello"));
+        assert!(answer(served.send("/w")).ends_with("hello"));
         served.signal(Signal::TERM);
         served.end().1
     };
@@ -948,7 +874,7 @@ fn no_code_is_kept_where_a_worker_may_write() {
     let mut command = wws(&["-p", "0"], folder.path());
     command.env("WWS_CODE_CACHE", folder.path().join("data/cache/code"));
     let served = Served::start(command);
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     served.signal(Signal::TERM);
     let (_, log) = served.end();
     assert!(
@@ -978,7 +904,7 @@ fn code_that_a_reload_compiles_is_kept() {
     served.signal(Signal::HUP);
     served.logs("new.wasm: it may write to ");
     served.logs("not reloaded: 1 problem");
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     served.signal(Signal::TERM);
     assert_eq!(served.end().0, Some(0));
 }
@@ -987,7 +913,7 @@ fn code_that_a_reload_compiles_is_kept() {
 fn a_server_on_a_machine_gives_up_its_rights() {
     let folder = project(&[("w.wasm", &hello(0))]);
     let served = Served::start(wws(&["-p", "0"], folder.path()));
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     let mut threads = 0;
     for thread in std::fs::read_dir(format!("/proc/{}/task", served.child.id())).unwrap() {
         let thread = thread.unwrap().path().join("status");
@@ -1007,7 +933,7 @@ fn a_server_on_a_machine_gives_up_its_rights() {
     }
     assert!(threads > 1);
     // It is well all the same.
-    assert!(answer(served.send()).ends_with("hello"));
+    assert!(answer(served.send("/w")).ends_with("hello"));
     served.signal(Signal::TERM);
     let (_, log) = served.end();
     assert!(!log.contains("rights that"), "{log}");

@@ -1,16 +1,21 @@
 //! Projects of git repositories, from git's own server on loopback.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../image/tests/registry/request.rs"]
+mod request;
+#[allow(dead_code, reason = "not all tests use all of it")]
+mod served;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use request::ReceivedRequest;
+use served::Served;
 use tempfile::TempDir;
 
 /// A directory of repositories, which `git http-backend` serves.
@@ -90,30 +95,10 @@ fn worker(text: &str) -> Vec<u8> {
 
 /// Answers one request by git's CGI program.
 fn answer(mut stream: &TcpStream, root: &Path) {
-    let mut reader = BufReader::new(stream);
-    let mut lines = Vec::new();
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
-        }
-        if line.trim_end().is_empty() {
-            break;
-        }
-        lines.push(line.trim_end().to_owned());
-    }
-    let header = |name: &str| {
-        lines.iter().skip(1).find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name)
-                .then(|| value.trim().to_owned())
-        })
+    let Some(request) = ReceivedRequest::read(stream) else {
+        return;
     };
-    let length: u64 = header("content-length").map_or(0, |length| length.parse().unwrap());
-    let mut body = Vec::new();
-    reader.take(length).read_to_end(&mut body).unwrap();
-    let mut words = lines[0].split(' ');
-    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let (method, target) = request.method_and_target();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if let Some(other) = path.strip_prefix("/redirect/") {
         let head =
@@ -128,18 +113,29 @@ fn answer(mut stream: &TcpStream, root: &Path) {
         .env("PATH_INFO", path)
         .env("QUERY_STRING", query)
         .env("REQUEST_METHOD", method)
-        .env("CONTENT_TYPE", header("content-type").unwrap_or_default())
-        .env("CONTENT_LENGTH", length.to_string())
+        .env(
+            "CONTENT_TYPE",
+            request.header("content-type").unwrap_or_default(),
+        )
+        .env("CONTENT_LENGTH", request.body.len().to_string())
         .env(
             "HTTP_CONTENT_ENCODING",
-            header("content-encoding").unwrap_or_default(),
+            request.header("content-encoding").unwrap_or_default(),
         )
-        .env("GIT_PROTOCOL", header("git-protocol").unwrap_or_default())
+        .env(
+            "GIT_PROTOCOL",
+            request.header("git-protocol").unwrap_or_default(),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(&body).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&request.body)
+        .unwrap();
     let output = child.wait_with_output().unwrap().stdout;
     let status = match output.strip_prefix(b"Status: ") {
         Some(rest) => String::from_utf8_lossy(&rest[..3]).into_owned(),
@@ -195,73 +191,15 @@ impl User {
 
     /// What `/w` of a served repository answers.
     fn answer(&self, args: &[&str]) -> String {
-        let server = Served::start(self.wws(args));
+        let server = Served::start(self.wws(args)).discard_log();
         let text = server.get("/w");
-        assert_eq!(server.stop(), Some(0));
+        assert_eq!(server.stop().0, Some(0));
         assert_eq!(self.left(), 0, "{args:?}");
         text.rsplit('\n').next().unwrap().to_owned()
     }
 
     fn left(&self) -> usize {
         fs::read_dir(self.home.path().join("tmp")).unwrap().count()
-    }
-}
-
-struct Served {
-    child: Child,
-    address: String,
-    log: String,
-}
-
-impl Served {
-    #[allow(clippy::zombie_processes, reason = "`drop` waits")]
-    fn start(mut command: Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let mut log = String::new();
-        loop {
-            let mut line = String::new();
-            assert!(lines.read_line(&mut line).unwrap() > 0, "it ended: {log}");
-            log += &line;
-            if let Some((_, rest)) = line.split_once("listening on http://") {
-                let address = rest.split(' ').next().unwrap().to_owned();
-                thread::spawn(move || lines.read_to_string(&mut String::new()));
-                return Self {
-                    child,
-                    address,
-                    log,
-                };
-            }
-        }
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    fn stop(mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It has ended, unless the test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -371,15 +309,15 @@ fn a_repository_runs_nothing_and_reads_nothing_of_its_user() {
     fs::write(user.home.path().join(".gitconfig"), settings).unwrap();
     let mut command = user.wws(&[&url, "--env", "GIVEN_B"]);
     command.env("SECRET_A", "secret").env("GIVEN_B", "given");
-    let server = Served::start(command);
-    let log = &server.log;
+    let server = Served::start(command).discard_log();
+    let log = &server.before;
     assert!(log.contains("the environment has no `SECRET_A`"), "{log}");
     assert!(!log.contains("GIVEN_B"), "{log}");
     assert!(server.get("/w").ends_with("one."));
     assert!(server.get("/inner/w").starts_with("HTTP/1.1 404"));
     assert!(server.get("/out/w").starts_with("HTTP/1.1 404"));
     assert!(server.get("/.git/config").starts_with("HTTP/1.1 404"));
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.stop().0, Some(0));
     assert!(!ran.exists());
     let said = user.fails(&[&url, "--git-folder", "out"], 1);
     assert!(said.contains("has no directory out"), "{said}");

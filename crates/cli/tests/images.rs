@@ -4,17 +4,16 @@
 // The same registry as of the client's own tests.
 #[path = "../../image/tests/registry/mod.rs"]
 mod registry;
+#[allow(dead_code, reason = "not all tests use all of it")]
+mod served;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
-    process::{Child, Command, Output, Stdio},
-    time::Duration,
+    process::{Command, Output, Stdio},
 };
 
 use registry::{Registry, Wanted};
-use rustix::process::{Pid, Signal, kill_process};
+use served::Served;
 use tempfile::TempDir;
 use wws_image::Image;
 
@@ -70,71 +69,6 @@ impl Place {
     /// What is left in the directory for temporary files.
     fn left(&self) -> usize {
         fs::read_dir(self.temporary.path()).unwrap().count()
-    }
-}
-
-/// A server that listens.
-struct Served {
-    child: Child,
-    address: String,
-    /// Its log until it listened.
-    before: String,
-    log: BufReader<std::process::ChildStderr>,
-}
-
-impl Served {
-    #[allow(clippy::zombie_processes, reason = "`drop` waits")]
-    fn start(mut command: Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut before = String::new();
-        loop {
-            let mut line = String::new();
-            assert!(log.read_line(&mut line).unwrap() > 0, "it ended: {before}");
-            before += &line;
-            if let Some((_, rest)) = line.split_once("listening on http://") {
-                let address = rest.split(' ').next().unwrap().to_owned();
-                return Self {
-                    child,
-                    address,
-                    before,
-                    log,
-                };
-            }
-        }
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let limit = Some(Duration::from_secs(60));
-        stream.set_read_timeout(limit).unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-        )
-        .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    fn stop(mut self) -> (Option<i32>, String) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        let mut log = String::new();
-        self.log.read_to_string(&mut log).unwrap();
-        (self.child.wait().unwrap().code(), log)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It has ended, unless the test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

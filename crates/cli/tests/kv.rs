@@ -2,16 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output, Stdio};
 
+use rustix::process::Signal;
+use served::Served;
 use tempfile::TempDir;
 
 #[path = "../../kv/tests/common/redis.rs"]
 mod redis;
+#[allow(dead_code, reason = "not all tests use all of it")]
+mod served;
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../server/tests/server/common/wat.rs"]
 mod wat_text;
@@ -84,25 +86,8 @@ impl Project {
         ended(child.wait_with_output().unwrap())
     }
 
-    fn serve(&self) -> Server {
-        let mut child = self
-            .command(&["--port", "0", "."])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut text = String::new();
-        let address = loop {
-            let from = text.len();
-            assert!(log.read_line(&mut text).unwrap() > 0, "it ended: {text}");
-            if let Some((_, rest)) = text[from..].split_once("listening on http://") {
-                break rest.split(' ').next().unwrap().to_owned();
-            }
-        };
-        // The pipe must not fill.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Server { child, address }
+    fn serve(&self) -> Served {
+        Served::start(self.command(&["--port", "0", "."])).discard_log()
     }
 }
 
@@ -112,37 +97,11 @@ fn ended(output: Output) -> (i32, String, String) {
     (code, text(output.stdout), text(output.stderr))
 }
 
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    /// The status and the body of a request that counts.
-    fn count(&self) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let limit = Some(Duration::from_secs(60));
-        stream.set_read_timeout(limit).unwrap();
-        stream
-            .write_all(b"GET /count HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The status and the body of a request that counts.
+fn count(server: &Served) -> (u16, String) {
+    let text = server.get("/count");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
 }
 
 /// A backup without the times of removal: Redis tells how much time is left, by its own clock.
@@ -159,10 +118,10 @@ fn timeless(backup: &str) -> String {
 /// What every store that lasts does, beside a server.
 fn reads_and_changes(project: &Project) {
     let server = project.serve();
-    assert_eq!(server.count(), (200, "1".into()));
+    assert_eq!(count(&server), (200, "1".into()));
     assert_eq!(project.done(&["get", "counts", "n"]), "1\n");
     assert_eq!(project.done(&["set", "counts", "n", "41"]), "");
-    assert_eq!(server.count(), (200, "42".into()));
+    assert_eq!(count(&server), (200, "42".into()));
     let odd = "a\n\u{1b}é";
     project.done(&["set", "other", odd, "-1", "--ttl", "3600"]);
     let (code, ..) = project.fed(&["set", "other", "b", "-"], b"from\nstdin");
@@ -200,7 +159,7 @@ fn reads_and_changes(project: &Project) {
     let exported = project.done(&["export"]);
     assert_eq!(exported.matches("\"expires_ms\"").count(), 1);
     assert_eq!(timeless(&exported), backup);
-    assert_eq!(server.count(), (200, "43".into()));
+    assert_eq!(count(&server), (200, "43".into()));
     let part = project.done(&["export", "--namespace", "other", "--prefix", "b"]);
     assert_eq!(part.lines().count(), 3);
     // Entries whose time has passed stay away.
@@ -209,9 +168,10 @@ fn reads_and_changes(project: &Project) {
     let expected = "imported 0 entries; left out 1 whose time has passed\n";
     assert_eq!((code, &*printed), (0, expected));
     // A crash of the server loses nothing of it.
-    server.kill();
+    server.signal(Signal::KILL);
+    server.end();
     assert_eq!(project.done(&["get", "counts", "n"]), "43\n");
-    assert_eq!(project.serve().count(), (200, "44".into()));
+    assert_eq!(count(&project.serve()), (200, "44".into()));
 }
 
 #[test]
@@ -285,7 +245,7 @@ fn backup_and_import_run_while_clients_write() {
         for _ in 0..clients {
             scope.spawn(|| {
                 for _ in 0..each {
-                    let (status, body) = server.count();
+                    let (status, body) = count(&server);
                     assert_eq!(status, 200, "{body}");
                 }
             });
@@ -304,7 +264,7 @@ fn backup_and_import_run_while_clients_write() {
     other.file("backup", &exported);
     other.done(&["import", "backup"]);
     assert_eq!(other.done(&["export"]), exported);
-    assert_eq!(other.serve().count().0, 200);
+    assert_eq!(count(&other.serve()).0, 200);
 }
 
 #[test]

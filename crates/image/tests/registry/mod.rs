@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, dead_code)]
 
+mod request;
+
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use request::ReceivedRequest;
 
 /// How a registry wants to know who pushes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,44 +75,24 @@ fn serve(mut stream: &TcpStream, wanted: Wanted, address: SocketAddr, state: &Mu
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
-    let mut reader = BufReader::new(stream);
-    let mut lines = Vec::new();
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
-        }
-        if line.trim_end().is_empty() {
-            break;
-        }
-        lines.push(line.trim_end().to_owned());
-    }
-    let header = |name: &str| {
-        lines.iter().skip(1).find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name)
-                .then(|| value.trim().to_owned())
-        })
+    let Some(request) = ReceivedRequest::read(stream) else {
+        return;
     };
-    let length: u64 = header("content-length").map_or(0, |length| length.parse().unwrap());
-    let mut body = Vec::new();
-    reader.take(length).read_to_end(&mut body).unwrap();
-    let mut words = lines[0].split(' ');
-    let (method, path) = (words.next().unwrap(), words.next().unwrap());
+    let (method, path) = request.method_and_target();
     state
         .lock()
         .unwrap()
         .requests
         .push(format!("{method} {path}"));
-    let authorizations = header("authorization");
+    let authorizations = request.header("authorization");
     state.lock().unwrap().authorizations.extend(authorizations);
     let (status, headers, answer) = answer(
         &Request {
             method,
             path,
-            kind: header("content-type").unwrap_or_default(),
-            authorization: header("authorization"),
-            body,
+            kind: request.header("content-type").unwrap_or_default(),
+            authorization: request.header("authorization"),
+            body: &request.body,
             wanted,
             address,
         },
@@ -132,7 +116,7 @@ struct Request<'a> {
     path: &'a str,
     kind: String,
     authorization: Option<String>,
-    body: Vec<u8>,
+    body: &'a [u8],
     wanted: Wanted,
     address: SocketAddr,
 }
@@ -222,7 +206,7 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
             ),
         },
         ("PUT", Some(("blobs", upload))) => {
-            let digest: String = Sha256::digest(&request.body)
+            let digest: String = Sha256::digest(request.body)
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect();
@@ -231,11 +215,11 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
             }
             state
                 .blobs
-                .insert(format!("sha256:{digest}"), request.body.clone());
+                .insert(format!("sha256:{digest}"), request.body.to_vec());
             ("201 Created", Vec::new(), Vec::new())
         }
         ("PUT", Some(("manifests", reference))) => {
-            let Ok(manifest) = serde_json::from_slice::<Value>(&request.body) else {
+            let Ok(manifest) = serde_json::from_slice::<Value>(request.body) else {
                 return error("400 Bad Request", "no JSON");
             };
             let named = ["layers", "manifests"]
@@ -249,11 +233,11 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
                     return error("404 Not Found", "an unknown blob");
                 }
             }
-            let digest: String = Sha256::digest(&request.body)
+            let digest: String = Sha256::digest(request.body)
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
                 .collect();
-            let manifest = (request.kind.clone(), request.body.clone());
+            let manifest = (request.kind.clone(), request.body.to_vec());
             for name in [reference.to_owned(), format!("sha256:{digest}")] {
                 state.manifests.insert(name, manifest.clone());
             }
