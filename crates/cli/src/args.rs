@@ -31,6 +31,29 @@ pub(crate) struct Args {
     pub(crate) git: Git,
 }
 
+impl Args {
+    /// Parses the arguments of this process. Exits if they are invalid, or after `--help`.
+    pub(crate) fn of_process() -> Self {
+        Self::parse_from(command_first(std::env::args_os()))
+    }
+}
+
+/// Arguments in the order of this version: `wws PROJECT runtimes ...` of Wasm Workers Server 1.x is
+/// `wws runtimes --path PROJECT ...`.
+fn command_first(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<_> = words.into_iter().collect();
+    if let [_, project, command, ..] = words.as_slice()
+        && command == "runtimes"
+        && !project.to_string_lossy().starts_with('-')
+        && Args::command().find_subcommand(project).is_none()
+        && project != "help"
+    {
+        words.swap(1, 2);
+        words.insert(2, "--path".into());
+    }
+    words
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a project with a worker to start from
@@ -47,7 +70,7 @@ pub(crate) enum Command {
     Run(Run),
     /// Have the project's running server load the project again, and print what has changed or all
     /// problems
-    Reload(RunningProject),
+    Reload(Reload),
     /// Read and change the entries of a key/value store, also while a server uses it
     Kv(KeyValue),
     /// Check the project's running server; succeeds if it answers without a server error
@@ -208,6 +231,16 @@ pub(crate) struct Listing {
     pub(crate) json: bool,
 }
 
+/// A project whose server loads it again.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Reload {
+    #[command(flatten)]
+    pub(crate) project: RunningProject,
+    /// Print what has changed, or all problems, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// The arguments after the entry point of the container that this command runs in: a JSON array,
 /// set by the shim.
 const GIVEN: &str = "WWS_ARGUMENTS";
@@ -259,6 +292,9 @@ pub(crate) struct Health {
         value_parser = clap::value_parser!(u64).range(1..=3600)
     )]
     pub(crate) wait: Option<u64>,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -455,6 +491,8 @@ impl Container {
 pub(crate) struct Runtimes {
     #[command(subcommand)]
     pub(crate) command: RuntimesCommand,
+    #[command(flatten)]
+    pub(crate) from: From,
     /// The project's directory
     #[arg(long, value_name = "DIRECTORY", default_value = ".", global = true)]
     pub(crate) path: PathBuf,
@@ -463,7 +501,11 @@ pub(crate) struct Runtimes {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuntimesCommand {
     /// Print the runtimes of a repository, and which are installed
-    List(From),
+    List {
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Install a runtime and list it in `.wws.toml`; without a name, install all missing ones that
     /// are listed there
     Install {
@@ -472,11 +514,13 @@ pub(crate) enum RuntimesCommand {
         /// A version or a tag
         #[arg(default_value = "latest")]
         version: String,
-        #[command(flatten)]
-        from: From,
     },
     /// Print whether each listed runtime is installed; fails if one is not
-    Check,
+    Check {
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove a runtime, and its entry in `.wws.toml`
     Uninstall {
         /// The name, as `python`
@@ -491,10 +535,10 @@ pub(crate) enum RuntimesCommand {
 pub(crate) struct From {
     /// Another repository than the built-in one: a directory with `index.toml`, or the URL of such
     /// a file
-    #[arg(long, value_name = "URL", env = "WWS_REPO_URL")]
+    #[arg(long, value_name = "URL", env = "WWS_REPO_URL", global = true)]
     repo_url: Option<String>,
     /// Its name in `.wws.toml` [default: that of its host or directory]
-    #[arg(long, value_name = "NAME", env = "WWS_REPO_NAME")]
+    #[arg(long, value_name = "NAME", env = "WWS_REPO_NAME", global = true)]
     repo_name: Option<String>,
 }
 

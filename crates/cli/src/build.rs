@@ -6,10 +6,14 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use wws_image::{Blob, Image, ImageError, Packed, Packing, Reference, RegistryAccess};
-use wws_project::Project;
+use serde_json::{Value, json};
+use wws_image::{
+    Blob, ContextProblem, Image, ImageError, Packed, Packing, Reference, RegistryAccess,
+};
+use wws_project::{Problem, Problems, Project};
 
 use crate::args::{Build, Folder};
+use crate::routes::problem_values;
 use crate::{EXIT_CANNOT_CREATE, EXIT_CONFIG, EXIT_USAGE, check, registry};
 
 /// The time of the image and of its files: see reproducible-builds.org.
@@ -39,20 +43,85 @@ impl<'a> Output<'a> {
     }
 }
 
+/// Why there is no image.
+struct Failure {
+    code: u8,
+    error: String,
+    problems: Vec<Problem>,
+}
+
+impl Failure {
+    fn new(code: u8, error: impl Display) -> Self {
+        Self {
+            code,
+            error: error.to_string(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn report(&self, as_json: bool) -> ExitCode {
+        if as_json {
+            let problems = problem_values(&self.problems);
+            println!("{}", json!({ "error": self.error, "problems": problems }));
+        } else if self.problems.is_empty() {
+            eprintln!("wws: {}", self.error);
+        } else {
+            eprintln!("{}", self.error);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self {
+            problems: problems.all().to_vec(),
+            ..Self::new(EXIT_CONFIG, problems)
+        }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let problem = |problem: &ContextProblem| Problem {
+            file: problem.path.clone(),
+            line: None,
+            column: None,
+            message: problem.message.into(),
+            help: None,
+        };
+        match &error {
+            ImageError::Project(problems) => Self {
+                problems: problems.iter().map(problem).collect(),
+                ..Self::new(EXIT_CONFIG, &error)
+            },
+            _ => Self::new(1, error),
+        }
+    }
+}
+
 /// Packs a project that loads and compiles.
 pub(crate) fn build(args: &Build) -> ExitCode {
-    let name = match Reference::parse(&args.tag) {
-        Ok(name) => name,
-        Err(error) => return failed(EXIT_USAGE, &error),
-    };
-    let time = match time(std::env::var(TIME).ok().as_deref()) {
-        Ok(time) => time,
-        Err(error) => return failed(EXIT_USAGE, &error),
-    };
+    match build_image(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(args.json),
+    }
+}
+
+fn build_image(args: &Build) -> Result<(), Failure> {
+    let usage = |error: &dyn Display| Failure::new(EXIT_USAGE, error);
+    let name = Reference::parse(&args.tag).map_err(|error| usage(&error))?;
+    let time = time(std::env::var(TIME).ok().as_deref()).map_err(|error| usage(&error))?;
     let output = Output::of(args.output.as_deref());
+    if output == Output::Stdout && args.json {
+        return Err(usage(
+            &"the archive and JSON both go to standard output: name a file, as -o image.tar",
+        ));
+    }
     if output == Output::Stdout && io::stdout().is_terminal() {
-        let error = "an archive is not written to a terminal: name a file, as -o image.tar";
-        return failed(EXIT_USAGE, &error);
+        return Err(usage(
+            &"an archive is not written to a terminal: name a file, as -o image.tar",
+        ));
     }
     let folder = Folder {
         path: args.path.clone(),
@@ -60,14 +129,10 @@ pub(crate) fn build(args: &Build) -> ExitCode {
         ignore: Vec::new(),
     };
     if !args.path.is_dir() {
-        let error = format!("{} is no directory: name the project", args.path.display());
-        return failed(EXIT_USAGE, &error);
+        let shown = args.path.display();
+        return Err(usage(&format!("{shown} is no directory: name the project")));
     }
-    let packed = check::with_compiled(&folder, |project| pack(project, args, output, &name, time));
-    packed.unwrap_or_else(|problems| {
-        eprintln!("{problems}");
-        ExitCode::from(EXIT_CONFIG)
-    })
+    check::with_compiled(&folder, |project| pack(project, args, output, &name, time))?
 }
 
 fn pack(
@@ -76,29 +141,22 @@ fn pack(
     output: Output<'_>,
     name: &Reference,
     time: u64,
-) -> ExitCode {
+) -> Result<(), Failure> {
     if project.workers().is_empty() && project.assets().is_empty() {
         let shown = args.path.display();
         let error = format!("nothing to serve in {shown}: name the directory with the workers");
-        return failed(EXIT_CONFIG, &error);
+        return Err(Failure::new(EXIT_CONFIG, error));
     }
     let written = match output {
         Output::Archive(path) | Output::Layout(path) => Some(path),
         Output::Stdout | Output::Registry => None,
     };
-    let packed = match wws_image::project(&args.path, Packing { output: written }) {
-        Ok(packed) => packed,
-        Err(error @ ImageError::Project(_)) => {
-            eprintln!("{error}");
-            return ExitCode::from(EXIT_CONFIG);
-        }
-        Err(error) => return failed(1, &error),
-    };
+    let packed = wws_image::project(&args.path, Packing { output: written })?;
     let left_out = left_out(project, &packed);
     for path in &left_out {
         eprintln!("warning: {}: .dockerignore leaves it out", path.display());
     }
-    let summary = summary(project, &packed, &left_out);
+    let contents = Contents::new(project, &packed, left_out);
     let mut image = Image::of_project(&name.to_string(), packed).time(time);
     for (label, value) in &args.label {
         image = image.label(label, value);
@@ -106,40 +164,43 @@ fn pack(
     for (annotation, value) in &args.annotation {
         image = image.annotation(annotation, value);
     }
-    let done = match output {
-        Output::Registry => push(image, name),
-        _ => write(image, output).map_err(|error| (EXIT_CANNOT_CREATE, error.to_string())),
+    let digest = match output {
+        Output::Registry => push(image, name)?,
+        _ => write(image, output).map_err(|error| Failure::new(EXIT_CANNOT_CREATE, error))?,
     };
-    match done {
-        Ok(()) => {
-            eprintln!("{name}: {summary}");
-            if let Some(path) = written {
-                eprintln!("wrote {}{}", path.display(), next(output));
-            }
-            ExitCode::SUCCESS
-        }
-        Err((code, error)) => failed(code, &error),
+    if args.json {
+        println!("{}", contents.to_json(name, &digest, output));
+        return Ok(());
     }
+    eprintln!("{name}: {}", contents.summary());
+    if let Some(path) = written {
+        eprintln!("wrote {}{}", path.display(), next(output));
+    }
+    Ok(())
 }
 
-/// Pushes the image with the user's credentials.
-fn push(image: Image, name: &Reference) -> Result<(), (u8, String)> {
+/// Pushes the image with the user's credentials. Returns its digest.
+fn push(image: Image, name: &Reference) -> Result<String, Failure> {
     let pushed = |blob: &Blob, had: bool| {
         let word = if had { "exists" } else { "pushed" };
         eprintln!("{word} {} ({} bytes)", blob.digest(), blob.size());
     };
-    let registry = registry::open(name, RegistryAccess::Push).map_err(|error| (1, error))?;
-    let blobs = image.into_blobs();
-    blobs
-        .and_then(|blobs| registry.push(&blobs, &pushed))
-        .map_err(|error| (1, error.to_string()))
+    let failed = |error: &dyn Display| Failure::new(1, error);
+    let registry = registry::open(name, RegistryAccess::Push).map_err(|error| failed(&error))?;
+    let blobs = image.into_blobs().map_err(|error| failed(&error))?;
+    registry
+        .push(&blobs, &pushed)
+        .map_err(|error| failed(&error))?;
+    let top = blobs.last().map(|blob| blob.digest().to_owned());
+    Ok(top.unwrap_or_default())
 }
 
-fn write(image: Image, output: Output<'_>) -> Result<(), ImageError> {
+/// Writes the image. Returns its digest.
+fn write(image: Image, output: Output<'_>) -> Result<String, ImageError> {
     match output {
         Output::Layout(path) => image.write_layout(path),
         // Not written: pushed.
-        Output::Registry => Ok(()),
+        Output::Registry => Ok(String::new()),
         Output::Stdout => image.write(BufWriter::new(io::stdout().lock())),
         Output::Archive(path) => {
             let parent = match path.parent() {
@@ -156,10 +217,10 @@ fn write(image: Image, output: Output<'_>) -> Result<(), ImageError> {
                 .permissions(readable())
                 .tempfile_in(parent)
                 .map_err(failed)?;
-            image.write(BufWriter::new(&mut file))?;
+            let digest = image.write(BufWriter::new(&mut file))?;
             file.flush().map_err(failed)?;
             file.persist(path).map_err(|error| failed(error.error))?;
-            Ok(())
+            Ok(digest)
         }
     }
 }
@@ -191,18 +252,57 @@ fn left_out(project: &Project, packed: &Packed) -> Vec<PathBuf> {
         .collect()
 }
 
-fn summary(project: &Project, packed: &Packed, left_out: &[PathBuf]) -> String {
-    let assets = project.assets().iter().map(|asset| &asset.path);
-    let assets = assets.filter(|path| !left_out.contains(path)).count();
-    let workers = project.workers().len() + project.assets().len() - left_out.len() - assets;
-    format!(
-        "{} of workers, {} of assets, {} in all, {}.{} MB",
-        counted(workers),
-        counted(assets),
-        counted(packed.files),
-        packed.bytes / 1_000_000,
-        packed.bytes / 100_000 % 10,
-    )
+/// What an image holds.
+struct Contents {
+    workers: usize,
+    assets: usize,
+    files: usize,
+    bytes: u64,
+    left_out: Vec<PathBuf>,
+}
+
+impl Contents {
+    fn new(project: &Project, packed: &Packed, left_out: Vec<PathBuf>) -> Self {
+        let assets = project.assets().iter().map(|asset| &asset.path);
+        let assets = assets.filter(|path| !left_out.contains(path)).count();
+        Self {
+            workers: project.workers().len() + project.assets().len() - left_out.len() - assets,
+            assets,
+            files: packed.files,
+            bytes: packed.bytes,
+            left_out,
+        }
+    }
+
+    fn summary(&self) -> String {
+        format!(
+            "{} of workers, {} of assets, {} in all, {}.{} MB",
+            counted(self.workers),
+            counted(self.assets),
+            counted(self.files),
+            self.bytes / 1_000_000,
+            self.bytes / 100_000 % 10,
+        )
+    }
+
+    fn to_json(&self, name: &Reference, digest: &str, output: Output<'_>) -> Value {
+        let left_out = self.left_out.iter().map(|path| path.to_string_lossy());
+        json!({
+            "name": name.to_string(),
+            "digest": digest,
+            "output": match output {
+                Output::Archive(path) | Output::Layout(path) => Some(path.to_string_lossy()),
+                Output::Stdout | Output::Registry => None,
+            },
+            "pushed": output == Output::Registry,
+            "workers": self.workers,
+            "assets": self.assets,
+            "files": self.files,
+            "bytes": self.bytes,
+            "left_out": left_out.collect::<Vec<_>>(),
+            "problems": [],
+        })
+    }
 }
 
 fn counted(files: usize) -> String {
@@ -222,11 +322,6 @@ fn next(output: Output<'_>) -> String {
         Output::Layout(path) => format!("; `wws run {}`", path.display()),
         Output::Stdout | Output::Registry => String::new(),
     }
-}
-
-fn failed(code: u8, error: &dyn Display) -> ExitCode {
-    eprintln!("wws: {error}");
-    ExitCode::from(code)
 }
 
 #[cfg(test)]

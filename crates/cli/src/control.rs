@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 use wws_project::hex;
 
-use crate::args::RunningProject;
-use crate::reload::{Reload, report};
+use crate::args::Reload as ReloadArgs;
+use crate::reload::{Reload, report, report_json};
+use crate::routes::problem_values;
 
 /// Commands that wait at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4;
@@ -37,8 +39,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the command waits for a reload.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// The maximum size of an answer, in bytes.
-const MAX_ANSWER: usize = 1 << 20;
+/// The maximum size of each part of an answer, in bytes.
+const MAX_PART: usize = 1 << 20;
+
+/// Comes between the two parts of an answer: the text, and the same as JSON. Neither has it.
+const SEPARATOR: u8 = 0;
 
 /// The first byte of an answer: whether the project was loaded.
 const LOADED: u8 = b'+';
@@ -105,46 +110,93 @@ async fn answer(mut stream: tokio::net::UnixStream, reload: &Reload) -> io::Resu
     if !is_trusted(stream.peer_cred()?.uid()) {
         return Ok(());
     }
-    let (first, text) = match reload.now().await {
-        Some(Ok(reloaded)) => (LOADED, report(&reloaded)),
-        Some(Err(problems)) => (FAILED, problems.to_string()),
-        None => (FAILED, "a defect of the server: loading panicked".into()),
+    let (first, text, json) = match reload.now().await {
+        Some(Ok(reloaded)) => (LOADED, report(&reloaded), report_json(&reloaded)),
+        Some(Err(problems)) => {
+            let json = json!({ "reloaded": false, "problems": problem_values(problems.all()) });
+            (FAILED, problems.to_string(), json)
+        }
+        None => {
+            let text = "a defect of the server: loading panicked";
+            (
+                FAILED,
+                text.into(),
+                json!({ "reloaded": false, "error": text }),
+            )
+        }
     };
-    let mut bytes = vec![first];
-    bytes.extend_from_slice(&text.as_bytes()[..text.len().min(MAX_ANSWER)]);
+    let bytes = encode(first, &text, &json.to_string());
     tokio::time::timeout(WRITE_TIMEOUT, stream.write_all(&bytes)).await?
 }
 
-/// Has the project's server load it again; the exit code says whether it did.
-pub(crate) fn reload(project: RunningProject) -> ExitCode {
-    let (folder, _, _) = project.resolve();
-    match ask(&folder.path) {
-        Ok((LOADED, text)) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        Ok((_, text)) => {
-            eprintln!("{text}");
-            eprintln!("wws: not reloaded: the project is served as it was loaded before");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            let shown = folder.path.display();
-            let why = match error.kind() {
-                io::ErrorKind::ConnectionRefused => "no server of this project runs here".into(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    format!("no answer within {} s", LIMIT.as_secs())
-                }
-                _ => error.to_string(),
-            };
-            eprintln!("wws: cannot reload {shown}: {why}");
-            ExitCode::FAILURE
-        }
+/// An answer. A text that is too long is cut; JSON that is too long is left out.
+fn encode(first: u8, text: &str, json: &str) -> Vec<u8> {
+    let mut bytes = vec![first];
+    let text = &text.as_bytes()[..text.len().min(MAX_PART)];
+    bytes.extend(text.iter().filter(|byte| **byte != SEPARATOR));
+    if json.len() <= MAX_PART {
+        bytes.push(SEPARATOR);
+        bytes.extend_from_slice(json.as_bytes());
+    }
+    bytes
+}
+
+/// What a server answered.
+struct Answer {
+    loaded: bool,
+    text: String,
+    json: Option<String>,
+}
+
+impl Answer {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (first, rest) = bytes.split_first()?;
+        let mut parts = rest.splitn(2, |byte| *byte == SEPARATOR);
+        let mut part = || Some(String::from_utf8_lossy(parts.next()?).into_owned());
+        Some(Self {
+            loaded: *first == LOADED,
+            text: part().unwrap_or_default(),
+            json: part(),
+        })
     }
 }
 
-/// Asks the server of a project. Returns the first byte of its answer, and the text.
-fn ask(project: &Path) -> io::Result<(u8, String)> {
+/// Has the project's server load it again; the exit code says whether it did.
+pub(crate) fn reload(args: ReloadArgs) -> ExitCode {
+    let (folder, _, _) = args.project.resolve();
+    let answer = ask(&folder.path).map_err(|error| {
+        let shown = folder.path.display();
+        let why = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "no server of this project runs here".into(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("no answer within {} s", LIMIT.as_secs())
+            }
+            _ => error.to_string(),
+        };
+        format!("cannot reload {shown}: {why}")
+    });
+    let is_loaded = answer.as_ref().is_ok_and(|answer| answer.loaded);
+    match answer {
+        Ok(answer) if args.json => {
+            let none = || {
+                let error = "the result is too long for JSON: see the log of the server";
+                json!({ "reloaded": is_loaded, "error": error }).to_string()
+            };
+            println!("{}", answer.json.unwrap_or_else(none));
+        }
+        Err(error) if args.json => println!("{}", json!({ "reloaded": false, "error": error })),
+        Ok(answer) if is_loaded => println!("{}", answer.text),
+        Ok(answer) => {
+            eprintln!("{}", answer.text);
+            eprintln!("wws: not reloaded: the project is served as it was loaded before");
+        }
+        Err(error) => eprintln!("wws: {error}"),
+    }
+    ExitCode::from(u8::from(!is_loaded))
+}
+
+/// Asks the server of a project.
+fn ask(project: &Path) -> io::Result<Answer> {
     let mut stream = UnixStream::connect_addr(&address(project)?)?;
     // The name is anybody's who takes it first.
     if !is_trusted(socket_peercred(&stream)?.uid.as_raw()) {
@@ -152,15 +204,13 @@ fn ask(project: &Path) -> io::Result<(u8, String)> {
     }
     stream.set_read_timeout(Some(LIMIT))?;
     let mut bytes = Vec::new();
+    // The first byte, two parts and what separates them.
     (&mut stream)
-        .take(MAX_ANSWER as u64 + 1)
+        .take(2 * MAX_PART as u64 + 2)
         .read_to_end(&mut bytes)?;
-    match bytes.split_first() {
-        Some((first, text)) => Ok((*first, String::from_utf8_lossy(text).into_owned())),
-        None => Err(io::Error::other(
-            "the server gave no answer: it stops, or this is another user",
-        )),
-    }
+    Answer::decode(&bytes).ok_or_else(|| {
+        io::Error::other("the server gave no answer: it stops, or this is another user")
+    })
 }
 
 #[cfg(test)]
@@ -181,9 +231,24 @@ mod tests {
         let again = ControlSocket::bind(&link).unwrap();
         assert!(ControlSocket::bind(one.path()).is_err());
         drop(again);
-        let nobody = ask(one.path()).unwrap_err();
+        let nobody = ask(one.path()).err().unwrap();
         assert_eq!(nobody.kind(), io::ErrorKind::ConnectionRefused);
         assert!(is_trusted(0) && is_trusted(geteuid().as_raw()));
         assert!(!is_trusted(geteuid().as_raw() + 1));
+    }
+
+    #[test]
+    fn an_answer_has_a_text_and_json() {
+        let answer = Answer::decode(&encode(LOADED, "a\0b", "{}")).unwrap();
+        assert!(answer.loaded);
+        assert_eq!(
+            (answer.text.as_str(), answer.json.as_deref()),
+            ("ab", Some("{}"))
+        );
+        let long = "x".repeat(MAX_PART + 1);
+        let answer = Answer::decode(&encode(FAILED, &long, &long)).unwrap();
+        assert!(!answer.loaded);
+        assert_eq!((answer.text.len(), answer.json), (MAX_PART, None));
+        assert!(Answer::decode(b"").is_none());
     }
 }

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{args::Health, environment, project::Place};
+use serde_json::{Value, json};
+
+use crate::{args::Health, environment, project::Place, routes::problem_values};
 
 /// The length of the part with the status: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;
@@ -32,32 +34,62 @@ pub(crate) fn health(args: &Health) -> ExitCode {
             reachable(place.address(&settings))
         }
         Err(problems) => {
-            eprintln!("{problems}");
+            if args.json {
+                let problems = problem_values(problems.all());
+                println!("{}", json!({ "healthy": false, "problems": problems }));
+            } else {
+                eprintln!("{problems}");
+            }
             return ExitCode::FAILURE;
         }
     };
     let started = Instant::now();
     let limit = Duration::from_secs(args.timeout);
     let wait = args.wait.map_or(Duration::ZERO, Duration::from_secs);
-    let problem = loop {
-        let problem = match ask_any(&addresses, &args.request, limit) {
-            Ok((address, status)) if status < 500 => {
+    let mut checked = ask_any(&addresses, &args.request, limit);
+    while !is_good(&checked) && started.elapsed() + PAUSE <= wait {
+        thread::sleep(PAUSE);
+        checked = ask_any(&addresses, &args.request, limit);
+    }
+    let is_healthy = is_good(&checked);
+    if args.json {
+        println!("{}", as_json(&checked, &args.request));
+    } else {
+        let problem = match checked {
+            Ok((address, status)) if is_healthy => {
                 println!("{address}{}: {status}", args.request);
                 return ExitCode::SUCCESS;
             }
             Ok((address, status)) => format!("{address}{}: status {status}", args.request),
             Err((address, error)) => format!("{address}{}: {error}", args.request),
         };
-        if started.elapsed() + PAUSE > wait {
-            break problem;
+        match args.wait {
+            Some(seconds) => eprintln!("wws: {problem}; no good answer within {seconds} s"),
+            None => eprintln!("wws: {problem}"),
         }
-        thread::sleep(PAUSE);
-    };
-    match args.wait {
-        Some(seconds) => eprintln!("wws: {problem}; no good answer within {seconds} s"),
-        None => eprintln!("wws: {problem}"),
     }
-    ExitCode::FAILURE
+    ExitCode::from(u8::from(!is_healthy))
+}
+
+/// The status of a response, or why there is none, and the address that was asked.
+type Checked = Result<(SocketAddr, u16), (SocketAddr, std::io::Error)>;
+
+fn is_good(checked: &Checked) -> bool {
+    matches!(checked, Ok((_, status)) if *status < 500)
+}
+
+fn as_json(checked: &Checked, path: &str) -> Value {
+    let (address, status, error) = match checked {
+        Ok((address, status)) => (address, Some(status), None),
+        Err((address, error)) => (address, None, Some(error.to_string())),
+    };
+    json!({
+        "healthy": is_good(checked),
+        "address": address.to_string(),
+        "path": path,
+        "status": status,
+        "error": error,
+    })
 }
 
 /// The addresses to check of a server that listens on all addresses. One that listens on `::`
@@ -75,11 +107,7 @@ fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
 }
 
 /// The status of the first response, or the first problem.
-fn ask_any(
-    addresses: &[SocketAddr],
-    path: &str,
-    limit: Duration,
-) -> Result<(SocketAddr, u16), (SocketAddr, std::io::Error)> {
+fn ask_any(addresses: &[SocketAddr], path: &str, limit: Duration) -> Checked {
     let mut first = None;
     for address in addresses {
         match ask(*address, path, limit) {

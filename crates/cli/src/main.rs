@@ -42,8 +42,6 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use args::{Args, Command, SchemaOf};
 use project::Place;
 
@@ -65,7 +63,7 @@ const EXIT_OS: u8 = 71;
 fn main() -> ExitCode {
     memory::share_c_heap();
     memory::return_at_once();
-    let args = Args::parse();
+    let args = Args::of_process();
     match args.command {
         None => {
             let path = args.serve.folder.path.clone();
@@ -87,7 +85,7 @@ fn main() -> ExitCode {
         Some(Command::Routes(args)) => check::routes(&args.project.resolve().0, args.json),
         Some(Command::Build(args)) => build::build(&args),
         Some(Command::Run(args)) => run::run(args),
-        Some(Command::Reload(named)) => control::reload(named),
+        Some(Command::Reload(args)) => control::reload(args),
         Some(Command::Kv(args)) => kv::key_value(args),
         Some(Command::Health(args)) => health::health(&args),
         Some(Command::Settings) => {
@@ -108,6 +106,13 @@ fn main() -> ExitCode {
             Ok(args) => serve::serve(args, Place::Container),
             Err(error) => error.exit(),
         },
+        Some(Command::Runtimes(args)) if git::url(&args.path).is_some() => {
+            eprintln!(
+                "wws: runtimes are installed in a directory of this machine, and {} is the URL of a repository",
+                args.path.display()
+            );
+            ExitCode::from(EXIT_USAGE)
+        }
         Some(Command::Runtimes(args)) => runtimes::runtimes(&args),
         Some(Command::Install(args)) => install::install(&args),
         Some(Command::Doctor(args)) => doctor::doctor(&args),

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use wws_project::{Problem, Problems, Project};
 use wws_server::{Compiling, Reloaded, Reloader, Telemetry};
 
 use crate::{
     args::Serve, code, dev::DevView, loader::Loader, memory, progress, project, project::Place,
-    sandbox::NeededRights,
+    routes::problem_values, sandbox::NeededRights,
 };
 
 /// The pause between two looks for code that the host compiles.
@@ -163,6 +164,22 @@ pub(crate) fn report(reloaded: &Reloaded) -> String {
     lines.extend(needs_restart(reloaded).map(|names| format!("warning: {names}")));
     lines.push(summary(reloaded));
     lines.join("\n")
+}
+
+/// All about a reload, as JSON.
+pub(crate) fn report_json(reloaded: &Reloaded) -> Value {
+    let loaded = reloaded.loaded.iter().map(|file| file.to_string_lossy());
+    let needs_restart = reloaded.needs_restart.iter();
+    json!({
+        "reloaded": true,
+        "generation": reloaded.generation,
+        "loaded": loaded.collect::<Vec<_>>(),
+        "unchanged": reloaded.kept,
+        "removed": reloaded.removed,
+        "needs_restart": needs_restart.map(|name| format!("server.{name}")).collect::<Vec<_>>(),
+        "warnings": problem_values(&reloaded.warnings),
+        "problems": [],
+    })
 }
 
 /// A problem without its line breaks.

@@ -59,8 +59,13 @@ pub(crate) fn json(project: &Project) -> Value {
     })
 }
 
-/// The problems of a project that does not load, as JSON.
+/// A project that does not load, as JSON.
 pub(crate) fn problems_json(problems: &[Problem]) -> Value {
+    json!({ "workers": [], "assets": [], "problems": problem_values(problems) })
+}
+
+/// Problems as an array of JSON.
+pub(crate) fn problem_values(problems: &[Problem]) -> Value {
     let problems = problems.iter().map(|problem| {
         json!({
             "file": problem.file.to_string_lossy(),
@@ -70,7 +75,7 @@ pub(crate) fn problems_json(problems: &[Problem]) -> Value {
             "help": problem.help,
         })
     });
-    json!({ "workers": [], "assets": [], "problems": problems.collect::<Vec<_>>() })
+    problems.collect()
 }
 
 /// What runs a worker: `wasm`, or the name of its language or runtime.

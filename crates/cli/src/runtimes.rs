@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
+use serde_json::{Value, json};
 use wws_project::{Runtime, Status};
 use wws_runtimes::{Error, Fetch, FetchOptions, Folder, InstallOutcome, Repository};
 
@@ -14,19 +15,19 @@ use crate::{
 
 /// Runs the command.
 pub(crate) fn runtimes(args: &Runtimes) -> ExitCode {
+    let from = &args.from;
     let place = Place {
         folder: &args.path,
         bar: Bar::default(),
     };
     let done = match &args.command {
-        RuntimesCommand::List(from) => place.list(from),
+        RuntimesCommand::List { json } => place.list(from, *json),
         RuntimesCommand::Install {
             name: Some(name),
             version,
-            from,
         } => place.install(name, version, from),
         RuntimesCommand::Install { name: None, .. } => place.install_missing(),
-        RuntimesCommand::Check => place.check(),
+        RuntimesCommand::Check { json } => place.check(*json),
         RuntimesCommand::Uninstall { name, version } => place.uninstall(name, version),
     };
     done.unwrap_or_else(|error| failed(&error))
@@ -51,6 +52,45 @@ fn failed(error: &Error) -> ExitCode {
 
 type Done = Result<ExitCode, Error>;
 
+/// Whether a project has a runtime.
+#[derive(Clone, Copy)]
+enum Here {
+    Installed,
+    /// In `.wws.toml` alone.
+    Listed,
+    No,
+}
+
+impl Here {
+    fn of_listed(runtime: &Runtime) -> Self {
+        match runtime.unusable {
+            None => Self::Installed,
+            Some(_) => Self::Listed,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Installed => "installed",
+            Self::Listed => "listed, not installed",
+            Self::No => "",
+        }
+    }
+}
+
+fn as_value(runtime: &Runtime, here: Here) -> Value {
+    json!({
+        "name": runtime.name,
+        "version": runtime.version,
+        "tags": runtime.tags,
+        "extensions": runtime.extensions,
+        "repository": runtime.repository,
+        "status": runtime.status.name(),
+        "listed": !matches!(here, Here::No),
+        "installed": matches!(here, Here::Installed),
+    })
+}
+
 struct Place<'a> {
     folder: &'a Path,
     bar: Bar,
@@ -65,7 +105,7 @@ impl Place<'_> {
         Fetch::new(self.folder, options, &self.bar)
     }
 
-    fn list(&self, from: &From) -> Done {
+    fn list(&self, from: &From, as_json: bool) -> Done {
         let listed = wws_project::runtimes(self.folder)?;
         let repository = match from.location() {
             Some(_) => repository(from, &self.fetch()?)?,
@@ -77,14 +117,25 @@ impl Place<'_> {
         let others = listed
             .iter()
             .filter(|listed| !repository.runtimes.iter().any(|known| is(known, listed)));
+        let runtimes: Vec<_> = repository
+            .runtimes
+            .iter()
+            .chain(others)
+            .map(|runtime| {
+                let here = listed.iter().find(|listed| is(listed, runtime));
+                (runtime, here.map_or(Here::No, Here::of_listed))
+            })
+            .collect();
+        if as_json {
+            let runtimes = runtimes
+                .iter()
+                .map(|(runtime, here)| as_value(runtime, *here));
+            println!("{}", json!({ "runtimes": runtimes.collect::<Vec<_>>() }));
+            return Ok(ExitCode::SUCCESS);
+        }
         let mut rows =
             vec![["NAME", "VERSION", "TAGS", "FILES", "REPOSITORY", "HERE"].map(Into::into)];
-        for runtime in repository.runtimes.iter().chain(others) {
-            let here = match listed.iter().find(|listed| is(listed, runtime)) {
-                Some(listed) if listed.unusable.is_none() => "installed",
-                Some(_) => "listed, not installed",
-                None => "",
-            };
+        for (runtime, here) in runtimes {
             let status = match runtime.status {
                 Status::Yanked | Status::Deprecated => format!(" ({})", runtime.status.name()),
                 Status::Active | Status::Unknown => String::new(),
@@ -100,7 +151,7 @@ impl Place<'_> {
                 runtime.tags.join(", "),
                 extensions.join(", "),
                 runtime.repository.clone(),
-                here.into(),
+                here.words().into(),
             ]);
         }
         print!("{}", table::aligned(&rows));
@@ -165,8 +216,18 @@ impl Place<'_> {
         Ok(code)
     }
 
-    fn check(&self) -> Done {
+    fn check(&self, as_json: bool) -> Done {
         let listed = wws_project::runtimes(self.folder)?;
+        if as_json {
+            let all = listed.iter().map(|runtime| {
+                let mut value = as_value(runtime, Here::of_listed(runtime));
+                value["problem"] = json!(runtime.unusable);
+                value
+            });
+            println!("{}", json!({ "runtimes": all.collect::<Vec<_>>() }));
+            let are_installed = listed.iter().all(|runtime| runtime.unusable.is_none());
+            return Ok(ExitCode::from(u8::from(!are_installed)));
+        }
         if listed.is_empty() {
             println!("no runtime is listed in .wws.toml");
         }

@@ -266,6 +266,34 @@ fn reload_prints_what_has_changed_or_all_problems() {
 }
 
 #[test]
+fn reload_prints_json() {
+    let folder = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
+    let reload = || -> (Option<i32>, serde_json::Value) {
+        let output = wws(&["reload", "--json"], folder.path()).output().unwrap();
+        let (code, out, err) = text(&output);
+        assert_eq!(err, "");
+        (code, serde_json::from_str(&out).unwrap())
+    };
+    let (code, nobody) = reload();
+    assert_eq!((code, &nobody["reloaded"]), (Some(1), &false.into()));
+    let error = nobody["error"].as_str().unwrap();
+    assert!(error.contains("no server of this project"), "{error}");
+    let served = Served::start(wws(&["--port", "0"], folder.path()));
+    std::fs::write(folder.path().join("w.wasm"), hello(2)).unwrap();
+    let expected = serde_json::json!({
+        "reloaded": true, "generation": 2, "loaded": ["w.wasm"], "unchanged": 1, "removed": 0,
+        "needs_restart": [], "warnings": [], "problems": [],
+    });
+    assert_eq!(reload(), (Some(0), expected));
+    std::fs::write(folder.path().join("w.wasm"), "no").unwrap();
+    let (code, failed) = reload();
+    assert_eq!((code, &failed["reloaded"]), (Some(1), &false.into()));
+    assert_eq!(failed["problems"][0]["file"], "w.wasm");
+    served.signal(Signal::TERM);
+    assert_eq!(served.end().0, Some(0));
+}
+
+#[test]
 fn a_watched_project_is_loaded_when_a_file_changes() {
     let folder = project(&[
         ("w.wasm", &hello(0)),
@@ -581,6 +609,14 @@ fn the_health_of_a_server_is_told_by_the_exit_code() {
     assert!(said.ends_with("/: 404\n"), "{said}");
     assert_eq!(ask(&["--request=/w"], &port).0, Some(0));
     assert_eq!(ask(&["--wait"], &port).0, Some(0));
+    let json = |args: &[&str]| -> (Option<i32>, serde_json::Value) {
+        let (code, said, _) = ask(&[&["--json"], args].concat(), &port);
+        (code, serde_json::from_str(&said).unwrap())
+    };
+    let expected = serde_json::json!({
+        "healthy": true, "address": served.address, "path": "/w", "status": 200, "error": null,
+    });
+    assert_eq!(json(&["--request=/w"]), (Some(0), expected));
     let (code, _, said) = ask(&["--request=no path"], &port);
     assert!(code == Some(1) && said.contains("must begin"), "{said}");
     served.signal(Signal::STOP);
@@ -591,6 +627,11 @@ fn the_health_of_a_server_is_told_by_the_exit_code() {
     assert_eq!(served.end().0, Some(0));
     let (code, _, said) = ask(&[], &port);
     assert!(code == Some(1) && said.contains("refused"), "{said}");
+    let (code, value) = json(&[]);
+    assert_eq!((code, &value["healthy"]), (Some(1), &false.into()));
+    assert_eq!(value["status"], serde_json::Value::Null);
+    let error = value["error"].as_str().unwrap();
+    assert!(error.contains("refused"), "{error}");
 }
 
 #[test]

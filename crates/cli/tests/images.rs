@@ -364,3 +364,43 @@ fn an_image_does_not_see_the_users_variables() {
     assert!(!server.before.contains("GIVEN_B"), "{}", server.before);
     assert_eq!(server.stop().0, Some(0));
 }
+
+#[test]
+fn an_image_is_described_by_json() {
+    let place = Place::new();
+    let build = |output: &str| {
+        let args = ["build", "-t", "hello", "--json", "-o", output];
+        let Output { status, stdout, .. } = place.wws(&args).output().unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&stdout).unwrap();
+        (status.code(), value)
+    };
+    let (code, built) = build("x.tar");
+    assert_eq!(code, Some(0), "{built}");
+    let archive = fs::read(place.project.path().join("x.tar")).unwrap();
+    let digest = built["digest"].as_str().unwrap();
+    assert!(
+        digest.starts_with("sha256:")
+            && archive
+                .windows(digest.len())
+                .any(|part| part == digest.as_bytes()),
+        "index.json of the archive names it: {digest}"
+    );
+    let expected = serde_json::json!({
+        "name": "docker.io/library/hello:latest", "digest": digest, "output": "x.tar",
+        "pushed": false, "workers": 1, "assets": 0, "files": 1, "bytes": hello().len(),
+        "left_out": [], "problems": [],
+    });
+    assert_eq!(built, expected);
+    let (code, both) = build("-");
+    assert_eq!(code, Some(64));
+    assert!(
+        both["error"].as_str().unwrap().contains("name a file"),
+        "{both}"
+    );
+    fs::write(place.project.path().join("w.wasm"), "no").unwrap();
+    let (code, failed) = build("x.tar");
+    assert_eq!(
+        (code, &failed["problems"][0]["file"]),
+        (Some(78), &"w.wasm".into())
+    );
+}

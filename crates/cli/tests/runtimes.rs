@@ -203,3 +203,50 @@ fn nothing_is_fetched_where_no_registry_is_known() {
     );
     assert!(!project.path().join(".wws.toml").exists());
 }
+
+#[test]
+fn runtimes_are_printed_as_json() {
+    let (repository, project) = (repository(), TempDir::new().unwrap());
+    let path = project.path();
+    let from = repository.path().to_str().unwrap();
+    let from = ["--repo-url", from, "--repo-name", "mine"];
+    let json = |args: &[&str]| -> (Option<i32>, serde_json::Value) {
+        let ran = wws(path, &[&["runtimes"], args].concat());
+        assert_eq!(ran.err, "");
+        (ran.code, serde_json::from_str(&ran.out).unwrap())
+    };
+    let cobol = |is_here: bool| {
+        serde_json::json!({
+            "name": "cobol", "version": "85", "tags": ["latest"], "extensions": ["cob"],
+            "repository": "mine", "status": "unknown", "listed": is_here, "installed": is_here,
+        })
+    };
+    let list = [&["list", "--json"], &from[..]].concat();
+    let expected = |is_here| serde_json::json!({ "runtimes": [cobol(is_here)] });
+    assert_eq!(json(&list), (Some(0), expected(false)));
+    // As Wasm Workers Server 1.x has its arguments.
+    let elsewhere = TempDir::new().unwrap();
+    let words = [
+        &[path.to_str().unwrap(), "runtimes"],
+        &from[..],
+        &["install", "cobol", "85"],
+    ];
+    let install = wws(elsewhere.path(), &words.concat());
+    assert_eq!(install.code, Some(0), "{}", install.err);
+    assert_eq!(json(&list), (Some(0), expected(true)));
+
+    let check = json(&["check", "--json"]);
+    assert_eq!(
+        (check.0, &check.1["runtimes"][0]["problem"]),
+        (Some(0), &serde_json::Value::Null)
+    );
+    fs::remove_file(path.join(".wws/runtimes/mine/cobol/85/c.wasm")).unwrap();
+    let (code, check) = json(&["check", "--json"]);
+    assert_eq!(
+        (code, &check["runtimes"][0]["installed"]),
+        (Some(1), &false.into())
+    );
+    assert!(check["runtimes"][0]["problem"].is_string(), "{check}");
+    let url = wws(path, &["https://git.example/x.git", "runtimes", "check"]);
+    assert_eq!(url.code, Some(64), "{}", url.err);
+}

@@ -185,22 +185,28 @@ impl Image {
         Ok(self)
     }
 
-    /// Writes the archive, as `ctr image import` and `docker load` read it.
+    /// Writes the archive, as `ctr image import` and `docker load` read it. Returns the digest of
+    /// what the image's name stands for.
     ///
     /// # Errors
     /// `to` cannot be written, or a file of the image cannot be read.
-    pub fn write(self, to: impl Write) -> Result<(), ImageError> {
+    pub fn write(self, to: impl Write) -> Result<String, ImageError> {
         let (name, time) = (self.name.clone(), self.time);
-        store::write_archive(&name, time, &self.into_blobs()?, to)
+        let blobs = self.into_blobs()?;
+        store::write_archive(&name, time, &blobs, to)?;
+        Ok(digest(&blobs))
     }
 
-    /// Writes an OCI image layout into the directory `to`, which is new or empty.
+    /// Writes an OCI image layout into the directory `to`, which is new or empty. Returns the digest
+    /// of what the image's name stands for.
     ///
     /// # Errors
     /// `to` cannot be written, or a file of the image cannot be read.
-    pub fn write_layout(self, to: &Path) -> Result<(), ImageError> {
+    pub fn write_layout(self, to: &Path) -> Result<String, ImageError> {
         let name = self.name.clone();
-        store::write_layout(&name, &self.into_blobs()?, to)
+        let blobs = self.into_blobs()?;
+        store::write_layout(&name, &blobs, to)?;
+        Ok(digest(&blobs))
     }
 
     /// What the image consists of, as a registry has it. The last one is what its name stands for.
@@ -266,6 +272,13 @@ impl Image {
         }
         settings
     }
+}
+
+/// The digest of an image of these blobs, of which there is one at least.
+fn digest(blobs: &[Blob]) -> String {
+    blobs
+        .last()
+        .map_or_else(String::new, |blob| blob.digest().to_owned())
 }
 
 fn annotate(document: &mut Value, annotations: &Map<String, Value>) {

@@ -36,6 +36,9 @@ pub(crate) struct Build {
     /// An annotation of the image's manifests and index; may be given several times
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) annotation: Vec<(String, String)>,
+    /// Print name, digest and contents of the image, or all problems, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// An image to serve.

@@ -165,9 +165,7 @@ fn runtimes_have_their_place_and_their_repository() {
         (Some("python"), "latest")
     );
     let args = runtimes(&["runtimes", "list", "--repo-url", "../r", "--repo-name", "r"]);
-    let RuntimesCommand::List(from) = args.command else {
-        unreachable!()
-    };
+    let from = args.from;
     assert_eq!((from.location(), from.name()), (Some("../r"), Some("r")));
     assert!(parse(&["-i", "site"]).serve.install_runtimes);
 }
@@ -200,4 +198,54 @@ fn containers_have_an_admin_address() {
     let serve = container.into_serve().unwrap();
     assert_eq!(serve.admin, AdminAddress::new("0.0.0.0:9090"));
     assert!(Args::try_parse_from(["wws", "--admin", "9090"]).is_err());
+}
+
+#[test]
+fn takes_the_project_before_the_command_as_1_x_does() {
+    let parse = |words: &[&str]| {
+        let words = words.iter().map(OsString::from);
+        match Args::try_parse_from(command_first(words)).unwrap().command {
+            Some(Command::Runtimes(runtimes)) => runtimes,
+            _ => unreachable!(),
+        }
+    };
+    let path = |words: &[&str]| parse(words).path;
+    assert_eq!(
+        path(&["wws", "site", "runtimes", "check"]),
+        Path::new("site")
+    );
+    assert_eq!(path(&["wws", "runtimes", "check"]), Path::new("."));
+    assert_eq!(
+        path(&["wws", "runtimes", "--path", "site", "check"]),
+        Path::new("site")
+    );
+    // The options of a repository, too, came before the command.
+    let before = [
+        "wws",
+        "site",
+        "runtimes",
+        "--repo-url",
+        "u",
+        "install",
+        "cobol",
+        "85",
+    ];
+    let after = [
+        "wws",
+        "site",
+        "runtimes",
+        "install",
+        "cobol",
+        "85",
+        "--repo-url",
+        "u",
+    ];
+    for words in [before, after] {
+        let runtimes = parse(&words);
+        assert_eq!(runtimes.from.location(), Some("u"));
+        assert_eq!(runtimes.path, Path::new("site"));
+    }
+    // A command whose argument is of that name.
+    let words = ["wws", "check", "runtimes"].map(OsString::from);
+    assert_eq!(command_first(words.clone()), words);
 }
