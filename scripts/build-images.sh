@@ -34,21 +34,21 @@ collect() { # wasip1|wasip2 CRATE
 
 # Packs images/$1 with the workers $2..., each at the route of its name, or at the one after a colon, and the runtimes that its .wws.toml lists.
 image() { # NAME WORKER[:ROUTE]...
-    local folder=target/images/$1 worker runtimes=target/images/.$1.runtimes
+    local directory=target/images/$1 worker runtimes=target/images/.$1.runtimes
     # They are large, and pinned: what is installed stays.
     rm -rf "$runtimes"
-    [[ ! -d $folder/root/.wws ]] || mv "$folder/root/.wws" "$runtimes"
-    rm -rf "$folder"
-    mkdir -p "$folder"
-    cp -R "images/$1/Dockerfile" "images/$1/root" "$folder"
+    [[ ! -d $directory/root/.wws ]] || mv "$directory/root/.wws" "$runtimes"
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    cp -R "images/$1/Dockerfile" "images/$1/root" "$directory"
     for worker in "${@:2}"; do
-        install -D -m 644 "target/guests/${worker%%:*}.wasm" "$folder/root/${worker#*:}.wasm"
+        install -D -m 644 "target/guests/${worker%%:*}.wasm" "$directory/root/${worker#*:}.wasm"
     done
-    [[ ! -d $runtimes ]] || mv "$runtimes" "$folder/root/.wws"
-    if [[ -e $folder/root/.wws.toml ]]; then
-        (cd "$folder/root" && "$repository/target/release/wws" runtimes install)
+    [[ ! -d $runtimes ]] || mv "$runtimes" "$directory/root/.wws"
+    if [[ -e $directory/root/.wws.toml ]]; then
+        (cd "$directory/root" && "$repository/target/release/wws" runtimes install)
     fi
-    "$pack" "target/images/$1.tar" "localhost/$1:latest" "$folder/root"
+    "$pack" "target/images/$1.tar" "localhost/$1:latest" "$directory/root"
 }
 
 build wasip1 images/hello

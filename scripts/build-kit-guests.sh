@@ -82,11 +82,11 @@ kit() { # NAME TOOL DIRECTORY...
 
 # The article's program, which is no example of the kit's but uses it.
 article() {
-    local built=$guests/user-generation-go.wasm folder=images/user-generation/go
-    [[ -e $built && -z $(find kits/go "$folder" -newer "$built" -type f -print -quit) ]] && return
-    echo "building $folder"
+    local built=$guests/user-generation-go.wasm directory=images/user-generation/go
+    [[ -e $built && -z $(find kits/go "$directory" -newer "$built" -type f -print -quit) ]] && return
+    echo "building $directory"
     scripts/guest-go.sh > /dev/null
-    (cd "$folder" && ../../../target/tools/bin/wasm-go build -buildvcs=false -trimpath -ldflags='-s -w' -o "../../../$built.new" .)
+    (cd "$directory" && ../../../target/tools/bin/wasm-go build -buildvcs=false -trimpath -ldflags='-s -w' -o "../../../$built.new" .)
     chmod 644 "$built.new"
     mv "$built.new" "$built"
 }

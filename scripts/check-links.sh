@@ -65,12 +65,12 @@ report() {
 }
 
 for file in "${files[@]}"; do
-    folder=$(dirname "$file")
+    directory=$(dirname "$file")
     while read -r line kind target; do
         if [[ $kind == path ]]; then
             paths=$((paths + 1))
             # Of the repository or beside the page; or made by a build.
-            [[ -e $target || -e $folder/$target ]] || git check-ignore -q "$target" ||
+            [[ -e $target || -e $directory/$target ]] || git check-ignore -q "$target" ||
                 report "$file:$line: there is no \`$target\`"
             continue
         fi
@@ -79,7 +79,7 @@ for file in "${files[@]}"; do
         path=${target%%#*}
         page=$file
         if [[ -n $path ]]; then
-            page=$(realpath -m --relative-to=. "$folder/$path")
+            page=$(realpath -m --relative-to=. "$directory/$path")
         fi
         if [[ ! -e $page ]]; then
             report "$file:$line: the link \`$target\` leads to no file"

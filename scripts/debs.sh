@@ -34,11 +34,11 @@ mirror() {
 
 # Makes the configuration of an apt of our own for the suite $1.
 configure() {
-    local folder=$state/$1
-    mkdir -p "$folder"/{lists/partial,cache/archives/partial,sources}
-    : > "$folder/status"
+    local directory=$state/$1
+    mkdir -p "$directory"/{lists/partial,cache/archives/partial,sources}
+    : > "$directory/status"
     # Pinned files are old by intention: only the signature counts, not the age of the list.
-    cat > "$folder/sources/debian.sources" << END
+    cat > "$directory/sources/debian.sources" << END
 Types: deb
 URIs: $(mirror)
 Suites: $1
@@ -48,7 +48,7 @@ Signed-By: $keyring
 Check-Valid-Until: no
 END
     # The hooks that are cleared would run over the system's cache.
-    cat > "$folder/apt.conf" << END
+    cat > "$directory/apt.conf" << END
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
@@ -58,12 +58,12 @@ APT::Sandbox::User "root";
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::Retries "3";
-Dir::Cache "$folder/cache";
+Dir::Cache "$directory/cache";
 Dir::Etc::sourcelist "/dev/null";
-Dir::Etc::sourceparts "$folder/sources";
+Dir::Etc::sourceparts "$directory/sources";
 Dir::Etc::preferencesparts "/dev/null";
-Dir::State::lists "$folder/lists";
-Dir::State::status "$folder/status";
+Dir::State::lists "$directory/lists";
+Dir::State::status "$directory/status";
 END
 }
 

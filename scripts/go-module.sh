@@ -12,8 +12,8 @@ present=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)
 # where it has parts in C. What cannot be built with the Go that is there is skipped, which is said loudly. `prepare_NAME` (NAME without
 # its last `-part`), where there is such a function, changes the module's files before.
 build() {
-    local name=$1 go=$2 module=$3 version=$4 sum=$5 variable=$6 folder=$tools/$7 packages=("${@:8}")
-    local pin=$folder/.$name.pin source=$tools/source/$name found files package
+    local name=$1 go=$2 module=$3 version=$4 sum=$5 variable=$6 directory=$tools/$7 packages=("${@:8}")
+    local pin=$directory/.$name.pin source=$tools/source/$name found files package
     local wanted="$module $version $sum ${packages[*]}" flags=(-buildvcs=false -trimpath -tags 'no_btrfs no_devmapper no_zfs')
     [[ ! -e $pin || $(< "$pin") != "$wanted" ]] || return 0
     if [[ -z $present || $(printf '%s\n' "$go" "$present" | sort -V | head -1) != "$go" ]]; then
@@ -31,7 +31,7 @@ build() {
         exit 1
     fi
     rm -rf "$source"
-    mkdir -p "$folder" "${source%/*}"
+    mkdir -p "$directory" "${source%/*}"
     cp -R "$files" "$source"
     chmod -R u+w "$source"
     (
@@ -44,9 +44,9 @@ build() {
             if [[ $package == test:* ]]; then
                 package=${package#test:}
                 found=${package#./}
-                go test -c -vet=off "${flags[@]}" -ldflags '-s -w' -o "$folder/${found//\//-}.test" "$package"
+                go test -c -vet=off "${flags[@]}" -ldflags '-s -w' -o "$directory/${found//\//-}.test" "$package"
             else
-                go build "${flags[@]}" -ldflags "-s -w -X $variable=$version" -o "$folder/" "$package"
+                go build "${flags[@]}" -ldflags "-s -w -X $variable=$version" -o "$directory/" "$package"
             fi
         done
     )

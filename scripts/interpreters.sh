@@ -36,7 +36,7 @@ download() { # PACKAGE VERSION FILE
 
 # The package's FILEs go to target/interpreters/DIRECTORY.
 package() { # DIRECTORY PACKAGE VERSION SHA512-BASE64 FILE...
-    local folder=$1 name=$2 version=$3 sum=$4 stamp="$out/$1/.version" files=("${@:5}") file
+    local directory=$1 name=$2 version=$3 sum=$4 stamp="$out/$1/.version" files=("${@:5}") file
     [[ -r $stamp && $(< "$stamp") == "$name@$version $sum" ]] && return
     echo "fetching $name@$version" >&2
     if ! download "$name" "$version" "$work/package.tgz"; then
@@ -50,14 +50,14 @@ package() { # DIRECTORY PACKAGE VERSION SHA512-BASE64 FILE...
         echo "$name@$version is not what it was: sha512 is $found, not $wanted" >&2
         exit 1
     fi
-    rm -rf "${out:?}/$folder" "$work/package"
+    rm -rf "${out:?}/$directory" "$work/package"
     tar -xzf "$work/package.tgz" -C "$work"
-    mkdir -p "$out/$folder"
+    mkdir -p "$out/$directory"
     for file in "${files[@]}"; do
-        mv "$work/package/$file" "$out/$folder/"
+        mv "$work/package/$file" "$out/$directory/"
     done
     # Not every package has one at its root.
-    [[ ! -e $work/package/LICENSE ]] || mv "$work/package/LICENSE" "$out/$folder/"
+    [[ ! -e $work/package/LICENSE ]] || mv "$work/package/LICENSE" "$out/$directory/"
     echo "$name@$version $sum" > "$stamp"
 }
 

@@ -26,20 +26,20 @@ const WIDER: i32 = 128;
 const MIN_FRAMES: usize = 400;
 
 fn main() {
-    let crate_folder = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    let folder = Path::new(&crate_folder).join("../../target/interpreters");
+    let crate_directory = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let directory = Path::new(&crate_directory).join("../../target/interpreters");
     println!("cargo:rerun-if-changed=build.rs");
     for file in FILES {
-        let path = folder.join(file);
+        let path = directory.join(file);
         println!("cargo:rerun-if-changed={}", path.display());
         if !path.is_file() {
             eprintln!("target/interpreters/{file} is not there: run scripts/interpreters.sh first");
             exit(1);
         }
     }
-    println!("cargo:rustc-env=WWS_INTERPRETERS={}", folder.display());
+    println!("cargo:rustc-env=WWS_INTERPRETERS={}", directory.display());
     let out = PathBuf::from(env::var("OUT_DIR").unwrap_or_default()).join("quickjs.wasm");
-    let written = fs::read(folder.join(QUICKJS))
+    let written = fs::read(directory.join(QUICKJS))
         .map_err(|error| error.to_string())
         .and_then(|wasm| widen_frames(&wasm))
         .and_then(|wasm| fs::write(out, wasm).map_err(|error| error.to_string()));

@@ -698,8 +698,8 @@ def _with_logging(module: Any) -> None:
 class _Finder:
     """Finds modules beside the worker, and beneath the project's root."""
 
-    def __init__(self, folder: str) -> None:
-        self._folders = [folder, ""] if folder else [""]
+    def __init__(self, directory: str) -> None:
+        self._directories = [directory, ""] if directory else [""]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         then = _THEN.get(name)
@@ -722,8 +722,8 @@ class _Finder:
     def _bases(self, name: str, path: Any) -> list[str]:
         """Where the module may lie, without an extension."""
         last = name.rpartition(".")[2]
-        folders = self._folders if path is None else [item[4:] for item in path if isinstance(item, str) and item.startswith("wws:")]
-        return [f"{folder}/{last}" if folder else last for folder in folders]
+        directories = self._directories if path is None else [item[4:] for item in path if isinstance(item, str) and item.startswith("wws:")]
+        return [f"{directory}/{last}" if directory else last for directory in directories]
 
 
 class _LastFinder:

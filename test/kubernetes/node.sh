@@ -36,10 +36,10 @@ first() {
         echo "${parameter#*=}" > "$NODE/${name##*/}"
         mount --bind "$NODE/${name##*/}" "/proc/sys/$name"
     done
-    local folder
-    for folder in /run/containerd /run/netns /run/wws /var/lib/cni /var/lib/kubelet /var/log; do
-        mkdir -p "$NODE/private$folder" "$folder"
-        mount --bind "$NODE/private$folder" "$folder"
+    local directory
+    for directory in /run/containerd /run/netns /run/wws /var/lib/cni /var/lib/kubelet /var/log; do
+        mkdir -p "$NODE/private$directory" "$directory"
+        mount --bind "$NODE/private$directory" "$directory"
     done
     mount --make-rshared /
     ip link set lo up

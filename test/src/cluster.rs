@@ -69,7 +69,7 @@ impl Cluster {
 
     /// The directory of the node's files.
     #[must_use]
-    pub fn folder(&self) -> &PathBuf {
+    pub fn directory(&self) -> &PathBuf {
         &self.node
     }
 

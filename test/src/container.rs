@@ -161,7 +161,10 @@ impl<'c> Run<'c> {
     /// # Errors
     /// `ctr` cannot be started. What `ctr` says later is in [`Container::log`].
     pub fn start(self) -> Result<Container<'c>> {
-        let log = self.containerd.folder().join(format!("{}.log", self.name));
+        let log = self
+            .containerd
+            .directory()
+            .join(format!("{}.log", self.name));
         let file = File::create_new(&log)?;
         let mut command = self.command(&[]);
         command
@@ -224,7 +227,7 @@ impl<'c> Run<'c> {
         }
         command
             .arg("--fifo-dir")
-            .arg(self.containerd.folder().join("fifo"));
+            .arg(self.containerd.directory().join("fifo"));
         if let Some(platform) = self.platform {
             command.args(["--platform", platform]);
         }

@@ -149,7 +149,7 @@ impl Containerd {
         let path = path(&programs)?;
         let mark = Mark::new()?;
         let before = Before::now();
-        let more = configure(&mark.folder())?;
+        let more = configure(&mark.directory())?;
         fs::write(
             config_file(&mark),
             config(&mark, namespace.is_some(), &more),
@@ -202,8 +202,8 @@ impl Containerd {
 
     /// A directory of its own for files of a test; it ends with containerd.
     #[must_use]
-    pub fn folder(&self) -> PathBuf {
-        self.mark.folder()
+    pub fn directory(&self) -> PathBuf {
+        self.mark.directory()
     }
 
     /// The namespace of all its containers.
@@ -221,7 +221,7 @@ impl Containerd {
     /// The directory that containerd gives the task of the container `name`.
     #[must_use]
     pub fn bundle(&self, name: &str) -> PathBuf {
-        self.folder()
+        self.directory()
             .join("state/io.containerd.runtime.v2.task")
             .join(self.namespace())
             .join(name)
@@ -232,7 +232,7 @@ impl Containerd {
     /// # Errors
     /// The file cannot be read.
     pub fn log(&self) -> Result<String> {
-        Ok(String::from_utf8_lossy(&fs::read(self.folder().join("log"))?).into_owned())
+        Ok(String::from_utf8_lossy(&fs::read(self.directory().join("log"))?).into_owned())
     }
 
     /// A `ctr` command line for this containerd, to be completed.
@@ -404,10 +404,10 @@ impl Containerd {
     }
 
     fn is_daemon(&self, command: &str) -> bool {
-        let folder = self.folder();
+        let directory = self.directory();
         [CONFIG, docker::CONFIG]
             .iter()
-            .any(|config| command.contains(&folder.join(config).display().to_string()))
+            .any(|config| command.contains(&directory.join(config).display().to_string()))
     }
 }
 
@@ -428,30 +428,30 @@ impl Drop for Containerd {
 }
 
 fn socket(mark: &Mark) -> PathBuf {
-    mark.folder().join(SOCKET)
+    mark.directory().join(SOCKET)
 }
 
 fn config_file(mark: &Mark) -> PathBuf {
-    mark.folder().join(CONFIG)
+    mark.directory().join(CONFIG)
 }
 
 fn config(mark: &Mark, pods: bool, more: &str) -> String {
-    let folder = mark.folder();
-    let (folder, socket) = (folder.display(), socket(mark));
+    let directory = mark.directory();
+    let (directory, socket) = (directory.display(), socket(mark));
     let socket = socket.display();
     let pods: &[&str] = if pods { &[] } else { &PODS };
     let disabled: Vec<_> = DISABLED.iter().chain(pods).collect();
     format!(
         r#"version = 2
-root = "{folder}/root"
-state = "{folder}/state"
+root = "{directory}/root"
+state = "{directory}/state"
 disabled_plugins = {disabled:?}
 [grpc]
 address = "{socket}"
 [ttrpc]
 address = "{socket}.ttrpc"
 [plugins."io.containerd.internal.v1.opt"]
-path = "{folder}/opt"
+path = "{directory}/opt"
 {more}"#
     )
 }
@@ -481,7 +481,7 @@ fn daemon(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> R
     let log = File::options()
         .create(true)
         .append(true)
-        .open(mark.folder().join("log"))?;
+        .open(mark.directory().join("log"))?;
     let mut command = Command::new(programs.join("containerd"));
     command
         .arg("--config")
@@ -503,7 +503,7 @@ fn daemon(mark: &Mark, programs: &Path, path: &OsString, shares_code: bool) -> R
 fn store(mark: &Mark, shares_code: bool) -> PathBuf {
     std::env::var_os("WWS_TEST_STORE")
         .filter(|_| shares_code || std::env::var_os("WWS_TEST_SHARE_CODE").is_some())
-        .map_or_else(|| mark.folder().join("store"), PathBuf::from)
+        .map_or_else(|| mark.directory().join("store"), PathBuf::from)
 }
 
 /// The last lines of a log.

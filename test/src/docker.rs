@@ -75,16 +75,16 @@ impl Docker {
         // Before containerd looks at what there is.
         let bridge = Bridge::new()?;
         let containerd = Containerd::start_sharing_code(version.containerd())?;
-        let folder = containerd.folder().join("docker");
-        let plugins = folder.join("client/cli-plugins");
+        let directory = containerd.directory().join("docker");
+        let plugins = directory.join("client/cli-plugins");
         fs::create_dir_all(&plugins)?;
         for plugin in ["docker-buildx", "docker-compose"] {
             let packaged = programs.join("libexec/docker/cli-plugins").join(plugin);
             symlink(packaged, plugins.join(plugin))?;
         }
         fs::write(
-            containerd.folder().join(CONFIG),
-            config(&containerd, &bridge, &folder, &programs).to_string(),
+            containerd.directory().join(CONFIG),
+            config(&containerd, &bridge, &directory, &programs).to_string(),
         )?;
         let daemon = spawn(&containerd, &programs)?;
         let mut docker = Self {
@@ -125,11 +125,11 @@ impl Docker {
     /// A `docker` command line for this Docker, to be completed.
     #[must_use]
     pub fn command(&self) -> Command {
-        let folder = self.containerd.folder().join("docker");
+        let directory = self.containerd.directory().join("docker");
         let mut command = Command::new(self.programs.join("bin/docker"));
         command
-            .env("DOCKER_HOST", format!("unix://{}/s", folder.display()))
-            .env("DOCKER_CONFIG", folder.join("client"))
+            .env("DOCKER_HOST", format!("unix://{}/s", directory.display()))
+            .env("DOCKER_CONFIG", directory.join("client"))
             .env_remove("DOCKER_CONTEXT");
         command
     }
@@ -198,7 +198,7 @@ impl Docker {
     /// The end of the daemon's log.
     #[must_use]
     pub fn log(&self) -> String {
-        let log = fs::read(self.containerd.folder().join("docker.log")).unwrap_or_default();
+        let log = fs::read(self.containerd.directory().join("docker.log")).unwrap_or_default();
         containerd::tail(&String::from_utf8_lossy(&log))
     }
 
@@ -208,9 +208,9 @@ impl Docker {
     /// # Errors
     /// What is left.
     pub fn expect_nothing_left(&self) -> Result<()> {
-        let folder = self.containerd.folder().join("docker");
+        let directory = self.containerd.directory().join("docker");
         // The daemon's own, as long as it runs.
-        let own = [folder.join("data"), folder.join("exec/netns/default")];
+        let own = [directory.join("data"), directory.join("exec/netns/default")];
         let ports = Path::new("/sys/class/net").join(self.bridge.name());
         let ports = ports.join("brif");
         let mut last = Leftovers::default();
@@ -255,7 +255,7 @@ impl Drop for Docker {
 fn config(
     containerd: &Containerd,
     bridge: &Bridge,
-    folder: &Path,
+    directory: &Path,
     programs: &Path,
 ) -> serde_json::Value {
     json!({
@@ -264,10 +264,10 @@ fn config(
         "containerd": containerd.socket(),
         "containerd-namespace": containerd.namespace(),
         "cgroup-parent": containerd.mark().group(""),
-        "data-root": folder.join("data"),
-        "exec-root": folder.join("exec"),
-        "pidfile": folder.join("pid"),
-        "hosts": [format!("unix://{}/s", folder.display())],
+        "data-root": directory.join("data"),
+        "exec-root": directory.join("exec"),
+        "pidfile": directory.join("pid"),
+        "hosts": [format!("unix://{}/s", directory.display())],
         "group": "root",
         "bridge": bridge.name(),
         // For the networks of Compose: below those of our bridges.
@@ -288,11 +288,11 @@ fn spawn(containerd: &Containerd, programs: &Path) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)
-        .open(containerd.folder().join("docker.log"))?;
+        .open(containerd.directory().join("docker.log"))?;
     let mut command = Command::new(programs.join("sbin/dockerd"));
     command
         .arg("--config-file")
-        .arg(containerd.folder().join(CONFIG))
+        .arg(containerd.directory().join(CONFIG))
         .env_clear()
         .env("PATH", containerd.path()?)
         .stdin(Stdio::null())

@@ -56,9 +56,10 @@ pub fn is_scope(pid: impl std::fmt::Display) -> Result<bool> {
 /// # Errors
 /// There is no such file.
 pub fn read(pid: impl std::fmt::Display, controller: &str, v1: &str, v2: &str) -> Result<String> {
-    let folder = of(pid, controller)?;
-    let text = fs::read_to_string(folder.join(v1)).or_else(|_| fs::read_to_string(folder.join(v2)));
-    let text = text.with_context(|| format!("{v1} or {v2} in {}", folder.display()))?;
+    let directory = of(pid, controller)?;
+    let text =
+        fs::read_to_string(directory.join(v1)).or_else(|_| fs::read_to_string(directory.join(v2)));
+    let text = text.with_context(|| format!("{v1} or {v2} in {}", directory.display()))?;
     Ok(text.trim().to_owned())
 }
 

@@ -105,7 +105,7 @@ impl Image {
     ///
     /// # Errors
     /// There is no such path in an image.
-    pub fn folder(mut self, path: &str) -> Result<Self> {
+    pub fn directory(mut self, path: &str) -> Result<Self> {
         self.archive = self.archive.directory(path)?;
         Ok(self)
     }
@@ -143,12 +143,12 @@ impl Image {
         Ok(self.archive.into_blobs()?)
     }
 
-    /// Writes the image into `folder`. The answer is the name to run it by, and the file.
+    /// Writes the image into `directory`. The answer is the name to run it by, and the file.
     ///
     /// # Errors
     /// There is such a file already.
-    pub fn write(self, folder: &Path) -> Result<(String, PathBuf)> {
-        let tar = folder.join(format!("{}.tar", self.name));
+    pub fn write(self, directory: &Path) -> Result<(String, PathBuf)> {
+        let tar = directory.join(format!("{}.tar", self.name));
         self.archive
             .write(BufWriter::new(File::create_new(&tar)?))?;
         Ok((reference(&self.name), tar))
@@ -159,7 +159,7 @@ impl Image {
     /// # Errors
     /// containerd refuses it.
     pub fn import(self, containerd: &Containerd) -> Result<String> {
-        let (name, tar) = self.write(&containerd.folder())?;
+        let (name, tar) = self.write(&containerd.directory())?;
         containerd.import(&tar)?;
         Ok(name)
     }

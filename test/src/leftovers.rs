@@ -141,8 +141,8 @@ impl fmt::Display for Leftovers {
     }
 }
 
-fn listed(folder: &str) -> BTreeSet<PathBuf> {
-    fs::read_dir(Path::new(folder))
+fn listed(directory: &str) -> BTreeSet<PathBuf> {
+    fs::read_dir(Path::new(directory))
         .into_iter()
         .flatten()
         .flatten()

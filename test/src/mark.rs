@@ -36,7 +36,7 @@ const MAX_DEPTH: usize = 8;
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Directories in which runtimes leave files by namespace.
-const RUN_FOLDERS: [&str; 3] = ["/run/containerd", "/run/runc", "/run/wws"];
+const RUN_DIRECTORIES: [&str; 3] = ["/run/containerd", "/run/runc", "/run/wws"];
 
 /// A word that nothing else on this machine contains.
 #[derive(Clone, Debug)]
@@ -62,8 +62,8 @@ impl Mark {
         ));
         // Left by a process that had this one's number.
         mark.clear()?;
-        fs::create_dir(mark.folder())
-            .with_context(|| format!("make {}", mark.folder().display()))?;
+        fs::create_dir(mark.directory())
+            .with_context(|| format!("make {}", mark.directory().display()))?;
         Ok(mark)
     }
 
@@ -90,7 +90,7 @@ impl Mark {
 
     /// The directory of that name. Short, because a socket's path has 107 bytes.
     #[must_use]
-    pub fn folder(&self) -> PathBuf {
+    pub fn directory(&self) -> PathBuf {
         std::env::temp_dir().join(&self.0)
     }
 
@@ -139,7 +139,7 @@ impl Mark {
         let named = |argument: &str| {
             let path = Path::new(argument);
             path.file_name() == Some(self.0.as_ref())
-                || path.parent() == Some(&self.folder())
+                || path.parent() == Some(&self.directory())
                     && [CONFIG, SOCKET, docker::CONFIG]
                         .iter()
                         .any(|config| path.ends_with(config))
@@ -175,21 +175,21 @@ impl Mark {
     /// namespace's own directories are left by every runtime.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        let mut folders: Vec<_> = RUN_FOLDERS
+        let mut directories: Vec<_> = RUN_DIRECTORIES
             .iter()
-            .flat_map(|folder| self.named_below(folder))
+            .flat_map(|directory| self.named_below(directory))
             .collect();
         for kind in ["root", "state"] {
-            folders.push(
-                self.folder()
+            directories.push(
+                self.directory()
                     .join(kind)
                     .join("io.containerd.runtime.v2.task")
                     .join(&self.0),
             );
         }
-        let mut files = self.contents(&folders);
+        let mut files = self.contents(&directories);
         // Links to compiled code, by the machine's run.
-        for run in entries(&self.folder().join("store/containers")) {
+        for run in entries(&self.directory().join("store/containers")) {
             for namespace in [&self.0, PODS] {
                 files.extend(entries(&run.join(namespace)));
             }
@@ -199,20 +199,20 @@ impl Mark {
             "state/io.containerd.runtime.v2.task",
             "runc",
         ] {
-            files.extend(entries(&self.folder().join(tasks).join(PODS)));
+            files.extend(entries(&self.directory().join(tasks).join(PODS)));
         }
         files
     }
 
-    /// What is in those of `folders` that are named after the namespace (or are slices), and those
-    /// of them that are named otherwise.
-    fn contents(&self, folders: &[PathBuf]) -> Vec<PathBuf> {
+    /// The contents of each of `directories` that is a slice or is named after the namespace; any
+    /// other directory itself.
+    fn contents(&self, directories: &[PathBuf]) -> Vec<PathBuf> {
         let mut contents = Vec::new();
-        for folder in folders {
-            if folder.file_name() == Some(self.0.as_ref()) || is_slice(folder) {
-                contents.extend(entries(folder));
+        for directory in directories {
+            if directory.file_name() == Some(self.0.as_ref()) || is_slice(directory) {
+                contents.extend(entries(directory));
             } else {
-                contents.push(folder.clone());
+                contents.push(directory.clone());
             }
         }
         contents
@@ -243,15 +243,15 @@ impl Mark {
             }
             remove_group(&group, 0).with_context(|| format!("remove {}", group.display()))?;
         }
-        for folder in RUN_FOLDERS
+        for directory in RUN_DIRECTORIES
             .iter()
-            .flat_map(|folder| self.named_below(folder))
+            .flat_map(|directory| self.named_below(directory))
         {
-            absent(fs::remove_dir_all(&folder))
-                .with_context(|| format!("remove {}", folder.display()))?;
+            absent(fs::remove_dir_all(&directory))
+                .with_context(|| format!("remove {}", directory.display()))?;
         }
-        absent(fs::remove_dir_all(self.folder()))
-            .with_context(|| format!("remove {}", self.folder().display()))
+        absent(fs::remove_dir_all(self.directory()))
+            .with_context(|| format!("remove {}", self.directory().display()))
     }
 
     fn kill(&self, pid: Pid) {
@@ -269,17 +269,21 @@ impl Mark {
     fn named_below(&self, top: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut open = vec![(PathBuf::from(top), 0)];
-        while let Some((folder, depth)) = open.pop() {
-            if !folder.symlink_metadata().is_ok_and(|data| data.is_dir()) {
+        while let Some((directory, depth)) = open.pop() {
+            if !directory.symlink_metadata().is_ok_and(|data| data.is_dir()) {
                 continue;
             }
-            if folder
+            if directory
                 .file_name()
                 .is_some_and(|name| self.is_in(&name.to_string_lossy()))
             {
-                found.push(folder);
+                found.push(directory);
             } else if depth < MAX_DEPTH {
-                open.extend(entries(&folder).into_iter().map(|entry| (entry, depth + 1)));
+                open.extend(
+                    entries(&directory)
+                        .into_iter()
+                        .map(|entry| (entry, depth + 1)),
+                );
             }
         }
         found
@@ -307,9 +311,9 @@ fn remove_group(group: &Path, depth: usize) -> std::io::Result<()> {
     absent(fs::remove_dir(group))
 }
 
-/// The paths in `folder`; none, if it cannot be read: things vanish while they are looked at.
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder)
+/// The paths in `directory`; none, if it cannot be read: things vanish while they are looked at.
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory)
         .into_iter()
         .flatten()
         .flatten()

@@ -35,7 +35,7 @@ impl Nerdctl {
         let program = workspace::client("nerdctl")?;
         let network = Network::new(Bridge::new()?)?;
         let containerd = Containerd::start_sharing_code(version)?;
-        network.write(&containerd.folder().join("cni"))?;
+        network.write(&containerd.directory().join("cni"))?;
         Ok(Self {
             program,
             containerd,
@@ -54,22 +54,22 @@ impl Nerdctl {
     /// # Errors
     /// Something is not built or unpacked.
     pub fn command(&self) -> Result<Command> {
-        let folder = self.containerd.folder();
+        let directory = self.containerd.directory();
         let mut command = Command::new(&self.program);
         command
             .env("PATH", self.containerd.path()?)
-            .env("NERDCTL_TOML", folder.join("nerdctl.toml"))
-            .env("DOCKER_CONFIG", folder.join("client"))
+            .env("NERDCTL_TOML", directory.join("nerdctl.toml"))
+            .env("DOCKER_CONFIG", directory.join("client"))
             .arg("--address")
             .arg(self.containerd.socket())
             .args(["--namespace", &self.containerd.namespace()])
             .args(["--snapshotter", self.containerd.snapshotter()])
             .arg("--data-root")
-            .arg(folder.join("nerdctl"))
+            .arg(directory.join("nerdctl"))
             .arg("--cni-path")
             .arg(Network::plugins()?)
             .arg("--cni-netconfpath")
-            .arg(folder.join("cni"))
+            .arg(directory.join("cni"))
             .args(["--cgroup-manager", "cgroupfs"]);
         Ok(command)
     }
@@ -133,7 +133,7 @@ impl Nerdctl {
         self.containerd.expect_nothing_left()?;
         self.network.expect_no_ports()?;
         // Its own notes on containers.
-        let notes = self.containerd.folder().join("nerdctl");
+        let notes = self.containerd.directory().join("nerdctl");
         for address in fs::read_dir(notes).into_iter().flatten().flatten() {
             let of_namespace = address
                 .path()

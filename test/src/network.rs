@@ -44,11 +44,11 @@ impl Network {
         Ok(workspace::tools("cni")?.join("usr/lib/cni"))
     }
 
-    /// Writes the network's configuration into `folder`, with what it notes below it.
+    /// Writes the network's configuration into `directory`, with what it notes below it.
     ///
     /// # Errors
     /// The file system's.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub fn write(&self, directory: &Path) -> Result<()> {
         let text = json!({
             "cniVersion": "0.4.0",
             "name": NAME,
@@ -58,15 +58,15 @@ impl Network {
                 "isGateway": true,
                 "ipam": {
                     "type": "host-local",
-                    "dataDir": folder.join("addresses"),
+                    "dataDir": directory.join("addresses"),
                     "ranges": [[{ "subnet": self.bridge.network() }]],
                     "routes": [{ "dst": "0.0.0.0/0" }],
                 },
             }],
         });
-        fs::create_dir_all(folder)?;
-        fs::write(folder.join("10-wws-test.conflist"), text.to_string())
-            .with_context(|| folder.display().to_string())
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join("10-wws-test.conflist"), text.to_string())
+            .with_context(|| directory.display().to_string())
     }
 
     /// Fails unless, within seconds, no container is connected.

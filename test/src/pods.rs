@@ -69,9 +69,9 @@ impl Pods {
     pub fn start(version: Version, pause: &str) -> Result<Self> {
         let crictl = workspace::client("crictl")?;
         let network = Network::new(Bridge::new()?)?;
-        let containerd = Containerd::start_with(version, NAMESPACE, |folder| {
-            network.write(&folder.join("cni"))?;
-            config(folder, version)
+        let containerd = Containerd::start_with(version, NAMESPACE, |directory| {
+            network.write(&directory.join("cni"))?;
+            config(directory, version)
         })?;
         let image = Image::native("pause", pause)?.entrypoint(&["/program", "pause"]);
         image.import(&containerd)?;
@@ -102,7 +102,7 @@ impl Pods {
     /// Where the logs of containers are, by the names of their files.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
-        self.containerd.folder().join("logs")
+        self.containerd.directory().join("logs")
     }
 
     /// A `crictl` command line, to be completed.
@@ -112,7 +112,7 @@ impl Pods {
         let mut command = Command::new(&self.crictl);
         command
             .arg("--config")
-            .arg(self.containerd.folder().join("crictl.yaml"))
+            .arg(self.containerd.directory().join("crictl.yaml"))
             .args(["--runtime-endpoint", &endpoint])
             .args(["--image-endpoint", &endpoint])
             .arg(format!(
@@ -156,7 +156,7 @@ impl Pods {
     /// # Errors
     /// containerd refuses.
     pub fn run_pod_of(&self, name: &str, handler: &str, more: Value) -> Result<Pod> {
-        let config = self.containerd.folder().join(format!("{name}.json"));
+        let config = self.containerd.directory().join(format!("{name}.json"));
         fs::create_dir_all(self.logs())?;
         let namespaces = namespaces(&more);
         let text = json!({
@@ -226,7 +226,7 @@ impl Pods {
             "linux": linux,
         });
         merge(&mut text, &more);
-        let file = self.containerd.folder().join(format!("{name}.json"));
+        let file = self.containerd.directory().join(format!("{name}.json"));
         fs::write(&file, text.to_string())?;
         let (file, of_pod) = (file.to_string_lossy(), pod.config.to_string_lossy());
         self.crictl(&["create", &pod.id, &file, &of_pod])
@@ -315,7 +315,7 @@ impl Pods {
     }
 
     fn wait_until_up(&self) -> Result<()> {
-        fs::write(self.containerd.folder().join("crictl.yaml"), "")?;
+        fs::write(self.containerd.directory().join("crictl.yaml"), "")?;
         let mut last = String::new();
         let up = wait::until("the Kubernetes interface up", START_LIMIT, || {
             let info = self.try_crictl(&["info"])?;
@@ -354,10 +354,10 @@ fn merge(to: &mut Value, from: &Value) {
 
 /// The interface's part of containerd's configuration. containerd 2 reads that of version 1 and
 /// translates it.
-fn config(folder: &Path, version: Version) -> Result<String> {
+fn config(directory: &Path, version: Version) -> Result<String> {
     let plugins = Network::plugins()?;
     let shim = workspace::programs()?.join("containerd-shim-wws-v1");
-    let (plugins, shim, folder) = (plugins.display(), shim.display(), folder.display());
+    let (plugins, shim, directory) = (plugins.display(), shim.display(), directory.display());
     let systemd = groups::by_systemd();
     let runtimes = r#"[plugins."io.containerd.grpc.v1.cri".containerd.runtimes"#;
     let mut text = format!(
@@ -370,13 +370,13 @@ stream_server_address = "127.0.0.1"
 stream_server_port = "0"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
-conf_dir = "{folder}/cni"
+conf_dir = "{directory}/cni"
 {runtimes}.runc]
 runtime_type = "io.containerd.runc.v2"
 {runtimes}.{WWS}]
 runtime_type = "io.containerd.wws.v1"
 {runtimes}.{WWS}.options]
-Root = "{folder}/runc"
+Root = "{directory}/runc"
 SystemdCgroup = {systemd}
 # As k3s writes it by itself where it finds the shim.
 {runtimes}.{K3S}]
@@ -392,7 +392,7 @@ SystemdCgroup = {systemd}
 runtime_type = "io.containerd.runc.v2"
 runtime_path = "{shim}"
 {runtimes}.{BY_PATH}.options]
-Root = "{folder}/runc"
+Root = "{directory}/runc"
 SystemdCgroup = {systemd}
 "#
         );

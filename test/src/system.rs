@@ -28,7 +28,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where containerd and shims leave things of a container.
-const FOLDERS: [&str; 4] = [
+const DIRECTORIES: [&str; 4] = [
     "/run/containerd/s",
     "/run/containerd/wws/moby",
     "/run/containerd/wws/default",
@@ -41,7 +41,7 @@ const NAMES: [&str; 3] = ["docker-", "wws-", "ctr-"];
 /// A machine without containers.
 #[derive(Debug)]
 pub struct System {
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl System {
@@ -56,7 +56,7 @@ impl System {
         );
         ensure!(groups::by_systemd(), "neither systemd nor cgroup v2");
         let system = Self {
-            folder: tempfile::tempdir()?,
+            directory: tempfile::tempdir()?,
         };
         wait::until("Docker up", LIMIT, || {
             let asked = command::run(Command::new("docker").arg("version"), COMMAND_LIMIT)?;
@@ -75,8 +75,8 @@ impl System {
 
     /// A directory for files of a test.
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Runs `docker` to its end and returns its standard output, trimmed.
@@ -117,7 +117,7 @@ impl System {
     /// # Errors
     /// Docker refuses it.
     pub fn load(&self, image: Image) -> Result<String> {
-        let (name, tar) = image.write(self.folder())?;
+        let (name, tar) = image.write(self.directory())?;
         self.docker(&["load", "--input", &tar.to_string_lossy()])?;
         Ok(name)
     }
@@ -127,7 +127,7 @@ impl System {
     /// # Errors
     /// containerd refuses it.
     pub fn import(&self, image: Image) -> Result<String> {
-        let (name, tar) = image.write(self.folder())?;
+        let (name, tar) = image.write(self.directory())?;
         self.ctr(&["image", "import", "--all-platforms", &tar.to_string_lossy()])?;
         Ok(name)
     }
@@ -245,8 +245,8 @@ pub fn leftovers() -> Result<Vec<String>> {
             }
         }
     }
-    for folder in FOLDERS.iter().map(Path::new) {
-        left.extend(entries(folder).map(|path| format!("file {}", path.display())));
+    for directory in DIRECTORIES.iter().map(Path::new) {
+        left.extend(entries(directory).map(|path| format!("file {}", path.display())));
     }
     for device in entries(Path::new("/sys/class/net")) {
         if device.join("brport").exists() {
@@ -271,9 +271,9 @@ fn processes() -> Result<Vec<(i32, String)>> {
     Ok(found)
 }
 
-fn groups_below(folder: &Path) -> Vec<PathBuf> {
+fn groups_below(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for group in entries(folder).filter(|path| path.is_dir()) {
+    for group in entries(directory).filter(|path| path.is_dir()) {
         let name = group.file_name().unwrap_or_default().to_string_lossy();
         let of_container = NAMES.iter().any(|word| name.starts_with(word));
         if of_container && !name.ends_with(".slice") {
@@ -285,8 +285,8 @@ fn groups_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.path())
 }
 

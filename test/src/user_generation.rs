@@ -45,20 +45,20 @@ impl<'c> UserGeneration<'c> {
             containerd,
             stand_in: StandIn::start()?,
         };
-        fs::create_dir(example.folder())?;
-        fs::write(example.folder().join("file.txt"), CONTENT)?;
+        fs::create_dir(example.directory())?;
+        fs::write(example.directory().join("file.txt"), CONTENT)?;
         fs::write(example.authority(), example.stand_in.authority())?;
         Ok(example)
     }
 
     /// The directory of the host that containers see as `/tmp`.
     #[must_use]
-    pub fn folder(&self) -> PathBuf {
-        self.containerd.folder().join("tmp")
+    pub fn directory(&self) -> PathBuf {
+        self.containerd.directory().join("tmp")
     }
 
     fn authority(&self) -> PathBuf {
-        self.containerd.folder().join("authority.pem")
+        self.containerd.directory().join("authority.pem")
     }
 
     /// The outside service.
@@ -73,7 +73,7 @@ impl<'c> UserGeneration<'c> {
     /// There is no free port.
     pub fn run(&self, name: &str) -> Result<Run<'c>> {
         Ok(Run::workers(self.containerd, IMAGE, name)?
-            .mount(&self.folder(), "/tmp")
+            .mount(&self.directory(), "/tmp")
             .mount_read_only(&self.authority(), CERTIFICATES)
             .env("WWS_RESOLVE", &self.stand_in.resolve()))
     }

@@ -19,12 +19,12 @@ pub fn root() -> PathBuf {
 /// # Errors
 /// They are not there.
 pub fn programs() -> Result<PathBuf> {
-    let folder = env::var_os("WWS_TEST_PROGRAMS")
+    let directory = env::var_os("WWS_TEST_PROGRAMS")
         .map_or_else(|| root().join("target/release"), PathBuf::from);
     for name in ["containerd-shim-wws-v1", "wws"] {
-        present(folder.join(name), "make build")?;
+        present(directory.join(name), "make build")?;
     }
-    Ok(folder)
+    Ok(directory)
 }
 
 /// The prefix `name` under `target/tools`, where distribution packages are unpacked.

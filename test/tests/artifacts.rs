@@ -18,9 +18,9 @@ const NAME: &str = "localhost/artifact:latest";
 
 const RUNTIME: &str = "io.containerd.wws.v1";
 
-/// Writes the artifact as an OCI archive below `folder`.
-fn artifact(folder: &Path) -> Result<PathBuf> {
-    let layout = folder.join("artifact");
+/// Writes the artifact as an OCI archive below `directory`.
+fn artifact(directory: &Path) -> Result<PathBuf> {
+    let layout = directory.join("artifact");
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
     let blob = |media_type: &str, bytes: &[u8]| -> Result<Value> {
@@ -62,7 +62,7 @@ fn artifact(folder: &Path) -> Result<PathBuf> {
         layout.join("oci-layout"),
         r#"{"imageLayoutVersion":"1.0.0"}"#,
     )?;
-    let tar = folder.join("artifact.tar");
+    let tar = directory.join("artifact.tar");
     let mut pack = Command::new("tar");
     pack.arg("-cf").arg(&tar).arg("-C").arg(&layout).arg(".");
     command::run(&mut pack, LIMIT)?.success()?;
@@ -79,7 +79,7 @@ fn refusal(step: &str, finished: &Finished) -> Result<String> {
 
 fn ctr(version: Version, import: Option<&str>, run: Option<&str>) -> Result<()> {
     let containerd = Containerd::start(version)?;
-    let tar = artifact(&containerd.folder())?;
+    let tar = artifact(&containerd.directory())?;
     let tar = tar.to_str().context("a path that is not UTF-8")?;
     let snapshotter = containerd.snapshotter();
     let words = ["--all-platforms", "--snapshotter", snapshotter, tar];
@@ -127,7 +127,7 @@ fn ctr_2_1_imports_it_and_runs_nothing() -> Result<()> {
 
 fn docker(version: DockerVersion) -> Result<()> {
     let docker = Docker::start(version)?;
-    let tar = artifact(&docker.containerd().folder())?;
+    let tar = artifact(&docker.containerd().directory())?;
     docker.docker(&["load", "--input", &tar.to_string_lossy()])?;
     let runtime = format!("--runtime={RUNTIME}");
     let options = ["run", "--rm", "--pull=never", "--network=none", &runtime];

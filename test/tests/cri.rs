@@ -435,7 +435,7 @@ fn slow_to_compile() -> Result<Vec<u8>> {
 
 /// Whether the host compiles code for a container of these pods.
 fn is_compiling(pods: &Pods) -> Result<bool> {
-    let store = pods.containerd().folder().join("store");
+    let store = pods.containerd().directory().join("store");
     let store = store.to_str().context("a path that is not UTF-8")?;
     for entry in fs::read_dir("/proc")? {
         // Others come and go.
@@ -554,13 +554,13 @@ fn the_shim_by_its_path_offers_what_the_oci_runtime_can(pods: &mut Pods) -> Resu
     }
     let features = features(pods, BY_PATH)?;
     assert_eq!(features["recursive_read_only_mounts"], true, "{features}");
-    let volume = pods.containerd().folder().join("volume");
+    let volume = pods.containerd().directory().join("volume");
     fs::create_dir_all(&volume)?;
     fs::write(volume.join("file"), "on the host")?;
     let pod = pods.run_pod_of("by-path", BY_PATH, json!({}))?;
     let toml = "[[folders]]\nfrom = \"./files\"\nto = \"/files\"\n";
     let image = Image::probe("files", toml)?
-        .folder("files")?
+        .directory("files")?
         .import(pods.containerd())?;
     let mounts = json!({ "mounts": [{
         "host_path": volume, "container_path": "/files", "readonly": true, "recursive_read_only": true,

@@ -104,7 +104,7 @@ fn text<'a>(case: &'a Value, key: &str) -> Option<&'a str> {
 /// Sends a case's request and compares the answer.
 fn check(
     server: &Server,
-    folder: &Path,
+    directory: &Path,
     kit: &str,
     case: &Value,
     seen: &mut HashSet<Vec<u8>>,
@@ -184,7 +184,7 @@ fn check(
     }
     if let Some(file) = case.get("file") {
         let name = text(file, "name").context("a file's name")?;
-        let found = fs::read_to_string(folder.join("_data").join(name))?;
+        let found = fs::read_to_string(directory.join("_data").join(name))?;
         ensure!(
             Some(&*found) == text(file, "text"),
             "the file holds {found:?}"
@@ -209,9 +209,9 @@ fn install_runtimes(project: &Path) -> Result<()> {
             .join(file);
         let wasm = fs::read(&from)
             .with_context(|| format!("{}: scripts/interpreters.sh all", from.display()))?;
-        let folder = project.join(".wws/runtimes/wws").join(kit).join(version);
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join(file), &wasm)?;
+        let directory = project.join(".wws/runtimes/wws").join(kit).join(version);
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join(file), &wasm)?;
         let sum: String = Sha256::digest(&wasm)
             .iter()
             .fold(String::new(), |sum, byte| sum + &format!("{byte:02x}"));
@@ -238,20 +238,20 @@ fn every_kit_answers_what_the_table_says() -> Result<()> {
             root.join(worker).exists(),
             "{worker} is not there: scripts/build-kit-guests.sh"
         );
-        let folder = project.path().join(kit);
+        let directory = project.path().join(kit);
         let extension = Path::new(worker)
             .extension()
             .and_then(|extension| extension.to_str())
             .unwrap_or("wasm");
-        fs::create_dir_all(folder.join("_data"))?;
-        fs::write(folder.join("_data/in.txt"), "from the host\n")?;
+        fs::create_dir_all(directory.join("_data"))?;
+        fs::write(directory.join("_data/in.txt"), "from the host\n")?;
         fs::write(
-            folder.join("[feature].toml"),
+            directory.join("[feature].toml"),
             settings.replace("LANGUAGE", kit),
         )?;
         fs::copy(
             root.join(worker),
-            folder.join(format!("[feature].{extension}")),
+            directory.join(format!("[feature].{extension}")),
         )?;
     }
     install_runtimes(project.path())?;

@@ -49,7 +49,7 @@ fn on(version: Version, scenario: fn(&Nerdctl) -> Result<()>) -> Result<()> {
 
 fn probe(nerdctl: &Nerdctl) -> Result<String> {
     Image::probe("probe", "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n")?
-        .folder("data")?
+        .directory("data")?
         .import(nerdctl.containerd())
 }
 
@@ -134,7 +134,7 @@ fn commands_are_run_inside(nerdctl: &Nerdctl) -> Result<()> {
 
 fn a_network_and_a_volume(nerdctl: &Nerdctl) -> Result<()> {
     let image = probe(nerdctl)?;
-    let volume = nerdctl.containerd().folder().join("volume");
+    let volume = nerdctl.containerd().directory().join("volume");
     fs::create_dir(&volume)?;
     fs::write(volume.join("file"), "of the host")?;
     let bind = format!("{}:/data", volume.display());

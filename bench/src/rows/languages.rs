@@ -90,19 +90,19 @@ pub(crate) fn go(report: &mut Report) -> Result<()> {
         "{}: scripts/build-kit-guests.sh",
         guest.display()
     );
-    let folder = tempfile::tempdir()?;
-    fs::copy(guest, folder.path().join("hello.wasm"))?;
-    add_time(report, "Go", folder.path(), 1.0)
+    let directory = tempfile::tempdir()?;
+    fs::copy(guest, directory.path().join("hello.wasm"))?;
+    add_time(report, "Go", directory.path(), 1.0)
 }
 
 fn measure(report: &mut Report, language: &Language) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    fs::write(folder.path().join(language.file), language.source)?;
+    let directory = tempfile::tempdir()?;
+    fs::write(directory.path().join(language.file), language.source)?;
     if let Some(runtime) = language.runtime {
-        install(folder.path(), runtime)?;
+        install(directory.path(), runtime)?;
     }
-    add_time(report, language.name, folder.path(), language.time)?;
-    let ours = wws(folder.path())?;
+    add_time(report, language.name, directory.path(), language.time)?;
+    let ours = wws(directory.path())?;
     let peer = Server::start_on(language.serve)?;
     for server in [&ours, &peer] {
         let answer = http::get(server.port(), "/hello")?;
@@ -126,8 +126,8 @@ fn measure(report: &mut Report, language: &Language) -> Result<()> {
 
 /// The server's own time for a request is in its access log.
 fn add_time(report: &mut Report, name: &str, project: &Path, target: f64) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("log");
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("log");
     {
         let mut command = Command::new(workspace::programs()?.join("wws"));
         command
@@ -172,9 +172,9 @@ fn install(
         .join(file);
     let wasm = fs::read(&from)
         .with_context(|| format!("{}: scripts/interpreters.sh all", from.display()))?;
-    let folder = project.join(".wws/runtimes/wws").join(kit).join(version);
-    fs::create_dir_all(&folder)?;
-    fs::write(folder.join(file), &wasm)?;
+    let directory = project.join(".wws/runtimes/wws").join(kit).join(version);
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join(file), &wasm)?;
     let mut sum = String::new();
     for byte in Sha256::digest(&wasm) {
         write!(sum, "{byte:02x}")?;

@@ -57,9 +57,9 @@ const BAD: [(&str, &str); 4] = [
 ];
 
 pub(crate) fn measure(report: &mut Report) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    write_project(folder.path())?;
-    let server = wws(folder.path())?;
+    let directory = tempfile::tempdir()?;
+    write_project(directory.path())?;
+    let server = wws(directory.path())?;
     let url = server.url("/hello");
     load::run(&url, CONNECTIONS, 1)?;
     let (mut alone, mut among) = (Vec::new(), Vec::new());
@@ -89,10 +89,13 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn write_project(folder: &Path) -> Result<()> {
-    fs::copy(workspace::guest("hello")?, folder.join("hello.wasm"))?;
+fn write_project(directory: &Path) -> Result<()> {
+    fs::copy(workspace::guest("hello")?, directory.join("hello.wasm"))?;
     for (name, text) in BAD {
-        fs::write(folder.join(format!("{name}.wasm")), wat::parse_str(text)?)?;
+        fs::write(
+            directory.join(format!("{name}.wasm")),
+            wat::parse_str(text)?,
+        )?;
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ const WORKER: &str = r#"(module
 
 /// Throughput with metrics, sampled traces and logs exported, and with the access log.
 pub(crate) fn telemetry(report: &mut Report) -> Result<()> {
-    let (folder, off) = throughput::hello()?;
+    let (directory, off) = throughput::hello()?;
     let collector = collector()?;
     for (name, access_log) in [
         ("metrics and 1 % of traces exported : off", "false"),
@@ -46,7 +46,7 @@ pub(crate) fn telemetry(report: &mut Report) -> Result<()> {
         ),
     ] {
         let log = tempfile::NamedTempFile::new()?;
-        let mut wws = server(folder.path())?;
+        let mut wws = server(directory.path())?;
         wws.env("WWS_ACCESS_LOG", access_log)
             .env("WWS_ADMIN", format!("127.0.0.1:{}", free_port()?))
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector)
@@ -71,9 +71,9 @@ pub(crate) fn telemetry(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn server(folder: &Path) -> Result<Command> {
+fn server(directory: &Path) -> Result<Command> {
     let mut wws = Command::new(workspace::programs()?.join("wws"));
-    wws.arg(folder)
+    wws.arg(directory)
         .env("WWS_CODE_CACHE", workspace::root().join("target/code"));
     Ok(wws)
 }
@@ -116,7 +116,7 @@ fn take(stream: &TcpStream) -> std::io::Result<()> {
 
 /// A project whose workers change.
 struct Changing {
-    folder: TempDir,
+    directory: TempDir,
     wasm: Vec<u8>,
     changes: u32,
 }
@@ -124,7 +124,7 @@ struct Changing {
 impl Changing {
     fn new() -> Result<Self> {
         let mut project = Self {
-            folder: tempfile::tempdir()?,
+            directory: tempfile::tempdir()?,
             wasm: wat::parse_str(WORKER)?,
             changes: 0,
         };
@@ -138,9 +138,9 @@ impl Changing {
         let mut wasm = self.wasm.clone();
         wasm.extend([0, 6, 1, b'n']);
         wasm.extend(self.changes.to_le_bytes());
-        let path = self.folder.path().join(format!("w{worker}.wasm"));
+        let path = self.directory.path().join(format!("w{worker}.wasm"));
         // In one step: a reload may read it meanwhile.
-        let next = self.folder.path().join(".next");
+        let next = self.directory.path().join(".next");
         fs::write(&next, wasm)?;
         Ok(fs::rename(next, path)?)
     }
@@ -148,7 +148,7 @@ impl Changing {
     /// Loads the project again, and returns how long that takes.
     fn reload(&self, loaded: usize) -> Result<Duration> {
         let mut wws = Command::new(workspace::programs()?.join("wws"));
-        wws.arg("reload").arg(self.folder.path());
+        wws.arg("reload").arg(self.directory.path());
         let started = Instant::now();
         let text = command::run(&mut wws, Duration::from_secs(60))?.success()?;
         let expected = format!("{loaded} workers loaded, {} unchanged", WORKERS - loaded);
@@ -160,7 +160,7 @@ impl Changing {
 /// Reloads of a project of 100 workers.
 pub(crate) fn reload(report: &mut Report) -> Result<()> {
     let mut project = Changing::new()?;
-    let mut wws = server(project.folder.path())?;
+    let mut wws = server(project.directory.path())?;
     // Each change is compiled: the code is not kept.
     wws.env("WWS_ACCESS_LOG", "false").env("WWS_CODE_CACHE", "");
     let server = Server::start(wws, |port| vec!["--port".into(), port.to_string()])?;

@@ -41,11 +41,11 @@ struct Routes {
 
 impl Routes {
     fn new(count: usize) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let directory = tempfile::tempdir()?;
         for index in 0..count {
-            write(folder.path(), index)?;
+            write(directory.path(), index)?;
         }
-        let project = load(folder.path(), &LoadOptions::default())
+        let project = load(directory.path(), &LoadOptions::default())
             .map_err(|problems| anyhow::anyhow!("{problems}"))?;
         ensure!(project.workers().len() == count);
         // The same number of paths from both, so that the CPU's caches are no part of the question.
@@ -80,14 +80,14 @@ impl Routes {
     }
 }
 
-fn write(folder: &Path, index: usize) -> Result<()> {
-    let folder = folder.join(format!("api/r{index}"));
-    fs::create_dir_all(&folder)?;
+fn write(directory: &Path, index: usize) -> Result<()> {
+    let directory = directory.join(format!("api/r{index}"));
+    fs::create_dir_all(&directory)?;
     let name = if index.is_multiple_of(2) {
         "list.wasm"
     } else {
         "[id].wasm"
     };
-    fs::write(folder.join(name), "")?;
+    fs::write(directory.join(name), "")?;
     Ok(())
 }

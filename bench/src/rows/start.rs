@@ -109,7 +109,7 @@ fn python(containerd: &Containerd) -> Result<String> {
 
 /// Names of the compiled code in the store.
 fn entries(containerd: &Containerd) -> Result<HashSet<OsString>> {
-    fs::read_dir(containerd.folder().join("store/code"))?
+    fs::read_dir(containerd.directory().join("store/code"))?
         .map(|entry| Ok(entry?.file_name()))
         .collect()
 }
@@ -117,7 +117,7 @@ fn entries(containerd: &Containerd) -> Result<HashSet<OsString>> {
 /// Removes all compiled code but `kept`.
 fn forget(containerd: &Containerd, kept: &HashSet<OsString>) -> Result<()> {
     for name in entries(containerd)?.difference(kept) {
-        fs::remove_file(containerd.folder().join("store/code").join(name))?;
+        fs::remove_file(containerd.directory().join("store/code").join(name))?;
     }
     Ok(())
 }

@@ -21,23 +21,26 @@ const WASMTIME: &str = "48.0.8";
 
 /// A project of the hello worker of `images/hello`, at `/hello`.
 pub(crate) fn hello() -> Result<(TempDir, Server)> {
-    let folder = tempfile::tempdir()?;
-    std::fs::copy(workspace::guest("hello")?, folder.path().join("hello.wasm"))?;
-    let server = wws(folder.path())?;
-    Ok((folder, server))
+    let directory = tempfile::tempdir()?;
+    std::fs::copy(
+        workspace::guest("hello")?,
+        directory.path().join("hello.wasm"),
+    )?;
+    let server = wws(directory.path())?;
+    Ok((directory, server))
 }
 
 /// Our server on a directory.
-pub(crate) fn wws(folder: &Path) -> Result<Server> {
+pub(crate) fn wws(directory: &Path) -> Result<Server> {
     let mut wws = Command::new(workspace::programs()?.join("wws"));
-    wws.arg(folder)
+    wws.arg(directory)
         .env("WWS_ACCESS_LOG", "false")
         .env("WWS_CODE_CACHE", workspace::root().join("target/code"));
     Server::start(wws, |port| vec!["--port".into(), port.to_string()])
 }
 
 pub(crate) fn beside_hyper(report: &mut Report) -> Result<()> {
-    let (_folder, ours) = hello()?;
+    let (_directory, ours) = hello()?;
     let peer = Server::start(Command::new(std::env::current_exe()?), |port| {
         vec![peer::COMMAND.into(), port.to_string()]
     })?;
@@ -55,7 +58,7 @@ pub(crate) fn beside_hyper(report: &mut Report) -> Result<()> {
 }
 
 pub(crate) fn beside_wasmtime_serve(report: &mut Report) -> Result<()> {
-    let (_folder, ours) = hello()?;
+    let (_directory, ours) = hello()?;
     let component = workspace::guest("component-hello")?;
     let mut wasmtime = Command::new(wasmtime()?);
     wasmtime.arg("serve").arg("-Scli").arg(&component);

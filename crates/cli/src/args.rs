@@ -193,7 +193,7 @@ pub(crate) enum SchemaOf {
 
 /// A project and how it is loaded.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Folder {
+pub(crate) struct ProjectArgs {
     /// The project: a directory with workers, or one worker
     #[arg(default_value = ".")]
     pub(crate) path: PathBuf,
@@ -247,12 +247,12 @@ const GIVEN: &str = "WWS_ARGUMENTS";
 
 impl RunningProject {
     /// The project, and the address in its server's arguments.
-    pub(crate) fn resolve(self) -> (Folder, Option<IpAddr>, Option<u16>) {
+    pub(crate) fn resolve(self) -> (ProjectArgs, Option<IpAddr>, Option<u16>) {
         let given = std::env::var(GIVEN).unwrap_or_default();
         self.resolve_with(&given)
     }
 
-    fn resolve_with(self, given: &str) -> (Folder, Option<IpAddr>, Option<u16>) {
+    fn resolve_with(self, given: &str) -> (ProjectArgs, Option<IpAddr>, Option<u16>) {
         // Invalid arguments were reported by the server, which has not started.
         let given = serde_json::from_str::<Vec<String>>(given)
             .ok()
@@ -263,19 +263,19 @@ impl RunningProject {
         } else {
             self.ignore
         };
-        let folder = Folder {
+        let project = ProjectArgs {
             path: self.path,
             prefix: self.prefix.or(given.prefix),
             ignore,
         };
-        (folder, given.host, given.port)
+        (project, given.host, given.port)
     }
 }
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Health {
     #[command(flatten)]
-    pub(crate) folder: RunningProject,
+    pub(crate) project: RunningProject,
     /// The path to request; any status below 500 is healthy
     #[arg(long, value_name = "PATH", default_value = "/")]
     pub(crate) request: String,
@@ -334,7 +334,7 @@ pub(crate) struct Compile {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
-    pub(crate) folder: Folder,
+    pub(crate) project: ProjectArgs,
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, value_parser = host)]
     pub(crate) host: Option<IpAddr>,
@@ -469,7 +469,7 @@ impl Container {
             .map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let given = AfterEntrypoint::parse_for(&path, words)?;
         Ok(Serve {
-            folder: Folder {
+            project: ProjectArgs {
                 path,
                 prefix: given.prefix,
                 ignore: given.ignore,

@@ -123,7 +123,7 @@ fn build_image(args: &Build) -> Result<(), Failure> {
             &"an archive is not written to a terminal: name a file, as -o image.tar",
         ));
     }
-    let folder = Folder {
+    let project = ProjectArgs {
         path: args.path.clone(),
         prefix: None,
         ignore: Vec::new(),

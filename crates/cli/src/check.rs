@@ -5,11 +5,11 @@ use std::{collections::BTreeMap, process::ExitCode};
 use wws_project::{Problem, Problems, Project};
 use wws_server::{Compiling, OpenedStores, PrepareOptions};
 
-use crate::{args::Folder, code, environment, progress, routes};
+use crate::{args::ProjectArgs, code, environment, progress, routes};
 
 /// Loads and compiles a project; prints its routes, or all its problems.
-pub(crate) fn check(folder: &Folder, json: bool) -> ExitCode {
-    with_compiled(folder, |project| print_routes(project, json))
+pub(crate) fn check(given: &ProjectArgs, json: bool) -> ExitCode {
+    with_compiled(given, |project| print_routes(project, json))
         .map_or_else(|problems| failed(&problems, json), |()| ExitCode::SUCCESS)
 }
 
@@ -25,14 +25,14 @@ fn print_routes(project: &Project, json: bool) {
 /// # Errors
 /// All its problems.
 pub(crate) fn with_compiled<T>(
-    folder: &Folder,
+    given: &ProjectArgs,
     use_project: impl FnOnce(&Project) -> T,
 ) -> Result<T, Problems> {
     let code = code::of_container().unwrap_or_else(|error| {
         eprintln!("warning: {error}");
         None
     });
-    let project = environment::load_strictly(folder, code.as_ref())?;
+    let project = environment::load_strictly(given, code.as_ref())?;
     warn(project.warnings());
     let compiling = Compiling::default();
     let prepared = progress::while_compiling(
@@ -55,8 +55,8 @@ pub(crate) fn with_compiled<T>(
 }
 
 /// Prints the routes of a project.
-pub(crate) fn routes(folder: &Folder, json: bool) -> ExitCode {
-    match environment::load(folder, false, BTreeMap::new()) {
+pub(crate) fn routes(given: &ProjectArgs, json: bool) -> ExitCode {
+    match environment::load(given, false, BTreeMap::new()) {
         Ok(project) => {
             warn(project.warnings());
             print_routes(&project, json);

@@ -30,10 +30,10 @@ const MAX: u64 = 2 << 30;
 /// # Errors
 /// Something else is mounted there.
 pub(crate) fn of_container() -> io::Result<Option<CodeCache>> {
-    let Some(folder) = environment::code_of_container() else {
+    let Some(directory) = environment::code_of_container() else {
         return Ok(None);
     };
-    match CodeCache::read_only(folder) {
+    match CodeCache::read_only(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         found => found.map(Some),
     }
@@ -45,15 +45,15 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
     if environment::is_in_container() {
         return None;
     }
-    let folder = folder(|name| std::env::var_os(name))?;
-    let store = CodeCache::open(&folder, MAX)
+    let directory = cache_directory(|name| std::env::var_os(name))?;
+    let store = CodeCache::open(&directory, MAX)
         .inspect_err(|error| tracing::debug!("compiled code is not kept: {error}"))
         .ok()?;
-    if let Some(worker) = writer(project, &folder) {
+    if let Some(worker) = writer(project, &directory) {
         tracing::warn!(
             "compiled code is not kept: the worker {} may write to {}",
             worker.name,
-            folder.display()
+            directory.display()
         );
         return None;
     }
@@ -73,7 +73,7 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
             "compiled {} modules in {:.1} s, and kept their code in {}",
             done.compiled,
             started.elapsed().as_secs_f32(),
-            folder.display()
+            directory.display()
         ),
         Ok(_) => {}
         Err(error) => tracing::debug!("nothing is compiled ahead: {error}"),
@@ -87,8 +87,8 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
 /// # Errors
 /// Names the worker.
 pub(crate) fn check_writers(project: &Project, cache: &CodeCache) -> Result<(), Problems> {
-    let folder = cache.directory();
-    match writer(project, folder) {
+    let directory = cache.directory();
+    match writer(project, directory) {
         None => Ok(()),
         Some(worker) => Err(Problems::one(Problem {
             file: worker.path.clone(),
@@ -96,7 +96,7 @@ pub(crate) fn check_writers(project: &Project, cache: &CodeCache) -> Result<(), 
             column: None,
             message: format!(
                 "it may write to {}, from which the server loads compiled code",
-                folder.display()
+                directory.display()
             ),
             help: Some("restart the server, which does without that code then".into()),
         })),
@@ -108,9 +108,10 @@ pub(crate) fn check_writers(project: &Project, cache: &CodeCache) -> Result<(), 
 fn writer<'a>(project: &'a Project, cache: &Path) -> Option<&'a Worker> {
     let cache = fs::canonicalize(cache).ok()?;
     let holds = |worker: &&Worker| {
-        worker.folders.iter().any(|folder| {
-            fs::canonicalize(project.root().join(&folder.from))
-                .is_ok_and(|folder| folder.starts_with(&cache) || cache.starts_with(folder))
+        worker.directories.iter().any(|directory| {
+            fs::canonicalize(project.root().join(&directory.from)).is_ok_and(|directory| {
+                directory.starts_with(&cache) || cache.starts_with(directory)
+            })
         })
     };
     project.workers().iter().find(holds)
@@ -172,7 +173,7 @@ fn wait_for(code: &Path, limit: Duration) -> bool {
 }
 
 /// The directory of the cache.
-fn folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+fn cache_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(cache) = VARIABLES.into_iter().find_map(&variable) {
         return (!cache.is_empty()).then(|| cache.into());
     }
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     fn with(set: &[(&str, &str)]) -> Option<PathBuf> {
-        folder(|name| {
+        cache_directory(|name| {
             let (_, value) = set.iter().find(|(set, _)| *set == name)?;
             Some((*value).into())
         })

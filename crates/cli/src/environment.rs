@@ -9,7 +9,7 @@ use std::{
 use wws_project::{LoadOptions, Problems, Project};
 use wws_server::{CodeCache, Languages};
 
-use crate::args::Folder;
+use crate::args::ProjectArgs;
 
 /// The variables of an image or a repository that this process serves.
 #[derive(Debug, Default)]
@@ -104,37 +104,37 @@ pub(crate) fn code_of_container() -> Option<&'static Path> {
 
 /// Loads a project. `hashed`: files of runtimes whose SHA-256 is known.
 pub(crate) fn load(
-    folder: &Folder,
+    given: &ProjectArgs,
     container: bool,
     hashed: BTreeMap<PathBuf, String>,
 ) -> Result<Project, Problems> {
-    load_with(folder, container, hashed, None)
+    load_with(given, container, hashed, None)
 }
 
 /// Loads a project, whose compiled code may be in `code`, and reports all problems, whatever its
 /// settings say.
 pub(crate) fn load_strictly(
-    folder: &Folder,
+    given: &ProjectArgs,
     code: Option<&CodeCache>,
 ) -> Result<Project, Problems> {
     let hashed = code.map(|code| wws_server::hashed(code.directory()));
-    load_with(folder, false, hashed.unwrap_or_default(), Some(true))
+    load_with(given, false, hashed.unwrap_or_default(), Some(true))
 }
 
 fn load_with(
-    folder: &Folder,
+    given: &ProjectArgs,
     container: bool,
     hashed: BTreeMap<PathBuf, String>,
     strict: Option<bool>,
 ) -> Result<Project, Problems> {
     let options = LoadOptions {
-        prefix: folder.prefix.clone(),
-        ignore: folder.ignore.clone(),
+        prefix: given.prefix.clone(),
+        ignore: given.ignore.clone(),
         strict,
         hashed,
         ..load_options(container || is_in_container())
     };
-    wws_project::load(&folder.path, &options)
+    wws_project::load(&given.path, &options)
 }
 
 /// How a project is loaded, whatever the command line says of it.

@@ -83,7 +83,7 @@ pub(crate) fn serve(url: &str, git: &Git, args: Serve) -> ExitCode {
     let project = clone.fetch(url, &revision).and_then(|()| {
         project(
             scratch.root(),
-            git.folder.as_deref().unwrap_or(Path::new("")),
+            git.directory.as_deref().unwrap_or(Path::new("")),
         )
     });
     let path = match project {
@@ -92,7 +92,7 @@ pub(crate) fn serve(url: &str, git: &Git, args: Serve) -> ExitCode {
     };
     environment::serve_untrusted(Vec::new(), git.variables(), false);
     let mut args = args;
-    args.folder.path = path;
+    args.project.path = path;
     serve::serve(args, Place::Machine)
 }
 
@@ -138,16 +138,16 @@ fn shown(url: &str) -> String {
 }
 
 /// The project in a clone, which no link of the repository leads out of.
-fn project(clone: &Path, folder: &Path) -> Result<PathBuf, String> {
-    let inside = folder
+fn project(clone: &Path, directory: &Path) -> Result<PathBuf, String> {
+    let inside = directory
         .components()
         .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     let opened = Root::open(clone).map_err(|error| error.to_string())?;
-    let is_worker = || opened.file(folder).is_ok();
-    if !inside || !(opened.folder(folder).is_ok() || is_worker()) {
-        return Err(format!("has no directory {}", folder.display()));
+    let is_worker = || opened.file(directory).is_ok();
+    if !inside || !(opened.directory(directory).is_ok() || is_worker()) {
+        return Err(format!("has no directory {}", directory.display()));
     }
-    Ok(clone.join(folder))
+    Ok(clone.join(directory))
 }
 
 /// A repository that is fetched.
@@ -377,11 +377,11 @@ mod tests {
         let clone = tempfile::tempdir().unwrap();
         fs::create_dir_all(clone.path().join("a/b")).unwrap();
         std::os::unix::fs::symlink("/etc", clone.path().join("out")).unwrap();
-        let found = |folder: &str| project(clone.path(), Path::new(folder));
+        let found = |directory: &str| project(clone.path(), Path::new(directory));
         assert_eq!(found("a/b").unwrap(), clone.path().join("a/b"));
         assert_eq!(found("").unwrap(), clone.path().join(""));
-        for folder in ["..", "a/../..", "/etc", "out", "missing"] {
-            assert!(found(folder).is_err(), "{folder}");
+        for directory in ["..", "a/../..", "/etc", "out", "missing"] {
+            assert!(found(directory).is_err(), "{directory}");
         }
     }
 }

@@ -26,8 +26,8 @@ pub(crate) fn health(args: &Health) -> ExitCode {
     } else {
         Place::Machine
     };
-    let (folder, host, port) = args.folder.clone().resolve();
-    let addresses = match wws_project::server_settings(&folder.path, &environment::variables()) {
+    let (project, host, port) = args.project.clone().resolve();
+    let addresses = match wws_project::server_settings(&project.path, &environment::variables()) {
         Ok(mut settings) => {
             settings.host = host.or(settings.host);
             settings.port = port.or(settings.port);

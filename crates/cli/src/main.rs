@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     let args = Args::of_process();
     match args.command {
         None => {
-            let path = args.serve.folder.path.clone();
+            let path = args.serve.project.path.clone();
             match git::url(&path) {
                 Some(url) => git::serve(url, &args.git, args.serve),
                 None if args.git.is_given() => {

@@ -70,7 +70,7 @@ impl Load<'_> {
     pub(crate) fn project(self, hashed: BTreeMap<PathBuf, String>) -> Result<Project, Problems> {
         let args = self.args;
         let is_container = self.place == Place::Container;
-        let mut project = environment::load(&args.folder, is_container, hashed)?;
+        let mut project = environment::load(&args.project, is_container, hashed)?;
         let settings = project.settings_mut();
         settings.host = args.host.or(settings.host);
         settings.port = args.port.or(settings.port);
@@ -111,12 +111,15 @@ pub(crate) fn watch_options(project: &Project, ignored: &[String], place: Place)
         [] => &project.settings().ignore.0,
         globs => globs,
     };
-    let folders = project.workers().iter().flat_map(|worker| &worker.folders);
-    let data = folders.filter(|folder| folder.holds_data);
+    let directories = project
+        .workers()
+        .iter()
+        .flat_map(|worker| &worker.directories);
+    let data = directories.filter(|directory| directory.holds_data);
     WatchOptions {
         container: place == Place::Container,
         ignore: ignore.to_vec(),
-        data: data.map(|folder| folder.from.clone()).collect(),
+        data: data.map(|directory| directory.from.clone()).collect(),
         ..WatchOptions::default()
     }
 }

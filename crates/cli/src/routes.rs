@@ -111,9 +111,9 @@ fn given(worker: &Worker) -> String {
     }
     parts.extend(
         worker
-            .folders
+            .directories
             .iter()
-            .map(|folder| format!("{} at {}", folder.from.display(), folder.to)),
+            .map(|directory| format!("{} at {}", directory.from.display(), directory.to)),
     );
     if !worker.http.allowed_hosts.is_empty() {
         parts.push(format!("http {}", worker.http.allowed_hosts.join(" ")));

@@ -131,7 +131,7 @@ fn entry(defaults: &Defaults, root: &Path) -> Result<EntryPoint, String> {
         .extension()
         .is_some_and(|extension| extension == "wasm");
     // A link to a directory of this machine is refused.
-    if opened.folder(&beneath).is_err() && !(is_module && opened.file(&beneath).is_ok()) {
+    if opened.directory(&beneath).is_err() && !(is_module && opened.file(&beneath).is_ok()) {
         return Err(format!(
             "its entry point `{word}` is neither a directory of workers nor a .wasm file: \
              run it in a container"

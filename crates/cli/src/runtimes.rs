@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
 use wws_project::{Runtime, Status};
-use wws_runtimes::{Error, Fetch, FetchOptions, Folder, InstallOutcome, Repository};
+use wws_runtimes::{Error, Fetch, FetchOptions, InstallOutcome, LockedProject, Repository};
 
 use crate::{
     args::{From, Runtimes, RuntimesCommand},
@@ -17,7 +17,7 @@ use crate::{
 pub(crate) fn runtimes(args: &Runtimes) -> ExitCode {
     let from = &args.from;
     let place = Place {
-        folder: &args.path,
+        directory: &args.path,
         bar: Bar::default(),
     };
     let done = match &args.command {
@@ -34,9 +34,9 @@ pub(crate) fn runtimes(args: &Runtimes) -> ExitCode {
 }
 
 /// Installs missing runtimes that a project lists; returns whether all are installed.
-pub(crate) fn install_missing(folder: &Path) -> bool {
+pub(crate) fn install_missing(directory: &Path) -> bool {
     let place = Place {
-        folder,
+        directory,
         bar: Bar::default(),
     };
     place
@@ -92,7 +92,7 @@ fn as_value(runtime: &Runtime, here: Here) -> Value {
 }
 
 struct Place<'a> {
-    folder: &'a Path,
+    directory: &'a Path,
     bar: Bar,
 }
 
@@ -102,7 +102,7 @@ impl Place<'_> {
             env: environment::variables(),
             ..FetchOptions::default()
         };
-        Fetch::new(self.folder, options, &self.bar)
+        Fetch::new(self.directory, options, &self.bar)
     }
 
     fn list(&self, from: &From, as_json: bool) -> Done {
@@ -160,14 +160,14 @@ impl Place<'_> {
 
     fn install(&self, name: &str, version: &str, from: &From) -> Done {
         let fetch = self.fetch()?;
-        let folder = Folder::open(self.folder)?;
+        let locked = LockedProject::open(self.directory)?;
         if from.location().is_none() {
-            let listed = folder.runtimes()?;
+            let listed = locked.runtimes()?;
             let mut listed = listed
                 .iter()
                 .filter(|listed| is_called(listed, name, version));
             if let Some(runtime) = listed.next() {
-                return self.install_listed(&folder, runtime, &fetch);
+                return self.install_listed(&locked, runtime, &fetch);
             }
         }
         let repository = repository(from, &fetch)?;
@@ -178,13 +178,13 @@ impl Place<'_> {
                 runtime.name, runtime.version
             );
         }
-        let done = folder.add(&repository, runtime, &fetch)?;
+        let done = locked.add(&repository, runtime, &fetch)?;
         said(runtime, done);
         Ok(ExitCode::SUCCESS)
     }
 
-    fn install_listed(&self, folder: &Folder, runtime: &Runtime, fetch: &Fetch<'_>) -> Done {
-        match folder.install(runtime, fetch) {
+    fn install_listed(&self, locked: &LockedProject, runtime: &Runtime, fetch: &Fetch<'_>) -> Done {
+        match locked.install(runtime, fetch) {
             Ok(done) => {
                 said(runtime, done);
                 Ok(ExitCode::SUCCESS)
@@ -204,11 +204,11 @@ impl Place<'_> {
 
     fn install_missing(&self) -> Done {
         let fetch = self.fetch()?;
-        let folder = Folder::open(self.folder)?;
+        let locked = LockedProject::open(self.directory)?;
         let mut code = ExitCode::SUCCESS;
-        for runtime in folder.runtimes()? {
+        for runtime in locked.runtimes()? {
             if runtime.unusable.is_some()
-                && self.install_listed(&folder, &runtime, &fetch)? != ExitCode::SUCCESS
+                && self.install_listed(&locked, &runtime, &fetch)? != ExitCode::SUCCESS
             {
                 code = ExitCode::FAILURE;
             }
@@ -252,8 +252,8 @@ impl Place<'_> {
     }
 
     fn uninstall(&self, name: &str, version: &str) -> Done {
-        let folder = Folder::open(self.folder)?;
-        let listed = folder.runtimes()?;
+        let locked = LockedProject::open(self.directory)?;
+        let listed = locked.runtimes()?;
         let is_tagged = |runtime: &&Runtime| {
             runtime.name == name && runtime.tags.iter().any(|tag| tag == version)
         };
@@ -272,7 +272,7 @@ impl Place<'_> {
             return Ok(ExitCode::FAILURE);
         }
         for runtime in gone {
-            folder.remove(runtime)?;
+            locked.remove(runtime)?;
             println!("{} {}: removed", runtime.name, runtime.version);
         }
         Ok(ExitCode::SUCCESS)
@@ -280,10 +280,10 @@ impl Place<'_> {
 
     /// A command for this project, as the user types it.
     fn command(&self, rest: &str) -> String {
-        if self.folder == Path::new(".") {
+        if self.directory == Path::new(".") {
             format!("wws runtimes {rest}")
         } else {
-            format!("wws runtimes --path {} {rest}", self.folder.display())
+            format!("wws runtimes --path {} {rest}", self.directory.display())
         }
     }
 }
@@ -308,6 +308,6 @@ fn said(runtime: &Runtime, done: InstallOutcome) {
         "{} {}: {what} in {}",
         runtime.name,
         runtime.version,
-        runtime.folder().display()
+        runtime.directory().display()
     );
 }

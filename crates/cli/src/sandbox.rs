@@ -152,7 +152,7 @@ fn capabilities_for(project: &Project) -> CapabilitySet {
     // Workers and stores may write to files of other users, as root could before.
     let mut workers = project.workers().iter();
     let mut stores = project.stores().iter();
-    let writes = workers.any(|worker| !worker.folders.is_empty())
+    let writes = workers.any(|worker| !worker.directories.is_empty())
         || stores.any(|store| store.place != StorePlace::Memory);
     if writes {
         return FILES;
@@ -400,10 +400,10 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
         fs::write(&file, "").unwrap();
-        let readable = || readable_without_capabilities(folder.path(), &[Path::new("file")]);
+        let readable = || readable_without_capabilities(directory.path(), &[Path::new("file")]);
         assert!(readable());
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(readable());

@@ -56,7 +56,7 @@ pub(crate) fn project() -> Value {
 /// The schema of a worker's TOML. Unknown keys are allowed, as they are warnings, except for
 /// limits and instances.
 pub(crate) fn worker() -> Value {
-    let folder = open_object(
+    let directory = open_object(
         "A directory of the project that the worker sees.",
         json!({
             "from": text("The directory, relative to the worker's own."),
@@ -100,7 +100,7 @@ pub(crate) fn worker() -> Value {
                 "description": "Variables; a value of `$NAME` is taken from the server's environment, one of `file:/PATH` from a file.",
             },
             "data": open_object("Data of the worker.", json!({ "kv": kv }), &[]),
-            "folders": list(folder),
+            "folders": list(directory),
             "features": open_object(
                 "What the worker may use.",
                 json!({ "http_requests": http, "wasi_nn": nn }),

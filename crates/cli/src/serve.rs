@@ -45,7 +45,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// Serves a project, and returns the exit code.
 pub(crate) fn serve(args: Serve, place: Place) -> ExitCode {
     raise_open_files();
-    if args.install_runtimes && !runtimes::install_missing(&args.folder.path) {
+    if args.install_runtimes && !runtimes::install_missing(&args.project.path) {
         return ExitCode::FAILURE;
     }
     let style = args.dev.then(dev::log_style);
@@ -106,7 +106,7 @@ async fn run(
         Err(error) => return End::Failed(format!("cannot handle signals: {error}")),
     };
     // Waiting, loading and compiling take long, and a signal must interrupt them.
-    let path = args.folder.path.clone();
+    let path = args.project.path.clone();
     let telemetry = Telemetry::new(env!("CARGO_PKG_VERSION"));
     let counted = telemetry.clone();
     let beginning = loader.run(move || begin(&path, sandbox, (&log, style), counted));
@@ -186,10 +186,10 @@ impl Changes {
     /// Needs a runtime.
     fn watch(args: &Serve) -> io::Result<Self> {
         let options = WatchOptions {
-            ignore: args.folder.ignore.clone(),
+            ignore: args.project.ignore.clone(),
             ..WatchOptions::default()
         };
-        let watch = Watch::start(&args.folder.path, move || options.clone())?;
+        let watch = Watch::start(&args.project.path, move || options.clone())?;
         let (asked, mut watching) = (Arc::<Notify>::default(), JoinSet::new());
         watching.spawn(watch.run(Arc::clone(&asked)));
         Ok(Self {
@@ -329,8 +329,8 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
         telemetry,
         ..
     } = start;
-    let folder = args.folder.path.clone();
-    let (ignored, watched) = (args.folder.ignore.clone(), reloader.clone());
+    let directory = args.project.path.clone();
+    let (ignored, watched) = (args.project.ignore.clone(), reloader.clone());
     let watch_options = move || project::watch_options(&watched.project(), &ignored, place);
     let reload = Reload::new(ReloadParts {
         args,
@@ -343,7 +343,7 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
         dev,
     });
     let mut reloading = JoinSet::new();
-    match ControlSocket::bind(&folder) {
+    match ControlSocket::bind(&directory) {
         Ok(socket) => drop(reloading.spawn(socket.serve(reload.clone()))),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             tracing::warn!("another server serves this project: `wws reload` reaches that one");
@@ -351,7 +351,7 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
         Err(error) => tracing::warn!("`wws reload` does not reach this server: {error}"),
     }
     if bound.project().settings().watch {
-        match Watch::start(&folder, watch_options) {
+        match Watch::start(&directory, watch_options) {
             Ok(watch) => drop(reloading.spawn(watch.run(signals.reload_requests()))),
             Err(error) => tracing::warn!("changes of files are not noticed: {error}"),
         }

@@ -45,16 +45,16 @@ fn hello(milliseconds: u64) -> Vec<u8> {
 }
 
 fn project(files: &[(&str, &[u8])]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     for (name, content) in files {
-        std::fs::write(folder.path().join(name), content).unwrap();
+        std::fs::write(directory.path().join(name), content).unwrap();
     }
-    folder
+    directory
 }
 
-fn wws(args: &[&str], folder: &Path) -> Command {
+fn wws(args: &[&str], directory: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wws"));
-    command.args(args).arg(folder).stdin(Stdio::null());
+    command.args(args).arg(directory).stdin(Stdio::null());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WWS_")) {
         command.env_remove(name);
     }
@@ -80,8 +80,8 @@ fn answer(mut stream: TcpStream) -> String {
 
 #[test]
 fn check_prints_the_routes() {
-    let folder = project(&[("w.wasm", &hello(0)), ("[id].wasm", &hello(0))]);
-    let (code, out, err) = text(&wws(&["check"], folder.path()).output().unwrap());
+    let directory = project(&[("w.wasm", &hello(0)), ("[id].wasm", &hello(0))]);
+    let (code, out, err) = text(&wws(&["check"], directory.path()).output().unwrap());
     assert_eq!((code, err.as_str()), (Some(0), ""));
     let lines: Vec<Vec<&str>> = out
         .lines()
@@ -98,11 +98,13 @@ fn check_prints_the_routes() {
 
 #[test]
 fn routes_and_problems_are_printed_as_json() {
-    let folder = project(&[("[id].wasm", &hello(0)), ("public.txt", b"")]);
-    std::fs::create_dir(folder.path().join("public")).unwrap();
-    std::fs::write(folder.path().join("public/a.txt"), "a").unwrap();
+    let directory = project(&[("[id].wasm", &hello(0)), ("public.txt", b"")]);
+    std::fs::create_dir(directory.path().join("public")).unwrap();
+    std::fs::write(directory.path().join("public/a.txt"), "a").unwrap();
     for command in ["check", "routes"] {
-        let output = wws(&[command, "--json"], folder.path()).output().unwrap();
+        let output = wws(&[command, "--json"], directory.path())
+            .output()
+            .unwrap();
         let (code, out, _) = text(&output);
         assert_eq!(code, Some(0));
         let printed: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -116,8 +118,10 @@ fn routes_and_problems_are_printed_as_json() {
         assert_eq!(printed, expected, "{command}");
     }
     let toml = "version = \"1\"\n[limits]\nmemory = \"x\"\n";
-    std::fs::write(folder.path().join("[id].toml"), toml).unwrap();
-    let output = wws(&["check", "--json"], folder.path()).output().unwrap();
+    std::fs::write(directory.path().join("[id].toml"), toml).unwrap();
+    let output = wws(&["check", "--json"], directory.path())
+        .output()
+        .unwrap();
     let (code, out, _) = text(&output);
     assert_eq!(code, Some(1));
     let printed: serde_json::Value = serde_json::from_str(&out).unwrap();
@@ -130,8 +134,8 @@ fn routes_and_problems_are_printed_as_json() {
 
 #[test]
 fn check_prints_all_problems() {
-    let folder = project(&[("a.wasm", b"no"), ("b.wasm", b"no"), ("c.wasm", &hello(0))]);
-    let (code, out, err) = text(&wws(&["check"], folder.path()).output().unwrap());
+    let directory = project(&[("a.wasm", b"no"), ("b.wasm", b"no"), ("c.wasm", &hello(0))]);
+    let (code, out, err) = text(&wws(&["check"], directory.path()).output().unwrap());
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert!(
         err.contains("a.wasm: not WebAssembly") && err.contains("b.wasm: not WebAssembly"),
@@ -146,12 +150,12 @@ fn a_project_that_does_not_load_has_its_code_and_its_problems_last() {
         ("w.toml", b"version = \"1\"\n[limits]\nnope = 1\n"),
     ]);
     let bad_wasm = project(&[("w.wasm", b"no")]);
-    for (folder, last) in [
+    for (directory, last) in [
         (&bad_toml, "w.toml:3:1"),
         (&bad_wasm, "w.wasm: not WebAssembly"),
     ] {
         for args in [&["serve-container"][..], &["-p", "0"]] {
-            let (code, _, err) = text(&wws(args, folder.path()).output().unwrap());
+            let (code, _, err) = text(&wws(args, directory.path()).output().unwrap());
             assert_eq!(code, Some(78), "{err}");
             let lines: Vec<&str> = err.lines().collect();
             assert!(
@@ -168,10 +172,10 @@ fn a_project_that_does_not_load_has_its_code_and_its_problems_last() {
 
 #[test]
 fn what_is_in_flight_ends_after_a_signal() {
-    let folder = project(&[("w.wasm", &hello(700))]);
+    let directory = project(&[("w.wasm", &hello(700))]);
     // The last is what Docker sends as `RTMIN+3`.
     for signal in [15, 2, 3, 37] {
-        let mut served = Served::start(wws(&["--port", "0"], folder.path()));
+        let mut served = Served::start(wws(&["--port", "0"], directory.path()));
         let stream = served.send("/w");
         served.logs("it has begun");
         let pid = served.child.id().to_string();
@@ -187,8 +191,8 @@ fn what_is_in_flight_ends_after_a_signal() {
 
 #[test]
 fn other_signals_do_not_stop_a_server() {
-    let folder = project(&[("w.wasm", &hello(0))]);
-    let served = Served::start(wws(&["--port", "0"], folder.path()));
+    let directory = project(&[("w.wasm", &hello(0))]);
+    let served = Served::start(wws(&["--port", "0"], directory.path()));
     for signal in [Signal::USR1, Signal::USR2] {
         served.signal(signal);
         std::thread::sleep(Duration::from_millis(50));
@@ -202,10 +206,10 @@ fn other_signals_do_not_stop_a_server() {
 
 #[test]
 fn sighup_loads_the_project_again() {
-    let folder = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
-    let mut served = Served::start(wws(&["--port", "0"], folder.path()));
+    let directory = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
+    let mut served = Served::start(wws(&["--port", "0"], directory.path()));
     let write = |name: &str, content: &[u8]| {
-        std::fs::write(folder.path().join(name), content).unwrap();
+        std::fs::write(directory.path().join(name), content).unwrap();
     };
     let changed = HELLO.replace("SLEEP", "").replace("hello", "again");
     write("w.wasm", &wat::parse_str(changed).unwrap());
@@ -224,7 +228,7 @@ fn sighup_loads_the_project_again() {
     served.logs("w.wasm: not WebAssembly");
     served.logs("not reloaded: 2 problems");
     assert!(answer(served.send("/w")).ends_with("again"));
-    std::fs::remove_file(folder.path().join("new.wasm")).unwrap();
+    std::fs::remove_file(directory.path().join("new.wasm")).unwrap();
     write("w.wasm", &hello(0));
     write(".wws.toml", b"[server]\nport = 81\nmax_body = 7\n");
     served.signal(Signal::HUP);
@@ -239,17 +243,17 @@ fn sighup_loads_the_project_again() {
 
 #[test]
 fn reload_prints_what_has_changed_or_all_problems() {
-    let folder = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
-    let reload = || text(&wws(&["reload"], folder.path()).output().unwrap());
+    let directory = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
+    let reload = || text(&wws(&["reload"], directory.path()).output().unwrap());
     let (code, _, err) = reload();
     assert_eq!(code, Some(1));
     assert!(err.contains("no server of this project runs here"), "{err}");
-    let served = Served::start(wws(&["--port", "0"], folder.path()));
-    std::fs::write(folder.path().join("w.wasm"), hello(2)).unwrap();
+    let served = Served::start(wws(&["--port", "0"], directory.path()));
+    std::fs::write(directory.path().join("w.wasm"), hello(2)).unwrap();
     let changed = "reloaded: generation 2: 1 workers loaded, 1 unchanged, 0 removed\n";
     assert_eq!(reload(), (Some(0), changed.into(), String::new()));
     for name in ["w.wasm", "new.wasm"] {
-        std::fs::write(folder.path().join(name), "no").unwrap();
+        std::fs::write(directory.path().join(name), "no").unwrap();
     }
     let (code, out, err) = reload();
     assert_eq!((code, out.as_str()), (Some(1), ""));
@@ -295,14 +299,14 @@ fn reload_prints_json() {
 
 #[test]
 fn a_watched_project_is_loaded_when_a_file_changes() {
-    let folder = project(&[
+    let directory = project(&[
         ("w.wasm", &hello(0)),
         ("w.toml", b"version = \"1\"\n[vars]\nA = \"$A\"\n"),
         (".env", b"A=s3cret\n"),
     ]);
-    let mut served = Served::start(wws(&["--port", "0", "--watch"], folder.path()));
+    let mut served = Served::start(wws(&["--port", "0", "--watch"], directory.path()));
     let write = |name: &str, content: &[u8]| {
-        std::fs::write(folder.path().join(name), content).unwrap();
+        std::fs::write(directory.path().join(name), content).unwrap();
     };
     write("w.wasm", b"no");
     served.logs("w.wasm: not WebAssembly");
@@ -321,8 +325,8 @@ fn a_watched_project_is_loaded_when_a_file_changes() {
 
 #[test]
 fn a_second_signal_ends_at_once() {
-    let folder = project(&[("w.wasm", &hello(300_000))]);
-    let mut command = wws(&["--port", "0"], folder.path());
+    let directory = project(&[("w.wasm", &hello(300_000))]);
+    let mut command = wws(&["--port", "0"], directory.path());
     command.env("WWS_GRACE_PERIOD", "300s");
     let mut served = Served::start(command);
     let _stream = served.send("/w");
@@ -337,8 +341,8 @@ fn a_second_signal_ends_at_once() {
 
 #[test]
 fn a_container_takes_its_settings_from_the_environment() {
-    let folder = project(&[("w.wasm", &hello(0))]);
-    let mut command = wws(&["serve-container"], folder.path());
+    let directory = project(&[("w.wasm", &hello(0))]);
+    let mut command = wws(&["serve-container"], directory.path());
     command.envs([
         ("WWS_PORT", "0"),
         ("WWS_HOST", "127.0.0.1"),
@@ -359,11 +363,11 @@ fn a_container_takes_its_settings_from_the_environment() {
 }
 
 /// A server of a container that is given `after` after its entry point, on a free port.
-fn container(folder: &Path, after: &[&str]) -> Command {
+fn container(directory: &Path, after: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wws"));
     command
         .args(["serve-container", "--"])
-        .arg(folder)
+        .arg(directory)
         .args(after);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WWS_")) {
         command.env_remove(name);
@@ -374,8 +378,8 @@ fn container(folder: &Path, after: &[&str]) -> Command {
 
 #[test]
 fn a_container_takes_arguments_and_its_entry_point_again() {
-    let folder = project(&[("w.wasm", &hello(0)), ("bad.wasm", b"no")]);
-    let again = folder.path().to_str().unwrap();
+    let directory = project(&[("w.wasm", &hello(0)), ("bad.wasm", b"no")]);
+    let again = directory.path().to_str().unwrap();
     let args = [
         again,
         "--port=0",
@@ -383,7 +387,7 @@ fn a_container_takes_arguments_and_its_entry_point_again() {
         "--prefix=/v1",
         "--ignore=bad.wasm",
     ];
-    let served = Served::start(container(folder.path(), &args));
+    let served = Served::start(container(directory.path(), &args));
     assert!(answer(served.send("/w")).starts_with("HTTP/1.1 404"));
     let mut stream = TcpStream::connect(&served.address).unwrap();
     stream
@@ -396,7 +400,7 @@ fn a_container_takes_arguments_and_its_entry_point_again() {
         ("--code=/x", "unexpected argument '--code'"),
         ("/proc", "one container serves one directory"),
     ] {
-        let (code, _, err) = text(&container(folder.path(), &[word]).output().unwrap());
+        let (code, _, err) = text(&container(directory.path(), &[word]).output().unwrap());
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains(says), "{err}");
         assert!(err.contains("ENTRYPOINT [--host IP]"), "{err}");
@@ -408,26 +412,26 @@ fn a_container_takes_arguments_and_its_entry_point_again() {
 fn prefix_and_ignored_files_are_settings() {
     let toml =
         b"version = 1\n[server]\nprefix = \"/v1\"\nignore = [\"bad.wasm\", \"x/*.{js,py}\"]\n";
-    let folder = project(&[
+    let directory = project(&[
         ("w.wasm", &hello(0)),
         ("bad.wasm", b"no"),
         (".wws.toml", toml),
     ]);
     let routes = |command: &mut Command| text(&command.output().unwrap()).1;
-    let of_file = routes(&mut wws(&["routes"], folder.path()));
+    let of_file = routes(&mut wws(&["routes"], directory.path()));
     assert!(
         of_file.contains("/v1/w") && !of_file.contains("bad"),
         "{of_file}"
     );
     let of_environment = routes(
-        wws(&["routes"], folder.path()).envs([("WWS_PREFIX", "/v2"), ("WWS_IGNORE", "w.*,y")]),
+        wws(&["routes"], directory.path()).envs([("WWS_PREFIX", "/v2"), ("WWS_IGNORE", "w.*,y")]),
     );
     assert!(of_environment.contains("/v2/bad"), "{of_environment}");
     assert!(!of_environment.contains("/v2/w"), "{of_environment}");
     let of_flags = routes(
         wws(
             &["routes", "--prefix=/v3", "--ignore=bad.wasm"],
-            folder.path(),
+            directory.path(),
         )
         .env("WWS_PREFIX", "/v2"),
     );
@@ -439,8 +443,8 @@ fn prefix_and_ignored_files_are_settings() {
 
 #[test]
 fn a_container_listens_on_both_families() {
-    let folder = project(&[("w.wasm", &hello(0))]);
-    let served = Served::start(container(folder.path(), &["--port=0"]));
+    let directory = project(&[("w.wasm", &hello(0))]);
+    let served = Served::start(container(directory.path(), &["--port=0"]));
     let port = served.address.rsplit(':').next().unwrap().to_owned();
     let ask = |address: &str| {
         let mut stream = TcpStream::connect(format!("{address}:{port}")).unwrap();
@@ -486,7 +490,7 @@ fn a_container_answers_in_networks_of_either_family_alone() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let folder = project(&[("w.wasm", &hello(0))]);
+    let directory = project(&[("w.wasm", &hello(0))]);
     let cases = [
         ("ip address delete 127.0.0.1/8 dev lo", "[::1]", "127.0.0.1"),
         (
@@ -501,7 +505,7 @@ fn a_container_answers_in_networks_of_either_family_alone() {
         command
             .args(["--net", "/bin/sh", "-c", &script, "sh"])
             .args([env!("CARGO_BIN_EXE_wws"), "serve-container", "--"])
-            .arg(folder.path())
+            .arg(directory.path())
             .stdin(Stdio::null());
         let served = Served::start(command);
         let port = served.address.rsplit(':').next().unwrap().to_owned();
@@ -520,8 +524,8 @@ fn too_few_processes_are_one_line_and_an_exit_code() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let folder = project(&[("w.wasm", &hello(0))]);
-    std::os::unix::fs::chown(folder.path(), Some(54_321), Some(54_321)).unwrap();
+    let directory = project(&[("w.wasm", &hello(0))]);
+    std::os::unix::fs::chown(directory.path(), Some(54_321), Some(54_321)).unwrap();
     let run = |limit: u32| {
         let mut command = Command::new("prlimit");
         command
@@ -533,7 +537,7 @@ fn too_few_processes_are_one_line_and_an_exit_code() {
                 "--clear-groups",
             ])
             .args([env!("CARGO_BIN_EXE_wws"), "serve-container", "--"])
-            .arg(folder.path())
+            .arg(directory.path())
             .args(["--port=0", "--host=127.0.0.1"])
             .stdin(Stdio::null());
         command
@@ -570,17 +574,17 @@ fn too_few_processes_are_one_line_and_an_exit_code() {
 
 #[test]
 fn a_port_in_use_is_said() {
-    let folder = project(&[("w.wasm", &hello(0))]);
+    let directory = project(&[("w.wasm", &hello(0))]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let (code, _, err) = text(&wws(&["--port", &port], folder.path()).output().unwrap());
+    let (code, _, err) = text(&wws(&["--port", &port], directory.path()).output().unwrap());
     assert_eq!(code, Some(1));
     assert!(
         err.contains(&format!("cannot listen on 127.0.0.1:{port}")),
         "{err}"
     );
     let admin = format!("127.0.0.1:{port}");
-    let command = wws(&["--port", "0", "--admin", &admin], folder.path()).output();
+    let command = wws(&["--port", "0", "--admin", &admin], directory.path()).output();
     let (code, _, err) = text(&command.unwrap());
     assert_eq!(code, Some(1));
     assert!(
@@ -591,13 +595,13 @@ fn a_port_in_use_is_said() {
 
 #[test]
 fn the_health_of_a_server_is_told_by_the_exit_code() {
-    let folder = project(&[("w.wasm", &hello(0))]);
-    let served = Served::start(wws(&["--port", "0"], folder.path()));
+    let directory = project(&[("w.wasm", &hello(0))]);
+    let served = Served::start(wws(&["--port", "0"], directory.path()));
     let port = served.address.rsplit(':').next().unwrap().to_owned();
     let ask = |args: &[&str], port: &str| {
         let args = [&["health"], args].concat();
         text(
-            &wws(&args, folder.path())
+            &wws(&args, directory.path())
                 .env("WWS_PORT", port)
                 .output()
                 .unwrap(),
@@ -636,7 +640,7 @@ fn the_health_of_a_server_is_told_by_the_exit_code() {
 
 #[test]
 fn health_waits_for_a_server_that_starts() {
-    let folder = project(&[("w.wasm", &hello(0))]);
+    let directory = project(&[("w.wasm", &hello(0))]);
     // An address at which no other test listens when the port is free again.
     const HOST: &str = "127.83.21.7";
     let port = std::net::TcpListener::bind((HOST, 0))
@@ -644,7 +648,7 @@ fn health_waits_for_a_server_that_starts() {
         .unwrap()
         .port()
         .to_string();
-    let mut ask = wws(&["health", "--wait=60"], folder.path());
+    let mut ask = wws(&["health", "--wait=60"], directory.path());
     let asking = ask
         .env("WWS_HOST", HOST)
         .env("WWS_PORT", &port)
@@ -653,14 +657,14 @@ fn health_waits_for_a_server_that_starts() {
         .spawn()
         .unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    let served = Served::start(wws(&["--host", HOST, "--port", &port], folder.path()));
+    let served = Served::start(wws(&["--host", HOST, "--port", &port], directory.path()));
     let (code, said, problem) = text(&asking.wait_with_output().unwrap());
     assert_eq!(code, Some(0), "{problem}");
     assert!(said.ends_with("/: 404\n"), "{said}");
     served.signal(Signal::TERM);
     assert_eq!(served.end().0, Some(0));
     let started = Instant::now();
-    let late = wws(&["health", "--wait=1"], folder.path())
+    let late = wws(&["health", "--wait=1"], directory.path())
         .env("WWS_HOST", HOST)
         .env("WWS_PORT", &port)
         .output()
@@ -888,11 +892,11 @@ fn a_server_that_takes_too_long_to_compile_says_so() {
 #[test]
 fn a_second_start_believes_no_code_that_others_could_write() {
     use std::os::unix::fs::PermissionsExt;
-    let folder = project(&[("w.wasm", &hello(0))]);
+    let directory = project(&[("w.wasm", &hello(0))]);
     let store = tempfile::tempdir().unwrap();
     let cache = store.path().join("code");
     let start = || {
-        let mut command = wws(&["-p", "0"], folder.path());
+        let mut command = wws(&["-p", "0"], directory.path());
         command.env("WWS_CODE_CACHE", &cache);
         let served = Served::start(command);
         assert!(answer(served.send("/w")).ends_with("hello"));
@@ -910,10 +914,10 @@ fn a_second_start_believes_no_code_that_others_could_write() {
 #[test]
 fn no_code_is_kept_where_a_worker_may_write() {
     let toml = b"name = \"w\"\nversion = \"1\"\n[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
-    let folder = project(&[("w.wasm", &hello(0)), ("w.toml", toml)]);
-    std::fs::create_dir(folder.path().join("data")).unwrap();
-    let mut command = wws(&["-p", "0"], folder.path());
-    command.env("WWS_CODE_CACHE", folder.path().join("data/cache/code"));
+    let directory = project(&[("w.wasm", &hello(0)), ("w.toml", toml)]);
+    std::fs::create_dir(directory.path().join("data")).unwrap();
+    let mut command = wws(&["-p", "0"], directory.path());
+    command.env("WWS_CODE_CACHE", directory.path().join("data/cache/code"));
     let served = Served::start(command);
     assert!(answer(served.send("/w")).ends_with("hello"));
     served.signal(Signal::TERM);
@@ -927,21 +931,21 @@ fn no_code_is_kept_where_a_worker_may_write() {
 
 #[test]
 fn code_that_a_reload_compiles_is_kept() {
-    let folder = project(&[("w.wasm", &hello(0))]);
-    std::fs::create_dir(folder.path().join("data")).unwrap();
-    let cache = folder.path().join("data/cache/code");
-    let mut command = wws(&["-p", "0"], folder.path());
+    let directory = project(&[("w.wasm", &hello(0))]);
+    std::fs::create_dir(directory.path().join("data")).unwrap();
+    let cache = directory.path().join("data/cache/code");
+    let mut command = wws(&["-p", "0"], directory.path());
     command.env("WWS_CODE_CACHE", &cache);
     let mut served = Served::start(command);
     let entries = || std::fs::read_dir(&cache).unwrap().count();
     let before = entries();
-    std::fs::write(folder.path().join("new.wasm"), hello(1)).unwrap();
+    std::fs::write(directory.path().join("new.wasm"), hello(1)).unwrap();
     served.signal(Signal::HUP);
     served.logs("reloaded: generation 2: 1 workers loaded");
     assert_eq!(entries(), before + 1);
     // Its code is loaded from there: no worker may get the right to write to it.
     let toml = "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
-    std::fs::write(folder.path().join("new.toml"), toml).unwrap();
+    std::fs::write(directory.path().join("new.toml"), toml).unwrap();
     served.signal(Signal::HUP);
     served.logs("new.wasm: it may write to ");
     served.logs("not reloaded: 1 problem");
@@ -952,8 +956,8 @@ fn code_that_a_reload_compiles_is_kept() {
 
 #[test]
 fn a_server_on_a_machine_gives_up_its_rights() {
-    let folder = project(&[("w.wasm", &hello(0))]);
-    let served = Served::start(wws(&["-p", "0"], folder.path()));
+    let directory = project(&[("w.wasm", &hello(0))]);
+    let served = Served::start(wws(&["-p", "0"], directory.path()));
     assert!(answer(served.send("/w")).ends_with("hello"));
     let mut threads = 0;
     for thread in std::fs::read_dir(format!("/proc/{}/task", served.child.id())).unwrap() {

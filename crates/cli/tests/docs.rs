@@ -400,8 +400,8 @@ fn list_repository(index: &str) -> Outcome {
 /// A repository with the interpreters that `scripts/interpreters.sh all` fetched, under the
 /// versions of the built-in one.
 fn interpreters() -> Result<PathBuf, String> {
-    let folder = kept("docs-interpreters");
-    fs::create_dir_all(&folder).unwrap();
+    let directory = kept("docs-interpreters");
+    fs::create_dir_all(&directory).unwrap();
     let example = repository().join("images/user-generation/root/.wws.toml");
     let mut index = fs::read_to_string(example)
         .unwrap()
@@ -412,7 +412,7 @@ fn interpreters() -> Result<PathBuf, String> {
         ("ruby", "ruby/ruby+stdlib.wasm"),
     ] {
         let from = repository().join("target/interpreters").join(from);
-        let to = folder.join(format!("{name}.wasm"));
+        let to = directory.join(format!("{name}.wasm"));
         if !to.exists() {
             fs::copy(&from, &to).map_err(|error| {
                 format!("{}: {error}; scripts/interpreters.sh all", from.display())
@@ -423,8 +423,8 @@ fn interpreters() -> Result<PathBuf, String> {
         let line = index[..at].rfind("url = ").unwrap();
         index.replace_range(line..at, &format!("url = \"{name}.wasm\"\n"));
     }
-    fs::write(folder.join("index.toml"), index).unwrap();
-    Ok(folder)
+    fs::write(directory.join("index.toml"), index).unwrap();
+    Ok(directory)
 }
 
 /// The block is in the file, whatever the indentation.
@@ -448,8 +448,8 @@ fn excerpt(text: &str, file: &str) -> Outcome {
 fn pages() -> Vec<PathBuf> {
     let docs = repository().join("docs");
     let mut pages = vec![repository().join("README.md")];
-    for folder in USER_DOCS {
-        let entries = fs::read_dir(docs.join(folder)).unwrap();
+    for directory in USER_DOCS {
+        let entries = fs::read_dir(docs.join(directory)).unwrap();
         pages.extend(entries.map(|entry| entry.unwrap().path()));
     }
     pages.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
@@ -543,8 +543,8 @@ fn comparison_finds_differences() {
 }
 
 /// All Markdown of the repository except for what tests write and the glossary itself.
-fn markdown(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
+fn markdown(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_dir() {

@@ -204,7 +204,7 @@ impl User {
 }
 
 #[test]
-fn a_repository_is_served_by_branch_tag_commit_and_folder() {
+fn serves_repository_at_branch_tag_commit_and_directory() {
     let repositories = Repositories::start();
     let url = repositories.create("hello");
     let first = repositories.commit_worker("hello", "w.wasm", "one.");

@@ -14,14 +14,14 @@ const SHA256: &str = "93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc
 
 /// A repository with the runtime `cobol 85`, whose interpreter is an empty module.
 fn repository() -> TempDir {
-    let folder = TempDir::new().unwrap();
+    let directory = TempDir::new().unwrap();
     let index = format!(
         "version = 1\n[[runtimes]]\nname = \"cobol\"\nversion = \"85\"\ntags = [\"latest\"]\nextensions = [\"cob\"]\n\
          binary = {{ url = \"c.wasm\", filename = \"c.wasm\", checksum = {{ type = \"sha256\", value = \"{SHA256}\" }} }}\n"
     );
-    fs::write(folder.path().join("index.toml"), index).unwrap();
-    fs::write(folder.path().join("c.wasm"), b"\0asm\x01\0\0\0").unwrap();
-    folder
+    fs::write(directory.path().join("index.toml"), index).unwrap();
+    fs::write(directory.path().join("c.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    directory
 }
 
 struct Ran {
@@ -31,10 +31,10 @@ struct Ran {
 }
 
 /// Runs in a directory, without anything of this machine's configuration.
-fn wws(folder: &Path, args: &[&str]) -> Ran {
+fn wws(directory: &Path, args: &[&str]) -> Ran {
     let output = Command::new(env!("CARGO_BIN_EXE_wws"))
         .args(args)
-        .current_dir(folder)
+        .current_dir(directory)
         .env_clear()
         // There is no npm either, that could be asked.
         .env("PATH", "/nowhere")

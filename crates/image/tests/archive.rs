@@ -101,18 +101,18 @@ fn an_archive_leads_from_its_index_to_the_files() {
 }
 
 #[test]
-fn a_folder_is_copied_as_it_is_and_always_alike() {
-    let folder = tempfile::tempdir().unwrap();
+fn copies_directory_reproducibly() {
+    let directory = tempfile::tempdir().unwrap();
     let long = "a".repeat(150);
-    fs::create_dir_all(folder.path().join("deep/er")).unwrap();
-    fs::create_dir(folder.path().join("empty")).unwrap();
-    fs::write(folder.path().join("deep/er").join(&long), "long").unwrap();
-    fs::write(folder.path().join(".wws.toml"), "version = 1").unwrap();
-    symlink("/etc/passwd", folder.path().join("link")).unwrap();
+    fs::create_dir_all(directory.path().join("deep/er")).unwrap();
+    fs::create_dir(directory.path().join("empty")).unwrap();
+    fs::write(directory.path().join("deep/er").join(&long), "long").unwrap();
+    fs::write(directory.path().join(".wws.toml"), "version = 1").unwrap();
+    symlink("/etc/passwd", directory.path().join("link")).unwrap();
     let pack = || {
         written(
             Image::new("localhost/x:1")
-                .copy(folder.path(), "/")
+                .copy(directory.path(), "/")
                 .unwrap(),
         )
     };
@@ -120,7 +120,7 @@ fn a_folder_is_copied_as_it_is_and_always_alike() {
     assert_eq!(bytes, pack());
     let archive = Archive::of(
         Image::new("localhost/x:1")
-            .copy(folder.path(), "/srv")
+            .copy(directory.path(), "/srv")
             .unwrap(),
     );
     let manifest: Value =
@@ -150,11 +150,11 @@ fn a_path_that_leaves_the_image_is_refused() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn names_missing_directory() {
     let error = Image::new("x")
-        .copy("/no/such/folder".as_ref(), "/")
+        .copy("/no/such/directory".as_ref(), "/")
         .unwrap_err();
-    assert!(error.to_string().contains("/no/such/folder"), "{error}");
+    assert!(error.to_string().contains("/no/such/directory"), "{error}");
 }
 
 #[test]

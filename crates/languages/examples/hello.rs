@@ -28,8 +28,8 @@ fn main() {
     });
     let file = format!("index.{extension}");
     let file = Path::new(&file);
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join(file), source).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join(file), source).unwrap();
     let interpreter = |name| std::fs::read(Path::new(env!("WWS_INTERPRETERS")).join(name)).unwrap();
     let engine = Engine::new(&EngineOptions {
         memory: 1 << 30,
@@ -38,7 +38,7 @@ fn main() {
         ..EngineOptions::default()
     })
     .unwrap();
-    let root = Root::open(folder.path()).unwrap();
+    let root = Root::open(directory.path()).unwrap();
     let spec = GuestSpec {
         name: "hello".into(),
         env: vec![],

@@ -75,7 +75,7 @@ impl Language for JavaScript {
         file: &Path,
         spec: &mut GuestSpec,
     ) -> Result<Arc<dyn Program>, LoadError> {
-        let folder = root.folder(Path::new("")).map_err(|error| {
+        let directory = root.directory(Path::new("")).map_err(|error| {
             LoadError::new(
                 LoadErrorKind::Host,
                 format!("cannot open the project: {error}"),
@@ -83,7 +83,7 @@ impl Language for JavaScript {
         })?;
         Ok(Arc::new(Worker::new(
             file.to_string_lossy().into_owned(),
-            Directories::new(vec![(folder.into(), "/".into())]).traced(),
+            Directories::new(vec![(directory.into(), "/".into())]).traced(),
             spec.env.clone(),
         )))
     }

@@ -35,10 +35,10 @@ pub fn runtime_guest(
         Some(wrapper) => file_of(wrapper)?.replace("{source}", &source),
         None => source,
     };
-    let folder = folder()?;
+    let directory = source_directory()?;
     let extension = worker.extension().unwrap_or_default().to_string_lossy();
     let write = |name: &str, text: &str| {
-        fs::write(folder.path().join(name), text).map_err(|error| {
+        fs::write(directory.path().join(name), text).map_err(|error| {
             LoadError::new(LoadErrorKind::Host, "cannot lay the source out").caused_by(error)
         })
     };
@@ -50,7 +50,7 @@ pub fn runtime_guest(
             .to_string_lossy();
         write(&name, &file_of(polyfill)?)?;
     }
-    let dir = fs::File::open(folder.path()).map_err(|error| {
+    let dir = fs::File::open(directory.path()).map_err(|error| {
         LoadError::new(LoadErrorKind::Host, "cannot open the source").caused_by(error)
     })?;
     spec.args.clone_from(&runtime.args);
@@ -66,7 +66,7 @@ pub fn runtime_guest(
     };
     Ok(engine
         .guest_with(interpreter, spec, vec![source])?
-        .keeping(Arc::new(folder))
+        .keeping(Arc::new(directory))
         .prestarted())
 }
 
@@ -88,7 +88,7 @@ fn read(root: &Root, path: &Path) -> Result<String, LoadError> {
 
 /// A directory that is removed with the last guest. A container's own directories may be read-only,
 /// but it has memory.
-fn folder() -> Result<TempDir, LoadError> {
+fn source_directory() -> Result<TempDir, LoadError> {
     let mut make = tempfile::Builder::new();
     make.prefix("wws-source-");
     make.tempdir_in("/dev/shm")

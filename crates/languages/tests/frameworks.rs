@@ -16,17 +16,17 @@ use common::{Project, get, post, spec};
 /// The packages, installed once: pinned by package-lock.json.
 static PACKAGES: LazyLock<Option<std::path::PathBuf>> = LazyLock::new(|| {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/frameworks");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("frameworks");
-    std::fs::create_dir_all(&folder).unwrap();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("frameworks");
+    std::fs::create_dir_all(&directory).unwrap();
     for file in ["package.json", "package-lock.json"] {
-        std::fs::copy(source.join(file), folder.join(file)).unwrap();
+        std::fs::copy(source.join(file), directory.join(file)).unwrap();
     }
     let installed = Command::new("npm")
         .args(["ci", "--silent", "--no-audit", "--no-fund"])
-        .current_dir(&folder)
+        .current_dir(&directory)
         .status();
     match installed {
-        Ok(status) if status.success() => Some(folder),
+        Ok(status) if status.success() => Some(directory),
         other => {
             eprintln!("not tested: npm did not install the packages ({other:?})");
             None
@@ -35,16 +35,16 @@ static PACKAGES: LazyLock<Option<std::path::PathBuf>> = LazyLock::new(|| {
 });
 
 fn bundle(source: &str) -> Option<String> {
-    let folder = PACKAGES.as_ref()?;
+    let directory = PACKAGES.as_ref()?;
     let file = tempfile::Builder::new()
         .suffix(".js")
-        .tempfile_in(folder)
+        .tempfile_in(directory)
         .unwrap();
     std::fs::write(file.path(), source).unwrap();
     let output = Command::new("node_modules/.bin/esbuild")
         .args(["--bundle", "--format=esm", "--log-level=error"])
         .arg(file.path())
-        .current_dir(folder)
+        .current_dir(directory)
         .output()
         .unwrap();
     assert!(

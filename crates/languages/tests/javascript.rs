@@ -289,7 +289,7 @@ async fn the_store_is_listed_compared_and_forgets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn folders_are_read_and_written_and_not_left() {
+async fn reads_and_writes_directories_without_leaving_them() {
     let project = Project::new(&[
         (
             "w.js",

@@ -202,9 +202,9 @@ async fn modules_beside_the_worker_are_found_and_nothing_else_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn folders_hold_packages_and_data() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("pure.py"), "def f(): return 'pure'").unwrap();
+async fn directories_hold_packages_and_data() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("pure.py"), "def f(): return 'pure'").unwrap();
     let project = Project::new(&[(
         "w.py",
         "import sys, os\nsys.path.append('/lib')\nimport pure\n\
@@ -213,7 +213,7 @@ async fn folders_hold_packages_and_data() {
     let mut spec = spec();
     spec.env = vec![("A".into(), "é".into())];
     spec.directories = vec![wws_engine::PreopenedDirectory {
-        dir: std::fs::File::open(folder.path()).unwrap(),
+        dir: std::fs::File::open(directory.path()).unwrap(),
         to: "/lib".into(),
     }];
     let guest = project.guest("w.py", spec);
@@ -731,11 +731,11 @@ def worker(request):
             && answer.contains("to = \"/tmp\""),
         "{answer}"
     );
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let project = Project::new(&[("w.py", source)]);
     let mut spec = spec();
     spec.directories = vec![wws_engine::PreopenedDirectory {
-        dir: std::fs::File::open(folder.path()).unwrap(),
+        dir: std::fs::File::open(directory.path()).unwrap(),
         to: "/tmp".into(),
     }];
     let guest = project.guest("w.py", spec);
@@ -744,9 +744,9 @@ def worker(request):
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_problem_in_a_library_names_both_places() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     std::fs::write(
-        folder.path().join("pure.py"),
+        directory.path().join("pure.py"),
         "\ndef f(): raise KeyError('x')",
     )
     .unwrap();
@@ -756,7 +756,7 @@ async fn a_load_problem_in_a_library_names_both_places() {
     )]);
     let mut spec = spec();
     spec.directories = vec![wws_engine::PreopenedDirectory {
-        dir: std::fs::File::open(folder.path()).unwrap(),
+        dir: std::fs::File::open(directory.path()).unwrap(),
         to: "/lib".into(),
     }];
     let error = project.load("w.py", spec).err().unwrap().to_string();

@@ -176,7 +176,7 @@ async fn files_of_the_project_are_required_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn folders_hold_files_and_libraries() {
+async fn directories_hold_files_and_libraries() {
     let project = Project::new(&[
         (
             "w.rb",

@@ -38,7 +38,7 @@ print(json.dumps({"data": response.body, "status": response.status_code, "header
 "#;
 
 fn guest(source: &str) -> (Project, Guest) {
-    let folder = ".wws/runtimes/old/python/3.12.0";
+    let directory = ".wws/runtimes/old/python/3.12.0";
     let project = Project::new(&[
         ("w.py", source),
         (
@@ -47,11 +47,11 @@ fn guest(source: &str) -> (Project, Guest) {
              extensions = ['py']\nargs = ['--', '/src/index.py']\n[repositories.runtimes.binary]\nfilename = 'python.wasm'\n\
              [repositories.runtimes.polyfill]\nfilename = 'poly.py'\n[repositories.runtimes.wrapper]\nfilename = 'wrapper.txt'\n",
         ),
-        (&format!("{folder}/poly.py"), POLY),
-        (&format!("{folder}/wrapper.txt"), WRAPPER),
+        (&format!("{directory}/poly.py"), POLY),
+        (&format!("{directory}/wrapper.txt"), WRAPPER),
     ]);
     let wasm = wasm("python/python.wasm");
-    std::fs::write(project.path().join(folder).join("python.wasm"), &wasm).unwrap();
+    std::fs::write(project.path().join(directory).join("python.wasm"), &wasm).unwrap();
     let loaded = wws_project::load(project.path(), &LoadOptions::default()).unwrap();
     let root = Root::open(project.path()).unwrap();
     let runtime = &loaded.runtimes()[0];

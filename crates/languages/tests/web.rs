@@ -187,7 +187,7 @@ async fn only_what_has_a_type_is_sent_with_one() {
     }
 }
 
-fn with_folder(project: &Project) -> GuestSpec {
+fn with_directory(project: &Project) -> GuestSpec {
     std::fs::create_dir_all(project.path().join("data")).unwrap();
     let mut spec = spec();
     spec.directories = vec![PreopenedDirectory {
@@ -221,7 +221,7 @@ async fn options_of_files_are_obeyed_or_refused() {
         return Response.json(out);
       };"#;
     let project = Project::new(&[("w.js", source)]);
-    let guest = project.guest("w.js", with_folder(&project));
+    let guest = project.guest("w.js", with_directory(&project));
     let response = guest.call(get("/")).await.unwrap();
     let given: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
     assert_eq!(
@@ -269,7 +269,7 @@ async fn removing_a_directory_does_not_follow_links() {
         ("data/gone/x", ""),
     ]);
     std::os::unix::fs::symlink("../kept", project.path().join("data/gone/link")).unwrap();
-    let guest = project.guest("w.js", with_folder(&project));
+    let guest = project.guest("w.js", with_directory(&project));
     assert_eq!(guest.call(get("/")).await.unwrap().body(), "ok");
     assert!(project.path().join("data/kept/file").exists());
     assert!(!project.path().join("data/gone").exists());
@@ -615,7 +615,7 @@ async fn memory_that_is_not_there_is_an_error_that_can_be_caught() {
           return new Response(codes.join());
         }";
     let project = Project::new(&[("w.js", source)]);
-    let spec = with_folder(&project);
+    let spec = with_directory(&project);
     std::fs::write(project.path().join("data/x"), vec![0; 50 << 20]).unwrap();
     let guest = project.guest("w.js", spec);
     let response = guest.call(get("/")).await.unwrap();
@@ -637,7 +637,7 @@ async fn contents_that_wait_to_be_written_are_bounded() {
           return new Response([...codes].sort().join() + back.length);
         }";
     let project = Project::new(&[("w.js", source)]);
-    let guest = project.guest("w.js", with_folder(&project));
+    let guest = project.guest("w.js", with_directory(&project));
     let before = peak();
     let response = guest.call(get("/")).await.unwrap();
     assert_eq!(response.body(), &format!("ENOMEM,fulfilled{}", 30 << 20));

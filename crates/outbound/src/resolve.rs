@@ -161,7 +161,7 @@ impl Resolver {
         let version = match (&self.dns, &state) {
             (Dns::Servers(_), _) => None,
             (Dns::System(_), Some(state)) if now - state.checked < RELOAD => state.version,
-            (Dns::System(folder), _) => Some(system::Version::of(folder)),
+            (Dns::System(directory), _) => Some(system::Version::of(directory)),
         };
         let new = || State {
             checked: now,
@@ -209,9 +209,9 @@ impl Resolver {
 impl Sources {
     fn new(dns: &Dns) -> Self {
         let (config, mut options, hosts) = match dns {
-            Dns::System(folder) => {
-                let (config, options) = system::servers(folder);
-                (config, options, system::hosts(folder))
+            Dns::System(directory) => {
+                let (config, options) = system::servers(directory);
+                (config, options, system::hosts(directory))
             }
             Dns::Servers(servers) => {
                 let servers = servers.iter().map(name_server).collect();

@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn every_place_counts_and_each_certificate_once() {
-        let folder = tempfile::tempdir().expect("folder");
-        let certs = folder.path().join("certs");
+        let directory = tempfile::tempdir().expect("directory");
+        let certs = directory.path().join("certs");
         fs::create_dir(&certs).expect("certs");
         let (a, b, c, d) = (
             authority("a"),
@@ -183,36 +183,36 @@ mod tests {
         );
         fs::write(certs.join("ca-certificates.crt"), format!("{a}{b}")).expect("bundle");
         fs::write(certs.join("a.pem"), &a).expect("a");
-        fs::write(folder.path().join("cert.pem"), &c).expect("c");
-        fs::write(folder.path().join("own.crt"), &d).expect("d");
-        fs::write(folder.path().join("openssl.cnf"), authority("e")).expect("e");
-        assert_eq!(count(&[folder.path()]), 4);
+        fs::write(directory.path().join("cert.pem"), &c).expect("c");
+        fs::write(directory.path().join("own.crt"), &d).expect("d");
+        fs::write(directory.path().join("openssl.cnf"), authority("e")).expect("e");
+        assert_eq!(count(&[directory.path()]), 4);
     }
 
     #[test]
     fn nonsense_is_skipped_and_nothing_usable_means_the_public_list() {
         let public = webpki_roots::TLS_SERVER_ROOTS.len();
-        let folder = tempfile::tempdir().expect("folder");
-        assert_eq!(count(&[&folder.path().join("missing")]), public);
+        let directory = tempfile::tempdir().expect("directory");
+        assert_eq!(count(&[&directory.path().join("missing")]), public);
         assert_eq!(count(&[]), public);
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        fs::write(folder.path().join("broken.pem"), broken).expect("broken");
-        fs::write(folder.path().join("bytes.crt"), [0xff, 0, 1]).expect("bytes");
-        fs::create_dir(folder.path().join("folder.pem")).expect("folder");
-        assert_eq!(count(&[folder.path()]), public);
+        fs::write(directory.path().join("broken.pem"), broken).expect("broken");
+        fs::write(directory.path().join("bytes.crt"), [0xff, 0, 1]).expect("bytes");
+        fs::create_dir(directory.path().join("directory.pem")).expect("directory");
+        assert_eq!(count(&[directory.path()]), public);
         fs::write(
-            folder.path().join("good.pem"),
+            directory.path().join("good.pem"),
             format!("{broken}{}", authority("a")),
         )
         .expect("good");
-        assert_eq!(count(&[folder.path()]), 1);
+        assert_eq!(count(&[directory.path()]), 1);
     }
 
     #[test]
     fn what_the_operator_names_wins_and_extra_ones_come_on_top() {
         let public = webpki_roots::TLS_SERVER_ROOTS.len();
-        let folder = tempfile::tempdir().expect("folder");
-        let path = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().expect("directory");
+        let path = |name: &str| directory.path().join(name);
         let (image, machine) = (path("image"), path("machine"));
         for (directory, names) in [(&image, &["a"][..]), (&machine, &["b", "c"])] {
             fs::create_dir(directory).expect("directory");

@@ -27,9 +27,9 @@ type Stamp = Option<(Option<SystemTime>, u64)>;
 pub(crate) struct Version([Stamp; 2]);
 
 impl Version {
-    pub(crate) fn of(folder: &Path) -> Self {
+    pub(crate) fn of(directory: &Path) -> Self {
         Self(["resolv.conf", "hosts"].map(|name| {
-            let metadata = folder.join(name).metadata().ok()?;
+            let metadata = directory.join(name).metadata().ok()?;
             Some((metadata.modified().ok(), metadata.len()))
         }))
     }
@@ -37,8 +37,8 @@ impl Version {
 
 /// The name servers. Without any, names in `hosts` can still be resolved; every other look-up
 /// fails.
-pub(crate) fn servers(folder: &Path) -> (ResolverConfig, ResolverOpts) {
-    let path = folder.join("resolv.conf");
+pub(crate) fn servers(directory: &Path) -> (ResolverConfig, ResolverOpts) {
+    let path = directory.join("resolv.conf");
     let parsed = read(&path)
         .map_err(|error| error.to_string())
         .and_then(|text| parse_resolv_conf(&text).map_err(|error| chain(&error)));
@@ -54,8 +54,8 @@ pub(crate) fn servers(folder: &Path) -> (ResolverConfig, ResolverOpts) {
     }
 }
 
-pub(crate) fn hosts(folder: &Path) -> Hosts {
-    let path = folder.join("hosts");
+pub(crate) fn hosts(directory: &Path) -> Hosts {
+    let path = directory.join("hosts");
     let mut hosts = Hosts::default();
     let read = read(&path).and_then(|text| hosts.read_hosts_conf(text.as_slice()));
     if let Err(error) = read

@@ -25,7 +25,7 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 #[derive(Debug)]
 pub struct Root {
     path: PathBuf,
-    folder: OwnedFd,
+    directory: OwnedFd,
     resolve: ResolveFlags,
 }
 
@@ -49,7 +49,7 @@ impl Root {
         };
         Ok(Self {
             path: path.to_path_buf(),
-            folder: rustix::fs::open(path, flags, Mode::empty())?,
+            directory: rustix::fs::open(path, flags, Mode::empty())?,
             resolve: resolve | ResolveFlags::NO_MAGICLINKS,
         })
     }
@@ -90,8 +90,8 @@ impl Root {
         } else {
             path
         };
-        let (folder, flags) = (self.folder.as_fd(), flags | OFlags::CLOEXEC);
-        let open = || rustix::fs::openat2(folder, path, flags, Mode::empty(), self.resolve);
+        let (directory, flags) = (self.directory.as_fd(), flags | OFlags::CLOEXEC);
+        let open = || rustix::fs::openat2(directory, path, flags, Mode::empty(), self.resolve);
         for _ in 1..MAX_TRIES {
             match open() {
                 Err(Errno::AGAIN | Errno::INTR) => std::thread::yield_now(),
@@ -131,7 +131,7 @@ impl Root {
     ///
     /// # Errors
     /// As for [`Self::file`].
-    pub fn folder(&self, path: &Path) -> io::Result<File> {
+    pub fn directory(&self, path: &Path) -> io::Result<File> {
         Ok(File::from(
             self.at(path, OFlags::RDONLY | OFlags::DIRECTORY)?,
         ))
@@ -187,8 +187,8 @@ pub fn leaves_root(error: &io::Error) -> bool {
 }
 
 /// Joins paths without looking at the file system; `None` if the result is above the root.
-pub(crate) fn normalize(folder: &Path, path: &Path) -> Option<PathBuf> {
-    let mut joined = folder.to_path_buf();
+pub(crate) fn normalize(directory: &Path, path: &Path) -> Option<PathBuf> {
+    let mut joined = directory.to_path_buf();
     for component in path.components() {
         match component {
             Component::CurDir => {}
@@ -213,16 +213,16 @@ mod tests {
 
     #[test]
     fn files_are_read_and_nothing_else_is_opened() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         fs::write(at("file"), "text").unwrap();
         std::os::unix::fs::symlink("file", at("link")).unwrap();
-        fs::create_dir(at("folder")).unwrap();
+        fs::create_dir(at("directory")).unwrap();
         // Opening it for reading fails with ENXIO, before its type can be checked.
         let _socket = UnixListener::bind(at("socket")).unwrap();
         let mode = Mode::RUSR | Mode::WUSR;
         mknodat(CWD, at("fifo"), FileType::Fifo, mode, 0).unwrap();
-        let mut refused = vec!["folder", "socket", "fifo"];
+        let mut refused = vec!["directory", "socket", "fifo"];
         if rustix::process::geteuid().is_root() {
             // A device number without a driver: opening it fails with another error.
             let free = makedev(240, 255);
@@ -230,7 +230,7 @@ mod tests {
             mknodat(CWD, at("disk"), FileType::BlockDevice, mode, free).unwrap();
             refused.extend(["device", "disk"]);
         }
-        let root = Root::open(folder.path()).unwrap();
+        let root = Root::open(directory.path()).unwrap();
         assert_eq!(root.read(Path::new("file"), 10).unwrap(), b"text");
         assert_eq!(root.read(Path::new("link"), 10).unwrap(), b"text");
         for name in refused {

@@ -83,7 +83,7 @@ impl Directory {
     /// A directory found otherwise: its parents are looked up.
     pub(crate) fn of_link(root: &Root, opened: File) -> io::Result<Self> {
         let (id, mount) = identity(&opened)?;
-        let (top, _) = identity(&root.folder(std::path::Path::new(""))?)?;
+        let (top, _) = identity(&root.directory(std::path::Path::new(""))?)?;
         let is_of_the_kernel = is_of_the_kernel(&opened)?;
         let mut above = Vec::new();
         let mut is_writable_mount = false;

@@ -115,7 +115,7 @@ impl Search<'_> {
             data,
             files: Vec::new(),
         };
-        let held = match self.root.folder(Path::new(PUBLIC)) {
+        let held = match self.root.directory(Path::new(PUBLIC)) {
             Ok(_) => self.walk(Path::new(PUBLIC), &mut visitor),
             Err(error)
                 if matches!(
@@ -159,7 +159,7 @@ impl Search<'_> {
     /// The directory of a file, after symbolic links.
     fn real_directory(&self, path: &Path) -> Option<Rc<Directory>> {
         let real = self.root.real_path(path)?;
-        let parent = self.root.folder(real.parent()?).ok()?;
+        let parent = self.root.directory(real.parent()?).ok()?;
         Directory::of_link(self.root, parent).ok().map(Rc::new)
     }
 
@@ -171,7 +171,7 @@ impl Search<'_> {
         let mut pending = VecDeque::from([top.to_path_buf()]);
         let mut looks = 0;
         while let Some(directory) = pending.pop_front() {
-            let Ok(opened) = self.root.folder(&directory) else {
+            let Ok(opened) = self.root.directory(&directory) else {
                 continue;
             };
             let Ok(entries) = Dir::read_from(opened.as_fd()) else {

@@ -49,7 +49,7 @@ pub use setting::{TomlType, Unit};
 pub use settings::{Globs, LogFormat, ServerSettings};
 pub use stores::{Consistency, KeyValue, RedisUrl, StoreDefinition, StorePlace, StoreSettings};
 pub use watched::{WatchOptions, WatchedDirectories, is_watched, watched_directories};
-pub use worker::{Folder, HttpRequests, Worker, WorkerId};
+pub use worker::{HttpRequests, Worker, WorkerDirectory, WorkerId};
 
 use std::path::{Path, PathBuf};
 

@@ -112,7 +112,7 @@ fn directory_and_file(path: &Path) -> (&Path, Option<PathBuf>) {
 pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
     let (root, _) = directory_and_file(root);
     let opened =
-        Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
+        Root::open(root).map_err(|error| Problems::one(Problem::no_directory(root, &error)))?;
     let report = Report::default();
     let config = read_toml(&opened, Path::new(config::FILE), &report, |document| {
         document.read(|reader| config::Config::read(reader, &opened, None, &BTreeMap::new(), true))
@@ -133,7 +133,7 @@ pub fn stores(root: &Path, options: &LoadOptions) -> Result<Vec<StoreDefinition>
         .canonicalize()
         .and_then(|path| Root::open(&path).map(|root| (path, root)));
     let (path, root) =
-        opened.map_err(|error| Problems::one(Problem::no_folder(directory, &error)))?;
+        opened.map_err(|error| Problems::one(Problem::no_directory(directory, &error)))?;
     let report = Report::default();
     let loader = ProjectLoader {
         report: &report,
@@ -167,7 +167,7 @@ pub fn server_settings(
 ) -> Result<ServerSettings, Problems> {
     let (root, _) = directory_and_file(root);
     let opened =
-        Root::open(root).map_err(|error| Problems::one(Problem::no_folder(root, &error)))?;
+        Root::open(root).map_err(|error| Problems::one(Problem::no_directory(root, &error)))?;
     let report = Report::default();
     let mut settings = ServerSettings::default();
     let text = opened.read(Path::new(config::FILE), MAX_TOML);
@@ -222,7 +222,7 @@ impl ProjectLoader<'_> {
         let (path, root) = match canonical {
             Ok(opened) => opened,
             Err(error) => {
-                self.report.add(Problem::no_folder(path, &error));
+                self.report.add(Problem::no_directory(path, &error));
                 return None;
             }
         };
@@ -514,7 +514,7 @@ impl ProjectLoader<'_> {
             execution,
             vars: config.vars,
             kv: config.kv,
-            folders: config.folders,
+            directories: config.directories,
             http: config.http,
             limits: config.limits,
             log: config.log,

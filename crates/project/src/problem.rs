@@ -31,7 +31,7 @@ impl Problem {
         }
     }
 
-    pub(crate) fn no_folder(path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn no_directory(path: &Path, error: &io::Error) -> Self {
         Self::new(
             path,
             format!("cannot open the project's directory: {error}"),

@@ -78,7 +78,7 @@ impl Status {
 pub struct File {
     /// Where it was fetched.
     pub url: Option<String>,
-    /// Its name in [`Runtime::folder`].
+    /// Its name in [`Runtime::directory`].
     pub filename: String,
     /// SHA-256 of its content, in lower-case hex.
     pub sha256: Option<String>,
@@ -95,7 +95,7 @@ impl File {
 impl Runtime {
     /// The directory of its files, relative to the project's root.
     #[must_use]
-    pub fn folder(&self) -> PathBuf {
+    pub fn directory(&self) -> PathBuf {
         Path::new(".wws/runtimes")
             .join(&self.repository)
             .join(&self.name)
@@ -105,7 +105,7 @@ impl Runtime {
     /// Path of one of its files, relative to the project's root.
     #[must_use]
     pub fn file(&self, file: &File) -> PathBuf {
-        self.folder().join(&file.filename)
+        self.directory().join(&file.filename)
     }
 
     /// What is wrong with its files. The SHA-256 of those in `hashed` is known.

@@ -59,7 +59,7 @@ pub fn watched_directories(root: &Path, options: &WatchOptions) -> WatchedDirect
     let mut seen = HashSet::new();
     let mut pending = VecDeque::from([PathBuf::new()]);
     while let Some(path) = pending.pop_front() {
-        let Ok(directory) = opened.folder(&path) else {
+        let Ok(directory) = opened.directory(&path) else {
             continue;
         };
         let id = directory
@@ -78,7 +78,7 @@ pub fn watched_directories(root: &Path, options: &WatchOptions) -> WatchedDirect
             let below = path.join(name);
             let is_directory = match entry.file_type() {
                 FileType::Directory => true,
-                FileType::Symlink | FileType::Unknown => opened.folder(&below).is_ok(),
+                FileType::Symlink | FileType::Unknown => opened.directory(&below).is_ok(),
                 _ => false,
             };
             if !is_directory

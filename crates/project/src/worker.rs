@@ -48,7 +48,7 @@ pub struct Worker {
     /// Its namespace of a key/value store.
     pub kv: Option<KeyValue>,
     /// The directories that it sees.
-    pub folders: Vec<Folder>,
+    pub directories: Vec<WorkerDirectory>,
     /// Outgoing HTTP.
     pub http: HttpRequests,
     /// The limits of one call.
@@ -86,7 +86,7 @@ impl Worker {
 
 /// A directory that a worker sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Folder {
+pub struct WorkerDirectory {
     /// The path relative to the project's root, normalized; the directory exists.
     pub from: PathBuf,
     /// The absolute path at which the guest sees it.
@@ -133,7 +133,7 @@ pub(crate) struct Config {
     pub(crate) kv: Option<KeyValue>,
     /// The problem that the worker has no use for `consistency = "serial"`.
     pub(crate) needless_serial: Option<Problem>,
-    pub(crate) folders: Vec<Folder>,
+    pub(crate) directories: Vec<WorkerDirectory>,
     pub(crate) http: HttpRequests,
     pub(crate) limits: Limits,
     pub(crate) log: WorkerLog,
@@ -145,7 +145,7 @@ pub(crate) struct Config {
 pub(crate) struct Context<'c> {
     pub(crate) root: &'c Root,
     /// The directory of the worker, relative to the root.
-    pub(crate) folder: &'c Path,
+    pub(crate) directory: &'c Path,
     pub(crate) env: &'c BTreeMap<String, String>,
     pub(crate) secrets: SecretFiles<'c>,
     pub(crate) defaults: &'c Defaults,
@@ -199,12 +199,18 @@ impl Config {
                 }
             })
         });
-        for folder in reader.tables("folders", |table| read_folder(table, context)) {
-            let Some((folder, at)) = folder else { continue };
-            if config.folders.iter().any(|other| other.to == folder.to) {
-                reader.problem(&at, format!("two directories are at `{}`", folder.to));
+        for directory in reader.tables("folders", |table| read_directory(table, context)) {
+            let Some((directory, at)) = directory else {
+                continue;
+            };
+            if config
+                .directories
+                .iter()
+                .any(|other| other.to == directory.to)
+            {
+                reader.problem(&at, format!("two directories are at `{}`", directory.to));
             }
-            config.folders.push(folder);
+            config.directories.push(directory);
         }
         reader.table("features", |features| {
             features.table("http_requests", |table| config.http.read(table));
@@ -394,7 +400,7 @@ fn wrong_host(host: &str) -> Option<&'static str> {
 
 type Located<T> = (T, std::ops::Range<usize>);
 
-fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Folder>> {
+fn read_directory(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<WorkerDirectory>> {
     let from = table.text("from");
     let to = table.text("to");
     let holds_data = table.boolean("data").unwrap_or(true);
@@ -415,7 +421,7 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
             ),
         );
     }
-    let Some(path) = beneath::normalize(context.folder, Path::new(&from.value)) else {
+    let Some(path) = beneath::normalize(context.directory, Path::new(&from.value)) else {
         table.problem_with_help(
             &from.at,
             format!("the directory `{}` is outside the project", from.value),
@@ -434,7 +440,7 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
         );
         return None;
     }
-    if let Err(error) = context.root.folder(&path) {
+    if let Err(error) = context.root.directory(&path) {
         let shown = path.display();
         if beneath::leaves_root(&error) {
             table.problem_with_help(
@@ -454,7 +460,7 @@ fn read_folder(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<Fold
         return None;
     }
     Some((
-        Folder {
+        WorkerDirectory {
             from: path,
             to: place?,
             holds_data,

@@ -17,7 +17,7 @@ mod common;
 use common::options;
 
 /// A project of files and their texts.
-fn folder(files: &[(&str, &str)]) -> TempDir {
+fn directory(files: &[(&str, &str)]) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (path, text) in files {
         write(dir.path(), path, text);
@@ -61,7 +61,7 @@ fn found(project: &Project, path: &str) -> String {
 
 #[test]
 fn paths_are_routes() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("index.js", ""),
         ("about.wasm", ""),
         ("api/index.wasm", ""),
@@ -113,7 +113,7 @@ fn paths_are_routes() {
 
 #[test]
 fn a_prefix_goes_before_workers_and_assets_and_globs_leave_out() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("index.js", ""),
         ("a.js", ""),
         ("draft/b.js", ""),
@@ -149,7 +149,7 @@ fn a_prefix_goes_before_workers_and_assets_and_globs_leave_out() {
 
 #[test]
 fn a_workers_toml_says_what_it_is_given() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("api/fetch.wasm", ""),
         ("libs/x", ""),
         (
@@ -208,8 +208,8 @@ cpu_time = "500ms"
     assert_eq!((&*kv.namespace, &kv.store), ("counter", &None));
     assert_eq!(
         (
-            worker.folders[0].from.as_path(),
-            worker.folders[0].to.as_str()
+            worker.directories[0].from.as_path(),
+            worker.directories[0].to.as_str()
         ),
         (Path::new("libs"), "/mnt/libs")
     );
@@ -235,7 +235,7 @@ cpu_time = "500ms"
 
 #[test]
 fn all_problems_are_told_at_once_each_with_its_place() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("a.js", ""),
         (
             "a.toml",
@@ -290,8 +290,8 @@ fn all_problems_are_told_at_once_each_with_its_place() {
 
 #[test]
 fn links_that_leave_the_project_are_refused_others_are_followed() {
-    let outside = folder(&[("w.js", ""), ("f/x", "")]);
-    let dir = folder(&[
+    let outside = directory(&[("w.js", ""), ("f/x", "")]);
+    let dir = directory(&[
         ("real/in.js", ""),
         ("g.js", ""),
         ("g.toml", "[[folders]]\nfrom = \"out\"\nto = \"/f\"\n"),
@@ -321,7 +321,7 @@ fn links_that_leave_the_project_are_refused_others_are_followed() {
 
 #[test]
 fn a_missing_variable_is_a_warning_and_empty() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("a.js", ""),
         ("a.toml", "version = \"1\"\n[vars]\nTOKEN = \"$TOKEN\"\n"),
         ("b.py", ""),
@@ -368,7 +368,7 @@ fn a_file_of_a_runtime_that_was_hashed_before_is_not_read_for_that() {
         format!("{runtime}/python.wasm"),
         format!("{runtime}/wrapper.txt"),
     );
-    let dir = folder(&[
+    let dir = directory(&[
         ("b.py", ""),
         (".wws.toml", RUNTIME),
         (&binary, "not what the checksum is of"),
@@ -389,7 +389,7 @@ fn a_file_of_a_runtime_that_was_hashed_before_is_not_read_for_that() {
 
 #[test]
 fn a_runtime_must_be_installed_and_whole() {
-    let dir = folder(&[("b.py", ""), (".wws.toml", RUNTIME)]);
+    let dir = directory(&[("b.py", ""), (".wws.toml", RUNTIME)]);
     let all = problems(&dir);
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(
@@ -449,7 +449,7 @@ checksum = { type = "sha256", value = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0c
 
 #[test]
 fn a_runtime_may_be_driven_by_a_kit() {
-    let dir = folder(&[("a.js", ""), (".wws.toml", KIT)]);
+    let dir = directory(&[("a.js", ""), (".wws.toml", KIT)]);
     let project = open(&dir).unwrap();
     assert_eq!(project.runtimes()[0].kit.as_deref(), Some("ruby"));
     for (from, to, says) in [
@@ -466,20 +466,20 @@ fn a_runtime_may_be_driven_by_a_kit() {
             "has no use for `args`",
         ),
     ] {
-        let dir = folder(&[("a.js", ""), (".wws.toml", &KIT.replace(from, to))]);
+        let dir = directory(&[("a.js", ""), (".wws.toml", &KIT.replace(from, to))]);
         let all = problems(&dir);
         assert!(all.len() == 1 && all[0].contains(says), "{says}: {all:?}");
     }
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_a_problem() {
-    let Err(problems) = load(Path::new("/no/such/folder"), &options()) else {
+fn reports_missing_directory() {
+    let Err(problems) = load(Path::new("/no/such/directory"), &options()) else {
         panic!("it loaded")
     };
     assert_eq!(
         problems.to_string(),
-        "/no/such/folder: cannot open the project's directory: No such file or directory (os error 2)\n    expected a directory with workers, or one worker"
+        "/no/such/directory: cannot open the project's directory: No such file or directory (os error 2)\n    expected a directory with workers, or one worker"
     );
 }
 
@@ -487,7 +487,7 @@ fn a_folder_that_is_not_there_is_a_problem() {
 fn unknown_keys_of_a_workers_toml_are_warnings_as_they_were_ignored() {
     let toml = "version = \"1\"\ndescription = \"x\"\n[features.wasi_nn]\npreload_models = []\n";
     let limits = toml.to_owned() + "[limits]\nmemry = \"1MiB\"\n";
-    let dir = folder(&[("a.js", ""), ("a.toml", &limits)]);
+    let dir = directory(&[("a.js", ""), ("a.toml", &limits)]);
     // Limits are not of the old server.
     assert_eq!(
         problems(&dir),
@@ -508,7 +508,7 @@ fn unknown_keys_of_a_workers_toml_are_warnings_as_they_were_ignored() {
 
 #[test]
 fn a_bad_file_costs_its_own_route_where_the_project_is_not_strict() {
-    let dir = folder(&[
+    let dir = directory(&[
         (".wws.toml", "version = 1\n[server]\nstrict = false\n"),
         ("good.js", ""),
         ("toml.js", ""),
@@ -543,7 +543,7 @@ fn a_bad_file_costs_its_own_route_where_the_project_is_not_strict() {
 
 #[test]
 fn sources_that_nothing_runs_are_told_once() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("a.ts", ""),
         ("b/c.ts", ""),
         ("built.ts", ""),
@@ -563,7 +563,7 @@ fn sources_that_nothing_runs_are_told_once() {
 
 #[test]
 fn catch_alls_may_be_directories_with_an_index() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("[...app]/index.js", ""),
         ("api/[...rest]/index.js", ""),
         ("index/about.js", ""),
@@ -582,7 +582,7 @@ fn catch_alls_may_be_directories_with_an_index() {
 
 #[test]
 fn an_asset_has_one_path_for_its_page() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("public/index.html", ""),
         ("public/help.html", ""),
         ("public/docs/index.html", ""),
@@ -627,7 +627,7 @@ fn an_asset_has_one_path_for_its_page() {
 
 #[test]
 fn what_assets_do_not_answer_reaches_a_route_with_parameters() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("[id].js", ""),
         ("public/7.html", ""),
         ("public/a/b.txt", ""),
@@ -700,7 +700,7 @@ fn a_file_is_a_project_of_one_worker() {
 
 #[test]
 fn variables_come_from_files_and_from_env_files() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("w.js", ""),
         ("secrets/token", "from a file\n"),
         (".env", "A=of .env\nB=of .env\nWWS_PORT=81\n"),
@@ -731,7 +731,7 @@ fn variables_come_from_files_and_from_env_files() {
 
 #[test]
 fn unreadable_secrets_are_problems_with_a_place() {
-    let dir = folder(&[
+    let dir = directory(&[
         ("w.js", ""),
         (
             "w.toml",

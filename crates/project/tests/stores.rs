@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use wws_project::{Consistency, LoadOptions, StorePlace, load};
 
-fn folder(files: &[(&str, &str)]) -> TempDir {
+fn directory(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = dir.path().join(name);
@@ -36,7 +36,7 @@ fn problems(dir: &Path, options: &LoadOptions) -> Vec<String> {
 
 #[test]
 fn stores_are_read_and_named_by_workers() {
-    let dir = folder(&[
+    let dir = directory(&[
         (
             ".wws.toml",
             "[stores.main]\nkind = \"file\"\npath = \"./data/../data/kv\"\nmax_value = \"2MiB\"\n[stores.fast]\nkind = \"memory\"\n",
@@ -76,8 +76,8 @@ fn stores_are_read_and_named_by_workers() {
 
 #[test]
 fn all_problems_of_stores_are_told_each_with_its_place() {
-    let outside = folder(&[]);
-    let dir = folder(&[
+    let outside = directory(&[]);
+    let dir = directory(&[
         (
             ".wws.toml",
             r#"[stores.a]
@@ -163,7 +163,7 @@ path = "."
 
 #[test]
 fn volume_of_a_container_is_an_absolute_path() {
-    let dir = folder(&[
+    let dir = directory(&[
         (
             ".wws.toml",
             "[stores.a]\nkind = \"file\"\npath = \"/data/./kv\"\n",
@@ -192,7 +192,7 @@ fn volume_of_a_container_is_an_absolute_path() {
 #[test]
 fn urls_are_read_and_never_shown() {
     let toml = |url: &str| format!("[stores.a]\nkind = \"redis\"\nurl = \"{url}\"\n");
-    let dir = folder(&[("a.wasm", ""), ("secret", "rediss://:s3cret@b/1\n")]);
+    let dir = directory(&[("a.wasm", ""), ("secret", "rediss://:s3cret@b/1\n")]);
     let file = dir.path().canonicalize().unwrap().join("secret");
     let mut options = options();
     options

@@ -28,7 +28,7 @@ pub(crate) struct Registries {
     env: BTreeMap<String, String>,
     project: Npmrc,
     user: Npmrc,
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 /// The root URL of a registry.
@@ -50,7 +50,7 @@ impl Registries {
                 None => Npmrc::default(),
             },
             env: env.clone(),
-            folder: project.to_owned(),
+            directory: project.to_owned(),
         })
     }
 
@@ -114,7 +114,7 @@ impl Registries {
     fn ask_npm(&self) -> Option<String> {
         let mut child = Command::new("npm")
             .args(["config", "get", "registry"])
-            .current_dir(&self.folder)
+            .current_dir(&self.directory)
             .env_clear()
             .envs(&self.env)
             .stdin(Stdio::null())

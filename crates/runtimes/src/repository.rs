@@ -57,12 +57,12 @@ impl Repository {
         })?;
         let base = match Source::parse(location, &here)? {
             Source::Http(url) => Base::Url(url),
-            Source::File(path) if path.is_dir() => Base::Folder(canonical(&path)?, INDEX.into()),
+            Source::File(path) if path.is_dir() => Base::Directory(canonical(&path)?, INDEX.into()),
             Source::File(path) => {
                 let path = canonical(&path)?;
                 let name = path.file_name().unwrap_or_default().to_owned();
-                let folder = path.parent().unwrap_or(Path::new("/"));
-                Base::Folder(folder.to_owned(), name.into())
+                let directory = path.parent().unwrap_or(Path::new("/"));
+                Base::Directory(directory.to_owned(), name.into())
             }
             Source::Npm(_) => {
                 return Err(Error::new(
@@ -143,28 +143,28 @@ impl Repository {
 enum Base {
     Url(Url),
     /// A directory, and the name of the index in it.
-    Folder(PathBuf, PathBuf),
+    Directory(PathBuf, PathBuf),
 }
 
 impl Base {
     fn index(&self) -> Source {
         match self {
             Self::Url(url) => Source::Http(url.clone()),
-            Self::Folder(folder, file) => Source::File(folder.join(file)),
+            Self::Directory(directory, file) => Source::File(directory.join(file)),
         }
     }
 
     fn url(&self) -> String {
         match self {
             Self::Url(url) => url.to_string(),
-            Self::Folder(folder, file) => folder.join(file).display().to_string(),
+            Self::Directory(directory, file) => directory.join(file).display().to_string(),
         }
     }
 
     fn name(&self) -> String {
         match self {
             Self::Url(url) => url.host_str().unwrap_or_default().to_owned(),
-            Self::Folder(folder, _) => folder
+            Self::Directory(directory, _) => directory
                 .file_name()
                 .unwrap_or_default()
                 .to_string_lossy()
@@ -174,7 +174,7 @@ impl Base {
 
     fn absolute(&self, url: &str) -> Result<String, Error> {
         match self {
-            Self::Folder(folder, _) => match Source::parse(url, folder)? {
+            Self::Directory(directory, _) => match Source::parse(url, directory)? {
                 Source::File(path) => Ok(path.display().to_string()),
                 Source::Npm(_) | Source::Http(_) => Ok(url.to_owned()),
             },

@@ -12,7 +12,7 @@ use std::{
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use sha2::{Digest, Sha256};
-use wws_runtimes::{Fetch, FetchOptions, Folder, Progress, Repository};
+use wws_runtimes::{Fetch, FetchOptions, LockedProject, Progress, Repository};
 
 const CONTENT: &[u8] = b"an interpreter";
 
@@ -105,8 +105,8 @@ proptest! {
         let Ok(found) = repository.find(&runtime, "latest") else {
             return Ok(());
         };
-        let folder = Folder::open(&root).unwrap();
-        let added = folder.add(&repository, found, &fetch);
+        let locked = LockedProject::open(&root).unwrap();
+        let added = locked.add(&repository, found, &fetch);
         let mut after = below(outer.path(), &own);
         let config = root.join(".wws.toml");
         let mut expected = before.clone();
@@ -118,7 +118,7 @@ proptest! {
         if added.is_ok() {
             let binary = fs::read(root.join(found.file(&found.binary))).unwrap();
             prop_assert_eq!(binary, CONTENT);
-            folder.remove(found).unwrap();
+            locked.remove(found).unwrap();
             let after = below(outer.path(), &own);
             prop_assert_eq!(after, before);
         }

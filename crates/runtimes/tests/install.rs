@@ -18,7 +18,9 @@ use server::{Reply, Server};
 use sha2::{Digest, Sha256, Sha512};
 use tempfile::TempDir;
 use wws_project::Runtime;
-use wws_runtimes::{Error, Fetch, FetchOptions, Folder, InstallOutcome, Progress, Repository};
+use wws_runtimes::{
+    Error, Fetch, FetchOptions, InstallOutcome, LockedProject, Progress, Repository,
+};
 
 const CONTENT: &[u8] = b"an interpreter";
 
@@ -74,18 +76,18 @@ fn package() -> (Vec<u8>, String) {
 }
 
 struct Project {
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Project {
     fn new() -> Self {
         Self {
-            folder: TempDir::new().unwrap(),
+            directory: TempDir::new().unwrap(),
         }
     }
 
     fn path(&self) -> &Path {
-        self.folder.path()
+        self.directory.path()
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -103,14 +105,14 @@ impl Project {
         let fetch = Fetch::new(self.path(), options(), &Silent)?;
         let repository = Repository::open(location, Some("near"), &fetch)?;
         let runtime = repository.find("python", "latest")?;
-        Folder::open(self.path())?.add(&repository, runtime, &fetch)
+        LockedProject::open(self.path())?.add(&repository, runtime, &fetch)
     }
 
     /// Installs what `.wws.toml` lists first.
     fn install(&self) -> Result<InstallOutcome, Error> {
         let fetch = Fetch::new(self.path(), options(), &Silent)?;
-        let folder = Folder::open(self.path())?;
-        folder.install(&folder.runtimes()?[0], &fetch)
+        let locked = LockedProject::open(self.path())?;
+        locked.install(&locked.runtimes()?[0], &fetch)
     }
 
     fn runtimes(&self) -> Vec<Runtime> {
@@ -120,12 +122,12 @@ impl Project {
     /// Nothing is installed or listed, whole or in part.
     fn assert_nothing(&self) {
         assert_eq!(self.config(), "");
-        let mut folders = vec![self.path().to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
+        let mut directories = vec![self.path().to_owned()];
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
-                    folders.push(path);
+                    directories.push(path);
                 } else {
                     assert!(path.ends_with(".npmrc"), "{}", path.display());
                 }
@@ -136,19 +138,19 @@ impl Project {
 
 /// A directory that is a repository.
 fn repository(url: &str, sha256: &str) -> TempDir {
-    let folder = TempDir::new().unwrap();
-    fs::write(folder.path().join("index.toml"), index(url, sha256)).unwrap();
-    fs::create_dir(folder.path().join("sub")).unwrap();
-    fs::write(folder.path().join("sub/p.wasm"), CONTENT).unwrap();
-    folder
+    let directory = TempDir::new().unwrap();
+    fs::write(directory.path().join("index.toml"), index(url, sha256)).unwrap();
+    fs::create_dir(directory.path().join("sub")).unwrap();
+    fs::write(directory.path().join("sub/p.wasm"), CONTENT).unwrap();
+    directory
 }
 
-fn location(folder: &TempDir) -> String {
-    folder.path().display().to_string()
+fn location(directory: &TempDir) -> String {
+    directory.path().display().to_string()
 }
 
 #[test]
-fn a_folder_is_a_repository() {
+fn directory_is_a_repository() {
     let repository = repository("sub/p.wasm", &sha256(CONTENT));
     let project = Project::new();
     project.write(".wws.toml", "# Mine.\nversion = 1\n");
@@ -186,7 +188,7 @@ fn a_folder_is_a_repository() {
     assert_eq!(project.install().unwrap(), InstallOutcome::Now);
     assert_eq!(project.runtimes()[0].unusable, None);
 
-    Folder::open(project.path())
+    LockedProject::open(project.path())
         .unwrap()
         .remove(&runtimes[0])
         .unwrap();
@@ -276,8 +278,8 @@ fn a_token_is_sent_to_its_registry_and_not_on() {
     options.env.insert("T".into(), "secret".into());
     let fetch = Fetch::new(project.path(), options, &Silent).unwrap();
     let repository = Repository::open(&location(&repository), Some("near"), &fetch).unwrap();
-    let folder = Folder::open(project.path()).unwrap();
-    folder
+    let locked = LockedProject::open(project.path()).unwrap();
+    directory
         .add(&repository, &repository.runtimes[0], &fetch)
         .unwrap();
     assert!(registry.requests()[0].contains("authorization: Bearer secret"));
@@ -447,7 +449,7 @@ fn nothing_is_written_or_removed_outside_the_project() {
             .runtimes
             .remove(0)
     };
-    let error = Folder::open(project.path())
+    let error = LockedProject::open(project.path())
         .unwrap()
         .remove(&runtime)
         .unwrap_err();
@@ -476,8 +478,8 @@ fn two_at_a_time_are_both_listed() {
                 let fetch = Fetch::new(project.path(), options(), &Silent).unwrap();
                 let repository =
                     Repository::open(&location(&repository), Some(name), &fetch).unwrap();
-                let folder = Folder::open(project.path()).unwrap();
-                folder
+                let locked = LockedProject::open(project.path()).unwrap();
+                directory
                     .add(&repository, &repository.runtimes[0], &fetch)
                     .unwrap();
             });

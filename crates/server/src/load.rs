@@ -77,7 +77,7 @@ pub(crate) fn failed(what: &str, error: &LoadError) -> Problems {
 
 /// The number of the project's directory.
 fn directory_id(root: &Root) -> Option<loaded::DirectoryId> {
-    loaded::id(&root.folder(Path::new("")).ok()?).ok()
+    loaded::id(&root.directory(Path::new("")).ok()?).ok()
 }
 
 /// The interpreters of a project whose checksums were compared when it was loaded.

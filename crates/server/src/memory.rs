@@ -64,14 +64,15 @@ fn limit(cgroup: &str, mountinfo: &str, read: &dyn Fn(&Path) -> Option<String>) 
         let below = group
             .strip_prefix(mount.root.trim_end_matches('/'))
             .unwrap_or("");
-        let mut folder = mount.point.join(below.trim_start_matches('/'));
+        let mut directory = mount.point.join(below.trim_start_matches('/'));
         loop {
-            let limit = read(&folder.join(file)).and_then(|text| text.trim().parse::<u64>().ok());
+            let limit =
+                read(&directory.join(file)).and_then(|text| text.trim().parse::<u64>().ok());
             lowest = match (lowest, limit) {
                 (Some(lowest), Some(limit)) => Some(limit.min(lowest)),
                 (lowest, limit) => lowest.or(limit),
             };
-            if folder == mount.point || !folder.pop() {
+            if directory == mount.point || !directory.pop() {
                 break;
             }
         }

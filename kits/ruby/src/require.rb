@@ -87,7 +87,7 @@ module Wws
         found = Files.require(path)
         return found unless found.nil?
 
-        raise LoadError.new("cannot load #{name}: there is no such file, neither in the project nor in the worker's folders").tap { |error|
+        raise LoadError.new("cannot load #{name}: there is no such file, neither in the project nor in the worker's directories").tap { |error|
           error.instance_variable_set(:@path, name)
         }
       end
@@ -97,11 +97,11 @@ module Wws
         raise unless e.path == name
 
         found = nil
-        $LOAD_PATH.each do |folder|
-          folder = File.expand_path(folder.to_s, "/")
-          next if File.directory?(folder)
+        $LOAD_PATH.each do |directory|
+          directory = File.expand_path(directory.to_s, "/")
+          next if File.directory?(directory)
 
-          found = Files.require("#{folder}/#{name}")
+          found = Files.require("#{directory}/#{name}")
           break unless found.nil?
         end
         found = Files.library(name) if found.nil?

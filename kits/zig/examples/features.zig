@@ -51,12 +51,12 @@ fn keep(w: *Worker) !void {
 }
 
 fn read(w: *Worker) !void {
-    const data = try w.folder("/data");
+    const data = try w.directory("/data");
     try w.write(try data.readFileAlloc(w.io, "in.txt", w.arena, .unlimited));
 }
 
 fn write(w: *Worker) !void {
-    const data = try w.folder("/data");
+    const data = try w.directory("/data");
     try data.writeFile(w.io, .{ .sub_path = "out.txt", .data = w.body });
     try w.write(try data.readFileAlloc(w.io, "out.txt", w.arena, .unlimited));
 }

@@ -54,7 +54,7 @@ test "a handler sees the request" {
             try testing.expectEqual(null, try w.query("x"));
             try testing.expectEqualStrings("a\x00b", w.kv.get("zero").?);
             try testing.expectEqualStrings("value", w.variable("NAME").?);
-            try testing.expectError(error.FolderNotGiven, w.folder("/data"));
+            try testing.expectError(error.DirectoryNotGiven, w.directory("/data"));
         }
     }.handle,
         \\{"data":"","status":200,"headers":{}}

@@ -111,13 +111,16 @@ pub const Worker = struct {
     }
 
     /// A directory of the worker's TOML, by its `to`.
-    pub fn folder(w: *const Worker, to: []const u8) error{FolderNotGiven}!std.Io.Dir {
-        const resource = w.preopens.get(to) orelse return error.FolderNotGiven;
+    pub fn directory(w: *const Worker, to: []const u8) error{DirectoryNotGiven}!std.Io.Dir {
+        const resource = w.preopens.get(to) orelse return error.DirectoryNotGiven;
         return switch (resource) {
             .dir => |dir| dir,
-            .file => error.FolderNotGiven,
+            .file => error.DirectoryNotGiven,
         };
     }
+
+    /// The former name of `directory`.
+    pub const folder = directory;
 
     /// Adds a header line to the answer.
     pub fn addHeader(w: *Worker, name: []const u8, value: []const u8) error{ OutOfMemory, InvalidHeader }!void {

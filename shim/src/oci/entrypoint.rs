@@ -278,11 +278,11 @@ mod tests {
     #[test]
     fn follows_links_within_the_root() {
         let image = Image::new();
-        symlink("/app", image.0.path().join("to-folder")).unwrap();
+        symlink("/app", image.0.path().join("to-directory")).unwrap();
         symlink("/pause", image.0.path().join("to-program")).unwrap();
         // A directory of the host, which the container does not have.
         symlink("/proc", image.0.path().join("out")).unwrap();
-        assert_eq!(image.at_root("/to-folder"), workers("/to-folder"));
+        assert_eq!(image.at_root("/to-directory"), workers("/to-directory"));
         assert_eq!(image.at_root("/to-program"), Entrypoint::Program);
         assert_eq!(image.at_root("/out"), Entrypoint::Program);
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use wws_image::Image;
 
-/// Pack FOLDER as an image: an OCI archive for `ctr image import` or `docker load`.
+/// Pack DIRECTORY as an image: an OCI archive for `ctr image import` or `docker load`.
 #[derive(Parser)]
 struct Arguments {
     /// The archive to write.
@@ -16,7 +16,7 @@ struct Arguments {
     /// The image's name with its tag, as `localhost/hello:latest`.
     name: String,
     /// What becomes the image's root.
-    folder: PathBuf,
+    directory: PathBuf,
     /// OS/ARCHITECTURE; without it wasi/wasm, linux/amd64 and linux/arm64 have the same layer.
     #[arg(long)]
     platform: Option<String>,
@@ -38,7 +38,7 @@ fn main() -> Result<()> {
     };
     let image = image
         .entrypoint(&arguments.entrypoint)
-        .copy(&arguments.folder, "/")?;
+        .copy(&arguments.directory, "/")?;
     // Whole or not at all: what is there is used, even if this is interrupted.
     let part = arguments.output.with_extension("part");
     let file = File::create(&part).with_context(|| format!("write {}", part.display()))?;

@@ -22,7 +22,7 @@ const PORT: u16 = 3000;
 struct Demo {
     docker: Docker,
     /// Where the commands are typed: the Dockerfile and `tmp` lie there.
-    folder: PathBuf,
+    directory: PathBuf,
     port: u16,
 }
 
@@ -33,21 +33,21 @@ fn main() -> Result<()> {
         _ => bail!("usage: demo-docker [26|28]"),
     };
     let docker = Docker::start(version)?;
-    let folder = docker.containerd().folder().join("demo");
+    let directory = docker.containerd().directory().join("demo");
     copy(
         &workspace::root().join("target/images/user-generation"),
-        &folder,
+        &directory,
     )?;
-    fs::create_dir_all(folder.join("tmp"))?;
-    fs::write(folder.join("tmp/file.txt"), CONTENT)?;
+    fs::create_dir_all(directory.join("tmp"))?;
+    fs::write(directory.join("tmp/file.txt"), CONTENT)?;
     // The outside service of the article is not asked: a stand-in on the bridge answers for it.
     let stand_in = StandIn::start_on(docker.host())?;
-    fs::write(folder.join("authority.pem"), stand_in.authority())?;
+    fs::write(directory.join("authority.pem"), stand_in.authority())?;
     let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).is_err();
     let port = if taken { port::free()? } else { PORT };
     let demo = Demo {
         docker,
-        folder,
+        directory,
         port,
     };
     let walked = demo.walk(&stand_in);
@@ -77,10 +77,10 @@ impl Demo {
         self.shell("cat tmp/file.txt")?;
         self.docker(&format!(
             "docker run -d --name {NAME} -p {}:3000 --runtime=io.containerd.wws.v1 --platform=wasi/wasm \
-             -v {folder}/tmp:/tmp -v {folder}/authority.pem:{CERTIFICATES}:ro -e WWS_RESOLVE={} wws-apps:latest",
+             -v {directory}/tmp:/tmp -v {directory}/authority.pem:{CERTIFICATES}:ro -e WWS_RESOLVE={} wws-apps:latest",
             self.port,
             stand_in.resolve(),
-            folder = self.folder.display(),
+            directory = self.directory.display(),
         ))?;
         for count in 1..=3 {
             let answer = self.ask()?;
@@ -139,7 +139,7 @@ impl Demo {
             line.replace(" -", " \\\n    -")
                 .replacen(" \\\n    -", " -", 1)
         );
-        let ended = command::run(command.current_dir(&self.folder), DOCKER_LIMIT)?;
+        let ended = command::run(command.current_dir(&self.directory), DOCKER_LIMIT)?;
         let said = format!("{}{}", ended.stdout, ended.stderr);
         println!("{}", said.trim_end());
         if !ended.status.success() {

@@ -152,12 +152,12 @@ impl Parts {
         push("e2e-test-images/resource-consumer", consumer)?;
 
         let mut copied = self.shell("copied")?;
-        for (folder, file) in [
+        for (directory, file) in [
             ("test_dir", "test_file"),
             ("C:/weird_test_dir", "weird_test_file"),
             (":colon_prefixed", "colon_prefixed_file"),
         ] {
-            copied = copied.file(&format!("{folder}/{file}"), "test_content\n", 0o644)?;
+            copied = copied.file(&format!("{directory}/{file}"), "test_content\n", 0o644)?;
         }
         for volume in ["/test_dir", "C:/weird_test_dir", "/:colon_prefixed"] {
             copied = copied.volume(volume);

@@ -48,15 +48,18 @@ fn main() -> Result<()> {
 /// Walks, and waits for one of `signals`, if there are any, before it stops.
 fn walk(signals: Option<Signals>) -> Result<()> {
     let containerd = Containerd::start_sharing_code(Version::MAIN)?;
-    let folder = containerd.folder();
+    let directory = containerd.directory();
     println!(
         "containerd {} runs in {}",
         containerd.server_version()?,
-        folder.display()
+        directory.display()
     );
     let example = UserGeneration::new(&containerd)?;
-    let content = fs::read_to_string(example.folder().join("file.txt"))?;
-    println!("{}/file.txt holds {content:?}", example.folder().display());
+    let content = fs::read_to_string(example.directory().join("file.txt"))?;
+    println!(
+        "{}/file.txt holds {content:?}",
+        example.directory().display()
+    );
     println!(
         "random-data-api.com is a stand-in on {}",
         example.stand_in().address()

@@ -124,10 +124,10 @@ fn an_import_that_there_is_not_is_told_by_its_name() -> Result<()> {
 }
 
 #[test]
-fn a_folder_that_leaves_the_project_by_a_link_is_told() -> Result<()> {
+fn reports_link_that_leaves_project() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     // Links in images come from `COPY` of a directory.
-    let files = containerd.folder().join("files");
+    let files = containerd.directory().join("files");
     std::fs::create_dir_all(files.join("site"))?;
     std::os::unix::fs::symlink("/etc", files.join("site/data"))?;
     let image = Image::probe("link", "")?

@@ -11,15 +11,15 @@ use wws_test::image::{Image, PROBE};
 use wws_test::{command, http, wait};
 
 fn store(containerd: &Containerd) -> PathBuf {
-    containerd.folder().join("store")
+    containerd.directory().join("store")
 }
 
 /// The files of compiled code in the store, with their sizes.
 fn entries(containerd: &Containerd) -> Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
     let mut open = vec![store(containerd).join("code")];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(folder)? {
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let data = entry.metadata()?;
             if data.is_dir() {
@@ -184,10 +184,10 @@ fn a_read_only_store_is_done_without() -> Result<()> {
 }
 
 /// An OCI runtime that says it is of `version` and fails as one would that does not know an option.
-fn put_runtime(folder: &Path, script: &str) -> Result<PathBuf> {
+fn put_runtime(directory: &Path, script: &str) -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
-    fs::create_dir_all(folder)?;
-    let file = folder.join("old-runc");
+    fs::create_dir_all(directory)?;
+    let file = directory.join("old-runc");
     fs::write(&file, script)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
     Ok(file)
@@ -198,7 +198,7 @@ fn a_missing_runtime_and_one_that_is_too_old_are_named() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("probe", "")?.import(&containerd)?;
     let old = put_runtime(
-        &containerd.folder().join("bin"),
+        &containerd.directory().join("bin"),
         "#!/bin/sh\necho 'flag provided but not defined: -no-new-keyring' >&2\nexit 1\n",
     )?;
     let old = old.to_str().context("a path that is not UTF-8")?.to_owned();
@@ -214,7 +214,7 @@ fn a_missing_runtime_and_one_that_is_too_old_are_named() -> Result<()> {
             "it wrote: flag provided but not defined: -no-new-keyring",
         ),
     ] {
-        let options = containerd.folder().join(format!("{name}.toml"));
+        let options = containerd.directory().join(format!("{name}.toml"));
         fs::write(&options, format!("BinaryName = {binary:?}\n"))?;
         let options = options.to_string_lossy();
         let mut container = Run::workers(&containerd, &image, name)?
@@ -304,7 +304,7 @@ fn native_code_of_an_image_or_a_volume_is_not_run() -> Result<()> {
         evil = evil.file(&format!("{place}/{name}"), forged.clone())?;
     }
     let evil = evil.import(&containerd)?;
-    let volume = containerd.folder().join("volume");
+    let volume = containerd.directory().join("volume");
     fs::create_dir(&volume)?;
     fs::write(volume.join(&*name), &forged)?;
     let probe = format!("{PROBE}?log=asked");

@@ -148,9 +148,9 @@ fn a_volume_of_another_user_is_written_by_roots_server_as_before() -> Result<()>
     let containerd = Containerd::start(Version::MAIN)?;
     let toml = "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
     let image = Image::probe("others", toml)?
-        .folder("data")?
+        .directory("data")?
         .import(&containerd)?;
-    let volume = containerd.folder().join("volume");
+    let volume = containerd.directory().join("volume");
     fs::create_dir(&volume)?;
     std::os::unix::fs::chown(&volume, Some(1000), Some(1000))?;
     let mut container = Run::workers(&containerd, &image, "others")?

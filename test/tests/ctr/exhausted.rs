@@ -24,11 +24,11 @@ impl Tight {
         } else {
             top.join("pids")
         };
-        let folder = top.join(containerd.namespace()).join("tight");
-        fs::create_dir_all(&folder)?;
+        let directory = top.join(containerd.namespace()).join("tight");
+        fs::create_dir_all(&directory)?;
         let pid = pid.as_raw_nonzero().to_string();
-        fs::write(folder.join("cgroup.procs"), pid)?;
-        Ok(Self(folder))
+        fs::write(directory.join("cgroup.procs"), pid)?;
+        Ok(Self(directory))
     }
 
     /// Lets there be `more` than there are.

@@ -22,16 +22,16 @@ struct Held {
 
 impl Held {
     fn by(pid: Pid) -> Result<Self> {
-        let folder = format!("/proc/{}", pid.as_raw_nonzero());
-        let smaps = fs::read_to_string(format!("{folder}/smaps_rollup"))?;
+        let directory = format!("/proc/{}", pid.as_raw_nonzero());
+        let smaps = fs::read_to_string(format!("{directory}/smaps_rollup"))?;
         let mut private_kib = 0;
         for line in smaps.lines().filter(|line| line.starts_with("Private_")) {
             let number = line.split_whitespace().nth(1);
             private_kib += number.context("no number")?.parse::<u64>()?;
         }
         Ok(Self {
-            descriptors: fs::read_dir(format!("{folder}/fd"))?.count(),
-            threads: fs::read_dir(format!("{folder}/task"))?.count(),
+            descriptors: fs::read_dir(format!("{directory}/fd"))?.count(),
+            threads: fs::read_dir(format!("{directory}/task"))?.count(),
             private_kib,
         })
     }

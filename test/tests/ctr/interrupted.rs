@@ -44,7 +44,7 @@ impl Waiting {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let ctr = command.spawn()?;
-        let store = containerd.folder().join("store");
+        let store = containerd.directory().join("store");
         let store = store.to_str().context("a path that is not UTF-8")?;
         let compiler = wait::until("the compiler runs", LIMIT, || {
             Ok(processes(&["precompile", store])?.first().copied())
@@ -121,11 +121,11 @@ fn a_shim_that_is_killed_during_create_leaves_nothing() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = image(&containerd)?;
     // An OCI runtime that makes the container and then does not come to an end.
-    let runc = containerd.folder().join("slow-runc");
+    let runc = containerd.directory().join("slow-runc");
     let script = "#!/bin/sh\ncase \" $* \" in *' create '*) runc \"$@\"; exec sleep 600;; *) exec runc \"$@\";; esac\n";
     fs::write(&runc, script)?;
     fs::set_permissions(&runc, fs::Permissions::from_mode(0o755))?;
-    let options = containerd.folder().join("options.toml");
+    let options = containerd.directory().join("options.toml");
     fs::write(
         &options,
         format!("BinaryName = {:?}\n", runc.display().to_string()),

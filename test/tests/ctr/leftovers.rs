@@ -99,15 +99,15 @@ on_containerd![a_killed_shim_leaves_nothing = leaves_nothing_when_the_shim_is_ki
 fn a_container_that_cannot_be_created_leaves_nothing_and_says_why() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = probe(&containerd)?;
-    let missing = containerd.folder().join("no-such-folder");
+    let missing = containerd.directory().join("no-such-directory");
     let mut container = Run::workers(&containerd, &image, "unmountable")?
         .mount(&missing, "/data")
         .start()?;
     assert_ne!(container.wait()?, 0);
     let log = container.log()?;
     assert!(
-        log.contains("no-such-folder"),
-        "the reason names the folder: {log}"
+        log.contains("no-such-directory"),
+        "the reason names the directory: {log}"
     );
     container.remove()?;
     containerd.expect_nothing_left()?;

@@ -113,7 +113,7 @@ fn events_tell_the_life_in_its_order() -> Result<()> {
     let image = Image::workers("events")
         .file("public/index.html", "a page")?
         .import(&containerd)?;
-    let path = containerd.folder().join("events");
+    let path = containerd.directory().join("events");
     let mut follow = containerd
         .ctr_command()
         .arg("events")

@@ -16,7 +16,7 @@ const SHIM: &str = "containerd-shim-wws-v1";
 
 /// Makes a shim below `name` that carries `wws` with `more` at its end, which changes no function.
 fn one_file(containerd: &Containerd, name: &str, more: &[u8]) -> Result<PathBuf> {
-    let directory = containerd.folder().join(name);
+    let directory = containerd.directory().join(name);
     fs::create_dir(&directory)?;
     let server = directory.join("carried");
     fs::copy(workspace::programs()?.join("wws"), &server)?;
@@ -43,7 +43,7 @@ fn text(path: &Path) -> Result<String> {
 
 /// The versions of `wws` that are unpacked.
 fn versions(containerd: &Containerd) -> Result<Vec<PathBuf>> {
-    let directory = containerd.folder().join("store/server");
+    let directory = containerd.directory().join("store/server");
     assert_eq!(
         fs::metadata(&directory)?.permissions().mode() & 0o777,
         0o700
@@ -161,7 +161,7 @@ fn a_damaged_one_file_shim_is_reported() -> Result<()> {
 fn the_installer_s_image_copies_a_shim_that_serves() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     containerd.import(&workspace::image("wws-installer")?)?;
-    let node = containerd.folder().join("node");
+    let node = containerd.directory().join("node");
     fs::create_dir(&node)?;
     let to = format!("--node-directory={}", node.display());
     let start = |name: &str| {
@@ -200,7 +200,7 @@ fn the_installer_s_image_copies_a_shim_that_serves() -> Result<()> {
 fn the_image_of_the_server_needs_no_shim() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     containerd.import(&workspace::image("wws")?)?;
-    let project = containerd.folder().join("project");
+    let project = containerd.directory().join("project");
     fs::create_dir(&project)?;
     fs::copy(workspace::guest("probe")?, project.join("probe.wasm"))?;
     let run = Run::native(&containerd, "localhost/wws:latest", "server")?;

@@ -28,7 +28,7 @@ impl Host {
     }
 
     fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.containerd.folder().join(name);
+        let path = self.containerd.directory().join(name);
         fs::write(&path, text)?;
         Ok(path)
     }
@@ -80,8 +80,8 @@ fn an_unknown_setting_is_logged_and_refuses_nothing() -> Result<()> {
 #[test]
 fn the_oci_runtime_is_called_in_the_bundle() -> Result<()> {
     let host = Host::start()?;
-    let folder = host.containerd.folder();
-    let calls = folder.join("calls");
+    let directory = host.containerd.directory();
+    let calls = directory.join("calls");
     let script = format!(
         "#!/bin/sh\necho \"$PWD $(ls config.json)\" >> {}\nexec runc \"$@\"\n",
         calls.display()

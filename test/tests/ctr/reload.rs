@@ -34,12 +34,15 @@ fn answers(text: &str) -> String {
 fn a_changed_volume_takes_effect_with_a_reload() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::workers("reload")
-        .folder("conf")?
-        .folder("run/secrets")?
+        .directory("conf")?
+        .directory("run/secrets")?
         .import(&containerd)?;
-    let (volume, secrets) = (containerd.folder().join("v"), containerd.folder().join("s"));
-    for folder in [&volume, &secrets] {
-        fs::create_dir(folder)?;
+    let (volume, secrets) = (
+        containerd.directory().join("v"),
+        containerd.directory().join("s"),
+    );
+    for directory in [&volume, &secrets] {
+        fs::create_dir(directory)?;
     }
     fs::write(secrets.join("token"), "first\n")?;
     exchange(&volume, "1", &answers("one"))?;

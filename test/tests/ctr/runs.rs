@@ -34,7 +34,7 @@ fn walk(version: Version) -> Result<()> {
     assert_eq!(example.stand_in().answered(), 3);
 
     // The volume is the host's directory, not a copy of it.
-    fs::write(example.folder().join("file.txt"), "changed\n")?;
+    fs::write(example.directory().join("file.txt"), "changed\n")?;
     let body = container.get("/user-generation-rust")?.json()?;
     assert_eq!(body["some_file_contents"], "changed\n");
     assert_eq!(body["generated_users"], 4);
@@ -51,7 +51,7 @@ on_containerd![the_articles_walk_works = walk: V1_6 V1_7 V2_1 V2_3 V2_4];
 fn imported_plainly(version: Version) -> Result<()> {
     let containerd = Containerd::start(version)?;
     let image = "localhost/plain:latest";
-    let tar = built(image, &containerd.folder())?;
+    let tar = built(image, &containerd.directory())?;
     let tar = tar.display().to_string();
     containerd.ctr(&[
         "image",
@@ -74,12 +74,12 @@ fn imported_plainly(version: Version) -> Result<()> {
 on_containerd![an_image_for_everywhere_needs_no_platform = imported_plainly: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 #[test]
-fn the_entry_point_may_be_the_root_a_folder_or_none() -> Result<()> {
+fn entry_point_may_be_root_directory_or_absent() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let cases: [(&str, &[&str], &str); 4] = [
         ("root", &["/"], "probe.wasm"),
         ("here", &["."], "probe.wasm"),
-        ("folder", &["/site/workers"], "site/workers/probe.wasm"),
+        ("directory", &["/site/workers"], "site/workers/probe.wasm"),
         ("none", &[], "probe.wasm"),
     ];
     for (name, entrypoint, path) in cases {

@@ -111,7 +111,7 @@ fn an_ended_task_takes_a_signal_to_all() -> Result<()> {
 /// A specification of a container that sees the host's processes: no kernel ends its others with
 /// its first one.
 fn without_pid_namespace(containerd: &Containerd) -> Result<PathBuf> {
-    let root = containerd.folder().join("rootfs");
+    let root = containerd.directory().join("rootfs");
     fs::create_dir(&root)?;
     fs::copy(TOOL, root.join("program"))?;
     let mut spec: Value = serde_json::from_str(&containerd.ctr(&["oci", "spec"])?)?;
@@ -132,7 +132,7 @@ fn without_pid_namespace(containerd: &Containerd) -> Result<PathBuf> {
     {
         *mount = proc.clone();
     }
-    let file = containerd.folder().join("spec.json");
+    let file = containerd.directory().join("spec.json");
     fs::write(&file, spec.to_string())?;
     Ok(file)
 }
@@ -141,7 +141,7 @@ fn without_pid_namespace(containerd: &Containerd) -> Result<PathBuf> {
 fn the_containers_exit_is_the_last_one() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let config = without_pid_namespace(&containerd)?;
-    let file = containerd.folder().join("events");
+    let file = containerd.directory().join("events");
     let mut events = containerd
         .ctr_command()
         .arg("events")

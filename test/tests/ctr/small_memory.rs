@@ -60,7 +60,7 @@ fn status(container: &Container<'_>, path: &str) -> Result<u16> {
 
 /// All turns of the host's compilers, but for that of small modules; held until dropped.
 fn all_turns(containerd: &Containerd) -> Result<Vec<File>> {
-    let code = containerd.folder().join("store/code");
+    let code = containerd.directory().join("store/code");
     let cpus = std::thread::available_parallelism()?.get();
     let turns = (0..cpus).map(|number| code.join(format!("{number}.cpu")));
     let lock = |path: PathBuf| {
@@ -114,7 +114,7 @@ fn waits_for_the_host_and_serves_meanwhile() -> Result<()> {
     container.remove()?;
 
     // It was not remembered as a module that cannot be compiled.
-    let failed = containerd.folder().join("store/code/failed");
+    let failed = containerd.directory().join("store/code/failed");
     assert!(!failed.exists() || fs::read_to_string(failed)?.is_empty());
     containerd.expect_nothing_left()
 }
@@ -124,7 +124,7 @@ fn serves_the_others_if_nobody_compiles() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = image(&containerd)?;
     // No directory can be made there: there is no code cache.
-    fs::write(containerd.folder().join("store"), "")?;
+    fs::write(containerd.directory().join("store"), "")?;
     let mut container = start(&containerd, &image, "alone")?;
     container.wait_until_up()?;
     container.wait_for_log("/large answers 503")?;

@@ -34,7 +34,7 @@ fn counting(name: &str, store: &str) -> Result<Image> {
     let atomic = "export default { async fetch() { return new Response(`${await \
                   Cache.increment('n')}`); } };";
     Image::workers(name)
-        .folder("data")?
+        .directory("data")?
         .file(".wws.toml", format!("[stores.main]\n{store}\n"))?
         .file("serial.wasm", wat::parse_str(wat_text::counts())?)?
         .file("serial.toml", kv("serial", "consistency = \"serial\""))?
@@ -75,7 +75,7 @@ fn kv_by_exec_reads_and_changes_a_store_on_a_volume() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let store = "kind = \"file\"\npath = \"/data/kv\"";
     let image = counting("stores", store)?.import(&containerd)?;
-    let volume = containerd.folder().join("volume");
+    let volume = containerd.directory().join("volume");
     fs::create_dir(&volume)?;
     let run = |name: &str| -> Result<Run<'_>> {
         Ok(Run::workers(&containerd, &image, name)?.mount(&volume, "/data"))
@@ -152,7 +152,7 @@ fn counts_of_two_containers_in_redis_are_exact() -> Result<()> {
     let redis = redis::Redis::start();
     let store = "kind = \"redis\"\nurl = \"$REDIS_URL\"";
     let image = counting("shared", store)?
-        .folder("run/redis")?
+        .directory("run/redis")?
         .import(&containerd)?;
     let start = |name: &str| -> Result<Container<'_>> {
         let mut container = Run::workers(&containerd, &image, name)?

@@ -10,7 +10,7 @@ use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
 use wws_test::workspace;
 
-const FOLDERS: &str = r#"
+const DIRECTORIES: &str = r#"
 [[folders]]
 from = "./writable"
 to = "/writable"
@@ -22,14 +22,17 @@ to = "/fixed"
 #[test]
 fn a_changed_file_is_seen_and_a_written_one_reaches_the_host() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
-    let image = Image::probe("volumes", FOLDERS)?
-        .folder("writable")?
-        .folder("fixed")?
+    let image = Image::probe("volumes", DIRECTORIES)?
+        .directory("writable")?
+        .directory("fixed")?
         .import(&containerd)?;
-    let (writable, fixed) = (containerd.folder().join("w"), containerd.folder().join("f"));
-    for folder in [&writable, &fixed] {
-        fs::create_dir(folder)?;
-        fs::write(folder.join("file"), "before")?;
+    let (writable, fixed) = (
+        containerd.directory().join("w"),
+        containerd.directory().join("f"),
+    );
+    for directory in [&writable, &fixed] {
+        fs::create_dir(directory)?;
+        fs::write(directory.join("file"), "before")?;
     }
     let mut container = Run::workers(&containerd, &image, "volumes")?
         .mount(&writable, "/writable")
@@ -40,9 +43,9 @@ fn a_changed_file_is_seen_and_a_written_one_reaches_the_host() -> Result<()> {
 
     assert_eq!(ask("read=/writable/file")?.text(), "before");
     assert_eq!(ask("read=/fixed/file")?.text(), "before");
-    for folder in [&writable, &fixed] {
-        fs::write(folder.join("file"), "after")?;
-        fs::write(folder.join("new"), "new")?;
+    for directory in [&writable, &fixed] {
+        fs::write(directory.join("file"), "after")?;
+        fs::write(directory.join("new"), "new")?;
     }
     assert_eq!(ask("read=/writable/file")?.text(), "after");
     assert_eq!(ask("read=/fixed/file")?.text(), "after");
@@ -65,14 +68,14 @@ fn a_changed_file_is_seen_and_a_written_one_reaches_the_host() -> Result<()> {
 }
 
 #[test]
-fn nothing_outside_the_folders_is_reached() -> Result<()> {
+fn workers_reach_nothing_outside_their_directories() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
-    let image = Image::probe("walls", FOLDERS)?
-        .folder("writable")?
-        .folder("fixed")?
+    let image = Image::probe("walls", DIRECTORIES)?
+        .directory("writable")?
+        .directory("fixed")?
         .file("secret", "of the image")?
         .import(&containerd)?;
-    let volume = containerd.folder().join("v");
+    let volume = containerd.directory().join("v");
     fs::create_dir(&volume)?;
     symlink("/secret", volume.join("link"))?;
     symlink("../secret", volume.join("up"))?;
@@ -101,14 +104,14 @@ fn what_a_worker_stores_is_no_worker_at_the_next_start() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let toml = "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
     let image = Image::probe("stored", toml)?
-        .folder("data")?
-        .folder("fixed")?
-        .folder("uploads")?
-        .folder("hostproc")?
+        .directory("data")?
+        .directory("fixed")?
+        .directory("uploads")?
+        .directory("hostproc")?
         .import(&containerd)?;
-    let at = |name: &str| containerd.folder().join(name);
-    for folder in ["data", "fixed", "uploads"] {
-        fs::create_dir(at(folder))?;
+    let at = |name: &str| containerd.directory().join(name);
+    for directory in ["data", "fixed", "uploads"] {
+        fs::create_dir(at(directory))?;
     }
     let probe = fs::read(workspace::guest("probe")?)?;
     // A read-only mount may hold workers, one that can be written to holds data whether a worker is
@@ -160,9 +163,9 @@ fn a_project_that_is_a_mount_is_served() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::workers("mounted")
         .entrypoint(&["/site"])
-        .folder("site")?
+        .directory("site")?
         .import(&containerd)?;
-    let site = containerd.folder().join("site");
+    let site = containerd.directory().join("site");
     fs::create_dir_all(site.join("public"))?;
     fs::write(site.join("public/file.txt"), "an asset")?;
     fs::write(

@@ -12,15 +12,15 @@ use wws_test::{command, wait, workspace};
 
 use super::{exit, is_served, probe, run};
 
-/// Makes `folder` an image's context: the probe worker, and what its Dockerfile says besides.
-fn context(folder: &Path, dockerfile: &str) -> Result<String> {
-    fs::create_dir_all(folder)?;
-    fs::copy(workspace::guest("probe")?, folder.join("probe.wasm"))?;
+/// Makes `directory` an image's context: the probe worker, and what its Dockerfile says besides.
+fn context(directory: &Path, dockerfile: &str) -> Result<String> {
+    fs::create_dir_all(directory)?;
+    fs::copy(workspace::guest("probe")?, directory.join("probe.wasm"))?;
     fs::write(
-        folder.join("Dockerfile"),
+        directory.join("Dockerfile"),
         format!("FROM scratch\nCOPY probe.wasm /\nENTRYPOINT [\"/\"]\n{dockerfile}\n"),
     )?;
-    Ok(folder.to_string_lossy().into_owned())
+    Ok(directory.to_string_lossy().into_owned())
 }
 
 fn has_health(docker: &Docker, name: &str, wanted: &str) -> Result<()> {
@@ -32,7 +32,7 @@ fn has_health(docker: &Docker, name: &str, wanted: &str) -> Result<()> {
 }
 
 pub(super) fn the_health_of_a_container_is_known(docker: &mut Docker) -> Result<()> {
-    let folder = docker.containerd().folder();
+    let directory = docker.containerd().directory();
     for (name, request, health) in [
         ("well", "/probe?log=asked", "healthy"),
         // The probe worker has an error of its own for that.
@@ -41,7 +41,7 @@ pub(super) fn the_health_of_a_container_is_known(docker: &mut Docker) -> Result<
         let check = format!(
             "HEALTHCHECK --interval=1s --retries=2 CMD [\"wws\", \"health\", \"--request={request}\"]"
         );
-        let context = context(&folder.join(name), &check)?;
+        let context = context(&directory.join(name), &check)?;
         let mut build = vec!["buildx", "build", "--platform", "wasi/wasm"];
         build.extend(["--provenance", "false", "-t", name, &context]);
         docker.docker(&build)?;
@@ -75,13 +75,13 @@ pub(super) fn services_are_composed(docker: &mut Docker) -> Result<()> {
         let program = env!("CARGO_BIN_EXE_native-hello");
         super::load(docker, Image::native("native", program)?)?
     };
-    let folder = docker.containerd().folder().join("compose");
-    fs::create_dir_all(folder.join("data"))?;
-    fs::write(folder.join("data/file"), "of the host")?;
+    let directory = docker.containerd().directory().join("compose");
+    fs::create_dir_all(directory.join("data"))?;
+    fs::write(directory.join("data/file"), "of the host")?;
     let port = port::free()?;
     // `builder` is built by Compose, `workers` waits for its health.
-    context(&folder.join("builder"), "")?;
-    let file = folder.join("compose.yaml");
+    context(&directory.join("builder"), "")?;
+    let file = directory.join("compose.yaml");
     fs::write(
         &file,
         format!(

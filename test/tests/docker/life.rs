@@ -18,28 +18,31 @@ use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
 pub(super) fn an_image_is_built_and_run_with_a_published_port_and_a_volume(
     docker: &mut Docker,
 ) -> Result<()> {
-    let folder = docker.containerd().folder().join("build");
-    fs::create_dir_all(folder.join("root/data"))?;
-    fs::copy(workspace::guest("probe")?, folder.join("root/probe.wasm"))?;
+    let directory = docker.containerd().directory().join("build");
+    fs::create_dir_all(directory.join("root/data"))?;
+    fs::copy(
+        workspace::guest("probe")?,
+        directory.join("root/probe.wasm"),
+    )?;
     fs::write(
-        folder.join("root/probe.toml"),
+        directory.join("root/probe.toml"),
         concat!(
             "name = \"probe\"\nversion = \"1\"\n[vars]\nNAME = \"$NAME\"\n",
             "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n"
         ),
     )?;
     fs::write(
-        folder.join("Dockerfile"),
+        directory.join("Dockerfile"),
         "FROM scratch\nCOPY root /\nENTRYPOINT [\".\"]\n",
     )?;
-    let context = folder.to_string_lossy().into_owned();
+    let context = directory.to_string_lossy().into_owned();
     let mut build = vec!["buildx", "build", "--platform", "wasi/wasm"];
     build.extend(["--provenance", "false", "-t", "wws-apps:latest", &context]);
     docker.docker(&build)?;
     let built = docker.inspect("wws-apps:latest", "{{.Os}}/{{.Architecture}}")?;
     assert_eq!(built, "wasi/wasm");
 
-    let volume = docker.containerd().folder().join("volume");
+    let volume = docker.containerd().directory().join("volume");
     fs::create_dir(&volume)?;
     fs::write(volume.join("file"), "of the host")?;
     let bind = format!("{}:/data", volume.display());
@@ -77,20 +80,20 @@ pub(super) fn an_image_is_built_and_run_with_a_published_port_and_a_volume(
 pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
     docker: &mut Docker,
 ) -> Result<()> {
-    let folder = docker.containerd().folder().join("build");
-    fs::create_dir_all(&folder)?;
-    fs::copy(workspace::guest("probe")?, folder.join("probe.wasm"))?;
+    let directory = docker.containerd().directory().join("build");
+    fs::create_dir_all(&directory)?;
+    fs::copy(workspace::guest("probe")?, directory.join("probe.wasm"))?;
     fs::write(
-        folder.join("Dockerfile"),
+        directory.join("Dockerfile"),
         "FROM scratch\nCOPY probe.wasm /\nENTRYPOINT [\"/\"]\n",
     )?;
-    let context = folder.to_string_lossy().into_owned();
+    let context = directory.to_string_lossy().into_owned();
     let platforms = "wasi/wasm,linux/amd64,linux/arm64";
     let mut build = vec!["buildx", "build", "--platform", platforms];
     build.extend(["--provenance", "false", "-t", "everywhere:latest", &context]);
     docker.docker(&build)?;
     let publish = |port: u16| format!("127.0.0.1:{port}:3000");
-    let built = built("built", &folder)?;
+    let built = built("built", &directory)?;
     docker.docker(&["load", "--input", &built.to_string_lossy()])?;
     for (image, platform) in [
         ("everywhere:latest", &[][..]),
@@ -107,7 +110,7 @@ pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
         docker.docker(&["rm", "--force", "everywhere"])?;
     }
     // The files are there once: the layers of all platforms are the same.
-    let archive = docker.containerd().folder().join("everywhere.tar");
+    let archive = docker.containerd().directory().join("everywhere.tar");
     let archive = archive.to_string_lossy().into_owned();
     docker.docker(&["save", "--output", &archive, "everywhere:latest"])?;
     let mut list = Command::new("tar");

@@ -76,7 +76,7 @@ fn on(version: DockerVersion, scenario: fn(&mut Docker) -> Result<()>) -> Result
 }
 
 fn load(docker: &Docker, image: Image) -> Result<String> {
-    let (name, tar) = image.write(&docker.containerd().folder())?;
+    let (name, tar) = image.write(&docker.containerd().directory())?;
     docker.docker(&["load", "--input", &tar.to_string_lossy()])?;
     Ok(name)
 }

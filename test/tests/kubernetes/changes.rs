@@ -206,7 +206,7 @@ pub(crate) fn a_pod_is_resized_in_place(cluster: &Cluster) -> Result<()> {
     )?;
     let restarts = cluster.field("pod/resized", ".status.containerStatuses[0].restartCount")?;
     assert_eq!(restarts, "0");
-    let log = fs::read_to_string(cluster.folder().join("containerd.log"))?;
+    let log = fs::read_to_string(cluster.directory().join("containerd.log"))?;
     assert!(!log.contains("panic:"), "{log}");
     delete(cluster, "pod/resized")
 }

@@ -66,7 +66,12 @@ from = "./data"
 to = "/data"
 "#,
     )?;
-    cluster.import(image.folder("config")?.folder("secret")?.folder("data")?)
+    cluster.import(
+        image
+            .directory("config")?
+            .directory("secret")?
+            .directory("data")?,
+    )
 }
 
 /// A container of workers of `image`, with `more` of its fields.

@@ -86,7 +86,7 @@ pub(crate) fn configuration_and_secrets_reach_workers(cluster: &Cluster) -> Resu
 }
 
 pub(crate) fn workers_come_from_a_configmap(cluster: &Cluster) -> Result<()> {
-    let image = cluster.import(Image::workers("empty").folder("app")?)?;
+    let image = cluster.import(Image::workers("empty").directory("app")?)?;
     cluster.apply(&json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "workers" },
         "data": { "hi.js": "export default { fetch: () => new Response('from a ConfigMap') };" },

@@ -25,7 +25,7 @@ pub(crate) struct Browser {
     number: u64,
     /// What the page complained about: exceptions, and errors of its console.
     complaints: Vec<String>,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Drop for Browser {
@@ -36,16 +36,16 @@ impl Drop for Browser {
 }
 
 /// Chromium, with the fonts that were unpacked beside it.
-fn command(folder: &Path) -> Result<Command> {
+fn command(directory: &Path) -> Result<Command> {
     let tools = workspace::root().join("target/tools/chromium");
     ensure!(tools.exists(), "run `scripts/sight.sh` first");
     let fonts = format!(
         "<?xml version=\"1.0\"?><!DOCTYPE fontconfig SYSTEM \"fonts.dtd\"><fontconfig>\
          <dir>{}</dir><cachedir>{}</cachedir></fontconfig>",
         tools.join("usr/share/fonts").display(),
-        folder.join("fonts").display()
+        directory.join("fonts").display()
     );
-    fs::write(folder.join("fonts.conf"), fonts)?;
+    fs::write(directory.join("fonts.conf"), fonts)?;
     let libraries = tools.join("usr/lib/x86_64-linux-gnu");
     let libraries = format!("{0}:{0}/pulseaudio", libraries.display());
     // It reads commands from file 3 and writes to file 4.
@@ -66,22 +66,22 @@ fn command(folder: &Path) -> Result<Command> {
         ])
         .arg(format!(
             "--user-data-dir={}",
-            folder.join("profile").display()
+            directory.join("profile").display()
         ))
         .env("LD_LIBRARY_PATH", libraries)
-        .env("FONTCONFIG_FILE", folder.join("fonts.conf"))
-        .env("HOME", folder)
+        .env("FONTCONFIG_FILE", directory.join("fonts.conf"))
+        .env("HOME", directory)
         .env("DBUS_SESSION_BUS_ADDRESS", "disabled:");
     Ok(command)
 }
 
 impl Browser {
     pub(crate) fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let mut child = command(folder.path())?
+        let directory = tempfile::tempdir()?;
+        let mut child = command(directory.path())?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(File::create(folder.path().join("log"))?)
+            .stderr(File::create(directory.path().join("log"))?)
             .spawn()
             .context("start chromium")?;
         let commands = child.stdin.take().context("no pipe")?;
@@ -105,7 +105,7 @@ impl Browser {
             session: None,
             number: 0,
             complaints: Vec::new(),
-            _folder: folder,
+            _directory: directory,
         };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }))?;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });

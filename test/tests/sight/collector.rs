@@ -23,7 +23,7 @@ const SPAN: &str = "00f067aa0ba902b7";
 /// A collector that writes what it receives to a file, one message a line.
 struct Collector {
     child: Child,
-    folder: TempDir,
+    directory: TempDir,
     url: String,
 }
 
@@ -65,7 +65,7 @@ fn received(lines: &[Value], of: [&str; 3]) -> Vec<(String, Value)> {
 
 impl Collector {
     fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let directory = tempfile::tempdir()?;
         let port = port::free()?;
         let config = format!(
             "receivers: {{ otlp: {{ protocols: {{ http: {{ endpoint: '127.0.0.1:{port}' }} }} }} }}\n\
@@ -77,19 +77,19 @@ impl Collector {
              \x20   metrics: {{ receivers: [otlp], exporters: [lines] }}\n\
              \x20   logs: {{ receivers: [otlp], exporters: [lines] }}\n"
         );
-        let path = folder.path().join("config.yaml");
+        let path = directory.path().join("config.yaml");
         fs::write(&path, config)?;
         let child = Command::new(program()?)
             .arg("--config")
             .arg(&path)
             .stdin(Stdio::null())
-            .stdout(File::create(folder.path().join("lines"))?)
-            .stderr(File::create(folder.path().join("log"))?)
+            .stdout(File::create(directory.path().join("lines"))?)
+            .stderr(File::create(directory.path().join("log"))?)
             .spawn()
             .context("start the collector")?;
         let mut collector = Self {
             child,
-            folder,
+            directory,
             url: format!("http://127.0.0.1:{port}"),
         };
         wait::until("the collector listens", LIMIT, || {
@@ -101,11 +101,11 @@ impl Collector {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     fn lines(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.folder.path().join("lines"))?;
+        let text = fs::read_to_string(self.directory.path().join("lines"))?;
         // The last line may not be complete.
         let lines = text.lines().map(serde_json::from_str::<Value>);
         Ok(lines.filter_map(Result::ok).collect())

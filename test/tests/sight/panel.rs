@@ -80,14 +80,14 @@ const OVERFLOW: &str = r#"(() => {
 })()"#;
 
 struct Shown {
-    folder: TempDir,
+    directory: TempDir,
     server: Server,
     panel: String,
 }
 
 fn serve(files: &[(&str, &[u8])]) -> Result<Shown> {
-    let folder = tempfile::tempdir()?;
-    let project = folder.path().join("project");
+    let directory = tempfile::tempdir()?;
+    let project = directory.path().join("project");
     for (name, content) in files {
         let path = project.join(name);
         if let Some(parent) = path.parent() {
@@ -98,9 +98,9 @@ fn serve(files: &[(&str, &[u8])]) -> Result<Shown> {
     let admin = port::free()?;
     let address = format!("127.0.0.1:{admin}");
     let variables = [("WWS_ADMIN", &*address), ("SECRET_OF_TEST", SECRET)];
-    let server = Server::start(&project, folder.path().join("log"), &variables)?;
+    let server = Server::start(&project, directory.path().join("log"), &variables)?;
     Ok(Shown {
-        folder,
+        directory,
         server,
         panel: format!("http://{address}/_panel/"),
     })
@@ -108,9 +108,9 @@ fn serve(files: &[(&str, &[u8])]) -> Result<Shown> {
 
 /// Looks at the page as it is, and keeps a picture.
 fn check(browser: &mut Browser, name: &str) -> Result<()> {
-    let folder = workspace::root().join("target/panel");
-    fs::create_dir_all(&folder)?;
-    browser.picture(&folder.join(format!("{name}.png")))?;
+    let directory = workspace::root().join("target/panel");
+    fs::create_dir_all(&directory)?;
+    browser.picture(&directory.join(format!("{name}.png")))?;
     for (what, expression) in [("poor contrast", CONTRAST), ("beyond the page", OVERFLOW)] {
         let found = browser.evaluate(expression)?;
         ensure!(
@@ -209,7 +209,7 @@ fn a_project_without_workers_and_a_failed_reload_are_shown() -> Result<()> {
         browser.look(width, scheme)?;
         check(&mut browser, &format!("empty-{width}-{scheme}"))?;
     }
-    let project = shown.folder.path().join("project");
+    let project = shown.directory.path().join("project");
     fs::write(project.join("broken.js"), "export default {")?;
     reload(&project)?;
     browser.wait("document.getElementById('state').textContent.includes('reload failed')")?;

@@ -22,15 +22,15 @@ const REQUESTS: [(&str, u32); 2] = [("/hello", 7), ("/traps", 3)];
 
 /// A server with an admin address, which has answered requests.
 struct Scraped {
-    folder: TempDir,
+    directory: TempDir,
     admin: u16,
     _server: Server,
 }
 
 impl Scraped {
     fn start() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let project = folder.path().join("project");
+        let directory = tempfile::tempdir()?;
+        let project = directory.path().join("project");
         fs::create_dir(&project)?;
         fs::copy(workspace::guest("hello")?, project.join("hello.wasm"))?;
         fs::write(project.join("traps.wasm"), wat::parse_str(TRAPS)?)?;
@@ -40,14 +40,14 @@ impl Scraped {
             // Nobody listens there: its failures are counted, too.
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
         ];
-        let server = Server::start(&project, folder.path().join("log"), &variables)?;
+        let server = Server::start(&project, directory.path().join("log"), &variables)?;
         for (path, count) in REQUESTS {
             for _ in 0..count {
                 http::get(server.port(), path)?;
             }
         }
         Ok(Self {
-            folder,
+            directory,
             admin,
             _server: server,
         })
@@ -130,8 +130,8 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    fn start(folder: &Path, target: u16) -> Result<Self> {
-        fs::write(folder.join("rules.yml"), rules()?)?;
+    fn start(directory: &Path, target: u16) -> Result<Self> {
+        fs::write(directory.join("rules.yml"), rules()?)?;
         let config = format!(
             "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\n\
              rule_files: [rules.yml]\n\
@@ -139,16 +139,16 @@ impl Prometheus {
              - job_name: wws\n\
              \x20 static_configs: [{{ targets: ['127.0.0.1:{target}'] }}]\n"
         );
-        fs::write(folder.join("prometheus.yml"), config)?;
+        fs::write(directory.join("prometheus.yml"), config)?;
         let port = port::free()?;
         let child = Command::new(tool("prometheus")?)
-            .current_dir(folder)
+            .current_dir(directory)
             .arg("--config.file=prometheus.yml")
             .arg("--storage.tsdb.path=data")
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(folder.join("prometheus.log"))?)
+            .stderr(File::create(directory.join("prometheus.log"))?)
             .spawn()
             .context("start prometheus")?;
         Ok(Self { child, port })
@@ -175,7 +175,7 @@ impl Prometheus {
 #[test]
 fn a_prometheus_scrapes_the_admin_address() -> Result<()> {
     let scraped = Scraped::start()?;
-    let prometheus = Prometheus::start(scraped.folder.path(), scraped.admin)?;
+    let prometheus = Prometheus::start(scraped.directory.path(), scraped.admin)?;
     wait::until("the target is up", LIMIT, || {
         let Ok(data) = prometheus.get("/api/v1/targets") else {
             return Ok(None);
@@ -214,14 +214,14 @@ fn a_prometheus_scrapes_the_admin_address() -> Result<()> {
 #[test]
 fn promtool_finds_nothing_to_improve() -> Result<()> {
     let scraped = Scraped::start()?;
-    let file = scraped.folder.path().join("metrics");
+    let file = scraped.directory.path().join("metrics");
     fs::write(&file, scraped.metrics()?)?;
     let mut promtool = Command::new(tool("promtool")?);
     promtool.args(["check", "metrics"]);
     let checked = command::run_with(&mut promtool, File::open(&file)?.into(), LIMIT)?;
     assert!(checked.status.success(), "{checked:?}");
     assert_eq!(checked.stderr, "");
-    let file = scraped.folder.path().join("rules.yml");
+    let file = scraped.directory.path().join("rules.yml");
     fs::write(&file, rules()?)?;
     let mut promtool = Command::new(tool("promtool")?);
     promtool.args(["check", "rules"]).arg(&file);

@@ -79,7 +79,7 @@ fn forget_files() -> Result<()> {
     Ok(fs::write("/proc/sys/vm/drop_caches", "3")?)
 }
 
-pub(super) fn a_plain_path_is_a_folder_of_its_own(system: &System) -> Result<()> {
+pub(super) fn plain_cgroup_path_is_a_directory(system: &System) -> Result<()> {
     forget_files()?;
     let pid = run(system, "plain", &[])?;
     let group = groups::of(pid, "memory")?;
@@ -116,7 +116,7 @@ pub(super) fn a_path_in_three_parts_is_a_scope(system: &System) -> Result<()> {
 pub(super) fn the_shim_may_have_a_group_of_its_own(system: &System) -> Result<()> {
     let own = Path::new(groups::TOP).join("shims");
     fs::create_dir(&own)?;
-    let options = system.folder().join("options.toml");
+    let options = system.directory().join("options.toml");
     fs::write(&options, "SystemdCgroup = true\nShimCgroup = \"/shims\"\n")?;
     let options = options.to_string_lossy();
     let mut words = vec!["--cgroup", "system.slice:wws:own"];

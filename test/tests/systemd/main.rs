@@ -34,7 +34,7 @@ in_a_guest![
     ends: a_killed_shim_leaves_no_scope,
     ends: containers_outlive_the_restart_of_containerds_unit,
     ends: containers_come_back_after_the_restart_of_dockers_unit,
-    ctr: a_plain_path_is_a_folder_of_its_own,
+    ctr: plain_cgroup_path_is_a_directory,
     ctr: a_path_in_three_parts_is_a_scope,
     ctr: the_shim_may_have_a_group_of_its_own,
 ];

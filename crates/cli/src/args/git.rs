@@ -10,7 +10,7 @@ use super::image::{given_variables, variable};
 pub(crate) struct Git {
     /// Directory of the repository that is the project
     #[arg(long = "git-folder", value_name = "DIRECTORY")]
-    pub(crate) folder: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
     /// Branch to serve [default: the repository's]
     #[arg(long = "git-branch", value_name = "NAME", conflicts_with_all = ["tag", "commit"])]
     branch: Option<String>,
@@ -40,7 +40,7 @@ impl Git {
     /// Whether an option is given, which only repositories have.
     pub(crate) fn is_given(&self) -> bool {
         let names = [&self.branch, &self.tag, &self.commit];
-        names.iter().any(|name| name.is_some()) || self.folder.is_some() || !self.env.is_empty()
+        names.iter().any(|name| name.is_some()) || self.directory.is_some() || !self.env.is_empty()
     }
 
     /// The revision to serve.
@@ -125,7 +125,7 @@ mod tests {
             ["https://git.example/x", "--git-folder", "a"],
         ] {
             let git = git(&args);
-            assert_eq!(git.folder.as_deref(), Some(std::path::Path::new("a")));
+            assert_eq!(git.directory.as_deref(), Some(std::path::Path::new("a")));
             assert!(git.is_given());
         }
         assert!(!git(&["."]).is_given());

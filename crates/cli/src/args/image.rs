@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use wws_project::{AdminAddress, PanelAccess};
 
-use super::{AfterEntrypoint, Folder, Serve, admin, host};
+use super::{AfterEntrypoint, ProjectArgs, Serve, admin, host};
 
 /// A project to pack.
 #[derive(Debug, clap::Args)]
@@ -87,7 +87,7 @@ impl Run {
     ) -> Result<Serve, clap::Error> {
         let given = AfterEntrypoint::parse_for(entry, words)?;
         Ok(Serve {
-            folder: Folder {
+            project: ProjectArgs {
                 path,
                 prefix: self.prefix.or(given.prefix),
                 ignore: given.ignore,
@@ -171,7 +171,7 @@ mod tests {
             .unwrap();
         assert_eq!(serve.host, Some(std::net::Ipv6Addr::UNSPECIFIED.into()));
         assert_eq!(
-            (serve.port, serve.folder.prefix.as_deref()),
+            (serve.port, serve.project.prefix.as_deref()),
             (Some(82), Some("/v1"))
         );
         let other = [OsString::from("/other")];

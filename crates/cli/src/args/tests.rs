@@ -7,7 +7,7 @@ fn parse(args: &[&str]) -> Args {
 }
 
 #[test]
-fn a_folder_is_served_without_a_command() {
+fn serves_directory_without_a_command() {
     let args = parse(&[
         "-p",
         "81",
@@ -20,26 +20,26 @@ fn a_folder_is_served_without_a_command() {
         "site",
     ]);
     assert!(args.command.is_none());
-    assert_eq!(args.serve.folder.path, Path::new("site"));
-    assert_eq!(args.serve.folder.ignore, ["a", "b", "c"]);
+    assert_eq!(args.serve.project.path, Path::new("site"));
+    assert_eq!(args.serve.project.ignore, ["a", "b", "c"]);
     assert_eq!(
         (args.serve.port, args.serve.host),
         (Some(81), Some([127, 0, 0, 1].into()))
     );
-    assert_eq!(parse(&[]).serve.folder.path, Path::new("."));
+    assert_eq!(parse(&[]).serve.project.path, Path::new("."));
 }
 
 #[test]
-fn commands_have_their_folder() {
+fn commands_take_a_directory() {
     let Some(Command::Check(named)) = parse(&["check", "site", "--prefix", "/x"]).command else {
         unreachable!()
     };
-    let (folder, ..) = named.project.resolve_with("");
+    let (project, ..) = named.project.resolve_with("");
     assert_eq!(
-        (folder.path.as_path(), folder.prefix.as_deref()),
+        (project.path.as_path(), project.prefix.as_deref()),
         (Path::new("site"), Some("/x"))
     );
-    assert_eq!(container(&[]).unwrap().folder.path, Path::new("/"));
+    assert_eq!(container(&[]).unwrap().project.path, Path::new("/"));
 }
 
 fn container(args: &[&str]) -> Result<Serve, clap::Error> {
@@ -67,9 +67,9 @@ fn takes_arguments_after_the_entry_point() {
         "a,b",
     ];
     let serve = container(&args).unwrap();
-    assert_eq!(serve.folder.path, Path::new("/"));
-    assert_eq!(serve.folder.prefix.as_deref(), Some("/v1"));
-    assert_eq!(serve.folder.ignore, ["a", "b"]);
+    assert_eq!(serve.project.path, Path::new("/"));
+    assert_eq!(serve.project.prefix.as_deref(), Some("/v1"));
+    assert_eq!(serve.project.ignore, ["a", "b"]);
     assert_eq!((serve.port, serve.memory), (Some(81), Some(5)));
     assert_eq!(serve.host, Some(std::net::Ipv6Addr::LOCALHOST.into()));
 }
@@ -82,7 +82,7 @@ fn takes_the_entry_point_twice() {
         ["--", "/proc", "/proc/."],
     ] {
         let serve = container(&args).unwrap();
-        assert_eq!(serve.folder.path, Path::new(args[1]));
+        assert_eq!(serve.project.path, Path::new(args[1]));
     }
     let error = container(&["--", "/", "/proc"]).unwrap_err();
     assert_eq!(error.exit_code(), 2);
@@ -114,24 +114,24 @@ fn commands_in_a_container_know_its_arguments() {
         _ => unreachable!(),
     };
     let given = r#"["/", "--port", "81", "--prefix", "/a", "--ignore", "x"]"#;
-    let (folder, host, port) = named(&["routes"]).project.resolve_with(given);
+    let (project, host, port) = named(&["routes"]).project.resolve_with(given);
     assert_eq!((host, port), (None, Some(81)));
     assert_eq!(
-        (folder.prefix.as_deref(), &folder.ignore[..]),
+        (project.prefix.as_deref(), &project.ignore[..]),
         (Some("/a"), &["x".to_owned()][..])
     );
-    let (folder, ..) = named(&["routes", "--prefix", "/b"])
+    let (project, ..) = named(&["routes", "--prefix", "/b"])
         .project
         .resolve_with(given);
-    assert_eq!(folder.prefix.as_deref(), Some("/b"));
-    let (folder, ..) = named(&["routes"]).project.resolve_with("no JSON");
-    assert_eq!(folder.prefix, None);
+    assert_eq!(project.prefix.as_deref(), Some("/b"));
+    let (project, ..) = named(&["routes"]).project.resolve_with("no JSON");
+    assert_eq!(project.prefix, None);
 }
 
 #[test]
 fn waiting_for_health_takes_its_seconds_or_none() {
     let wait = |args: &[&str]| match parse(args).command {
-        Some(Command::Health(health)) => (health.wait, health.folder.path),
+        Some(Command::Health(health)) => (health.wait, health.project.path),
         _ => unreachable!(),
     };
     assert_eq!(wait(&["health"]).0, None);
@@ -141,12 +141,12 @@ fn waiting_for_health_takes_its_seconds_or_none() {
 }
 
 #[test]
-fn an_options_value_is_no_folder() {
+fn option_value_is_not_taken_as_directory() {
     let Some(Command::Health(health)) = parse(&["health", "--request", "/x"]).command else {
         unreachable!()
     };
     assert_eq!(health.request, "/x");
-    assert_eq!(health.folder.path, Path::new("."));
+    assert_eq!(health.project.path, Path::new("."));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn cors_and_the_panel_are_set_as_in_1_7() {
     let serve = parse(&["--cors", "*", "--enable-panel", "site"]).serve;
     assert_eq!(serve.cors, [Origins::Any]);
     assert_eq!(serve.enable_panel, Some(PanelAccess::Loopback));
-    assert_eq!(serve.folder.path, Path::new("site"));
+    assert_eq!(serve.project.path, Path::new("site"));
     let origins = "https://a.example,https://b.example";
     let serve = parse(&["--cors", origins, "--enable-panel=any"]).serve;
     assert_eq!(serve.cors, [Origins::new(origins).unwrap()]);

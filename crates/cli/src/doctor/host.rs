@@ -37,7 +37,7 @@ impl Host {
             path: std::env::var("PATH").unwrap_or_else(|_| SERVICE_PATH.into()),
             run,
             has_openat2: wws_project::beneath::Root::open(Path::new("/"))
-                .is_ok_and(|root| root.folder(Path::new("proc")).is_ok()),
+                .is_ok_and(|root| root.directory(Path::new("proc")).is_ok()),
             free,
         }
     }

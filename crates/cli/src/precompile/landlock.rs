@@ -17,7 +17,7 @@ const VERSION: ABI = ABI::V5;
 ///
 /// # Errors
 /// A directory does not exist, or the kernel refuses.
-pub(super) fn write_only_to(folders: &[&Path]) -> io::Result<bool> {
+pub(super) fn write_only_to(directories: &[&Path]) -> io::Result<bool> {
     let allowed: BitFlags<AccessFs> = AccessFs::WriteFile
         | AccessFs::Truncate
         | AccessFs::RemoveFile
@@ -34,8 +34,8 @@ pub(super) fn write_only_to(folders: &[&Path]) -> io::Result<bool> {
         .and_then(|rules| rules.handle_access(AccessNet::from_all(VERSION)))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
-    for folder in folders {
-        let handle = PathFd::new(folder).map_err(io::Error::other)?;
+    for directory in directories {
+        let handle = PathFd::new(directory).map_err(io::Error::other)?;
         rules = rules
             .add_rule(PathBeneath::new(handle, allowed))
             .map_err(io::Error::other)?;
@@ -52,8 +52,8 @@ mod tests {
 
     #[test]
     fn only_the_store_and_the_links_can_be_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         for name in ["store", "links", "else"] {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("old"), "old").unwrap();

@@ -179,7 +179,7 @@ fn source(host: &mut Host, name: &str) -> Result<Bytes, Refusal> {
         return Err(("not-found", format!("{name} is no source file")));
     }
     sources
-        .folders
+        .directories
         .read(&format!("/{name}"), MAX_SOURCE)
         .map(Bytes::from)
         .map_err(|error| ("not-found", format!("cannot read {name}: {error}")))
@@ -205,7 +205,7 @@ fn library(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
 /// Whether the project has a directory.
 fn directory(host: &mut Host, name: &str) -> Result<Reply, Refusal> {
     let found = match Session::of(host) {
-        Ok(session) => session.sources.folders.stat(&format!("/{name}")),
+        Ok(session) => session.sources.directories.stat(&format!("/{name}")),
         Err(error) => return Err(("internal", error.to_string())),
     };
     let found = found.is_ok_and(|stat| stat.is_directory);

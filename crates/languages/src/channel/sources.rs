@@ -10,7 +10,7 @@ use wws_project::beneath::Root;
 pub(crate) struct Sources {
     /// The worker, relative to the project's root.
     pub(crate) worker: String,
-    pub(super) folders: Directories,
+    pub(super) directories: Directories,
     /// Files with other extensions are not readable: they may hold secrets.
     pub(super) extension: &'static str,
     pub(super) library: Library,
@@ -26,7 +26,7 @@ impl Sources {
         extension: &'static str,
         library: Library,
     ) -> Result<Self, LoadError> {
-        let folder = root.folder(Path::new("")).map_err(|error| {
+        let directory = root.directory(Path::new("")).map_err(|error| {
             LoadError::new(
                 LoadErrorKind::Host,
                 format!("cannot open the project: {error}"),
@@ -34,7 +34,7 @@ impl Sources {
         })?;
         Ok(Self {
             worker: worker.to_string_lossy().into_owned(),
-            folders: Directories::new(vec![(folder.into(), "/".into())]).traced(),
+            directories: Directories::new(vec![(directory.into(), "/".into())]).traced(),
             extension,
             library,
         })
@@ -42,6 +42,6 @@ impl Sources {
 
     /// The directories in which they are read.
     pub(crate) fn directories(&self) -> &Directories {
-        &self.folders
+        &self.directories
     }
 }

@@ -31,11 +31,11 @@ pub(super) struct FileCall {
 
 /// Runs an operation. A failure is `CODE:message`, as the kit expects it.
 pub(super) fn run(
-    folders: &Directories,
+    directories: &Directories,
     mut call: FileCall,
 ) -> Result<(String, Option<Bytes>), KitException> {
     if call.name == "read" {
-        return read(folders, call);
+        return read(directories, call);
     }
     let charge = &mut call.charge;
     if call.name == "list" && !charge.grow_to(LIST) {
@@ -43,7 +43,7 @@ pub(super) fn run(
     }
     let path = call.path.as_str();
     let nothing = |()| (String::new(), None);
-    let write = |mode| folders.write(path, &call.content, mode).map(nothing);
+    let write = |mode| directories.write(path, &call.content, mode).map(nothing);
     let stat = |stat: FileStat| {
         let kind = match stat {
             FileStat {
@@ -59,22 +59,25 @@ pub(super) fn run(
         "write" => write(WriteMode::Replace),
         "append" => write(WriteMode::Append),
         "create" => write(WriteMode::New),
-        "list" => folders
+        "list" => directories
             .list(path, NAMES)
             .map(|names| (names.join("\0"), None)),
-        "stat" => folders.stat(path).map(stat),
-        "lstat" => folders.stat_link(path).map(stat),
-        "make" => folders.create(path).map(nothing),
-        "unlink" => folders.remove_file(path).map(nothing),
-        "rmdir" => folders.remove_directory(path).map(nothing),
-        "rename" => folders.rename(path, &call.to).map(nothing),
+        "stat" => directories.stat(path).map(stat),
+        "lstat" => directories.stat_link(path).map(stat),
+        "make" => directories.create(path).map(nothing),
+        "unlink" => directories.remove_file(path).map(nothing),
+        "rmdir" => directories.remove_directory(path).map(nothing),
+        "rename" => directories.rename(path, &call.to).map(nothing),
         name => Err(Error::other(format!("no operation {name}"))),
     };
     result.map_err(|error| failure(&error, &call.name, path))
 }
 
 /// Reads a file. Its bytes keep their charge until the guest has them.
-fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>), KitException> {
+fn read(
+    directories: &Directories,
+    call: FileCall,
+) -> Result<(String, Option<Bytes>), KitException> {
     let FileCall {
         path,
         limit,
@@ -83,7 +86,7 @@ fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>)
     } = call;
     let fail = |error| failure(&error, "read", &path);
     // The size of a file may be wrong: files of the kernel have none.
-    let mut most = folders
+    let mut most = directories
         .stat(&path)
         .map_err(fail)?
         .size
@@ -93,7 +96,7 @@ fn read(folders: &Directories, call: FileCall) -> Result<(String, Option<Bytes>)
         if !charge.grow_to(most) {
             return Err(KitException::no_memory(NoMemory(most)));
         }
-        match folders.read(&path, most) {
+        match directories.read(&path, most) {
             Ok(bytes) => return Ok((String::new(), Some(charge.hold(bytes.into())))),
             Err(error) if error.kind() == ErrorKind::FileTooLarge && most < limit => {
                 most = most.saturating_mul(4).min(limit);

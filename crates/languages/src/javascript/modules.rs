@@ -58,9 +58,9 @@ fn resolve(state: &State, base: &str, name: &str) -> Result<String, ProgramFailu
     if FILES.contains(&name) {
         return Ok(name.to_owned());
     }
-    let folder = base.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let directory = base.rsplit_once('/').map_or("", |(directory, _)| directory);
     let joined = match name {
-        _ if name.starts_with("./") || name.starts_with("../") => format!("{folder}/{name}"),
+        _ if name.starts_with("./") || name.starts_with("../") => format!("{directory}/{name}"),
         _ if name.starts_with('/') => name.to_owned(),
         _ => {
             return failed(format!(

@@ -121,10 +121,10 @@ pub(super) fn start(
         },
         Operation::Store(operation) => store::start(host, operation),
         Operation::File(call) => {
-            let folders = host.directories().clone();
+            let directories = host.directories().clone();
             async move {
                 let _place = files.acquire_owned().await;
-                tokio::task::spawn_blocking(move || files::run(&folders, call))
+                tokio::task::spawn_blocking(move || files::run(&directories, call))
                     .await
                     .unwrap_or_else(|error| Err(KitException::new("EIO", error.to_string())))
                     .map(|(text, bytes)| OperationOutput {

@@ -262,12 +262,12 @@ impl Authority {
     }
 
     /// A directory as `/etc/ssl` that has this authority alone.
-    pub fn folder(&self) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().expect("folder");
-        let certs = folder.path().join("certs");
+    pub fn directory(&self) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().expect("directory");
+        let certs = directory.path().join("certs");
         std::fs::create_dir(&certs).expect("certs");
         std::fs::write(certs.join("ca-certificates.crt"), &self.pem).expect("bundle");
-        folder
+        directory
     }
 }
 

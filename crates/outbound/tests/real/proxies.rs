@@ -122,10 +122,10 @@ async fn https_goes_through_a_tunnel_end_to_end() {
     let acceptor = authority.acceptor("a.example");
     let server = Server::start("127.0.0.1:0", Some(acceptor), |_| ok("secret")).await;
     let relay = Relay::to(server.port()).await;
-    let folder = authority.folder();
+    let directory = authority.directory();
     let client = client_with(ClientOptions {
         roots: Roots {
-            directories: vec![folder.path().into()],
+            directories: vec![directory.path().into()],
             ..Roots::default()
         },
         ..relay.options()

@@ -10,10 +10,10 @@ fn https_only(hosts: &[&str]) -> Policy {
 }
 
 fn client(authority: &Authority, overrides: &str) -> Client {
-    let folder = authority.folder();
+    let directory = authority.directory();
     client_with(ClientOptions {
         roots: Roots {
-            directories: vec![folder.path().into()],
+            directories: vec![directory.path().into()],
             ..Roots::default()
         },
         resolve: Overrides::parse(overrides).expect("overrides"),

@@ -43,7 +43,7 @@ impl Visitor for WorkerVisitor<'_> {
             self.problems.insert(path.clone(), problem);
         }
         for given in (self.given)(&path) {
-            let opened = self.search.root.folder(&given);
+            let opened = self.search.root.directory(&given);
             let named = opened.and_then(|opened| Directory::of_link(self.search.root, opened));
             let Ok(named) = named else { continue };
             // A worker above the directory cannot be in it: the directory is not entered.

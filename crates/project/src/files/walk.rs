@@ -74,7 +74,7 @@ impl Search<'_> {
         let mut held = Vec::new();
         let first = self
             .root
-            .folder(top)
+            .directory(top)
             .and_then(|file| Directory::of_top(self.root, file));
         let first = match first {
             Ok(directory) => Rc::new(directory),
@@ -179,7 +179,7 @@ impl Search<'_> {
     /// Opens a directory found in `parent`. `None` if it cannot be opened, or leads to a directory
     /// above.
     fn directory(&self, entry: &DirectoryEntry, parent: &Rc<Directory>) -> Option<Directory> {
-        let opened = match self.root.folder(&entry.path) {
+        let opened = match self.root.directory(&entry.path) {
             Ok(opened) => opened,
             Err(error) => {
                 self.not_searched(&entry.path, &error);
@@ -219,7 +219,7 @@ impl Search<'_> {
         directory: &Path,
         wanted: &dyn Fn(&Path) -> bool,
     ) -> io::Result<Vec<DirectoryEntry>> {
-        let opened = self.root.folder(directory)?;
+        let opened = self.root.directory(directory)?;
         let mut entries = Vec::new();
         for entry in Dir::read_from(opened.as_fd())? {
             let entry = entry?;
@@ -261,7 +261,7 @@ impl Search<'_> {
 
     /// What a symbolic link leads to.
     fn link(&self, path: &Path, wanted: &dyn Fn(&Path) -> bool) -> Option<EntryKind> {
-        if self.root.folder(path).is_ok() {
+        if self.root.directory(path).is_ok() {
             return Some(EntryKind::Directory);
         }
         // Other links are ignored.

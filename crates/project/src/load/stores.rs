@@ -20,15 +20,15 @@ pub(super) fn in_given_directories(
             continue;
         };
         for worker in workers {
-            let mut given = worker.folders.iter();
-            let holder = given.find(|folder| {
-                let real = root.real_path_of_new(&folder.from);
+            let mut given = worker.directories.iter();
+            let holder = given.find(|directory| {
+                let real = root.real_path_of_new(&directory.from);
                 real.is_some_and(|real| file.starts_with(real))
             });
-            if let Some(folder) = holder {
-                let directory = match folder.from.as_os_str().is_empty() {
+            if let Some(directory) = holder {
+                let directory = match directory.from.as_os_str().is_empty() {
                     true => Path::new("."),
-                    false => &folder.from,
+                    false => &directory.from,
                 };
                 let message = format!(
                     "its file is in the directory `{}`, which [[folders]] gives to {}",

@@ -59,7 +59,7 @@ impl WorkerToml {
     ) -> Self {
         let context = worker::Context {
             root,
-            folder: path.parent().unwrap_or(Path::new("")),
+            directory: path.parent().unwrap_or(Path::new("")),
             env,
             secrets,
             defaults,
@@ -86,10 +86,10 @@ impl WorkerToml {
 
     /// The directories with data that the worker is given.
     pub(super) fn data_directories(&self) -> Vec<PathBuf> {
-        let folders = self.config.folders.iter();
-        folders
-            .filter(|folder| folder.holds_data)
-            .map(|folder| folder.from.clone())
+        let directories = self.config.directories.iter();
+        directories
+            .filter(|directory| directory.holds_data)
+            .map(|directory| directory.from.clone())
             .collect()
     }
 }

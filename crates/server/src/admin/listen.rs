@@ -114,8 +114,8 @@ mod tests {
 
     #[tokio::test]
     async fn takes_over_the_socket_of_a_killed_server_and_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("admin.sock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
         let address = AdminAddress::Unix(path.clone());
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let listener = AdminListener::bind(&address).unwrap().unwrap();

@@ -42,17 +42,17 @@ pub(crate) fn workers(view: &StatusView<'_>) -> Value {
 
 /// The configuration of one worker. The values of its variables are masked.
 pub(crate) fn worker(worker: &Worker) -> Value {
-    let folders = worker
-        .folders
+    let directories = worker
+        .directories
         .iter()
-        .map(|folder| json!({ "from": folder.from.to_string_lossy(), "to": folder.to }));
+        .map(|directory| json!({ "from": directory.from.to_string_lossy(), "to": directory.to }));
     let vars = worker.vars.keys().map(|name| (name.clone(), json!(MASK)));
     json!({
         "id": id(worker),
         "name": worker.name,
         "version": "1",
         "data": { "kv": worker.kv.as_ref().map(|kv| &kv.namespace) },
-        "folders": folders.collect::<Vec<_>>(),
+        "folders": directories.collect::<Vec<_>>(),
         "vars": vars.collect::<serde_json::Map<_, _>>(),
     })
 }

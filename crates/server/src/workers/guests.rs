@@ -465,15 +465,15 @@ impl GuestFactory<'_> {
 
     /// What a worker is given.
     fn spec(&self, worker: &Worker) -> Result<GuestSpec, LoadError> {
-        let mut folders = Vec::with_capacity(worker.folders.len());
-        for folder in &worker.folders {
-            let dir = self.root.folder(&folder.from).map_err(|error| {
-                let text = format!("cannot open the directory `{}`", folder.from.display());
+        let mut directories = Vec::with_capacity(worker.directories.len());
+        for directory in &worker.directories {
+            let dir = self.root.directory(&directory.from).map_err(|error| {
+                let text = format!("cannot open the directory `{}`", directory.from.display());
                 LoadError::new(LoadErrorKind::Host, text).caused_by(error)
             })?;
-            folders.push(PreopenedDirectory {
+            directories.push(PreopenedDirectory {
                 dir,
-                to: folder.to.clone(),
+                to: directory.to.clone(),
             });
         }
         let env = worker.vars.iter();
@@ -488,7 +488,7 @@ impl GuestFactory<'_> {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
             args: vec![worker.name.clone()],
-            directories: folders,
+            directories,
             kv,
             http: self.outgoing.of(worker)?,
             limits: limits(&worker.limits),

@@ -97,9 +97,9 @@ impl WorkerSource {
 /// # Errors
 /// One cannot be opened.
 pub(crate) fn directories(root: &Root, worker: &Worker) -> io::Result<Vec<DirectoryId>> {
-    let folders = worker.folders.iter();
-    folders
-        .map(|folder| id(&root.folder(&folder.from)?))
+    let directories = worker.directories.iter();
+    directories
+        .map(|directory| id(&root.directory(&directory.from)?))
         .collect()
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn id(directory: &File) -> io::Result<DirectoryId> {
 pub(crate) fn reads_directories_while_loading(worker: &Worker) -> bool {
     let runs =
         matches!(worker.execution(), Execution::Snapshot { .. }) || worker.instances.snapshot;
-    runs && !worker.folders.is_empty()
+    runs && !worker.directories.is_empty()
 }
 
 /// The generation before, for the workers of a new one.

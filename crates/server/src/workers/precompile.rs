@@ -134,9 +134,9 @@ impl Precompile<'_> {
     /// # Errors
     /// The directory cannot be opened or the links cannot be created. A cache that cannot be
     /// written is not an error.
-    pub fn run(&self, folder: &Path) -> io::Result<Precompiled> {
+    pub fn run(&self, directory: &Path) -> io::Result<Precompiled> {
         let until = Instant::now() + MAX_TIME;
-        let root = Root::open(folder)?;
+        let root = Root::open(directory)?;
         let engine = engine().map_err(io::Error::other)?;
         let found = compilable(&root, self.container, &self.languages.specs());
         let mut done = Precompiled {

@@ -28,8 +28,8 @@ export default (request) => {
 static JAVASCRIPT: LazyLock<CodeCache> = LazyLock::new(javascript_code);
 
 fn javascript_code() -> CodeCache {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("javascript");
-    let cache = CodeCache::open(&folder, 1 << 30).unwrap();
+    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("javascript");
+    let cache = CodeCache::open(&directory, 1 << 30).unwrap();
     let engine = Engine::new(&EngineOptions::default()).unwrap();
     let wasm = JavaScript.built_in().unwrap().wasm;
     let key = engine.interpreter_key(&Sha256::digest(wasm).into());

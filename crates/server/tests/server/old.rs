@@ -142,11 +142,11 @@ fn copy(from: &Path, to: &Path) {
 }
 
 async fn answers_as_before(name: &str) {
-    let folder = projects().join(name);
-    let script = Script::read(&fs::read_to_string(folder.join("requests.txt")).unwrap());
+    let directory = projects().join(name);
+    let script = Script::read(&fs::read_to_string(directory.join("requests.txt")).unwrap());
     assert!(!script.exchanges.is_empty(), "{name} has no requests");
     let site = Site::new();
-    copy(&folder.join(&script.serve), site.root());
+    copy(&directory.join(&script.serve), site.root());
     if let Some((from, to)) = &script.interpreter {
         let interpreters = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/interpreters");
         let to = site.root().join(to);

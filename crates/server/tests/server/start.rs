@@ -106,7 +106,7 @@ async fn a_broken_worker_costs_its_own_route_where_the_project_is_not_strict() {
 }
 
 #[test]
-fn folders_stay_within_the_project() {
+fn rejects_directories_outside_the_project() {
     let outside = tempfile::tempdir().unwrap();
     let site = Site::new();
     site.wasm("x.wasm", &wat::answers("x"))

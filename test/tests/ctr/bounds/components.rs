@@ -30,7 +30,7 @@ pub(super) fn image(containerd: &Containerd, _: u16) -> Result<String> {
     let settings = "version = '1'\n[[folders]]\nfrom = '../_data'\nto = '/data'\n[features.http_requests]\nallowed_hosts = ['127.0.0.1']\nallow_http = true\n";
     let mut image = Image::workers("streams")
         .guest("hello", "hello.wasm")?
-        .folder("_data")?
+        .directory("_data")?
         .file("_data/file", "x")?
         .file("streams.js", STREAMS)?;
     for (guest, name) in [

@@ -125,7 +125,7 @@ pub(super) const ATTACKS: [(&str, Attack); 12] = [
         ask(target.port, "/fills-kv", b"");
         flood(target, 64, "/reads-kv", b"");
     }),
-    ("3,000 writes of 8 MiB without a folder", |target| {
+    ("3,000 writes of 8 MiB without a directory", |target| {
         flood(target, 4, "/writes", b"");
     }),
     ("16 tables of 100,000 elements, 60 at once", |target| {

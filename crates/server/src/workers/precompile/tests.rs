@@ -14,24 +14,24 @@ fn module(text: &str) -> Vec<u8> {
 }
 
 struct Machine {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     store: CodeCache,
     compiled: AtomicUsize,
 }
 
 impl Machine {
     fn new(max: u64) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = CodeCache::open(&folder.path().join("code"), max).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let store = CodeCache::open(&directory.path().join("code"), max).unwrap();
         Self {
-            folder,
+            directory,
             store,
             compiled: AtomicUsize::new(0),
         }
     }
 
     fn project(&self, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
-        let project = self.folder.path().join(name);
+        let project = self.directory.path().join(name);
         fs::create_dir_all(&project).unwrap();
         for (name, content) in files {
             fs::write(project.join(name), content).unwrap();
@@ -41,7 +41,7 @@ impl Machine {
 
     /// What was done, and the entries that are linked.
     fn run(&self, project: &Path) -> (Precompiled, Vec<String>) {
-        let links = tempfile::tempdir_in(self.folder.path()).unwrap();
+        let links = tempfile::tempdir_in(self.directory.path()).unwrap();
         let precompile = Precompile {
             store: &self.store,
             links: Some(links.path()),
@@ -59,8 +59,8 @@ impl Machine {
     }
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap();
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
     let mut names: Vec<_> = entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -98,7 +98,7 @@ fn a_project_sees_its_own_code_and_no_other() {
     assert_eq!((did, of_two.len()), (done(1, 0, 0), 1));
     assert_ne!(of_one, of_two);
     assert_eq!(machine.run(&one), (done(0, 2, 0), of_one));
-    let entry = machine.folder.path().join("code").join(&of_two[0]);
+    let entry = machine.directory.path().join("code").join(&of_two[0]);
     assert_eq!(
         fs::metadata(entry).unwrap().permissions().mode() & 0o777,
         0o444
@@ -111,11 +111,11 @@ fn a_runtime_that_was_read_to_the_end_is_noted() {
     let toml = "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"n\"\nversion = \"1\"\n\
                 extensions = [\"x\"]\n[repositories.runtimes.binary]\nfilename = \"i.wasm\"\n";
     let project = machine.project("p", &[(".wws.toml", toml.as_bytes()), ("w.x", b"")]);
-    let folder = project.join(".wws/runtimes/r/n/1");
-    fs::create_dir_all(&folder).unwrap();
+    let directory = project.join(".wws/runtimes/r/n/1");
+    fs::create_dir_all(&directory).unwrap();
     let wasm = module("interpreter");
-    fs::write(folder.join("i.wasm"), &wasm).unwrap();
-    let links = tempfile::tempdir_in(machine.folder.path()).unwrap();
+    fs::write(directory.join("i.wasm"), &wasm).unwrap();
+    let links = tempfile::tempdir_in(machine.directory.path()).unwrap();
     let precompile = Precompile {
         store: &machine.store,
         links: Some(links.path()),
@@ -141,7 +141,7 @@ fn what_is_used_stays() {
     let size = {
         let machine = Machine::new(1 << 30);
         let (_, links) = machine.run(&machine.project("p", &[("a.wasm", &module("a"))]));
-        let entry = machine.folder.path().join("code").join(&links[0]);
+        let entry = machine.directory.path().join("code").join(&links[0]);
         fs::metadata(entry).unwrap().len()
     };
     let machine = Machine::new(2 * size + size / 2);
@@ -149,7 +149,7 @@ fn what_is_used_stays() {
     let (used, unused, new) = (project("a"), project("b"), project("c"));
     for (number, project) in [&used, &unused].into_iter().enumerate() {
         let (_, links) = machine.run(project);
-        let entry = machine.folder.path().join("code").join(&links[0]);
+        let entry = machine.directory.path().join("code").join(&links[0]);
         let time = SystemTime::now() - Duration::from_secs(1000 - number as u64);
         File::open(entry).unwrap().set_modified(time).unwrap();
     }
@@ -253,7 +253,7 @@ fn those_that_start_at_once_compile_once() {
         let runs: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
-                    let links = tempfile::tempdir_in(machine.folder.path()).unwrap();
+                    let links = tempfile::tempdir_in(machine.directory.path()).unwrap();
                     let precompile = Precompile {
                         store: &machine.store,
                         links: Some(links.path()),
@@ -355,7 +355,7 @@ fn hostile_files_are_left() {
     let at = |name: &str| project.join(name);
     symlink(outside.join("secret.wasm"), at("absolute.wasm")).unwrap();
     symlink("../outside/secret.wasm", at("relative.wasm")).unwrap();
-    symlink("../outside", at("folder")).unwrap();
+    symlink("../outside", at("directory")).unwrap();
     symlink("circle.wasm", at("circle.wasm")).unwrap();
     mknodat(CWD, at("fifo.wasm"), FileType::Fifo, Mode::RUSR, 0).unwrap();
     symlink("fifo.wasm", at("to-fifo.wasm")).unwrap();

@@ -24,7 +24,7 @@ const CONFIG: &str = ".wws.toml";
 
 /// The directory of a project, locked as long as this exists.
 #[derive(Debug)]
-pub struct Folder {
+pub struct LockedProject {
     path: PathBuf,
     root: Root,
     _lock: OwnedFd,
@@ -39,7 +39,7 @@ pub enum InstallOutcome {
     Before,
 }
 
-impl Folder {
+impl LockedProject {
     /// Opens a project. Waits while another process installs something into it.
     ///
     /// # Errors
@@ -116,16 +116,16 @@ impl Folder {
     /// `.wws.toml` cannot be read, edited or written, or the files cannot be removed.
     pub fn remove(&self, runtime: &Runtime) -> Result<(), Error> {
         let text = edit::remove(&self.text()?, runtime)?;
-        let folder = runtime.folder();
+        let directory = runtime.directory();
         let failed = |error: io::Error| {
-            Error::new(FailureKind::File, folder.display().to_string()).caused_by(error)
+            Error::new(FailureKind::File, directory.display().to_string()).caused_by(error)
         };
-        match self.root.folder(&folder) {
-            Ok(_) => fs::remove_dir_all(self.path.join(&folder)).map_err(failed)?,
+        match self.root.directory(&directory) {
+            Ok(_) => fs::remove_dir_all(self.path.join(&directory)).map_err(failed)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
-        for above in folder.ancestors().skip(1).take(4) {
+        for above in directory.ancestors().skip(1).take(4) {
             // It is not empty, or it belongs to the user.
             if above.as_os_str().is_empty() || fs::remove_dir(self.path.join(above)).is_err() {
                 break;
@@ -185,16 +185,16 @@ impl Folder {
     /// Writes a file beneath the root, whatever links exist there. The file is written under
     /// another name and renamed, so it is never incomplete.
     fn place(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let mut part = name.to_owned();
         part.push(".part");
-        let folder = self.folder(folder)?;
+        let directory = self.directory(directory)?;
         // A killed process may have left one.
-        let _ = unlinkat(&folder, &part, AtFlags::empty());
+        let _ = unlinkat(&directory, &part, AtFlags::empty());
         let file = openat(
-            &folder,
+            &directory,
             &part,
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC,
             Mode::from_raw_mode(0o644),
@@ -203,29 +203,29 @@ impl Folder {
             let mut file = File::from(file);
             file.write_all(bytes)?;
             file.sync_all()?;
-            Ok(renameat(&folder, &part, &folder, name)?)
+            Ok(renameat(&directory, &part, &directory, name)?)
         })();
         if written.is_err() {
-            let _ = unlinkat(&folder, &part, AtFlags::empty());
+            let _ = unlinkat(&directory, &part, AtFlags::empty());
         }
         written
     }
 
     /// Opens a directory beneath the root, and creates it if it is missing.
-    fn folder(&self, path: &Path) -> io::Result<File> {
+    fn directory(&self, path: &Path) -> io::Result<File> {
         let mut below = PathBuf::new();
         for component in path.components() {
             let Component::Normal(name) = component else {
                 return Err(io::ErrorKind::InvalidInput.into());
             };
-            let above = self.root.folder(&below)?;
+            let above = self.root.directory(&below)?;
             below.push(name);
             match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        self.root.folder(path)
+        self.root.directory(path)
     }
 
     /// A copy in which files of this project have paths relative to it, so that the project can be
