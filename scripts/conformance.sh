@@ -10,7 +10,7 @@
 # Results: target/conformance/RUNTIME-SUITE.log and .results, and results.md with both beside each other.
 #
 # The suites kill containerd by its name, fill /run and /var, and set up packet filters: all of it happens in namespaces of its own (PID,
-# mount, network, control groups), with a root of containerd's below target/conformance, and ends with them. Images come from a registry on
+# mount, network, cgroups), with a root of containerd's below target/conformance, and ends with them. Images come from a registry on
 # loopback (test/src/bin/suite-registry.rs).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Namespaces of their own for scripts that start daemons: processes, mounts, network, control groups. To be sourced.
+# Namespaces of their own for scripts that start daemons: processes, mounts, network, cgroups. To be sourced.
 set -euo pipefail
 
-# isolate NAME COMMAND...: runs COMMAND in namespaces and control groups of its own, without input. All that it started ends with it.
+# isolate NAME COMMAND...: runs COMMAND in namespaces and cgroups of its own, without input. All that it started ends with it.
 isolate() {
     local name=$1-$$ group status=0 hierarchies=()
     if [[ -e /sys/fs/cgroup/cgroup.controllers ]]; then
@@ -40,7 +40,7 @@ isolate() {
     return "$status"
 }
 
-# furnish NAME: in new namespaces, gives the system a host name, loopback, and a /run, /sys and control groups of its own.
+# furnish NAME: in new namespaces, gives the system a host name, loopback, and a /run, /sys and cgroups of its own.
 furnish() {
     local line name mounted=()
     hostname "$1"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Kubernetes node with its control plane in namespaces of its own (mounts, network, processes), which end with the first process in
+# A Kubernetes node with its control plane in namespaces of its own (mounts, network, processes), which end with the init process in
 # them. Outside there is nothing of it but the directory NODE and, below each cgroup hierarchy, a cgroup of the directory's name.
 #
 #   NODE=DIRECTORY test/kubernetes/node.sh up          the namespaces, containerd, etcd ... kube-proxy; waits until the node is ready
@@ -19,7 +19,7 @@ kube=$TOOLS/kubernetes/bin/kube
 export WWS_CODE_CACHE=$STORE CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
 export PATH=$PROGRAMS:$TOOLS/$CONTAINERD/usr/bin:$TOOLS/runc/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
-# The first process: makes what is private to the node, and waits.
+# The init process: makes what is private to the node, and waits.
 first() {
     mount --make-rslave /
     mount -t proc proc /proc
@@ -255,7 +255,7 @@ up() {
 
 down() {
     [[ -d $NODE ]] || return 0
-    # The first process takes all others of its namespace with it, and the last one all mounts.
+    # The init process takes all others of its namespace with it, and the last one all mounts.
     [[ ! -e $NODE/first.pid ]] || kill -KILL "$(< "$NODE/first.pid")" || true
     [[ ! -e $NODE/unshare.pid ]] || wait_for 'the namespaces are gone' eval "! test -d /proc/$(< "$NODE/unshare.pid")"
     local hierarchy tries

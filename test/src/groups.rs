@@ -1,4 +1,4 @@
-//! Control groups of either version, made by the runtime or by systemd.
+//! Cgroups of either version, made by the runtime or by systemd.
 
 use std::fs;
 use std::path::{Path, PathBuf};

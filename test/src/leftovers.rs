@@ -42,7 +42,7 @@ pub struct Leftovers {
     pub processes: Vec<String>,
     /// Mount points.
     pub mounts: Vec<PathBuf>,
-    /// Control groups.
+    /// Cgroups.
     pub groups: Vec<PathBuf>,
     /// Bundles, runtime state, sockets.
     pub files: Vec<PathBuf>,
@@ -129,7 +129,7 @@ impl fmt::Display for Leftovers {
         }
         for (kind, paths) in [
             ("mount", &self.mounts),
-            ("control group", &self.groups),
+            ("cgroup", &self.groups),
             ("file", &self.files),
             ("network device", &self.devices),
         ] {

@@ -1,7 +1,7 @@
 //! The mark of one private containerd, and all that carries it on this machine.
 //!
 //! The same word names its directory and its namespace, so it shows in the command line, the
-//! control group, the mount point or the path of everything that belongs to it. Whatever does not
+//! cgroup, the mount point or the path of everything that belongs to it. Whatever does not
 //! carry it belongs to somebody else and is never touched.
 
 use std::fmt;
@@ -29,7 +29,7 @@ pub const SOCKET: &str = "c.sock";
 /// The namespace of the Kubernetes interface, whatever the mark.
 const PODS: &str = "k8s.io";
 
-/// How deep paths below the control groups' and run directories are looked at.
+/// How deep paths below the cgroups' and run directories are looked at.
 const MAX_DEPTH: usize = 8;
 
 /// The longest wait for killed processes to be gone.
@@ -94,7 +94,7 @@ impl Mark {
         std::env::temp_dir().join(&self.0)
     }
 
-    /// Where control groups of containers go: the directory of the mark's name, or the slice after
+    /// Where cgroups of containers go: the directory of the mark's name, or the slice after
     /// `prefix` and it where systemd makes them.
     #[must_use]
     pub fn group(&self, prefix: &str) -> String {
@@ -126,7 +126,7 @@ impl Mark {
         Ok(found)
     }
 
-    /// The command line of `pid`, if that process belongs to the mark: it is in a control group of
+    /// The command line of `pid`, if that process belongs to the mark: it is in a cgroup of
     /// the namespace, or an argument names the namespace (as those of shims, clients and runtimes
     /// do), containerd's configuration or its socket. Somebody who only looks at a log is left
     /// alone.
@@ -162,7 +162,7 @@ impl Mark {
             .collect())
     }
 
-    /// Control groups of containers. The namespace's own is left by every runtime, and a slice by
+    /// Cgroups of containers. The namespace's own is left by every runtime, and a slice by
     /// systemd.
     #[must_use]
     pub fn groups(&self) -> Vec<PathBuf> {
@@ -301,7 +301,7 @@ fn is_slice(group: &Path) -> bool {
     group.extension().is_some_and(|kind| kind == "slice")
 }
 
-/// Removes a control group and those below it. Its files go with it.
+/// Removes a cgroup and those below it. Its files go with it.
 fn remove_group(group: &Path, depth: usize) -> std::io::Result<()> {
     if depth < MAX_DEPTH {
         for below in entries(group).iter().filter(|path| path.is_dir()) {

@@ -142,7 +142,7 @@ impl Pods {
         Ok(output.trim().to_owned())
     }
 
-    /// Starts a pod of our runtime, called `name`, with its own network. Its control group is below
+    /// Starts a pod of our runtime, called `name`, with its own network. Its cgroup is below
     /// the mark.
     ///
     /// # Errors

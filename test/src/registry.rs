@@ -27,12 +27,12 @@ const MAX_LINES: usize = 100;
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<RegistryState>,
     accepting: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct RegistryState {
     stop: AtomicBool,
     /// Media type and content of each digest.
     blobs: Mutex<HashMap<String, (&'static str, Vec<u8>)>>,
@@ -57,7 +57,7 @@ impl Registry {
     pub fn start_on(address: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(RegistryState::default());
         let accepting = {
             let shared = Arc::clone(&shared);
             thread::spawn(move || accept(&listener, &shared))
@@ -117,7 +117,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<RegistryState>) {
     for stream in listener.incoming() {
         if shared.stop.load(Ordering::Relaxed) {
             return;
@@ -133,7 +133,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 /// Answers one request, and closes the connection.
-fn serve(stream: &TcpStream, shared: &Shared) -> Result<()> {
+fn serve(stream: &TcpStream, shared: &RegistryState) -> Result<()> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     let mut first = [0];
     if stream.peek(&mut first)? > 0 && first == [TLS_HANDSHAKE] {
@@ -183,7 +183,7 @@ fn reject_tls(mut stream: &TcpStream) -> Result<()> {
 }
 
 /// What a path of a manifest or blob stands for.
-fn digest_of(shared: &Shared, path: &str) -> Option<String> {
+fn digest_of(shared: &RegistryState, path: &str) -> Option<String> {
     let path = path.split('?').next().unwrap_or_default();
     let mut parts = path.strip_prefix("/v2/")?.rsplitn(3, '/');
     let (reference, _, name) = (parts.next()?, parts.next()?, parts.next()?);
@@ -193,7 +193,7 @@ fn digest_of(shared: &Shared, path: &str) -> Option<String> {
     lock(&shared.names).get(name).cloned()
 }
 
-fn find(shared: &Shared, path: &str) -> (&'static str, &'static str, Vec<u8>) {
+fn find(shared: &RegistryState, path: &str) -> (&'static str, &'static str, Vec<u8>) {
     const JSON: &str = "application/json";
     if path == "/v2/" {
         return ("200 OK", JSON, b"{}".to_vec());

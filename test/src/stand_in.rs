@@ -46,12 +46,12 @@ pub struct StandIn {
     address: SocketAddr,
     listener: TcpListener,
     authority: String,
-    shared: Arc<Shared>,
+    shared: Arc<StandInState>,
     accepting: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct StandInState {
     stop: AtomicBool,
     answered: AtomicUsize,
     requests: Mutex<Vec<String>>,
@@ -74,7 +74,7 @@ impl StandIn {
         let (authority, config) = certificates()?;
         let listener = TcpListener::bind((host, 0))?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(StandInState::default());
         let accepting = {
             let (listener, shared) = (listener.try_clone()?, Arc::clone(&shared));
             thread::spawn(move || accept(&listener, &config, &shared))
@@ -154,7 +154,7 @@ fn certificates() -> Result<(String, Arc<ServerConfig>)> {
     Ok((authority.pem(), Arc::new(config)))
 }
 
-fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, shared: &Arc<StandInState>) {
     for stream in listener.incoming() {
         if shared.stop.load(Ordering::Relaxed) {
             return;
@@ -170,7 +170,7 @@ fn accept(listener: &TcpListener, config: &Arc<ServerConfig>, shared: &Arc<Share
 }
 
 /// Answers the requests of one connection.
-fn serve(stream: TcpStream, config: Arc<ServerConfig>, shared: &Shared) -> Result<()> {
+fn serve(stream: TcpStream, config: Arc<ServerConfig>, shared: &StandInState) -> Result<()> {
     stream.set_read_timeout(Some(patience(TIMEOUT)))?;
     stream.set_write_timeout(Some(patience(TIMEOUT)))?;
     stream.set_nodelay(true)?;

@@ -35,7 +35,7 @@ const DIRECTORIES: [&str; 4] = [
     "/run/containerd/io.containerd.runtime.v2.task/moby",
 ];
 
-/// What control groups and units of containers have in their names.
+/// What cgroups and units of containers have in their names.
 const NAMES: [&str; 3] = ["docker-", "wws-", "ctr-"];
 
 /// A machine without containers.
@@ -227,7 +227,7 @@ pub fn leftovers() -> Result<Vec<String>> {
         }
     }
     for group in groups_below(Path::new(groups::TOP)) {
-        left.push(format!("control group {}", group.display()));
+        left.push(format!("cgroup {}", group.display()));
     }
     let mut words = vec!["list-units", "--all", "--plain", "--no-legend"];
     words.push("--type=scope");

@@ -33,7 +33,7 @@ impl Drop for Running {
 }
 
 /// A registry, and a user of it.
-struct Place {
+struct RegistryFixture {
     directory: TempDir,
     /// Host and port.
     registry: String,
@@ -42,7 +42,7 @@ struct Place {
     _registry: Option<Running>,
 }
 
-impl Place {
+impl RegistryFixture {
     /// Starts a registry on loopback, by http, or in a network of its own, by https.
     fn start(is_tls: bool) -> Result<Self> {
         let directory = tempfile::tempdir()?;
@@ -195,7 +195,7 @@ fn certificate(directory: &Path) -> Result<String> {
 
 #[test]
 fn a_pushed_image_is_run_from_a_registry() -> Result<()> {
-    let place = Place::start(false)?;
+    let place = RegistryFixture::start(false)?;
     let name = place.push()?;
     let (server, port, log) = place.serve(&name)?;
     ensure!(log.contains("fetching sha256:"), "{log}");
@@ -220,7 +220,7 @@ fn a_pushed_image_is_run_from_a_registry() -> Result<()> {
 
 #[test]
 fn who_may_not_pull_is_told_so() -> Result<()> {
-    let place = Place::start(false)?;
+    let place = RegistryFixture::start(false)?;
     let name = place.push()?;
     fs::write(place.at("docker/config.json"), "{}")?;
     let stranger = place.wws(&["run", &name])?;
@@ -247,7 +247,7 @@ fn who_may_not_pull_is_told_so() -> Result<()> {
 
 #[test]
 fn a_registry_elsewhere_is_reached_by_https() -> Result<()> {
-    let place = Place::start(true)?;
+    let place = RegistryFixture::start(true)?;
     let name = place.push()?;
     let (_server, _, log) = place.serve(&name)?;
     ensure!(log.contains("fetching sha256:"), "{log}");

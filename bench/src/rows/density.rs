@@ -41,7 +41,7 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
     let native = Image::native("bench-native", &program.display().to_string())?;
     let native = native.import(&containerd)?;
     at_once(report, &containerd, &image, &native)?;
-    Kind::Peer(&native).start(&containerd, "peer")?;
+    StartedContainer::Peer(&native).start(&containerd, "peer")?;
     let peer = memory(&containerd)?;
     eprintln!("io.containerd.runc.v2 with a static server: {peer:.2} MiB");
     end(&containerd, "peer")
@@ -49,14 +49,14 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
 
 /// What is started.
 #[derive(Clone, Copy)]
-enum Kind<'i> {
+enum StartedContainer<'i> {
     /// A worker of this image.
     Ours(&'i str),
     /// A static server of this image, by containerd's own runtime.
     Peer(&'i str),
 }
 
-impl Kind<'_> {
+impl StartedContainer<'_> {
     /// Milliseconds from the start of `ctr` to the first 200.
     fn start(self, containerd: &Containerd, name: &str) -> Result<f64> {
         let from = Instant::now();
@@ -137,9 +137,9 @@ fn many(report: &mut Report, containerd: &Containerd, image: &str) -> Result<()>
 }
 
 fn at_once(report: &mut Report, containerd: &Containerd, image: &str, native: &str) -> Result<()> {
-    let ours = slowest(containerd, Kind::Ours(image), "ours")?;
+    let ours = slowest(containerd, StartedContainer::Ours(image), "ours")?;
     // How much of it is the machine's: all of one start but the waits is work for its CPUs.
-    let peer = slowest(containerd, Kind::Peer(native), "peer")?;
+    let peer = slowest(containerd, StartedContainer::Peer(native), "peer")?;
     report.add(&Measured {
         name: "the slowest of 10 containers that start at once : one alone",
         value: ours.at_once,
@@ -171,7 +171,7 @@ struct Times {
     at_once: f64,
 }
 
-fn slowest(containerd: &Containerd, kind: Kind<'_>, word: &str) -> Result<Times> {
+fn slowest(containerd: &Containerd, kind: StartedContainer<'_>, word: &str) -> Result<Times> {
     let (mut alone, mut slowest) = (Vec::new(), Vec::new());
     for round in 0..3 {
         for again in 0..3 {

@@ -532,7 +532,7 @@ pub(crate) enum RuntimesCommand {
 
 /// A repository of runtimes.
 #[derive(Debug, clap::Args)]
-pub(crate) struct From {
+pub(crate) struct RepositoryArgs {
     /// Another repository than the built-in one: a directory with `index.toml`, or the URL of such
     /// a file
     #[arg(long, value_name = "URL", env = "WWS_REPO_URL", global = true)]
@@ -542,7 +542,7 @@ pub(crate) struct From {
     repo_name: Option<String>,
 }
 
-impl From {
+impl RepositoryArgs {
     /// Where it is; `None` for the built-in one.
     pub(crate) fn location(&self) -> Option<&str> {
         self.repo_url.as_deref().filter(|text| !text.is_empty())

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use wws_project::beneath::Root;
 
 use crate::args::{Git, Revision, Serve};
-use crate::project::Place;
+use crate::project::ServerLocation;
 use crate::scratch::Scratch;
 use crate::{EXIT_USAGE, environment, serve};
 
@@ -93,7 +93,7 @@ pub(crate) fn serve(url: &str, git: &Git, args: Serve) -> ExitCode {
     environment::serve_untrusted(Vec::new(), git.variables(), false);
     let mut args = args;
     args.project.path = path;
-    serve::serve(args, Place::Machine)
+    serve::serve(args, ServerLocation::Machine)
 }
 
 /// The only transport of git that may be used for a URL.

@@ -22,9 +22,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Checks the server of a project; the exit code says whether it is healthy.
 pub(crate) fn health(args: &Health) -> ExitCode {
     let place = if environment::is_in_container() {
-        Place::Container
+        ServerLocation::Container
     } else {
-        Place::Machine
+        ServerLocation::Machine
     };
     let (project, host, port) = args.project.clone().resolve();
     let addresses = match wws_project::server_settings(&project.path, &environment::variables()) {

@@ -43,7 +43,7 @@ mod watch;
 use std::process::ExitCode;
 
 use args::{Args, Command, SchemaOf};
-use project::Place;
+use project::ServerLocation;
 
 /// `EX_CONFIG` of `sysexits.h`: the project does not load.
 const EXIT_CONFIG: u8 = 78;
@@ -76,11 +76,11 @@ fn main() -> ExitCode {
                     );
                     ExitCode::from(EXIT_USAGE)
                 }
-                None => serve::serve(args.serve, Place::Machine),
+                None => serve::serve(args.serve, ServerLocation::Machine),
             }
         }
         Some(Command::New(args)) => new::new(&args),
-        Some(Command::Dev(args)) => serve::serve(args.into_serve(), Place::Machine),
+        Some(Command::Dev(args)) => serve::serve(args.into_serve(), ServerLocation::Machine),
         Some(Command::Check(args)) => check::check(&args.project.resolve().0, args.json),
         Some(Command::Routes(args)) => check::routes(&args.project.resolve().0, args.json),
         Some(Command::Build(args)) => build::build(&args),
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
         Some(Command::Precompile(args)) => precompile::precompile(&args),
         Some(Command::Compile(args)) => precompile::compile(&args),
         Some(Command::ServeContainer(container)) => match container.into_serve() {
-            Ok(args) => serve::serve(args, Place::Container),
+            Ok(args) => serve::serve(args, ServerLocation::Container),
             Err(error) => error.exit(),
         },
         Some(Command::Runtimes(args)) if git::url(&args.path).is_some() => {

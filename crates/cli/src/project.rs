@@ -15,14 +15,14 @@ use crate::{args::Serve, environment};
 
 /// Where a server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum ServerLocation {
     /// A developer's machine.
     Machine,
     /// Its own container.
     Container,
 }
 
-impl Place {
+impl ServerLocation {
     fn host(self) -> IpAddr {
         match self {
             Self::Machine => Ipv4Addr::LOCALHOST.into(),
@@ -57,7 +57,7 @@ fn has_ipv6() -> bool {
 #[derive(Clone, Copy)]
 pub(crate) struct Load<'a> {
     pub(crate) args: &'a Serve,
-    pub(crate) place: Place,
+    pub(crate) place: ServerLocation,
     pub(crate) telemetry: &'a Telemetry,
 }
 
@@ -69,7 +69,7 @@ impl Load<'_> {
     /// All problems of the project.
     pub(crate) fn project(self, hashed: BTreeMap<PathBuf, String>) -> Result<Project, Problems> {
         let args = self.args;
-        let is_container = self.place == Place::Container;
+        let is_container = self.place == ServerLocation::Container;
         let mut project = environment::load(&args.project, is_container, hashed)?;
         let settings = project.settings_mut();
         settings.host = args.host.or(settings.host);
@@ -106,7 +106,11 @@ fn cors(flags: &[Origins]) -> Option<Origins> {
 
 /// What of a project is watched. `ignored`: globs of the command line, which replace those of the
 /// settings.
-pub(crate) fn watch_options(project: &Project, ignored: &[String], place: Place) -> WatchOptions {
+pub(crate) fn watch_options(
+    project: &Project,
+    ignored: &[String],
+    place: ServerLocation,
+) -> WatchOptions {
     let ignore = match ignored {
         [] => &project.settings().ignore.0,
         globs => globs,
@@ -117,7 +121,7 @@ pub(crate) fn watch_options(project: &Project, ignored: &[String], place: Place)
         .flat_map(|worker| &worker.directories);
     let data = directories.filter(|directory| directory.holds_data);
     WatchOptions {
-        container: place == Place::Container,
+        container: place == ServerLocation::Container,
         ignore: ignore.to_vec(),
         data: data.map(|directory| directory.from.clone()).collect(),
         ..WatchOptions::default()

@@ -22,7 +22,7 @@ pub(crate) struct Reload(Arc<ReloadParts>, Arc<Notify>);
 
 pub(crate) struct ReloadParts {
     pub(crate) args: Serve,
-    pub(crate) place: Place,
+    pub(crate) place: ServerLocation,
     pub(crate) compiling: Compiling,
     pub(crate) telemetry: Telemetry,
     pub(crate) reloader: Reloader,
@@ -120,7 +120,7 @@ impl ReloadParts {
         };
         let loaded = load.project(self.reloader.hashed());
         let project = loaded.inspect_err(|_| self.reloader.failed())?;
-        if let (Place::Machine, Some(cache)) = (self.place, self.reloader.code()) {
+        if let (ServerLocation::Machine, Some(cache)) = (self.place, self.reloader.code()) {
             code::check_writers(&project, cache).inspect_err(|_| self.reloader.failed())?;
         }
         if !self.rights.cover(&project) {

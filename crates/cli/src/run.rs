@@ -15,7 +15,7 @@ use wws_project::beneath::Root;
 
 use crate::args::Run;
 use crate::progress::Bar;
-use crate::project::Place;
+use crate::project::ServerLocation;
 use crate::scratch::Scratch;
 use crate::{code, environment, registry, serve};
 
@@ -45,7 +45,7 @@ pub(crate) fn run(args: Run) -> ExitCode {
     };
     environment::serve_untrusted(defaults.env, args.variables(), args.allow_secrets);
     match args.into_serve(entry.path, &entry.in_image, entry.arguments) {
-        Ok(args) => serve::serve(args, Place::Machine),
+        Ok(args) => serve::serve(args, ServerLocation::Machine),
         Err(error) => {
             // `exit` would leave the directory.
             let _ = error.print();

@@ -7,7 +7,7 @@ use wws_project::{Runtime, Status};
 use wws_runtimes::{Error, Fetch, FetchOptions, InstallOutcome, LockedProject, Repository};
 
 use crate::{
-    args::{From, Runtimes, RuntimesCommand},
+    args::{RepositoryArgs, Runtimes, RuntimesCommand},
     environment,
     progress::Bar,
     table,
@@ -35,7 +35,7 @@ pub(crate) fn runtimes(args: &Runtimes) -> ExitCode {
 
 /// Installs missing runtimes that a project lists; returns whether all are installed.
 pub(crate) fn install_missing(directory: &Path) -> bool {
-    let place = Place {
+    let place = RuntimesCommandContext {
         directory,
         bar: Bar::default(),
     };
@@ -50,7 +50,7 @@ fn failed(error: &Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-type Done = Result<ExitCode, Error>;
+type CommandResult = Result<ExitCode, Error>;
 
 /// Whether a project has a runtime.
 #[derive(Clone, Copy)]
@@ -96,7 +96,7 @@ struct Place<'a> {
     bar: Bar,
 }
 
-impl Place<'_> {
+impl RuntimesCommandContext<'_> {
     fn fetch(&self) -> Result<Fetch<'_>, Error> {
         let options = FetchOptions {
             env: environment::variables(),
@@ -158,7 +158,7 @@ impl Place<'_> {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn install(&self, name: &str, version: &str, from: &From) -> Done {
+    fn install(&self, name: &str, version: &str, from: &RepositoryArgs) -> CommandResult {
         let fetch = self.fetch()?;
         let locked = LockedProject::open(self.directory)?;
         if from.location().is_none() {
@@ -183,7 +183,12 @@ impl Place<'_> {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn install_listed(&self, locked: &LockedProject, runtime: &Runtime, fetch: &Fetch<'_>) -> Done {
+    fn install_listed(
+        &self,
+        locked: &LockedProject,
+        runtime: &Runtime,
+        fetch: &Fetch<'_>,
+    ) -> CommandResult {
         match locked.install(runtime, fetch) {
             Ok(done) => {
                 said(runtime, done);
@@ -202,7 +207,7 @@ impl Place<'_> {
         }
     }
 
-    fn install_missing(&self) -> Done {
+    fn install_missing(&self) -> CommandResult {
         let fetch = self.fetch()?;
         let locked = LockedProject::open(self.directory)?;
         let mut code = ExitCode::SUCCESS;
@@ -251,7 +256,7 @@ impl Place<'_> {
         Ok(code)
     }
 
-    fn uninstall(&self, name: &str, version: &str) -> Done {
+    fn uninstall(&self, name: &str, version: &str) -> CommandResult {
         let locked = LockedProject::open(self.directory)?;
         let listed = locked.runtimes()?;
         let is_tagged = |runtime: &&Runtime| {
@@ -288,7 +293,7 @@ impl Place<'_> {
     }
 }
 
-fn repository(from: &From, fetch: &Fetch<'_>) -> Result<Repository, Error> {
+fn repository(from: &RepositoryArgs, fetch: &Fetch<'_>) -> Result<Repository, Error> {
     match from.location() {
         Some(location) => Repository::open(location, from.name(), fetch),
         None => Repository::built_in(),

@@ -30,7 +30,7 @@ use crate::{
     loader::Loader,
     log::{Log, LogStyle},
     memory, progress,
-    project::{self, Place},
+    project::{self, ServerLocation},
     reload::{Reload, ReloadParts, on_one_line},
     routes, runtimes,
     sandbox::{self, NeededRights},
@@ -43,7 +43,7 @@ use crate::{
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Serves a project, and returns the exit code.
-pub(crate) fn serve(args: Serve, place: Place) -> ExitCode {
+pub(crate) fn serve(args: Serve, place: ServerLocation) -> ExitCode {
     raise_open_files();
     if args.install_runtimes && !runtimes::install_missing(&args.project.path) {
         return ExitCode::FAILURE;
@@ -96,7 +96,7 @@ type StartedLog = Arc<OnceLock<Log>>;
 
 async fn run(
     args: Serve,
-    place: Place,
+    place: ServerLocation,
     sandbox: io::Result<()>,
     (log, style): (StartedLog, Option<LogStyle>),
     loader: Loader,
@@ -236,7 +236,7 @@ fn begin(
 /// How a server starts.
 struct Start {
     args: Serve,
-    place: Place,
+    place: ServerLocation,
     code: Option<CodeCache>,
     compiling: Compiling,
     telemetry: Telemetry,
@@ -261,13 +261,13 @@ impl Start {
             let options = PrepareOptions {
                 env: environment::own_variables(),
                 code: match (self.place, code) {
-                    (Place::Machine, None) => code::of_user(&project, compiling),
+                    (ServerLocation::Machine, None) => code::of_user(&project, compiling),
                     (_, code) => code.cloned(),
                 },
                 memory: self.args.memory,
                 compiling: compiling.clone(),
                 on_idle: Some(memory::rest),
-                compile_within_memory: self.place != Place::Machine,
+                compile_within_memory: self.place != ServerLocation::Machine,
                 languages: Languages::standard(),
                 telemetry: self.telemetry.clone(),
                 stores: OpenedStores::default(),
@@ -307,7 +307,9 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
     let dev = start.args.dev.then(|| DevView::new(bound.local_addr()));
     match &dev {
         Some(dev) => print!("{}", dev.welcome(&bound.project(), Painter::of(&stdout()))),
-        None if start.place == Place::Machine => print!("{}", routes::table(&bound.project())),
+        None if start.place == ServerLocation::Machine => {
+            print!("{}", routes::table(&bound.project()))
+        }
         None => {}
     }
     let (workers, assets) = (

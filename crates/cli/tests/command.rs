@@ -693,9 +693,9 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The end of the parent that a compiler waits for.
-struct Ended(Child);
+struct KilledOnDrop(Child);
 
-impl Drop for Ended {
+impl Drop for KilledOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -711,7 +711,7 @@ fn a_compiler_has_no_rights_and_ends_with_who_waits_for_it() {
         .args(["-c", script, env!("CARGO_BIN_EXE_wws")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    let mut parent = Ended(parent.spawn().unwrap());
+    let mut parent = KilledOnDrop(parent.spawn().unwrap());
     let _never = parent.0.stdin.take();
     let mut pid = String::new();
     let mut said = BufReader::new(parent.0.stdout.take().unwrap());
@@ -745,7 +745,7 @@ fn a_compiler_has_no_rights_and_ends_with_who_waits_for_it() {
 #[test]
 fn a_compiler_that_nobody_waits_for_does_not_begin() {
     let mut orphan = Command::new(env!("CARGO_BIN_EXE_wws"));
-    let mut orphan = Ended(
+    let mut orphan = KilledOnDrop(
         orphan
             .args(["compile", "--parent", "1"])
             .stdin(Stdio::piped())

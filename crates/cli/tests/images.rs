@@ -12,7 +12,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use registry::{Registry, Wanted};
+use registry::{Registry, RegistryAuth};
 use served::Served;
 use tempfile::TempDir;
 use wws_image::Image;
@@ -31,12 +31,12 @@ fn hello() -> Vec<u8> {
 }
 
 /// A project, and a private directory for temporary files.
-struct Place {
+struct TestProject {
     project: TempDir,
     temporary: TempDir,
 }
 
-impl Place {
+impl TestProject {
     fn new() -> Self {
         let project = tempfile::tempdir().unwrap();
         fs::write(project.path().join("w.wasm"), hello()).unwrap();
@@ -74,7 +74,7 @@ impl Place {
 
 #[test]
 fn an_image_of_a_project_is_served() {
-    let place = Place::new();
+    let place = TestProject::new();
     fs::create_dir(place.project.path().join("public")).unwrap();
     fs::write(place.project.path().join("public/a.txt"), "asset").unwrap();
     // Inside of the project, too: an image is not packed into the next one.
@@ -112,7 +112,7 @@ fn an_image_of_a_project_is_served() {
 
 #[test]
 fn images_are_reproducible() {
-    let place = Place::new();
+    let place = TestProject::new();
     let build = |output: &str, epoch: &str| {
         let mut command = place.wws(&["build", "-t", "hello", "-o", output]);
         command.env("SOURCE_DATE_EPOCH", epoch);
@@ -134,7 +134,7 @@ fn images_are_reproducible() {
 
 #[test]
 fn a_project_that_does_not_load_makes_no_image() {
-    let place = Place::new();
+    let place = TestProject::new();
     let root = place.project.path();
     let refused = |args: &[&str], code: i32, texts: &[&str]| {
         let args = [&["build", "-o", "x.tar"], args].concat();
@@ -177,7 +177,7 @@ fn a_project_that_does_not_load_makes_no_image() {
 
 #[test]
 fn an_images_own_settings_do_not_reach_the_machine() {
-    let place = Place::new();
+    let place = TestProject::new();
     let at = |name: &str| place.project.path().join(name);
     let cache = at("cache");
     let image = Image::new("localhost/x:1")
@@ -211,7 +211,7 @@ fn an_images_own_settings_do_not_reach_the_machine() {
 
 #[test]
 fn what_is_no_image_of_workers_is_explained() {
-    let place = Place::new();
+    let place = TestProject::new();
     let at = |name: &str| place.project.path().join(name);
     let native = Image::new("localhost/x:1")
         .entrypoint(&["/bin/true"])
@@ -250,7 +250,7 @@ fn what_is_no_image_of_workers_is_explained() {
 
 #[test]
 fn the_image_of_a_killed_server_is_removed_by_the_next() {
-    let place = Place::new();
+    let place = TestProject::new();
     let (code, said) = place.run(&["build", "-t", "a", "-o", "x.tar"]);
     assert_eq!(code, Some(0), "{said}");
     let start = || Served::start(place.wws(&["run", "x.tar", "--port", "0"]));
@@ -269,8 +269,8 @@ fn the_image_of_a_killed_server_is_removed_by_the_next() {
 
 #[test]
 fn an_image_is_pushed_as_the_user_of_docker_login() {
-    let place = Place::new();
-    let registry = Registry::start(Wanted::Token);
+    let place = TestProject::new();
+    let registry = Registry::start(RegistryAuth::Token);
     let name = format!("{}/team/hello:v1", registry.address);
     let config = format!(
         r#"{{ "auths": {{ "{}": {{ "auth": "{}" }} }} }}"#,
@@ -319,7 +319,7 @@ fn an_image_is_pushed_as_the_user_of_docker_login() {
 
 #[test]
 fn an_image_reads_no_secrets_of_the_machine() {
-    let place = Place::new();
+    let place = TestProject::new();
     // What is there on every machine: a directory for secrets does not have to be.
     let toml = "version = \"1\"\n[vars]\nA = \"file:/run/secrets/token\"\n";
     fs::write(place.project.path().join("w.toml"), toml).unwrap();
@@ -348,7 +348,7 @@ fn an_image_reads_no_secrets_of_the_machine() {
 
 #[test]
 fn an_image_does_not_see_the_users_variables() {
-    let place = Place::new();
+    let place = TestProject::new();
     let toml = "name = \"w\"\nversion = \"1\"\n[vars]\nA = \"$SECRET_A\"\nB = \"$GIVEN_B\"\n";
     fs::write(place.project.path().join("w.toml"), toml).unwrap();
     let (code, said) = place.run(&["build", "-t", "a", "-o", "x.tar"]);

@@ -24,14 +24,14 @@ fn repository() -> TempDir {
     directory
 }
 
-struct Ran {
+struct CommandOutput {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
 /// Runs in a directory, without anything of this machine's configuration.
-fn wws(directory: &Path, args: &[&str]) -> Ran {
+fn wws(directory: &Path, args: &[&str]) -> CommandOutput {
     let output = Command::new(env!("CARGO_BIN_EXE_wws"))
         .args(args)
         .current_dir(directory)
@@ -42,7 +42,7 @@ fn wws(directory: &Path, args: &[&str]) -> Ran {
         .output()
         .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran {
+    CommandOutput {
         code: output.status.code(),
         out: text(output.stdout),
         err: text(output.stderr),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tar::{Builder, EntryType, Header};
 
 use crate::error::ImageError;
-use crate::walk::{Directory, Found, FoundKind};
+use crate::walk::{Directory, FoundFile, FoundFileKind};
 
 #[derive(Debug)]
 enum LayerEntry {
@@ -76,16 +76,16 @@ impl Layer {
     pub(crate) fn found(
         &mut self,
         directory: &Arc<Directory>,
-        found: &Found,
+        found: &FoundFile,
         to: &Path,
     ) -> Result<(), ImageError> {
         let path = to.join(&found.path);
         let entry = match &found.kind {
-            FoundKind::Directory => LayerEntry::Directory { owner: 0 },
-            FoundKind::Link { target } => LayerEntry::Link {
+            FoundFileKind::Directory => LayerEntry::Directory { owner: 0 },
+            FoundFileKind::Link { target } => LayerEntry::Link {
                 target: target.clone(),
             },
-            FoundKind::File { size, executable } => LayerEntry::File {
+            FoundFileKind::File { size, executable } => LayerEntry::File {
                 content: FileContent::OnDisk {
                     directory: Arc::clone(directory),
                     path: found.path.clone(),
@@ -94,7 +94,7 @@ impl Layer {
                 // The rest of the mode is the umask of whoever checked it out.
                 mode: if *executable { 0o755 } else { 0o644 },
             },
-            FoundKind::Special => return Err(ImageError::Special(found.path.clone())),
+            FoundFileKind::Special => return Err(ImageError::Special(found.path.clone())),
         };
         self.add(path, entry);
         Ok(())

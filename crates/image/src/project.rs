@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::{ContextProblem, ImageError};
 use crate::ignore::Ignore;
 use crate::layer::Layer;
-use crate::walk::{Directory, Found, FoundKind};
+use crate::walk::{Directory, FoundFile, FoundFileKind};
 
 /// The file that says what is left out.
 const IGNORE_FILE: &str = ".dockerignore";
@@ -73,12 +73,12 @@ pub fn project(root: &Path, packing: Packing<'_>) -> Result<Packed, ImageError> 
             return Ok(false);
         }
         match &found.kind {
-            FoundKind::File { size, .. } => {
+            FoundFileKind::File { size, .. } => {
                 packed.files += 1;
                 packed.bytes = packed.bytes.saturating_add(*size);
             }
-            FoundKind::Link { .. } => packed.files += 1,
-            FoundKind::Directory | FoundKind::Special => {}
+            FoundFileKind::Link { .. } => packed.files += 1,
+            FoundFileKind::Directory | FoundFileKind::Special => {}
         }
         if packed.bytes > MAX_BYTES {
             let limit = format!("{} GiB", MAX_BYTES >> 30);
@@ -95,12 +95,12 @@ pub fn project(root: &Path, packing: Packing<'_>) -> Result<Packed, ImageError> 
     }
 }
 
-fn problem(directory: &Directory, found: &Found) -> Option<&'static str> {
+fn problem(directory: &Directory, found: &FoundFile) -> Option<&'static str> {
     match &found.kind {
-        FoundKind::Special => Some(
+        FoundFileKind::Special => Some(
             "neither a file, a directory nor a symbolic link: remove it, or add it to .dockerignore",
         ),
-        FoundKind::Link { target } if directory.escapes(&found.path, target) => Some(
+        FoundFileKind::Link { target } if directory.escapes(&found.path, target) => Some(
             "a link that leads outside the project: replace it by the file, or add it to \
              .dockerignore",
         ),

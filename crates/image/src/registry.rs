@@ -27,7 +27,7 @@ const MAX_ANSWER: u64 = 1 << 20;
 const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
 /// What a request ends with.
-type Answer = Result<Response<Body>, ureq::Error>;
+type RegistryResult = Result<Response<Body>, ureq::Error>;
 
 /// What is done with a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,7 +214,7 @@ impl Registry {
     fn send(
         &self,
         url: &Url,
-        request: &dyn Fn(Option<&str>) -> Answer,
+        request: &dyn Fn(Option<&str>) -> RegistryResult,
     ) -> Result<Response<Body>, ImageError> {
         let is_own = url.origin() == self.base.origin();
         let failed = |error: ureq::Error| ImageError::registry(&origin(url), error.to_string());

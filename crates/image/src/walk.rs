@@ -28,14 +28,14 @@ pub(crate) struct Directory {
 
 /// A file that a walk found.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundFile {
     /// The path, relative to the directory.
     pub(crate) path: PathBuf,
-    pub(crate) kind: FoundKind,
+    pub(crate) kind: FoundFileKind,
 }
 
 #[derive(Debug)]
-pub(crate) enum FoundKind {
+pub(crate) enum FoundFileKind {
     Directory,
     File {
         size: u64,
@@ -64,7 +64,7 @@ impl Directory {
     /// Visits everything in the directory. A directory is entered where `visit` returns true.
     pub(crate) fn walk(
         &self,
-        visit: &mut dyn FnMut(&Found) -> Result<bool, ImageError>,
+        visit: &mut dyn FnMut(&FoundFile) -> Result<bool, ImageError>,
     ) -> Result<(), ImageError> {
         let mut pending = vec![PathBuf::new()];
         let mut entries = 0;
@@ -90,8 +90,8 @@ impl Directory {
                 }
                 let kind = kind(opened.as_fd(), name)
                     .map_err(|error| ImageError::file(&self.path.join(&path), error))?;
-                let found = Found { path, kind };
-                if visit(&found)? && matches!(found.kind, FoundKind::Directory) {
+                let found = FoundFile { path, kind };
+                if visit(&found)? && matches!(found.kind, FoundFileKind::Directory) {
                     pending.push(found.path);
                 }
             }
@@ -160,21 +160,21 @@ fn leaves(link: &Path, target: &Path) -> bool {
     false
 }
 
-fn kind(directory: impl AsFd, name: &OsStr) -> Result<FoundKind, Errno> {
+fn kind(directory: impl AsFd, name: &OsStr) -> Result<FoundFileKind, Errno> {
     let stat = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => FoundKind::Directory,
-        FileType::RegularFile => FoundKind::File {
+        FileType::Directory => FoundFileKind::Directory,
+        FileType::RegularFile => FoundFileKind::File {
             size: u64::try_from(stat.st_size).unwrap_or_default(),
             executable: stat.st_mode & 0o111 != 0,
         },
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(&directory, name, Vec::new())?;
             let target = std::ffi::OsString::from_vec(target.into_bytes());
-            FoundKind::Link {
+            FoundFileKind::Link {
                 target: target.into(),
             }
         }
-        _ => FoundKind::Special,
+        _ => FoundFileKind::Special,
     })
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use registry::{Registry as Server, Wanted};
+use registry::{Registry as Server, RegistryAuth};
 use tempfile::TempDir;
 use ureq::Agent;
 use ureq::config::Config;
@@ -44,7 +44,7 @@ fn image() -> Image {
 }
 
 /// A registry with the image; returns its index.
-fn server(wanted: Wanted) -> (Server, Blob) {
+fn server(wanted: RegistryAuth) -> (Server, Blob) {
     let server = Server::start(wanted);
     let mut blobs = image().into_blobs().unwrap();
     let to = open(server.address, ":v1", RegistryAccess::Push);
@@ -97,7 +97,11 @@ fn assert_unpacks(image: &StoredImage) {
 
 #[test]
 fn an_image_is_pulled_once() {
-    for wanted in [Wanted::Nobody, Wanted::Basic, Wanted::Token] {
+    for wanted in [
+        RegistryAuth::Nobody,
+        RegistryAuth::Basic,
+        RegistryAuth::Token,
+    ] {
         let (server, index) = server(wanted);
         let (_directory, cache) = cache();
         // The configuration and the layer.
@@ -120,7 +124,7 @@ fn an_image_is_pulled_once() {
 
 #[test]
 fn a_damaged_part_of_the_cache_is_fetched_again() {
-    let (server, _) = server(Wanted::Nobody);
+    let (server, _) = server(RegistryAuth::Nobody);
     let (directory, cache) = cache();
     pull(server.address, ":v1", &cache).0.unwrap();
     for entry in fs::read_dir(directory.path().join("blobs/sha256")).unwrap() {
@@ -133,9 +137,9 @@ fn a_damaged_part_of_the_cache_is_fetched_again() {
 
 #[test]
 fn blobs_may_be_elsewhere_and_credentials_do_not_go_there() {
-    let (elsewhere, _) = server(Wanted::Nobody);
+    let (elsewhere, _) = server(RegistryAuth::Nobody);
     elsewhere.state.lock().unwrap().authorizations.clear();
-    let (server, _) = server(Wanted::BlobsElsewhere(elsewhere.address));
+    let (server, _) = server(RegistryAuth::BlobsElsewhere(elsewhere.address));
     let (_directory, cache) = cache();
     assert_unpacks(&pull(server.address, ":v1", &cache).0.unwrap());
     let state = elsewhere.state.lock().unwrap();
@@ -149,7 +153,7 @@ fn blobs_may_be_elsewhere_and_credentials_do_not_go_there() {
 
 /// Changes what a registry has of an image, and returns why it is not pulled.
 fn refused(change: impl FnOnce(&mut registry::State), reference: &str) -> String {
-    let (server, _) = server(Wanted::Nobody);
+    let (server, _) = server(RegistryAuth::Nobody);
     change(&mut server.state.lock().unwrap());
     let (directory, cache) = cache();
     let error = pull(server.address, reference, &cache).0.unwrap_err();

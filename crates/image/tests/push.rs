@@ -7,7 +7,7 @@ mod registry;
 use std::cell::RefCell;
 use std::time::Duration;
 
-use registry::{Registry as Server, Wanted};
+use registry::{Registry as Server, RegistryAuth};
 use ureq::Agent;
 use ureq::config::Config;
 use wws_image::{Blob, Credentials, Image, ImageError, Reference, Registry, RegistryAccess};
@@ -41,9 +41,13 @@ fn user() -> Option<Credentials> {
 
 #[test]
 fn an_image_arrives_whole_whoever_has_to_push_it() {
-    for wanted in [Wanted::Nobody, Wanted::Basic, Wanted::Token] {
+    for wanted in [
+        RegistryAuth::Nobody,
+        RegistryAuth::Basic,
+        RegistryAuth::Token,
+    ] {
         let server = Server::start(wanted);
-        let credentials = user().filter(|_| wanted != Wanted::Nobody);
+        let credentials = user().filter(|_| wanted != RegistryAuth::Nobody);
         // A layer, and configuration and manifest of each platform, and the index.
         assert_eq!(push(&server, credentials.clone()).unwrap(), [false; 8]);
         {
@@ -72,15 +76,15 @@ fn a_registry_that_refuses_is_explained() {
     let other = || Some(Credentials::new("user", "wrong"));
     for (wanted, credentials, text) in [
         (
-            Wanted::Token,
+            RegistryAuth::Token,
             other(),
             "cannot get a token: 401 Unauthorized, wrong user",
         ),
-        (Wanted::Token, None, "cannot get a token: 401"),
-        (Wanted::Basic, None, "wants a user: `docker login"),
-        (Wanted::Basic, other(), "cannot look for a blob: 401"),
+        (RegistryAuth::Token, None, "cannot get a token: 401"),
+        (RegistryAuth::Basic, None, "wants a user: `docker login"),
+        (RegistryAuth::Basic, other(), "cannot look for a blob: 401"),
         (
-            Wanted::Forbidden,
+            RegistryAuth::Forbidden,
             None,
             "cannot begin an upload: 403 Forbidden, not [2Jyours",
         ),
@@ -95,7 +99,7 @@ fn a_registry_that_refuses_is_explained() {
         );
         assert!(server.state.lock().unwrap().manifests.is_empty());
     }
-    let closed = Server::start(Wanted::Nobody);
+    let closed = Server::start(RegistryAuth::Nobody);
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -112,10 +116,13 @@ fn a_registry_that_refuses_is_explained() {
 fn secrets_and_files_go_to_no_other_host_by_http() {
     for (wanted, text) in [
         (
-            Wanted::TokenFromElsewhere,
+            RegistryAuth::TokenFromElsewhere,
             "no place for tokens that may be trusted",
         ),
-        (Wanted::UploadElsewhere, "answers no place for an upload"),
+        (
+            RegistryAuth::UploadElsewhere,
+            "answers no place for an upload",
+        ),
     ] {
         let server = Server::start(wanted);
         let error = push(&server, user()).unwrap_err().to_string();

@@ -95,7 +95,7 @@ pub enum BackupProblem {
 /// All fields of all lines.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line<'a> {
+struct BackupLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     format: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,10 +127,10 @@ impl<W: Write> BackupWriter<W> {
     /// The output cannot be written, as for the other functions.
     pub fn begin(output: W) -> io::Result<Self> {
         let mut writer = Self { output, entries: 0 };
-        writer.line(&Line {
+        writer.line(&BackupLine {
             format: Some(FORMAT.into()),
             version: Some(VERSION),
-            ..Line::default()
+            ..BackupLine::default()
         })?;
         Ok(writer)
     }
@@ -150,13 +150,13 @@ impl<W: Write> BackupWriter<W> {
             Err(_) => (None, Some(STANDARD.encode(&entry.value).into())),
         };
         self.entries += 1;
-        self.line(&Line {
+        self.line(&BackupLine {
             namespace: Some(entry.namespace.as_str().into()),
             key: Some(entry.key.as_str().into()),
             value,
             value_base64,
             expires_ms: entry.expires,
-            ..Line::default()
+            ..BackupLine::default()
         })
     }
 
@@ -165,15 +165,15 @@ impl<W: Write> BackupWriter<W> {
     /// # Errors
     /// The output cannot be written.
     pub fn end(mut self) -> io::Result<(W, u64)> {
-        self.line(&Line {
+        self.line(&BackupLine {
             entries: Some(self.entries),
-            ..Line::default()
+            ..BackupLine::default()
         })?;
         self.output.flush()?;
         Ok((self.output, self.entries))
     }
 
-    fn line(&mut self, line: &Line<'_>) -> io::Result<()> {
+    fn line(&mut self, line: &BackupLine<'_>) -> io::Result<()> {
         serde_json::to_writer(&mut self.output, line)?;
         self.output.write_all(b"\n")
     }
@@ -236,7 +236,7 @@ impl<R: BufRead> BackupReader<R> {
             }
             let line = serde_json::from_slice(&self.text).map_err(BackupProblem::Json)?;
             match line {
-                Line {
+                BackupLine {
                     format: Some(format),
                     version: Some(version),
                     namespace: None,
@@ -256,7 +256,7 @@ impl<R: BufRead> BackupReader<R> {
                     }
                     self.is_framed = true;
                 }
-                Line {
+                BackupLine {
                     format: None,
                     version: None,
                     namespace: None,
@@ -305,8 +305,8 @@ impl<R: BufRead> BackupReader<R> {
 }
 
 /// The entry of a line.
-fn entry(line: Line<'_>) -> Result<StoredEntry, BackupProblem> {
-    let Line {
+fn entry(line: BackupLine<'_>) -> Result<StoredEntry, BackupProblem> {
+    let BackupLine {
         format: None,
         version: None,
         namespace: Some(namespace),

@@ -9,9 +9,9 @@ use crate::limits::StoreLimits;
 use crate::redis::RedisStore;
 
 /// The contents of a store that lasts. Reading and changing a file blocks the thread.
-pub struct StoreContents(Place);
+pub struct StoreContents(ContentsBackend);
 
-enum Place {
+enum ContentsBackend {
     File(FileContents),
     Redis(RedisStore),
 }
@@ -53,7 +53,7 @@ impl StoreContents {
     /// The contents of a file, which is opened when it is used.
     #[must_use]
     pub fn of_file(path: &Path, limits: StoreLimits) -> Self {
-        Self(Place::File(FileContents {
+        Self(ContentsBackend::File(FileContents {
             path: path.to_owned(),
             limits,
             editor: None,
@@ -63,7 +63,7 @@ impl StoreContents {
     /// The contents of a store in Redis.
     #[must_use]
     pub fn of_redis(store: RedisStore) -> Self {
-        Self(Place::Redis(store))
+        Self(ContentsBackend::Redis(store))
     }
 
     /// The entry of a key.
@@ -76,8 +76,8 @@ impl StoreContents {
         key: &str,
     ) -> Result<Option<StoredEntry>, ContentsError> {
         match &self.0 {
-            Place::File(file) => Ok(file.entries()?.get(namespace, key)?),
-            Place::Redis(store) => Ok(store.entry(namespace, key).await?),
+            ContentsBackend::File(file) => Ok(file.entries()?.get(namespace, key)?),
+            ContentsBackend::Redis(store) => Ok(store.entry(namespace, key).await?),
         }
     }
 
@@ -87,8 +87,8 @@ impl StoreContents {
     /// The store cannot be opened or read.
     pub async fn namespaces(&self) -> Result<Vec<String>, ContentsError> {
         match &self.0 {
-            Place::File(file) => Ok(file.entries()?.namespaces()?),
-            Place::Redis(store) => Ok(store.namespaces().await?),
+            ContentsBackend::File(file) => Ok(file.entries()?.namespaces()?),
+            ContentsBackend::Redis(store) => Ok(store.namespaces().await?),
         }
     }
 
@@ -110,10 +110,12 @@ impl StoreContents {
             })
         };
         let done = match &self.0 {
-            Place::File(file) => file
+            ContentsBackend::File(file) => file
                 .entries()
                 .and_then(|entries| Ok(entries.each(filter, &mut pass_on)?)),
-            Place::Redis(store) => store.each(filter, &mut pass_on).await.map_err(Into::into),
+            ContentsBackend::Redis(store) => {
+                store.each(filter, &mut pass_on).await.map_err(Into::into)
+            }
         };
         match (ended, done) {
             (Some(error), _) => Err(error),
@@ -127,8 +129,8 @@ impl StoreContents {
     /// The store cannot be opened or written, or rejects an entry.
     pub async fn put(&mut self, entries: Vec<StoredEntry>) -> Result<(), ContentsError> {
         match &mut self.0 {
-            Place::File(file) => Ok(file.editor()?.put(entries)?),
-            Place::Redis(store) => Ok(store.put(&entries).await?),
+            ContentsBackend::File(file) => Ok(file.editor()?.put(entries)?),
+            ContentsBackend::Redis(store) => Ok(store.put(&entries).await?),
         }
     }
 
@@ -138,8 +140,8 @@ impl StoreContents {
     /// The store cannot be opened or written.
     pub async fn delete(&mut self, namespace: &str, key: &str) -> Result<bool, ContentsError> {
         match &mut self.0 {
-            Place::File(file) => Ok(file.editor()?.delete(namespace, key)?),
-            Place::Redis(store) => Ok(store.remove(namespace, key).await?),
+            ContentsBackend::File(file) => Ok(file.editor()?.delete(namespace, key)?),
+            ContentsBackend::Redis(store) => Ok(store.remove(namespace, key).await?),
         }
     }
 }

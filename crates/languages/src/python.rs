@@ -67,12 +67,12 @@ pub struct Python;
 /// A worker.
 struct Worker {
     sources: Sources,
-    entry: OnceLock<Entry>,
+    entry: OnceLock<EntryFunction>,
 }
 
 /// How a request enters the snapshot: a C function, and the Python objects that it takes.
 #[derive(Clone, Copy)]
-struct Entry {
+struct EntryFunction {
     call: u32,
     dispatch: u32,
     arguments: u32,
@@ -158,7 +158,7 @@ impl Worker {
         }
         let (dispatch, arguments) = Session::ready(vm.host())?;
         let kind = word(vm, dispatch, OB_TYPE)?;
-        let entry = Entry {
+        let entry = EntryFunction {
             call: word(vm, kind, TP_CALL)?,
             dispatch,
             arguments,

@@ -16,7 +16,8 @@ use tokio::{
 use wws_engine::{
     Account, CallError, Guest, GuestSpec, ResponseBody,
     websocket::{
-        Close, Connection, End, Ended, Event, Limits, MemoryCharge, Message, Offer, Role, pair,
+        Close, Connection, End, Event, Limits, MemoryCharge, Message, Offer, Role, SocketOutcome,
+        pair,
     },
 };
 use wws_kv::Store;
@@ -376,7 +377,9 @@ async fn a_client_that_is_gone_ends_a_worker_that_sends() {
 
 /// A WebSocket server that echoes, or answers with `answer` instead. Returns its address, and how the
 /// first socket ended.
-async fn server(answer: Option<&'static str>) -> (SocketAddr, JoinHandle<(Ended, Vec<Event>)>) {
+async fn server(
+    answer: Option<&'static str>,
+) -> (SocketAddr, JoinHandle<(SocketOutcome, Vec<Event>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn(async move {
@@ -445,7 +448,7 @@ async fn javascript_opens_sockets_to_hosts_of_its_allow_list() {
         "0 InvalidStateError|open chat|hi|bytes 1,2|3007 done true 3"
     );
     let (ended, _) = serving.await.unwrap();
-    assert_eq!(ended, Ended::Clean);
+    assert_eq!(ended, SocketOutcome::Clean);
 }
 
 #[tokio::test]
@@ -455,7 +458,7 @@ async fn a_worker_that_ends_closes_its_sockets_to_others() {
     let answer = guest.call(get("/leaves")).await.unwrap();
     assert_eq!(answer.body(), "left");
     let (ended, events) = serving.await.unwrap();
-    assert_eq!(ended, Ended::Clean);
+    assert_eq!(ended, SocketOutcome::Clean);
     let close = Close::new(Some(1001), "").unwrap();
     assert_eq!(
         events,

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use url::Host;
 
 use crate::{
-    decode::{Coding, Decoder, Problem, Step},
+    decode::{Coding, DecodeStep, Decoder, Problem},
     error::{Error, ErrorKind, Reason, chain},
     exchange::Exchange,
     headers,
@@ -224,7 +224,7 @@ impl ResponseBody {
         }
         loop {
             match decoder.step() {
-                Ok(Step::Piece(piece)) => {
+                Ok(DecodeStep::Piece(piece)) => {
                     self.yields = piece.len() >= Decoder::PIECE / 2;
                     if decoder.expands_beyond(self.wire.limits.expanded) {
                         let what = "expands too much when it is decoded";
@@ -235,7 +235,7 @@ impl ResponseBody {
                 }
                 Ok(step) => match ready!(self.wire.poll_frame(cx)) {
                     Some(Ok(frame)) => match (frame.into_data(), step) {
-                        (Ok(data), Step::End) => {
+                        (Ok(data), DecodeStep::End) => {
                             self.garbage += data.len();
                             if self.garbage > MAX_GARBAGE {
                                 self.wire.has_ended = true;
@@ -244,11 +244,11 @@ impl ResponseBody {
                         }
                         (Ok(data), _) => decoder.feed(data),
                         // Trailers may come only after the last piece.
-                        (Err(trailers), Step::End) => return Poll::Ready(Some(Ok(trailers))),
+                        (Err(trailers), DecodeStep::End) => return Poll::Ready(Some(Ok(trailers))),
                         (Err(trailers), _) => decoder.feed_end(Some(trailers)),
                     },
                     Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None if matches!(step, Step::End) => {
+                    None if matches!(step, DecodeStep::End) => {
                         return Poll::Ready(decoder.trailers().map(Ok));
                     }
                     None => decoder.feed_end(None),

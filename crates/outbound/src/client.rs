@@ -139,9 +139,9 @@ pub struct Connections {
 /// connection is shared only among requests for the same host that were admitted to the same
 /// addresses.
 #[derive(Clone)]
-pub struct Client(Arc<Inner>);
+pub struct Client(Arc<ClientParts>);
 
-struct Inner {
+struct ClientParts {
     http: Http,
     resolver: Arc<Resolver>,
     overrides: Overrides,
@@ -182,7 +182,7 @@ impl Client {
             // The authority that the pool sees is not only the host's name.
             .set_host(false)
             .build(connector);
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(ClientParts {
             http,
             resolver,
             overrides: options.resolve,
@@ -243,7 +243,7 @@ impl Client {
         let limits = policy.limits();
         let progress = Progress::new();
         // The time limit of the whole call holds for everything.
-        let call = Call {
+        let call = HopContext {
             policy,
             memory: &memory,
             progress: &progress,
@@ -341,7 +341,7 @@ impl Client {
         let progress = Progress::new();
         let own: Timeouts = request.extensions.get().copied().unwrap_or_default();
         let idle = limits.idle.unwrap_or(limits.timeout);
-        let call = Call {
+        let call = HopContext {
             policy,
             memory: &memory,
             progress: &progress,
@@ -366,7 +366,7 @@ impl Client {
 
     async fn follow(
         &self,
-        call: Call<'_>,
+        call: HopContext<'_>,
         parts: http::request::Parts,
         mut payload: Payload,
         waiting: &mut String,
@@ -592,7 +592,7 @@ impl Client {
 
 /// What holds for all hops of a request.
 #[derive(Clone, Copy)]
-struct Call<'a> {
+struct HopContext<'a> {
     policy: &'a Policy,
     memory: &'a Memory,
     progress: &'a Arc<Progress>,
@@ -633,13 +633,13 @@ where
 fn frame(
     payload: &mut Payload,
     headers: &mut HeaderMap,
-    call: Call<'_>,
+    call: HopContext<'_>,
 ) -> Result<RequestBody, Error> {
     let progress = call.progress.clone();
     Ok(match std::mem::replace(payload, Payload::Spent) {
         Payload::Whole(body) => {
             *payload = Payload::Whole(body.clone());
-            RequestBody::whole(body, progress)
+            RequestBody::collected(body, progress)
         }
         Payload::Stream(stream) => {
             if stream.length.is_none() {

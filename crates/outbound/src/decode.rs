@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
 
-use crate::memory::{Memory, Part};
+use crate::memory::{Memory, MemoryPart};
 
 /// The codings that are asked for if the sender does not say what it accepts.
 pub(crate) const ACCEPTED: HeaderValue = HeaderValue::from_static("gzip, deflate, br");
@@ -112,11 +112,11 @@ pub(crate) struct Decoder {
     has_ended: bool,
     trailers: Option<Frame<Bytes>>,
     #[allow(dead_code, reason = "dropped with the piece")]
-    part: Part,
+    part: MemoryPart,
 }
 
 /// What a decoder has.
-pub(crate) enum Step {
+pub(crate) enum DecodeStep {
     Piece(Bytes),
     /// It needs more input.
     More,
@@ -208,7 +208,7 @@ impl Decoder {
     }
 
     /// Decodes up to one piece.
-    pub(crate) fn step(&mut self) -> Result<Step, Problem> {
+    pub(crate) fn step(&mut self) -> Result<DecodeStep, Problem> {
         let mut len = 0;
         while !self.has_ended && len < self.piece.len() {
             match self.reader.read(&mut self.piece[len..]) {
@@ -216,7 +216,7 @@ impl Decoder {
                 Ok(n) => len += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if len == 0 {
-                        return Ok(Step::More);
+                        return Ok(DecodeStep::More);
                     }
                     break;
                 }
@@ -229,8 +229,8 @@ impl Decoder {
             return Err(Problem::TooLarge);
         }
         Ok(match len {
-            0 => Step::End,
-            _ => Step::Piece(Bytes::copy_from_slice(&self.piece[..len])),
+            0 => DecodeStep::End,
+            _ => DecodeStep::Piece(Bytes::copy_from_slice(&self.piece[..len])),
         })
     }
 }
@@ -369,11 +369,17 @@ fn decoder(
     let is_zlib = is_zlib(&begin);
     let from = Read::chain(Cursor::new(begin), from);
     Ok(match coding {
-        Coding::Gzip => Box::new(Kept(Gzip::new(from), part)),
+        Coding::Gzip => Box::new(ChargedDecoder(Gzip::new(from), part)),
         // Some servers send raw deflate data, without the wrapping of the coding.
-        Coding::Deflate if is_zlib => Box::new(Kept(flate2::bufread::ZlibDecoder::new(from), part)),
-        Coding::Deflate => Box::new(Kept(flate2::bufread::DeflateDecoder::new(from), part)),
-        Coding::Brotli => Box::new(Kept(
+        Coding::Deflate if is_zlib => Box::new(ChargedDecoder(
+            flate2::bufread::ZlibDecoder::new(from),
+            part,
+        )),
+        Coding::Deflate => Box::new(ChargedDecoder(
+            flate2::bufread::DeflateDecoder::new(from),
+            part,
+        )),
+        Coding::Brotli => Box::new(ChargedDecoder(
             brotli_decompressor::Decompressor::new(from, SOURCE),
             part,
         )),
@@ -400,12 +406,12 @@ fn brotli_window(first: u8) -> io::Result<u64> {
 }
 
 /// A decoder, and the memory that it keeps.
-struct Kept<R>(
+struct ChargedDecoder<R>(
     R,
-    #[allow(dead_code, reason = "dropped with the decoder")] Part,
+    #[allow(dead_code, reason = "dropped with the decoder")] MemoryPart,
 );
 
-impl<R: Read> Read for Kept<R> {
+impl<R: Read> Read for ChargedDecoder<R> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         self.0.read(to)
     }
@@ -488,12 +494,12 @@ mod tests {
         let mut decoded = Vec::new();
         loop {
             match decoder.step()? {
-                Step::Piece(piece) => decoded.extend_from_slice(&piece),
-                Step::More => match pieces.next() {
+                DecodeStep::Piece(piece) => decoded.extend_from_slice(&piece),
+                DecodeStep::More => match pieces.next() {
                     Some(piece) => decoder.feed(Bytes::copy_from_slice(piece)),
                     None => decoder.feed_end(None),
                 },
-                Step::End => return Ok(decoded),
+                DecodeStep::End => return Ok(decoded),
             }
         }
     }

@@ -52,9 +52,9 @@ impl Budget {
 
 /// The memory of one request, from the client's budget and its sender's memory.
 #[derive(Clone)]
-pub(crate) struct Memory(Arc<Shared>);
+pub(crate) struct Memory(Arc<MemoryAccount>);
 
-struct Shared {
+struct MemoryAccount {
     budget: Arc<Budget>,
     sender: Mutex<Sender>,
 }
@@ -67,7 +67,7 @@ struct Sender {
 impl Memory {
     pub(crate) fn new(budget: Arc<Budget>, charge: Option<Box<dyn MemoryCharge>>) -> Self {
         let sender = Mutex::new(Sender { charge, bytes: 0 });
-        Self(Arc::new(Shared { budget, sender }))
+        Self(Arc::new(MemoryAccount { budget, sender }))
     }
 
     fn sender(&self) -> MutexGuard<'_, Sender> {
@@ -76,8 +76,8 @@ impl Memory {
     }
 
     /// A part of no bytes.
-    pub(crate) fn part(&self) -> Part {
-        Part {
+    pub(crate) fn part(&self) -> MemoryPart {
+        MemoryPart {
             memory: self.clone(),
             bytes: 0,
         }
@@ -85,12 +85,12 @@ impl Memory {
 }
 
 /// Memory in use; released when dropped.
-pub(crate) struct Part {
+pub(crate) struct MemoryPart {
     memory: Memory,
     bytes: u64,
 }
 
-impl Part {
+impl MemoryPart {
     /// Grows the part to at least `bytes`, if enough is free.
     pub(crate) fn grow_to(&mut self, bytes: u64) -> bool {
         let Some(more) = bytes.checked_sub(self.bytes).filter(|more| *more > 0) else {
@@ -131,11 +131,11 @@ impl Part {
 
     /// Bytes that keep the part until the last of their clones is dropped.
     pub(crate) fn hold(self, bytes: Bytes) -> Bytes {
-        struct Held(
+        struct ChargedBytes(
             Bytes,
-            #[allow(dead_code, reason = "dropped with the bytes")] Part,
+            #[allow(dead_code, reason = "dropped with the bytes")] MemoryPart,
         );
-        impl AsRef<[u8]> for Held {
+        impl AsRef<[u8]> for ChargedBytes {
             fn as_ref(&self) -> &[u8] {
                 &self.0
             }
@@ -143,11 +143,11 @@ impl Part {
         if bytes.is_empty() {
             return Bytes::new();
         }
-        Bytes::from_owner(Held(bytes, self))
+        Bytes::from_owner(ChargedBytes(bytes, self))
     }
 }
 
-impl Drop for Part {
+impl Drop for MemoryPart {
     fn drop(&mut self) {
         self.shrink_to(0);
     }
@@ -156,7 +156,7 @@ impl Drop for Part {
 /// A buffer that is charged before it grows.
 pub(crate) struct Buffer {
     data: Vec<u8>,
-    part: Part,
+    part: MemoryPart,
 }
 
 impl Buffer {

@@ -87,11 +87,11 @@ pub struct PolicyError {
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// `None` allows nothing.
-    inner: Option<Arc<Inner>>,
+    inner: Option<Arc<PolicyRules>>,
 }
 
 #[derive(Clone, Debug)]
-struct Inner {
+struct PolicyRules {
     any_host: bool,
     hosts: HashSet<(Host, Option<u16>)>,
     methods: Vec<Method>,
@@ -143,7 +143,7 @@ impl Policy {
             entries.insert(parsed);
         }
         Ok(Self {
-            inner: Some(Arc::new(Inner {
+            inner: Some(Arc::new(PolicyRules {
                 any_host,
                 hosts: entries,
                 methods: methods.to_vec(),

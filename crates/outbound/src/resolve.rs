@@ -81,16 +81,16 @@ impl HostNames {
 
 pub(crate) struct Resolver {
     dns: Dns,
-    state: Mutex<Option<State>>,
+    state: Mutex<Option<ResolverState>>,
 }
 
-struct State {
+struct ResolverState {
     checked: Instant,
     version: Option<system::Version>,
     sources: Arc<Sources>,
     /// Results, for as long as the DNS says. The library keeps records, but not the absence of a
     /// family if the server does not say for how long.
-    answers: HashMap<String, Answer>,
+    answers: HashMap<String, CachedAddresses>,
 }
 
 struct Sources {
@@ -99,7 +99,7 @@ struct Sources {
 }
 
 #[derive(Clone)]
-struct Answer {
+struct CachedAddresses {
     addresses: Vec<IpAddr>,
     until: Instant,
 }
@@ -156,14 +156,14 @@ impl Resolver {
     }
 
     /// The current state, read again if the files changed.
-    fn current<'a>(&self, state: &'a mut Option<State>) -> &'a mut State {
+    fn current<'a>(&self, state: &'a mut Option<ResolverState>) -> &'a mut ResolverState {
         let now = Instant::now();
         let version = match (&self.dns, &state) {
             (Dns::Servers(_), _) => None,
             (Dns::System(_), Some(state)) if now - state.checked < RELOAD => state.version,
             (Dns::System(directory), _) => Some(system::Version::of(directory)),
         };
-        let new = || State {
+        let new = || ResolverState {
             checked: now,
             version,
             sources: Arc::new(Sources::new(&self.dns)),
@@ -178,7 +178,7 @@ impl Resolver {
         state
     }
 
-    fn keep(&self, name: &str, sources: &Arc<Sources>, answer: &Answer) {
+    fn keep(&self, name: &str, sources: &Arc<Sources>, answer: &CachedAddresses) {
         let now = Instant::now();
         if answer.until <= now {
             return;
@@ -200,7 +200,7 @@ impl Resolver {
         state.answers.insert(name.to_owned(), answer.clone());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<State>> {
+    fn lock(&self) -> MutexGuard<'_, Option<ResolverState>> {
         // The state is always consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -244,21 +244,24 @@ fn name_server(server: &SocketAddr) -> NameServerConfig {
     config
 }
 
-fn of_hosts(hosts: &Hosts, name: &Name) -> Option<Answer> {
+fn of_hosts(hosts: &Hosts, name: &Name) -> Option<CachedAddresses> {
     let addresses: Vec<IpAddr> = [RecordType::A, RecordType::AAAA]
         .into_iter()
         .filter_map(|family| hosts.lookup_static_host(&Query::query(name.clone(), family)))
         .flat_map(|lookup| addresses(&lookup))
         .collect();
     // Kept until the file changes.
-    (!addresses.is_empty()).then(|| Answer {
+    (!addresses.is_empty()).then(|| CachedAddresses {
         addresses,
         until: Instant::now() + MAX_TTL,
     })
 }
 
 /// Asks for both families at once.
-async fn of_dns(dns: &Result<TokioResolver, NetError>, name: &Name) -> Result<Answer, NetError> {
+async fn of_dns(
+    dns: &Result<TokioResolver, NetError>,
+    name: &Name,
+) -> Result<CachedAddresses, NetError> {
     let dns = dns.as_ref().map_err(NetError::clone)?;
     let v4 = pin!(dns.lookup(name.clone(), RecordType::A));
     let v6 = pin!(dns.lookup(name.clone(), RecordType::AAAA));
@@ -271,7 +274,7 @@ async fn of_dns(dns: &Result<TokioResolver, NetError>, name: &Name) -> Result<An
 async fn both(
     first: Result<Lookup, NetError>,
     other: impl Future<Output = Result<Lookup, NetError>>,
-) -> Result<Answer, NetError> {
+) -> Result<CachedAddresses, NetError> {
     let Ok(first) = first else {
         return Ok(answer(&other.await?));
     };
@@ -284,8 +287,8 @@ async fn both(
     Ok(answered)
 }
 
-fn answer(lookup: &Lookup) -> Answer {
-    Answer {
+fn answer(lookup: &Lookup) -> CachedAddresses {
+    CachedAddresses {
         addresses: addresses(lookup),
         until: lookup.valid_until(),
     }

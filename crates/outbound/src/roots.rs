@@ -32,7 +32,7 @@ pub struct Roots {
 impl Roots {
     /// Reads the authorities. Unreadable ones are logged and skipped.
     pub(crate) fn load(&self) -> RootCertStore {
-        let mut found = Found {
+        let mut found = CollectedRoots {
             roots: RootCertStore::empty(),
             seen: HashSet::new(),
         };
@@ -70,13 +70,13 @@ fn is_named_as_certificate(path: &Path) -> bool {
         .is_some_and(|extension| extension == "pem" || extension == "crt")
 }
 
-struct Found {
+struct CollectedRoots {
     roots: RootCertStore,
     /// The bundle and the single files hold the same certificates.
     seen: HashSet<Vec<u8>>,
 }
 
-impl Found {
+impl CollectedRoots {
     fn directory(&mut self, directory: &Path, is_wanted: impl Fn(&Path) -> bool) {
         for file in files(directory, is_wanted) {
             self.file(&file);

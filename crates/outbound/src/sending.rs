@@ -157,7 +157,7 @@ enum Source {
 }
 
 impl RequestBody {
-    pub(crate) fn whole(body: Bytes, progress: Arc<Progress>) -> Self {
+    pub(crate) fn collected(body: Bytes, progress: Arc<Progress>) -> Self {
         Self::new(Source::Whole(Full::new(body)), progress)
     }
 

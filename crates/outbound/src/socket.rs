@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
 };
-use wws_websocket::Asked;
+use wws_websocket::ClientHandshake;
 
 use crate::{
     client::{Client, first_url, no_answer_in_time},
@@ -50,7 +50,7 @@ impl Client {
         &self,
         policy: &Policy,
         request: Request<()>,
-        asked: &Asked,
+        asked: &ClientHandshake,
     ) -> Result<(String, OpenedSocket), Error> {
         let limit = policy.limits().timeout;
         let mut waiting = String::new();
@@ -65,7 +65,7 @@ impl Client {
         &self,
         policy: &Policy,
         request: Request<()>,
-        asked: &Asked,
+        asked: &ClientHandshake,
         waiting: &mut String,
     ) -> Result<(String, OpenedSocket), Error> {
         let (parts, ()) = request.into_parts();
@@ -84,7 +84,7 @@ impl Client {
         let mut request = self.request(&url, &host, port, &route, &Method::GET, &fields)?;
         request.headers_mut().extend(asked.headers());
         let progress = Progress::new();
-        let body = RequestBody::whole(Bytes::new(), progress.clone());
+        let body = RequestBody::collected(Bytes::new(), progress.clone());
         let (response, exchange) = Exchange::begin(
             self.http(),
             request.map(|()| body),

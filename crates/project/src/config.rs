@@ -7,7 +7,7 @@ use crate::execution::{InterpreterOrigin, LanguageSpec};
 use crate::hex;
 use crate::limits::Limits;
 use crate::log::WorkerLog;
-use crate::reader::{Reader, Text, one_of};
+use crate::reader::{LocatedText, Reader, one_of};
 use crate::runtime::{File, Runtime, Status};
 use crate::setting::TomlType;
 use crate::settings::ServerSettings;
@@ -181,7 +181,11 @@ impl DrivenRuntime<'_> {
     }
 }
 
-fn extension(table: &Reader<'_>, text: Text, languages: Option<&[LanguageSpec]>) -> Option<String> {
+fn extension(
+    table: &Reader<'_>,
+    text: LocatedText,
+    languages: Option<&[LanguageSpec]>,
+) -> Option<String> {
     let name = text.value.trim_start_matches('.');
     if name.is_empty() || name.contains(['.', '/']) || is_reserved(name, languages) {
         table.problem(

@@ -108,7 +108,7 @@ impl<'r> Document<'r> {
 }
 
 /// A text of the file, with its place.
-pub(crate) struct Text {
+pub(crate) struct LocatedText {
     pub(crate) value: String,
     pub(crate) at: Range<usize>,
 }
@@ -183,13 +183,13 @@ impl<'d> Reader<'d> {
         );
     }
 
-    pub(crate) fn text(&self, key: &'static str) -> Option<Text> {
+    pub(crate) fn text(&self, key: &'static str) -> Option<LocatedText> {
         let value = self.get(key)?;
         let Some(text) = value.get_ref().as_str() else {
             self.wrong_type(key, value, "a string");
             return None;
         };
-        Some(Text {
+        Some(LocatedText {
             value: text.to_owned(),
             at: value.span(),
         })
@@ -204,7 +204,7 @@ impl<'d> Reader<'d> {
         found
     }
 
-    pub(crate) fn texts(&self, key: &'static str) -> Option<Vec<Text>> {
+    pub(crate) fn texts(&self, key: &'static str) -> Option<Vec<LocatedText>> {
         let value = self.get(key)?;
         let Some(array) = value.get_ref().as_array() else {
             self.wrong_type(key, value, "a list of strings");
@@ -213,7 +213,7 @@ impl<'d> Reader<'d> {
         let mut texts = Vec::with_capacity(array.len());
         for item in array.iter() {
             match item.get_ref().as_str() {
-                Some(text) => texts.push(Text {
+                Some(text) => texts.push(LocatedText {
                     value: text.to_owned(),
                     at: item.span(),
                 }),
@@ -224,7 +224,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A table of strings with keys of the user.
-    pub(crate) fn map(&self, key: &'static str) -> Vec<(Text, Text)> {
+    pub(crate) fn map(&self, key: &'static str) -> Vec<(LocatedText, LocatedText)> {
         let Some(value) = self.get(key) else {
             return Vec::new();
         };
@@ -236,11 +236,11 @@ impl<'d> Reader<'d> {
         for (name, value) in table.iter() {
             match value.get_ref().as_str() {
                 Some(text) => entries.push((
-                    Text {
+                    LocatedText {
                         value: name.get_ref().to_string(),
                         at: name.span(),
                     },
-                    Text {
+                    LocatedText {
                         value: text.to_owned(),
                         at: value.span(),
                     },
@@ -291,7 +291,7 @@ impl<'d> Reader<'d> {
     pub(crate) fn tables_by_name<T>(
         &self,
         key: &'static str,
-        mut read: impl FnMut(&Text, &Reader<'d>) -> T,
+        mut read: impl FnMut(&LocatedText, &Reader<'d>) -> T,
     ) -> Vec<T> {
         let Some(value) = self.get(key) else {
             return Vec::new();
@@ -306,7 +306,7 @@ impl<'d> Reader<'d> {
         };
         let mut results = Vec::with_capacity(table.len());
         for (name, value) in table.iter() {
-            let name = Text {
+            let name = LocatedText {
                 value: name.get_ref().to_string(),
                 at: name.span(),
             };
@@ -360,7 +360,7 @@ impl<'d> Reader<'d> {
         key: &'static str,
         types: &[TomlType],
         expected: &str,
-    ) -> Option<Text> {
+    ) -> Option<LocatedText> {
         let value = self.get(key)?;
         let text = match value.get_ref() {
             DeValue::String(text) if types.contains(&TomlType::Text) => text.to_string(),
@@ -386,7 +386,7 @@ impl<'d> Reader<'d> {
                 return None;
             }
         };
-        Some(Text {
+        Some(LocatedText {
             value: text,
             at: value.span(),
         })

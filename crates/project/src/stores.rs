@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::beneath::{Root, normalize};
 use crate::problem::Problem;
-use crate::reader::{Reader, Text, one_of};
+use crate::reader::{LocatedText, Reader, one_of};
 use crate::secret::{self, SecretFiles};
 use crate::setting::settings;
 
@@ -249,7 +249,7 @@ pub(crate) fn read(reader: &Reader<'_>, context: &StoreContext<'_>) -> Stores {
 }
 
 fn read_store(
-    name: &Text,
+    name: &LocatedText,
     table: &Reader<'_>,
     context: &StoreContext<'_>,
 ) -> Option<StoreDefinition> {
@@ -329,7 +329,7 @@ fn read_store(
 }
 
 /// The absolute path of a store's file.
-fn file(table: &Reader<'_>, text: &Text, context: &StoreContext<'_>) -> Option<PathBuf> {
+fn file(table: &Reader<'_>, text: &LocatedText, context: &StoreContext<'_>) -> Option<PathBuf> {
     let (path, shown) = (Path::new(&text.value), &text.value);
     if path.is_absolute() && context.container {
         return match normalize(Path::new(""), path.strip_prefix("/").unwrap_or(path)) {

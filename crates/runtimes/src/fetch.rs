@@ -99,7 +99,7 @@ pub struct Fetch<'p> {
 }
 
 /// The body of a response.
-enum Answer {
+enum FetchedBody {
     Found(Vec<u8>),
     Missing(String),
 }
@@ -154,11 +154,11 @@ impl<'p> Fetch<'p> {
     fn file_of(&self, package: &Package) -> Result<Vec<u8>, Error> {
         let registry = self.registries.registry(package)?;
         let archive = match self.get(&registry.archive(package)?, self.options.max)? {
-            Answer::Found(archive) => archive,
+            FetchedBody::Found(archive) => archive,
             // The registry keeps archives elsewhere, and its metadata says where.
-            Answer::Missing(missing) => {
+            FetchedBody::Missing(missing) => {
                 let url = registry.metadata(package)?;
-                let Answer::Found(metadata) = self.get(&url, MAX_TEXT)? else {
+                let FetchedBody::Found(metadata) = self.get(&url, MAX_TEXT)? else {
                     return Err(Error::new(FailureKind::NotFound, missing));
                 };
                 self.get(&archive_of(&metadata, &url)?, self.options.max)?
@@ -169,7 +169,7 @@ impl<'p> Fetch<'p> {
         archive::file_of(&archive, &package.file, self.options.max)
     }
 
-    fn get(&self, url: &Url, max: u64) -> Result<Answer, Error> {
+    fn get(&self, url: &Url, max: u64) -> Result<FetchedBody, Error> {
         let shown = source::shown(url);
         self.progress.fetching(&shown);
         let answer = self.read(url, max).map_err(|error| error.of(&shown));
@@ -177,7 +177,7 @@ impl<'p> Fetch<'p> {
         answer
     }
 
-    fn read(&self, url: &Url, max: u64) -> Result<Answer, Error> {
+    fn read(&self, url: &Url, max: u64) -> Result<FetchedBody, Error> {
         let mut request = self.agent.get(url.as_str());
         if is_here(url) {
             // A proxy cannot reach it.
@@ -191,7 +191,7 @@ impl<'p> Fetch<'p> {
         match status.as_u16() {
             200 => {}
             404 | 410 => {
-                return Ok(Answer::Missing(format!(
+                return Ok(FetchedBody::Missing(format!(
                     "{}: is not there ({status})",
                     source::shown(url)
                 )));
@@ -241,7 +241,7 @@ impl<'p> Fetch<'p> {
                     bytes.len()
                 ),
             )),
-            _ => Ok(Answer::Found(bytes)),
+            _ => Ok(FetchedBody::Found(bytes)),
         }
     }
 
@@ -268,7 +268,7 @@ impl<'p> Fetch<'p> {
     }
 }
 
-impl Answer {
+impl FetchedBody {
     fn or_missing(self) -> Result<Vec<u8>, Error> {
         match self {
             Self::Found(bytes) => Ok(bytes),

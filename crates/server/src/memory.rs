@@ -1,7 +1,7 @@
-//! How much memory this process may use: the limits of its control groups (v1 and v2), or else the
+//! How much memory this process may use: the limits of its cgroups (v1 and v2), or else the
 //! machine's memory.
 //!
-//! Inside a container the control groups' file systems may be mounted at the container's own group,
+//! Inside a container the cgroup file systems may be mounted at the container's own cgroup,
 //! at the root of all, or not at all.
 
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ fn machine() -> u64 {
         .saturating_mul(u64::from(info.mem_unit.max(1)))
 }
 
-/// A file system of control groups.
+/// A cgroup file system.
 struct Mount<'m> {
     /// The group that is seen at `point`.
     root: &'m str,

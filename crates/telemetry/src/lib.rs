@@ -26,7 +26,7 @@ pub use label::{
 };
 pub use queue::{ExportQueue, MAX_QUEUED, Queued};
 pub use registry::{ASSETS, MAX_WORKERS, OVERFLOW, Reloads, Telemetry, UNROUTED};
-pub use sink::{Family, Kind, Labels, Sink, counter, gauge, histogram, single};
+pub use sink::{Family, Labels, MetricKind, Sink, counter, gauge, histogram, single};
 pub use span::{Attributes, LogRecord, Severity, Span, SpanKind, Value};
 pub use tail::{LogLine, LogTail};
 pub use text::{TextFormat, TextSink};

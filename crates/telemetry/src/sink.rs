@@ -2,7 +2,7 @@
 
 /// What the values of a family are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A number that only grows. Its name ends with `_total`.
     Counter,
     /// A number that goes up and down.
@@ -19,7 +19,7 @@ pub struct Family {
     /// What it counts.
     pub help: &'static str,
     /// What its values are.
-    pub kind: Kind,
+    pub kind: MetricKind,
 }
 
 /// Labels and their values.
@@ -50,7 +50,7 @@ pub const fn counter(name: &'static str, help: &'static str) -> Family {
     Family {
         name,
         help,
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
     }
 }
 
@@ -60,7 +60,7 @@ pub const fn gauge(name: &'static str, help: &'static str) -> Family {
     Family {
         name,
         help,
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
     }
 }
 
@@ -70,6 +70,6 @@ pub const fn histogram(name: &'static str, help: &'static str) -> Family {
     Family {
         name,
         help,
-        kind: Kind::Histogram,
+        kind: MetricKind::Histogram,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::sink::{Family, Kind, Labels, Sink};
+use crate::sink::{Family, Labels, MetricKind, Sink};
 
 /// A text format of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +102,9 @@ impl Sink for TextSink {
             TextFormat::OpenMetrics => family.name.trim_end_matches("_total"),
         };
         let kind = match family.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
         };
         let help = family.help;
         let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");

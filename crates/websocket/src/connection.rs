@@ -32,7 +32,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum SocketOutcome {
     /// Both sides have sent a close.
     Clean,
     /// The connection was lost before.
@@ -49,8 +49,8 @@ enum Phase {
     /// A close was sent and is to be answered.
     Closing,
     /// The last frame is being sent; then this is the end.
-    Leaving(Ended),
-    Over(Ended),
+    Leaving(SocketOutcome),
+    Over(SocketOutcome),
 }
 
 /// A socket after the handshake.
@@ -188,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Ends the socket without a close: the peer is of no use.
     pub fn abandon(&mut self) {
-        self.end_with(Ended::Lost);
+        self.end_with(SocketOutcome::Lost);
     }
 
     /// Closes the socket when the worker's messages are sent and the worker is gone.
@@ -197,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Drives the socket until it has ended.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<SocketOutcome> {
         for _ in 0..TURN {
             let wrote = self.write(context);
             let read = self.read(context);
@@ -238,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         self.flushing = true;
                     }
                     Poll::Ready(Ok(Some(0)) | Err(_)) => {
-                        self.end_with(Ended::Lost);
+                        self.end_with(SocketOutcome::Lost);
                         return true;
                     }
                     Poll::Pending => {
@@ -289,7 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn encode(&mut self, opcode: u8, is_final: bool, content: &[u8]) {
         // Without random numbers for a mask, nothing can be sent.
         if frames::encode(&mut self.out, self.role, opcode, is_final, content).is_err() {
-            self.end_with(Ended::Lost);
+            self.end_with(SocketOutcome::Lost);
         }
     }
 
@@ -328,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let len = content.len() as u64;
         if is_compressed {
             let Some(compressed) = deflate::compress(&content, is_final) else {
-                self.end_with(Ended::Lost);
+                self.end_with(SocketOutcome::Lost);
                 return None;
             };
             let is_only = is_final && opcode != frames::CONTINUATION;
@@ -396,7 +396,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.read = Bytes::copy_from_slice(buffer.filled());
                 }
                 Poll::Ready(_) => {
-                    self.end_with(Ended::Lost);
+                    self.end_with(SocketOutcome::Lost);
                     return true;
                 }
                 Poll::Pending => return false,
@@ -449,11 +449,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.encode(frames::CLOSE, true, &content);
         }
         self.end.sender.close(close, true);
-        self.leave(Ended::Clean);
+        self.leave(SocketOutcome::Clean);
     }
 
     /// Ends the connection once the last frame was sent.
-    fn leave(&mut self, ended: Ended) {
+    fn leave(&mut self, ended: SocketOutcome) {
         if !matches!(self.phase, Phase::Over(_)) {
             self.phase = Phase::Leaving(ended);
             self.closes.get_or_insert(Instant::now() + CLOSING);
@@ -483,11 +483,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.begin_close(&close);
         }
         self.end.sender.close(close, false);
-        self.leave(Ended::Failed(code));
+        self.leave(SocketOutcome::Failed(code));
     }
 
     /// The connection is gone, or of no use.
-    fn end_with(&mut self, ended: Ended) {
+    fn end_with(&mut self, ended: SocketOutcome) {
         // A close that came counts.
         self.end
             .sender
@@ -509,9 +509,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.end
                     .sender
                     .close(Close::with(code::ABNORMAL, ""), false);
-                self.leave(Ended::Silent);
+                self.leave(SocketOutcome::Silent);
             }
-            Due::Stall | Due::NoAnswer => self.end_with(Ended::Silent),
+            Due::Stall | Due::NoAnswer => self.end_with(SocketOutcome::Silent),
             Due::TimeOver => self.begin_close(&Close::with(code::GOING_AWAY, "the time is over")),
         }
     }

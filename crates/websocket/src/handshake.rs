@@ -184,7 +184,7 @@ impl BadOffer {
 
 /// What a client has asked a server for.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ClientHandshake {
     key: HeaderValue,
     protocols: Vec<String>,
 }
@@ -204,7 +204,7 @@ pub enum BadAnswer {
     NotOffered(String),
 }
 
-impl Asked {
+impl ClientHandshake {
     /// Asks for a socket with one of `protocols`, which are tokens.
     ///
     /// # Errors
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_checked() {
-        let asked = Asked::new(vec!["chat".into(), "log".into()]).unwrap();
+        let asked = ClientHandshake::new(vec!["chat".into(), "log".into()]).unwrap();
         let mut request = http::Request::builder().body(()).unwrap().into_parts().0;
         request.headers = asked.headers();
         let offer = Offer::of(&request, false).unwrap();

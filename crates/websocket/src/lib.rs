@@ -1,6 +1,6 @@
 //! WebSockets (RFC 6455), for the server's side of a client and the client's side of a server.
 //!
-//! * [`Offer`] and [`Asked`]: the two sides of the handshake.
+//! * [`Offer`] and [`ClientHandshake`]: the two sides of the handshake.
 //! * [`pair`]: two ends, one for the worker and one for the connection, with bounded queues of
 //!   messages between them.
 //! * [`Connection`]: drives a socket after the handshake: frames, pings, times, the close.
@@ -24,9 +24,9 @@ mod queue;
 
 pub use charge::MemoryCharge;
 pub use close::{Close, CloseError, code};
-pub use connection::{Connection, Ended};
+pub use connection::{Connection, SocketOutcome};
 pub use deflate::Deflate;
 pub use frames::Role;
-pub use handshake::{Asked, BadAnswer, BadOffer, Offer, is_token};
+pub use handshake::{BadAnswer, BadOffer, ClientHandshake, Offer, is_token};
 pub use limits::Limits;
 pub use queue::{End, Event, Message, NotSent, Receiver, Sender, pair};

@@ -22,7 +22,7 @@ const DELETE_PAUSE: Duration = Duration::from_millis(200);
 
 /// A step of the teardown. Each may run any number of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum TeardownStep {
     /// Kills the compiler of the container's code.
     Compilation,
     /// Deletes the OCI runtime's container, and kills its processes.
@@ -39,16 +39,16 @@ pub(crate) enum Step {
 }
 
 /// The steps in their order: what runs, then what those processes use.
-const STEPS: [Step; 6] = [
-    Step::Compilation,
-    Step::RuntimeContainer,
-    Step::Cgroups,
-    Step::Streams,
-    Step::CodeLinks,
-    Step::Rootfs,
+const STEPS: [TeardownStep; 6] = [
+    TeardownStep::Compilation,
+    TeardownStep::RuntimeContainer,
+    TeardownStep::Cgroups,
+    TeardownStep::Streams,
+    TeardownStep::CodeLinks,
+    TeardownStep::Rootfs,
 ];
 
-impl Step {
+impl TeardownStep {
     /// Returns whether a container counts as deleted only if the step succeeds. What the others
     /// leave is empty or small, and an unwritable code cache must not keep containers.
     pub(crate) fn must_succeed(self) -> bool {
@@ -60,7 +60,7 @@ impl Step {
 #[derive(Debug)]
 pub(crate) struct StepFailure {
     /// The step.
-    pub(crate) step: Step,
+    pub(crate) step: TeardownStep,
     /// Why it failed.
     pub(crate) error: Error,
 }
@@ -106,22 +106,22 @@ impl Teardown<'_> {
     /// deletion of the OCI runtime's container is [`RuntimeDeletion::Required`] and failed.
     pub(crate) async fn run(&self) -> Vec<StepFailure> {
         let required = match self.deletion {
-            RuntimeDeletion::Required(_) => Some(Step::RuntimeContainer),
+            RuntimeDeletion::Required(_) => Some(TeardownStep::RuntimeContainer),
             _ => None,
         };
         run_steps(required, |step| self.run_step(step)).await
     }
 
-    async fn run_step(&self, step: Step) -> Result<()> {
+    async fn run_step(&self, step: TeardownStep) -> Result<()> {
         match step {
-            Step::Compilation => {
+            TeardownStep::Compilation => {
                 if let Some(task) = self.compile_task {
                     task.abort();
                 }
                 Ok(())
             }
-            Step::RuntimeContainer => self.delete_runtime_container().await,
-            Step::Cgroups => {
+            TeardownStep::RuntimeContainer => self.delete_runtime_container().await,
+            TeardownStep::Cgroups => {
                 let skipped = matches!(self.deletion, RuntimeDeletion::Skipped);
                 // systemd removes its own.
                 if !skipped && !self.runc.uses_systemd() {
@@ -129,7 +129,7 @@ impl Teardown<'_> {
                 }
                 Ok(())
             }
-            Step::Streams => {
+            TeardownStep::Streams => {
                 // A container that was never started exits by its deletion.
                 if let Some(init) = self.processes.first() {
                     init.wait().await;
@@ -139,8 +139,8 @@ impl Teardown<'_> {
                 }
                 Ok(())
             }
-            Step::CodeLinks => self.code.map_or(Ok(()), ContainerCode::remove),
-            Step::Rootfs => unmount(self.bundle).await,
+            TeardownStep::CodeLinks => self.code.map_or(Ok(()), ContainerCode::remove),
+            TeardownStep::Rootfs => unmount(self.bundle).await,
         }
     }
 
@@ -168,8 +168,8 @@ async fn retry<F: Future<Output = Result<()>>>(mut delete: impl FnMut() -> F) ->
 
 /// Runs the steps in their order. A step that fails stops the others only if it is `required`.
 async fn run_steps<F: Future<Output = Result<()>>>(
-    required: Option<Step>,
-    mut run: impl FnMut(Step) -> F,
+    required: Option<TeardownStep>,
+    mut run: impl FnMut(TeardownStep) -> F,
 ) -> Vec<StepFailure> {
     let mut failures = Vec::new();
     for step in STEPS {
@@ -202,7 +202,10 @@ mod tests {
     use std::future::ready;
 
     /// Runs all steps with a function that fails for those in `failing`.
-    async fn run_with(failing: &[Step], required: Option<Step>) -> (Vec<Step>, Vec<Step>) {
+    async fn run_with(
+        failing: &[TeardownStep],
+        required: Option<TeardownStep>,
+    ) -> (Vec<TeardownStep>, Vec<TeardownStep>) {
         let mut run = Vec::new();
         let failures = run_steps(required, |step| {
             run.push(step);
@@ -223,11 +226,11 @@ mod tests {
         let position = |step| STEPS.iter().position(|one| *one == step).unwrap();
         for (first, then) in [
             // The compiler writes the links, and the processes use everything else.
-            (Step::Compilation, Step::CodeLinks),
-            (Step::RuntimeContainer, Step::Cgroups),
-            (Step::RuntimeContainer, Step::Streams),
-            (Step::RuntimeContainer, Step::CodeLinks),
-            (Step::RuntimeContainer, Step::Rootfs),
+            (TeardownStep::Compilation, TeardownStep::CodeLinks),
+            (TeardownStep::RuntimeContainer, TeardownStep::Cgroups),
+            (TeardownStep::RuntimeContainer, TeardownStep::Streams),
+            (TeardownStep::RuntimeContainer, TeardownStep::CodeLinks),
+            (TeardownStep::RuntimeContainer, TeardownStep::Rootfs),
         ] {
             assert!(position(first) < position(then), "{first:?} {then:?}");
         }
@@ -249,11 +252,14 @@ mod tests {
 
     #[tokio::test]
     async fn stops_after_a_required_step_that_fails() {
-        let required = Some(Step::RuntimeContainer);
-        let (run, failed) = run_with(&[Step::RuntimeContainer], required).await;
-        assert_eq!(run, [Step::Compilation, Step::RuntimeContainer]);
-        assert_eq!(failed, [Step::RuntimeContainer]);
-        let (run, _) = run_with(&[Step::Rootfs, Step::Compilation], required).await;
+        let required = Some(TeardownStep::RuntimeContainer);
+        let (run, failed) = run_with(&[TeardownStep::RuntimeContainer], required).await;
+        assert_eq!(
+            run,
+            [TeardownStep::Compilation, TeardownStep::RuntimeContainer]
+        );
+        assert_eq!(failed, [TeardownStep::RuntimeContainer]);
+        let (run, _) = run_with(&[TeardownStep::Rootfs, TeardownStep::Compilation], required).await;
         assert_eq!(run, STEPS);
     }
 
@@ -273,7 +279,7 @@ mod tests {
         }
 
         /// Runs the teardown with a program in place of the OCI runtime.
-        async fn run(&self, program: &str, deletion: RuntimeDeletion<'_>) -> Vec<Step> {
+        async fn run(&self, program: &str, deletion: RuntimeDeletion<'_>) -> Vec<TeardownStep> {
             let options = Options {
                 binary_name: program.to_owned(),
                 ..Options::default()
@@ -307,7 +313,7 @@ mod tests {
     async fn a_run_after_a_failure_does_what_is_left() {
         let fixture = Fixture::new();
         let failed = fixture.run("false", RuntimeDeletion::Blocking).await;
-        assert_eq!(failed, [Step::RuntimeContainer]);
+        assert_eq!(failed, [TeardownStep::RuntimeContainer]);
         assert!(!fixture.code.links.exists());
         let failed = fixture.run("true", RuntimeDeletion::Blocking).await;
         assert!(failed.is_empty(), "{failed:?}");

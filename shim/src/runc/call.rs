@@ -162,12 +162,12 @@ impl Drop for CallLog {
 /// Returns the last error of a log.
 fn last_error(log: &str) -> Option<String> {
     #[derive(Deserialize)]
-    struct Line {
+    struct RuntimeLogLine {
         level: String,
         msg: String,
     }
     let lines = || log.lines().rev();
-    let parsed = lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let parsed = lines().filter_map(|line| serde_json::from_str::<RuntimeLogLine>(line).ok());
     let mut errors = parsed.filter(|line| line.level == "error" || line.level == "fatal");
     let plain = || lines().find(|line| !line.trim().is_empty() && !line.starts_with('{'));
     errors

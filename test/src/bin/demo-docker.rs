@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     }
     walked?;
     demo.docker.expect_nothing_left()?;
-    println!("\nnothing is left: no process, mount, control group, file or network device");
+    println!("\nnothing is left: no process, mount, cgroup, file or network device");
     Ok(())
 }
 

@@ -91,7 +91,7 @@ fn walk(signals: Option<Signals>) -> Result<()> {
     }
     stop(&mut container)?;
     containerd.expect_nothing_left()?;
-    println!("nothing is left: no process, mount, control group, file or network device");
+    println!("nothing is left: no process, mount, cgroup, file or network device");
     Ok(())
 }
 

@@ -13,14 +13,14 @@ use wws_test::wait;
 
 /// What a process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Held {
+struct HeldResources {
     descriptors: usize,
     threads: usize,
     /// Memory that no other process has, in KiB.
     private_kib: u64,
 }
 
-impl Held {
+impl HeldResources {
     fn by(pid: Pid) -> Result<Self> {
         let directory = format!("/proc/{}", pid.as_raw_nonzero());
         let smaps = fs::read_to_string(format!("{directory}/smaps_rollup"))?;
@@ -45,8 +45,8 @@ struct Census {
     groups: usize,
     files: usize,
     zombies: usize,
-    shim: Held,
-    containerd: Held,
+    shim: HeldResources,
+    containerd: HeldResources,
 }
 
 impl Census {
@@ -59,8 +59,8 @@ impl Census {
             groups: there.groups.len(),
             files: there.files.len(),
             zombies: zombies(shim)? + zombies(daemon)?,
-            shim: Held::by(shim)?,
-            containerd: Held::by(daemon)?,
+            shim: HeldResources::by(shim)?,
+            containerd: HeldResources::by(daemon)?,
         })
     }
 }
@@ -78,7 +78,7 @@ impl fmt::Display for Census {
         } = self;
         write!(
             f,
-            "{processes} processes, {mounts} mounts, {groups} control groups, {files} files, {zombies} zombies; "
+            "{processes} processes, {mounts} mounts, {groups} cgroups, {files} files, {zombies} zombies; "
         )?;
         for (name, held) in [("shim", shim), ("containerd", containerd)] {
             write!(
@@ -146,12 +146,12 @@ fn come_and_go(cycles: usize) -> Result<()> {
         from.elapsed()
     );
     let things = |census: &Census| Census {
-        shim: Held {
+        shim: HeldResources {
             private_kib: 0,
             ..census.shim
         },
         // Go's own threads come and go.
-        containerd: Held {
+        containerd: HeldResources {
             private_kib: 0,
             threads: 0,
             ..census.containerd

@@ -79,13 +79,13 @@ const OVERFLOW: &str = r#"(() => {
         .map(e => `${e.tagName} ${e.className} ${e.textContent.slice(0, 40)}`);
 })()"#;
 
-struct Shown {
+struct ShownPanel {
     directory: TempDir,
     server: Server,
     panel: String,
 }
 
-fn serve(files: &[(&str, &[u8])]) -> Result<Shown> {
+fn serve(files: &[(&str, &[u8])]) -> Result<ShownPanel> {
     let directory = tempfile::tempdir()?;
     let project = directory.path().join("project");
     for (name, content) in files {
@@ -99,7 +99,7 @@ fn serve(files: &[(&str, &[u8])]) -> Result<Shown> {
     let address = format!("127.0.0.1:{admin}");
     let variables = [("WWS_ADMIN", &*address), ("SECRET_OF_TEST", SECRET)];
     let server = Server::start(&project, directory.path().join("log"), &variables)?;
-    Ok(Shown {
+    Ok(ShownPanel {
         directory,
         server,
         panel: format!("http://{address}/_panel/"),

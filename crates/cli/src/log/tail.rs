@@ -18,7 +18,7 @@ impl<S: Subscriber> Layer<S> for TailLayer {
         if !tail.is_enabled() {
             return;
         }
-        let mut line = Line::default();
+        let mut line = EventText::default();
         event.record(&mut line);
         tail.add(&line.worker, event.metadata().level().as_str(), &line.text);
     }
@@ -26,12 +26,12 @@ impl<S: Subscriber> Layer<S> for TailLayer {
 
 /// The parts of an event that the tail shows.
 #[derive(Default)]
-struct Line {
+struct EventText {
     worker: String,
     text: String,
 }
 
-impl Visit for Line {
+impl Visit for EventText {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "worker" => value.clone_into(&mut self.worker),

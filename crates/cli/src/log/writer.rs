@@ -28,10 +28,10 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// Passes lines to the thread. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Writer(Arc<Shared>);
+pub(crate) struct Writer(Arc<SharedWriter>);
 
-struct Shared {
-    state: Mutex<State>,
+struct SharedWriter {
+    state: Mutex<PendingLines>,
     wake: Condvar,
     done: Condvar,
     style: LogStyle,
@@ -39,7 +39,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct PendingLines {
     lines: Vec<u8>,
     dropped: u64,
     asleep: bool,
@@ -59,7 +59,7 @@ impl Writer {
         style: LogStyle,
         limit: Arc<RateLimit>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedWriter {
             state: Mutex::default(),
             wake: Condvar::new(),
             done: Condvar::new(),
@@ -115,8 +115,8 @@ impl Writer {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedWriter {
+    fn lock(&self) -> MutexGuard<'_, PendingLines> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -211,9 +211,9 @@ fn is_json(style: LogStyle) -> bool {
 }
 
 /// One event's line.
-pub(crate) struct Line<'w>(&'w Writer);
+pub(crate) struct LineWriter<'w>(&'w Writer);
 
-impl io::Write for Line<'_> {
+impl io::Write for LineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         match self.0.0.style {
             LogStyle::Format(LogFormat::Text) => self.0.append(&escape_controls(line)),
@@ -229,10 +229,10 @@ impl io::Write for Line<'_> {
 }
 
 impl<'w> MakeWriter<'w> for Writer {
-    type Writer = Line<'w>;
+    type Writer = LineWriter<'w>;
 
-    fn make_writer(&'w self) -> Line<'w> {
-        Line(self)
+    fn make_writer(&'w self) -> LineWriter<'w> {
+        LineWriter(self)
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
         let (read, write) = io::pipe().unwrap();
         let writer = Writer::to(write, TEXT, Arc::default()).unwrap();
         let line = "INFO guest: a\r2026-01-01 ERROR forged\0\u{202e}x\u{2028}y\nz\n";
-        let _ = Line(&writer).write(line.as_bytes()).unwrap();
+        let _ = LineWriter(&writer).write(line.as_bytes()).unwrap();
         writer.flush(Duration::from_secs(60));
         let mut read = BufReader::new(read);
         let mut line = String::new();

@@ -132,14 +132,14 @@ impl Received {
     }
 }
 
-struct State {
+struct ReceiverState {
     received: Mutex<Received>,
     changed: Condvar,
     answer: Mutex<Answer>,
 }
 
 pub struct Receiver {
-    state: Arc<State>,
+    state: Arc<ReceiverState>,
     pub url: String,
 }
 
@@ -156,7 +156,7 @@ impl Receiver {
     fn listen(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State {
+        let state = Arc::new(ReceiverState {
             received: Mutex::default(),
             changed: Condvar::new(),
             answer: Mutex::new(Answer::Status(200)),
@@ -227,7 +227,7 @@ impl<S: Write> Write for Locked<'_, S> {
     }
 }
 
-impl State {
+impl ReceiverState {
     /// Answers the requests of a connection.
     fn serve(&self, read: impl Read, mut write: impl Write) -> std::io::Result<()> {
         let mut read = BufReader::new(read);

@@ -206,7 +206,7 @@ impl Serialize for Body<'_> {
 #[derive(Deserialize)]
 struct PrintedResponse<'a> {
     #[serde(borrow)]
-    data: Option<Text<'a>>,
+    data: Option<BorrowedText<'a>>,
     /// The name of `data` in workers of Wasm Workers Server 0.x.
     body: Option<IgnoredAny>,
     #[serde(borrow, default)]
@@ -283,7 +283,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for PrintedHeaders<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut headers = Vec::new();
                 let mut lines = 0;
-                while let Some((name, values)) = map.next_entry::<Text<'_>, OneOrMany<'_>>()? {
+                while let Some((name, values)) =
+                    map.next_entry::<BorrowedText<'_>, OneOrMany<'_>>()?
+                {
                     lines += match &values {
                         OneOrMany::One(_) => 1,
                         OneOrMany::Many(values) => values.len().max(1),
@@ -304,7 +306,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for PrintedHeaders<'a> {
 
 /// Text that is borrowed unless it has escapes.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct BorrowedText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 enum OneOrMany<'a> {
     One(Cow<'a, str>),
@@ -332,7 +334,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for OneOrMany<'a> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut values = Vec::new();
-                while let Some(value) = list.next_element::<Text<'_>>()? {
+                while let Some(value) = list.next_element::<BorrowedText<'_>>()? {
                     if values.len() == MAX_HEADERS {
                         return Err(serde::de::Error::custom(format!(
                             "more than {MAX_HEADERS} headers"

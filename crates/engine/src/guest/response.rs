@@ -90,11 +90,11 @@ pub struct StreamedBody {
     /// Wall-clock time of what the guest does after its response.
     after: Duration,
     /// Dropped when the guest has ended.
-    kept: Kept,
+    kept: KeptValues,
 }
 
 /// What is kept until a guest has ended.
-type Kept = Vec<Box<dyn Send + Sync>>;
+type KeptValues = Vec<Box<dyn Send + Sync>>;
 
 /// A call that passes the head of its response, in a form of its own, while it runs.
 pub(crate) struct StreamingCall<H> {

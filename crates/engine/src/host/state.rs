@@ -14,7 +14,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtxBuilder, WasiView};
 use wws_outbound::{ErrorKind, MemoryCharge};
 use wws_telemetry::Limit;
-use wws_websocket::{Asked, Close, Connection, End, Role, code};
+use wws_websocket::{ClientHandshake, Close, Connection, End, Role, code};
 
 use crate::body::{BegunBody, BodySender, RequestBody};
 use crate::error::{MemoryRefusal, Stop};
@@ -581,7 +581,7 @@ impl Host {
             let Some((policy, client)) = &grants.http else {
                 return Err(HttpFailure::new(ErrorKind::NotAllowed, "not allowed"));
             };
-            let asked = Asked::new(protocols)
+            let asked = ClientHandshake::new(protocols)
                 .map_err(|error| HttpFailure::new(ErrorKind::Internal, error.to_string()))?;
             let report = OutgoingReport::begin(&grants, trace.as_ref(), &mut request);
             let opened = client.open_socket(policy, request, &asked).await;

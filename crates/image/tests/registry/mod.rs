@@ -19,7 +19,7 @@ use request::ReceivedRequest;
 
 /// How a registry wants to know who pushes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum RegistryAuth {
     Nobody,
     Basic,
     /// A token from the registry's own `/token`.
@@ -39,7 +39,7 @@ pub(crate) const BASIC: &str = "Basic dXNlcjpwYXNz";
 const TOKEN: &str = "Bearer secret-token";
 
 #[derive(Default)]
-pub(crate) struct State {
+pub(crate) struct RegistryState {
     pub(crate) blobs: HashMap<String, Vec<u8>>,
     /// Type and content, by digest or tag.
     pub(crate) manifests: HashMap<String, (String, Vec<u8>)>,
@@ -51,15 +51,15 @@ pub(crate) struct State {
 
 pub(crate) struct Registry {
     pub(crate) address: SocketAddr,
-    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) state: Arc<Mutex<RegistryState>>,
 }
 
 impl Registry {
     /// Starts a registry, which runs as long as the test.
-    pub(crate) fn start(wanted: Wanted) -> Self {
+    pub(crate) fn start(wanted: RegistryAuth) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(RegistryState::default()));
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -71,7 +71,12 @@ impl Registry {
     }
 }
 
-fn serve(mut stream: &TcpStream, wanted: Wanted, address: SocketAddr, state: &Mutex<State>) {
+fn serve(
+    mut stream: &TcpStream,
+    wanted: RegistryAuth,
+    address: SocketAddr,
+    state: &Mutex<RegistryState>,
+) {
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
@@ -117,7 +122,7 @@ struct Request<'a> {
     kind: String,
     authorization: Option<String>,
     body: &'a [u8],
-    wanted: Wanted,
+    wanted: RegistryAuth,
     address: SocketAddr,
 }
 
@@ -128,7 +133,7 @@ fn error(status: &'static str, message: &str) -> Answer {
     (status, Vec::new(), body.to_string().into_bytes())
 }
 
-fn answer(request: &Request<'_>, state: &mut State) -> Answer {
+fn answer(request: &Request<'_>, state: &mut RegistryState) -> Answer {
     let address = request.address;
     if let Some(query) = request.path.strip_prefix("/token?") {
         let scoped = ["pull%2Cpush", "pull"].iter().any(|actions| {
@@ -148,12 +153,14 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
         };
     }
     let expected = match request.wanted {
-        Wanted::Basic | Wanted::BlobsElsewhere(_) => Some((BASIC, "Basic realm=\"us\"".to_owned())),
-        Wanted::Token => Some((
+        RegistryAuth::Basic | RegistryAuth::BlobsElsewhere(_) => {
+            Some((BASIC, "Basic realm=\"us\"".to_owned()))
+        }
+        RegistryAuth::Token => Some((
             TOKEN,
             format!("Bearer realm=\"http://{address}/token\",service=\"us\",scope=\"a,b\""),
         )),
-        Wanted::TokenFromElsewhere => Some((
+        RegistryAuth::TokenFromElsewhere => Some((
             TOKEN,
             "Bearer realm=\"http://registry.invalid/token\"".to_owned(),
         )),
@@ -170,7 +177,7 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
     };
     match (request.method, path.split_once('/')) {
         ("GET", Some(("blobs", digest))) => match (request.wanted, state.blobs.get(digest)) {
-            (Wanted::BlobsElsewhere(other), Some(_)) => {
+            (RegistryAuth::BlobsElsewhere(other), Some(_)) => {
                 let location = format!("http://{other}/v2/team/hello/blobs/{digest}");
                 (
                     "307 Temporary Redirect",
@@ -194,8 +201,8 @@ fn answer(request: &Request<'_>, state: &mut State) -> Answer {
         }
         ("HEAD", _) => ("404 Not Found", Vec::new(), Vec::new()),
         ("POST", Some(("blobs", "uploads/"))) => match request.wanted {
-            Wanted::Forbidden => error("403 Forbidden", "not \u{1b}[2Jyours"),
-            Wanted::UploadElsewhere => {
+            RegistryAuth::Forbidden => error("403 Forbidden", "not \u{1b}[2Jyours"),
+            RegistryAuth::UploadElsewhere => {
                 let location = "http://registry.invalid/upload".to_owned();
                 ("202 Accepted", vec![("location", location)], Vec::new())
             }

@@ -23,7 +23,7 @@ use super::{
     exception::KitException,
     exports::{Exports, NoRoom},
     modules, multipart, operations, sockets,
-    state::{Outcome, State, Thrown},
+    state::{CallState, Outcome, Thrown},
     store, streams, urls,
 };
 
@@ -84,11 +84,11 @@ pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
         |mut caller: Caller<'_, Host>,
          (name, name_len, _this, count, values): (u32, u32, u32, u32, u32)| {
             Box::new(async move {
-                let state = State::of(caller.data_mut())?;
+                let state = CallState::of(caller.data_mut())?;
                 let (js, scratch) = (state.exports.clone(), state.scratch);
                 let name = js.copy(&mut caller, name, name_len)?;
                 let list = js.copy(&mut caller, values, count.min(16) * 4)?;
-                let call = Call {
+                let call = FunctionCall {
                     js: &js,
                     scratch,
                     held: Mutex::default(),
@@ -113,7 +113,7 @@ async fn rejection(
     reason: u32,
     is_handled: u32,
 ) -> Result<()> {
-    let state = State::of(caller.data_mut())?;
+    let state = CallState::of(caller.data_mut())?;
     let (js, scratch, kit) = (state.exports.clone(), state.scratch, state.kit);
     if let Some(kit) = kit {
         state.has_rejections = true;
@@ -136,7 +136,7 @@ async fn rejection(
 }
 
 /// A call of one function.
-struct Call<'a> {
+struct FunctionCall<'a> {
     js: &'a Exports,
     scratch: u32,
     values: Vec<u32>,
@@ -145,7 +145,7 @@ struct Call<'a> {
 }
 
 /// What a function returns.
-enum Answer {
+enum FunctionResult {
     Undefined,
     Bool(bool),
     Number(f64),
@@ -155,19 +155,19 @@ enum Answer {
     Value(u32),
 }
 
-impl From<Option<String>> for Answer {
+impl From<Option<String>> for FunctionResult {
     fn from(text: Option<String>) -> Self {
         text.map_or(Self::Undefined, Self::Text)
     }
 }
 
-impl From<Option<Vec<u8>>> for Answer {
+impl From<Option<Vec<u8>>> for FunctionResult {
     fn from(bytes: Option<Vec<u8>>) -> Self {
         bytes.map_or(Self::Undefined, |bytes| Self::Bytes(bytes.into()))
     }
 }
 
-impl Call<'_> {
+impl FunctionCall<'_> {
     async fn run(&self, caller: &mut Caller<'_, Host>, name: &[u8]) -> Result<u32> {
         let name = std::str::from_utf8(name)?;
         let given = match self.answer(caller, name).await {
@@ -182,16 +182,16 @@ impl Call<'_> {
         }
     }
 
-    async fn to_value(&self, caller: &mut Caller<'_, Host>, answer: Answer) -> Result<u32> {
+    async fn to_value(&self, caller: &mut Caller<'_, Host>, answer: FunctionResult) -> Result<u32> {
         let js = self.js;
         match answer {
-            Answer::Undefined => js.undefined.call_async(caller, ()).await,
-            Answer::Bool(true) => js.get_true.call_async(caller, ()).await,
-            Answer::Bool(false) => js.get_false.call_async(caller, ()).await,
-            Answer::Number(number) => js.new_number.call_async(caller, (number,)).await,
-            Answer::Text(text) => js.make_text(caller, &text).await,
-            Answer::Bytes(bytes) => js.make_bytes(caller, &bytes).await,
-            Answer::Value(value) => Ok(value),
+            FunctionResult::Undefined => js.undefined.call_async(caller, ()).await,
+            FunctionResult::Bool(true) => js.get_true.call_async(caller, ()).await,
+            FunctionResult::Bool(false) => js.get_false.call_async(caller, ()).await,
+            FunctionResult::Number(number) => js.new_number.call_async(caller, (number,)).await,
+            FunctionResult::Text(text) => js.make_text(caller, &text).await,
+            FunctionResult::Bytes(bytes) => js.make_bytes(caller, &bytes).await,
+            FunctionResult::Value(value) => Ok(value),
         }
     }
 
@@ -206,7 +206,7 @@ impl Call<'_> {
     /// and continues.
     async fn throw(&self, caller: &mut Caller<'_, Host>, exception: &KitException) -> Result<u32> {
         caller.data_mut().refusal_was_handled();
-        let kit = State::of(caller.data_mut())?.kit;
+        let kit = CallState::of(caller.data_mut())?.kit;
         let error = kit.context("an error before the kit is there")?.error;
         let text = exception.to_string();
         let text = self.js.make_text(caller.as_context_mut(), &text).await?;
@@ -227,7 +227,7 @@ impl Call<'_> {
         Ok(0)
     }
 
-    async fn answer(&self, caller: &mut Caller<'_, Host>, name: &str) -> Result<Answer> {
+    async fn answer(&self, caller: &mut Caller<'_, Host>, name: &str) -> Result<FunctionResult> {
         Ok(match name {
             "respond" => {
                 let head = self.text(caller, 0).await?;
@@ -238,24 +238,24 @@ impl Call<'_> {
                         "answered with more than {limit} bytes (`limits.output`)"
                     ))),
                 };
-                State::of(caller.data_mut())?.outcome = Some(match outcome {
+                CallState::of(caller.data_mut())?.outcome = Some(match outcome {
                     Ok((head, body)) => Outcome::Whole(head, body),
                     Err(thrown) => Outcome::Failed(thrown),
                 });
-                Answer::Undefined
+                FunctionResult::Undefined
             }
             "begin" => {
                 let head = self.text(caller, 0).await?;
                 match streams::begin(caller.data_mut(), &head)? {
-                    Ok(()) => Answer::Undefined,
-                    Err(why) => Answer::Text(why),
+                    Ok(()) => FunctionResult::Undefined,
+                    Err(why) => FunctionResult::Text(why),
                 }
             }
             "accept" => {
                 let head = self.text(caller, 0).await?;
                 match sockets::accept(caller.data_mut(), &head)? {
-                    Ok(()) => Answer::Undefined,
-                    Err(why) => Answer::Text(why),
+                    Ok(()) => FunctionResult::Undefined,
+                    Err(why) => FunctionResult::Text(why),
                 }
             }
             "socketSend" => self.socket_send(caller).await?,
@@ -264,48 +264,48 @@ impl Call<'_> {
                 let code = self.number(caller, 1).await? as u16;
                 let reason = self.text(caller, 2).await?;
                 sockets::close(caller.data_mut(), id, code, &reason)?;
-                Answer::Undefined
+                FunctionResult::Undefined
             }
             "end" => {
                 let goes_on = self.number(caller, 0).await? == 1.0;
-                State::of(caller.data_mut())?.outcome = Some(Outcome::Ended { goes_on });
-                Answer::Undefined
+                CallState::of(caller.data_mut())?.outcome = Some(Outcome::Ended { goes_on });
+                FunctionResult::Undefined
             }
             "close" => {
                 let id = self.number(caller, 0).await? as u64;
-                State::of(caller.data_mut())?.incoming.remove(&id);
-                Answer::Undefined
+                CallState::of(caller.data_mut())?.incoming.remove(&id);
+                FunctionResult::Undefined
             }
             "breakOff" => {
                 let id = self.number(caller, 0).await? as u64;
-                State::of(caller.data_mut())?.outgoing.remove(&id);
-                Answer::Undefined
+                CallState::of(caller.data_mut())?.outgoing.remove(&id);
+                FunctionResult::Undefined
             }
             "fail" => {
                 let text = self.text(caller, 0).await?;
                 let stack = self.text(caller, 1).await?;
                 let thrown = Thrown { text, stack };
-                State::of(caller.data_mut())?.outcome = Some(Outcome::Failed(thrown));
-                Answer::Undefined
+                CallState::of(caller.data_mut())?.outcome = Some(Outcome::Failed(thrown));
+                FunctionResult::Undefined
             }
             "start" => self.start(caller).await?,
             "cancel" => {
                 let id = self.number(caller, 0).await? as u64;
                 operations::cancel(caller.data_mut(), id);
-                Answer::Undefined
+                FunctionResult::Undefined
             }
             "wake" => {
                 let milliseconds = self.number(caller, 0).await?;
-                let state = State::of(caller.data_mut())?;
+                let state = CallState::of(caller.data_mut())?;
                 if state.loading {
-                    return Ok(Answer::Bool(false));
+                    return Ok(FunctionResult::Bool(false));
                 }
                 // No call lasts a day.
                 state.wake = (milliseconds >= 0.0).then(|| {
                     let delay = (milliseconds / 1000.0).min(86_400.0);
                     Instant::now() + Duration::from_secs_f64(delay)
                 });
-                Answer::Undefined
+                FunctionResult::Undefined
             }
             "log" => {
                 let level = match self.number(caller, 0).await? as i32 {
@@ -316,33 +316,33 @@ impl Call<'_> {
                 };
                 let text = self.text(caller, 1).await?;
                 caller.data_mut().log(level, &text);
-                Answer::Undefined
+                FunctionResult::Undefined
             }
-            "body" => Answer::Bytes(State::of(caller.data_mut())?.body.clone()),
+            "body" => FunctionResult::Bytes(CallState::of(caller.data_mut())?.body.clone()),
             "bodyText" => {
-                let body = State::of(caller.data_mut())?.body.clone();
+                let body = CallState::of(caller.data_mut())?.body.clone();
                 let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&body);
                 let text = String::from_utf8_lossy(text);
-                Answer::Value(self.js.make_text(caller, &text).await?)
+                FunctionResult::Value(self.js.make_text(caller, &text).await?)
             }
             "kvGet" | "kvSet" | "kvDelete" => self.store(caller, name).await?,
-            "now" => Answer::Number(caller.data_mut().elapsed().as_secs_f64() * 1000.0),
+            "now" => FunctionResult::Number(caller.data_mut().elapsed().as_secs_f64() * 1000.0),
             "number" => {
                 let mut bytes = [0; 8];
                 getrandom::fill(&mut bytes)?;
                 // 53 bits, as many as a number holds.
                 let number = (u64::from_le_bytes(bytes) >> 11) as f64;
-                Answer::Number(number / (1u64 << 53) as f64)
+                FunctionResult::Number(number / (1u64 << 53) as f64)
             }
             "random" => {
-                if State::of(caller.data_mut())?.loading {
+                if CallState::of(caller.data_mut())?.loading {
                     // Bytes drawn at load would be the same for every request.
-                    return Ok(Answer::Undefined);
+                    return Ok(FunctionResult::Undefined);
                 }
                 let len = self.number(caller, 0).await?.clamp(0.0, RANDOM) as usize;
                 let mut bytes = vec![0; len];
                 getrandom::fill(&mut bytes)?;
-                Answer::Bytes(bytes.into())
+                FunctionResult::Bytes(bytes.into())
             }
             "url" => {
                 let text = self.text(caller, 0).await?;
@@ -356,8 +356,10 @@ impl Call<'_> {
                 let value = self.text(caller, 2).await?;
                 urls::set(&href, &part, &value).into()
             }
-            "percentDecode" => Answer::Text(encoding::percent_decode(&self.text(caller, 0).await?)),
-            "encode" => Answer::Value(
+            "percentDecode" => {
+                FunctionResult::Text(encoding::percent_decode(&self.text(caller, 0).await?))
+            }
+            "encode" => FunctionResult::Value(
                 self.js
                     .encode(caller.as_context_mut(), self.scratch, self.value(0)?)
                     .await?,
@@ -368,14 +370,14 @@ impl Call<'_> {
                 let body = self.view(caller, 0).await?;
                 let boundary = self.text(caller, 1).await?;
                 let parts = multipart::parse(self.js.slice(&*caller, body)?, &boundary);
-                Answer::Text(match parts {
+                FunctionResult::Text(match parts {
                     Ok(parts) => serde_json::to_string(&parts)?,
                     Err(why) => serde_json::to_string(why)?,
                 })
             }
             "digest" => {
                 let Some(mut hash) = Hash::new(&self.text(caller, 0).await?) else {
-                    return Ok(Answer::Undefined);
+                    return Ok(FunctionResult::Undefined);
                 };
                 let bytes = self.view(caller, 1).await?;
                 self.pieces(caller, bytes, |piece, _| {
@@ -383,13 +385,13 @@ impl Call<'_> {
                     Ok(())
                 })
                 .await?;
-                Answer::Bytes(hash.finish().into())
+                FunctionResult::Bytes(hash.finish().into())
             }
             "hmac" => {
                 let algorithm = self.text(caller, 0).await?;
                 let key = self.key(caller, &algorithm).await?;
                 let Some(mut hmac) = Hmac::new(&algorithm, &key) else {
-                    return Ok(Answer::Undefined);
+                    return Ok(FunctionResult::Undefined);
                 };
                 let bytes = self.view(caller, 2).await?;
                 self.pieces(caller, bytes, |piece, _| {
@@ -397,9 +399,9 @@ impl Call<'_> {
                     Ok(())
                 })
                 .await?;
-                Answer::Bytes(hmac.finish().into())
+                FunctionResult::Bytes(hmac.finish().into())
             }
-            _ => Answer::Undefined,
+            _ => FunctionResult::Undefined,
         })
     }
 
@@ -420,7 +422,7 @@ impl Call<'_> {
     }
 
     /// Sends a message of a socket, once there is room for it. Returns why it cannot be sent.
-    async fn socket_send(&self, caller: &mut Caller<'_, Host>) -> Result<Answer> {
+    async fn socket_send(&self, caller: &mut Caller<'_, Host>) -> Result<FunctionResult> {
         let id = self.number(caller, 0).await? as u64;
         let limit = caller.data().limits().stream.socket.message;
         let (span, is_text) = self.content_at(caller, 1).await?;
@@ -446,33 +448,33 @@ impl Call<'_> {
                 "TypeError",
                 format!("the message has more than {limit} bytes (`limits.socket_message`)"),
             );
-            return Ok(Answer::Text(exception.to_string()));
+            return Ok(FunctionResult::Text(exception.to_string()));
         };
-        let state = State::of(caller.data_mut())?;
+        let state = CallState::of(caller.data_mut())?;
         let slot = state.sockets.get(&id).cloned();
         let Some(end) = slot.as_deref().and_then(OnceLock::get) else {
-            return Ok(Answer::Undefined);
+            return Ok(FunctionResult::Undefined);
         };
         Ok(match wait_in(caller, end.sender.send(message)).await {
             // A peer that is gone misses nothing.
-            Ok(()) | Err(NotSent::Closed) => Answer::Undefined,
+            Ok(()) | Err(NotSent::Closed) => FunctionResult::Undefined,
             Err(error @ NotSent::NoMemory(_)) => {
                 caller.data_mut().refusal_was_handled();
-                Answer::Text(KitException::new("Error", error.to_string()).to_string())
+                FunctionResult::Text(KitException::new("Error", error.to_string()).to_string())
             }
         })
     }
 
     /// The key/value store of the worker, which a call sees as it was when the call began, and one
     /// with a WebSocket as it was at the last event. Without one, it is empty and nothing is kept.
-    async fn store(&self, caller: &mut Caller<'_, Host>, name: &str) -> Result<Answer> {
-        if State::of(caller.data_mut())?.loading {
-            return Ok(Answer::Bool(false));
+    async fn store(&self, caller: &mut Caller<'_, Host>, name: &str) -> Result<FunctionResult> {
+        if CallState::of(caller.data_mut())?.loading {
+            return Ok(FunctionResult::Bool(false));
         }
         let key = self.text(caller, 0).await?;
         if name == "kvGet" {
             let value = kv_value_in(caller, &key).await.map_err(Error::new)?;
-            return Ok(value.map_or(Answer::Undefined, Answer::from));
+            return Ok(value.map_or(FunctionResult::Undefined, FunctionResult::from));
         }
         let (value, ttl) = match name {
             "kvSet" => (
@@ -483,8 +485,8 @@ impl Call<'_> {
         };
         let kv = caller.data_mut().current_kv().await;
         Ok(match kv.map_err(Error::new)? {
-            Some(kv) => Answer::Bool(kv.set(key, value, ttl)),
-            None => Answer::Undefined,
+            Some(kv) => FunctionResult::Bool(kv.set(key, value, ttl)),
+            None => FunctionResult::Undefined,
         })
     }
 }

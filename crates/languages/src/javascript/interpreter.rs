@@ -10,7 +10,7 @@ use super::{
     exports::{Exports, NoRoom},
     host_calls::NAMES,
     kit,
-    state::{FinishedOperation, KitFunctions, OperationOutput, State, Thrown},
+    state::{CallState, FinishedOperation, KitFunctions, OperationOutput, Thrown},
 };
 
 /// Flags of `qjs_eval`: run as a script, run as a module, only compile.
@@ -45,8 +45,8 @@ pub(super) struct Describe {
 }
 
 /// The state of a call, which the program sets when the call begins.
-pub(super) fn state(vm: &mut Vm) -> Result<&mut State> {
-    State::of(vm.host())
+pub(super) fn state(vm: &mut Vm) -> Result<&mut CallState> {
+    CallState::of(vm.host())
 }
 
 /// An instance of the interpreter, with its functions.

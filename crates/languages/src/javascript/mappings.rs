@@ -26,7 +26,7 @@ struct Segment {
 /// A map in JSON. Maps with `sections` are not supported.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Written {
+struct SourceMapJson {
     #[serde(default)]
     source_root: Option<String>,
     sources: Vec<Option<String>>,
@@ -47,7 +47,7 @@ impl Mappings {
 
     /// A map in JSON.
     pub(super) fn read(json: &[u8]) -> Option<Self> {
-        let written: Written = serde_json::from_slice(json).ok()?;
+        let written: SourceMapJson = serde_json::from_slice(json).ok()?;
         let root = written.source_root.unwrap_or_default();
         let sources = written
             .sources

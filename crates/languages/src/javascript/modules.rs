@@ -30,7 +30,7 @@ pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
             Box::new(async move {
                 let base = c_string(&mut caller, base)?;
                 let name = c_string(&mut caller, name)?;
-                let resolved = resolve(State::of(caller.data_mut())?, &base, &name);
+                let resolved = resolve(CallState::of(caller.data_mut())?, &base, &name);
                 give(&mut caller, resolved, None).await
             })
         },
@@ -41,7 +41,7 @@ pub(super) fn define(linker: &mut Linker<Host>) -> Result<()> {
         |mut caller: Caller<'_, Host>, (name, len): (u32, u32)| {
             Box::new(async move {
                 let name = c_string(&mut caller, name)?;
-                let source = load(State::of(caller.data_mut())?, &name);
+                let source = load(CallState::of(caller.data_mut())?, &name);
                 give(&mut caller, source, Some(len)).await
             })
         },
@@ -54,7 +54,7 @@ fn failed<T>(message: String) -> Result<T, ProgramFailure> {
 }
 
 /// Resolves `name` in the module `base` to a path beneath the root.
-fn resolve(state: &State, base: &str, name: &str) -> Result<String, ProgramFailure> {
+fn resolve(state: &CallState, base: &str, name: &str) -> Result<String, ProgramFailure> {
     if FILES.contains(&name) {
         return Ok(name.to_owned());
     }
@@ -97,7 +97,7 @@ fn resolve(state: &State, base: &str, name: &str) -> Result<String, ProgramFailu
         })
 }
 
-fn load(state: &State, name: &str) -> Result<String, ProgramFailure> {
+fn load(state: &CallState, name: &str) -> Result<String, ProgramFailure> {
     if FILES.contains(&name) {
         return Ok(FILES_SOURCE.to_owned());
     }
@@ -133,7 +133,7 @@ fn json(name: &str, text: &str) -> Result<String, ProgramFailure> {
 }
 
 /// Reads the text of a file of the project.
-pub(super) fn read(state: &State, name: &str) -> Result<String, ProgramFailure> {
+pub(super) fn read(state: &CallState, name: &str) -> Result<String, ProgramFailure> {
     read_up_to(&state.modules, name, MAX_MODULE)
 }
 
@@ -165,7 +165,7 @@ async fn give(
 ) -> Result<u32> {
     match text {
         Ok(mut text) => {
-            let js = State::of(caller.data_mut())?.exports.clone();
+            let js = CallState::of(caller.data_mut())?.exports.clone();
             let len = u32::try_from(text.len())?;
             text.push('\0');
             let at = js.put(caller.as_context_mut(), text.as_bytes()).await?;
@@ -176,7 +176,7 @@ async fn give(
             Ok(at.unwrap_or(0))
         }
         Err(problem) => {
-            State::of(caller.data_mut())?.import_problem = Some(problem);
+            CallState::of(caller.data_mut())?.import_problem = Some(problem);
             Ok(0)
         }
     }

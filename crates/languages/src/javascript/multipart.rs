@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// A part of a form.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Part {
+pub(super) struct FormPart {
     name: String,
     /// Set if the part is a file.
     filename: Option<String>,
@@ -17,7 +17,7 @@ pub(super) struct Part {
 }
 
 /// The parts of a body, or what is wrong with it.
-pub(super) fn parse(body: &[u8], boundary: &str) -> Result<Vec<Part>, &'static str> {
+pub(super) fn parse(body: &[u8], boundary: &str) -> Result<Vec<FormPart>, &'static str> {
     let delimiter = format!("\r\n--{boundary}");
     let finder = Finder::new(&delimiter);
     // The preamble before the first boundary is ignored (RFC 2046, 5.1.1).
@@ -68,7 +68,7 @@ fn end_of(body: &[u8], finder: &Finder<'_>, from: usize) -> Result<usize, &'stat
     }
 }
 
-fn headers(head: &[u8]) -> Result<Part, &'static str> {
+fn headers(head: &[u8]) -> Result<FormPart, &'static str> {
     let mut part = None;
     let mut content_type = None;
     for line in String::from_utf8_lossy(head).split("\r\n") {
@@ -88,7 +88,7 @@ fn headers(head: &[u8]) -> Result<Part, &'static str> {
 }
 
 /// `form-data; name="..."; filename="..."`. Values may be tokens, without quotes.
-fn disposition(value: &str) -> Result<Part, &'static str> {
+fn disposition(value: &str) -> Result<FormPart, &'static str> {
     let (kind, mut rest) = value.split_at(value.find(';').unwrap_or(value.len()));
     if !kind.trim().eq_ignore_ascii_case("form-data") {
         return Err("a part is not form-data");
@@ -114,7 +114,7 @@ fn disposition(value: &str) -> Result<Part, &'static str> {
         }
         rest = after.trim_start();
     }
-    Ok(Part {
+    Ok(FormPart {
         name: name.ok_or("a part has no name")?,
         filename: filename.or(extended),
         content_type: None,

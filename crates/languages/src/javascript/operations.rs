@@ -27,7 +27,7 @@ use super::{
     exception::KitException,
     files::{self, FileCall},
     sockets,
-    state::{FinishedOperation, OperationOutput, PENDING, State},
+    state::{CallState, FinishedOperation, OperationOutput, PENDING},
     store::{self, StoreOperation},
     streams::{self, Incoming},
 };
@@ -65,7 +65,7 @@ pub(super) fn start(
     operation: Operation,
     charge: Charge,
 ) -> Result<(), &'static str> {
-    let state = State::of(host).map_err(|_| "no state")?;
+    let state = CallState::of(host).map_err(|_| "no state")?;
     if state.loading {
         return Err("only while a request is handled: not where the worker is loaded");
     }
@@ -99,19 +99,19 @@ pub(super) fn start(
             }
         }
         Operation::Send(body, piece) => {
-            let sender = State::of(host)
+            let sender = CallState::of(host)
                 .ok()
                 .and_then(|state| state.outgoing.get(&body));
             streams::send(sender.cloned(), piece).boxed()
         }
         Operation::Finish(body) => {
-            let sender = State::of(host)
+            let sender = CallState::of(host)
                 .ok()
                 .and_then(|state| state.outgoing.remove(&body));
             streams::finish(sender).boxed()
         }
         Operation::Receive(socket) => {
-            let state = State::of(host).ok();
+            let state = CallState::of(host).ok();
             let slot = state.and_then(|state| state.sockets.get(&socket).cloned());
             sockets::receive(slot).boxed()
         }
@@ -137,7 +137,7 @@ pub(super) fn start(
         }
         Operation::Failed(failure) => std::future::ready(Err(failure)).boxed(),
     };
-    let state = State::of(host).map_err(|_| "no state")?;
+    let state = CallState::of(host).map_err(|_| "no state")?;
     let (handle, registration) = AbortHandle::new_pair();
     state.cancel.insert(id, handle);
     let future = Abortable::new(future, registration);
@@ -154,7 +154,7 @@ pub(super) fn start(
 
 /// A body that the kit reads piece by piece.
 fn incoming(host: &mut Host, body: u64) -> Option<Incoming> {
-    State::of(host).ok()?.incoming.get(&body).cloned()
+    CallState::of(host).ok()?.incoming.get(&body).cloned()
 }
 
 /// Sends a request. The body of its response is read by the kit, unless it is short.
@@ -169,7 +169,7 @@ fn fetch(
         Some(bytes) => RequestBody::Collected(bytes),
         None => {
             let (sender, stream) = BodySender::new();
-            let state = State::of(host).map_err(no_state)?;
+            let state = CallState::of(host).map_err(no_state)?;
             state.outgoing.insert(id, Arc::new(sender));
             RequestBody::Stream(stream)
         }
@@ -178,7 +178,7 @@ fn fetch(
         let sending = host.stream_http(request);
         sending.map_err(|failure| http_failure(&failure))
     });
-    let state = State::of(host).map_err(no_state)?;
+    let state = CallState::of(host).map_err(no_state)?;
     let sending = sending.inspect_err(|_| drop(state.outgoing.remove(&id)))?;
     // There before the response is: the kit knows its number.
     let slot: Incoming = Arc::default();
@@ -204,7 +204,7 @@ fn fetch(
 
 /// Cancels an operation. Its permit and its connection are freed at the next event.
 pub(super) fn cancel(host: &mut Host, id: u64) {
-    if let Ok(state) = State::of(host)
+    if let Ok(state) = CallState::of(host)
         && let Some(handle) = state.cancel.remove(&id)
     {
         handle.abort();
@@ -230,7 +230,7 @@ pub(super) struct Waiting {
 
 impl Waiting {
     /// `Err`: the next event has come.
-    pub(super) fn of(state: &mut State) -> Result<Self, Box<Event>> {
+    pub(super) fn of(state: &mut CallState) -> Result<Self, Box<Event>> {
         while let Some(done) = state.ended.pop_front() {
             if done.result.is_some() && state.cancel.remove(&done.id).is_some() {
                 return Err(Box::new(Event::Done(done)));
@@ -283,7 +283,7 @@ impl Waiting {
     }
 
     /// Returns what was taken to the state.
-    pub(super) fn back(self, state: &mut State, event: &Event) {
+    pub(super) fn back(self, state: &mut CallState, event: &Event) {
         state.pending = self.pending;
         state.was_timer = matches!(event, Event::Timer);
         match event {

@@ -22,7 +22,7 @@ use super::{
     place::{first_place, with_callee},
     request_head::request_head,
     source_map::SourceMaps,
-    state::{KitFunctions, Outcome, State, Thrown},
+    state::{CallState, KitFunctions, Outcome, Thrown},
     streams,
 };
 
@@ -90,7 +90,7 @@ impl Program for Worker {
     }
 
     fn is_reusable(&self, vm: &mut Vm) -> bool {
-        State::of(vm.host()).is_ok_and(|state| state.cancel.is_empty() && state.wake.is_none())
+        CallState::of(vm.host()).is_ok_and(|state| state.cancel.is_empty() && state.wake.is_none())
     }
 
     fn answer<'a>(
@@ -122,7 +122,7 @@ impl Worker {
         let scratch = vm.call(&exports.malloc, (SCRATCH,)).await?;
         let head = vm.call(&exports.malloc, (HEAD,)).await?;
         vm.host()
-            .set_state(State::new(exports, scratch, self.modules.clone()));
+            .set_state(CallState::new(exports, scratch, self.modules.clone()));
         let mut js = JsInstance::of(vm)?;
         let wws = js.kit().await?;
         let points = SnapshotAddresses {
@@ -236,7 +236,7 @@ impl Worker {
         let exports = Exports::of(vm)?;
         let (call, stream) = incoming::open(vm, call).await?;
         let head = request_head(&call, stream.is_some())?;
-        let mut state = State::new(exports, points.scratch, self.modules.clone());
+        let mut state = CallState::new(exports, points.scratch, self.modules.clone());
         state.loading = false;
         state.body = call.request.into_body();
         if let Some(stream) = stream {
@@ -259,7 +259,7 @@ impl Worker {
         loop {
             js.run_jobs().await?;
             js.report_rejections(&points).await?;
-            let state = State::of(js.vm.host())?;
+            let state = CallState::of(js.vm.host())?;
             match state.outcome.take() {
                 None => {}
                 Some(Outcome::Whole(head, body)) => {
@@ -283,10 +283,10 @@ impl Worker {
                 // Others see what the worker stored while it waits.
                 js.vm.host().commit_kv().await.map_err(Error::new)?;
             }
-            let event = match Waiting::of(State::of(js.vm.host())?) {
+            let event = match Waiting::of(CallState::of(js.vm.host())?) {
                 Ok(mut waiting) => {
                     let event = js.vm.wait(waiting.next()).await;
-                    waiting.back(State::of(js.vm.host())?, &event);
+                    waiting.back(CallState::of(js.vm.host())?, &event);
                     event
                 }
                 Err(event) => *event,

@@ -17,7 +17,7 @@ use super::{
     exception::KitException,
     operations::http_failure,
     program::response_of,
-    state::{OperationOutput, State},
+    state::{CallState, OperationOutput},
     streams::OWN,
 };
 
@@ -40,7 +40,9 @@ pub(super) fn accept(host: &mut Host, head: &str) -> Result<Result<(), String>> 
     let Some(end) = host.accept_socket(response) else {
         return Ok(Err("nobody waits for the response".into()));
     };
-    State::of(host)?.sockets.insert(OWN, Arc::new(end.into()));
+    CallState::of(host)?
+        .sockets
+        .insert(OWN, Arc::new(end.into()));
     Ok(Ok(()))
 }
 
@@ -62,7 +64,7 @@ pub(super) fn connect(
         .open_socket(request, protocols)
         .map_err(|failure| http_failure(&failure))?;
     let slot = SocketSlot::default();
-    let state = State::of(host).map_err(|_| KitException::new("Error", "no state"))?;
+    let state = CallState::of(host).map_err(|_| KitException::new("Error", "no state"))?;
     state.sockets.insert(id, slot.clone());
     Ok(async move {
         let (protocol, end) = opening.await.map_err(|failure| http_failure(&failure))?;
@@ -76,7 +78,7 @@ pub(super) fn connect(
 
 /// Closes a socket. The kit has checked the code and the reason; no code is 1005.
 pub(super) fn close(host: &mut Host, id: u64, code: u16, reason: &str) -> Result<()> {
-    let slot = State::of(host)?.sockets.get(&id);
+    let slot = CallState::of(host)?.sockets.get(&id);
     if let Some(end) = slot.and_then(|slot| slot.get()) {
         let given = (code != code::NONE).then_some(code);
         let close = Close::new(given, reason).unwrap_or_else(|_| Close::with(code::NORMAL, ""));

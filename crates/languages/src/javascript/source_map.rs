@@ -76,7 +76,7 @@ impl SourceMaps {
         let (row, column) = (pos.line.checked_sub(1)?, pos.column?.saturating_sub(1));
         let (source, row, column) = map.mappings.find(row, column)?;
         Some(SourcePos {
-            file: beside(&map.file, source).into(),
+            file: relative_to(&map.file, source).into(),
             line: row + 1,
             column: Some(column + 1),
         })
@@ -107,7 +107,7 @@ impl SourceMaps {
                 mappings: Mappings::from_url(address)?,
             });
         }
-        let file = beside(file, address);
+        let file = relative_to(file, address);
         let map = self.files.read(&format!("/{file}"), MAX).ok()?;
         Some(Map {
             file,
@@ -118,7 +118,7 @@ impl SourceMaps {
 
 /// A path relative to `file`, as a path relative to the project's root. A path out of the project
 /// is not changed.
-fn beside(file: &str, path: &str) -> String {
+fn relative_to(file: &str, path: &str) -> String {
     if path.starts_with('/') || path.contains("://") {
         return path.trim_start_matches('/').to_owned();
     }
@@ -164,8 +164,8 @@ mod tests {
 
     #[test]
     fn paths_are_seen_from_the_root() {
-        assert_eq!(beside("a/b/c.js", "../d.ts"), "a/d.ts");
-        assert_eq!(beside("c.js", "../src/d.ts"), "../src/d.ts");
-        assert_eq!(beside("a/c.js", "./d.map"), "a/d.map");
+        assert_eq!(relative_to("a/b/c.js", "../d.ts"), "a/d.ts");
+        assert_eq!(relative_to("c.js", "../src/d.ts"), "../src/d.ts");
+        assert_eq!(relative_to("a/c.js", "./d.map"), "a/d.map");
     }
 }

@@ -83,8 +83,8 @@ pub(super) enum Outcome {
     Failed(Thrown),
 }
 
-/// State of one call.
-pub(super) struct State {
+/// The state of one call.
+pub(super) struct CallState {
     pub(super) exports: Arc<Exports>,
     /// Guest memory for the host's use.
     pub(super) scratch: u32,
@@ -122,7 +122,7 @@ pub(super) struct State {
     pub(super) import_problem: Option<ProgramFailure>,
 }
 
-impl State {
+impl CallState {
     pub(super) fn new(exports: Exports, scratch: u32, modules: Directories) -> Self {
         Self {
             exports: Arc::new(exports),

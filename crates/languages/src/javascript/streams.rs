@@ -12,7 +12,7 @@ use super::{
     exception::KitException,
     operations::http_failure,
     program::response_of,
-    state::{OperationOutput, State},
+    state::{CallState, OperationOutput},
 };
 
 /// The number of the request's body, and of the response's.
@@ -76,7 +76,7 @@ pub(super) fn begin(host: &mut Host, head: &str) -> Result<Result<(), String>> {
     let Some(sender) = host.start_response(response) else {
         return Ok(Err("nobody waits for the response".into()));
     };
-    State::of(host)?.outgoing.insert(OWN, Arc::new(sender));
+    CallState::of(host)?.outgoing.insert(OWN, Arc::new(sender));
     Ok(Ok(()))
 }
 

@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::{
     },
 };
 use prost::Message;
-use wws_telemetry::{Family, Kind, Labels, Sink};
+use wws_telemetry::{Family, Labels, MetricKind, Sink};
 
 use super::{Source, nanoseconds, text};
 
@@ -81,13 +81,13 @@ impl Sink for MetricsSink {
     fn family(&mut self, family: Family) {
         let cumulative = AggregationTemporality::Cumulative.into();
         let data = match family.kind {
-            Kind::Counter => Data::Sum(Sum {
+            MetricKind::Counter => Data::Sum(Sum {
                 aggregation_temporality: cumulative,
                 is_monotonic: true,
                 ..Sum::default()
             }),
-            Kind::Gauge => Data::Gauge(Gauge::default()),
-            Kind::Histogram => Data::Histogram(Histogram {
+            MetricKind::Gauge => Data::Gauge(Gauge::default()),
+            MetricKind::Histogram => Data::Histogram(Histogram {
                 aggregation_temporality: cumulative,
                 ..Histogram::default()
             }),

@@ -31,7 +31,7 @@ pub type Body = BoxBody<Bytes, std::io::Error>;
 
 /// What a server was asked.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct SeenRequest {
     pub method: Method,
     pub target: String,
     pub headers: HeaderMap,
@@ -42,18 +42,20 @@ pub struct Seen {
 pub struct Server {
     pub address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<SeenRequest>>>,
 }
 
 impl Server {
-    pub async fn http(answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static) -> Self {
+    pub async fn http(
+        answer: impl Fn(&SeenRequest) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
         Self::start("127.0.0.1:0", None, answer).await
     }
 
     pub async fn start(
         at: &str,
         tls: Option<TlsAcceptor>,
-        answer: impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static,
+        answer: impl Fn(&SeenRequest) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(at).await.expect("bind");
         let server = Self {
@@ -94,15 +96,15 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<SeenRequest> {
         self.seen.lock().unwrap().clone()
     }
 }
 
 async fn serve<S>(
     stream: S,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    answer: Arc<impl Fn(&Seen) -> Response<Body> + Send + Sync + 'static>,
+    seen: Arc<Mutex<Vec<SeenRequest>>>,
+    answer: Arc<impl Fn(&SeenRequest) -> Response<Body> + Send + Sync + 'static>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -110,7 +112,7 @@ async fn serve<S>(
         let (seen, answer) = (seen.clone(), answer.clone());
         async move {
             let (parts, body) = request.into_parts();
-            let asked = Seen {
+            let asked = SeenRequest {
                 method: parts.method,
                 target: parts.uri.to_string(),
                 headers: parts.headers,

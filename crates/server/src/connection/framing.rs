@@ -10,7 +10,7 @@ const NAME: usize = 17;
 
 /// Where in its requests a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum FramingState {
     /// Between requests.
     Between,
     /// In a head.
@@ -29,7 +29,7 @@ enum State {
 
 /// The part of a line that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum LinePart {
     /// Nothing yet, or only a carriage return: the line may be empty.
     Start,
     /// A header's name.
@@ -43,8 +43,8 @@ enum Part {
 /// The framing parser of one connection.
 #[derive(Debug)]
 pub(crate) struct Framing {
-    state: State,
-    part: Part,
+    state: FramingState,
+    part: LinePart,
     /// The last byte of the line was a carriage return.
     after_return: bool,
     name: [u8; NAME],
@@ -63,8 +63,8 @@ pub(crate) struct Framing {
 impl Framing {
     pub(crate) fn new() -> Self {
         Self {
-            state: State::Between,
-            part: Part::Start,
+            state: FramingState::Between,
+            part: LinePart::Start,
             after_return: false,
             name: [0; NAME],
             name_len: 0,
@@ -79,7 +79,7 @@ impl Framing {
 
     /// Whether a head is incomplete.
     pub(crate) fn in_head(&self) -> bool {
-        self.state == State::Head
+        self.state == FramingState::Head
     }
 
     /// Bytes so far of the incomplete head.
@@ -90,7 +90,7 @@ impl Framing {
     /// Bytes that are left of a body of a known length.
     pub(crate) fn body_left(&self) -> u64 {
         match self.state {
-            State::Body(left) => left,
+            FramingState::Body(left) => left,
             _ => 0,
         }
     }
@@ -104,8 +104,8 @@ impl Framing {
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(first) = bytes.first() {
             match &mut self.state {
-                State::Lost => return,
-                State::Body(left) | State::Chunk(left) => {
+                FramingState::Lost => return,
+                FramingState::Body(left) | FramingState::Chunk(left) => {
                     let take = usize::try_from(*left)
                         .unwrap_or(usize::MAX)
                         .min(bytes.len());
@@ -113,21 +113,21 @@ impl Framing {
                     bytes = &bytes[take..];
                     if *left == 0 {
                         self.state = match self.state {
-                            State::Chunk(_) => State::Size,
-                            _ => State::Between,
+                            FramingState::Chunk(_) => FramingState::Size,
+                            _ => FramingState::Between,
                         };
                     }
                 }
-                State::Between => {
+                FramingState::Between => {
                     // Empty lines before a request are allowed.
                     if matches!(first, b'\r' | b'\n') {
                         bytes = &bytes[1..];
                     } else {
-                        self.state = State::Head;
+                        self.state = FramingState::Head;
                         self.head_len = 0;
                     }
                 }
-                State::Head | State::Size | State::Trailers => {
+                FramingState::Head | FramingState::Size | FramingState::Trailers => {
                     let end = bytes.iter().position(|byte| *byte == b'\n');
                     let line = &bytes[..end.unwrap_or(bytes.len())];
                     self.line(line);
@@ -149,25 +149,29 @@ impl Framing {
     fn line(&mut self, bytes: &[u8]) {
         for byte in bytes {
             match self.part {
-                Part::Rest => return,
-                Part::Start if *byte == b'\r' => {}
-                Part::Start => {
+                LinePart::Rest => return,
+                LinePart::Start if *byte == b'\r' => {}
+                LinePart::Start => {
                     (self.name_len, self.number) = (0, Number::Empty);
-                    if self.state == State::Size {
-                        self.part = Part::Number;
+                    if self.state == FramingState::Size {
+                        self.part = LinePart::Number;
                         self.number.digit(*byte, 16);
                     } else {
-                        self.part = Part::Name;
+                        self.part = LinePart::Name;
                         self.name_byte(*byte);
                     }
                 }
-                Part::Name => self.name_byte(*byte),
+                LinePart::Name => self.name_byte(*byte),
                 // Chunk extensions follow.
-                Part::Number if self.state == State::Size && *byte == b';' => {
-                    self.part = Part::Rest
+                LinePart::Number if self.state == FramingState::Size && *byte == b';' => {
+                    self.part = LinePart::Rest
                 }
-                Part::Number => {
-                    let radix = if self.state == State::Size { 16 } else { 10 };
+                LinePart::Number => {
+                    let radix = if self.state == FramingState::Size {
+                        16
+                    } else {
+                        10
+                    };
                     self.number.digit(*byte, radix);
                 }
             }
@@ -177,10 +181,10 @@ impl Framing {
     fn name_byte(&mut self, byte: u8) {
         if byte == b':' {
             let name = self.name.get(..self.name_len).unwrap_or_default();
-            let in_head = self.state == State::Head;
-            self.part = Part::Rest;
+            let in_head = self.state == FramingState::Head;
+            self.part = LinePart::Rest;
             if in_head && name == b"content-length" {
-                self.part = Part::Number;
+                self.part = LinePart::Number;
             } else if in_head && name == b"transfer-encoding" {
                 self.transfer_encoding = true;
             }
@@ -191,31 +195,31 @@ impl Framing {
                 *slot = byte.to_ascii_lowercase();
                 self.name_len += 1;
             }
-            None => self.part = Part::Rest,
+            None => self.part = LinePart::Rest,
         }
     }
 
     fn end_line(&mut self) {
-        let part = std::mem::replace(&mut self.part, Part::Start);
+        let part = std::mem::replace(&mut self.part, LinePart::Start);
         let after_return = std::mem::take(&mut self.after_return);
         match self.state {
-            State::Head if part == Part::Start => self.end_head(),
-            State::Head if part == Part::Number => {
+            FramingState::Head if part == LinePart::Start => self.end_head(),
+            FramingState::Head if part == LinePart::Number => {
                 // hyper rejects lengths that differ.
                 self.content_length = Some(self.number);
             }
-            State::Size => match (part, self.number.value()) {
-                (Part::Number | Part::Rest, Some(0)) => self.state = State::Trailers,
+            FramingState::Size => match (part, self.number.value()) {
+                (LinePart::Number | LinePart::Rest, Some(0)) => self.state = FramingState::Trailers,
                 // A chunk ends with CR LF; hyper accepts nothing else.
-                (Part::Number | Part::Rest, Some(size)) if size < u64::MAX - 2 => {
-                    self.state = State::Chunk(size + 2);
+                (LinePart::Number | LinePart::Rest, Some(size)) if size < u64::MAX - 2 => {
+                    self.state = FramingState::Chunk(size + 2);
                 }
                 _ => self.lose(),
             },
             // To hyper a line feed alone is a part of the trailer: what follows is no request to
             // it.
-            State::Trailers if !after_return => self.lose(),
-            State::Trailers if part == Part::Start => self.state = State::Between,
+            FramingState::Trailers if !after_return => self.lose(),
+            FramingState::Trailers if part == LinePart::Start => self.state = FramingState::Between,
             _ => {}
         }
     }
@@ -224,10 +228,10 @@ impl Framing {
         let length = self.content_length.take();
         let is_chunked = std::mem::take(&mut self.transfer_encoding);
         match length.map(Number::value) {
-            None if is_chunked => self.state = State::Size,
-            None => self.state = State::Between,
-            Some(Some(0)) if !is_chunked => self.state = State::Between,
-            Some(Some(length)) if !is_chunked => self.state = State::Body(length),
+            None if is_chunked => self.state = FramingState::Size,
+            None => self.state = FramingState::Between,
+            Some(Some(0)) if !is_chunked => self.state = FramingState::Between,
+            Some(Some(length)) if !is_chunked => self.state = FramingState::Body(length),
             Some(_) => self.lose(),
         }
         self.heads += 1;
@@ -235,7 +239,7 @@ impl Framing {
 
     /// Stops parsing: neither this request nor what follows is trusted.
     fn lose(&mut self) {
-        self.state = State::Lost;
+        self.state = FramingState::Lost;
         self.conflict.get_or_insert(self.heads);
     }
 }
@@ -300,7 +304,7 @@ pub(crate) mod differential {
     use http_body_util::{BodyExt, Empty};
     use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 
-    use super::{Framing, State};
+    use super::{Framing, FramingState};
 
     /// A request's place among the bytes: where its head ends, and where its body does, if it does.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,13 +345,13 @@ pub(crate) mod differential {
         for (index, byte) in bytes.iter().enumerate() {
             let before = framing.heads;
             framing.feed(std::slice::from_ref(byte));
-            if framing.heads > before && framing.state != State::Lost {
+            if framing.heads > before && framing.state != FramingState::Lost {
                 messages.push(Message {
                     head: index + 1,
                     end: None,
                 });
             }
-            if framing.state == State::Between
+            if framing.state == FramingState::Between
                 && let Some(last) = messages.last_mut()
             {
                 last.end.get_or_insert(index + 1);
@@ -494,7 +498,7 @@ mod tests {
     #[test]
     fn separates_heads_from_bodies() {
         let body_like_a_head = "POST / HTTP/1.1\r\nContent-Length: 40\r\n\r\nContent-Length: 1\r\nTransfer-Encoding: \r\n";
-        assert_eq!(feed(body_like_a_head).state, State::Between);
+        assert_eq!(feed(body_like_a_head).state, FramingState::Between);
         assert_eq!(
             feed(&format!("{body_like_a_head}GET / HTTP/1.1\r\n\r\n\r\n")).heads,
             2
@@ -518,7 +522,7 @@ mod tests {
     #[test]
     fn follows_chunks_with_extensions_and_trailers() {
         let chunked = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n2 \r\n\n\n\r\n0\r\nx: y\r\n\r\n";
-        assert_eq!(feed(chunked).state, State::Between);
+        assert_eq!(feed(chunked).state, FramingState::Between);
         let next = format!(
             "{chunked}POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
         );
@@ -619,7 +623,7 @@ mod tests {
                 "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;{extension}\r\nhello\r\n{zeros}\r\n\r\n"
             ),
         ] {
-            assert_eq!(feed(&first).state, State::Between, "{first}");
+            assert_eq!(feed(&first).state, FramingState::Between, "{first}");
             assert!(feed(&format!("{first}GET / HT")).in_head(), "{first}");
             let next = format!(
                 "{first}POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -202,7 +202,7 @@ impl<H: Handle> Driver<H> {
             draining: self.draining.clone(),
             respond,
             client: ClientWait::default(),
-            held: Arc::new(Held {
+            held: Arc::new(StreamReservation {
                 _charge: charge,
                 _in_progress: parent.begin_request().in_progress,
             }),
@@ -215,7 +215,7 @@ impl<H: Handle> Driver<H> {
 }
 
 /// What is kept until a stream's last byte is handed to the socket.
-struct Held {
+struct StreamReservation {
     _charge: Charge,
     _in_progress: RequestInProgress,
 }
@@ -223,7 +223,7 @@ struct Held {
 /// A part of a response that h2 holds.
 struct HeldPiece(
     Bytes,
-    #[allow(dead_code, reason = "dropped with the bytes")] Arc<Held>,
+    #[allow(dead_code, reason = "dropped with the bytes")] Arc<StreamReservation>,
 );
 
 impl AsRef<[u8]> for HeldPiece {
@@ -243,7 +243,7 @@ struct Stream {
     draining: CancellationToken,
     respond: SendResponse<Bytes>,
     client: ClientWait,
-    held: Arc<Held>,
+    held: Arc<StreamReservation>,
     /// How long the response has waited for the client, and what the client took, since the rate
     /// was checked.
     waited: Duration,

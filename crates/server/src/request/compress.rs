@@ -97,10 +97,10 @@ pub(crate) struct Compressor {
 impl Compressor {
     /// Charges compressed responses to `memory`.
     pub(crate) fn new(memory: &Account) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             memory: memory.part(memory.total() / 4),
-            permits: Arc::new(Semaphore::new(processors)),
+            permits: Arc::new(Semaphore::new(cpus)),
         }
     }
 

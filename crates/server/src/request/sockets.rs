@@ -10,7 +10,7 @@ use tokio::{
 };
 use wws_engine::{Account, CallError, Charge, GuestSocket};
 use wws_project::Worker;
-use wws_websocket::{BadOffer, Close, Connection, Deflate, Ended, Offer, Role, code};
+use wws_websocket::{BadOffer, Close, Connection, Deflate, Offer, Role, SocketOutcome, code};
 
 use crate::connection::body::Body;
 use crate::connection::driver::Watch;
@@ -225,7 +225,7 @@ impl OpenSocket {
             self.record.aborted(AbortedBy::Worker);
         } else if draining.is_cancelled() {
             self.record.aborted(AbortedBy::Shutdown);
-        } else if ended == Some(Ended::Clean) {
+        } else if ended == Some(SocketOutcome::Clean) {
             self.record.completed();
         }
         let Self {
@@ -237,7 +237,7 @@ impl OpenSocket {
         let (worker, request_id) = (record.worker.clone(), record.request_id.clone());
         // The access log has the socket's end, not the guest's.
         drop(record);
-        let takes = matches!(ended, Some(Ended::Clean | Ended::Failed(_)));
+        let takes = matches!(ended, Some(SocketOutcome::Clean | SocketOutcome::Failed(_)));
         let closing = connection.into_stream().finish(takes);
         tokio::join!(closing, finish(guest, &worker, &request_id));
         drop(place);

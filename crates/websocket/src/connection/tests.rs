@@ -35,7 +35,7 @@ fn frame(first: u8, content: &[u8]) -> Vec<u8> {
 struct Rig {
     client: DuplexStream,
     worker: End,
-    server: tokio::task::JoinHandle<(Ended, u64)>,
+    server: tokio::task::JoinHandle<(SocketOutcome, u64)>,
     budget: Budget,
 }
 
@@ -150,7 +150,7 @@ async fn messages_pass_in_both_directions() {
         panic!("a message");
     };
     assert_eq!((close.code, clean), (Some(3001), true));
-    assert_eq!(rig.server.await.unwrap(), (Ended::Clean, 100_000));
+    assert_eq!(rig.server.await.unwrap(), (SocketOutcome::Clean, 100_000));
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_client_that_closes_gets_an_answer() {
         (close.code, &*close.reason, clean),
         (Some(1000), "done", true)
     );
-    assert_eq!(rig.server.await.unwrap().0, Ended::Clean);
+    assert_eq!(rig.server.await.unwrap().0, SocketOutcome::Clean);
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn a_breach_of_the_protocol_closes_with_its_code() {
             panic!("a message");
         };
         assert!(!clean);
-        assert_eq!(rig.server.await.unwrap().0, Ended::Failed(expected));
+        assert_eq!(rig.server.await.unwrap().0, SocketOutcome::Failed(expected));
     }
 }
 
@@ -223,7 +223,10 @@ async fn a_message_without_memory_closes_the_socket() {
     // The server may stop reading.
     let _ = rig.client.write_all(&message[..200_000]).await;
     assert_eq!(rig.receive_close().await, code::TRY_AGAIN);
-    assert_eq!(rig.server.await.unwrap().0, Ended::Failed(code::TRY_AGAIN));
+    assert_eq!(
+        rig.server.await.unwrap().0,
+        SocketOutcome::Failed(code::TRY_AGAIN)
+    );
 }
 
 #[tokio::test]
@@ -289,7 +292,7 @@ async fn a_client_that_takes_nothing_stops_the_worker_and_its_pings_are_not_read
     });
     // It is given up.
     assert_eq!(flooded, Err(NotSent::Closed));
-    assert_eq!(rig.server.await.unwrap().0, Ended::Silent);
+    assert_eq!(rig.server.await.unwrap().0, SocketOutcome::Silent);
 }
 
 #[tokio::test]
@@ -301,7 +304,7 @@ async fn a_silent_client_is_pinged_and_then_closed() {
     }
     assert_eq!(rig.receive().await, (0x89, vec![]));
     assert_eq!(rig.receive_close().await, code::GOING_AWAY);
-    assert_eq!(rig.server.await.unwrap().0, Ended::Silent);
+    assert_eq!(rig.server.await.unwrap().0, SocketOutcome::Silent);
 }
 
 #[tokio::test]
@@ -321,7 +324,7 @@ async fn fragments_without_an_end_are_pinged_and_then_closed() {
     };
     let (_, all) = tokio::join!(trickle, all);
     assert_eq!(all[..4], [0x89, 0, 0x88, 2 + 25], "{all:x?}");
-    assert_eq!(rig.server.await.unwrap().0, Ended::Silent);
+    assert_eq!(rig.server.await.unwrap().0, SocketOutcome::Silent);
 }
 
 #[tokio::test]
@@ -346,7 +349,7 @@ async fn a_worker_that_is_gone_closes_after_its_messages() {
         assert_eq!(all, [0x81, 1, b'a', 0x88, 2, 3, 0xf3]);
         client.write_all(&frame(0x88, &[3, 0xf3])).await.unwrap();
     });
-    assert_eq!(ended.0, Ended::Clean);
+    assert_eq!(ended.0, SocketOutcome::Clean);
 }
 
 #[tokio::test]
@@ -362,7 +365,7 @@ async fn a_connection_that_is_cut_off_is_an_abnormal_close() {
         panic!("a message");
     };
     assert_eq!((close.code, clean), (Some(code::ABNORMAL), false));
-    assert_eq!(server.await.unwrap().0, Ended::Lost);
+    assert_eq!(server.await.unwrap().0, SocketOutcome::Lost);
 }
 
 /// The frame of a compressed message, whose content is `len` times `byte`.
@@ -423,7 +426,7 @@ async fn compressed_messages_pass_in_both_directions() {
     rig.send(0x88, &1000_u16.to_be_bytes()).await;
     assert_eq!(rig.receive_close().await, 1000);
     let (ended, sent) = rig.server.await.unwrap();
-    assert_eq!((ended, sent), (Ended::Clean, 100_005));
+    assert_eq!((ended, sent), (SocketOutcome::Clean, 100_005));
     drop(rig.worker);
     assert_eq!(left(&rig.budget), 1 << 30);
 }
@@ -451,7 +454,7 @@ async fn compressed_messages_keep_to_the_limits() {
         let mut rig = deflating(limits.clone(), memory);
         rig.send(0xc2, &content).await;
         assert_eq!(rig.receive_close().await, code);
-        assert_eq!(rig.server.await.unwrap().0, Ended::Failed(code));
+        assert_eq!(rig.server.await.unwrap().0, SocketOutcome::Failed(code));
         drop(rig.worker);
         assert_eq!(left(&rig.budget), memory);
     }

@@ -21,7 +21,7 @@ pub fn worker(attribute: TokenStream, item: TokenStream) -> TokenStream {
 
 /// What the handler is to be given besides the request.
 #[derive(Default)]
-struct Wanted {
+struct HandlerArguments {
     cache: bool,
     params: bool,
 }
@@ -50,8 +50,8 @@ impl Mistake {
     }
 }
 
-fn arguments(attribute: TokenStream) -> Result<Wanted, Mistake> {
-    let mut wanted = Wanted::default();
+fn arguments(attribute: TokenStream) -> Result<HandlerArguments, Mistake> {
+    let mut wanted = HandlerArguments::default();
     let mut name_is_next = true;
     for tree in attribute {
         match &tree {
@@ -105,7 +105,7 @@ fn function(item: TokenStream) -> Result<Ident, Mistake> {
     Err(Mistake(span, "#[worker] stands at a function".to_owned()))
 }
 
-fn main_of(name: &Ident, wanted: &Wanted) -> TokenStream {
+fn main_of(name: &Ident, wanted: &HandlerArguments) -> TokenStream {
     let mut arguments = String::from("request");
     if wanted.params {
         arguments.push_str(", params");

@@ -9,7 +9,7 @@ use super::arguments::PIECE;
 use super::{Answer, Call};
 use crate::javascript::{
     encoding::TextDecoder,
-    state::{DECODERS, State},
+    state::{CallState, DECODERS},
 };
 
 /// Flags of `decode`.
@@ -38,7 +38,7 @@ impl Call<'_> {
                 return Ok(Answer::Value(value.await?));
             }
         }
-        let state = State::of(caller.data_mut())?;
+        let state = CallState::of(caller.data_mut())?;
         let begun = state.decoders.remove(&id);
         let more_follows = flags & MORE_FOLLOWS != 0;
         if more_follows && state.decoders.len() >= DECODERS {
@@ -68,7 +68,9 @@ impl Call<'_> {
             return Ok(Answer::Undefined);
         }
         if more_follows {
-            State::of(caller.data_mut())?.decoders.insert(id, decoder);
+            CallState::of(caller.data_mut())?
+                .decoders
+                .insert(id, decoder);
         }
         Ok(Answer::Text(text))
     }
