@@ -43,15 +43,15 @@ macro_rules! on_each_containerd {
 
 on_each_containerd![
     a_pod_has_one_shim_and_one_network,
-    logs_statistics_and_processes,
-    commands_and_probes_are_run_inside,
+    logs_and_statistics_and_processes,
+    runs_commands_and_probes_inside,
     a_command_that_leaves_a_process_behind_ends,
-    limits_are_kept_and_changed,
-    the_examples_security_context_is_kept,
+    respects_and_updates_limits,
+    respects_the_security_context_of_the_example,
     a_request_in_flight_ends_within_the_grace_period,
-    ends_have_their_codes_and_reasons,
-    a_killed_shim_ends_its_pod,
-    pods_outlive_containerd,
+    exits_have_codes_and_reasons,
+    a_killed_shim_stops_its_pod,
+    pods_survive_a_restart_of_containerd,
     pulled_images_run,
     a_pod_is_deleted_while_its_code_compiles,
     arguments_and_the_entry_point_again_are_taken,
@@ -129,7 +129,7 @@ fn a_pod_has_one_shim_and_one_network(pods: &mut Pods) -> Result<()> {
     pods.remove(&pod)
 }
 
-fn logs_statistics_and_processes(pods: &mut Pods) -> Result<()> {
+fn logs_and_statistics_and_processes(pods: &mut Pods) -> Result<()> {
     let pod = pods.run_pod("logs")?;
     let id = workers(pods, &pod, json!({}))?;
     let log = wait::until("the log", LIMIT, || {
@@ -158,7 +158,7 @@ fn logs_statistics_and_processes(pods: &mut Pods) -> Result<()> {
     pods.remove(&pod)
 }
 
-fn commands_and_probes_are_run_inside(pods: &mut Pods) -> Result<()> {
+fn runs_commands_and_probes_inside(pods: &mut Pods) -> Result<()> {
     let pod = pods.run_pod("inside")?;
     let id = workers(pods, &pod, json!({}))?;
     // By the kubelet's way for probes, and by that of `kubectl exec`, which streams.
@@ -216,7 +216,7 @@ fn a_command_that_leaves_a_process_behind_ends(pods: &mut Pods) -> Result<()> {
     pods.remove(&pod)
 }
 
-fn limits_are_kept_and_changed(pods: &mut Pods) -> Result<()> {
+fn respects_and_updates_limits(pods: &mut Pods) -> Result<()> {
     let pod = pods.run_pod("limits")?;
     let resources = json!({ "resources": {
         "memory_limit_in_bytes": 64 << 20, "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512,
@@ -234,7 +234,7 @@ fn limits_are_kept_and_changed(pods: &mut Pods) -> Result<()> {
     pods.remove(&pod)
 }
 
-fn the_examples_security_context_is_kept(pods: &mut Pods) -> Result<()> {
+fn respects_the_security_context_of_the_example(pods: &mut Pods) -> Result<()> {
     let pod = pods.run_pod("strict")?;
     let context = json!({ "security_context": {
         "run_as_user": { "value": 65532 },
@@ -275,7 +275,7 @@ fn a_request_in_flight_ends_within_the_grace_period(pods: &mut Pods) -> Result<(
     pods.remove(&pod)
 }
 
-fn ends_have_their_codes_and_reasons(pods: &mut Pods) -> Result<()> {
+fn exits_have_codes_and_reasons(pods: &mut Pods) -> Result<()> {
     let pod = pods.run_pod("ends")?;
     let image = Image::workers("broken").file("bad.wasm", "no Wasm")?;
     let image = image.import(pods.containerd())?;
@@ -306,7 +306,7 @@ fn ends_have_their_codes_and_reasons(pods: &mut Pods) -> Result<()> {
     pods.remove(&pod)
 }
 
-fn a_killed_shim_ends_its_pod(pods: &mut Pods) -> Result<()> {
+fn a_killed_shim_stops_its_pod(pods: &mut Pods) -> Result<()> {
     let pod = pods.run_pod("orphan")?;
     let id = workers(pods, &pod, json!({}))?;
     for shim in pods.containerd().shims()? {
@@ -321,7 +321,7 @@ fn a_killed_shim_ends_its_pod(pods: &mut Pods) -> Result<()> {
     pods.remove(&pod)
 }
 
-fn pods_outlive_containerd(pods: &mut Pods) -> Result<()> {
+fn pods_survive_a_restart_of_containerd(pods: &mut Pods) -> Result<()> {
     let pod = pods.run_pod("steady")?;
     let id = workers(pods, &pod, json!({}))?;
     let pid = pods.pid(&id)?;

@@ -34,11 +34,11 @@ macro_rules! on_each_containerd {
 }
 
 on_each_containerd![
-    the_life_of_a_container,
-    commands_are_run_inside,
+    create_start_stop_remove,
+    runs_commands_inside,
     a_network_and_a_volume,
-    limits_and_privileges_are_kept,
-    a_project_that_does_not_load_says_so,
+    respects_limits_and_privileges,
+    reports_a_project_that_does_not_load,
 ];
 
 fn on(version: Version, scenario: fn(&Nerdctl) -> Result<()>) -> Result<()> {
@@ -81,7 +81,7 @@ fn exit(nerdctl: &Nerdctl, name: &str) -> Result<String> {
     nerdctl.inspect(name, "{{.State.Status}} {{.State.ExitCode}}")
 }
 
-fn the_life_of_a_container(nerdctl: &Nerdctl) -> Result<()> {
+fn create_start_stop_remove(nerdctl: &Nerdctl) -> Result<()> {
     let image = probe(nerdctl)?;
     let port = run(nerdctl, "life", &[], &image)?;
     is_served(nerdctl, "life", port)?;
@@ -113,7 +113,7 @@ fn the_life_of_a_container(nerdctl: &Nerdctl) -> Result<()> {
     Ok(())
 }
 
-fn commands_are_run_inside(nerdctl: &Nerdctl) -> Result<()> {
+fn runs_commands_inside(nerdctl: &Nerdctl) -> Result<()> {
     let image = probe(nerdctl)?;
     let port = run(nerdctl, "inside", &[], &image)?;
     is_served(nerdctl, "inside", port)?;
@@ -151,7 +151,7 @@ fn a_network_and_a_volume(nerdctl: &Nerdctl) -> Result<()> {
     Ok(())
 }
 
-fn limits_and_privileges_are_kept(nerdctl: &Nerdctl) -> Result<()> {
+fn respects_limits_and_privileges(nerdctl: &Nerdctl) -> Result<()> {
     let image = probe(nerdctl)?;
     let options = [
         "--read-only",
@@ -180,7 +180,7 @@ fn limits_and_privileges_are_kept(nerdctl: &Nerdctl) -> Result<()> {
     Ok(())
 }
 
-fn a_project_that_does_not_load_says_so(nerdctl: &Nerdctl) -> Result<()> {
+fn reports_a_project_that_does_not_load(nerdctl: &Nerdctl) -> Result<()> {
     let image = Image::workers("broken")
         .file("bad.wasm", "no Wasm")?
         .import(nerdctl.containerd())?;

@@ -219,7 +219,7 @@ fn a_pushed_image_is_run_from_a_registry() -> Result<()> {
 }
 
 #[test]
-fn who_may_not_pull_is_told_so() -> Result<()> {
+fn reports_a_denied_pull() -> Result<()> {
     let place = RegistryFixture::start(false)?;
     let name = place.push()?;
     fs::write(place.at("docker/config.json"), "{}")?;

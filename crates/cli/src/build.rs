@@ -329,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_output_says_its_form() {
+    fn output_form_follows_the_name() {
         for (path, output) in [
             ("-", Output::Stdout),
             ("a/b.tar", Output::Archive(Path::new("a/b.tar"))),
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_the_environments_or_none() {
+    fn image_time_comes_from_the_environment() {
         assert_eq!(time(None), Ok(0));
         assert_eq!(time(Some("")), Ok(0));
         assert_eq!(time(Some("1700000000")), Ok(1_700_000_000));

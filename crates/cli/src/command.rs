@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_print_or_are_none() {
+    fn runs_programs_within_a_time_limit() {
         let shell = |script: &str, input: &str| {
             output("/bin/sh", &["-c", script], input, Duration::from_secs(60))
         };

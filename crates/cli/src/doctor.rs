@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn remedies_follow_the_table() {
+    fn shows_remedies_after_the_table() {
         let text = as_text(&findings(), false);
         assert_eq!(
             text,
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_machine_has_problems_and_no_panic() {
+    fn reports_problems_of_an_empty_machine() {
         let host = host::tests::FakeHost::new();
         for check in CHECKS {
             let finding = (check.look)(&host.host());

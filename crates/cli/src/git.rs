@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_of_repositories_are_no_paths() {
+    fn tells_repository_urls_from_paths() {
         for text in [
             "https://git.example/x.git",
             "http://localhost/x",
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn one_transport_is_used_and_http_on_this_machine_alone() {
+    fn allows_http_on_loopback_only() {
         for (url, expected) in [
             ("https://git.example/x", "https"),
             ("ssh://git@git.example/x", "ssh"),

@@ -180,7 +180,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn a_server_on_all_addresses_is_asked_on_loopback_of_either_family() {
+    fn probes_loopback_of_both_families_for_a_wildcard_address() {
         let of = |text: &str| -> Vec<String> {
             let all = reachable(text.parse().unwrap());
             all.iter().map(ToString::to_string).collect()
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_the_next_address_where_nobody_listens() {
+    fn tries_the_next_address_if_the_connection_is_refused() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let open = listener.local_addr().unwrap();
         let closed = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), open.port()));

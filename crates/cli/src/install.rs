@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_node_s_directory_in_the_configuration() {
+    fn writes_the_directory_of_the_node_into_the_configuration() {
         let text = configuration(&PathBuf::from("/opt/bin").join(SHIM));
         let line = "\nruntime_path = \"/opt/bin/containerd-shim-wws-v1\"\n";
         assert!(text.contains(line), "{text}");

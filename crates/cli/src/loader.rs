@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jobs_run_one_after_another_on_a_thread_that_gives_way() {
+    fn runs_jobs_one_by_one_at_low_priority() {
         let loader = Loader::start().unwrap();
         let panicked = loader.run(|| panic!("a defect"));
         let _: Result<(), _> = panicked.blocking_recv();

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_up_capabilities_and_new_privileges() {
+    fn drops_capabilities_and_new_privileges() {
         inside(|| {
             let kept = u64::from_str_radix(&status("CapEff:"), 16).unwrap();
             // CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_NET_BIND_SERVICE.
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_programs_processes_and_what_only_systems_need() {
+    fn seccomp_denies_exec_fork_and_administration() {
         inside(|| {
             let error = Command::new("/bin/true").status().unwrap_err();
             assert_eq!(error.raw_os_error(), Some(libc::EPERM));
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_written_or_run_and_at_last_no_more_is_run() {
+    fn memory_is_never_writable_and_executable() {
         const READ: libc::c_int = libc::PROT_READ;
         const WRITE: libc::c_int = libc::PROT_WRITE;
         const EXEC: libc::c_int = libc::PROT_EXEC;
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_what_reads_a_private_file_of_another_user() {
+    fn finds_files_that_need_capabilities_to_read() {
         if !rustix::process::geteuid().is_root() {
             return;
         }

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_of_dead_processes_are_removed_and_no_others() {
+    fn removes_directories_of_dead_processes_only() {
         let base = tempfile::tempdir().unwrap();
         let used = Scratch::new(base.path()).unwrap();
         let dead = base.path().join("wws-run-dead");

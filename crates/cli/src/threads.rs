@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn probing_starts_what_is_wanted() {
+    fn probe_starts_the_requested_number_of_threads() {
         let (started, error) = probe(20);
         assert_eq!(started, 20);
         assert!(error.is_none());
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn names_both_numbers() {
+    fn reports_needed_and_available_threads() {
         let text = TooFew {
             possible: 5,
             error: io::Error::from_raw_os_error(libc::EAGAIN),

@@ -144,7 +144,7 @@ fn check_prints_all_problems() {
 }
 
 #[test]
-fn a_project_that_does_not_load_has_its_code_and_its_problems_last() {
+fn exits_with_code_and_problems_of_a_project_that_does_not_load() {
     let bad_toml = project(&[
         ("w.wasm", &hello(0)),
         ("w.toml", b"version = \"1\"\n[limits]\nnope = 1\n"),
@@ -171,7 +171,7 @@ fn a_project_that_does_not_load_has_its_code_and_its_problems_last() {
 }
 
 #[test]
-fn what_is_in_flight_ends_after_a_signal() {
+fn finishes_requests_in_flight_after_a_signal() {
     let directory = project(&[("w.wasm", &hello(700))]);
     // The last is what Docker sends as `RTMIN+3`.
     for signal in [15, 2, 3, 37] {
@@ -324,7 +324,7 @@ fn a_watched_project_is_loaded_when_a_file_changes() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn second_signal_stops_the_server_at_once() {
     let directory = project(&[("w.wasm", &hello(300_000))]);
     let mut command = wws(&["--port", "0"], directory.path());
     command.env("WWS_GRACE_PERIOD", "300s");
@@ -519,7 +519,7 @@ fn a_container_answers_in_networks_of_either_family_alone() {
 }
 
 #[test]
-fn too_few_processes_are_one_line_and_an_exit_code() {
+fn reports_too_few_processes_by_one_line_and_exit_code() {
     // The limit is one of a user, and does not hold for root.
     if !rustix::process::geteuid().is_root() {
         return;
@@ -573,7 +573,7 @@ fn too_few_processes_are_one_line_and_an_exit_code() {
 }
 
 #[test]
-fn a_port_in_use_is_said() {
+fn reports_a_port_in_use() {
     let directory = project(&[("w.wasm", &hello(0))]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -594,7 +594,7 @@ fn a_port_in_use_is_said() {
 }
 
 #[test]
-fn the_health_of_a_server_is_told_by_the_exit_code() {
+fn health_reports_by_exit_code() {
     let directory = project(&[("w.wasm", &hello(0))]);
     let served = Served::start(wws(&["--port", "0"], directory.path()));
     let port = served.address.rsplit(':').next().unwrap().to_owned();
@@ -703,7 +703,7 @@ impl Drop for KilledOnDrop {
 }
 
 #[test]
-fn a_compiler_has_no_rights_and_ends_with_who_waits_for_it() {
+fn compiler_drops_its_rights_and_exits_with_its_parent() {
     // Its module never comes.
     let script = r#"exec 3<&0; "$0" compile --parent $$ <&3 >/dev/null & echo $!; exec sleep 100"#;
     let mut parent = Command::new("/bin/sh");
@@ -743,7 +743,7 @@ fn a_compiler_has_no_rights_and_ends_with_who_waits_for_it() {
 }
 
 #[test]
-fn a_compiler_that_nobody_waits_for_does_not_begin() {
+fn compiler_does_not_start_without_a_parent() {
     let mut orphan = Command::new(env!("CARGO_BIN_EXE_wws"));
     let mut orphan = KilledOnDrop(
         orphan
@@ -764,7 +764,7 @@ fn a_compiler_that_nobody_waits_for_does_not_begin() {
 }
 
 #[test]
-fn a_project_is_compiled_ahead_by_processes_without_rights() {
+fn precompile_runs_compilers_without_rights() {
     let project = project(&[("a.wasm", &hello(0)), ("bad.wasm", b"\0asm\x01\0\0\0\xff")]);
     let store = tempfile::tempdir().unwrap();
     let run = || {
@@ -837,7 +837,7 @@ fn slow(loops: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_module_of_very_many_functions_is_refused_before_it_takes_memory() {
+fn rejects_a_module_of_too_many_functions_early() {
     // The smallest that there are: 4 MB, which took 3 GB to be compiled.
     let many = with_functions(990_000, b"\0\x0b");
     let few = with_functions(1000, b"\0\x0b");
@@ -858,7 +858,7 @@ fn a_module_of_very_many_functions_is_refused_before_it_takes_memory() {
 }
 
 #[test]
-fn a_compiler_has_as_much_cpu_time_as_it_is_given() {
+fn limits_the_cpu_time_of_a_compiler() {
     use std::os::unix::process::ExitStatusExt;
     let mut command = Command::new(env!("CARGO_BIN_EXE_wws"));
     command.args(["compile", "--cpu-time", "1"]);
@@ -875,7 +875,7 @@ fn a_compiler_has_as_much_cpu_time_as_it_is_given() {
 }
 
 #[test]
-fn a_server_that_takes_too_long_to_compile_says_so() {
+fn reports_a_compilation_that_takes_too_long() {
     let project = project(&[("slow.wasm", &slow(SLOW))]);
     let mut command = wws(&["-p", "0"], project.path());
     command.env("WWS_COMPILE_TIMEOUT", "1s");
@@ -890,7 +890,7 @@ fn a_server_that_takes_too_long_to_compile_says_so() {
 }
 
 #[test]
-fn a_second_start_believes_no_code_that_others_could_write() {
+fn ignores_cached_code_that_others_can_write() {
     use std::os::unix::fs::PermissionsExt;
     let directory = project(&[("w.wasm", &hello(0))]);
     let store = tempfile::tempdir().unwrap();
@@ -912,7 +912,7 @@ fn a_second_start_believes_no_code_that_others_could_write() {
 }
 
 #[test]
-fn no_code_is_kept_where_a_worker_may_write() {
+fn caches_no_code_where_a_worker_may_write() {
     let toml = b"name = \"w\"\nversion = \"1\"\n[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
     let directory = project(&[("w.wasm", &hello(0)), ("w.toml", toml)]);
     std::fs::create_dir(directory.path().join("data")).unwrap();
@@ -930,7 +930,7 @@ fn no_code_is_kept_where_a_worker_may_write() {
 }
 
 #[test]
-fn code_that_a_reload_compiles_is_kept() {
+fn caches_code_that_a_reload_compiles() {
     let directory = project(&[("w.wasm", &hello(0))]);
     std::fs::create_dir(directory.path().join("data")).unwrap();
     let cache = directory.path().join("data/cache/code");
@@ -955,7 +955,7 @@ fn code_that_a_reload_compiles_is_kept() {
 }
 
 #[test]
-fn a_server_on_a_machine_gives_up_its_rights() {
+fn server_on_a_machine_drops_its_rights() {
     let directory = project(&[("w.wasm", &hello(0))]);
     let served = Served::start(wws(&["-p", "0"], directory.path()));
     assert!(answer(served.send("/w")).ends_with("hello"));

@@ -166,7 +166,7 @@ fn a_developer_sees_urls_requests_and_changes() {
 }
 
 #[test]
-fn a_project_that_does_not_load_is_waited_for() {
+fn dev_waits_until_the_project_loads() {
     let project = tempfile::tempdir().unwrap();
     let at = |name: &str| project.path().join(name);
     fs::write(at("w.toml"), "nope = [").unwrap();

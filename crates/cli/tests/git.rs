@@ -240,7 +240,7 @@ fn serves_repository_at_branch_tag_commit_and_directory() {
 }
 
 #[test]
-fn what_is_not_there_is_explained() {
+fn explains_a_missing_branch_or_directory() {
     let repositories = Repositories::start();
     let url = repositories.create("hello");
     repositories.commit_worker("hello", "w.wasm", "one.");
@@ -268,7 +268,7 @@ fn what_is_not_there_is_explained() {
 }
 
 #[test]
-fn a_repository_runs_nothing_and_reads_nothing_of_its_user() {
+fn fetching_a_repository_runs_no_hooks_and_reads_no_user_files() {
     let repositories = Repositories::start();
     let url = repositories.create("hello");
     let at = |name: &str| repositories.at("hello").join(name);

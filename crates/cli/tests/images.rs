@@ -176,7 +176,7 @@ fn a_project_that_does_not_load_makes_no_image() {
 }
 
 #[test]
-fn an_images_own_settings_do_not_reach_the_machine() {
+fn settings_of_an_image_do_not_reach_the_machine() {
     let place = TestProject::new();
     let at = |name: &str| place.project.path().join(name);
     let cache = at("cache");
@@ -210,7 +210,7 @@ fn an_images_own_settings_do_not_reach_the_machine() {
 }
 
 #[test]
-fn what_is_no_image_of_workers_is_explained() {
+fn explains_an_image_without_workers() {
     let place = TestProject::new();
     let at = |name: &str| place.project.path().join(name);
     let native = Image::new("localhost/x:1")
@@ -249,7 +249,7 @@ fn what_is_no_image_of_workers_is_explained() {
 }
 
 #[test]
-fn the_image_of_a_killed_server_is_removed_by_the_next() {
+fn removes_the_image_of_a_killed_server() {
     let place = TestProject::new();
     let (code, said) = place.run(&["build", "-t", "a", "-o", "x.tar"]);
     assert_eq!(code, Some(0), "{said}");

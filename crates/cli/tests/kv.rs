@@ -268,7 +268,7 @@ fn backup_and_import_run_while_clients_write() {
 }
 
 #[test]
-fn bad_input_has_an_exit_code_and_changes_nothing() {
+fn rejects_bad_input_with_an_exit_code() {
     let project = Project::in_file();
     let check = |args: &[&str], input: &[u8], code: i32, text: &str| {
         let ended = project.fed(args, input);

@@ -67,7 +67,7 @@ fn the_built_in_repository_is_listed() {
 }
 
 #[test]
-fn a_runtime_comes_and_goes() {
+fn installs_and_uninstalls_a_runtime() {
     let (repository, project) = (repository(), TempDir::new().unwrap());
     let path = project.path();
     let from = repository.path().to_str().unwrap();
@@ -136,7 +136,7 @@ fn a_runtime_comes_and_goes() {
 }
 
 #[test]
-fn serving_can_install_what_is_missing() {
+fn serve_installs_missing_runtimes() {
     let (repository, project) = (repository(), TempDir::new().unwrap());
     let path = project.path();
     let url = repository.path().to_str().unwrap();
@@ -172,7 +172,7 @@ fn serving_can_install_what_is_missing() {
 }
 
 #[test]
-fn a_file_whose_language_has_no_runtime_here_is_told() {
+fn reports_a_file_without_a_runtime() {
     let project = TempDir::new().unwrap();
     fs::write(project.path().join("index.py"), "").unwrap();
     let check = wws(project.path(), &["check"]);
@@ -186,7 +186,7 @@ fn a_file_whose_language_has_no_runtime_here_is_told() {
 }
 
 #[test]
-fn nothing_is_fetched_where_no_registry_is_known() {
+fn fetches_nothing_without_a_registry() {
     let project = TempDir::new().unwrap();
     let install = wws(project.path(), &["runtimes", "install", "ruby", "3.4"]);
     assert_eq!(install.code, Some(1));

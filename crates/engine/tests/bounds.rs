@@ -757,7 +757,7 @@ fn sleeps(milliseconds: u64, before: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_waits_for_memory_no_longer_than_for_its_turn() {
+async fn waiting_for_memory_is_bounded_by_the_queue_time() {
     let _turn = TURN.lock().await;
     let engine = Engine::new(&EngineOptions {
         memory: 8 * MIB,

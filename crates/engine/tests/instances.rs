@@ -112,7 +112,7 @@ fn refused(result: Result<Guest, LoadError>) -> String {
 }
 
 #[tokio::test]
-async fn every_request_has_an_instance_of_its_own_unless_its_author_wants_otherwise() {
+async fn each_request_has_its_own_instance_by_default() {
     let guest = guest(HANDLER);
     let mut drawn = std::collections::HashSet::new();
     for _ in 0..20 {
@@ -124,7 +124,7 @@ async fn every_request_has_an_instance_of_its_own_unless_its_author_wants_otherw
 }
 
 #[tokio::test]
-async fn an_instance_answers_as_many_requests_as_its_author_wants() {
+async fn instance_answers_the_configured_number_of_requests() {
     let guest = guest(HANDLER).reusing(3).unwrap();
     let mut counts = Vec::new();
     for _ in 0..7 {
@@ -149,7 +149,7 @@ async fn concurrent_requests_have_instances_of_their_own() {
 }
 
 #[tokio::test]
-async fn an_instance_that_failed_is_thrown_away() {
+async fn discards_an_instance_that_failed() {
     let guest = guest(HANDLER).reusing(100).unwrap();
     for path in ["trap", "loop", "bad"] {
         assert_eq!(count(&guest, "c").await, 11);
@@ -202,7 +202,7 @@ async fn an_instance_may_start_from_a_snapshot_and_be_reused() {
 }
 
 #[tokio::test]
-async fn what_cannot_live_so_is_refused() {
+async fn rejects_components_that_cannot_be_reused() {
     let command = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
     let why = refused(guest(command).reusing(2));
     assert!(

@@ -166,7 +166,7 @@ async fn pieces(mut body: Box<StreamedBody>) -> (Vec<Bytes>, Result<(), CallErro
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pieces_are_answered_one_by_one() {
+async fn echoes_pieces_one_by_one() {
     let (guest, ended) = guest("echo", StreamLimits::default()).await;
     assert!(guest.takes_streams());
     let (sender, body) = BodySender::new();
@@ -186,7 +186,7 @@ async fn pieces_are_answered_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whole_responses_stay_whole() {
+async fn collected_responses_stay_collected() {
     let (guest, _) = guest("whole", StreamLimits::default()).await;
     let response = guest.serve(call(Bytes::from("abc").into())).await.unwrap();
     let ResponseBody::Collected(body) = response.into_body() else {

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_the_longest_time_is_removed() {
+    fn removes_the_least_recently_used_image() {
         let directory = tempfile::tempdir().unwrap();
         let open = |max| ImageCache::open(directory.path(), max).unwrap();
         let parts = [&b"one"[..], b"two", b"three"];

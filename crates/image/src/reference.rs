@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_takes_the_place_of_a_tag() {
+    fn digest_replaces_tag() {
         let digest = format!("sha256:{}", "0a".repeat(32));
         for name in ["hello", "hello:v1"] {
             let parsed = Reference::parse_existing(&format!("{name}@{digest}")).unwrap();

@@ -96,7 +96,7 @@ async fn globals_survive_exactly_when_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_instance_that_failed_is_thrown_away() {
+async fn discards_an_instance_that_failed() {
     for (file, source) in WORKERS {
         let (_project, guest) = guest(file, source, spec());
         let guest = guest.reusing(100).unwrap();

@@ -29,7 +29,7 @@ async fn fails_alone(source: &str, why: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_request_changed_is_not_seen_by_the_next() {
+async fn requests_do_not_see_changes_of_earlier_ones() {
     let (_project, guest) = worker(
         r#"
         let count = 0; const list = []; globalThis.shared = { n: 0 };
@@ -43,7 +43,7 @@ async fn what_a_request_changed_is_not_seen_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_two_requests_draw_the_same_numbers() {
+async fn requests_have_different_random_numbers() {
     let (_project, guest) = worker(
         r#"Math.random();
         export default () => new Response([Math.random(), Math.random(), crypto.randomUUID(), crypto.getRandomValues(new Uint32Array(2)).join("-"),
@@ -143,7 +143,7 @@ async fn a_wait_ends_at_the_wall_clock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn work_hidden_between_waits_is_counted() {
+async fn counts_work_between_waits() {
     let (_project, guest) = limited(
         "export default async () => {
            for (;;) { const end = performance.now() + 0.4; while (performance.now() < end); await new Promise((done) => setTimeout(done, 1)); }

@@ -29,7 +29,7 @@ async fn a_listener_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shapes_of_workers_all_answer() {
+async fn all_forms_of_workers_answer() {
     for (name, source) in [
         (
             "object",
@@ -87,7 +87,7 @@ async fn files_of_the_project_are_imported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_loaded_is_named_with_its_place() {
+async fn reports_load_errors_with_their_position() {
     for (source, why) in [
         ("const a = ;", "w.js:1:11: SyntaxError"),
         (
@@ -128,7 +128,7 @@ async fn what_cannot_be_loaded_is_named_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_are_the_calls_and_name_the_users_line() {
+async fn errors_fail_the_call_and_name_the_line() {
     for (source, why) in [
         ("export default () => {\n  null.x }", "w.js:2:"),
         (
@@ -231,7 +231,7 @@ async fn bodies_and_repeated_headers_survive_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn globals_of_the_web_are_there() {
+async fn has_web_globals() {
     let source = include_str!("globals.js");
     let project = Project::new(&[("w.js", source)]);
     let guest = project.guest("w.js", spec());
@@ -243,7 +243,7 @@ async fn globals_of_the_web_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_is_read_changed_and_counted() {
+async fn reads_and_changes_the_store() {
     let store: std::sync::Arc<dyn wws_kv::Store> =
         std::sync::Arc::new(wws_kv::MemoryStore::default());
     let project = Project::new(&[(
@@ -268,7 +268,7 @@ async fn the_store_is_read_changed_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_is_listed_compared_and_forgets() {
+async fn store_lists_compares_and_expires_keys() {
     common::store_operations(
         "w.js",
         r#"export default async () => {
@@ -324,7 +324,7 @@ async fn reads_and_writes_directories_without_leaving_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn timers_run_at_once_and_a_worker_without_leave_fetches_nothing() {
+async fn timers_run_at_once_and_fetch_needs_permission() {
     let project = Project::new(&[(
         "w.js",
         r#"export default async (request, env, ctx) => {
@@ -383,7 +383,7 @@ async fn requests_to_others_run_side_by_side_within_the_allow_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redirects_are_followed_given_or_refused() {
+async fn follows_returns_or_rejects_redirects() {
     let address = redirecting("/a", "/b", "b").await;
     let project = Project::new(&[(
         "w.js",
@@ -411,7 +411,7 @@ fn zipped(_: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_are_decoded_whatever_was_asked_for() {
+async fn decodes_responses_of_any_coding() {
     let address = loopback(Duration::ZERO, zipped).await;
     let project = Project::new(&[(
         "w.js",
@@ -451,7 +451,7 @@ async fn a_request_with_too_many_headers_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn places_are_those_of_the_sources_of_a_bundle() {
+async fn maps_positions_to_the_sources_of_a_bundle() {
     // What esbuild writes of the two lines of TypeScript below.
     let source = "export default (request: Request) => {\n  throw new Error('on line 2');\n};\n";
     let map = r#"{"version":3,"sources":["../src/w.ts"],"mappings":"AAAA,eAAe,CAAC,YAAqB;AACnC,QAAM,IAAI,MAAM,WAAW;AAC7B"}"#;

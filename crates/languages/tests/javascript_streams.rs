@@ -146,7 +146,7 @@ fn reaching(address: SocketAddr) -> GuestSpec {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_sent_as_it_comes() {
+async fn sends_a_stream_as_it_is_produced() {
     let (_project, guest) = worker(spec());
     assert!(guest.takes_streams());
     let response = guest.serve(get("/clock").into()).await.unwrap();
@@ -192,7 +192,7 @@ async fn an_error_after_the_head_breaks_the_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_read_as_it_comes() {
+async fn reads_a_request_as_it_arrives() {
     let (_project, guest) = worker(spec());
     for (path, sent, expected) in [("/echo", "one", "one"), ("/upper", "one", "ONE")] {
         let (call, sender) = upload(path);
@@ -234,7 +234,7 @@ async fn a_request_is_read_as_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wait_until_does_not_hold_the_answer_back() {
+async fn wait_until_does_not_delay_the_response() {
     let store = Arc::new(wws_kv::MemoryStore::default());
     let mut spec = spec();
     let kv: Arc<dyn Store> = store.clone();
@@ -257,7 +257,7 @@ async fn wait_until_does_not_hold_the_answer_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fetch_is_answered_is_read_as_it_comes() {
+async fn reads_a_fetched_body_as_it_arrives() {
     let address = slow_server(1000, Duration::from_millis(20)).await;
     let (_project, guest) = worker(reaching(address));
     let response = guest.serve(get("/fetch").into()).await.unwrap();
@@ -294,7 +294,7 @@ async fn what_fetch_is_answered_is_read_as_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_fetched_may_be_sent_as_it_comes() {
+async fn passes_a_fetched_body_on_as_it_arrives() {
     // Answers with what it was sent after the head, once that has ended.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -343,7 +343,7 @@ async fn what_is_fetched_may_be_sent_as_it_comes() {
 }
 
 #[tokio::test]
-async fn bytes_that_a_worker_was_given_are_freed() {
+async fn frees_bytes_of_requests() {
     let source = r#"
 const text = "x".repeat(65536);
 export default () => {

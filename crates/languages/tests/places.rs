@@ -22,7 +22,7 @@ fn load(file: &str, source: &str) -> (Option<(String, u32)>, String) {
 }
 
 #[test]
-fn a_message_that_looks_like_a_place_is_reported_at_its_own_file() {
+fn message_that_looks_like_a_position_is_reported_at_its_own_file() {
     for (file, source, line) in [
         ("w.js", "\nthrow new Error('evil.js:7:8: boom')", Some(2)),
         (
@@ -44,7 +44,7 @@ fn a_message_that_looks_like_a_place_is_reported_at_its_own_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_holds_for_requests() {
+async fn message_of_a_request_that_looks_like_a_position_is_not_one() {
     for (file, source) in [
         (
             "w.js",

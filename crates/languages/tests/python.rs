@@ -43,7 +43,7 @@ def worker(request):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_of_the_old_kit_are_there() {
+async fn has_the_names_of_the_old_kit() {
     let (_project, guest) = worker(
         r#"
 import json
@@ -101,7 +101,7 @@ async def unused(): pass
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_worker_returned_is_named_if_it_is_no_response() {
+async fn names_a_return_value_that_is_not_a_response() {
     for (body, why) in [
         ("pass", "worker() returns a Response, not None"),
         ("return 7", "not int"),
@@ -130,7 +130,7 @@ async fn what_a_worker_returned_is_named_if_it_is_no_response() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_load_says_where_and_why() {
+async fn reports_position_and_cause_of_load_errors() {
     for (source, why) in [
         (
             "def worker(request:\n    pass",
@@ -178,7 +178,7 @@ async fn what_does_not_load_says_where_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn modules_beside_the_worker_are_found_and_nothing_else_is() {
+async fn imports_modules_beside_the_worker_only() {
     let project = Project::new(&[
         (
             "a/w.py",
@@ -222,7 +222,7 @@ async fn directories_hold_packages_and_data() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_request_changed_is_not_seen_by_the_next() {
+async fn requests_do_not_see_changes_of_earlier_ones() {
     let (_project, guest) = worker(
         r#"
 import os, json
@@ -247,7 +247,7 @@ def worker(request):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_requests_never_draw_the_same() {
+async fn requests_have_different_random_numbers() {
     let (_project, guest) = worker(
         r#"
 import random, secrets, uuid, tempfile, os
@@ -273,7 +273,7 @@ def worker(request):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_request_does_to_itself_ends_that_one_alone() {
+async fn request_that_fails_does_not_affect_others() {
     let (_project, guest) = worker(
         r#"
 import sys, gc
@@ -342,7 +342,7 @@ def worker(request):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logging_is_there_with_its_handler() {
+async fn logging_has_a_handler() {
     let (_project, guest) = worker(
         r#"
 import logging
@@ -366,7 +366,7 @@ async fn an_asynchronous_worker_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sleeps_as_long_as_asked_at_any_age_of_the_server() {
+async fn sleeps_for_the_requested_time() {
     let (_project, guest) = worker(
         r#"
 import time, threading, select
@@ -508,7 +508,7 @@ async def later(): return Response(await part(4))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn imports_modules_that_cannot_do_anything_here() {
+async fn imports_modules_that_are_unavailable_in_a_worker() {
     let (_project, guest) = worker(
         r#"
 import ssl, ctypes, ctypes.util, multiprocessing, multiprocessing.pool, concurrent.futures, socket, http.client, urllib.request
@@ -664,7 +664,7 @@ def worker(request):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_the_polyfill_brought_along_are_there() {
+async fn has_the_names_of_the_polyfill() {
     let project = Project::new(&[
         (
             "w.py",
@@ -743,7 +743,7 @@ def worker(request):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_problem_in_a_library_names_both_places() {
+async fn load_error_in_a_library_names_both_positions() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(
         directory.path().join("pure.py"),
@@ -780,7 +780,7 @@ async fn a_flood_of_messages_in_one_write_ends_at_the_cpu_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_names_the_url_that_gave_it() {
+async fn responses_have_their_url() {
     let address = common::redirecting("/moved", "/end", "end").await;
     let http = common::outgoing(address, &[http::Method::GET]);
     let mut spec = spec();
@@ -800,7 +800,7 @@ async fn an_answer_names_the_url_that_gave_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_is_listed_compared_and_forgets() {
+async fn store_lists_compares_and_expires_keys() {
     common::store_operations(
         "w.py",
         r#"

@@ -24,7 +24,7 @@ async fn body(guest: &Guest, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_old_names_answer() {
+async fn old_names_still_work() {
     let (_project, guest) = worker(
         r##"
         def worker(req)
@@ -64,7 +64,7 @@ async fn the_old_names_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_are_taken_apart() {
+async fn parses_requests() {
     let (_project, guest) = worker(
         r#"
         def worker(req)
@@ -115,7 +115,7 @@ async fn bodies_are_bytes_texts_and_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_are_lines() {
+async fn headers_keep_their_lines() {
     let (_project, guest) = worker(
         r#"
         def worker(req)
@@ -213,7 +213,7 @@ async fn directories_hold_files_and_libraries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn variables_are_the_environment_and_nothing_else_is() {
+async fn environment_has_only_the_variables() {
     let mut spec = spec();
     spec.env = vec![("GREETING".into(), "grüße".into())];
     let (_project, guest) = worker_with(
@@ -227,7 +227,7 @@ async fn variables_are_the_environment_and_nothing_else_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_loaded_is_named_with_its_place() {
+async fn reports_load_errors_with_their_position() {
     for (source, why) in [
         ("def worker(req)\n  foo(\nend", "w.rb:"),
         ("def worker(req)\n  1 +* 2\nend", "w.rb:2: unexpected"),
@@ -286,7 +286,7 @@ async fn what_cannot_be_loaded_is_named_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_are_the_calls_and_name_the_users_line() {
+async fn errors_fail_the_call_and_name_the_line() {
     for (source, why) in [
         (
             "def worker(req)\n  nil.x\nend",
@@ -390,7 +390,7 @@ async fn a_trap_of_the_language_is_no_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_is_read_changed_and_counted() {
+async fn reads_and_changes_the_store() {
     let store: Arc<dyn wws_kv::Store> = Arc::new(wws_kv::MemoryStore::default());
     let source = r#"
         def worker(req)
@@ -559,7 +559,7 @@ async fn random_values_at_load_can_be_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sleeps_as_long_as_asked_at_any_age_of_the_server() {
+async fn sleeps_for_the_requested_time() {
     let (_project, guest) = worker(
         r#"
         def worker(req)
@@ -576,7 +576,7 @@ async fn sleeps_as_long_as_asked_at_any_age_of_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_names_the_url_that_gave_it() {
+async fn responses_have_their_url() {
     let address = common::redirecting("/moved", "/end", "end").await;
     let http = common::outgoing(address, &[http::Method::GET]);
     let mut with = spec();
@@ -598,7 +598,7 @@ async fn an_answer_names_the_url_that_gave_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_is_listed_compared_and_forgets() {
+async fn store_lists_compares_and_expires_keys() {
     common::store_operations(
         "w.rb",
         r#"

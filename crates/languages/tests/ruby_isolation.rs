@@ -25,7 +25,7 @@ async fn fails_alone(source: &str, why: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_request_changed_is_not_seen_by_the_next() {
+async fn requests_do_not_see_changes_of_earlier_ones() {
     let (_project, guest) = worker(
         r#"
         $n = 0
@@ -45,7 +45,7 @@ async fn what_a_request_changed_is_not_seen_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_two_requests_draw_the_same_numbers() {
+async fn requests_have_different_random_numbers() {
     let (_project, guest) = worker(
         r#"
         require "securerandom"
@@ -124,7 +124,7 @@ async fn recursion_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_hurts_the_interpreter_fails_alone() {
+async fn attacks_on_the_interpreter_fail_alone() {
     for (bad, why) in [
         (
             "def bad = (GC.stress = true; loop { 'x' + 'y' })",

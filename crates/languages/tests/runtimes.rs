@@ -60,7 +60,7 @@ fn guest(source: &str) -> (Project, Guest) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_request_has_an_instance_that_was_started_before_it() {
+async fn each_request_has_a_prestarted_instance() {
     let (_project, guest) = guest(
         r#"
 import random, os, time
@@ -107,7 +107,7 @@ def worker(request):
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_come_all_at_once_are_all_answered() {
+async fn answers_a_burst_of_requests() {
     let (_project, guest) = guest("def worker(request): return Response(request.url)");
     let calls: Vec<_> = (0..12)
         .map(|i| {
@@ -122,7 +122,7 @@ async fn requests_that_come_all_at_once_are_all_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_fails_before_it_reads_says_so_for_each_request() {
+async fn reports_a_program_that_fails_before_it_reads() {
     let (_project, guest) = guest("raise ValueError('at start')\ndef worker(request): pass");
     for _ in 0..3 {
         let error = guest.call(get("/")).await.unwrap_err().to_string();

@@ -278,7 +278,7 @@ async fn javascript_closes_with_a_code_and_sees_the_answer() {
 }
 
 #[tokio::test]
-async fn a_socket_sees_the_store_as_it_is_and_others_see_what_it_stores() {
+async fn socket_reads_and_writes_the_store_without_delay() {
     let (store, spec) = with_store();
     set(&store, "a", "1").await;
     let client = open(&javascript(spec), "/store").await;

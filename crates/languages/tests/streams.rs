@@ -182,7 +182,7 @@ async fn pieces(mut body: Box<StreamedBody>) -> (Vec<Bytes>, Result<(), CallErro
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parts_are_pieces() {
+async fn yields_pieces() {
     for (_project, guest) in workers() {
         let (head, body) = stream(&guest, "/pieces").await;
         assert_eq!(
@@ -202,7 +202,7 @@ async fn parts_are_pieces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_may_have_no_end() {
+async fn streams_an_endless_body() {
     for (_project, guest) in workers() {
         let (_, mut body) = stream(&guest, "/endless").await;
         for _ in 0..100 {
@@ -230,7 +230,7 @@ async fn an_error_after_the_head_breaks_the_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_stream_stores_is_there_at_its_end() {
+async fn stores_changes_of_a_stream_at_its_end() {
     for ((_project, guest), name) in workers().into_iter().zip(["w.py", "w.rb"]) {
         let (mut spec, store) = (spec(), Arc::new(wws_kv::MemoryStore::default()));
         let store: Arc<dyn wws_kv::Store> = store;
@@ -259,7 +259,7 @@ async fn text(guest: &Guest, call: Call<RequestBody>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_read_as_it_comes() {
+async fn reads_a_request_as_it_arrives() {
     for (_project, guest) in workers() {
         assert!(guest.takes_streams());
         for (path, expected) in [("/echo", "one"), ("/upper", "ONE")] {
@@ -313,7 +313,7 @@ async fn a_request_is_read_as_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_of_any_size_takes_constant_memory() {
+async fn streams_any_size_in_constant_memory() {
     const PIECE: usize = 512 << 10;
     const PIECES: usize = 600;
     let workers = workers_with(|spec| {
@@ -345,7 +345,7 @@ async fn a_body_of_any_size_takes_constant_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fetch_is_answered_is_read_as_it_comes() {
+async fn reads_a_fetched_body_as_it_arrives() {
     let reaching = |spec: &mut GuestSpec, address: std::net::SocketAddr| {
         spec.env = vec![("TARGET".into(), format!("http://{address}"))];
         spec.http = Some(outgoing(address, &[http::Method::GET]));

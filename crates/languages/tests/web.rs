@@ -55,7 +55,7 @@ async fn expressions(cases: &[(&str, &str)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_was_looked_at_is_copied_whole() {
+async fn clones_a_body_that_was_partly_read() {
     let body = "if (request.body) console.log(await request.clone().text());
         const copy = new Request(request.clone(), { headers: { a: 'b' } });
         return new Response(`${await copy.text()} ${await request.text()}`)";
@@ -98,7 +98,7 @@ async fn a_body_that_was_looked_at_is_copied_whole() {
 
 /// As the examples and pages of Wasm Workers Server 1.x use them.
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_of_the_old_server_are_still_used_as_they_were() {
+async fn supports_objects_of_wws_1_x() {
     for (body, sent, wanted) in [
         (
             "return new Response(`Payload: ${request.body || '-'}`)",
@@ -157,7 +157,7 @@ async fn objects_of_the_old_server_are_still_used_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_what_has_a_type_is_sent_with_one() {
+async fn sends_a_content_type_only_if_known() {
     for (body, wanted) in [
         ("new Response('text')", Some("text/html")),
         ("new Response('')", Some("text/html")),
@@ -198,7 +198,7 @@ fn with_directory(project: &Project) -> GuestSpec {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn options_of_files_are_obeyed_or_refused() {
+async fn honours_or_rejects_file_options() {
     let source = r#"import * as fs from "node:fs/promises";
       const code = (promise) => promise.then(() => "done", (error) => error.code);
       export default async () => {
@@ -313,7 +313,7 @@ async fn variables_do_not_replace_globals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn timers_run_in_the_order_of_their_times_and_cleared_ones_are_gone() {
+async fn runs_timers_in_order_and_skips_cleared_ones() {
     let body = "const seen = [];
         for (let i = 0; i < 20000; i++) clearTimeout(setTimeout(() => seen.push('never'), 1e9));
         for (const delay of [30, 10, 20, 10, 0]) setTimeout(() => { seen.push(delay); for (let until = performance.now() + 3; performance.now() < until;); }, delay);
@@ -371,7 +371,7 @@ async fn server() -> std::net::SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn aborted_requests_make_room_for_others() {
+async fn aborted_requests_free_their_place() {
     let address = server().await;
     let body = "const why = [];
         for (let i = 0; i < 4; i++) {
@@ -389,7 +389,7 @@ async fn aborted_requests_make_room_for_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_say_where_they_came_from() {
+async fn responses_have_their_url() {
     let address = server().await;
     let body = "const r = await fetch(`${TARGET}/redirect#x`), s = await fetch(`${TARGET}/status418`);
         const d = await fetch('data:text/plain;base64,aGk=');
@@ -502,7 +502,7 @@ impl std::io::Write for Collect {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_that_nobody_handles_are_in_the_log() {
+async fn logs_unhandled_errors() {
     static START: Once = Once::new();
     START.call_once(|| {
         tracing_subscriber::fmt()
@@ -529,7 +529,7 @@ async fn errors_that_nobody_handles_are_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn details_are_as_the_standards_say() {
+async fn follows_details_of_the_standards() {
     expressions(&[
         ("[...new TextEncoder().encode('\\ud800x')]", "[239, 191, 189, 120]"),
         ("new Response('\\ud800').text()", "\"\u{fffd}\""),
@@ -593,7 +593,7 @@ fn peak() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_written_is_not_kept() {
+async fn discards_writes_that_fail() {
     let before = peak();
     let body = "const content = new Uint8Array(30 << 20).fill(1), codes = new Set();
         const all = []; for (let i = 0; i < 300; i++) all.push(fs.writeFile('/nowhere/x', content).catch((error) => codes.add(error.code)));
@@ -604,7 +604,7 @@ async fn what_cannot_be_written_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_that_is_not_there_is_an_error_that_can_be_caught() {
+async fn out_of_memory_can_be_caught() {
     let source = "import * as fs from 'node:fs/promises';
         export default async () => {
           const kept = [], text = 'x'.repeat(40 << 20);
@@ -627,7 +627,7 @@ async fn memory_that_is_not_there_is_an_error_that_can_be_caught() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn contents_that_wait_to_be_written_are_bounded() {
+async fn bounds_pending_writes() {
     let source = "import * as fs from 'node:fs/promises';
         export default async () => {
           const content = new Uint8Array(30 << 20).fill(1);
@@ -683,7 +683,7 @@ fn in_node(first: u32, count: u32) -> Option<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn random_programs_do_what_they_do_in_node() {
+async fn random_programs_behave_as_in_node() {
     /// Programs of one request.
     const PART: u32 = 100;
     let (first, count) = programs();

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_protocol_names_is_sent_again() {
+    fn retries_only_the_statuses_of_the_protocol() {
         for status in 200..600 {
             let Ok(status) = StatusCode::from_u16(status) else {
                 continue;
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collector_may_say_when_to_come_back() {
+    fn honours_retry_after() {
         assert_eq!(retry_after(&headers("7")), Some(Duration::from_secs(7)));
         let past = "Wed, 21 Oct 2015 07:28:00 GMT";
         assert_eq!(retry_after(&headers(past)), Some(Duration::ZERO));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_not_longer_than_said() {
+    fn bounds_waits() {
         for _ in 0..1000 {
             let wait = jittered(FIRST_WAIT);
             assert!(wait >= FIRST_WAIT / 2 && wait <= FIRST_WAIT, "{wait:?}");

@@ -76,7 +76,7 @@ fn record(telemetry: &Telemetry) {
 }
 
 #[tokio::test]
-async fn exports_what_is_left_without_waiting() {
+async fn exports_the_rest_without_waiting() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let telemetry = Telemetry::default();
@@ -92,7 +92,7 @@ async fn exports_what_is_left_without_waiting() {
 }
 
 #[tokio::test]
-async fn a_collector_that_does_not_answer_does_not_hold_up_the_end() {
+async fn silent_collector_does_not_delay_the_exit() {
     // Connections wait in its backlog.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_what_it_is() {
+    fn parses_names_of_codings() {
         assert_eq!(of("169.254.169.254"), Some("the cloud's metadata service"));
         assert_eq!(of("169.254.169.253"), Some("a link-local address"));
         assert_eq!(of("::1"), Some("a loopback address"));

@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn undoes_each_coding_and_several_upon_each_other() {
+    fn decodes_each_coding_and_combinations() {
         let text = "some text that repeats itself; ".repeat(10_000);
         let zipped = gzip(text.as_bytes());
         let mut zlib = write::ZlibEncoder::new(Vec::new(), Compression::default());
@@ -567,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_an_error() {
+    fn rejects_broken_input() {
         let zipped = gzip(b"some text");
         for (coding, body) in [
             (Coding::Gzip, &b"no gzip at all"[..]),
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_be_undone_is_asked_for() {
+    fn asks_only_for_supported_codings() {
         for (asked, kept) in [
             ("gzip, deflate, br, zstd", "gzip, deflate, br"),
             ("br;q=1.0, zstd;q=0.9,*;q=0", "br;q=1.0, *;q=0"),

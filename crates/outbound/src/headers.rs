@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_guest_may_not_set_is_dropped() {
+    fn drops_headers_that_guests_must_not_set() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("Host", "evil.example"),
@@ -202,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn own_defaults_win() {
+    fn headers_of_the_guest_take_precedence() {
         let mut headers = HeaderMap::new();
         headers.insert("user-agent", "mine".parse().expect("value"));
         assert_eq!(of_request(headers).expect("small")["user-agent"], "mine");
     }
 
     #[test]
-    fn too_much_is_refused() {
+    fn rejects_too_many_headers() {
         let mut headers = HeaderMap::new();
         headers.insert("x", "y".repeat(MAX_BYTES - 1).parse().expect("value"));
         of_request(headers.clone()).expect("just fits");

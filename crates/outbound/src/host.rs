@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_people_write() {
+    fn parses_usual_forms() {
         for (text, host, port) in [
             ("api.example.com", "api.example.com", None),
             ("API.Example.com.", "api.example.com", None),
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn reports_parse_errors() {
         for (text, part) in [
             ("", "is empty"),
             ("https://example.com", "is a URL"),

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_is_charged_to_both_and_released_with_its_last_bytes() {
+    fn buffer_is_charged_until_its_last_bytes_are_dropped() {
         let budget = Arc::new(Budget::new(100 << 10));
         let used = Arc::new(AtomicU64::new(0));
         let memory = Memory::new(

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn reports_parse_errors() {
         for (text, message) in [
             ("a.example", "`a.example` has no `=`"),
             ("a.example=", "has `` where an IP address belongs"),

@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn names_in_other_alphabets() {
+    fn accepts_internationalized_names() {
         let policy = policy(&["b\u{fc}cher.example"], false);
         check(&policy, "https://xn--bcher-kva.example/").expect("ascii");
         check(&policy, "https://B\u{dc}CHER.example/").expect("unicode");
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_nonsense() {
+    fn rejects_empty_and_invalid_entries() {
         check(&Policy::deny_all(), "https://a.example").expect_err("denied");
         let error = Policy::new(
             &["https://a.example".to_owned()],

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_for_both_and_a_password_is_sent() {
+    fn all_proxy_applies_to_both_schemes_with_its_password() {
         let proxies = proxies(&[("ALL_PROXY", "http://me:secret@p.example")]).expect("proxies");
         assert_eq!(
             of(&proxies, "https://a.example/").as_deref(),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proxy_is_an_error_that_does_not_show_it() {
+    fn invalid_proxy_is_reported_without_its_value() {
         for (value, problem) in [
             ("socks5://me:secret@p.example:1080", "other schemes"),
             ("https://me:secret@p.example", "other schemes"),

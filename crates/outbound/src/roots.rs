@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_counts_and_each_certificate_once() {
+    fn reads_each_certificate_of_all_locations_once() {
         let directory = tempfile::tempdir().expect("directory");
         let certs = directory.path().join("certs");
         fs::create_dir(&certs).expect("certs");
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_skipped_and_nothing_usable_means_the_public_list() {
+    fn skips_invalid_files_and_falls_back_to_the_public_list() {
         let public = webpki_roots::TLS_SERVER_ROOTS.len();
         let directory = tempfile::tempdir().expect("directory");
         assert_eq!(count(&[&directory.path().join("missing")]), public);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_operator_names_wins_and_extra_ones_come_on_top() {
+    fn named_roots_replace_and_extra_roots_add() {
         let public = webpki_roots::TLS_SERVER_ROOTS.len();
         let directory = tempfile::tempdir().expect("directory");
         let path = |name: &str| directory.path().join(name);

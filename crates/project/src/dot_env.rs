@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_env_files_have() {
+    fn reads_env_files() {
         let text = "\u{feff}# a comment\n\nA=plain\n  export B = spaced value  # comment\r\nC='single # \\n $A'\n\
                     D=\"double \\\"quoted\\\"\\n\\$A\" # comment\nE=\nF=a#b\nG='two\nlines'\nH=#\nA=again\n\
                     export_me=1\nI=http://a/?b=c";
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_have_a_place_and_no_value() {
+    fn reports_position_but_no_value() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(directory.path()).unwrap();
         assert!(read(&root).unwrap().is_empty());

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_without_an_end_gives_way() {
+    fn falls_back_from_a_branch_without_a_route() {
         let routes = routes(&["/a/b/c", "/[x]/b/d", "/a/[...rest]"]);
         assert_eq!(find(&routes, "/a/b/d").unwrap().0, 2);
         assert_eq!(find(&routes, "/q/b/d").unwrap().0, 1);

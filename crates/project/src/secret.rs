@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_project_on_a_machine_reads_no_other_files() {
+    fn project_on_a_machine_reads_no_files_outside() {
         let (project, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let secret = other.path().join("key");
         fs::write(&secret, "private").unwrap();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_project_of_somebody_else_reads_its_own_files_alone() {
+    fn untrusted_project_reads_its_own_files_only() {
         let project = tempfile::tempdir().unwrap();
         let at = |name: &str| project.path().join(name);
         fs::write(at("own"), "own").unwrap();

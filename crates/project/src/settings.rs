@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_sets_for_a_service_named_wws_is_not_ours() {
+    fn ignores_variables_of_a_kubernetes_service_named_wws() {
         let (settings, problems, warnings) = from_env(&[
             ("WWS_PORT", "tcp://10.0.0.1:3000"),
             ("WWS_PORT_3000_TCP_ADDR", "10.0.0.1"),

@@ -494,7 +494,7 @@ mod tests {
     use super::Variable::{self, FromEnv, Text};
 
     #[test]
-    fn a_dollar_before_a_name_is_the_environment_and_two_are_one() {
+    fn dollar_reads_the_environment_and_two_escape_it() {
         for (text, expected) in [
             ("$TOKEN", FromEnv("TOKEN")),
             ("${TOKEN}", FromEnv("TOKEN")),

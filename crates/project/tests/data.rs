@@ -109,7 +109,7 @@ fn a_directory_beside_the_worker_holds_data_however_it_is_reached() {
 /// A worker stores a file with a TOML that names the directory of the worker itself: nobody can
 /// tell which of them was stored.
 #[test]
-fn two_that_name_each_others_directories_are_both_not_served() {
+fn rejects_two_workers_that_name_the_directory_of_each_other() {
     let dir = project(&[
         ("index.js", ""),
         ("api/save.js", ""),
@@ -130,7 +130,7 @@ fn two_that_name_each_others_directories_are_both_not_served() {
 
 /// Each stored file names the directory of the next one, and the first that of the worker.
 #[test]
-fn a_long_row_of_stored_files_does_not_keep_the_start_busy() {
+fn many_stored_files_do_not_delay_the_start() {
     let dir = project(&[("api/save.js", ""), ("api/save.toml", &given("../data"))]);
     const ROW: usize = 2_000;
     write(&dir, "data/evil.js", "");
@@ -146,7 +146,7 @@ fn a_long_row_of_stored_files_does_not_keep_the_start_busy() {
 }
 
 #[test]
-fn a_link_among_the_data_does_not_make_its_owner_trusted() {
+fn link_among_data_is_not_trusted() {
     let dir = project(&[
         ("api/save.js", ""),
         ("api/save.toml", &given("../data")),
@@ -161,7 +161,7 @@ fn a_link_among_the_data_does_not_make_its_owner_trusted() {
 }
 
 #[test]
-fn a_worker_in_its_own_data_is_told_how_to_stay() {
+fn explains_how_to_serve_a_worker_within_its_data() {
     let dir = project(&[("api/w.js", ""), ("api/w.toml", &given("."))]);
     let problems = load(dir.path(), &options()).unwrap_err();
     let text = problems.to_string();
@@ -178,7 +178,7 @@ fn a_worker_in_its_own_data_is_told_how_to_stay() {
 }
 
 #[test]
-fn nobody_is_given_the_runtimes() {
+fn rejects_the_directory_of_runtimes() {
     let dir = project(&[
         ("w.js", ""),
         ("w.toml", &given("./.wws/runtimes")),
@@ -193,7 +193,7 @@ fn nobody_is_given_the_runtimes() {
 }
 
 #[test]
-fn a_stored_file_is_no_asset_unless_that_is_wanted() {
+fn stored_file_is_an_asset_only_if_configured() {
     let dir = project(&[
         ("save.js", ""),
         ("save.toml", &given("./public/uploads")),
@@ -218,7 +218,7 @@ fn a_stored_file_is_no_asset_unless_that_is_wanted() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_read_costs_what_is_in_it() {
+fn skips_a_directory_that_cannot_be_read() {
     let dir = project(&[("index.js", ""), ("pgdata/x.js", "")]);
     fs::set_permissions(dir.path().join("pgdata"), fs::Permissions::from_mode(0o000)).unwrap();
     let found = open(&dir);
@@ -232,7 +232,7 @@ fn a_directory_that_cannot_be_read_costs_what_is_in_it() {
 }
 
 #[test]
-fn what_programs_leave_behind_is_neither_worker_nor_asset() {
+fn ignores_temporary_files_of_programs() {
     let dir = project(&[
         ("index.js", ""),
         (".hidden.js", ""),
@@ -287,7 +287,7 @@ fn what_programs_leave_behind_is_neither_worker_nor_asset() {
 }
 
 #[test]
-fn files_deep_down_are_served_and_deeper_ones_are_told() {
+fn bounds_the_depth_of_directories() {
     let dir = TempDir::new().unwrap();
     let deep = "d/".repeat(200);
     write(&dir, &format!("public/{deep}x.txt"), "");

@@ -148,7 +148,7 @@ fn a_prefix_goes_before_workers_and_assets_and_globs_leave_out() {
 }
 
 #[test]
-fn a_workers_toml_says_what_it_is_given() {
+fn reads_grants_from_the_toml_of_a_worker() {
     let dir = directory(&[
         ("api/fetch.wasm", ""),
         ("libs/x", ""),
@@ -234,7 +234,7 @@ cpu_time = "500ms"
 }
 
 #[test]
-fn all_problems_are_told_at_once_each_with_its_place() {
+fn reports_all_problems_at_once_with_positions() {
     let dir = directory(&[
         ("a.js", ""),
         (
@@ -289,7 +289,7 @@ fn all_problems_are_told_at_once_each_with_its_place() {
 }
 
 #[test]
-fn links_that_leave_the_project_are_refused_others_are_followed() {
+fn follows_links_within_the_project_only() {
     let outside = directory(&[("w.js", ""), ("f/x", "")]);
     let dir = directory(&[
         ("real/in.js", ""),
@@ -362,7 +362,7 @@ filename = "wrapper.txt"
 "#;
 
 #[test]
-fn a_file_of_a_runtime_that_was_hashed_before_is_not_read_for_that() {
+fn skips_hashing_a_runtime_that_was_hashed_before() {
     let runtime = ".wws/runtimes/wasmlabs/python/3.11.1";
     let (binary, wrapper) = (
         format!("{runtime}/python.wasm"),
@@ -388,7 +388,7 @@ fn a_file_of_a_runtime_that_was_hashed_before_is_not_read_for_that() {
 }
 
 #[test]
-fn a_runtime_must_be_installed_and_whole() {
+fn rejects_a_missing_or_incomplete_runtime() {
     let dir = directory(&[("b.py", ""), (".wws.toml", RUNTIME)]);
     let all = problems(&dir);
     assert_eq!(all.len(), 1, "{all:?}");
@@ -484,7 +484,7 @@ fn reports_missing_directory() {
 }
 
 #[test]
-fn unknown_keys_of_a_workers_toml_are_warnings_as_they_were_ignored() {
+fn warns_of_unknown_keys_in_the_toml_of_a_worker() {
     let toml = "version = \"1\"\ndescription = \"x\"\n[features.wasi_nn]\npreload_models = []\n";
     let limits = toml.to_owned() + "[limits]\nmemry = \"1MiB\"\n";
     let dir = directory(&[("a.js", ""), ("a.toml", &limits)]);
@@ -507,7 +507,7 @@ fn unknown_keys_of_a_workers_toml_are_warnings_as_they_were_ignored() {
 }
 
 #[test]
-fn a_bad_file_costs_its_own_route_where_the_project_is_not_strict() {
+fn bad_file_costs_only_its_route_if_not_strict() {
     let dir = directory(&[
         (".wws.toml", "version = 1\n[server]\nstrict = false\n"),
         ("good.js", ""),
@@ -542,7 +542,7 @@ fn a_bad_file_costs_its_own_route_where_the_project_is_not_strict() {
 }
 
 #[test]
-fn sources_that_nothing_runs_are_told_once() {
+fn reports_sources_without_a_runtime_once() {
     let dir = directory(&[
         ("a.ts", ""),
         ("b/c.ts", ""),
@@ -626,7 +626,7 @@ fn an_asset_has_one_path_for_its_page() {
 }
 
 #[test]
-fn what_assets_do_not_answer_reaches_a_route_with_parameters() {
+fn paths_without_an_asset_reach_a_route_with_parameters() {
     let dir = directory(&[
         ("[id].js", ""),
         ("public/7.html", ""),
@@ -649,7 +649,7 @@ fn what_assets_do_not_answer_reaches_a_route_with_parameters() {
 /// The bound is wide, a linear search would be a thousand times slower; `make bench` measures the
 /// ratio.
 #[test]
-fn finding_a_route_does_not_depend_on_their_number() {
+fn lookup_time_does_not_depend_on_the_number_of_routes() {
     let time = |count: usize| {
         let dir = TempDir::new().unwrap();
         for index in 0..count {
@@ -730,7 +730,7 @@ fn variables_come_from_files_and_from_env_files() {
 }
 
 #[test]
-fn unreadable_secrets_are_problems_with_a_place() {
+fn reports_unreadable_secrets_with_positions() {
     let dir = directory(&[
         ("w.js", ""),
         (

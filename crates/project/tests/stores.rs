@@ -75,7 +75,7 @@ fn stores_are_read_and_named_by_workers() {
 }
 
 #[test]
-fn all_problems_of_stores_are_told_each_with_its_place() {
+fn reports_all_problems_of_stores_with_positions() {
     let outside = directory(&[]);
     let dir = directory(&[
         (

@@ -126,7 +126,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_refused(bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..600)) {
+        fn rejects_any_bytes(bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..600)) {
             assert!(file_of(&bytes, "a", 100).is_err());
             let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
             std::io::Write::write_all(&mut zipped, &bytes).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_archive_is_told() {
+    fn reports_a_broken_archive() {
         let whole = archive(&[("package/a", EntryType::Regular, &[1; 100_000])]);
         for broken in [&b"no gzip"[..], &whole[..whole.len() / 2]] {
             let error = file_of(broken, "a", 1 << 20).unwrap_err().to_string();

@@ -244,7 +244,7 @@ mod tests {
         [limits]\nmemory = \"1MiB\" # little";
 
     #[test]
-    fn what_is_added_and_removed_leaves_the_rest_as_it_was() {
+    fn adding_and_removing_keeps_the_rest() {
         for text in [OWN, "", "version = 1\n"] {
             let one = add(text, Some("a\"b"), &runtime("new", "1")).unwrap();
             assert!(one.starts_with(text.trim_end()), "{one}");
@@ -315,7 +315,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_runtime_in_the_middle_goes_with_its_tables_only() {
+    fn removes_only_the_tables_of_a_runtime() {
         let all = add(OWN, None, &runtime("old", "1")).unwrap();
         let text = all.replace("[limits]", "[[repositories]]\nname = \"z\"\n\n[limits]");
         let ruby = Runtime {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_as_values_are_left_to_their_author() {
+    fn does_not_edit_inline_lists() {
         let inline = "repositories = [{ name = \"new\", runtimes = [] }]\n";
         assert!(add(inline, None, &runtime("new", "1")).is_err());
         let inner = "[[repositories]]\nname = \"new\"\nruntimes = [{ name = \"python\", version = \"1\" }]\n";
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_torn_apart_is_not_removed() {
+    fn does_not_remove_a_split_entry() {
         let torn = "[[repositories]]\nname = \"new\"\n[[repositories.runtimes]]\nname = \"python\"\nversion = \"1\"\n\
             [server]\nport = 1\n[repositories.runtimes.binary]\nfilename = \"x\"\n";
         assert!(remove(torn, &runtime("new", "1")).is_err());

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_none() {
+    fn rejects_other_forms() {
         for bad in [
             "",
             "a@1",

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn none_is_told() {
+    fn reports_a_missing_registry() {
         // npm is not found on an empty path.
         let none = machine("", "", &[("PATH", "/nowhere")]);
         let error = none.archive("a").unwrap_err().to_string();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_goes_to_its_place_alone() {
+    fn sends_a_token_to_its_registry_only() {
         let machine = machine(
             "//a.example/npm/:_authToken=${T}\n//b.example:81/:_auth=dTpw",
             "//c.example/:_authToken=${T}",

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_says_what_it_is() {
+    fn tells_the_kind_of_a_url() {
         let parse = |text| Source::parse(text, Path::new("/p"));
         assert_eq!(
             parse("a/b.wasm").unwrap(),

@@ -61,7 +61,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn names_lead_nowhere_else(
+    fn rejects_names_that_leave_the_directory(
         repository in name(), runtime in name(), version in name(), binary in name(), wrapper in name(),
     ) {
         let outer = tempfile::tempdir().unwrap();

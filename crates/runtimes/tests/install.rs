@@ -289,7 +289,7 @@ fn a_token_is_sent_to_its_registry_and_not_on() {
 
 /// What a registry may answer instead of the package, and what is said of it.
 #[test]
-fn what_is_no_whole_package_is_refused_and_does_not_stay() {
+fn rejects_and_removes_an_incomplete_package() {
     let (archive, sum) = package();
     let mut damaged = archive.clone();
     damaged[20] ^= 1;
@@ -341,7 +341,7 @@ fn what_is_no_whole_package_is_refused_and_does_not_stay() {
 }
 
 #[test]
-fn a_package_without_the_file_or_with_another_is_refused() {
+fn rejects_a_package_without_the_expected_file() {
     let (archive, sum) = package();
     let server = Server::start(vec![(
         "/@s/python/-/python-1.0.0.tgz",
@@ -411,7 +411,7 @@ fn a_repository_may_be_at_a_url() {
 }
 
 #[test]
-fn what_has_no_checksum_or_no_place_is_not_installed() {
+fn rejects_entries_without_checksum_or_url() {
     let listed = "[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"python\"\nversion = \"1\"\nextensions = [\"py\"]\n[repositories.runtimes.binary]\nfilename = \"p.wasm\"\n";
     let project = Project::new();
     project.write(".wws.toml", listed);
@@ -467,7 +467,7 @@ fn nothing_is_written_or_removed_outside_the_project() {
 }
 
 #[test]
-fn two_at_a_time_are_both_listed() {
+fn concurrent_installations_are_both_listed() {
     let project = Project::new();
     let names = ["a", "b", "c", "d"];
     std::thread::scope(|scope| {

@@ -167,14 +167,14 @@ mod tests {
     }
 
     #[test]
-    fn own_memory_and_images_are_what_is_held() {
+    fn reads_memory_of_the_process() {
         let status = "Name:\twws\nRssAnon:\t  2048 kB\nRssFile:\t 900 kB\nRssShmem:\t 1024 kB\n";
         assert_eq!(held_by(status), 3 << 20);
         assert!(held() > 1 << 16);
     }
 
     #[test]
-    fn this_process_may_use_something() {
+    fn finds_a_memory_limit_of_this_process() {
         assert!(available() > 1 << 20);
     }
 }

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn holds_what_fits_and_counts_the_rest() {
+    fn keeps_items_that_fit_and_counts_the_rest() {
         let off = ExportQueue::new(4, 100);
         off.push(0_usize);
         assert!(off.is_empty(), "nobody exports");

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_is_no_context() {
+    fn rejects_invalid_contexts() {
         let upper = HEADER.to_uppercase();
         let longer = format!("{HEADER}-x");
         for bad in [

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_of_nothing_or_beyond_all_bounds_is_unknown() {
+    fn quantile_is_unknown_without_values_or_beyond_all_bounds() {
         let series = WorkerSeries::new("/a", Arc::default());
         assert_eq!(series.summary().median, None);
         series.answered(request(200, 60_000));

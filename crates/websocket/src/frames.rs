@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_frame_announces_costs_nothing_before_it_comes() {
+    fn announced_length_allocates_nothing() {
         let (mut decoder, budget) = decoder(1 << 20);
         let mut bytes = Vec::new();
         encode(&mut bytes, Role::Client, BINARY, true, &[7; 100_000]).unwrap();
@@ -568,7 +568,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded_however_its_bytes_come(
+        fn decodes_what_it_encodes_in_pieces_of_any_size(
             parts in proptest::collection::vec((0usize..70_000, any::<bool>()), 1..4),
             is_client in any::<bool>(),
             part in 1usize..5000,

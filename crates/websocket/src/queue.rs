@@ -381,7 +381,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_end_that_is_gone_is_noticed() {
+    fn reports_a_closed_peer() {
         let budget = Budget::new(1000);
         let (one, other) = pair(100, [budget.part(), budget.part()]);
         one.sender.send(text(100)).now_or_never().unwrap().unwrap();

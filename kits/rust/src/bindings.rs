@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_is_none_is_an_error() {
+    fn rejects_an_invalid_status() {
         let error = area(&[(24, 7)]).read(|_, _| Vec::new()).unwrap_err();
         assert!(error.message.contains("status 7"));
     }
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_native_program_is_told_so() {
+    fn explains_that_a_native_program_cannot_serve() {
         let request = Request::get("https://a.example/").body("").unwrap();
         let error = send_http_request(request).unwrap_err();
         assert!(error.message.contains("native"));

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_all_that_comes_with_it() {
+    fn reads_a_full_request() {
         let (request, params, cache) = read::<String>(
             r#"{"url":"http://localhost:3000/a?b=c","method":"PATCH","headers":{"x-a":"1","accept":"*/*"},"body":"a \"b\"\n",
                 "kv":{"n":"1","quote\"d":"\u00e9"},"params":{"id":"7"},"of the future":[1]}"#,
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_the_least_there_can_be() {
+    fn reads_a_minimal_request() {
         let (request, params, cache) = read::<Vec<u8>>(r#"{"url":"/","method":"GET"}"#);
         assert!(request.body().is_empty() && params.is_empty() && cache.is_empty());
     }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_headers_do_no_harm() {
+    fn accepts_unusual_headers() {
         let (request, ..) = read::<String>(
             r#"{"url":"/","method":"GET","headers":{"a b":"1","x-c":"2\r\n3","x-d":"é"}}"#,
         );
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_said() {
+    fn reports_an_invalid_request() {
         for (text, why) in [
             ("", "EOF"),
             ("{}", "missing field `url`"),

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_is_data_and_status() {
+    fn minimal_response_has_data_and_status() {
         assert_eq!(
             written(Response::new("a \"b\"".into()), None),
             json!({"data": "a \"b\"", "status": 200})

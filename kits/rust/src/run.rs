@@ -85,7 +85,7 @@ mod tests {
         br#"{"url":"/a","method":"GET","kv":{"n":"1"},"params":{"id":"7"},"body":"hi"}"#;
 
     #[test]
-    fn the_handler_gets_all_and_its_changes_are_written() {
+    fn passes_everything_to_the_handler_and_writes_its_changes() {
         let text = answer(REQUEST, true, |request: Request<String>, params, cache| {
             cache.insert("n".to_owned(), "2".to_owned());
             let text = format!("{} {}", request.into_body(), params["id"]);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_said_with_its_causes() {
+    fn reports_an_error_with_its_causes() {
         let fails =
             |_: Request<Vec<u8>>, _: &HashMap<_, _>, _: &mut Cache| -> Result<Response<String>> {
                 let cause = || -> Result<()> { bail!("the cause") };

@@ -74,7 +74,7 @@ fn beside_good_ones(port: u16, what: &str, bad: impl FnOnce() -> Result<()>) -> 
 }
 
 #[test]
-fn bad_workers_fail_alone() -> Result<()> {
+fn misbehaving_workers_fail_alone() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let container = start(&containerd)?;
     let port = container.port();
@@ -188,7 +188,7 @@ fn raw(port: u16, request: &[u8]) -> Result<String> {
 }
 
 #[test]
-fn bad_clients_fail_alone() -> Result<()> {
+fn misbehaving_clients_fail_alone() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let container = start(&containerd)?;
     let port = container.port();

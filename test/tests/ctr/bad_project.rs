@@ -29,7 +29,7 @@ fn refused(version: Version, image: Image, name: &str, expected: &[&str]) -> Res
 }
 
 #[test]
-fn all_problems_of_its_files_are_told_at_once() -> Result<()> {
+fn reports_all_problems_of_a_project_at_once() -> Result<()> {
     let image = Image::workers("problems")
         .guest("probe", "one.wasm")?
         .file(
@@ -48,7 +48,7 @@ fn all_problems_of_its_files_are_told_at_once() -> Result<()> {
 }
 
 #[test]
-fn two_workers_on_one_route_are_told() -> Result<()> {
+fn reports_two_workers_on_one_route() -> Result<()> {
     let image = Image::workers("routes")
         .guest("probe", "a/index.wasm")?
         .guest("probe", "a.wasm")?;
@@ -61,14 +61,14 @@ fn two_workers_on_one_route_are_told() -> Result<()> {
 }
 
 #[test]
-fn a_wasm_file_that_is_none_is_told() -> Result<()> {
+fn reports_an_invalid_wasm_file() -> Result<()> {
     let image = Image::workers("text").file("text.wasm", "not Wasm at all")?;
     refused(Version::MAIN, image, "text", &["text.wasm"])
 }
 
 /// A library beside the workers is no broken worker.
 #[test]
-fn a_module_without_a_start_is_left_out() -> Result<()> {
+fn ignores_a_module_without_a_start() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     // The empty module.
     let image = Image::probe("empty", "")?
@@ -85,7 +85,7 @@ fn a_module_without_a_start_is_left_out() -> Result<()> {
 
 /// The rest of a project can be served all the same, if that is wanted.
 #[test]
-fn a_broken_worker_costs_its_own_route_where_the_container_says_so() -> Result<()> {
+fn a_broken_worker_costs_only_its_route_if_not_strict() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("lenient", "")?
         .file("text.wasm", "not Wasm at all")?
@@ -102,7 +102,7 @@ fn a_broken_worker_costs_its_own_route_where_the_container_says_so() -> Result<(
 }
 
 #[test]
-fn an_import_that_there_is_not_is_told_by_its_name() -> Result<()> {
+fn reports_an_unknown_import() -> Result<()> {
     // (module (import "env" "launch" (func)) (func (export "_start")) (memory (export "memory") 1))
     let module = [
         &b"\0asm\x01\0\0\0"[..],
@@ -124,7 +124,7 @@ fn an_import_that_there_is_not_is_told_by_its_name() -> Result<()> {
 }
 
 #[test]
-fn reports_link_that_leaves_project() -> Result<()> {
+fn reports_a_link_that_leaves_the_project() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     // Links in images come from `COPY` of a directory.
     let files = containerd.directory().join("files");
@@ -154,4 +154,4 @@ fn told_on(version: Version) -> Result<()> {
     refused(version, image, "again", &["again.wasm"])
 }
 
-on_containerd![a_wasm_file_that_is_none_is_told = told_on: V1_6 V2_1 V2_3 V2_4];
+on_containerd![reports_an_invalid_wasm_file = told_on: V1_6 V2_1 V2_3 V2_4];

@@ -89,7 +89,7 @@ fn a_damaged_entry_is_compiled_again() -> Result<()> {
 }
 
 #[test]
-fn two_containers_start_at_once_with_nothing_in_the_store() -> Result<()> {
+fn two_containers_start_at_once_with_an_empty_code_cache() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("probe", "")?.import(&containerd)?;
     let mut both = Vec::new();
@@ -115,7 +115,7 @@ fn two_containers_start_at_once_with_nothing_in_the_store() -> Result<()> {
 }
 
 #[test]
-fn the_store_may_be_removed_while_containers_run() -> Result<()> {
+fn the_code_cache_may_be_removed_while_containers_run() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("probe", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "keeps")?.start()?;
@@ -174,12 +174,12 @@ fn starts_without(options: &[&str]) -> Result<()> {
 }
 
 #[test]
-fn a_full_store_is_done_without() -> Result<()> {
+fn runs_with_a_full_code_cache() -> Result<()> {
     starts_without(&["-t", "tmpfs", "-o", "size=64k,nr_inodes=16", "tmpfs"])
 }
 
 #[test]
-fn a_read_only_store_is_done_without() -> Result<()> {
+fn runs_with_a_read_only_code_cache() -> Result<()> {
     starts_without(&["-t", "tmpfs", "-o", "ro", "tmpfs"])
 }
 
@@ -194,7 +194,7 @@ fn put_runtime(directory: &Path, script: &str) -> Result<PathBuf> {
 }
 
 #[test]
-fn a_missing_runtime_and_one_that_is_too_old_are_named() -> Result<()> {
+fn reports_a_missing_and_an_outdated_language_runtime() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("probe", "")?.import(&containerd)?;
     let old = put_runtime(

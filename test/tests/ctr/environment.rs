@@ -20,7 +20,7 @@ fn status(pid: Pid, field: &str) -> Result<String> {
 }
 
 #[test]
-fn variables_of_workers_come_from_the_containers_environment_and_nothing_else_does() -> Result<()> {
+fn workers_see_only_the_variables_of_their_toml() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let toml = "[vars]\nTOKEN = \"$TOKEN\"\nFIXED = \"as written\"\n";
     let image = Image::probe("vars", toml)?.import(&containerd)?;
@@ -39,7 +39,7 @@ fn variables_of_workers_come_from_the_containers_environment_and_nothing_else_do
 }
 
 #[test]
-fn a_user_a_read_only_root_and_no_capabilities_are_kept() -> Result<()> {
+fn respects_user_read_only_root_and_dropped_capabilities() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe(
         "bounded",
@@ -64,7 +64,7 @@ fn a_user_a_read_only_root_and_no_capabilities_are_kept() -> Result<()> {
 }
 
 #[test]
-fn capabilities_are_those_that_containerd_gives_also_to_others() -> Result<()> {
+fn has_the_capabilities_of_any_container() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("caps", "")?.import(&containerd)?;
     let of = |name: &str, options: &[&str]| -> Result<String> {
@@ -104,7 +104,7 @@ fn of_all_threads(pid: Pid, field: &str) -> Result<BTreeSet<String>> {
 }
 
 #[test]
-fn the_server_gives_up_capabilities_privileges_and_system_calls() -> Result<()> {
+fn the_server_drops_capabilities_privileges_and_system_calls() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("gives-up", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "gives-up")?.start()?;
@@ -144,7 +144,7 @@ fn the_server_gives_up_capabilities_privileges_and_system_calls() -> Result<()> 
 }
 
 #[test]
-fn a_volume_of_another_user_is_written_by_roots_server_as_before() -> Result<()> {
+fn root_server_writes_a_volume_of_another_user() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let toml = "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
     let image = Image::probe("others", toml)?
@@ -169,7 +169,7 @@ fn a_volume_of_another_user_is_written_by_roots_server_as_before() -> Result<()>
 }
 
 #[test]
-fn the_server_runs_in_the_containers_own_namespaces_and_control_group() -> Result<()> {
+fn the_server_runs_in_the_namespaces_and_cgroup_of_the_container() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("inside", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "inside")?
@@ -197,7 +197,7 @@ fn the_server_runs_in_the_containers_own_namespaces_and_control_group() -> Resul
 }
 
 #[test]
-fn a_user_namespace_is_kept_and_its_server_maps_the_code_of_the_store() -> Result<()> {
+fn respects_a_user_namespace_with_cached_code() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("mapped", "")?.import(&containerd)?;
     let map = "0:100000:65536";

@@ -56,7 +56,7 @@ fn expect_as_before(containerd: &Containerd, before: &str) -> Result<()> {
 }
 
 #[test]
-fn a_pod_survives_a_host_out_of_processes() -> Result<()> {
+fn a_pod_survives_a_host_without_free_processes() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("probe", "")?.import(&containerd)?;
     let of_pod = ["--annotation", "io.containerd.runc.v2.group=pod"];
@@ -115,7 +115,7 @@ fn a_pod_survives_a_host_out_of_processes() -> Result<()> {
 }
 
 #[test]
-fn a_full_disk_at_create_is_told_and_leaves_nothing() -> Result<()> {
+fn reports_a_full_disk_at_create_and_leaves_nothing() -> Result<()> {
     const PAGE: u32 = 4096;
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("probe", "")?.import(&containerd)?;

@@ -199,20 +199,20 @@ fn settled(containerd: &Containerd, shim: Pid) -> Result<Census> {
 }
 
 #[test]
-fn a_hundred_containers_in_a_row_leave_nothing_and_let_nothing_grow() -> Result<()> {
+fn a_hundred_containers_in_sequence_leave_nothing() -> Result<()> {
     come_and_go(100)
 }
 
 #[test]
 #[ignore = "make test-clients"]
-fn as_many_containers_as_asked_leave_nothing_and_let_nothing_grow() -> Result<()> {
+fn a_chosen_number_of_containers_in_sequence_leaves_nothing() -> Result<()> {
     let cycles = std::env::var("WWS_TEST_CYCLES");
     come_and_go(cycles.map_or(Ok(1000), |cycles| cycles.parse())?)
 }
 
 #[test]
 #[ignore = "make test-clients"]
-fn a_hundred_containers_run_beside_each_other() -> Result<()> {
+fn a_hundred_containers_run_side_by_side() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("probe", "")?.import(&containerd)?;
     let mut ports = Vec::new();

@@ -85,7 +85,7 @@ fn image(containerd: &Containerd) -> Result<String> {
 }
 
 #[test]
-fn a_container_that_is_stopped_while_it_waits_for_its_code_ends_at_once() -> Result<()> {
+fn container_that_waits_for_its_code_can_be_stopped() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let waiting = Waiting::start(&containerd, &image(&containerd)?)?;
     // The server may not have come to its handlers yet, before which the kernel ignores the signal.
@@ -99,7 +99,7 @@ fn a_container_that_is_stopped_while_it_waits_for_its_code_ends_at_once() -> Res
 }
 
 #[test]
-fn a_container_that_is_killed_while_it_waits_for_its_code_ends_at_once() -> Result<()> {
+fn container_that_waits_for_its_code_can_be_killed() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let waiting = Waiting::start(&containerd, &image(&containerd)?)?;
     containerd.ctr(&["task", "kill", "--signal", "SIGKILL", "waits"])?;
@@ -107,7 +107,7 @@ fn a_container_that_is_killed_while_it_waits_for_its_code_ends_at_once() -> Resu
 }
 
 #[test]
-fn a_shim_that_is_killed_while_a_container_waits_for_its_code_leaves_nothing() -> Result<()> {
+fn killed_shim_of_a_container_that_waits_for_its_code_leaves_nothing() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let waiting = Waiting::start(&containerd, &image(&containerd)?)?;
     for shim in containerd.shims()? {
@@ -117,7 +117,7 @@ fn a_shim_that_is_killed_while_a_container_waits_for_its_code_leaves_nothing() -
 }
 
 #[test]
-fn a_shim_that_is_killed_during_create_leaves_nothing() -> Result<()> {
+fn shim_killed_during_create_leaves_nothing() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = image(&containerd)?;
     // An OCI runtime that makes the container and then does not come to an end.

@@ -14,7 +14,7 @@ fn probe(containerd: &Containerd) -> Result<String> {
 }
 
 #[test]
-fn a_running_container_is_seen_by_the_look_for_leftovers() -> Result<()> {
+fn the_check_for_leftovers_detects_a_running_container() -> Result<()> {
     // Otherwise the other tests of this file would prove nothing.
     let containerd = Containerd::start(Version::MAIN)?;
     let mut container = Run::workers(&containerd, &probe(&containerd)?, "running")?.start()?;
@@ -59,7 +59,7 @@ fn leaves_nothing_when_deleted(version: Version) -> Result<()> {
 on_containerd![a_deleted_container_leaves_nothing = leaves_nothing_when_deleted: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 #[test]
-fn a_container_that_ran_in_the_background_leaves_nothing() -> Result<()> {
+fn a_detached_container_leaves_nothing() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     Run::workers(&containerd, &probe(&containerd)?, "background")?.start_detached()?;
     containerd.ctr(&["task", "kill", "--signal", "SIGKILL", "background"])?;
@@ -96,7 +96,7 @@ fn leaves_nothing_when_the_shim_is_killed(version: Version) -> Result<()> {
 on_containerd![a_killed_shim_leaves_nothing = leaves_nothing_when_the_shim_is_killed: V1_6 V2_1 V2_3 V2_4];
 
 #[test]
-fn a_container_that_cannot_be_created_leaves_nothing_and_says_why() -> Result<()> {
+fn failed_create_reports_its_cause_and_leaves_nothing() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = probe(&containerd)?;
     let missing = containerd.directory().join("no-such-directory");
@@ -122,7 +122,7 @@ fn a_container_that_cannot_be_created_leaves_nothing_and_says_why() -> Result<()
 }
 
 #[test]
-fn containers_go_on_while_containerd_restarts_on_containerd_1_6() -> Result<()> {
+fn containers_continue_while_containerd_restarts_on_containerd_1_6() -> Result<()> {
     let mut containerd = Containerd::start(Version::V1_6)?;
     let image = probe(&containerd)?;
     let run = Run::workers(&containerd, &image, "steady")?;

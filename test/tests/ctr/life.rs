@@ -105,10 +105,10 @@ fn commands_inside(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-on_containerd![commands_are_run_inside = commands_inside: V1_6 V1_7 V2_1 V2_3 V2_4];
+on_containerd![runs_commands_inside = commands_inside: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 #[test]
-fn events_tell_the_life_in_its_order() -> Result<()> {
+fn events_arrive_in_order() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::workers("events")
         .file("public/index.html", "a page")?

@@ -11,7 +11,7 @@ use wws_test::image::{Image, PROBE};
 use wws_test::wait::patience;
 
 #[test]
-fn lines_have_the_workers_name_and_the_requests_id() -> Result<()> {
+fn log_lines_have_worker_and_request_id() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("lines", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "lines")?.start()?;
@@ -38,7 +38,7 @@ fn lines_have_the_workers_name_and_the_requests_id() -> Result<()> {
 }
 
 #[test]
-fn lines_are_json_when_asked() -> Result<()> {
+fn writes_json_log_lines() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("json", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "json")?
@@ -67,7 +67,7 @@ fn lines_are_json_when_asked() -> Result<()> {
 }
 
 #[test]
-fn a_reader_who_stalls_does_not_stop_the_workers() -> Result<()> {
+fn a_stalled_log_reader_does_not_stop_workers() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("stalled", "")?.import(&containerd)?;
     let run = Run::workers(&containerd, &image, "stalled")?;

@@ -36,7 +36,7 @@ fn behaves_alike(version: Version) -> Result<()> {
 on_containerd![a_native_program_runs_as_under_runc = behaves_alike: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 #[test]
-fn a_killed_native_program_ends_with_137() -> Result<()> {
+fn a_killed_native_program_exits_with_137() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::native("native", PROGRAM)?.import(&containerd)?;
     let mut container = Run::native(&containerd, &image, "killed")?.start()?;

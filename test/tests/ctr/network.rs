@@ -11,7 +11,7 @@ use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
 
 #[test]
-fn a_network_without_ipv4_is_served_and_its_health_is_known() -> Result<()> {
+fn serves_and_checks_health_on_a_network_without_ipv4() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("six", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "six")?
@@ -38,7 +38,7 @@ fn a_network_without_ipv4_is_served_and_its_health_is_known() -> Result<()> {
 }
 
 #[test]
-fn few_processes_are_enough_or_said_in_one_line() -> Result<()> {
+fn reports_too_few_processes_in_one_line() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("few", "")?.import(&containerd)?;
     for limit in [1, 2, 3, 5, 7, 8, 9, 12, 16] {

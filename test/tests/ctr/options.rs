@@ -56,7 +56,7 @@ impl Host {
 }
 
 #[test]
-fn the_shims_own_path_as_the_oci_runtime_means_runc() -> Result<()> {
+fn the_path_of_the_shim_as_oci_runtime_selects_runc() -> Result<()> {
     let host = Host::start()?;
     let shim = workspace::programs()?.join("containerd-shim-wws-v1");
     // What K3s writes where it finds the shim.
@@ -69,7 +69,7 @@ fn the_shims_own_path_as_the_oci_runtime_means_runc() -> Result<()> {
 }
 
 #[test]
-fn an_unknown_setting_is_logged_and_refuses_nothing() -> Result<()> {
+fn logs_an_unknown_setting_and_starts() -> Result<()> {
     let host = Host::start()?;
     host.runs("unknown", "BinaryNane = \"crun\"\nOther = 1\n", &[])?;
     let log = host.containerd.log()?;
@@ -105,7 +105,7 @@ fn the_oci_runtime_is_called_in_the_bundle() -> Result<()> {
 }
 
 #[test]
-fn a_missing_oci_runtime_is_named_at_once() -> Result<()> {
+fn reports_a_missing_oci_runtime_at_once() -> Result<()> {
     let host = Host::start()?;
     let mut times = Vec::new();
     for count in 0..5 {
@@ -129,7 +129,7 @@ fn a_missing_oci_runtime_is_named_at_once() -> Result<()> {
 }
 
 #[test]
-fn a_path_of_systemds_form_is_a_directory_where_systemd_does_not_run() -> Result<()> {
+fn a_systemd_path_is_a_directory_where_systemd_does_not_run() -> Result<()> {
     let host = Host::start()?;
     let path = format!("{}.slice:tests:c", host.containerd.mark());
     if !groups::by_systemd() {

@@ -45,7 +45,7 @@ fn walk(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-on_containerd![the_articles_walk_works = walk: V1_6 V1_7 V2_1 V2_3 V2_4];
+on_containerd![the_example_of_the_article_works = walk: V1_6 V1_7 V2_1 V2_3 V2_4];
 
 /// As the README has it: `wws build` makes the image, and nothing names a platform.
 fn imported_plainly(version: Version) -> Result<()> {
@@ -110,7 +110,7 @@ fn entry_point_may_be_root_directory_or_absent() -> Result<()> {
 }
 
 #[test]
-fn an_entry_point_that_does_not_exist_is_refused_with_its_name() -> Result<()> {
+fn rejects_a_missing_entry_point() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("lost", "")?
         .entrypoint(&["/no-such-program"])
@@ -125,7 +125,7 @@ fn an_entry_point_that_does_not_exist_is_refused_with_its_name() -> Result<()> {
 }
 
 #[test]
-fn the_port_is_3000_unless_the_project_or_the_environment_says_otherwise() -> Result<()> {
+fn listens_on_port_3000_by_default() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let plain = Image::probe("plain", "")?.import(&containerd)?;
     let set = Image::probe("set", "")?
@@ -152,7 +152,7 @@ fn the_port_is_3000_unless_the_project_or_the_environment_says_otherwise() -> Re
 }
 
 #[test]
-fn two_containers_run_beside_each_other() -> Result<()> {
+fn two_containers_run_side_by_side() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("twin", "[vars]\nNAME = \"$NAME\"\n")?.import(&containerd)?;
     let start = |name: &str| {

@@ -20,7 +20,7 @@ fn sleeping<'c>(containerd: &'c Containerd, image: &str, name: &str) -> Result<R
 }
 
 #[test]
-fn signals_that_are_harmless_to_runcs_shim_are_to_ours() -> Result<()> {
+fn ignores_the_signals_that_the_shim_of_runc_ignores() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::native("tool", TOOL)?.import(&containerd)?;
     sleeping(&containerd, &image, "signalled")?.start_detached()?;
@@ -71,7 +71,7 @@ fn signals_that_are_harmless_to_runcs_shim_are_to_ours() -> Result<()> {
 }
 
 #[test]
-fn containerds_tools_find_the_shim() -> Result<()> {
+fn tools_of_containerd_find_the_shim() -> Result<()> {
     for version in Version::PACKAGED {
         let containerd = Containerd::start(version)?;
         let image = Image::native("tool", TOOL)?.import(&containerd)?;
@@ -87,7 +87,7 @@ fn containerds_tools_find_the_shim() -> Result<()> {
 }
 
 #[test]
-fn an_ended_task_takes_a_signal_to_all() -> Result<()> {
+fn kill_all_succeeds_for_a_stopped_task() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::native("tool", TOOL)?.import(&containerd)?;
     for (name, runtime) in [("theirs", RUNC), ("ours", RUNTIME)] {
@@ -138,7 +138,7 @@ fn without_pid_namespace(containerd: &Containerd) -> Result<PathBuf> {
 }
 
 #[test]
-fn the_containers_exit_is_the_last_one() -> Result<()> {
+fn the_exit_of_the_container_is_the_last_event() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let config = without_pid_namespace(&containerd)?;
     let file = containerd.directory().join("events");

@@ -77,7 +77,7 @@ fn all_turns(containerd: &Containerd) -> Result<Vec<File>> {
 }
 
 #[test]
-fn waits_for_the_host_and_serves_meanwhile() -> Result<()> {
+fn serves_while_it_waits_for_the_host_to_compile() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     // Makes the code cache.
     let probe = Image::probe("probe", "")?.import(&containerd)?;
@@ -120,7 +120,7 @@ fn waits_for_the_host_and_serves_meanwhile() -> Result<()> {
 }
 
 #[test]
-fn serves_the_others_if_nobody_compiles() -> Result<()> {
+fn serves_other_workers_if_nobody_compiles() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = image(&containerd)?;
     // No directory can be made there: there is no code cache.

@@ -11,7 +11,7 @@ use wws_test::image::{Image, PROBE};
 use wws_test::wait::patience;
 
 #[test]
-fn a_request_in_flight_is_answered_before_the_end() -> Result<()> {
+fn answers_requests_in_flight_before_it_exits() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("drain", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "drain")?.start()?;
@@ -34,7 +34,7 @@ fn a_request_in_flight_is_answered_before_the_end() -> Result<()> {
 }
 
 #[test]
-fn signals_end_it_with_their_codes() -> Result<()> {
+fn signals_stop_the_server_with_the_right_exit_codes() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("signals", "")?.import(&containerd)?;
     let cases = [
@@ -62,7 +62,7 @@ fn signals_end_it_with_their_codes() -> Result<()> {
 }
 
 #[test]
-fn other_signals_do_not_end_it() -> Result<()> {
+fn other_signals_do_not_stop_the_server() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("others", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "others")?.start()?;
@@ -81,7 +81,7 @@ fn other_signals_do_not_end_it() -> Result<()> {
 }
 
 #[test]
-fn a_request_longer_than_the_grace_period_does_not_hold_the_end() -> Result<()> {
+fn exits_after_the_grace_period() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("grace", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "grace")?
@@ -105,7 +105,7 @@ fn a_request_longer_than_the_grace_period_does_not_hold_the_end() -> Result<()> 
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() -> Result<()> {
+fn a_second_signal_stops_the_server_at_once() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("twice", "")?.import(&containerd)?;
     let mut container = Run::workers(&containerd, &image, "twice")?.start()?;

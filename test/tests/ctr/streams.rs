@@ -120,7 +120,7 @@ fn an_exec_opens_its_input_by_name() -> Result<()> {
 }
 
 #[test]
-fn a_program_sees_pipes_and_no_names_of_the_host() -> Result<()> {
+fn a_program_sees_pipes_and_no_paths_of_the_host() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = image(&containerd)?;
     for (name, runtime) in RUNTIMES {
@@ -137,7 +137,7 @@ fn a_program_sees_pipes_and_no_names_of_the_host() -> Result<()> {
 }
 
 #[test]
-fn an_exec_is_deleted_although_a_process_of_it_holds_its_streams() -> Result<()> {
+fn deletes_an_exec_whose_streams_are_held_open() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = image(&containerd)?;
     Run::native(&containerd, &image, "orphans")?
@@ -167,7 +167,7 @@ fn an_exec_is_deleted_although_a_process_of_it_holds_its_streams() -> Result<()>
 }
 
 #[test]
-fn a_failed_start_is_told_once_and_as_by_runc() -> Result<()> {
+fn reports_a_failed_start_once_as_runc_does() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = image(&containerd)?;
     for (name, runtime) in RUNTIMES {

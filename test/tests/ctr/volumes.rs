@@ -20,7 +20,7 @@ to = "/fixed"
 "#;
 
 #[test]
-fn a_changed_file_is_seen_and_a_written_one_reaches_the_host() -> Result<()> {
+fn changed_files_are_visible_and_written_files_reach_the_host() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("volumes", DIRECTORIES)?
         .directory("writable")?
@@ -100,7 +100,7 @@ fn workers_reach_nothing_outside_their_directories() -> Result<()> {
 }
 
 #[test]
-fn what_a_worker_stores_is_no_worker_at_the_next_start() -> Result<()> {
+fn files_that_a_worker_stores_are_not_served_after_a_restart() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let toml = "[[folders]]\nfrom = \"./data\"\nto = \"/data\"\n";
     let image = Image::probe("stored", toml)?

@@ -11,7 +11,7 @@ use wws_test::wait;
 
 use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
 
-pub(super) fn limits_and_privileges_are_kept(docker: &mut Docker) -> Result<()> {
+pub(super) fn respects_limits_and_privileges(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let options = [
         "--read-only",
@@ -60,7 +60,7 @@ pub(super) fn limits_and_privileges_are_kept(docker: &mut Docker) -> Result<()> 
     Ok(())
 }
 
-pub(super) fn the_kernel_ends_what_takes_too_much_memory(docker: &mut Docker) -> Result<()> {
+pub(super) fn oom_kills_are_reported(docker: &mut Docker) -> Result<()> {
     let program = env!("CARGO_BIN_EXE_native-hello");
     let image = load(docker, Image::native("native", program)?)?;
     let port = port::free()?;
@@ -80,7 +80,7 @@ pub(super) fn the_kernel_ends_what_takes_too_much_memory(docker: &mut Docker) ->
     Ok(())
 }
 
-pub(super) fn too_few_processes_are_said_in_one_line(docker: &mut Docker) -> Result<()> {
+pub(super) fn reports_too_few_processes_in_one_line(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     for limit in ["1", "3", "5", "7"] {
         let words = [

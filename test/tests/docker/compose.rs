@@ -31,7 +31,7 @@ fn has_health(docker: &Docker, name: &str, wanted: &str) -> Result<()> {
     health.with_context(|| format!("{:?}", docker.inspect(name, "{{json .State.Health}}")))
 }
 
-pub(super) fn the_health_of_a_container_is_known(docker: &mut Docker) -> Result<()> {
+pub(super) fn reports_the_health_of_a_container(docker: &mut Docker) -> Result<()> {
     let directory = docker.containerd().directory();
     for (name, request, health) in [
         ("well", "/probe?log=asked", "healthy"),
@@ -69,7 +69,7 @@ pub(super) fn the_health_of_a_container_is_known(docker: &mut Docker) -> Result<
     Ok(())
 }
 
-pub(super) fn services_are_composed(docker: &mut Docker) -> Result<()> {
+pub(super) fn compose_services(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let native = {
         let program = env!("CARGO_BIN_EXE_native-hello");

@@ -9,7 +9,7 @@ use wws_test::wait;
 
 use super::{PLATFORM, RUNTIME, exit, is_served, load, probe, run};
 
-pub(super) fn a_project_that_does_not_load_says_so(docker: &mut Docker) -> Result<()> {
+pub(super) fn reports_a_project_that_does_not_load(docker: &mut Docker) -> Result<()> {
     let image = load(
         docker,
         Image::workers("broken").file("bad.wasm", "no Wasm")?,
@@ -23,7 +23,7 @@ pub(super) fn a_project_that_does_not_load_says_so(docker: &mut Docker) -> Resul
     Ok(())
 }
 
-pub(super) fn an_entry_point_that_does_not_exist_is_named(docker: &mut Docker) -> Result<()> {
+pub(super) fn reports_a_missing_entry_point(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let mut words = vec!["run", "--name", "lost", RUNTIME, PLATFORM];
     words.extend(["--entrypoint", "/nowhere", &image]);
@@ -37,7 +37,7 @@ pub(super) fn an_entry_point_that_does_not_exist_is_named(docker: &mut Docker) -
     Ok(())
 }
 
-pub(super) fn an_image_of_another_platform_is_refused(docker: &mut Docker) -> Result<()> {
+pub(super) fn rejects_an_image_of_another_platform(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     // Asked for as if it were for this machine; and a program of a CPU that this machine has not.
     let mut words = vec!["run", "--rm", "--pull=never", RUNTIME];
@@ -77,7 +77,7 @@ pub(super) fn a_container_is_started_again(docker: &mut Docker) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn a_killed_shim_is_cleared_up_after(docker: &mut Docker) -> Result<()> {
+pub(super) fn a_killed_shim_leaves_nothing_behind(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let port = run(docker, "orphan", &[], &image)?;
     is_served(docker, "orphan", port)?;
@@ -95,7 +95,7 @@ pub(super) fn a_killed_shim_is_cleared_up_after(docker: &mut Docker) -> Result<(
     Ok(())
 }
 
-pub(super) fn containers_outlive_containerd(docker: &mut Docker) -> Result<()> {
+pub(super) fn containers_survive_a_restart_of_containerd(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let port = run(docker, "steady", &[], &image)?;
     is_served(docker, "steady", port)?;
@@ -136,9 +136,7 @@ pub(super) fn containers_outlive_containerd(docker: &mut Docker) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn a_container_that_fails_is_started_again_as_often_as_asked(
-    docker: &mut Docker,
-) -> Result<()> {
+pub(super) fn restart_policies_restart_a_failing_container(docker: &mut Docker) -> Result<()> {
     let broken = Image::workers("broken").file("bad.wasm", "no Wasm")?;
     let image = load(docker, broken)?;
     let mut words = vec!["run", "--detach", "--name", "fails", RUNTIME, PLATFORM];

@@ -158,7 +158,7 @@ pub(super) fn arguments_follow_the_image(docker: &mut Docker) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn a_network_of_ipv6_alone_is_served(docker: &mut Docker) -> Result<()> {
+pub(super) fn serves_a_network_of_ipv6_only(docker: &mut Docker) -> Result<()> {
     let workers = probe(docker)?;
     let native = Image::native("native", env!("CARGO_BIN_EXE_native-hello"))?;
     let native = load(docker, native)?;
@@ -223,7 +223,7 @@ pub(super) fn stop_signals_stop_gracefully(docker: &mut Docker) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn the_life_of_a_container(docker: &mut Docker) -> Result<()> {
+pub(super) fn create_start_stop_remove(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let port = run(docker, "life", &[], &image)?;
     is_served(docker, "life", port)?;
@@ -291,7 +291,7 @@ fn silent(port: u16) -> bool {
     asked.is_err() || stream.read(&mut [0; 16]).is_err()
 }
 
-pub(super) fn commands_are_run_inside(docker: &mut Docker) -> Result<()> {
+pub(super) fn runs_commands_inside(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let port = run(docker, "life", &[], &image)?;
     is_served(docker, "life", port)?;
@@ -308,7 +308,7 @@ pub(super) fn commands_are_run_inside(docker: &mut Docker) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn the_hosts_network_and_a_terminal(docker: &mut Docker) -> Result<()> {
+pub(super) fn host_network_and_terminal(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let port = port::free()?;
     let variable = format!("WWS_PORT={port}");
@@ -344,7 +344,7 @@ pub(super) fn the_hosts_network_and_a_terminal(docker: &mut Docker) -> Result<()
     Ok(())
 }
 
-pub(super) fn nothing_of_ours_is_committed(docker: &mut Docker) -> Result<()> {
+pub(super) fn commit_contains_only_files_of_the_image(docker: &mut Docker) -> Result<()> {
     let image = probe(docker)?;
     let port = run(docker, "first", &[], &image)?;
     is_served(docker, "first", port)?;

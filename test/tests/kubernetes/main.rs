@@ -36,12 +36,12 @@ on_a_node![
     example: the_example_is_deployed_as_documented,
     pods: configuration_and_secrets_reach_workers,
     pods: workers_come_from_a_configmap,
-    pods: init_side_car_native_and_debug_containers_are_beside_workers,
+    pods: runs_beside_init_sidecar_native_and_debug_containers,
     pods: commands_logs_and_ports_are_reached,
     changes: a_rolling_update_fails_no_request,
     changes: a_pod_is_resized_in_place,
-    operate: pods_outlive_the_kubelet_and_containerd_and_are_drained,
-    operate: what_ends_is_told_and_started_again,
+    operate: pods_survive_restarts_of_kubelet_and_containerd_and_are_drained,
+    operate: reports_exits_and_restarts,
 ];
 
 /// The image of the probe worker, imported.

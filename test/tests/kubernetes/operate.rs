@@ -8,7 +8,7 @@ use wws_test::{command, wait};
 
 use crate::{ask, container, delete, pod, probe};
 
-pub(crate) fn pods_outlive_the_kubelet_and_containerd_and_are_drained(
+pub(crate) fn pods_survive_restarts_of_kubelet_and_containerd_and_are_drained(
     cluster: &Cluster,
 ) -> Result<()> {
     let image = probe(cluster)?;
@@ -70,7 +70,7 @@ pub(crate) fn pods_outlive_the_kubelet_and_containerd_and_are_drained(
     delete(cluster, "deployment/steady")
 }
 
-pub(crate) fn what_ends_is_told_and_started_again(cluster: &Cluster) -> Result<()> {
+pub(crate) fn reports_exits_and_restarts(cluster: &Cluster) -> Result<()> {
     let broken = Image::workers("broken").file("bad.wasm", "no module")?;
     let broken = cluster.import(broken)?;
     let workers = container(

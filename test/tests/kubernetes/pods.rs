@@ -104,7 +104,7 @@ pub(crate) fn workers_come_from_a_configmap(cluster: &Cluster) -> Result<()> {
     delete(cluster, "pod/mapped")
 }
 
-pub(crate) fn init_side_car_native_and_debug_containers_are_beside_workers(
+pub(crate) fn runs_beside_init_sidecar_native_and_debug_containers(
     cluster: &Cluster,
 ) -> Result<()> {
     let image = probe(cluster)?;

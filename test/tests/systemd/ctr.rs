@@ -113,7 +113,7 @@ pub(super) fn a_path_in_three_parts_is_a_scope(system: &System) -> Result<()> {
     system.systemctl(&["stop", "kubepods.slice"]).map(drop)
 }
 
-pub(super) fn the_shim_may_have_a_group_of_its_own(system: &System) -> Result<()> {
+pub(super) fn the_shim_may_have_its_own_cgroup(system: &System) -> Result<()> {
     let own = Path::new(groups::TOP).join("shims");
     fs::create_dir(&own)?;
     let options = system.directory().join("options.toml");

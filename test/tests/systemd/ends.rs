@@ -26,7 +26,9 @@ pub(super) fn a_killed_shim_leaves_no_scope(system: &System) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn containers_outlive_the_restart_of_containerds_unit(system: &System) -> Result<()> {
+pub(super) fn containers_survive_a_restart_of_the_unit_of_containerd(
+    system: &System,
+) -> Result<()> {
     let image = system.load(probe()?)?;
     let port = system.run("steady", &[PLATFORM], &image)?;
     is_served(system, port)?;
@@ -51,7 +53,7 @@ pub(super) fn containers_outlive_the_restart_of_containerds_unit(system: &System
     Ok(())
 }
 
-pub(super) fn containers_come_back_after_the_restart_of_dockers_unit(
+pub(super) fn containers_come_back_after_a_restart_of_the_unit_of_docker(
     system: &System,
 ) -> Result<()> {
     let image = system.load(probe()?)?;

@@ -75,7 +75,7 @@ pub(super) fn a_container_is_a_scope_with_its_limits(system: &System) -> Result<
     Ok(())
 }
 
-pub(super) fn limits_are_changed_in_the_scope(system: &System) -> Result<()> {
+pub(super) fn updates_limits_of_the_scope(system: &System) -> Result<()> {
     let image = system.load(probe()?)?;
     let port = system.run("changed", &[PLATFORM, "--memory", "64m"], &image)?;
     is_served(system, port)?;
@@ -125,7 +125,7 @@ pub(super) fn a_paused_container_is_frozen(system: &System) -> Result<()> {
 }
 
 /// As a kubelet has it of a pod: the container itself has no limit.
-pub(super) fn a_slices_limit_holds_for_the_containers_in_it(system: &System) -> Result<()> {
+pub(super) fn the_limit_of_a_slice_applies_to_its_containers(system: &System) -> Result<()> {
     let native = system.load(Image::native("native", NATIVE)?)?;
     let slice = "wwsvm.slice";
     system.systemctl(&["start", slice])?;
@@ -147,7 +147,7 @@ pub(super) fn a_slices_limit_holds_for_the_containers_in_it(system: &System) -> 
 
 /// The scope goes with its last process, and the kernel's count with it: the shim has to be there
 /// before.
-pub(super) fn memory_that_runs_out_is_told_every_time(system: &System) -> Result<()> {
+pub(super) fn reports_every_oom(system: &System) -> Result<()> {
     let native = system.load(Image::native("native", NATIVE)?)?;
     let options = ["--memory", "32m", "--memory-swap", "32m"];
     let port = system.run("hungry", &options, &native)?;

@@ -27,16 +27,16 @@ macro_rules! in_a_guest {
 
 in_a_guest![
     limits: a_container_is_a_scope_with_its_limits,
-    limits: limits_are_changed_in_the_scope,
+    limits: updates_limits_of_the_scope,
     limits: a_paused_container_is_frozen,
-    limits: a_slices_limit_holds_for_the_containers_in_it,
-    limits: memory_that_runs_out_is_told_every_time,
+    limits: the_limit_of_a_slice_applies_to_its_containers,
+    limits: reports_every_oom,
     ends: a_killed_shim_leaves_no_scope,
-    ends: containers_outlive_the_restart_of_containerds_unit,
-    ends: containers_come_back_after_the_restart_of_dockers_unit,
+    ends: containers_survive_a_restart_of_the_unit_of_containerd,
+    ends: containers_come_back_after_a_restart_of_the_unit_of_docker,
     ctr: plain_cgroup_path_is_a_directory,
     ctr: a_path_in_three_parts_is_a_scope,
-    ctr: the_shim_may_have_a_group_of_its_own,
+    ctr: the_shim_may_have_its_own_cgroup,
 ];
 
 fn probe() -> Result<Image> {

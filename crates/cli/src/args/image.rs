@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_says_nothing_about_the_machines_addresses() {
+    fn image_cannot_change_addresses_of_the_machine() {
         let words = [
             "/",
             "--host",

@@ -129,7 +129,7 @@ fn commands_in_a_container_know_its_arguments() {
 }
 
 #[test]
-fn waiting_for_health_takes_its_seconds_or_none() {
+fn wait_of_health_takes_optional_seconds() {
     let wait = |args: &[&str]| match parse(args).command {
         Some(Command::Health(health)) => (health.wait, health.project.path),
         _ => unreachable!(),
@@ -150,7 +150,7 @@ fn option_value_is_not_taken_as_directory() {
 }
 
 #[test]
-fn runtimes_have_their_place_and_their_repository() {
+fn parses_path_and_repository_of_runtimes() {
     let runtimes = |args: &[&str]| match parse(args).command {
         Some(Command::Runtimes(runtimes)) => runtimes,
         _ => unreachable!(),

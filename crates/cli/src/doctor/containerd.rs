@@ -177,7 +177,7 @@ mod tests {
     const CURRENT: &str = env!("CARGO_PKG_VERSION");
 
     #[test]
-    fn containerd_is_new_enough_or_another_programs() {
+    fn rejects_old_containerd_and_accepts_k3s() {
         let with =
             |text: &str| version(&FakeHost::new().program("/usr/bin/containerd", text).host());
         assert_eq!(
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn runc_is_looked_for_where_containerd_does() {
+    fn finds_runc_on_the_path_of_containerd() {
         let fake = FakeHost::new().program("/opt/runc", "runc version 1.1.5+ds1\ncommit: x");
         assert_eq!(runc(&fake.host()).health, Health::Problem);
         let fake = fake
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_all_distributions_are_known() {
+    fn knows_sockets_of_all_distributions() {
         for path in SOCKETS {
             assert_eq!(
                 socket(&FakeHost::new().socket(path).host()),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_lies_beside_the_shim_or_in_it() {
+    fn finds_the_server_beside_the_shim_or_in_it() {
         let at = |name: &str| format!("/usr/local/bin/{name}");
         let fake = FakeHost::new().program(&at(SHIM), "");
         assert_eq!(server(&fake.host()).found, "no wws in /usr/local/bin");

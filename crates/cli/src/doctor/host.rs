@@ -267,7 +267,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn this_machine_is_seen() {
+    fn inspects_this_machine() {
         assert!(Host::this().has_openat2);
         assert!(Host::this().free("/not/there/yet").is_some());
         let shell = "/bin/sh";

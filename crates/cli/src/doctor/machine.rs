@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_kernels_and_no_kernel_are_problems() {
+    fn reports_old_and_unknown_kernels() {
         let with = |release: &str| {
             kernel(
                 &FakeHost::new()
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_of_cgroups_are_fine() {
+    fn accepts_both_versions_of_cgroups() {
         let controllers = "/sys/fs/cgroup/cgroup.controllers";
         let with = |text: &str| cgroups(&FakeHost::new().file(controllers, text).host());
         assert_eq!(with("cpuset cpu io memory pids\n"), Finding::fine("v2"));

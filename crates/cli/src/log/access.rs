@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_of_an_event() {
+    fn writes_one_line_per_event() {
         const TIME: &str = "2026-01-01T00:00:00.000123Z";
         let plain = AccessLine {
             method: "GET",

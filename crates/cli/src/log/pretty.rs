@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_steers_the_terminal() {
+    fn escapes_terminal_controls_of_guests() {
         let lines = written(Painter::new(true), || {
             tracing::info!(target: "guest", worker = "a\n\u{1b}[2J", "x\ry\u{1b}]0;z\u{7}");
         });
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_that_of_the_day() {
+    fn prints_the_time_of_day() {
         assert_eq!(time_of_day(0), "00:00:00");
         assert_eq!(time_of_day(86_399 + 86_400), "23:59:59");
         assert_eq!(time_of_day(-3600), "23:00:00");

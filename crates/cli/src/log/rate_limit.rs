@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_counted_for_each_worker_and_reported_once() {
+    fn counts_suppressed_lines_per_worker_and_reports_them_once() {
         let limit = RateLimit::default();
         let start = Instant::now();
         let admit = |worker: &str, after| {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn few_lines_are_never_left_out_and_the_last_count_is_not_lost() {
+    fn keeps_few_lines_and_reports_the_last_count() {
         let limit = RateLimit::default();
         let start = Instant::now();
         for window in 0..5 {
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_beyond_the_bound_share_a_count() {
+    fn counts_problems_beyond_the_bound_together() {
         let limit = RateLimit::default();
         let now = Instant::now();
         let admitted = (0..MAX_PROBLEMS + 1000)
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_bounded_and_other_lines_are_not() {
+    fn limits_the_rate_of_errors_only() {
         let lines = CapturedLines::default();
         let writer = lines.clone();
         let limit = Arc::new(RateLimit::default());

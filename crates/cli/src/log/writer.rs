@@ -246,7 +246,7 @@ mod tests {
     const JSON: LogStyle = LogStyle::Format(LogFormat::Json);
 
     #[test]
-    fn a_reader_that_stalls_stops_nobody_and_is_told_what_it_missed() {
+    fn drops_lines_of_a_stalled_reader_and_reports_their_number() {
         let (read, write) = io::pipe().unwrap();
         let writer = Writer::to(write, TEXT, Arc::default()).unwrap();
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_cannot_look_like_another() {
+    fn escapes_line_breaks_within_a_line() {
         use io::Write as _;
         let (read, write) = io::pipe().unwrap();
         let writer = Writer::to(write, TEXT, Arc::default()).unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_written_when_flushed_and_without_a_reader_nothing_hangs() {
+    fn flush_writes_lines_and_does_not_hang_without_a_reader() {
         let (read, write) = io::pipe().unwrap();
         let writer = Writer::to(write, JSON, Arc::default()).unwrap();
         writer.append(b"one\n");

@@ -188,7 +188,7 @@ mod tests {
 
     /// Grows and shrinks one block over the border between the two kinds.
     #[test]
-    fn keeps_what_is_in_a_block_whatever_its_size_becomes() {
+    fn reallocation_keeps_the_content() {
         let mut bytes: Vec<u8> = Vec::new();
         for size in [
             10,
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_freed_mapping_is_taken_again_and_zeroed_memory_is_zero() {
+    fn reuses_freed_mappings_and_zeroes_memory() {
         let block = vec![7u8; 2 * LARGE];
         let address = block.as_ptr().addr();
         drop(block);

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn compiler_process_returns_its_output() {
         let large = vec![7; 3 << 20];
         let limit = Duration::from_secs(60);
         assert_eq!(sh("exec cat", &large, limit).unwrap(), large);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_does_not_end_is_ended() {
+    fn kills_a_compiler_after_its_time() {
         let limit = Duration::from_millis(300);
         // A process that neither reads nor writes; one that writes forever; and one that is done
         // but stays.
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_module_from_the_machine() {
+    fn tells_failures_of_the_module_from_failures_of_the_machine() {
         let of = |script: &str| sh(script, &[], Duration::from_secs(60)).unwrap_err();
         let rejected = of(&format!("exit {REJECTED}"));
         assert!(

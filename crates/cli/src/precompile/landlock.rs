@@ -51,7 +51,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn only_the_store_and_the_links_can_be_written() {
+    fn landlock_allows_writes_to_given_directories_only() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for name in ["store", "links", "else"] {

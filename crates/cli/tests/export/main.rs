@@ -277,7 +277,7 @@ fn lines_of_a_worker_arrive_with_their_trace() {
 }
 
 #[test]
-fn a_collector_that_is_away_gets_its_spans_when_it_is_back() {
+fn sends_spans_again_when_the_collector_returns() {
     for away in [Answer::Away, Answer::Status(503)] {
         let collector = Receiver::start();
         collector.answers(away);
@@ -306,7 +306,7 @@ fn a_collector_that_is_away_gets_its_spans_when_it_is_back() {
 }
 
 #[test]
-fn what_does_not_fit_into_the_queue_is_dropped_and_counted() {
+fn drops_and_counts_what_exceeds_the_queue() {
     let collector = Receiver::start();
     collector.answers(Answer::Away);
     let site = Site::new(&[("w.wasm", answers())]);
@@ -330,7 +330,7 @@ fn what_does_not_fit_into_the_queue_is_dropped_and_counted() {
 }
 
 #[test]
-fn a_collector_that_refuses_gets_nothing_twice() {
+fn does_not_repeat_rejected_exports() {
     let collector = Receiver::start();
     collector.answers(Answer::Status(401));
     let site = Site::new(&[("w.wasm", answers())]);
@@ -353,7 +353,7 @@ fn a_collector_that_refuses_gets_nothing_twice() {
 }
 
 #[test]
-fn headers_compression_and_certificates_are_those_of_the_variables() {
+fn standard_variables_set_headers_compression_and_certificates() {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
@@ -423,7 +423,7 @@ fn wrong_values_are_one_warning_each_and_the_server_runs() {
 }
 
 #[test]
-fn nothing_wakes_an_idle_server_that_exports() {
+fn idle_server_with_an_exporter_sleeps() {
     let collector = Receiver::start();
     let site = Site::new(&[("w.wasm", answers())]);
     let server = site.export_to(&collector).start();

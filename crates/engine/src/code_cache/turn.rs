@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn each_entry_has_one_turn_of_its_own() {
+    fn each_entry_has_its_own_turn() {
         let directory = tempfile::tempdir().unwrap();
         let cache = cache(directory.path());
         let key = |number: u64| CodeKey(format!("ab{number:013x}{:049}", 0));

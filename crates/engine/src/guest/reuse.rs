@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_one_used_last_is_taken_first_and_their_number_is_bounded() {
+    async fn reuses_the_most_recent_instance_and_bounds_their_number() {
         let pool = pool(100, IDLE_TIME);
         let all: Vec<_> = (0..=MAX_IDLE).map(|_| Arc::new(())).collect();
         for instance in &all {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn instances_wait_for_a_while() {
+    async fn idle_instances_are_dropped_after_their_time() {
         let pool = pool(100, Duration::from_millis(50));
         // The sweep ends when nothing waits, and begins again.
         for _ in 0..2 {

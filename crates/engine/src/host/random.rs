@@ -49,7 +49,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn gives_no_bytes_twice() {
+    fn random_bytes_never_repeat() {
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 std::thread::spawn(|| {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn does_not_keep_given_bytes() {
+    fn random_stock_forgets_given_bytes() {
         let mut bytes = [0; 16];
         fill(&mut bytes).unwrap();
         LEFT.with_borrow(|stock| {

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_cannot_make_outgoing_requests_long() {
+    fn outgoing_trace_headers_are_bounded() {
         let state = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
             for line in lines {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_s_own_context_stays() {
+    fn keeps_the_trace_context_of_a_worker() {
         let own = "00-4bf92f3577b34da6a3ce929d0e0e4736-1111111111111111-00";
         let mut headers = HeaderMap::new();
         headers.insert(TRACEPARENT, own.parse().unwrap());

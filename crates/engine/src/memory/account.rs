@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_part_leaves_more_to_its_parent() {
+    fn smaller_child_account_leaves_more_to_its_parent() {
         let all = Account::new(10 * UNIT);
         let part = all.part(8 * UNIT);
         let charge = part.charge(5 * UNIT);

@@ -53,7 +53,7 @@ fn trapped(result: Result<(), CallError>) -> String {
 }
 
 #[tokio::test]
-async fn streams_return_pieces_whatever_was_asked_for() {
+async fn streams_return_at_most_one_piece() {
     // Reads all of standard input, which is longer than 1 MiB.
     let body = r"
         (local.set $h (call $stdin))

@@ -128,7 +128,7 @@ fn counter(engine: &Engine) -> Guest {
 }
 
 #[tokio::test]
-async fn state_survives_exactly_when_asked() {
+async fn state_survives_only_with_reuse() {
     let engine = engine();
     let fresh = counter(&engine);
     assert_eq!(counts(&fresh, "count", 3).await, [1, 1, 1]);
@@ -139,7 +139,7 @@ async fn state_survives_exactly_when_asked() {
 }
 
 #[tokio::test]
-async fn an_instance_that_failed_is_thrown_away() {
+async fn discards_an_instance_that_failed() {
     let mut spec = spec();
     spec.limits.cpu_time = Duration::from_millis(100);
     let guest = guest(&engine(), COUNTER, spec).reusing(100).unwrap();
@@ -157,7 +157,7 @@ async fn an_instance_that_failed_is_thrown_away() {
 }
 
 #[tokio::test]
-async fn an_instance_that_keeps_a_request_is_thrown_away() {
+async fn discards_an_instance_that_keeps_a_request() {
     let guest = counter(&engine()).reusing(100).unwrap();
     assert_eq!(counts(&guest, "count", 2).await, [1, 2]);
     // The request, with its connection, would live as long as the instance.
@@ -165,7 +165,7 @@ async fn an_instance_that_keeps_a_request_is_thrown_away() {
 }
 
 #[tokio::test]
-async fn waiting_instances_are_charged_and_given_back() {
+async fn idle_instances_are_charged_and_released() {
     let engine = engine();
     let guest = counter(&engine).reusing(100).unwrap();
     let free = engine.free_memory();

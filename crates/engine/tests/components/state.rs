@@ -262,7 +262,7 @@ async fn store_is_denied_without_a_namespace_and_has_no_other() {
 }
 
 #[tokio::test]
-async fn value_that_is_no_text_is_refused() {
+async fn rejects_a_value_that_is_not_text() {
     const OTHER: u8 = 2;
     let store = Arc::new(MemoryStore::default());
     let text = first(&format!(
@@ -336,7 +336,7 @@ async fn batch_changes_all_keys_or_none() {
 }
 
 #[tokio::test]
-async fn swap_fails_with_what_the_key_has_now() {
+async fn swap_fails_with_the_current_value() {
     let store = Arc::new(MemoryStore::default());
     let text = second(&format!(
         r"{OPENED}

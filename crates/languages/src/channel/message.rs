@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_names_the_url_that_gave_it() {
+    fn responses_have_their_url() {
         let mut answer = http::Response::new(Bytes::from_static(b"ok"));
         answer.extensions_mut().insert(AnsweredBy {
             url: "http://b.example/end".into(),

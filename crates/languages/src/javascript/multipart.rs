@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn reports_parse_errors() {
         for (body, why) in [
             ("", "boundary is not in it"),
             ("--BBx\r\n", "not followed by a line break"),

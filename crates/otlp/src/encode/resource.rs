@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_variables_set_takes_precedence() {
+    fn variables_take_precedence() {
         let set = BTreeMap::from([("service.name".to_owned(), "shop".to_owned())]);
         let source = Source::new("1.2.3", &set);
         let names: Vec<_> = source.resource.attributes.iter().collect();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_was_rejected_of_any_signal() {
+    fn reads_partial_success_of_each_signal() {
         let response = |rejected_log_records| {
             ExportLogsServiceResponse {
                 partial_success: Some(ExportLogsPartialSuccess {

@@ -47,7 +47,7 @@ fn one_endpoint_is_for_all_signals() {
 }
 
 #[test]
-fn a_signal_has_variables_of_its_own() {
+fn signals_have_their_own_variables() {
     let (settings, problems) = read(&[
         (
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -95,7 +95,7 @@ fn an_exporter_that_is_named_has_the_standard_endpoint() {
 }
 
 #[test]
-fn each_wrong_value_is_one_problem() {
+fn reports_each_wrong_value_once() {
     for (variable, value, expected) in [
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",

@@ -52,7 +52,7 @@ async fn literals_need_their_own_entry() {
 }
 
 #[tokio::test]
-async fn names_that_lead_inside_are_refused() {
+async fn rejects_names_that_resolve_to_private_addresses() {
     let server = Server::http(|_| ok("inside")).await;
     let (names, dns) = Names::start(60).await;
     let client = client_with(ClientOptions { dns, ..options() });
@@ -111,7 +111,7 @@ async fn names_that_lead_inside_are_refused() {
 }
 
 #[tokio::test]
-async fn names_of_services_and_allowed_networks_open_nothing_else() {
+async fn names_of_services_and_networks_allow_nothing_else() {
     let (names, dns) = Names::start(60).await;
     let client = client_with(ClientOptions { dns, ..options() });
     for (name, address) in [
@@ -142,7 +142,7 @@ async fn names_of_services_and_allowed_networks_open_nothing_else() {
 }
 
 #[tokio::test]
-async fn of_several_addresses_only_the_admitted_are_used() {
+async fn uses_only_admitted_addresses() {
     let good = Server::http(|_| ok("good")).await;
     let at = format!("127.0.0.2:{}", good.port());
     let bad = Server::start(&at, None, |_| ok("bad")).await;
@@ -159,7 +159,7 @@ async fn of_several_addresses_only_the_admitted_are_used() {
 }
 
 #[tokio::test]
-async fn a_name_that_moves_is_checked_again() {
+async fn checks_a_name_again_when_its_address_changes() {
     let server = Server::http(|_| ok("first")).await;
     let at = format!("127.0.0.2:{}", server.port());
     let inside = Server::start(&at, None, |_| ok("inside")).await;
@@ -187,7 +187,7 @@ async fn a_name_that_moves_is_checked_again() {
 }
 
 #[tokio::test]
-async fn the_operator_may_send_names_inside_but_not_past_the_allow_list() {
+async fn overrides_may_lead_to_private_addresses_but_not_past_the_allow_list() {
     let server = Server::http(|_| ok("stand-in")).await;
     let client = client(&format!(
         "api.example.com:80=127.0.0.1:{},other.example=127.0.0.1",
@@ -256,7 +256,7 @@ async fn files_of_the_system() {
 }
 
 #[tokio::test]
-async fn names_that_are_not() {
+async fn reports_names_that_do_not_resolve() {
     let (names, dns) = Names::start(60).await;
     let client = client_with(ClientOptions { dns, ..options() });
     for _ in 0..3 {
@@ -270,7 +270,7 @@ async fn names_that_are_not() {
 }
 
 #[tokio::test]
-async fn pools_are_not_shared_across_what_policies_admit() {
+async fn connections_are_shared_only_among_equal_policies() {
     let server = Server::http(|_| ok("inside")).await;
     let (names, dns) = Names::start(60).await;
     names.set("db.example", &["127.0.0.1"]);
@@ -305,7 +305,7 @@ async fn overrides_win_over_literals() {
 }
 
 #[tokio::test]
-async fn answers_are_kept_for_their_time() {
+async fn caches_dns_answers_for_their_ttl() {
     let server = Server::http(|_| ok("fine")).await;
     let (names, dns) = Names::start(60).await;
     names.set("kept.example", &["127.0.0.1"]);
@@ -346,7 +346,7 @@ async fn both_families_and_a_server_that_never_answers_for_one() {
 }
 
 #[tokio::test]
-async fn files_that_change_are_read_again() {
+async fn reads_changed_system_files_again() {
     let server = Server::http(|_| ok("by hosts")).await;
     let etc = tempfile::tempdir().unwrap();
     let hosts = etc.path().join("hosts");
@@ -364,7 +364,7 @@ async fn files_that_change_are_read_again() {
 }
 
 #[tokio::test]
-async fn a_connection_to_what_one_may_reach_is_not_for_another_who_may_not() {
+async fn connection_is_not_shared_with_a_sender_that_may_not_reach_its_address() {
     let first = Server::http(|_| ok("first")).await;
     let at = format!("127.0.0.2:{}", first.port());
     let second = Server::start(&at, None, |_| ok("second")).await;

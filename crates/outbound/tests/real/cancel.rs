@@ -40,7 +40,7 @@ async fn stuck(answer: &'static [u8]) -> (std::net::SocketAddr, Arc<AtomicUsize>
 }
 
 #[tokio::test]
-async fn in_every_phase() {
+async fn cancels_in_every_phase() {
     let fast = Server::http(|_| ok("fast")).await;
     for (what, scheme, answer) in [
         ("TLS", "https", &b""[..]),

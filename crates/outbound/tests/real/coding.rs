@@ -79,7 +79,7 @@ async fn send(
 }
 
 #[tokio::test]
-async fn undone_where_the_sender_wants_it() {
+async fn decodes_where_the_sender_wants_it() {
     let server = server().await;
     let client = client("");
     let always = Some(Decode::Always);
@@ -120,7 +120,7 @@ async fn undone_where_the_sender_wants_it() {
 }
 
 #[tokio::test]
-async fn what_has_no_body_or_an_unknown_coding_stays_as_it_is() {
+async fn keeps_bodies_without_a_known_coding() {
     let server = server().await;
     let client = client("");
     let always = Some(Decode::Always);

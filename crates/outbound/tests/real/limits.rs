@@ -86,7 +86,7 @@ async fn sizes() {
 }
 
 #[tokio::test]
-async fn all_together() {
+async fn bounds_the_sum_of_all_requests() {
     let server = Server::http(|_| Response::new(full(vec![b'x'; 300 << 10]))).await;
     let client = client_with(ClientOptions {
         memory: 256 << 10,
@@ -179,7 +179,7 @@ async fn bodies_are_charged_to_the_sender_before_they_are_held() {
 }
 
 #[test]
-fn bounds_follow_the_memory_that_there_is() {
+fn bounds_follow_the_available_memory() {
     let small = ClientOptions::default().with_memory(32 << 20);
     assert_eq!(
         (small.memory, small.max_requests, small.max_kept),
@@ -214,7 +214,7 @@ async fn silence_is_a_timeout() {
 }
 
 #[tokio::test]
-async fn one_time_for_all_hops() {
+async fn one_timeout_covers_all_hops() {
     let server = Server::http(|_| {
         std::thread::sleep(Duration::from_millis(60));
         crate::common::redirect(302, "/again")
@@ -232,7 +232,7 @@ async fn one_time_for_all_hops() {
 }
 
 #[tokio::test]
-async fn answers_that_are_none() {
+async fn rejects_invalid_responses() {
     for (answer, kind) in [
         (
             &b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"[..],
@@ -268,7 +268,7 @@ async fn answers_that_are_none() {
 }
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn reports_a_refused_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     drop(listener);
@@ -282,7 +282,7 @@ async fn nobody_listens() {
 }
 
 #[tokio::test]
-async fn a_tls_peer_that_says_nothing_is_a_timeout_of_connecting() {
+async fn silent_tls_peer_is_a_connect_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
     let client = client_with(ClientOptions {
@@ -301,7 +301,7 @@ async fn a_tls_peer_that_says_nothing_is_a_timeout_of_connecting() {
 }
 
 #[tokio::test]
-async fn requests_that_wait_have_their_own_time() {
+async fn waiting_for_a_place_has_its_own_timeout() {
     let url = raw(Vec::new(), true).await;
     let server = Server::http(|_| ok("fine")).await;
     let client = client_with(ClientOptions {
@@ -318,7 +318,7 @@ async fn requests_that_wait_have_their_own_time() {
 }
 
 #[tokio::test]
-async fn requests_that_cannot_be() {
+async fn rejects_invalid_requests() {
     let client = client("");
     let policy = policy(&["127.0.0.1"]);
     let send =

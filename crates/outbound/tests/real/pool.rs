@@ -22,7 +22,7 @@ async fn one_connection_for_many_requests() {
 }
 
 #[tokio::test]
-async fn idle_connections_are_few_and_short_lived() {
+async fn bounds_number_and_age_of_idle_connections() {
     let server = Arc::new(Server::http(|_| ok("fine")).await);
     let client = client_with(ClientOptions {
         max_idle_per_host: 2,
@@ -47,7 +47,7 @@ async fn idle_connections_are_few_and_short_lived() {
 }
 
 #[tokio::test]
-async fn above_the_mark_connections_close() {
+async fn closes_connections_above_the_limit() {
     let server = Server::http(|_| ok("fine")).await;
     let client = client_with(ClientOptions {
         max_kept: 0,
@@ -63,7 +63,7 @@ async fn above_the_mark_connections_close() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_server_closed_is_replaced() {
+async fn replaces_a_connection_that_the_server_closed() {
     let server = Server::http(|seen| {
         let mut response = ok("fine");
         if seen.target == "/last" {
@@ -84,7 +84,7 @@ async fn a_connection_that_the_server_closed_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_leaves_nothing() {
+async fn dropped_call_leaves_nothing() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let client = client("");
@@ -98,7 +98,7 @@ async fn a_call_that_is_dropped_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn headers_and_bodies_go_as_they_came() {
+async fn passes_headers_and_bodies_unchanged() {
     let server = Server::http(|_| {
         Response::builder()
             .header("set-cookie", "a=1")

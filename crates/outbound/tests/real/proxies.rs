@@ -156,7 +156,7 @@ async fn refused(relay: &Relay, dns: Dns, policy: &Policy, url: &str) -> Error {
 }
 
 #[tokio::test]
-async fn a_proxy_is_no_way_around_the_checks() {
+async fn checks_apply_through_a_proxy() {
     let inside = Server::http(|_| ok("inside")).await;
     let relay = Relay::to(inside.port()).await;
     let (names, dns) = Names::start(60).await;
@@ -200,7 +200,7 @@ async fn a_proxy_is_no_way_around_the_checks() {
 }
 
 #[tokio::test]
-async fn hosts_without_a_proxy_and_redirects_to_them_are_reached_directly() {
+async fn connects_directly_to_hosts_without_a_proxy() {
     let server = Server::http(|_| ok("direct")).await;
     let elsewhere = Server::http(|_| ok("by proxy")).await;
     let relay = Relay::to(elsewhere.port()).await;
@@ -228,7 +228,7 @@ async fn hosts_without_a_proxy_and_redirects_to_them_are_reached_directly() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_or_is_gone_is_named_without_its_address() {
+async fn reports_a_failed_proxy_without_its_address() {
     let server = Server::http(|_| ok("never")).await;
     let relay = Relay::to(server.port()).await;
     let client = client_with(relay.options());

@@ -222,7 +222,7 @@ async fn credentials_do_not_travel() {
 }
 
 #[tokio::test]
-async fn loops_end() {
+async fn stops_redirect_loops() {
     let a = Server::http(|_| redirect(302, "/again")).await;
     let error = get(&client(""), &policy(&["127.0.0.1"]), &a.url("/"))
         .await

@@ -330,7 +330,7 @@ fn short() -> PolicyLimits {
 }
 
 #[tokio::test]
-async fn each_piece_of_an_upload_has_its_own_time() {
+async fn each_piece_of_an_upload_has_its_own_timeout() {
     let peer = server(|request| async move {
         let body = request.into_body().collect().await.unwrap().to_bytes();
         Response::new(full(body))
@@ -361,7 +361,7 @@ async fn each_piece_of_an_upload_has_its_own_time() {
 }
 
 #[tokio::test]
-async fn a_silent_answer_ends_after_the_idle_time() {
+async fn silent_response_ends_after_the_idle_timeout() {
     let peer = server(|_| async {
         let pieces = stream::iter(0..4).then(|number| async move {
             let pause = if number == 3 { 60_000 } else { 150 };
@@ -427,7 +427,7 @@ fn pieces_sync(
 }
 
 #[tokio::test]
-async fn a_request_has_its_own_times() {
+async fn request_has_its_own_timeouts() {
     let peer = server(|_| async {
         tokio::time::sleep(Duration::from_secs(60)).await;
         ok("late")
@@ -743,7 +743,7 @@ async fn redirects_of_a_stream() {
 }
 
 #[tokio::test]
-async fn dropping_the_answer_closes_the_connection_and_frees_its_place() {
+async fn dropping_the_response_closes_the_connection_and_frees_its_place() {
     let peer = server(|request| async move {
         match request.uri().path() {
             "/small" => ok("fine"),
@@ -875,7 +875,7 @@ fn decoding(url: &str) -> Request<Empty<Bytes>> {
 }
 
 #[tokio::test]
-async fn codings_are_undone_as_they_come() {
+async fn decodes_codings_as_data_arrives() {
     LazyLock::force(&MEMBER);
     let peer = server(|request| async move {
         let body = match request.uri().path() {

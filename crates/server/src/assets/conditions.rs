@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_has_is_not_sent() {
+    fn answers_304_for_the_version_that_the_client_has() {
         for tags in ["\"v1\"", "W/\"v1\"", "\"v0\", \"v1\"", "*"] {
             assert_eq!(
                 of(&[(header::IF_NONE_MATCH, tags)]),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_version_that_is_asked_for_is_sent() {
+    fn answers_412_for_another_version() {
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
         for tags in ["\"v1\"", "\"v0\", \"v1\"", "*"] {
             assert_eq!(of(&[(header::IF_MATCH, tags)]), Selection::All, "{tags}");
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_another_version_is_the_whole() {
+    fn sends_the_whole_file_for_a_range_of_another_version() {
         let range = (header::RANGE, "bytes=0-3");
         assert_eq!(
             of(&[range.clone(), (header::IF_RANGE, "\"v1\"")]),

@@ -605,7 +605,7 @@ mod http2_client {
     }
 
     #[tokio::test]
-    async fn a_window_that_opens_byte_by_byte_is_a_slow_reader() {
+    async fn window_that_opens_byte_by_byte_counts_as_slow_reader() {
         let server = TestServer::start(64 * MIB).await;
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(1);
@@ -887,7 +887,7 @@ mod attacks {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_incomplete_header_block_has_the_time_of_a_head() {
+    async fn incomplete_header_block_is_closed_after_the_header_timeout() {
         let server = TestServer::start(64 * MIB).await;
         for frames in [
             frame(1, 0, 1, &get(b'x')),
@@ -907,7 +907,7 @@ mod attacks {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_thousand_streams_whose_responses_nobody_takes() {
+    async fn bounds_a_thousand_streams_whose_responses_are_not_read() {
         let server = TestServer::start(64 * MIB).await;
         let good = good_client(&server);
         let mut clients = Vec::new();

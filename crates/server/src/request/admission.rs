@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_of_two_generations_count_together() {
+    async fn counts_calls_of_two_generations_together() {
         let first = with_memory(4, 8, 0, vec![WorkerBounds::default(); 2]);
         let admission = first.admission.clone();
         let bounds = |concurrency, memory| WorkerBounds {

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_known_host_is_the_one_that_is_asked_for() {
+    fn remembers_the_last_host() {
         let hosts = LastHost::default();
         let long = "a".repeat(100);
         for host in [

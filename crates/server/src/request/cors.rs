@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_s_own_header_stays() {
+    fn keeps_the_header_of_a_worker() {
         let rules = rules("https://a.example", false).unwrap();
         let mut headers = HeaderMap::new();
         let own = HeaderValue::from_static("https://own.example");

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn believes_a_trusted_proxy_but_nothing_before_it() {
+    fn trusts_forwarded_addresses_up_to_the_first_untrusted_hop() {
         for (line, expected) in [
             ("198.51.100.1", "198.51.100.1, 10.0.0.1"),
             ("6.6.6.6, 198.51.100.1", "198.51.100.1, 10.0.0.1"),

@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_ends_although_nobody_asks_for_more() {
+    async fn guest_ends_without_a_reader() {
         for drops_early in [false, true] {
             let count = Arc::default();
             if drops_early {

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn two_contexts_are_none() {
+    fn rejects_two_trace_contexts() {
         let two = request(&[(TRACEPARENT, PARENT), (TRACEPARENT, PARENT)]);
         assert_eq!(parent(two.headers()), None);
     }

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_other_sites_are_not_direct() {
+    fn rejects_host_names_of_other_sites() {
         let direct = |host: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().unwrap());
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_are_the_project_s() {
+    fn other_paths_belong_to_the_project() {
         for (path, route) in [
             ("/_panel", Some(SharedRoute::Panel)),
             ("/_panel/", Some(SharedRoute::PanelDirectory)),

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn counts_what_succeeds_and_what_fails() {
+    async fn counts_successes_and_failures() {
         let telemetry = Telemetry::default();
         let store = CountedStore::new(MemoryStore::default(), telemetry.clone());
         store.set("n", "k".into(), "text".into()).await.unwrap();

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_what_does_not_fit_and_waits_for_what_will() {
+    fn rejects_a_compilation_that_never_fits_and_waits_for_memory() {
         // No module: what it takes is its size, and what any compilation does.
         let wasm = vec![0; 32 << 20];
         let one = compile_memory(&wasm, 2);

@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_looks_like_a_place_is_not_a_place() {
+    fn message_that_looks_like_a_position_is_not_one() {
         let error = broken(None, "evil.js:1:2: Error: x");
         let problem = problem(Path::new("w.js"), &error);
         assert_eq!(problem.file, Path::new("w.js"));

@@ -214,7 +214,7 @@ async fn counts_clients_that_go_away_as_499() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn is_no_part_of_the_workers_port() {
+async fn admin_paths_are_not_on_the_port_of_workers() {
     let site = site();
     site.wasm("index.wasm", &wat::answers("x"));
     let server = site.start().await;
@@ -334,7 +334,7 @@ async fn listens_on_a_unix_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_stall_do_not_keep_others_out() {
+async fn stalled_clients_do_not_block_others() {
     let site = site();
     site.wasm("index.wasm", &wat::answers("x"));
     let server = site.start().await;

@@ -19,7 +19,7 @@ fn call(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_sends_away_at_once() {
+async fn full_queue_rejects_at_once() {
     let site = Site::new();
     site.settings("concurrency = 1\nqueue = 1")
         .wasm("slow.wasm", &wat::sleeps(2000));
@@ -46,7 +46,7 @@ async fn a_full_queue_sends_away_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_longer_than_the_queue_s_time() {
+async fn bounds_the_time_in_the_queue() {
     let site = Site::new();
     site.settings("concurrency = 1\nqueue_timeout = \"200ms\"")
         .wasm("slow.wasm", &wat::sleeps(3000));
@@ -65,7 +65,7 @@ async fn nobody_waits_longer_than_the_queue_s_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_s_own_bound_holds_others_up_in_nothing() {
+async fn bound_of_one_worker_does_not_delay_others() {
     let site = Site::new();
     site.settings("queue_timeout = \"100ms\"")
         .wasm("slow.wasm", &wat::sleeps(3000))

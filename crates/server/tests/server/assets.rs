@@ -87,7 +87,7 @@ async fn a_large_file_arrives_whole_and_in_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn head_tells_all_but_the_content() {
+async fn head_sends_all_headers_without_content() {
     let (_site, server) = site().await;
     let mut client = server.connect().await;
     let head = client.request("HEAD", "/big.bin", "", b"").await;
@@ -111,7 +111,7 @@ async fn head_tells_all_but_the_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_version_that_is_asked_for_is_sent() {
+async fn answers_412_for_another_version() {
     let (_site, server) = site().await;
     let mut client = server.connect().await;
     let etag = client
@@ -196,7 +196,7 @@ async fn assets_are_only_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_file_is_seen_and_a_removed_one_is_not_there() {
+async fn serves_changed_files_and_404_for_removed_ones() {
     let (site, server) = site().await;
     let before = server.get("/a.txt").await;
     site.file("public/a.txt", "9876543210");
@@ -239,7 +239,7 @@ async fn a_link_that_leaves_the_project_is_never_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_of_a_404_is_the_user_s() {
+async fn serves_the_404_page_of_the_project() {
     let site = Site::new();
     site.file("public/404.html", "<p>lost")
         .wasm("w.wasm", &wat::answers("w"));

@@ -15,7 +15,7 @@ async fn server(settings: &str) -> Running {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_header_now_and_then_does_not_keep_a_connection() {
+async fn slow_headers_do_not_keep_a_connection_open() {
     let server = server("header_timeout = \"500ms\"").await;
     let mut client = server.connect().await;
     let start = Instant::now();
@@ -49,7 +49,7 @@ async fn a_header_now_and_then_does_not_keep_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_has_its_time() {
+async fn bodies_have_a_timeout() {
     let server = server("body_timeout = \"300ms\"").await;
     let mut client = server.connect().await;
     client
@@ -62,7 +62,7 @@ async fn a_body_has_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_is_closed_but_not_before_its_time() {
+async fn closes_an_idle_connection_after_its_timeout() {
     let server = server("idle_timeout = \"2s\"\nheader_timeout = \"800ms\"").await;
     let mut alive = server.connect().await;
     for _ in 0..3 {
@@ -73,7 +73,7 @@ async fn an_idle_connection_is_closed_but_not_before_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_never_sends_has_the_time_of_a_head() {
+async fn silent_connection_is_closed_after_the_header_timeout() {
     let server = server("header_timeout = \"500ms\"").await;
     let start = Instant::now();
     for bytes in ["", "\r\n\r\n"] {
@@ -92,7 +92,7 @@ async fn a_connection_that_never_sends_has_the_time_of_a_head() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_stops_after_long_lines_has_its_time() {
+async fn unfinished_head_is_closed_after_the_header_timeout() {
     let server = server("header_timeout = \"1s\"").await;
     let mut client = server.connect().await;
     let extension = "e".repeat(100);
@@ -107,7 +107,7 @@ async fn a_head_that_stops_after_long_lines_has_its_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_goes_midway_ends_its_call() {
+async fn client_that_hangs_up_ends_its_call() {
     let server = server("concurrency = 1\nqueue_timeout = \"60s\"").await;
     let mut client = server.connect().await;
     client
@@ -132,7 +132,7 @@ async fn a_client_that_goes_midway_ends_its_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_upload_is_refused_in_words_and_others_are_served() {
+async fn rejects_a_large_upload_with_a_reason() {
     let server = server("").await;
     let mut client = server.connect().await;
     client
@@ -148,7 +148,7 @@ async fn a_large_upload_is_refused_in_words_and_others_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_read_is_left() {
+async fn disconnects_a_client_that_does_not_read() {
     let server = server("body_timeout = \"500ms\"\nmax_connections = 2").await;
     let mut stuck = Vec::new();
     for _ in 0..2 {

@@ -31,7 +31,7 @@ async fn requests_in_flight_end_and_idle_connections_close() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_longer_than_the_grace_period_is_ended() {
+async fn ends_requests_after_the_grace_period() {
     let site = Site::new();
     site.settings("grace_period = \"300ms\"")
         .wasm("slow.wasm", &wat::sleeps(120_000));

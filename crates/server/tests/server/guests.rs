@@ -42,7 +42,7 @@ async fn status_within(limits: &str, guest: &str, id: &str, cause: &str) -> u16 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_loops_for_ever_is_ended() {
+async fn stops_a_worker_that_loops() {
     assert_eq!(
         status(&wat::loops(), "bad-loop", "limits.cpu_time").await,
         504
@@ -50,7 +50,7 @@ async fn one_that_loops_for_ever_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_sleeps_too_long_is_ended() {
+async fn stops_a_worker_that_sleeps_too_long() {
     let limits = LIMITS.replace("60s", "1s");
     let sleeps = wat::sleeps(120_000);
     assert_eq!(
@@ -60,7 +60,7 @@ async fn one_that_sleeps_too_long_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_eats_memory_gets_no_more() {
+async fn denies_memory_beyond_the_limit() {
     let eats = wat::prints(
         "{}",
         "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
@@ -69,7 +69,7 @@ async fn one_that_eats_memory_gets_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_prints_four_gigabytes_is_ended() {
+async fn stops_a_worker_that_prints_four_gigabytes() {
     let floods = wat::prints(
         "{}",
         "(loop $more (call $put (i32.const 1) (i32.const 0) (i32.const 65536)) (br $more))",
@@ -78,7 +78,7 @@ async fn one_that_prints_four_gigabytes_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_logs_a_gigabyte_is_cut_and_answers() {
+async fn truncates_a_gigabyte_of_log() {
     let floods = wat::prints(
         r#"{"data":"done"}"#,
         "(local.set $n (i32.const 16384))
@@ -92,7 +92,7 @@ async fn one_that_logs_a_gigabyte_is_cut_and_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_response_is_a_500() {
+async fn answers_500_for_invalid_output() {
     for (name, printed, cause) in [
         ("text", "hello", "begins with \\\"hello\\\""),
         ("nothing", "", "nothing was printed"),
@@ -120,7 +120,7 @@ async fn what_is_no_response_is_a_500() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_traps_or_exits_is_a_500() {
+async fn answers_500_for_traps_and_exits() {
     assert_eq!(
         status(&wat::prints("{}", "unreachable"), "bad-trap", "trapped").await,
         500

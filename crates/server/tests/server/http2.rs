@@ -159,7 +159,7 @@ async fn requests_beyond_the_limits_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_has_its_time() {
+async fn bodies_have_a_timeout() {
     let server = server("body_timeout = \"300ms\"").await;
     let (client, _connection) = connect(&server).await;
     let mut client = client.ready().await.unwrap();

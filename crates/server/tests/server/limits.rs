@@ -84,7 +84,7 @@ async fn a_client_that_asks_first_need_not_send_a_large_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_lengths_are_a_400_in_either_order_and_later_on_a_connection() {
+async fn answers_400_for_conflicting_lengths() {
     let server = server().await;
     for headers in [
         "content-length: 5\r\ntransfer-encoding: chunked\r\n",
@@ -108,7 +108,7 @@ async fn both_lengths_are_a_400_in_either_order_and_later_on_a_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_lines_hide_no_contradiction_from_the_server() {
+async fn finds_conflicting_lengths_in_long_lines() {
     let server = server().await;
     let both = "POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
     let spaces = " ".repeat(80);
@@ -157,7 +157,7 @@ async fn transfer_codings_other_than_chunked_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nonsense_is_a_400() {
+async fn answers_400_for_invalid_requests() {
     let server = server().await;
     for bytes in [
         "GET /x HTTP/9.9\r\n\r\n",
@@ -184,7 +184,7 @@ async fn nonsense_is_a_400() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn methods_that_no_server_answers() {
+async fn rejects_connect_and_trace() {
     let server = server().await;
     for request in [
         "CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\n",

@@ -55,7 +55,7 @@ async fn status(mut stream: TcpStream) -> Option<u16> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_heads_beyond_their_memory_are_a_503() {
+async fn answers_503_for_heads_beyond_their_memory() {
     let server = server("header_timeout = \"60s\"").await;
     let mut held = Vec::new();
     for _ in 0..40 {
@@ -82,7 +82,7 @@ async fn long_heads_beyond_their_memory_are_a_503() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_unfinished_heads_does_not_keep_others_out() {
+async fn flood_of_unfinished_heads_does_not_block_others() {
     let server = server("").await;
     let mut flood = Vec::new();
     for _ in 0..600 {
@@ -120,7 +120,7 @@ async fn the_connection_that_waits_longest_makes_room_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn uploads_beyond_their_memory_are_a_503_and_small_ones_are_taken() {
+async fn answers_503_for_uploads_beyond_their_memory() {
     let server = server("max_body = \"4MiB\"\nqueue_timeout = \"100ms\"\nconcurrency = 4").await;
     let body = vec![b'x'; 3 << 20];
     let mut held = Vec::new();
@@ -197,7 +197,7 @@ async fn clients_that_take_too_little_are_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_that_take_nothing_do_not_keep_others_out() {
+async fn stalled_readers_do_not_block_others() {
     let server = server("max_connections = 4").await;
     let mut readers = Vec::new();
     for _ in 0..4 {
@@ -214,7 +214,7 @@ async fn readers_that_take_nothing_do_not_keep_others_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_slow_readers_of_a_large_file_share_what_memory_there_is() {
+async fn many_slow_readers_share_the_memory() {
     let server = server("").await;
     let mut readers = Vec::new();
     for _ in 0..100 {
@@ -286,7 +286,7 @@ async fn bodies_that_come_slowly_make_room_for_another_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_take_next_to_nothing_make_room_for_another_connection() {
+async fn slow_clients_make_room_for_another_connection() {
     let server = server("max_connections = 4").await;
     let mut slow = Vec::new();
     for _ in 0..4 {

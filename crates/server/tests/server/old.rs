@@ -218,7 +218,7 @@ projects! {
 }
 
 #[test]
-fn scripts_are_read_as_they_are_written() {
+fn reads_scripts_of_projects() {
     let script =
         Script::read("env A=b\n> PUT /x\n> a: b\n= sent\n< 201\n< c: d\n= got\n> GET /y\n< 404\n");
     assert_eq!(

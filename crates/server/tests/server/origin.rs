@@ -32,7 +32,7 @@ async fn input(server: &Running, id: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_learns_the_address_that_a_client_cannot_forge() {
+async fn worker_sees_the_real_address_of_the_client() {
     let server = server("").await;
     let input = input(&server, "origin-1").await;
     assert!(
@@ -72,7 +72,7 @@ async fn a_trusted_proxy_is_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_sees_the_name_of_its_request_and_may_answer_with_its_own() {
+async fn worker_sees_the_request_id_and_may_replace_it() {
     let server = server("").await;
     let input = input(&server, "origin-3").await;
     assert!(input.contains(r#""x-request-id":"origin-3""#), "{input}");

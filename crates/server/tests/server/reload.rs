@@ -236,7 +236,7 @@ async fn a_project_with_problems_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_hundred_workers_the_changed_one_is_loaded() {
+async fn reload_loads_only_the_changed_worker() {
     let site = Site::new();
     for worker in 0..100 {
         site.wasm(
@@ -261,7 +261,7 @@ async fn of_a_hundred_workers_the_changed_one_is_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_is_loaded_again_when_anything_of_it_has_changed() {
+async fn reload_loads_a_worker_after_any_change_of_it() {
     let site = Site::new();
     site.file("_lib/text.js", "export const text = 'one';")
         .file(

@@ -45,7 +45,7 @@ async fn workers_answer_on_their_routes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_a_404() {
+async fn answers_404_without_a_route() {
     let site = Site::new();
     site.wasm("x.wasm", &wat::answers("x"));
     let server = site.start().await;
@@ -105,7 +105,7 @@ async fn head_has_no_body_and_options_reach_the_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_have_names_on_answers_and_log_lines() {
+async fn responses_and_log_lines_have_the_request_id() {
     let site = Site::new();
     site.wasm("x.wasm", &wat::prints("{", ""))
         .wasm("name.wasm", &wat::logs_input());
@@ -146,7 +146,7 @@ async fn requests_have_names_on_answers_and_log_lines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_needs_one_host_that_is_one() {
+async fn requires_exactly_one_valid_host() {
     let site = Site::new();
     site.wasm("x.wasm", &wat::answers("x"));
     let server = site.start().await;

@@ -309,7 +309,7 @@ async fn a_protocol_is_one_that_the_client_offers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_s_end_has_a_code() {
+async fn end_of_a_worker_has_a_close_code() {
     let sockets = start("", "").await;
     let mut returned = sockets.open("/returns", "").await;
     assert_eq!(returned.message().await, Some((TEXT, b"bye".to_vec())));
@@ -392,7 +392,7 @@ async fn a_client_that_hangs_up_ends_its_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_goes_on_after_the_close_is_ended_in_time() {
+async fn stops_a_worker_that_continues_after_the_close() {
     let sockets = start("", "wall_time = \"3s\"").await;
     let socket = sockets.open("/stays", "stays-1").await;
     close(socket).await;
@@ -414,7 +414,7 @@ async fn a_silent_client_is_pinged_and_then_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fragments_without_an_end_take_no_longer_than_silence() {
+async fn unfinished_fragments_count_as_silence() {
     let sockets = start("", "socket_idle = \"400ms\"").await;
     let mut socket = sockets.open("/echo", "").await;
     socket.send(0x01, b"a").await;
@@ -610,7 +610,7 @@ async fn sockets_are_streams_of_http2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_websockets_open_by_an_extended_connect() {
+async fn extended_connect_opens_only_websockets() {
     let sockets = start("", "").await;
     let client = http2(&sockets).await;
     for (path, protocol, headers, status) in [

@@ -3,7 +3,7 @@
 use crate::common::{Site, wat};
 
 #[test]
-fn files_that_are_no_workers_are_all_named() {
+fn reports_all_files_that_are_not_workers() {
     let site = Site::new();
     site.file("text.wasm", "hello, not Wasm")
         .file("empty.wasm", "")
@@ -29,7 +29,7 @@ fn files_that_are_no_workers_are_all_named() {
 }
 
 #[test]
-fn a_project_that_does_not_load_says_where() {
+fn reports_the_position_of_load_errors() {
     let site = Site::new();
     site.wasm("x.wasm", &wat::answers("x"))
         .file("x.toml", "version = \"1\"\nname = 1\n");
@@ -38,7 +38,7 @@ fn a_project_that_does_not_load_says_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_plainly_no_workers_are_left_out() {
+async fn ignores_files_that_are_obviously_not_workers() {
     let site = Site::new();
     site.wasm("good.wasm", &wat::answers("good"))
         .wasm(
@@ -75,7 +75,7 @@ async fn files_that_are_plainly_no_workers_are_left_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_worker_costs_its_own_route_where_the_project_is_not_strict() {
+async fn broken_worker_costs_only_its_route_if_not_strict() {
     let site = Site::new();
     site.settings("strict = false")
         .wasm("good.wasm", &wat::answers("good"))

@@ -150,7 +150,7 @@ async fn panel_and_metrics_show_each_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_share_a_redis_and_say_503_while_it_is_away() {
+async fn answers_503_while_redis_is_unreachable() {
     let mut redis = redis::Redis::start();
     let toml = format!(
         "[stores.main]\nkind = \"redis\"\nurl = \"{}\"\n",

@@ -359,7 +359,7 @@ async fn uploads_that_are_too_slow_or_too_large_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_that_a_worker_does_not_read() {
+async fn discards_bodies_that_a_worker_does_not_read() {
     let streams = start("", "").await;
     let body = "x".repeat(100_000);
     let request =
@@ -391,7 +391,7 @@ async fn slow_readers_are_disconnected() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_wait_for_a_place_get_that_of_a_client_that_does_nothing() {
+async fn waiting_calls_get_the_slot_of_an_idle_client() {
     let streams = start("concurrency = 2\nqueue_timeout = \"10s\"", "").await;
     let mut held = Vec::new();
     // One sends nothing of its body, the other takes nothing of its response.
@@ -412,7 +412,7 @@ async fn calls_that_wait_for_a_place_get_that_of_a_client_that_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_that_wait_get_the_slot_of_a_client_that_sends_nothing() {
+async fn waiting_calls_get_the_slot_of_a_silent_client() {
     let streams = start("concurrency = 1\nqueue_timeout = \"10s\"", "").await;
     let request = "POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n";
     let mut held = streams.send(request).await;
@@ -509,7 +509,7 @@ async fn streams_are_compressed_piece_by_piece() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_time_of_a_call_does_not_count_what_its_client_takes() {
+async fn wall_time_excludes_waiting_for_the_client() {
     let streams = start("", "wall_time = \"1500ms\"").await;
     let head =
         "POST /length HTTP/1.1\r\nhost: a\r\ncontent-length: 16\r\nconnection: close\r\n\r\n";

@@ -328,7 +328,7 @@ async fn fragments_without_an_end_are_pinged_and_then_closed() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_gone_closes_after_its_messages() {
+async fn closes_after_the_last_messages_of_a_worker() {
     let budget = Budget::new(1 << 30);
     let (mut client, stream) = tokio::io::duplex(1 << 20);
     let (worker, end) = pair(1 << 20, [budget.part(), budget.part()]);
@@ -353,7 +353,7 @@ async fn a_worker_that_is_gone_closes_after_its_messages() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_off_is_an_abnormal_close() {
+async fn lost_connection_is_an_abnormal_close() {
     let Rig {
         client,
         worker,
@@ -461,7 +461,7 @@ async fn compressed_messages_keep_to_the_limits() {
 }
 
 #[tokio::test]
-async fn what_is_not_compressed_as_negotiated_is_refused() {
+async fn rejects_compression_that_was_not_negotiated() {
     for (first, content, code) in [
         // Bytes that are no deflate, a text that is not UTF-8.
         (0xc2, &[0xff, 0xff, 0xff][..], 1002),

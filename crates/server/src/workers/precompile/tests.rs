@@ -106,7 +106,7 @@ fn a_project_sees_its_own_code_and_no_other() {
 }
 
 #[test]
-fn a_runtime_that_was_read_to_the_end_is_noted() {
+fn records_the_hash_of_a_runtime_that_was_read() {
     let machine = Machine::new(1 << 30);
     let toml = "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"n\"\nversion = \"1\"\n\
                 extensions = [\"x\"]\n[repositories.runtimes.binary]\nfilename = \"i.wasm\"\n";
@@ -137,7 +137,7 @@ fn a_runtime_that_was_read_to_the_end_is_noted() {
 }
 
 #[test]
-fn what_is_used_stays() {
+fn keeps_used_entries() {
     let size = {
         let machine = Machine::new(1 << 30);
         let (_, links) = machine.run(&machine.project("p", &[("a.wasm", &module("a"))]));
@@ -160,7 +160,7 @@ fn what_is_used_stays() {
 }
 
 #[test]
-fn what_cannot_be_compiled_is_not_tried_again_at_once() {
+fn does_not_retry_a_failed_compilation_at_once() {
     let machine = Machine::new(1 << 30);
     let project = machine.project(
         "p",
@@ -178,7 +178,7 @@ fn what_cannot_be_compiled_is_not_tried_again_at_once() {
 }
 
 #[test]
-fn only_what_the_module_is_the_reason_for_is_remembered() {
+fn remembers_only_failures_of_the_module() {
     type FailureCase = (&'static str, fn() -> CompileFailure, usize, bool);
     let machine = Machine::new(1 << 30);
     let cases: [FailureCase; 5] = [
@@ -240,7 +240,7 @@ fn only_what_the_module_is_the_reason_for_is_remembered() {
 }
 
 #[test]
-fn those_that_start_at_once_compile_once() {
+fn concurrent_starts_compile_once() {
     let machine = Machine::new(1 << 30);
     let project = machine.project("p", &[("a.wasm", &module("a")), ("b.wasm", &module("b"))]);
     let precompile = |job: Job<'_>, code: &mut dyn Write| {
@@ -280,7 +280,7 @@ fn those_that_start_at_once_compile_once() {
 }
 
 #[test]
-fn one_that_is_small_waits_for_none_that_take_long_and_others_not_for_long() {
+fn small_project_does_not_wait_for_long_compilations() {
     let machine = Machine::new(1 << 30);
     let small = machine.project("small", &[("a.wasm", &module("a"))]);
     let text = "b".repeat(usize::try_from(SMALL).unwrap());
@@ -322,7 +322,7 @@ fn one_that_is_small_waits_for_none_that_take_long_and_others_not_for_long() {
 }
 
 #[test]
-fn a_module_is_read_to_be_had() {
+fn requires_read_access_to_a_module() {
     let machine = Machine::new(1 << 30);
     let wasm = module("secret");
     let owner = machine.project("owner", &[("a.wasm", &wasm)]);
@@ -347,7 +347,7 @@ fn a_module_is_read_to_be_had() {
 }
 
 #[test]
-fn hostile_files_are_left() {
+fn skips_hostile_files() {
     use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
     let machine = Machine::new(1 << 30);
     let outside = machine.project("outside", &[("secret.wasm", &module("secret"))]);
@@ -376,7 +376,7 @@ fn hostile_files_are_left() {
 }
 
 #[test]
-fn more_files_than_the_limit_are_left() {
+fn skips_files_beyond_the_limit() {
     let machine = Machine::new(1 << 30);
     let project = machine.project("p", &[]);
     let wasm = module("a");
