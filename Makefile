@@ -130,8 +130,9 @@ unit-quick:
 lint: fmt links spelling shellcheck layers deny clippy doc ## all that is found without running the programs: the eight targets below
 
 .PHONY: fmt
-fmt: ## format
+fmt: ## format, and lines of at most 100 columns
 	cargo fmt --all --check
+	@scripts/line_length.py
 	cargo fmt --manifest-path test/models/Cargo.toml --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 

@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn what_wrk_writes_is_understood() {
-        let text = "  Latency Distribution\n     50%  600.00us\n     99%    1.25ms\n  1000 requests in 1.0s\nRequests/sec:  82105.30\n";
+        let text = "  Latency Distribution\n     50%  600.00us\n     99%    1.25ms\n  1000 \
+            requests in 1.0s\nRequests/sec:  82105.30\n";
         let met = parse(text).unwrap();
         assert!((met.rate - 82105.3).abs() < 0.001 && (met.p99 - 1.25).abs() < 0.001);
         assert!(parse("unable to connect").is_none());

@@ -141,7 +141,10 @@ fn frame_sizes(
     else {
         return Ok(Vec::new());
     };
-    let is_set = |index| matches!(at(index), Some(Operator::GlobalSet { global_index }) if *global_index == pointer);
+    let is_set = |index| match at(index) {
+        Some(Operator::GlobalSet { global_index }) => *global_index == pointer,
+        _ => false,
+    };
     if *global_index != pointer || by >= 0 || !is_set(4) {
         return Ok(Vec::new());
     }
@@ -154,7 +157,10 @@ fn frame_sizes(
                 return Ok(Vec::new());
             }
             _ if is_set(index) => {
-                let is_frame = matches!(at(index - 3), Some(Operator::LocalGet { local_index }) if local_index == frame);
+                let is_frame = match at(index - 3) {
+                    Some(Operator::LocalGet { local_index }) => local_index == frame,
+                    _ => false,
+                };
                 match moves(index - 2) {
                     Some((number, back)) if is_frame && back == -by => {
                         sizes.push((place(index - 2), number));

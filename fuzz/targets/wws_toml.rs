@@ -19,8 +19,10 @@ mod error;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let index = format!(
-        "version = 1\n[[runtimes]]\nname = \"python\"\nversion = \"1\"\ntags = [\"latest\"]\nextensions = [\"py\"]\n\
-         binary = {{ url = \"x\", filename = \"p.wasm\", checksum = {{ type = \"sha256\", value = \"{:064}\" }} }}\n",
+        "version = 1\n[[runtimes]]\nname = \"python\"\nversion = \"1\"\ntags = [\"latest\"]\n\
+         extensions = [\"py\"]\n\
+         binary = {{ url = \"x\", filename = \"p.wasm\", checksum = {{ type = \"sha256\", value = \
+         \"{:064}\" }} }}\n",
         7
     );
     wws_project::repository_index("new", Path::new("index"), index)

@@ -1,4 +1,5 @@
-//! Kubernetes: a node with its control plane, in namespaces of their own (`test/kubernetes/node.sh`).
+//! Kubernetes: a node with its control plane, in namespaces of their own
+//! (`test/kubernetes/node.sh`).
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -287,7 +288,8 @@ impl Cluster {
         Ok(found.stdout.lines().map(str::to_owned).collect())
     }
 
-    /// Fails unless, within a while, no shim, no mount of a container and no cgroup of a pod is left.
+    /// Fails unless, within a while, no shim, no mount of a container and no cgroup of a pod is
+    /// left.
     ///
     /// # Errors
     /// What is left.
@@ -295,7 +297,12 @@ impl Cluster {
         let mut left = String::new();
         let gone = wait::until("nothing left", LIMIT, || {
             let mut command = self.command("sh")?;
-            command.args(["-c", "pgrep -af [c]ontainerd-shim-wws-v1; grep /rootfs /proc/self/mountinfo; ls -d /sys/fs/cgroup/*/$0/kubepods/*/pod* /sys/fs/cgroup/*/$0/kubepods/pod* 2> /dev/null"]);
+            command.args([
+                "-c",
+                "pgrep -af [c]ontainerd-shim-wws-v1; grep /rootfs \
+                /proc/self/mountinfo; ls -d /sys/fs/cgroup/*/$0/kubepods/*/pod* \
+                /sys/fs/cgroup/*/$0/kubepods/pod* 2> /dev/null",
+            ]);
             command.arg(self.node.file_name().unwrap_or_default());
             left = command::run(&mut command, LIMIT)?.stdout;
             Ok(left.trim().is_empty().then_some(()))

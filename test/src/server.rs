@@ -35,8 +35,8 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Serves `project`, a directory or a `.wasm` file, with these environment variables. Its output
-    /// goes to the file `log`.
+    /// Serves `project`, a directory or a `.wasm` file, with these environment variables. Its
+    /// output goes to the file `log`.
     ///
     /// # Errors
     /// It ends, or does not listen in time.
@@ -100,7 +100,8 @@ impl Server {
         Ok(usize::try_from(fs::metadata(&self.log)?.len())?)
     }
 
-    /// Waits until the log says `text` after its first `skip` bytes: it is written beside the answers.
+    /// Waits until the log says `text` after its first `skip` bytes: it is written beside the
+    /// answers.
     ///
     /// # Errors
     /// It does not in time.

@@ -190,7 +190,8 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>, shared: &StandInState) ->
         shared.answered.fetch_add(1, Ordering::Relaxed);
         write!(
             tls,
-            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n\
+             {body}",
             body.len()
         )?;
         tls.flush()?;

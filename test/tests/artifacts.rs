@@ -1,5 +1,5 @@
-//! What clients do with an OCI Wasm artifact: a component as the only layer, without an image around
-//! it. None starts a container of it; docs/reference/components.md says what each answers.
+//! What clients do with an OCI Wasm artifact: a component as the only layer, without an image
+//! around it. None starts a container of it; docs/reference/components.md says what each answers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,9 @@ fn artifact(directory: &Path) -> Result<PathBuf> {
         "architecture": "wasm",
         "os": "wasip2",
         "layerDigests": [layer["digest"]],
-        "component": {"exports": ["wasi:http/incoming-handler@0.2.0"], "imports": [], "target": null},
+        "component": {
+            "exports": ["wasi:http/incoming-handler@0.2.0"], "imports": [], "target": null
+        },
     });
     let config = blob(
         "application/vnd.wasm.config.v0+json",

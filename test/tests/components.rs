@@ -1,5 +1,5 @@
-//! The components of `test/guests/components` and `images/components`, called by a real server: what
-//! they do, what they do wrong, and that the server goes on.
+//! The components of `test/guests/components` and `images/components`, called by a real server:
+//! what they do, what they do wrong, and that the server goes on.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -176,7 +176,8 @@ fn answer_outside(stream: &TcpStream) -> Result<()> {
     let mut stream = stream;
     write!(
         stream,
-        "HTTP/1.1 200 OK\r\nx-outside: yes\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "HTTP/1.1 200 OK\r\nx-outside: yes\r\nconnection: close\r\ncontent-length: {}\r\n\r\n\
+         {body}",
         body.len()
     )?;
     Ok(())
@@ -232,7 +233,10 @@ fn common_features(served: &Served) -> Result<()> {
     ] {
         ensure!(shown.contains(line), "{line:?} is not in {shown}");
     }
-    let forged = served.raw("GET /request HTTP/1.1\r\nhost: a\r\nx-wws-params: path=forged\r\nconnection: close\r\n\r\n")?;
+    let forged = served.raw(
+        "GET /request HTTP/1.1\r\nhost: a\r\nx-wws-params: path=forged\r\n\
+        connection: close\r\n\r\n",
+    )?;
     ensure!(!forged.contains("forged"), "{forged}");
 
     let written = served.send("PUT", "/write/data/new.txt", b"some text")?;
@@ -276,7 +280,8 @@ fn trailers(served: &Served) -> Result<()> {
         "{answer}"
     );
     let answer = served.raw(
-        "POST /trailers-back HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\ntrailer: x-sent\r\n\r\n\
+        "POST /trailers-back HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+         transfer-encoding: chunked\r\ntrailer: x-sent\r\n\r\n\
          5\r\nhello\r\n0\r\nx-sent: 1\r\n\r\n",
     )?;
     ensure!(answer.contains("x-sent: 1\n"), "{answer}");
@@ -374,7 +379,8 @@ fn corner_cases_of_the_interface_are_kept() -> Result<()> {
         "upgrade",
     ] {
         let line = format!(
-            "{name}: set Err(HeaderError::Forbidden), append Err(HeaderError::Forbidden), from-list Err(HeaderError::Forbidden)"
+            "{name}: set Err(HeaderError::Forbidden), append Err(HeaderError::Forbidden), \
+             from-list Err(HeaderError::Forbidden)"
         );
         ensure!(forbidden.contains(&line), "{name}: {forbidden}");
     }
@@ -598,8 +604,8 @@ fn instances_of_wasi_0_3_are_reused_if_that_is_asked_for() -> Result<()> {
     }
     drop(fresh);
     let served = serve_with("component-features-p3", "[instances]\nreuse = 3\n")?;
-    // Whether an instance has ended its call when the next comes is the server's affair: there may be
-    // several, each of which counts to three.
+    // Whether an instance has ended its call when the next comes is the server's affair: there may
+    // be several, each of which counts to three.
     let count = || -> Result<usize> { Ok(served.get("/count")?.text().trim().parse()?) };
     let mut seen = [0; 4];
     let started = Instant::now();

@@ -219,7 +219,8 @@ fn a_command_that_leaves_a_process_behind_ends(pods: &mut Pods) -> Result<()> {
 fn respects_and_updates_limits(pods: &mut Pods) -> Result<()> {
     let pod = pods.run_pod("limits")?;
     let resources = json!({ "resources": {
-        "memory_limit_in_bytes": 64 << 20, "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512,
+        "memory_limit_in_bytes": 64 << 20,
+        "cpu_period": 100_000, "cpu_quota": 50_000, "cpu_shares": 512,
     } });
     let id = workers(pods, &pod, resources)?;
     let pid = pods.pid(&id)?;
@@ -563,7 +564,8 @@ fn the_shim_by_its_path_offers_what_the_oci_runtime_can(pods: &mut Pods) -> Resu
         .directory("files")?
         .import(pods.containerd())?;
     let mounts = json!({ "mounts": [{
-        "host_path": volume, "container_path": "/files", "readonly": true, "recursive_read_only": true,
+        "host_path": volume, "container_path": "/files",
+        "readonly": true, "recursive_read_only": true,
     }] });
     let id = pods.create_with(&pod, "workers", &image, &[], json!({}), mounts)?;
     pods.crictl(&["start", &id])?;

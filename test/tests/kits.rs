@@ -218,7 +218,8 @@ fn install_runtimes(project: &Path) -> Result<()> {
         let extension = if kit == "python" { "py" } else { "rb" };
         writeln!(
             settings,
-            "[[repositories.runtimes]]\nname = \"{kit}\"\nversion = \"{version}\"\nextensions = [\"{extension}\"]\nkit = \"{kit}\"\n\
+            "[[repositories.runtimes]]\nname = \"{kit}\"\nversion = \"{version}\"\n\
+             extensions = [\"{extension}\"]\nkit = \"{kit}\"\n\
              [repositories.runtimes.binary]\nfilename = \"{file}\"\n\
              [repositories.runtimes.binary.checksum]\ntype = \"sha256\"\nvalue = \"{sum}\""
         )?;
@@ -304,7 +305,8 @@ fn every_kit_answers_what_the_table_says() -> Result<()> {
     let (table, _) = rest.split_once("<!-- end of table -->").context("no end")?;
     ensure!(
         table == page,
-        "docs/workers/README.md has another table; the one of this run is in target/kits.md:\n{page}"
+        "docs/workers/README.md has another table; the one of this run is in target/kits.md:\n\
+         {page}"
     );
     Ok(())
 }

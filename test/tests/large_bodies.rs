@@ -50,8 +50,8 @@ export default {
 };
 "#;
 
-/// Sends a request with a body of so many bytes, and reads the response meanwhile. Returns its body's
-/// size, and the body itself if it is short.
+/// Sends a request with a body of so many bytes, and reads the response meanwhile. Returns its
+/// body's size, and the body itself if it is short.
 fn transfer(port: u16, path: &str, sent: u64) -> Result<(u64, String)> {
     let stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(patience(ANSWER)))?;
@@ -160,7 +160,8 @@ fn in_constant_memory(
         let time = start.elapsed();
         let more = most.saturating_sub(before);
         println!(
-            "{path}: {sent} bytes up, {came} down in {time:?}; {before} bytes resident, then {more} more at most"
+            "{path}: {sent} bytes up, {came} down in {time:?}; {before} bytes resident, then \
+             {more} more at most"
         );
         match received {
             Some(received) => ensure!(came == received, "{path}: {came} bytes"),

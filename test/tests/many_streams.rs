@@ -1,5 +1,5 @@
-//! A thousand event streams, of components and of JavaScript, and a thousand WebSockets that are open
-//! at once: all are live, and while nothing happens they cost memory alone.
+//! A thousand event streams, of components and of JavaScript, and a thousand WebSockets that are
+//! open at once: all are live, and while nothing happens they cost memory alone.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -129,7 +129,8 @@ fn a_thousand(
 
 fn streams(name: &str, project: &Path, each: u64) -> Result<()> {
     let request =
-        b"POST /watch HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+        b"POST /watch HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\
+          \r\n";
     let opened = b"data: open\n\n";
     let alive = |port| {
         ensure!(http::get(port, "/alive.txt")?.text() == "alive");
@@ -180,7 +181,8 @@ fn sockets_of_javascript() -> Result<()> {
     const MASK: [u8; 4] = [1, 2, 3, 4];
     let project = tempfile::tempdir()?;
     fs::write(project.path().join("echo.js"), ECHO)?;
-    let request = b"GET /echo HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let request = b"GET /echo HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let opened = (&request[..], &b""[..]);
     let full = |port| {
         let refused = open(port, request, b"").err();

@@ -165,7 +165,8 @@ impl RegistryFixture {
 /// Creates a network with an address that is not of loopback.
 fn network(ready: &Path) -> Result<Running> {
     let script = format!(
-        "ip link set lo up && ip address add {ADDRESS}/32 dev lo && touch {} && exec sleep infinity",
+        "ip link set lo up && ip address add {ADDRESS}/32 dev lo && touch {} && exec sleep \
+         infinity",
         ready.display()
     );
     let child = Command::new("unshare")

@@ -1,4 +1,5 @@
-//! Requests per second of components, a fresh instance for each request, beside `wasmtime serve` with the same file.
+//! Requests per second of components, a fresh instance for each request, beside `wasmtime serve`
+//! with the same file.
 
 use std::process::Command;
 

@@ -121,7 +121,8 @@ fn many(report: &mut Report, containerd: &Containerd, image: &str) -> Result<()>
         value: busy.as_secs_f64() * 1000.0 / seconds,
         unit: "ms a second",
         target: Target::AtMost(1.0),
-        how: "time that all threads of their processes and shims ran in 20 s, as the scheduler counts it",
+        how: "time that all threads of their processes and shims ran in 20 s, as the scheduler \
+            counts it",
     });
     report.add_alone(&Alone {
         name: "containers beside each other that answer",
@@ -147,10 +148,12 @@ fn at_once(report: &mut Report, containerd: &Containerd, image: &str, native: &s
         peer: "one alone",
         peer_value: ours.alone,
         target: Target::AtMost(3.0),
-        how: "`ctr run --detach` to the first 200; median of 3 rounds of 10, and of 9 alone between them",
+        how: "`ctr run --detach` to the first 200; median of 3 rounds of 10, and of 9 alone \
+            between them",
     });
     report.add(&Measured {
-        name: "the slowest of 10 containers that start at once : the same of io.containerd.runc.v2 with a static server",
+        name: "the slowest of 10 containers that start at once : the same of io.containerd.runc.v2 \
+            with a static server",
         value: ours.at_once,
         unit: "ms",
         peer: "io.containerd.runc.v2 with a static server",

@@ -41,7 +41,8 @@ pub(crate) fn javascript(report: &mut Report) -> Result<()> {
         &Language {
             name: "JavaScript",
             file: "hello.js",
-            source: "export default { fetch() { return new Response('Hello from a worker\\n', { headers: { 'content-type': 'text/plain' } }) } }\n",
+            source: "export default { fetch() { return new Response('Hello from a worker\\n', { \
+                headers: { 'content-type': 'text/plain' } }) } }\n",
             runtime: None,
             time: 0.15,
             ratio: 0.25,
@@ -57,7 +58,8 @@ pub(crate) fn python(report: &mut Report) -> Result<()> {
         &Language {
             name: "Python",
             file: "hello.py",
-            source: "def worker(request):\n    return Response('Hello from a worker\\n', headers={'content-type': 'text/plain'})\n",
+            source: "def worker(request):\n    return Response('Hello from a worker\\n', \
+                headers={'content-type': 'text/plain'})\n",
             runtime: Some(("python", "3.12.0", "py", "python.wasm")),
             time: 0.6,
             ratio: 0.4,
@@ -73,7 +75,8 @@ pub(crate) fn ruby(report: &mut Report) -> Result<()> {
         &Language {
             name: "Ruby",
             file: "hello.rb",
-            source: "def worker(request)\n  Response.new(\"Hello from a worker\\n\", 200, { \"content-type\" => \"text/plain\" })\nend\n",
+            source: "def worker(request)\n  Response.new(\"Hello from a worker\\n\", 200, { \
+                \"content-type\" => \"text/plain\" })\nend\n",
             runtime: Some(("ruby", "3.4.1", "rb", "ruby+stdlib.wasm")),
             time: 1.0,
             ratio: 0.3,
@@ -156,7 +159,8 @@ fn add_time(report: &mut Report, name: &str, project: &Path, target: f64) -> Res
         value: median(&mut times),
         unit: "ms",
         target: Target::AtMost(target),
-        how: "wrk, 1 connection, 5 s; `ms` of the access log, which is from the request's head to the answer, the guest's call and all",
+        how: "wrk, 1 connection, 5 s; `ms` of the access log, which is from the request's head to \
+            the answer, the guest's call and all",
     });
     Ok(())
 }
@@ -181,7 +185,8 @@ fn install(
     }
     let settings = format!(
         "version = 1\n[[repositories]]\nname = \"wws\"\n\
-         [[repositories.runtimes]]\nname = \"{kit}\"\nversion = \"{version}\"\nextensions = [\"{extension}\"]\nkit = \"{kit}\"\n\
+         [[repositories.runtimes]]\nname = \"{kit}\"\nversion = \"{version}\"\n\
+         extensions = [\"{extension}\"]\nkit = \"{kit}\"\n\
          [repositories.runtimes.binary]\nfilename = \"{file}\"\n\
          [repositories.runtimes.binary.checksum]\ntype = \"sha256\"\nvalue = \"{sum}\"\n"
     );

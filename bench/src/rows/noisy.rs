@@ -84,7 +84,8 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         peer: "the same worker alone",
         peer_value: median(&mut alone),
         target: Target::AtMost(2.0),
-        how: "wrk, 1 thread, 10 connections, 8 s on the good worker, one connection always calling each bad one; median of 3 rounds in turns",
+        how: "wrk, 1 thread, 10 connections, 8 s on the good worker, one connection always calling \
+            each bad one; median of 3 rounds in turns",
     });
     Ok(())
 }

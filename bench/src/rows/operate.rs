@@ -65,7 +65,9 @@ pub(crate) fn telemetry(report: &mut Report) -> Result<()> {
             peer: "no telemetry",
             peer_value,
             target: Target::AtLeast(0.95),
-            how: "Rust worker; wrk, 1 thread, 50 connections, 8 s, median of 3 rounds in turns; the collector is a thread of the measuring program, metrics are exported every 5 s, the log is a file",
+            how: "Rust worker; wrk, 1 thread, 50 connections, 8 s, median of 3 rounds in turns; \
+                the collector is a thread of the measuring program, metrics are exported every 5 \
+                s, the log is a file",
         });
     }
     Ok(())
@@ -195,13 +197,16 @@ pub(crate) fn reload(report: &mut Report) -> Result<()> {
     }
     eprintln!("{reloads} reloads of all workers under load; no request failed");
     report.add(&Measured {
-        name: "99th percentile while 100 changed workers are loaded again and again : without reloads",
+        name: "99th percentile while 100 changed workers are loaded again and again : without \
+            reloads",
         value: median(&mut busy),
         unit: "ms",
         peer: "the same without reloads",
         peer_value: median(&mut quiet),
         target: Target::AtMost(3.0),
-        how: "wrk, 1 thread, 50 connections, 8 s, one reload after another, each of 100 new modules; median of 3 rounds in turns; a failed request or a broken connection ends the measurement",
+        how: "wrk, 1 thread, 50 connections, 8 s, one reload after another, each of 100 new \
+            modules; median of 3 rounds in turns; a failed request or a broken connection ends the \
+            measurement",
     });
     Ok(())
 }

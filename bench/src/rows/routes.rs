@@ -29,7 +29,8 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         peer: "10 routes",
         peer_value: median(&mut few_times),
         target: Target::AtMost(1.3),
-        how: "100,000 searches for 10 paths (half of them with a parameter) through Project::find, median of 15 rounds in turns",
+        how: "100,000 searches for 10 paths (half of them with a parameter) through Project::find, \
+            median of 15 rounds in turns",
     });
     Ok(())
 }

@@ -62,17 +62,20 @@ pub(crate) fn measure(report: &mut Report) -> Result<()> {
         )?);
     }
     eprintln!(
-        "ours: {of_ours:.0?}\nours, compiled at the start: {of_new:.0?}\nours, Python: {of_python:.0?}\npeer: {of_peer:.0?}"
+        "ours: {of_ours:.0?}\nours, compiled at the start: {of_new:.0?}\n\
+         ours, Python: {of_python:.0?}\npeer: {of_peer:.0?}"
     );
     let peer_value = median(&mut of_peer);
     report.add(&Measured {
-        name: "`ctr run` to the first answer, Rust worker : io.containerd.runc.v2 with a static server",
+        name: "`ctr run` to the first answer, Rust worker : io.containerd.runc.v2 with a static \
+            server",
         value: median(&mut of_ours),
         unit: "ms",
         peer: "io.containerd.runc.v2, a static server of the same answer",
         peer_value,
         target: Target::AtMost(1.15),
-        how: "containerd 1.7, `ctr run --net-host`, asked every millisecond until it answers 200; median of 11 in turns",
+        how: "containerd 1.7, `ctr run --net-host`, asked every millisecond until it answers 200; \
+            median of 11 in turns",
     });
     report.add(&Measured {
         name: "the same, its code not in the store",

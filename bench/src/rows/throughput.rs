@@ -112,7 +112,8 @@ pub(crate) fn wasmtime() -> Result<std::path::PathBuf> {
             ])
             .args([
                 "--features",
-                "run,serve,cranelift,pooling-allocator,parallel-compilation,wasi-http,component-model,component-model-async",
+                "run,serve,cranelift,pooling-allocator,parallel-compilation,wasi-http,\
+                 component-model,component-model-async",
             ])
             .arg("--root")
             .arg(&prefix)

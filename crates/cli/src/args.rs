@@ -280,7 +280,12 @@ pub(crate) struct Health {
     #[arg(long, value_name = "PATH", default_value = "/")]
     pub(crate) request: String,
     /// Seconds until the check fails
-    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
     pub(crate) timeout: u64,
     /// Repeat the check until it succeeds, for this many seconds at most [default: 60]
     #[arg(
@@ -410,7 +415,8 @@ pub(crate) struct Container {
     name = "wws",
     no_binary_name = true,
     disable_help_flag = true,
-    override_usage = "ENTRYPOINT [--host IP] [--port PORT] [--prefix PREFIX] [--ignore GLOB]... [--admin ADDRESS]"
+    override_usage = "ENTRYPOINT [--host IP] [--port PORT] [--prefix PREFIX] [--ignore GLOB]... \
+        [--admin ADDRESS]"
 )]
 pub(crate) struct AfterEntrypoint {
     /// The entry point again, as images and their users give it
@@ -453,8 +459,8 @@ impl AfterEntrypoint {
 }
 
 fn is_same_directory(one: &Path, other: &Path) -> bool {
-    one == other
-        || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+    let is_same = |real: PathBuf| other.canonicalize().is_ok_and(|other| other == real);
+    one == other || one.canonicalize().is_ok_and(is_same)
 }
 
 impl Container {

@@ -81,8 +81,8 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
     Some(store)
 }
 
-/// Checks a project that is loaded again: its workers must not write to the user's cache, from which
-/// this process loads code.
+/// Checks a project that is loaded again: its workers must not write to the user's cache, from
+/// which this process loads code.
 ///
 /// # Errors
 /// Names the worker.

@@ -2,8 +2,8 @@
 //! result.
 //!
 //! The server listens on a Unix socket in the abstract namespace, which needs no directory that can
-//! be written to. Such a socket belongs to a network namespace, which containers of a pod share: its
-//! name has the mount namespace, and only the server's own user and root are answered.
+//! be written to. Such a socket belongs to a network namespace, which containers of a pod share:
+//! its name has the mount namespace, and only the server's own user and root are answered.
 
 use std::ffi::OsString;
 use std::io::{self, Read};

@@ -26,7 +26,8 @@ static IMAGE: OnceLock<ImageVariables> = OnceLock::new();
 
 /// Says that this process serves an image, or a repository, with these variables, which are for the
 /// project and its settings alone: what this program reads about the machine, as the place of the
-/// code cache, is not the image's to say. An image sees no other variables of this process than the server's own.
+/// code cache, is not the image's to say. An image sees no other variables of this process than the
+/// server's own.
 pub(crate) fn serve_untrusted(
     image: impl IntoIterator<Item = (String, String)>,
     given: impl IntoIterator<Item = (String, String)>,
@@ -72,8 +73,8 @@ fn is_of_server(name: &str) -> bool {
     name.starts_with("WWS_") || name.starts_with("OTEL_") || NAMES.contains(&name.as_str())
 }
 
-/// The process's own variables, without those of the image that is served: what they say of proxies,
-/// certificates and collectors is the operator's.
+/// The process's own variables, without those of the image that is served: what they say of
+/// proxies, certificates and collectors is the operator's.
 pub(crate) fn own_variables() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -1,8 +1,8 @@
 //! Projects of git repositories: `wws https://HOST/PATH.git`, as Wasm Workers Server 1.x has them.
 //!
 //! The user's `git` fetches one commit into a private directory, which is removed when the server
-//! stops: it knows the user's credentials, proxies and hosts. A repository is somebody else's: none of
-//! its hooks, submodules and other transports are used, and its workers see neither the user's
+//! stops: it knows the user's credentials, proxies and hosts. A repository is somebody else's: none
+//! of its hooks, submodules and other transports are used, and its workers see neither the user's
 //! variables nor secrets.
 
 use std::fmt::Display;
@@ -176,8 +176,8 @@ impl Clone<'_> {
         self.without_history()
     }
 
-    /// Fetches a commit alone, or all branches and tags: a server may refuse a commit that is not the
-    /// newest, and knows no shortened one.
+    /// Fetches a commit alone, or all branches and tags: a server may refuse a commit that is not
+    /// the newest, and knows no shortened one.
     fn fetch_commit(&self, url: &str, commit: &str) -> Result<(), String> {
         let is_whole = [40, 64].contains(&commit.len());
         let one = self.fetching(&["--depth=1"], url, &[commit]);

@@ -145,7 +145,8 @@ fn ask(address: SocketAddr, path: &str, limit: Duration) -> std::io::Result<u16>
     stream.set_write_timeout(Some(limit))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: wws-health\r\nconnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: wws-health\r\nconnection: close\r\n\
+         \r\n"
     )?;
     let mut head = [0; STATUS_LINE];
     let mut filled = 0;

@@ -71,7 +71,8 @@ fn main() -> ExitCode {
                 Some(url) => git::serve(url, &args.git, args.serve),
                 None if args.git.is_given() => {
                     eprintln!(
-                        "wws: `--git-*` and `--env` are for the URL of a repository, and {} is none",
+                        "wws: `--git-*` and `--env` are for the URL of a repository, and {} is \
+                         none",
                         path.display()
                     );
                     ExitCode::from(EXIT_USAGE)

@@ -81,7 +81,8 @@ impl Reload {
                 }
                 let count = problems.all().len();
                 tracing::error!(
-                    "not reloaded: {count} problem{}; the project is served as it was loaded before",
+                    "not reloaded: {count} problem{}; the project is served as it was loaded \
+                     before",
                     if count == 1 { "" } else { "s" }
                 );
             }

@@ -60,8 +60,17 @@ pub(crate) fn worker() -> Value {
         "A directory of the project that the worker sees.",
         json!({
             "from": text("The directory, relative to the worker's own."),
-            "to": { "type": "string", "pattern": "^/", "description": "The absolute path at which the worker sees it." },
-            "data": { "type": "boolean", "default": true, "description": "Whether the directory holds data: then no file in it is a worker or an asset." },
+            "to": {
+                "type": "string",
+                "pattern": "^/",
+                "description": "The absolute path at which the worker sees it.",
+            },
+            "data": {
+                "type": "boolean",
+                "default": true,
+                "description": "Whether the directory holds data: then no file in it is a worker \
+                    or an asset.",
+            },
         }),
         &["from", "to"],
     );
@@ -70,7 +79,11 @@ pub(crate) fn worker() -> Value {
         json!({
             "allowed_hosts": texts("Hosts, as `api.example.com` or `api.example.com:8443`."),
             "allowed_methods": texts("Methods; all but OPTIONS and HEAD by default."),
-            "allow_http": { "type": "boolean", "default": false, "description": "Whether plain `http:` is allowed." },
+            "allow_http": {
+                "type": "boolean",
+                "default": false,
+                "description": "Whether plain `http:` is allowed.",
+            },
             "allow_private": texts("Private networks that the hosts may be in, as `10.0.0.0/8`."),
         }),
         &[],
@@ -83,9 +96,18 @@ pub(crate) fn worker() -> Value {
     let kv = open_object(
         "The key/value store.",
         json!({
-            "namespace": { "type": "string", "minLength": 1, "description": "Workers with the same namespace of a store share keys." },
-            "store": text("The name of a store of `.wws.toml`; without it, the namespace is in the memory of the server."),
-            "consistency": { "enum": Consistency::ALL.map(Consistency::name), "default": Consistency::default().name(), "description": "How the changes of requests that run at once meet." },
+            "namespace": {
+                "type": "string",
+                "minLength": 1,
+                "description": "Workers with the same namespace of a store share keys.",
+            },
+            "store": text("The name of a store of `.wws.toml`; without it, the namespace is in the \
+                memory of the server."),
+            "consistency": {
+                "enum": Consistency::ALL.map(Consistency::name),
+                "default": Consistency::default().name(),
+                "description": "How the changes of requests that run at once meet.",
+            },
         }),
         &["namespace"],
     );
@@ -97,7 +119,8 @@ pub(crate) fn worker() -> Value {
             "vars": {
                 "type": "object",
                 "additionalProperties": { "type": "string" },
-                "description": "Variables; a value of `$NAME` is taken from the server's environment, one of `file:/PATH` from a file.",
+                "description": "Variables; a value of `$NAME` is taken from the server's \
+                    environment, one of `file:/PATH` from a file.",
             },
             "data": open_object("Data of the worker.", json!({ "kv": kv }), &[]),
             "folders": list(directory),
@@ -125,7 +148,8 @@ fn store() -> Value {
     });
     schema["properties"]["path"] = text("The database of a file store, relative to the project.");
     schema["properties"]["url"] = text(
-        "The URL of Redis or Valkey: redis://, rediss:// or redis+unix://; `$NAME` is taken from the environment, `file:/PATH` from a file.",
+        "The URL of Redis or Valkey: redis://, rediss:// or redis+unix://; `$NAME` is taken from \
+         the environment, `file:/PATH` from a file.",
     );
     schema["required"] = json!(["kind"]);
     schema

@@ -10,22 +10,26 @@ use wws_project::{
 pub(crate) fn markdown() -> String {
     let mut text = String::from(
         "# Settings\n\n\
-         Made by `wws settings`. Durations are written `\"500ms\"`, `\"10s\"`, `\"2m\"` or `\"1h\"`; sizes `\"64KiB\"`, `\"10MiB\"` or a number of bytes.\n\n\
-         Editors check and complete these files with a JSON Schema, named in the file's first line: \
-         `#:schema URL` with the URL or path of `docs/reference/wws.schema.json` for `.wws.toml`, of \
-         `docs/reference/worker.schema.json` for a worker's TOML. `wws schema` and `wws schema worker` print them.\n\n\
+         Made by `wws settings`. Durations are written `\"500ms\"`, `\"10s\"`, `\"2m\"` or \
+         `\"1h\"`; sizes `\"64KiB\"`, `\"10MiB\"` or a number of bytes.\n\n\
+         Editors check and complete these files with a JSON Schema, named in the file's first \
+         line: `#:schema URL` with the URL or path of `docs/reference/wws.schema.json` for \
+         `.wws.toml`, of `docs/reference/worker.schema.json` for a worker's TOML. `wws schema` and \
+         `wws schema worker` print them.\n\n\
          ## `[server]`\n\n\
          In `.wws.toml`. The environment wins over the file, flags of `wws` win over both.\n\n",
     );
     table(&mut text, &ServerSettings::table(), true);
     text.push_str(
         "\n## `[limits]`\n\n\
-         Bounds of one call of a worker: in `.wws.toml` for all workers, in a worker's TOML for that one.\n\n",
+         Bounds of one call of a worker: in `.wws.toml` for all workers, in a worker's TOML for \
+         that one.\n\n",
     );
     table(&mut text, &Limits::table(), false);
     text.push_str(
         "\n## `[log]`\n\n\
-         What a worker itself logs: in `.wws.toml` for all workers, in a worker's TOML for that one.\n\n",
+         What a worker itself logs: in `.wws.toml` for all workers, in a worker's TOML for that \
+         one.\n\n",
     );
     table(&mut text, &WorkerLog::table(), false);
     text.push_str(

@@ -45,8 +45,8 @@ impl std::fmt::Display for TooFew {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "a server needs {} processes (threads count), {} can be started here ({}): raise the limit \
-             of the container (`--pids-limit`) or of its user (`--ulimit nproc`)",
+            "a server needs {} processes (threads count), {} can be started here ({}): raise the \
+             limit of the container (`--pids-limit`) or of its user (`--ulimit nproc`)",
             LEAST + 1,
             self.possible,
             self.error

@@ -1,8 +1,8 @@
 //! Loads the project again when its files change: `wws --watch`, `[server] watch`.
 //!
 //! inotify reports changes in each directory of the project. When there has been none for a moment,
-//! the directories are found anew, so that files of new ones are not missed, and then the project is
-//! loaded.
+//! the directories are found anew, so that files of new ones are not missed, and then the project
+//! is loaded.
 
 use std::{
     ffi::OsStr,

@@ -779,7 +779,8 @@ fn precompile_runs_compilers_without_rights() {
     );
     assert_eq!(
         err,
-        "bad.wasm: not compiled ahead: it is not a module that can be compiled; correct the module\n"
+        "bad.wasm: not compiled ahead: it is not a module that can be compiled; correct the \
+         module\n"
     );
     let (code, out, err) = run();
     assert_eq!(

@@ -7,8 +7,8 @@
 //! * `LANGUAGE path/of/the/repository`: the block is an excerpt of that file, which other tests
 //!   build and run.
 //! * `console`: each `$ ` line runs in the page's project, and prints the lines below it. `...`
-//!   stands for any text. `wws` without a command, `wws dev` and `wws run` start a server, which runs until the page starts
-//!   the next one; `8080` stands for its port.
+//!   stands for any text. `wws` without a command, `wws dev` and `wws run` start a server, which
+//!   runs until the page starts the next one; `8080` stands for its port.
 //! * `toml worker`, `toml project`, `toml index`: loaded as a worker's TOML, as `.wws.toml`, as the
 //!   index of a repository.
 //! * `json`: parsed. `text`: no code.

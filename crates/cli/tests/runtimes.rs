@@ -16,8 +16,10 @@ const SHA256: &str = "93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc
 fn repository() -> TempDir {
     let directory = TempDir::new().unwrap();
     let index = format!(
-        "version = 1\n[[runtimes]]\nname = \"cobol\"\nversion = \"85\"\ntags = [\"latest\"]\nextensions = [\"cob\"]\n\
-         binary = {{ url = \"c.wasm\", filename = \"c.wasm\", checksum = {{ type = \"sha256\", value = \"{SHA256}\" }} }}\n"
+        "version = 1\n[[runtimes]]\nname = \"cobol\"\nversion = \"85\"\ntags = [\"latest\"]\n\
+         extensions = [\"cob\"]\n\
+         binary = {{ url = \"c.wasm\", filename = \"c.wasm\", checksum = {{ type = \"sha256\", \
+         value = \"{SHA256}\" }} }}\n"
     );
     fs::write(directory.path().join("index.toml"), index).unwrap();
     fs::write(directory.path().join("c.wasm"), b"\0asm\x01\0\0\0").unwrap();

@@ -238,11 +238,14 @@ fn the_schemas_reject_what_the_server_rejects() {
     for (schema, text) in [
         (
             &project,
-            "version = '1'\n[server]\nport = 80\nheader_timeout = 5\nmax_body = '1 mib'\nignore = ['a', 'b']\nmemory = 0\n[stores.main-2]\nkind = 'file'\npath = './data/kv'\nmax_size = '1GiB'",
+            "version = '1'\n[server]\nport = 80\nheader_timeout = 5\nmax_body = '1 mib'\n\
+             ignore = ['a', 'b']\nmemory = 0\n[stores.main-2]\nkind = 'file'\npath = './data/kv'\n\
+             max_size = '1GiB'",
         ),
         (
             &worker,
-            "name = 'w'\nother = 1\n[features.http_requests]\nallowed_hosts = ['a.example']\n[data.kv]\nnamespace = 'n'",
+            "name = 'w'\nother = 1\n[features.http_requests]\nallowed_hosts = ['a.example']\n\
+             [data.kv]\nnamespace = 'n'",
         ),
     ] {
         assert_eq!(problems(schema, &parse(text), ""), [""; 0], "{text}");

@@ -317,8 +317,8 @@ impl Engine {
         };
         linker.instantiate_pre(&component.code).map_err(|error| {
             LoadError::unsupported(format!(
-                "{error:#}; components can import WASI (`wasi:http`, `wasi:cli`, `wasi:filesystem`, ...), \
-                 `wasi:keyvalue`, `wasi:config` and `wasi:logging`"
+                "{error:#}; components can import WASI (`wasi:http`, `wasi:cli`, \
+                 `wasi:filesystem`, ...), `wasi:keyvalue`, `wasi:config` and `wasi:logging`"
             ))
         })
     }

@@ -349,7 +349,9 @@ pub enum CallError {
     Busy(Duration),
     /// The host was to keep more for the call than it may.
     #[error(
-        "the server keeps no more for the call: it has more than {buffers} bytes of output and messages (`limits.buffers`), or all calls together use the memory that there is (`server.memory`)"
+        "the server keeps no more for the call: it has more than {buffers} bytes of output and \
+         messages (`limits.buffers`), or all calls together use the memory that there is \
+         (`server.memory`)"
     )]
     NoMemory {
         /// Bytes for one call.

@@ -197,8 +197,8 @@ impl Guest {
         self
     }
 
-    /// Runs the `_initialize` of a module now and keeps the state that it reached: every call starts
-    /// there. A source of an interpreter always does so.
+    /// Runs the `_initialize` of a module now and keeps the state that it reached: every call
+    /// starts there. A source of an interpreter always does so.
     ///
     /// # Errors
     /// The guest has no such state, or it cannot be kept; the initialisation failed; or the guest
@@ -282,8 +282,8 @@ impl Guest {
         self
     }
 
-    /// Whether the files that were read while the guest was loaded are the same. A module reads none
-    /// itself.
+    /// Whether the files that were read while the guest was loaded are the same. A module reads
+    /// none itself.
     #[must_use]
     pub fn has_same_sources(&self) -> bool {
         match &self.linked.code {

@@ -50,8 +50,8 @@ impl Code {
     }
 }
 
-/// Bytes of memory that compiling a module, or all modules of a component, with so many threads takes
-/// at most: an estimate, from what the interpreters and workers of the tests take. Register
+/// Bytes of memory that compiling a module, or all modules of a component, with so many threads
+/// takes at most: an estimate, from what the interpreters and workers of the tests take. Register
 /// allocation of a large function takes more than in proportion to its size.
 #[must_use]
 pub fn compile_memory(wasm: &[u8], threads: usize) -> u64 {
@@ -163,7 +163,8 @@ impl Module {
             Some((name, ty, module.get_export_index(name)?))
         }) else {
             return Err(LoadError::unsupported(
-                "it exports no function `_start`: build it as a WASI command (a program with `main`), not as a library",
+                "it exports no function `_start`: build it as a WASI command (a program with \
+                 `main`), not as a library",
             ));
         };
         if ty.params().len() != 0 || ty.results().len() != 0 {
@@ -286,7 +287,8 @@ fn check_functions(wasm: &[u8]) -> Result<(), LoadError> {
     );
     if functions > MAX_FUNCTIONS {
         return Err(LoadError::limit(format!(
-            "it has {functions} functions, and can have {MAX_FUNCTIONS}: leave out what the worker does not need"
+            "it has {functions} functions, and can have {MAX_FUNCTIONS}: leave out what the worker \
+             does not need"
         )));
     }
     Ok(())

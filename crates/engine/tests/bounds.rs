@@ -188,7 +188,8 @@ async fn does_not_copy_headers_that_name_the_same_memory() {
         "(call $send (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 1024)
         (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 64) (i32.const 19) (i32.const 512))";
     let params = "(call $send (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
-        (i32.const 0) (i32.const 65536) (i32.const 1024) (i32.const 64) (i32.const 19) (i32.const 512))";
+        (i32.const 0) (i32.const 65536) (i32.const 1024) (i32.const 64) (i32.const 19) (i32.const \
+        512))";
     for send in [headers, params] {
         let text = prints(1700, OK, &format!("{PAIRS} {send} {PRINT_FAILURE}"));
         for spec in [spec(), http_allowed()] {
@@ -690,7 +691,8 @@ async fn resident_memory_never_exceeds_the_account() {
     );
     let deep = prints(1, OK, "(call $deep (i32.const 60000))").replace(
         "(func $put",
-        "(func $deep (param i32) (if (local.get 0) (then (call $deep (i32.sub (local.get 0) (i32.const 1)))))) (func $put",
+        "(func $deep (param i32) (if (local.get 0) (then (call $deep (i32.sub (local.get 0) \
+         (i32.const 1)))))) (func $put",
     );
     let limits = GuestLimits {
         wall_time: Duration::from_secs(20),

@@ -197,7 +197,8 @@ async fn too_much_output_stops_the_call() {
 #[tokio::test(flavor = "multi_thread")]
 async fn too_much_log_is_dropped_and_the_guest_answers() {
     let flood = "(local $i i32) (loop (call $put (i32.const 2) (i32.const 0) (i32.const 65536))
-        (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $i) (i32.const 1000))))";
+        (local.set $i (i32.add (local.get $i) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $i) \
+        (i32.const 1000))))";
     let response = guest(&prints(HELLO, flood)).call(get()).await.unwrap();
     assert_eq!(response.body().as_ref(), b"hello");
 }
@@ -213,11 +214,13 @@ async fn distinguishes_traps_exit_codes_and_bad_pointers() {
             "unreachable",
         ),
         (
-            "(drop (call $read (i32.const 0) (i32.const -4) (i32.const 5) (i32.const 0))) (unreachable)",
+            "(drop (call $read (i32.const 0) (i32.const -4) (i32.const 5) (i32.const 0))) \
+             (unreachable)",
             "unreachable",
         ),
         (
-            "(drop (call $read (i32.const 0) (i32.const 0) (i32.const -1) (i32.const 0))) (unreachable)",
+            "(drop (call $read (i32.const 0) (i32.const 0) (i32.const -1) (i32.const 0))) \
+             (unreachable)",
             "unreachable",
         ),
     ] {

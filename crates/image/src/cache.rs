@@ -1,7 +1,7 @@
 //! Parts of pulled images, by digest: what a registry sent once is not sent again.
 //!
-//! The cache is an OCI layout without an index. Its content is checked each time that it is used, so
-//! that a damaged part is fetched again.
+//! The cache is an OCI layout without an index. Its content is checked each time that it is used,
+//! so that a damaged part is fetched again.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};

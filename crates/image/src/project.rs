@@ -98,7 +98,8 @@ pub fn project(root: &Path, packing: Packing<'_>) -> Result<Packed, ImageError> 
 fn problem(directory: &Directory, found: &FoundFile) -> Option<&'static str> {
     match &found.kind {
         FoundFileKind::Special => Some(
-            "neither a file, a directory nor a symbolic link: remove it, or add it to .dockerignore",
+            "neither a file, a directory nor a symbolic link: remove it, or add it to \
+             .dockerignore",
         ),
         FoundFileKind::Link { target } if directory.escapes(&found.path, target) => Some(
             "a link that leads outside the project: replace it by the file, or add it to \

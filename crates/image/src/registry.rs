@@ -190,8 +190,8 @@ impl Registry {
         }
     }
 
-    /// A request with the header that the registry asked for. What begins by https is not redirected
-    /// to http; no proxy reaches this machine.
+    /// A request with the header that the registry asked for. What begins by https is not
+    /// redirected to http; no proxy reaches this machine.
     fn prepared<B>(
         &self,
         request: RequestBuilder<B>,

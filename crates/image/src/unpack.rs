@@ -1,8 +1,8 @@
 //! Unpacks the layers of an image over one another, beneath one directory.
 //!
-//! Every path is resolved by the kernel with the directory as its root (`openat2`, `RESOLVE_IN_ROOT`), so
-//! that no `..` and no symbolic link of the image leads out of it. Source: OCI image specification,
-//! image-layout and layer (whiteouts); `openat2(2)`.
+//! Every path is resolved by the kernel with the directory as its root (`openat2`,
+//! `RESOLVE_IN_ROOT`), so that no `..` and no symbolic link of the image leads out of it. Source:
+//! OCI image specification, image-layout and layer (whiteouts); `openat2(2)`.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};

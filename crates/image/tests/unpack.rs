@@ -434,7 +434,8 @@ proptest! {
         ),
     ) {
         const PATHS: [&str; 10] = [
-            "a", "a/b", "a/b/c", "l", "l/out", "../out", ".wh.a", "a/.wh..wh..opq", "l/.wh.out", ".wh...",
+            "a", "a/b", "a/b/c", "l", "l/out", "../out", ".wh.a", "a/.wh..wh..opq", "l/.wh.out",
+            ".wh...",
         ];
         const TARGETS: [&str; 7] = ["..", "../..", "/", "a", "l", "../out", "a/../.."];
         const KINDS: [EntryType; 4] = [FILE, DIRECTORY, LINK, HARD];
@@ -458,7 +459,8 @@ proptest! {
         fs::write(to.path().join("out"), "canary").unwrap();
         let _ = StoredImage::open(layout.0.path()).unwrap().unpack(&root, UnpackLimits::default());
         prop_assert_eq!(fs::read_to_string(to.path().join("out")).unwrap(), "canary");
-        prop_assert_eq!(fs::metadata(to.path().join("out")).unwrap().permissions().mode() & 0o111, 0);
+        let metadata = fs::metadata(to.path().join("out")).unwrap();
+        prop_assert_eq!(metadata.permissions().mode() & 0o111, 0);
         prop_assert_eq!(fs::read_dir(to.path()).unwrap().count(), 2);
     }
 }

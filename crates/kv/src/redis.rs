@@ -54,8 +54,8 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// A store at a URL: `redis://`, `rediss://` (TLS) or `redis+unix://`. Connects when it is first
-    /// used.
+    /// A store at a URL: `redis://`, `rediss://` (TLS) or `redis+unix://`. Connects when it is
+    /// first used.
     ///
     /// # Errors
     /// The URL is not valid. The error does not contain it.

@@ -110,8 +110,8 @@ pub struct Page {
 }
 
 impl Page {
-    /// Collects a page from keys that are in order and begin after `query.after`. Stops at the first
-    /// without the prefix.
+    /// Collects a page from keys that are in order and begin after `query.after`. Stops at the
+    /// first without the prefix.
     pub fn collect<E>(
         query: &ListQuery<'_>,
         keys: impl IntoIterator<Item = Result<String, E>>,

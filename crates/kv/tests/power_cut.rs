@@ -164,8 +164,8 @@ async fn power_cut_loses_nothing_acknowledged() {
         task.await.unwrap();
     }
     println!(
-        "{CUTS} cuts: all of up to {checked} acknowledged writes found; {unsynced_writes} writes of \
-         files were not synced"
+        "{CUTS} cuts: all of up to {checked} acknowledged writes found; {unsynced_writes} writes \
+         of files were not synced"
     );
 }
 

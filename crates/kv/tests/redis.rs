@@ -307,7 +307,8 @@ async fn a_redis_that_was_cut_off_is_used_again() {
     }
 }
 
-/// Increments until it succeeds. Returns the sum. An increment whose answer was lost counts as well.
+/// Increments until it succeeds. Returns the sum. An increment whose answer was lost counts as
+/// well.
 async fn count_until_it_succeeds(store: &RedisStore, counted: i64) -> i64 {
     let started = Instant::now();
     loop {

@@ -36,8 +36,8 @@ use crate::language::{BuiltInInterpreter, Language};
 use program::Worker;
 
 /// How sources of other dialects become JavaScript.
-const COMPILE: &str = "compile it to JavaScript, as by `esbuild FILE --bundle --format=esm --outfile=FILE.js`, and keep \
-     the sources in a directory that begins with `_`";
+const COMPILE: &str = "compile it to JavaScript, as by `esbuild FILE --bundle --format=esm \
+     --outfile=FILE.js`, and keep the sources in a directory that begins with `_`";
 
 /// JavaScript, whose interpreter is part of the server.
 #[derive(Clone, Copy, Debug)]

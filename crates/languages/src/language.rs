@@ -95,8 +95,8 @@ impl CompiledLanguage {
         self.guest_and_sources(root, file, spec).0
     }
 
-    /// [`Self::guest`], and the directories that have recorded what was read, also if it could not be
-    /// loaded.
+    /// [`Self::guest`], and the directories that have recorded what was read, also if it could not
+    /// be loaded.
     pub fn guest_and_sources(
         &self,
         root: &Root,

@@ -95,7 +95,8 @@ fn source_directory() -> Result<TempDir, LoadError> {
         .or_else(|_| make.tempdir())
         .map_err(|error| {
             LoadError::new(LoadErrorKind::Host, format!(
-                "no place for the source, neither /dev/shm nor a directory for temporary files: {error}"
+                "no place for the source, neither /dev/shm nor a directory for temporary files: \
+                 {error}"
             ))
         })
 }

@@ -23,7 +23,8 @@ fn limited(source: &str) -> (Project, Guest) {
 /// Calls of `bad` fail for one of the reasons in `why`, and others do not.
 async fn fails_alone(source: &str, why: &str) {
     let source = format!(
-        "{source}\nexport default async (request) => {{ if (request.url.endsWith('/bad')) return bad(); return new Response('ok'); }}"
+        "{source}\nexport default async (request) => {{ if (request.url.endsWith('/bad')) return \
+         bad(); return new Response('ok'); }}"
     );
     isolation::fails_alone("w.js", &source, why).await;
 }
@@ -92,10 +93,16 @@ async fn deep_recursion_is_an_exception_that_can_be_caught() {
         "RangeError: Maximum call stack size exceeded",
     )
     .await;
-    fails_alone("const bad = () => { let a = []; for (let i = 0; i < 1e6; i++) a = [a]; return JSON.stringify(a); }", "").await;
+    fails_alone(
+        "const bad = () => { let a = []; for (let i = 0; i < 1e6; i++) a = [a]; return \
+        JSON.stringify(a); }",
+        "",
+    )
+    .await;
     let (_project, guest) = worker(
         "const deep = (n) => n === 0 ? 0 : 1 + deep(n - 1);
-         export default () => { let why; const f = () => f() + 1; try { f() } catch (e) { why = e.name } return new Response(why + deep(500)); }",
+         export default () => { let why; const f = () => f() + 1; try { f() } catch (e) { why = \
+         e.name } return new Response(why + deep(500)); }",
     );
     assert_eq!(guest.call(get("/")).await.unwrap().body(), "RangeError500");
 }
@@ -103,7 +110,8 @@ async fn deep_recursion_is_an_exception_that_can_be_caught() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_pending_promises_are_no_trouble() {
     let (_project, guest) = worker(
-        "export default async () => { for (let i = 0; i < 100000; i++) new Promise(() => {}).then(() => {}); return new Response('ok'); }",
+        "export default async () => { for (let i = 0; i < 100000; i++) new Promise(() => \
+         {}).then(() => {}); return new Response('ok'); }",
     );
     for _ in 0..3 {
         assert_eq!(guest.call(get("/")).await.unwrap().body(), "ok");
@@ -113,9 +121,10 @@ async fn a_hundred_thousand_pending_promises_are_no_trouble() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_timers_or_output_ends() {
     fails_alone(
-        // With something large in each, so that room is left for the exception: one that finds none is
-        // lost, and the call ends at its `wall_time` only.
-        "const bad = async () => { for (let i = 0; i < 1e6; i++) setTimeout(() => {}, 1e6, 'x'.repeat(1 << 12) + i); await 1; }",
+        // With something large in each, so that room is left for the exception: one that finds none
+        // is lost, and the call ends at its `wall_time` only.
+        "const bad = async () => { for (let i = 0; i < 1e6; i++) setTimeout(() => {}, 1e6, \
+         'x'.repeat(1 << 12) + i); await 1; }",
         "limits.memory",
     )
     .await;
@@ -146,7 +155,8 @@ async fn a_wait_ends_at_the_wall_clock() {
 async fn counts_work_between_waits() {
     let (_project, guest) = limited(
         "export default async () => {
-           for (;;) { const end = performance.now() + 0.4; while (performance.now() < end); await new Promise((done) => setTimeout(done, 1)); }
+           for (;;) { const end = performance.now() + 0.4; while (performance.now() < end); await \
+           new Promise((done) => setTimeout(done, 1)); }
          }",
     );
     let error = guest.call(get("/")).await.unwrap_err();

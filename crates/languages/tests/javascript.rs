@@ -37,7 +37,8 @@ async fn all_forms_of_workers_answer() {
         ),
         (
             "named",
-            "class App { constructor() { this.x = 'ok' } async fetch(r) { return new Response(this.x) } }\nconst app = new App();\nexport { app as default };",
+            "class App { constructor() { this.x = 'ok' } async fetch(r) { return new \
+             Response(this.x) } }\nconst app = new App();\nexport { app as default };",
         ),
         (
             "function",
@@ -53,7 +54,8 @@ async fn all_forms_of_workers_answer() {
         ),
         (
             "asynchronous listener",
-            "addEventListener('fetch', async e => { await null; e.respondWith(new Response('ok')) })",
+            "addEventListener('fetch', async e => { await null; e.respondWith(new Response('ok')) \
+             })",
         ),
         (
             "module with a listener",
@@ -71,8 +73,10 @@ async fn files_of_the_project_are_imported() {
     let project = Project::new(&[
         (
             "api/w.js",
-            "import { a } from './lib.js'; import b from '../_libs/b'; import data from '../data.json' with { type: 'json' };\n\
-          export default async () => new Response([a, b, data.n, (await import('../late.mjs')).c].join())",
+            "import { a } from './lib.js'; import b from '../_libs/b'; import data from \
+             '../data.json' with { type: 'json' };\n\
+          export default async () => new Response([a, b, data.n, (await \
+          import('../late.mjs')).c].join())",
         ),
         (
             "api/lib.js",
@@ -175,7 +179,8 @@ async fn errors_fail_the_call_and_name_the_line() {
 async fn variables_are_globals_and_parameters_belong_to_the_request() {
     let project = Project::new(&[(
         "w.js",
-        "export default { fetch(request, env) { return new Response([MESSAGE, env.MESSAGE, request.params.id].join()) } }",
+        "export default { fetch(request, env) { return new Response([MESSAGE, env.MESSAGE, \
+         request.params.id].join()) } }",
     )]);
     let mut spec = spec();
     spec.env = vec![("MESSAGE".into(), "hé".into())];
@@ -402,9 +407,12 @@ async fn follows_returns_or_rejects_redirects() {
 
 /// A response in gzip.
 fn zipped(_: &[u8]) -> Vec<u8> {
-    const ZIPPED: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xca\x2c\x28\x48\x4d\x01\x00\x57\x68\xc2\xe2\x06\x00\x00\x00";
+    const ZIPPED: &[u8] =
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xca\x2c\x28\x48\x4d\x01\x00\
+        \x57\x68\xc2\xe2\x06\x00\x00\x00";
     let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\nconnection: close\r\n\
+         \r\n",
         ZIPPED.len()
     );
     [head.as_bytes(), ZIPPED].concat()
@@ -458,7 +466,8 @@ async fn maps_positions_to_the_sources_of_a_bundle() {
     let project = Project::new(&[
         (
             "w.js",
-            "export default (request) => {\n  throw new Error('on line 2');\n};\n//# sourceMappingURL=maps/w.js.map\n",
+            "export default (request) => {\n  throw new Error('on line 2');\n};\n\
+             //# sourceMappingURL=maps/w.js.map\n",
         ),
         ("maps/w.js.map", map),
         ("src/w.ts", source),

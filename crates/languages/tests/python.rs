@@ -183,7 +183,8 @@ async fn imports_modules_beside_the_worker_only() {
         (
             "a/w.py",
             "import near, _libs.pack.deep as deep, far\nfrom _libs.pack import first\n\
-             def worker(request):\n    import late\n    try:\n        open('/a/w.toml')\n    except OSError: pass\n    else: raise\n\
+             def worker(request):\n    import late\n    try:\n        open('/a/w.toml')\n    \
+             except OSError: pass\n    else: raise\n\
              \n    return Response(near.x + deep.y + far.z + first + late.l + near.__file__)",
         ),
         ("a/near.py", "x = 'n'"),
@@ -208,7 +209,8 @@ async fn directories_hold_packages_and_data() {
     let project = Project::new(&[(
         "w.py",
         "import sys, os\nsys.path.append('/lib')\nimport pure\n\
-         def worker(request):\n    open('/lib/out', 'w').write(os.environ['A'])\n    return Response(pure.f() + open('/lib/out').read())",
+         def worker(request):\n    open('/lib/out', 'w').write(os.environ['A'])\n    return \
+         Response(pure.f() + open('/lib/out').read())",
     )]);
     let mut spec = spec();
     spec.env = vec![("A".into(), "é".into())];
@@ -400,7 +402,8 @@ async fn finds_packages_without_an_init_file() {
         (
             "a/w.py",
             "from _libs import util\nimport _libs.deep.one, json\n\
-             def worker(request):\n    from _libs import late\n    try:\n        import _none\n    except ModuleNotFoundError: pass\n\
+             def worker(request):\n    from _libs import late\n    try:\n        import _none\n    \
+             except ModuleNotFoundError: pass\n\
              \n    return Response(util.u + _libs.deep.one.o + late.l + json.dumps([1]))",
         ),
         ("_libs/util.py", "u = 'u'"),
@@ -669,7 +672,8 @@ async fn has_the_names_of_the_polyfill() {
         (
             "w.py",
             "from helper import dumped\nX = Cache.get('a')\n\
-             def worker(request):\n    return Response(json.dumps([X, sys.argv, json.loads('1'), dumped]))",
+             def worker(request):\n    return Response(json.dumps([X, sys.argv, json.loads('1'), \
+             dumped]))",
         ),
         (
             "helper.py",
@@ -770,7 +774,8 @@ async fn load_error_in_a_library_names_both_positions() {
 async fn a_flood_of_messages_in_one_write_ends_at_the_cpu_limit() {
     let project = Project::new(&[(
         "w.py",
-        "import os\ndef worker(request):\n    line = b'{\"op\":\"log\"}\\n' * 600000\n    while True: os.pwrite(1, line, 0)",
+        "import os\ndef worker(request):\n    line = b'{\"op\":\"log\"}\\n' * 600000\n    while \
+         True: os.pwrite(1, line, 0)",
     )]);
     let mut spec = spec();
     spec.limits.cpu_time = std::time::Duration::from_millis(500);

@@ -191,7 +191,8 @@ async fn directories_hold_files_and_libraries() {
         ),
         (
             "gems/greet-1.0/lib/greet.rb",
-            "require_relative 'greet/version'\nmodule Greet; def self.hello = \"greet #{VERSION}\"; end",
+            "require_relative 'greet/version'\nmodule Greet; def self.hello = \"greet \
+             #{VERSION}\"; end",
         ),
         (
             "gems/greet-1.0/lib/greet/version.rb",
@@ -217,7 +218,8 @@ async fn environment_has_only_the_variables() {
     let mut spec = spec();
     spec.env = vec![("GREETING".into(), "grüße".into())];
     let (_project, guest) = worker_with(
-        "def worker(req) = Response.new(\"#{ENV.to_h} #{ENV['GREETING'].encoding} #{ENV.fetch('NO', 'é')} #{ENV['NO'].inspect} #{ENV.map { _2 }}\")",
+        "def worker(req) = Response.new(\"#{ENV.to_h} #{ENV['GREETING'].encoding} \
+         #{ENV.fetch('NO', 'é')} #{ENV['NO'].inspect} #{ENV.map { _2 }}\")",
         spec,
     );
     assert_eq!(
@@ -264,7 +266,8 @@ async fn reports_load_errors_with_their_position() {
         ("fetch('http://a/')", "only while a request is handled"),
         (
             "Thread.new {}",
-            "w.rb:1: a worker has one thread: Thread.new, Timeout and what needs them are not there (NotImplementedError)",
+            "w.rb:1: a worker has one thread: Thread.new, Timeout and what needs them are not \
+             there (NotImplementedError)",
         ),
         (
             "require 'bigdecimal'",

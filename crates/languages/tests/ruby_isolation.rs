@@ -99,7 +99,8 @@ async fn memory_bombs_end() {
         "def bad\n  s = 'x'\n  loop { s << s }\nend",
         "def bad\n  all = []\n  loop { all << Object.new }\nend",
         "def bad\n  h = {}\n  i = 0\n  loop { h[i += 1] = \"v#{i}\" }\nend",
-        "def bad = (begin; a = []; loop { a << 'x' * 1_000_000 }; rescue NoMemoryError; raise 'caught'; end)",
+        "def bad = (begin; a = []; loop { a << 'x' * 1_000_000 }; rescue NoMemoryError; raise \
+         'caught'; end)",
         "def bad = loop { Fiber.new { Fiber.yield 1 }.tap { ($f ||= []) << _1 }.resume }",
     ] {
         fails_alone(bad, "memory|caught|too big|limits|Fiber|NoMemory").await;
@@ -116,7 +117,8 @@ async fn recursion_ends() {
         "def bad = eval('bad')",
         "def bad = send(:bad)",
         "class A; def to_s = \"#{self}\"; end\ndef bad = A.new.to_s",
-        "class B; def method_missing(n) = x; def respond_to_missing?(*) = true; end\ndef bad = B.new.y",
+        "class B; def method_missing(n) = x; def respond_to_missing?(*) = true; end\n\
+         def bad = B.new.y",
         "def bad = bad rescue bad",
     ] {
         fails_alone(bad, "stack level too deep|deep|trapped|limits.cpu_time").await;
@@ -137,7 +139,8 @@ async fn attacks_on_the_interpreter_fail_alone() {
         ("def bad = exit!(7)", "exit"),
         ("def bad = (STDOUT.close; STDIN.close; raise 'closed')", ""),
         (
-            "def bad = (Object.class_eval { def respond_to?(*) = raise('broken') }; nil.respond_to?(:x))",
+            "def bad = (Object.class_eval { def respond_to?(*) = raise('broken') }; \
+             nil.respond_to?(:x))",
             "broken",
         ),
         (

@@ -43,9 +43,12 @@ fn guest(source: &str) -> (Project, Guest) {
         ("w.py", source),
         (
             ".wws.toml",
-            "version = 1\n[[repositories]]\nname = 'old'\n[[repositories.runtimes]]\nname = 'python'\nversion = '3.12.0'\n\
-             extensions = ['py']\nargs = ['--', '/src/index.py']\n[repositories.runtimes.binary]\nfilename = 'python.wasm'\n\
-             [repositories.runtimes.polyfill]\nfilename = 'poly.py'\n[repositories.runtimes.wrapper]\nfilename = 'wrapper.txt'\n",
+            "version = 1\n[[repositories]]\nname = 'old'\n[[repositories.runtimes]]\n\
+             name = 'python'\nversion = '3.12.0'\n\
+             extensions = ['py']\nargs = ['--', '/src/index.py']\n[repositories.runtimes.binary]\n\
+             filename = 'python.wasm'\n\
+             [repositories.runtimes.polyfill]\nfilename = 'poly.py'\n\
+             [repositories.runtimes.wrapper]\nfilename = 'wrapper.txt'\n",
         ),
         (&format!("{directory}/poly.py"), POLY),
         (&format!("{directory}/wrapper.txt"), WRAPPER),

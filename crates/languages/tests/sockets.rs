@@ -375,8 +375,8 @@ async fn a_client_that_is_gone_ends_a_worker_that_sends() {
         .unwrap();
 }
 
-/// A WebSocket server that echoes, or answers with `answer` instead. Returns its address, and how the
-/// first socket ended.
+/// A WebSocket server that echoes, or answers with `answer` instead. Returns its address, and how
+/// the first socket ended.
 async fn server(
     answer: Option<&'static str>,
 ) -> (SocketAddr, JoinHandle<(SocketOutcome, Vec<Event>)>) {

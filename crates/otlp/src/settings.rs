@@ -231,7 +231,8 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Reader<F> {
             && protocol != "http/protobuf"
         {
             let message = format!(
-                "`{protocol}` is not supported: expected http/protobuf, which collectors take at port 4318; {} are not exported",
+                "`{protocol}` is not supported: expected http/protobuf, which collectors take at \
+                 port 4318; {} are not exported",
                 signal.name()
             );
             self.problem(&variable, message);
@@ -335,8 +336,9 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Reader<F> {
             }
             None => {
                 let message = format!(
-                    "`{name}` is not supported: expected always_on, always_off, traceidratio, parentbased_always_on, \
-                     parentbased_always_off or parentbased_traceidratio; using parentbased_always_on"
+                    "`{name}` is not supported: expected always_on, always_off, traceidratio, \
+                     parentbased_always_on, parentbased_always_off or parentbased_traceidratio; \
+                     using parentbased_always_on"
                 );
                 self.problem(NAME, message);
                 Sampler::default()
@@ -360,8 +362,8 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Reader<F> {
         let pairs = pairs.filter(|pairs| pairs.len() <= MAX_ATTRIBUTES);
         if pairs.is_none() {
             let message = format!(
-                "expected at most {MAX_ATTRIBUTES} NAME=VALUE with commas between them, with special characters as %20; \
-                 ignoring all of them"
+                "expected at most {MAX_ATTRIBUTES} NAME=VALUE with commas between them, with \
+                 special characters as %20; ignoring all of them"
             );
             self.problem(NAME, message);
         }

@@ -453,7 +453,8 @@ impl Client {
                 return Err(Error::new(
                     ErrorKind::InvalidRequestBody,
                     format!(
-                        "`{host}` redirects with status {}, but a streamed body cannot be sent again",
+                        "`{host}` redirects with status {}, but a streamed body cannot be sent \
+                         again",
                         response.status().as_u16()
                     ),
                 ));
@@ -545,7 +546,8 @@ impl Client {
                 _ => "",
             };
             return Err(Error::not_allowed(format!(
-                "`{host}` is at {refused}, which is refused unless allowed_hosts names that address itself{}{remedy}",
+                "`{host}` is at {refused}, which is refused unless allowed_hosts names that \
+                 address itself{}{remedy}",
                 if remedy.is_empty() { "" } else { " " }
             ))
             .because(Reason::AddressRefused));

@@ -13,8 +13,8 @@ use crate::host;
 /// An invalid part of an override list.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{part}` {problem}; expected HOST=IP, HOST=IP:PORT or HOST:PORT=IP:PORT, several with commas between them \
-     (\"api.example.com=10.0.0.5,db.example.com:443=127.0.0.1:8443\")"
+    "`{part}` {problem}; expected HOST=IP, HOST=IP:PORT or HOST:PORT=IP:PORT, several with commas \
+     between them (\"api.example.com=10.0.0.5,db.example.com:443=127.0.0.1:8443\")"
 )]
 pub struct OverrideError {
     /// The part as it was written.
@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn hosts_ports_and_families() {
         let overrides = Overrides::parse(
-            " API.example.com = 10.0.0.5, api.example.com:443=127.0.0.1:8443 ,v6.example=[::1]:80,b.example=fd00::1,c.example=[::2],",
+            " API.example.com = 10.0.0.5, api.example.com:443=127.0.0.1:8443 \
+             ,v6.example=[::1]:80,b.example=fd00::1,c.example=[::2],",
         )
         .expect("overrides");
         assert_eq!(

@@ -49,8 +49,9 @@ impl Default for PolicyLimits {
 /// An entry of a list of networks that is not a private network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{entry}` {problem}; expected a private network (\"10.0.0.0/8\", \"192.168.1.0/24\", \"fd00::/8\") or an address in one: \
-     10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7"
+    "`{entry}` {problem}; expected a private network (\"10.0.0.0/8\", \"192.168.1.0/24\", \
+     \"fd00::/8\") or an address in one: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, \
+     fc00::/7"
 )]
 pub struct NetworkError {
     /// The entry as it was written.
@@ -62,8 +63,8 @@ pub struct NetworkError {
 /// An entry of an allow list that is not a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{entry}` {problem}; expected a host (\"api.example.com\", \"10.0.0.5\", \"[::1]\"), a host and a port \
-     (\"api.example.com:8443\") or \"*\" (any public host)"
+    "`{entry}` {problem}; expected a host (\"api.example.com\", \"10.0.0.5\", \"[::1]\"), a host \
+     and a port (\"api.example.com:8443\") or \"*\" (any public host)"
 )]
 pub struct PolicyError {
     /// The entry as it was written.

@@ -49,8 +49,8 @@ pub(crate) struct Stream {
 }
 
 impl Payload {
-    /// Waits for the first piece of a stream of unknown length, for a moment: one without a piece is
-    /// no body.
+    /// Waits for the first piece of a stream of unknown length, for a moment: one without a piece
+    /// is no body.
     pub(crate) async fn settled(self) -> Self {
         let Self::Stream(mut stream) = self else {
             return self;

@@ -44,8 +44,8 @@ impl Client {
     /// sockets take half of them at most.
     ///
     /// # Errors
-    /// The policy refuses the request, too many sockets are open, there is no answer in time, or the
-    /// server opens no socket.
+    /// The policy refuses the request, too many sockets are open, there is no answer in time, or
+    /// the server opens no socket.
     pub async fn open_socket(
         &self,
         policy: &Policy,

@@ -64,8 +64,8 @@ impl Root {
         real.strip_prefix(root).ok().map(Path::to_path_buf)
     }
 
-    /// The absolute path, after symbolic links, of what may not exist yet. `None` if it is not beneath
-    /// the root.
+    /// The absolute path, after symbolic links, of what may not exist yet. `None` if it is not
+    /// beneath the root.
     pub(crate) fn real_path_of_new(&self, path: &Path) -> Option<PathBuf> {
         let (mut existing, mut rest) = (path, PathBuf::new());
         loop {

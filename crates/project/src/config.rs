@@ -175,7 +175,8 @@ impl DrivenRuntime<'_> {
             table.problem_with_help(
                 table.at(),
                 format!("the kit `{name}` needs the checksum of its binary"),
-                "write a table [repositories.runtimes.binary.checksum] with `type = \"sha256\"` and `value`",
+                "write a table [repositories.runtimes.binary.checksum] with `type = \"sha256\"` \
+                 and `value`",
             );
         }
     }

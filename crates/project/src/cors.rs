@@ -155,7 +155,8 @@ impl Cors {
     pub(crate) fn problem(&self, server: &Origins) -> Option<&'static str> {
         let origins = self.origins.as_ref().unwrap_or(server);
         (self.credentials && *origins == Origins::Any).then_some(
-            "`cors.credentials` is true for all origins: any page could act for its visitor; name the origins",
+            "`cors.credentials` is true for all origins: any page could act for its visitor; name \
+             the origins",
         )
     }
 }

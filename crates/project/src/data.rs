@@ -224,12 +224,12 @@ impl UnservedFiles {
     }
 }
 
-const KEEP_WORKERS: &str = "to serve workers from it, move them to a directory that no worker is given, \
-     or write `data = false` in that entry of [[folders]]: then a file that a worker stores there \
-     is served at the next start";
+const KEEP_WORKERS: &str = "to serve workers from it, move them to a directory that no worker is \
+     given, or write `data = false` in that entry of [[folders]]: then a file that a worker stores \
+     there is served at the next start";
 
-const KEEP_ASSETS: &str = "to serve them, write `data = false` in that entry of [[folders]]: then a file \
-     that a worker stores there is served at the next start, too";
+const KEEP_ASSETS: &str = "to serve them, write `data = false` in that entry of [[folders]]: then \
+     a file that a worker stores there is served at the next start, too";
 
 /// The problem of a worker that is given the directory of its own file.
 pub(crate) fn inside_own_data(worker: &Path, directory: &Path) -> Problem {

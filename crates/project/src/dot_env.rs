@@ -1,9 +1,9 @@
 //! `.env`: variables for a project on a developer's machine.
 //!
-//! A line is `NAME=VALUE`, `export NAME=VALUE`, empty, or a comment that begins with `#`. A value in
-//! single quotes is taken as it is; one in double quotes may have `\n`, `\r`, `\t`, `\"`, `\\` and
-//! `\$`; both may have several lines. A value without quotes ends before ` #`. Variables in values
-//! are not replaced. Problems never show values.
+//! A line is `NAME=VALUE`, `export NAME=VALUE`, empty, or a comment that begins with `#`. A value
+//! in single quotes is taken as it is; one in double quotes may have `\n`, `\r`, `\t`, `\"`, `\\`
+//! and `\$`; both may have several lines. A value without quotes ends before ` #`. Variables in
+//! values are not replaced. Problems never show values.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -122,8 +122,10 @@ mod tests {
 
     #[test]
     fn reads_env_files() {
-        let text = "\u{feff}# a comment\n\nA=plain\n  export B = spaced value  # comment\r\nC='single # \\n $A'\n\
-                    D=\"double \\\"quoted\\\"\\n\\$A\" # comment\nE=\nF=a#b\nG='two\nlines'\nH=#\nA=again\n\
+        let text = "\u{feff}# a comment\n\nA=plain\n  export B = spaced value  # comment\r\n\
+            C='single # \\n $A'\n\
+                    D=\"double \\\"quoted\\\"\\n\\$A\" # comment\nE=\nF=a#b\nG='two\nlines'\nH=#\n\
+                    A=again\n\
                     export_me=1\nI=http://a/?b=c";
         let expected = [
             ("A", "again"),

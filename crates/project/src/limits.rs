@@ -16,12 +16,12 @@ settings! {
         table_elements: u32 = 100_000, 1 => 100_000_000;
         /// CPU time of a call; then it gets a 504.
         cpu_time: Duration = Duration::from_secs(5), 1 => DAY;
-        /// Wall-clock time of a call, of one that streams until the head of its response and without
-        /// the time in which it waits for its client; then it gets a 504.
+        /// Wall-clock time of a call, of one that streams until the head of its response and
+        /// without the time in which it waits for its client; then it gets a 504.
         wall_time: Duration = Duration::from_secs(30), 1 => DAY;
-        /// Time in which the next piece of a body has to come: of the response from the worker, which
-        /// is aborted then, and of the request from the client, while the worker waits for it. For
-        /// workers that stream.
+        /// Time in which the next piece of a body has to come: of the response from the worker,
+        /// which is aborted then, and of the request from the client, while the worker waits for
+        /// it. For workers that stream.
         stream_idle: Duration = Duration::from_secs(60), 1 => DAY;
         /// Time of a streamed response from its head to its end; then it is aborted. Time of a
         /// WebSocket; then it is closed with the code 1001. 0 sets no bound.
@@ -29,8 +29,8 @@ settings! {
         /// Size of a streamed body, of the request (a larger one gets a 413) and of the response
         /// (which is aborted then); 0 sets no bound.
         stream_bytes: u64 = 0, 0 => u64::MAX;
-        /// Size of a message of a WebSocket, in both directions; a client that sends a larger one is
-        /// closed with the code 1009.
+        /// Size of a message of a WebSocket, in both directions; a client that sends a larger one
+        /// is closed with the code 1009.
         socket_message: u64 = 1 << 20, 1 << 10 => GIB;
         /// Size of a frame that a client of a WebSocket sends; a larger one closes it with the code
         /// 1009.
@@ -38,8 +38,9 @@ settings! {
         /// Messages of a WebSocket that wait, in each direction: the client is not read, or the
         /// worker waits, while there are more.
         socket_queue: u64 = 1 << 20, 1 << 10 => GIB;
-        /// Time in which something has to come from the client of a WebSocket, if only the answer to
-        /// the ping that the server sends after half of it; then it is closed with the code 1001.
+        /// Time in which something has to come from the client of a WebSocket, if only the answer
+        /// to the ping that the server sends after half of it; then it is closed with the code
+        /// 1001.
         socket_idle: Duration = Duration::from_secs(60), 100 => DAY;
         /// Bytes that a worker may print: the response, before it is decoded.
         output: u64 = 16 << 20, 1 << 10 => 4 * GIB;

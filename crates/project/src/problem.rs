@@ -143,7 +143,8 @@ mod tests {
         };
         assert_eq!(
             problem.to_string(),
-            "a\\n2026-01-01 INFO forged\\u{1b}[2J.js:1: `a\n    2026-01-01 INFO forged\\u{1b}[2J` is no name"
+            "a\\n2026-01-01 INFO forged\\u{1b}[2J.js:1: `a\n    2026-01-01 INFO forged\\u{1b}[2J` \
+             is no name"
         );
     }
 }

@@ -216,7 +216,10 @@ macro_rules! settings {
     (
         $(#[$meta:meta])*
         pub struct $struct:ident in $table:literal {
-            $( $(#[doc = $doc:literal])+ $name:ident: $type:ty = $default:expr, $min:expr => $max:expr; )+
+            $(
+                $(#[doc = $doc:literal])+
+                $name:ident: $type:ty = $default:expr, $min:expr => $max:expr;
+            )+
         }
     ) => {
         $(#[$meta])*
@@ -288,10 +291,16 @@ macro_rules! settings {
             /// Takes over one setting. `None` if there is no setting with that name; the error says
             /// what was expected.
             #[allow(dead_code, reason = "tables of workers are not in the environment")]
-            pub(crate) fn set(&mut self, name: &str, shown: &str, text: &str) -> Option<Result<(), String>> {
+            pub(crate) fn set(
+                &mut self,
+                name: &str,
+                shown: &str,
+                text: &str,
+            ) -> Option<Result<(), String>> {
                 match name {
                     $( stringify!($name) => Some(
-                        $crate::setting::check(shown, text, ($min, $max)).map(|value| self.$name = value)
+                        $crate::setting::check(shown, text, ($min, $max))
+                            .map(|value| self.$name = value)
                     ), )+
                     _ => None,
                 }

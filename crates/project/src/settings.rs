@@ -123,8 +123,8 @@ settings! {
         max_header_bytes: u64 = 64 << 10, 8 << 10 => 16 << 20;
         /// Maximum number of headers of a request; more get a 431.
         max_headers: u32 = 100, 1 => 10_000;
-        /// Maximum size of the body of a request; a larger one gets a 413. For a worker that reads it
-        /// as it comes, `limits.stream_bytes` takes its place.
+        /// Maximum size of the body of a request; a larger one gets a 413. For a worker that reads
+        /// it as it comes, `limits.stream_bytes` takes its place.
         max_body: u64 = 10 << 20, 0 => 4 * GIB;
         /// Concurrent connections, as far as memory and open files allow (an eighth of the memory,
         /// 40 KiB for each). For a further connection, those that have waited longest for their

@@ -20,8 +20,8 @@ settings! {
         max_key: u64 = 4 << 10, 1 => 64 << 10;
         /// Maximum size of a value; a change with a larger one fails.
         max_value: u64 = 1 << 20, 1 => 64 << 20;
-        /// Maximum size of the store: of its keys and values in memory, of the database in a file; then
-        /// changes that need more room fail.
+        /// Maximum size of the store: of its keys and values in memory, of the database in a file;
+        /// then changes that need more room fail.
         max_size: u64 = GIB, 64 << 10 => 1024 * GIB;
     }
 }
@@ -293,7 +293,8 @@ fn read_store(
     if kind == Some("redis") && table.has("max_size") {
         table.problem(
             table.at(),
-            "a store of the kind `redis` has no `max_size`: Redis has a limit of its own (`maxmemory`)",
+            "a store of the kind `redis` has no `max_size`: Redis has a limit of its own \
+             (`maxmemory`)",
         );
     }
     let place = match kind {
@@ -344,7 +345,8 @@ fn file(table: &Reader<'_>, text: &LocatedText, context: &StoreContext<'_>) -> O
         table.problem_with_help(
             &text.at,
             format!("the file `{shown}` is outside the project"),
-            "write a path inside the project, as \"./data/kv\"; in a container, also the absolute path of a volume",
+            "write a path inside the project, as \"./data/kv\"; in a container, also the absolute \
+             path of a volume",
         );
         return None;
     };

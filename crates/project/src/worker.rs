@@ -292,8 +292,9 @@ impl Config {
                                 ),
                             )
                             .help(format!(
-                                "set it: `docker run -e {wanted}=...`, `{wanted}=... wws`, or `{wanted}=...` in `.env` for `wws`; \
-                                 a text that begins with a dollar is written with two: `$${wanted}`"
+                                "set it: `docker run -e {wanted}=...`, `{wanted}=... wws`, or \
+                                 `{wanted}=...` in `.env` for `wws`; a text that begins with a \
+                                 dollar is written with two: `$${wanted}`"
                             )),
                     );
                     String::new()
@@ -344,7 +345,8 @@ impl HttpRequests {
                     reader.problem_with_help(
                         &host.at,
                         format!("`{}` {message}", host.value),
-                        "write a host, as \"api.example.com\", or a host and a port, as \"api.example.com:8443\"",
+                        "write a host, as \"api.example.com\", or a host and a port, as \
+                         \"api.example.com:8443\"",
                     );
                 } else {
                     self.allowed_hosts.push(host.value);
@@ -359,7 +361,8 @@ impl HttpRequests {
                     _ => reader.problem(
                         &method.at,
                         format!(
-                            "`{}` is no method: expected GET, POST, PUT, PATCH, DELETE, OPTIONS or HEAD",
+                            "`{}` is no method: expected GET, POST, PUT, PATCH, DELETE, OPTIONS or \
+                             HEAD",
                             method.value
                         ),
                     ),
@@ -425,7 +428,8 @@ fn read_directory(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<W
         table.problem_with_help(
             &from.at,
             format!("the directory `{}` is outside the project", from.value),
-            "a worker sees only directories of its project: put or mount it below the project's root",
+            "a worker sees only directories of its project: put or mount it below the project's \
+             root",
         );
         return None;
     };
@@ -454,7 +458,8 @@ fn read_directory(table: &Reader<'_>, context: &Context<'_>) -> Option<Located<W
             table.problem_with_help(
                 &from.at,
                 format!("cannot open the directory `{shown}`: {error}"),
-                "`from` is relative to the worker's own directory; in a container, mount a volume there or copy it into the image",
+                "`from` is relative to the worker's own directory; in a container, mount a volume \
+                 there or copy it into the image",
             );
         }
         return None;

@@ -81,8 +81,9 @@ fn a_stored_file_is_no_worker() {
     assert_eq!(told.len(), 1, "{told:#?}");
     assert!(
         told[0].starts_with(
-            "api/data: it holds data: [[folders]] of api/save.js names it; api/data/deep/er/[...all].js and 4 other files are \
-             not served\n    to serve workers from it, move them"
+            "api/data: it holds data: [[folders]] of api/save.js names it; \
+             api/data/deep/er/[...all].js and 4 other files are not served\n    to serve workers \
+             from it, move them"
         ),
         "{told:#?}"
     );
@@ -280,8 +281,8 @@ fn ignores_temporary_files_of_programs() {
         [
             "dead.js: not served: a link to what is not there",
             "public/dead.css: not served: a link to what is not there",
-            "public/outside.txt: not served: a link that leads outside the project\n    replace it by the file or directory \
-             itself, or let `server.ignore` leave it out",
+            "public/outside.txt: not served: a link that leads outside the project\n    replace it \
+             by the file or directory itself, or let `server.ignore` leave it out",
         ]
     );
 }
@@ -352,7 +353,8 @@ fn writable_mounts_hold_data_and_read_only_ones_may_hold_workers() {
         assert_eq!(told.len(), 2, "{told:#?}");
         assert!(
             told.iter().any(|text| text.starts_with(
-                "writable: it holds data: it is a mount that can be written to; writable/w.js is not served"
+                "writable: it holds data: it is a mount that can be written to; writable/w.js is \
+                 not served"
             ) && text.contains("read-only")),
             "{told:#?}"
         );

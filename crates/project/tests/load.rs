@@ -178,7 +178,8 @@ cpu_time = "500ms"
         ),
         (
             ".wws.toml",
-            "version = 1\n[server]\nport = 8081\nallow_private = [\"192.168.0.0/16\"]\nmax_body = \"1MiB\"\n[limits]\nmemory = 1048576\nhttp_calls = 3\n",
+            "version = 1\n[server]\nport = 8081\nallow_private = [\"192.168.0.0/16\"]\n\
+             max_body = \"1MiB\"\n[limits]\nmemory = 1048576\nhttp_calls = 3\n",
         ),
     ]);
     let load_options = LoadOptions {
@@ -244,12 +245,14 @@ fn reports_all_problems_at_once_with_positions() {
         ("b.js", ""),
         (
             "b.toml",
-            "[vars]\nCOUNT = 3\n[[folders]]\nfrom = \"../..\"\nto = \"mnt\"\n[[folders]]\nfrom = \"./none\"\nto = \"/x\"\n",
+            "[vars]\nCOUNT = 3\n[[folders]]\nfrom = \"../..\"\nto = \"mnt\"\n[[folders]]\n\
+             from = \"./none\"\nto = \"/x\"\n",
         ),
         ("c.js", ""),
         (
             "c.toml",
-            "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"https://x.org\"]\nallowed_methods = [\"FETCH\"]\nallow_http = \"no\"\n",
+            "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"https://x.org\"]\n\
+             allowed_methods = [\"FETCH\"]\nallow_http = \"no\"\n",
         ),
         ("d.js", ""),
         ("d/index.js", ""),
@@ -259,30 +262,40 @@ fn reports_all_problems_at_once_with_positions() {
         ("[a]/[a].js", ""),
         (
             ".wws.toml",
-            "[server]\nallow_private = [\"10.0.0.1/8\"]\nport = 99999\nhost = \"nowhere\"\nqueue = -1\n[limits]\ncpu_time = \"5 weeks\"\n[serve]\n",
+            "[server]\nallow_private = [\"10.0.0.1/8\"]\nport = 99999\nhost = \"nowhere\"\n\
+             queue = -1\n[limits]\ncpu_time = \"5 weeks\"\n[serve]\n",
         ),
     ]);
     assert_eq!(
         problems(&dir),
         [
-            ".wws.toml:2:17: `server.allow_private` is `10.0.0.1/8`, expected networks such as [\"10.0.0.0/8\", \"fd00::/8\"]",
+            ".wws.toml:2:17: `server.allow_private` is `10.0.0.1/8`, expected networks such as \
+             [\"10.0.0.0/8\", \"fd00::/8\"]",
             ".wws.toml:3:8: `server.port` is `99999`, expected a port number (0 to 65535)",
             ".wws.toml:4:8: `server.host` is `nowhere`, expected an IP address such as \"0.0.0.0\"",
             ".wws.toml:5:9: `server.queue` is `-1`, expected a whole number",
-            ".wws.toml:7:12: `limits.cpu_time` is `5 weeks`, expected a duration such as \"10s\" or \"500ms\"",
+            ".wws.toml:7:12: `limits.cpu_time` is `5 weeks`, expected a duration such as \"10s\" \
+             or \"500ms\"",
             ".wws.toml:8:2: unknown key `serve`\n    did you mean `server`?",
             "[...all]/x.js: `[...all]` takes all that follows: it can only be the last of a route",
             "[a]/[a].js: two parameters of its route are called `a`",
             "a.toml:2:11: `version` is `2`, the only one is \"1\"",
             "a.toml:3:1: `data.kv.namespace` is missing\n    write namespace = \"NAME\"",
-            "b.toml:2:9: `vars.COUNT` is a number, expected a string\n    write the value in quotes",
-            "b.toml:4:8: the directory `../..` is outside the project\n    a worker sees only directories of its project: put or mount it below the project's root",
+            "b.toml:2:9: `vars.COUNT` is a number, expected a string\n    write the value in \
+             quotes",
+            "b.toml:4:8: the directory `../..` is outside the project\n    a worker sees only \
+             directories of its project: put or mount it below the project's root",
             "b.toml:5:6: `mnt`: expected an absolute path of the guest, as \"/mnt/libs\"",
-            "b.toml:7:8: cannot open the directory `none`: No such file or directory (os error 2)\n    `from` is relative to the worker's own directory; in a container, mount a volume there or copy it into the image",
-            "c.toml:3:18: `https://x.org` is a URL, not a host\n    write a host, as \"api.example.com\", or a host and a port, as \"api.example.com:8443\"",
-            "c.toml:4:20: `FETCH` is no method: expected GET, POST, PUT, PATCH, DELETE, OPTIONS or HEAD",
+            "b.toml:7:8: cannot open the directory `none`: No such file or directory (os error \
+             2)\n    `from` is relative to the worker's own directory; in a container, mount a \
+             volume there or copy it into the image",
+            "c.toml:3:18: `https://x.org` is a URL, not a host\n    write a host, as \
+             \"api.example.com\", or a host and a port, as \"api.example.com:8443\"",
+            "c.toml:4:20: `FETCH` is no method: expected GET, POST, PUT, PATCH, DELETE, OPTIONS or \
+             HEAD",
             "c.toml:5:14: `features.http_requests.allow_http` is a string, expected true or false",
-            "d.js: has the route /d, which d/index.js has too\n    rename one of them, or put it into a directory that begins with `_`",
+            "d.js: has the route /d, which d/index.js has too\n    rename one of them, or put it \
+             into a directory that begins with `_`",
             "e.toml:1:11: no valid TOML: string values must be quoted, expected literal string",
         ]
     );
@@ -304,8 +317,10 @@ fn follows_links_within_the_project_only() {
     assert_eq!(
         problems(&dir),
         [
-            "bad.js: a link that leads outside the project\n    replace it by the file or directory itself, or let `server.ignore` leave it out",
-            "g.toml:2:8: the directory `out` is outside the project: a link on its way leads there\n    put or mount the directory itself below the project's root",
+            "bad.js: a link that leads outside the project\n    replace it by the file or \
+             directory itself, or let `server.ignore` leave it out",
+            "g.toml:2:8: the directory `out` is outside the project: a link on its way leads \
+             there\n    put or mount the directory itself below the project's root",
         ]
     );
     fs::remove_file(dir.path().join("bad.js")).unwrap();
@@ -332,8 +347,11 @@ fn a_missing_variable_is_a_warning_and_empty() {
     assert_eq!(
         warnings,
         [
-            "a.toml:3:9: the environment has no `TOKEN`: `TOKEN` is empty\n    set it: `docker run -e TOKEN=...`, `TOKEN=... wws`, or `TOKEN=...` in `.env` for `wws`; a text that begins with a dollar is written with two: `$$TOKEN`",
-            "b.py: no worker: nothing here runs .py\n    `wws runtimes install python latest` makes it one",
+            "a.toml:3:9: the environment has no `TOKEN`: `TOKEN` is empty\n    set it: `docker run \
+             -e TOKEN=...`, `TOKEN=... wws`, or `TOKEN=...` in `.env` for `wws`; a text that \
+             begins with a dollar is written with two: `$$TOKEN`",
+            "b.py: no worker: nothing here runs .py\n    `wws runtimes install python latest` \
+             makes it one",
         ]
     );
 }
@@ -394,7 +412,9 @@ fn rejects_a_missing_or_incomplete_runtime() {
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(
         all[0],
-        "b.py: needs the runtime python 3.11.1, which is not installed: .wws/runtimes/wasmlabs/python/3.11.1/python.wasm is missing\n    `wws runtimes install python 3.11.1`"
+        "b.py: needs the runtime python 3.11.1, which is not installed: \
+         .wws/runtimes/wasmlabs/python/3.11.1/python.wasm is missing\n    `wws runtimes install \
+         python 3.11.1`"
     );
     write(
         dir.path(),
@@ -479,7 +499,8 @@ fn reports_missing_directory() {
     };
     assert_eq!(
         problems.to_string(),
-        "/no/such/directory: cannot open the project's directory: No such file or directory (os error 2)\n    expected a directory with workers, or one worker"
+        "/no/such/directory: cannot open the project's directory: No such file or directory (os \
+         error 2)\n    expected a directory with workers, or one worker"
     );
 }
 
@@ -750,7 +771,8 @@ fn reports_unreadable_secrets_with_positions() {
         [
             ".env:2:1: expected NAME=VALUE",
             "w.toml:2:5: `A`: there is no file /run/secrets/wws-test-missing",
-            "w.toml:3:5: `B`: the file /etc/hostname is neither in the project nor in /run/secrets or /run/credentials",
+            "w.toml:3:5: `B`: the file /etc/hostname is neither in the project nor in /run/secrets \
+             or /run/credentials",
         ]
     );
 }

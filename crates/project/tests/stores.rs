@@ -39,7 +39,8 @@ fn stores_are_read_and_named_by_workers() {
     let dir = directory(&[
         (
             ".wws.toml",
-            "[stores.main]\nkind = \"file\"\npath = \"./data/../data/kv\"\nmax_value = \"2MiB\"\n[stores.fast]\nkind = \"memory\"\n",
+            "[stores.main]\nkind = \"file\"\npath = \"./data/../data/kv\"\nmax_value = \"2MiB\"\n\
+             [stores.fast]\nkind = \"memory\"\n",
         ),
         ("a.wasm", ""),
         (
@@ -125,7 +126,8 @@ path = "."
         ("a.wasm", ""),
         (
             "a.toml",
-            "[data.kv]\nnamespace = \"n\"\nstore = \"x\"\nconsistency = \"eventual\"\n[[folders]]\nfrom = \"given\"\nto = \"/g\"\n",
+            "[data.kv]\nnamespace = \"n\"\nstore = \"x\"\nconsistency = \"eventual\"\n[[folders]]\n\
+             from = \"given\"\nto = \"/g\"\n",
         ),
         ("b.js", ""),
         (
@@ -135,28 +137,49 @@ path = "."
         ("given/x", ""),
     ]);
     symlink(outside.path(), dir.path().join("link")).unwrap();
-    let inside = "write a path inside the project, as \"./data/kv\"; in a container, also the absolute path of a volume";
+    let inside = "write a path inside the project, as \"./data/kv\"; in a container, also the \
+        absolute path of a volume";
     assert_eq!(
         problems(dir.path(), &options()),
         [
             ".wws.toml:2:8: `kind` is `disk`, expected one of memory, file, redis".to_owned(),
-            ".wws.toml:3:1: `stores.b.kind` is missing\n    write kind = \"memory\", \"file\" or \"redis\"".into(),
+            ".wws.toml:3:1: `stores.b.kind` is missing\n    write kind = \"memory\", \"file\" or \
+             \"redis\""
+                .into(),
             ".wws.toml:5:1: `stores.c.path` is missing\n    write path = \"./data/kv\"".into(),
             format!(".wws.toml:9:8: the file `../kv` is outside the project\n    {inside}"),
-            ".wws.toml:12:8: the file `public/kv` would be in a directory that holds files of the project\n    put the store into a directory of its own, as \"./data/kv\"".into(),
-            ".wws.toml:15:8: the file `data/kv.js` has an extension: it could be taken for a worker\n    write a name without a dot, as \"./data/kv\"".into(),
+            ".wws.toml:12:8: the file `public/kv` would be in a directory that holds files of the \
+             project\n    put the store into a directory of its own, as \"./data/kv\""
+                .into(),
+            ".wws.toml:15:8: the file `data/kv.js` has an extension: it could be taken for a \
+             worker\n    write a name without a dot, as \"./data/kv\""
+                .into(),
             ".wws.toml:18:8: a store of the kind `memory` has no `path`".into(),
             ".wws.toml:19:11: `stores.NAME.max_key` is `1MiB`: the most is 64KiB".into(),
-            ".wws.toml:20:1: unknown key `stores.g.size`\n    known here: kind, path, max_key, max_value, max_size, url".into(),
-            ".wws.toml:23:8: the file `link/kv` is outside the project: a link on its way leads there".into(),
+            ".wws.toml:20:1: unknown key `stores.g.size`\n    known here: kind, path, max_key, \
+             max_value, max_size, url"
+                .into(),
+            ".wws.toml:23:8: the file `link/kv` is outside the project: a link on its way leads \
+             there"
+                .into(),
             format!(".wws.toml:26:8: the file `/data/kv` is outside the project\n    {inside}"),
             ".wws.toml:27:9: `j k` is no name of a store: letters, digits, `-` and `_`".into(),
-            ".wws.toml:32:1: the stores `k` and `l` are in the same place\n    give each a place of its own".into(),
-            ".wws.toml:35:1: the store `m`: its file is in the directory `given`, which [[folders]] gives to a.wasm\n    put the store into a directory that no worker is given".into(),
+            ".wws.toml:32:1: the stores `k` and `l` are in the same place\n    give each a place \
+             of its own"
+                .into(),
+            ".wws.toml:35:1: the store `m`: its file is in the directory `given`, which \
+             [[folders]] gives to a.wasm\n    put the store into a directory that no worker is \
+             given"
+                .into(),
             ".wws.toml:40:8: `.` is no path of a file".into(),
-            "a.toml:3:9: no store is called `x`\n    .wws.toml defines a, b, c, d, e, f, g, h, i, j k, k, l, m, n".into(),
+            "a.toml:3:9: no store is called `x`\n    .wws.toml defines a, b, c, d, e, f, g, h, i, \
+             j k, k, l, m, n"
+                .into(),
             "a.toml:4:15: `consistency` is `eventual`, expected one of merge, serial".into(),
-            "b.toml:1:1: `data.kv.consistency` is \"serial\", which is for workers of the JSON protocol\n    this language changes the store atomically: see `increment` and `compareAndSet`".into(),
+            "b.toml:1:1: `data.kv.consistency` is \"serial\", which is for workers of the JSON \
+             protocol\n    this language changes the store atomically: see `increment` and \
+             `compareAndSet`"
+                .into(),
         ]
     );
 }
@@ -235,13 +258,16 @@ fn urls_are_read_and_never_shown() {
         let found = problems(dir.path(), &options);
         assert_eq!(found, [format!(".wws.toml:3:7: {expected}")]);
     }
-    let rest = "[stores.a]\nkind = \"redis\"\nmax_size = \"1GiB\"\n[stores.b]\nkind = \"memory\"\nurl = \"redis://h\"\n";
+    let rest = "[stores.a]\nkind = \"redis\"\nmax_size = \"1GiB\"\n[stores.b]\nkind = \"memory\"\n\
+        url = \"redis://h\"\n";
     std::fs::write(&config, rest).unwrap();
     assert_eq!(
         problems(dir.path(), &options),
         [
-            ".wws.toml:1:1: `stores.a.url` is missing\n    write url = \"redis://HOST:6379\" or url = \"$REDIS_URL\"",
-            ".wws.toml:1:1: a store of the kind `redis` has no `max_size`: Redis has a limit of its own (`maxmemory`)",
+            ".wws.toml:1:1: `stores.a.url` is missing\n    write url = \"redis://HOST:6379\" or \
+             url = \"$REDIS_URL\"",
+            ".wws.toml:1:1: a store of the kind `redis` has no `max_size`: Redis has a limit of \
+             its own (`maxmemory`)",
             ".wws.toml:6:7: a store of the kind `memory` has no `url`",
         ]
     );

@@ -104,7 +104,8 @@ mod tests {
             cut in proptest::option::of(0usize..200),
         ) {
             const NAMES: [&str; 6] = ["p/a", "q/a", "p/s/a", "a", "p/b", "p/./a"];
-            const KINDS: [EntryType; 3] = [EntryType::Regular, EntryType::Symlink, EntryType::Directory];
+            const KINDS: [EntryType; 3] =
+                [EntryType::Regular, EntryType::Symlink, EntryType::Directory];
             const CONTENTS: [&[u8]; 4] = [b"", b"one", b"two", b"four"];
             let wanted = ["a", "s/a", "b"][wanted];
             let files = files.into_iter().map(|(name, kind, content)| {
@@ -126,7 +127,9 @@ mod tests {
         }
 
         #[test]
-        fn rejects_any_bytes(bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..600)) {
+        fn rejects_any_bytes(
+            bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..600),
+        ) {
             assert!(file_of(&bytes, "a", 100).is_err());
             let mut zipped = GzEncoder::new(Vec::new(), Compression::fast());
             std::io::Write::write_all(&mut zipped, &bytes).unwrap();

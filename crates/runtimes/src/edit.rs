@@ -128,7 +128,8 @@ fn checked(new: String, wanted: &Table) -> Result<String, Error> {
 fn by_hand() -> Error {
     Error::new(
         FailureKind::Edit,
-        "the lists of .wws.toml are written in a way that is not edited here: write them as tables [[repositories]] and [[repositories.runtimes]]",
+        "the lists of .wws.toml are written in a way that is not edited here: write them as tables \
+         [[repositories]] and [[repositories.runtimes]]",
     )
 }
 
@@ -227,9 +228,11 @@ mod tests {
 
     fn runtime(repository: &str, version: &str) -> Runtime {
         let index = format!(
-            "version = 1\n[[runtimes]]\nname = \"python\"\nversion = \"{version}\"\ntags = [\"latest\"]\nextensions = [\"py\"]\n\
+            "version = 1\n[[runtimes]]\nname = \"python\"\nversion = \"{version}\"\n\
+             tags = [\"latest\"]\nextensions = [\"py\"]\n\
              args = [\"--\", \"a\\\"b\"]\nenvs = {{ \"A B\" = \"c\\n\" }}\n\
-             binary = {{ url = \"x\", filename = \"p.wasm\", checksum = {{ type = \"sha256\", value = \"{:064}\" }} }}\n\
+             binary = {{ url = \"x\", filename = \"p.wasm\", checksum = {{ type = \"sha256\", \
+             value = \"{:064}\" }} }}\n\
              wrapper = {{ filename = \"w\" }}\n",
             7
         );
@@ -239,8 +242,10 @@ mod tests {
     }
 
     /// What a user might have written.
-    const OWN: &str = "# Ours.\nversion = 1\n\n[server] # how\nport = 81\n\n# The old place.\n[[repositories]]\nname = \"old\"\n\n\
-        [[repositories.runtimes]] # keep\nname = \"ruby\"\nversion = \"3\"\nbinary = { filename = \"r\" }\n\n\
+    const OWN: &str = "# Ours.\nversion = 1\n\n[server] # how\nport = 81\n\n# The old place.\n\
+        [[repositories]]\nname = \"old\"\n\n\
+        [[repositories.runtimes]] # keep\nname = \"ruby\"\nversion = \"3\"\n\
+        binary = { filename = \"r\" }\n\n\
         [limits]\nmemory = \"1MiB\" # little";
 
     #[test]
@@ -276,7 +281,8 @@ mod tests {
             let runtime = runtime(["new", "old", "a\"b"][repository], ["1", "2", "3"][version]);
             if let Ok(added) = add(&text, Some("u"), &runtime) {
                 assert!(added.starts_with(text.trim_end()), "{added}");
-                let was: Table = if text.trim().is_empty() { EMPTY } else { &text }.parse().unwrap();
+                let was = if text.trim().is_empty() { EMPTY } else { &text };
+                let was: Table = was.parse().unwrap();
                 let now: Table = added.parse().unwrap();
                 let others = |table: &Table| {
                     let others = table.iter().filter(|(key, _)| *key != "repositories");
@@ -307,8 +313,10 @@ mod tests {
         "[limits]\nmemory = \"1MiB\" # third",
         "[[repositories]]\nname = \"old\"\n",
         "[[repositories]]\nname = \"new\" # fourth\nurl = \"u\"\n",
-        "[[repositories.runtimes]] # fifth\nname = \"ruby\"\nversion = \"3\"\nbinary = { filename = \"r\" }\n",
-        "[[repositories.runtimes]]\nname = \"python\"\nversion = \"1\"\n[repositories.runtimes.binary]\nfilename = \"x\"\n",
+        "[[repositories.runtimes]] # fifth\nname = \"ruby\"\nversion = \"3\"\n\
+         binary = { filename = \"r\" }\n",
+        "[[repositories.runtimes]]\nname = \"python\"\nversion = \"1\"\n\
+         [repositories.runtimes.binary]\nfilename = \"x\"\n",
         "repositories = []\n",
         "  # sixth\r\n",
         "broken",
@@ -339,7 +347,8 @@ mod tests {
     fn does_not_edit_inline_lists() {
         let inline = "repositories = [{ name = \"new\", runtimes = [] }]\n";
         assert!(add(inline, None, &runtime("new", "1")).is_err());
-        let inner = "[[repositories]]\nname = \"new\"\nruntimes = [{ name = \"python\", version = \"1\" }]\n";
+        let inner = "[[repositories]]\nname = \"new\"\n\
+            runtimes = [{ name = \"python\", version = \"1\" }]\n";
         // Another table of the same repository is as good.
         let added = add(inner, None, &runtime("new", "2")).unwrap();
         assert_eq!(added.matches("[[repositories]]").count(), 2);
@@ -349,7 +358,8 @@ mod tests {
 
     #[test]
     fn does_not_remove_a_split_entry() {
-        let torn = "[[repositories]]\nname = \"new\"\n[[repositories.runtimes]]\nname = \"python\"\nversion = \"1\"\n\
+        let torn = "[[repositories]]\nname = \"new\"\n[[repositories.runtimes]]\n\
+            name = \"python\"\nversion = \"1\"\n\
             [server]\nport = 1\n[repositories.runtimes.binary]\nfilename = \"x\"\n";
         assert!(remove(torn, &runtime("new", "1")).is_err());
     }

@@ -200,7 +200,8 @@ impl<'p> Fetch<'p> {
                 return Err(Error::new(
                     FailureKind::Network,
                     format!(
-                        "refused ({status}): a registry's token is `//HOST/:_authToken=...` in ~/.npmrc"
+                        "refused ({status}): a registry's token is `//HOST/:_authToken=...` in \
+                         ~/.npmrc"
                     ),
                 ));
             }
@@ -257,7 +258,8 @@ impl<'p> Fetch<'p> {
             FailureKind::Network,
             match error {
                 ureq::Error::Timeout(_) => format!(
-                    "no answer in time ({:?} for a connection, {:?} for the next bytes, {:?} for all): try again",
+                    "no answer in time ({:?} for a connection, {:?} for the next bytes, {:?} for \
+                     all): try again",
                     self.options.connect_timeout, self.options.stall_timeout, self.options.timeout
                 ),
                 ureq::Error::HostNotFound => "no host of this name is found".into(),

@@ -170,7 +170,8 @@ impl LockedProject {
                 return Err(Error::new(
                     FailureKind::Damaged,
                     format!(
-                        "{name} of {source} is damaged, or not the one that was meant: its sha256 is {found}, expected {wanted}"
+                        "{name} of {source} is damaged, or not the one that was meant: its sha256 \
+                         is {found}, expected {wanted}"
                     ),
                 ));
             }

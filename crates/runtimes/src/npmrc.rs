@@ -72,7 +72,8 @@ mod tests {
     fn lines_comments_and_variables() {
         let env = BTreeMap::from([("T".to_owned(), "secret".to_owned())]);
         let npmrc = Npmrc::parse(
-            "# registry=no\n;x=1\n registry = \"https://a/\" \n@s:registry=https://b\n//a/:_authToken=${T}${NO}\nempty=\n",
+            "# registry=no\n;x=1\n registry = \"https://a/\" \n@s:registry=https://b\n\
+             //a/:_authToken=${T}${NO}\nempty=\n",
             &env,
         );
         assert_eq!(npmrc.get("registry"), Some("https://a/"));

@@ -23,9 +23,14 @@ impl Package {
     /// Parses what follows `npm:`.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         parse(text).ok_or_else(|| {
-            Error::new(FailureKind::Input, format!(
-                "`npm:{text}` names no file of a package: expected npm:NAME@VERSION/FILE#sha512-..., the last part being the package's `dist.integrity`"
-            ))
+            Error::new(
+                FailureKind::Input,
+                format!(
+                    "`npm:{text}` names no file of a package: expected \
+                 npm:NAME@VERSION/FILE#sha512-..., the last part being the package's \
+                 `dist.integrity`"
+                ),
+            )
         })
     }
 
@@ -57,7 +62,8 @@ impl Package {
         Err(Error::new(
             FailureKind::Damaged,
             format!(
-                "the package is damaged, or not the one that was meant: its checksum is sha512-{}, expected sha512-{}",
+                "the package is damaged, or not the one that was meant: its checksum is sha512-{}, \
+                 expected sha512-{}",
                 STANDARD.encode(found),
                 STANDARD.encode(&self.sha512)
             ),

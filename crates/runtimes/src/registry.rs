@@ -68,7 +68,8 @@ impl Registries {
         let Some(text) = found else {
             return Err(Error::new(
                 FailureKind::Input,
-                "no npm registry is configured: set NPM_CONFIG_REGISTRY=https://..., or write `registry=https://...` into ~/.npmrc",
+                "no npm registry is configured: set NPM_CONFIG_REGISTRY=https://..., or write \
+                 `registry=https://...` into ~/.npmrc",
             ));
         };
         let mut root = Url::parse(&text)

@@ -209,7 +209,8 @@ fn check_name(name: &str) -> Result<(), Error> {
         Err(Error::new(
             FailureKind::Input,
             format!(
-                "`{name}` is not a name for a repository, whose runtimes are in a directory with that name: set another one with --repo-name"
+                "`{name}` is not a name for a repository, whose runtimes are in a directory with \
+                 that name: set another one with --repo-name"
             ),
         ))
     }

@@ -37,7 +37,8 @@ impl Source {
             Some(other) => Err(Error::new(
                 FailureKind::Input,
                 format!(
-                    "`{text}`: nothing is fetched by `{other}:`, expected npm:, https:, http: or a path"
+                    "`{text}`: nothing is fetched by `{other}:`, expected npm:, https:, http: or a \
+                     path"
                 ),
             )),
             None => Ok(Self::File(base.join(text))),

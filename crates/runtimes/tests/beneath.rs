@@ -58,11 +58,16 @@ fn below(root: &Path, without: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn rejects_names_that_leave_the_directory(
-        repository in name(), runtime in name(), version in name(), binary in name(), wrapper in name(),
+        repository in name(), runtime in name(), version in name(), binary in name(),
+        wrapper in name(),
     ) {
         let outer = tempfile::tempdir().unwrap();
         let root = outer.path().join("project");
@@ -76,14 +81,17 @@ proptest! {
         symlink("../../..", own.join("up")).unwrap();
         let source = tempfile::tempdir().unwrap();
         fs::write(source.path().join("p"), CONTENT).unwrap();
-        let sum: String = Sha256::digest(CONTENT).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = Sha256::digest(CONTENT);
+        let sum: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let file = |name: &str| {
-            format!("{{ url = \"p\", filename = {name:?}, checksum = {{ type = \"sha256\", value = \"{sum}\" }} }}")
+            format!("{{ url = \"p\", filename = {name:?}, checksum = {{ type = \"sha256\", value = \
+                \"{sum}\" }} }}")
         };
         fs::write(
             source.path().join("index.toml"),
             format!(
-                "version = 1\n[[runtimes]]\nname = {runtime:?}\nversion = {version:?}\ntags = [\"latest\"]\n\
+                "version = 1\n[[runtimes]]\nname = {runtime:?}\nversion = {version:?}\n\
+                 tags = [\"latest\"]\n\
                  extensions = [\"py\"]\nbinary = {}\nwrapper = {}\n",
                 file(&binary), file(&wrapper),
             ),

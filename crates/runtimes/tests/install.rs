@@ -53,8 +53,10 @@ fn sha256(bytes: &[u8]) -> String {
 /// An index with one runtime, `python 1.0`.
 fn index(url: &str, sha256: &str) -> String {
     format!(
-        "version = 1\n[[runtimes]]\nname = \"python\"\nversion = \"1.0\"\ntags = [\"latest\"]\nextensions = [\"py\"]\n\
-         [runtimes.binary]\nurl = \"{url}\"\nfilename = \"p.wasm\"\nchecksum = {{ type = \"sha256\", value = \"{sha256}\" }}\n"
+        "version = 1\n[[runtimes]]\nname = \"python\"\nversion = \"1.0\"\ntags = [\"latest\"]\n\
+         extensions = [\"py\"]\n\
+         [runtimes.binary]\nurl = \"{url}\"\nfilename = \"p.wasm\"\n\
+         checksum = {{ type = \"sha256\", value = \"{sha256}\" }}\n"
     )
 }
 
@@ -412,7 +414,9 @@ fn a_repository_may_be_at_a_url() {
 
 #[test]
 fn rejects_entries_without_checksum_or_url() {
-    let listed = "[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"python\"\nversion = \"1\"\nextensions = [\"py\"]\n[repositories.runtimes.binary]\nfilename = \"p.wasm\"\n";
+    let listed = "[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"python\"\n\
+        version = \"1\"\nextensions = [\"py\"]\n[repositories.runtimes.binary]\n\
+        filename = \"p.wasm\"\n";
     let project = Project::new();
     project.write(".wws.toml", listed);
     let error = project.install().unwrap_err().to_string();

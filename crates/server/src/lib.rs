@@ -8,8 +8,9 @@
 //!
 //! Layers, from the top: `prepare`, `server` and `reload` put the parts together; `load` makes a
 //! generation of a project; `admin` listens for
-//! operators, who read `status`; `export` sends to collectors what `telemetry` counts; `request` answers a request with `assets` or a worker; `connection` handles sockets and hyper; `workers` compiles what the
-//! project has; `stores` are its key/value stores.
+//! operators, who read `status`; `export` sends to collectors what `telemetry` counts; `request`
+//! answers a request with `assets` or a worker; `connection` handles sockets and hyper; `workers`
+//! compiles what the project has; `stores` are its key/value stores.
 //!
 //! Log targets: `access` (one line per request), `guest` (what workers write to standard error,
 //! from the engine), and this crate's name.

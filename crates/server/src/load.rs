@@ -29,8 +29,8 @@ use crate::workers::loaded::{self, LoadedWorkers, NotAWorker, Predecessor};
 use crate::workers::outgoing::Outgoing;
 
 /// What to do about a worker whose code the host has not compiled.
-const UNCOMPILED_HELP: &str = "the shim's lines in the log of containerd say why the host has not compiled it, and it \
-     tries again; or raise the memory limit";
+const UNCOMPILED_HELP: &str = "the shim's lines in the log of containerd say why the host has not \
+     compiled it, and it tries again; or raise the memory limit";
 
 /// What generations share while they are loaded.
 pub(crate) struct LoadContext<'a> {
@@ -270,8 +270,8 @@ struct ServedWorkers {
 }
 
 /// Removes files that are not workers from the project. A broken worker is a problem, or costs only
-/// its own route if the settings say so. One that waits for its code costs only its own route, unless
-/// the generation `before` serves it.
+/// its own route if the settings say so. One that waits for its code costs only its own route,
+/// unless the generation `before` serves it.
 fn select(
     project: &mut Project,
     results: Vec<Result<LoadedGuest, GuestFailure>>,

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn v1_with_the_host_s_path_and_the_container_s_mount() {
-        let mounts = "1 2 0:3 /docker/abc /sys/fs/cgroup/memory ro,nosuid master:1 - cgroup cgroup rw,memory\n\
+        let mounts = "1 2 0:3 /docker/abc /sys/fs/cgroup/memory ro,nosuid master:1 - cgroup cgroup \
+            rw,memory\n\
                       4 2 0:5 / /sys/fs/cgroup/cpu ro - cgroup cgroup rw,cpu";
         let files = [("/sys/fs/cgroup/memory/memory.limit_in_bytes", "67108864\n")];
         assert_eq!(

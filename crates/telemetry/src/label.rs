@@ -2,7 +2,10 @@
 
 /// Defines an enumeration whose values are those of a label.
 macro_rules! labels {
-    ($(#[$meta:meta])* $name:ident { $( $(#[$value_meta:meta])+ $value:ident = $text:literal, )+ }) => {
+    (
+        $(#[$meta:meta])*
+        $name:ident { $( $(#[$value_meta:meta])+ $value:ident = $text:literal, )+ }
+    ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $name {

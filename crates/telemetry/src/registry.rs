@@ -375,7 +375,8 @@ fn requests(sink: &mut dyn Sink, states: &[(&str, WorkerState)]) {
     times(sink, head, states, |state| &state.head);
     let total = histogram(
         "wws_response_seconds",
-        "Time from the head of a request to the end of its response, as far as the worker makes it.",
+        "Time from the head of a request to the end of its response, as far as the worker makes \
+         it.",
     );
     times(sink, total, states, |state| &state.total);
     sink.family(gauge("wws_streams", "Responses that are being streamed."));

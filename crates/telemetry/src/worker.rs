@@ -144,7 +144,8 @@ impl WorkerSeries {
         self.exports.changes.touch();
     }
 
-    /// Counts an outgoing request, which took so long to the head of its response or to its failure.
+    /// Counts an outgoing request, which took so long to the head of its response or to its
+    /// failure.
     pub fn sent(&self, outcome: Outgoing, time: Duration) {
         self.outgoing[outcome.index()].fetch_add(1, Relaxed);
         self.outgoing_times.add_time(time);

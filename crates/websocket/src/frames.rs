@@ -31,8 +31,8 @@ const FREE: u64 = 4 << 10;
 /// The first room for an inflated message, in bytes.
 const INFLATED_STEP: usize = 4 << 10;
 
-/// The longest content of frames whose message has `max` bytes: incompressible bytes take a few more
-/// when they are compressed.
+/// The longest content of frames whose message has `max` bytes: incompressible bytes take a few
+/// more when they are compressed.
 fn compressed_max(max: u64) -> u64 {
     max.saturating_add(max / 1024 + 64)
 }
@@ -597,7 +597,10 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000), part in 1usize..100) {
+        fn decodes_any_bytes_without_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+            part in 1usize..100,
+        ) {
             let (mut decoder, _) = decoder(1 << 20);
             let _ = decoded(&mut decoder, &bytes, part);
         }

@@ -4,8 +4,8 @@
 //! * [`pair`]: two ends, one for the worker and one for the connection, with bounded queues of
 //!   messages between them.
 //! * [`Connection`]: drives a socket after the handshake: frames, pings, times, the close.
-//! * [`Deflate`]: compressed messages (RFC 7692), for the server's side. No side keeps a window from
-//!   one message to the next, so that an idle socket holds no memory for it.
+//! * [`Deflate`]: compressed messages (RFC 7692), for the server's side. No side keeps a window
+//!   from one message to the next, so that an idle socket holds no memory for it.
 //!
 //! What a socket holds is bounded and charged: messages grow with the bytes that come and not with
 //! what a frame announces, nothing is read while the peer does not read, and long messages are sent

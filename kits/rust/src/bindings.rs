@@ -1,7 +1,7 @@
 //! What the server does for a worker beyond the request it answers: outgoing HTTP.
 //!
-//! The import `http.send-http-request` in the interface that workers have had since the first version
-//! (`docs/reference/guest-protocol.md`), written by hand: it is one function.
+//! The import `http.send-http-request` in the interface that workers have had since the first
+//! version (`docs/reference/guest-protocol.md`), written by hand: it is one function.
 
 // Half of it is for tests only where there is no server.
 #![cfg_attr(not(target_arch = "wasm32"), allow(dead_code))]
@@ -20,7 +20,8 @@ pub enum HttpError {
     InvalidRequestBody,
     /// The response's body is broken off, or larger than is allowed.
     InvalidResponseBody,
-    /// The worker's TOML does not allow this host, method or scheme, or the address is one that nobody may reach.
+    /// The worker's TOML does not allow this host, method or scheme, or the address is one that
+    /// nobody may reach.
     NotAllowed,
     /// Anything else: no such host, no connection, a certificate that is not trusted.
     InternalError,
@@ -63,8 +64,8 @@ fn invalid(message: String) -> HttpRequestError {
     }
 }
 
-/// Sends a request and waits for the whole response. The worker's TOML must allow its host and method
-/// (`[features.http_requests]`).
+/// Sends a request and waits for the whole response. The worker's TOML must allow its host and
+/// method (`[features.http_requests]`).
 ///
 /// # Errors
 /// It is not allowed, or there is no response. A response of any status is none.
@@ -185,8 +186,8 @@ fn call(
     uri: &str,
 ) -> Result<Response<Vec<u8>>, HttpRequestError> {
     let mut area = Area([0; AREA]);
-    // SAFETY: all pointers are of slices that outlive the call with the lengths beside them, and the area has the size and
-    // alignment of the interface's result.
+    // SAFETY: all pointers are of slices that outlive the call with the lengths beside them, and
+    // the area has the size and alignment of the interface's result.
     unsafe {
         abi::send_http_request(
             i32::from(!body.is_empty()),
@@ -207,8 +208,9 @@ fn call(
             return Vec::new();
         }
         let (at, length) = (at as *mut u8, length as usize);
-        // SAFETY: the server put these bytes into memory that it took from `canonical_abi_realloc` with this length and an
-        // alignment that may be larger than a byte's: they are copied, and what they lie in ends with the process.
+        // SAFETY: the server put these bytes into memory that it took from `canonical_abi_realloc`
+        // with this length and an alignment that may be larger than a byte's: they are copied, and
+        // what they lie in ends with the process.
         unsafe { std::slice::from_raw_parts(at, length) }.to_vec()
     })
 }
@@ -254,7 +256,8 @@ mod abi {
     /// Memory for what the server hands over.
     ///
     /// # Safety
-    /// `old` is null, or was given by this function for `old_size` bytes of the same alignment, a power of two.
+    /// `old` is null, or was given by this function for `old_size` bytes of the same alignment, a
+    /// power of two.
     #[unsafe(export_name = "canonical_abi_realloc")]
     unsafe extern "C" fn canonical_abi_realloc(
         old: *mut u8,
@@ -265,7 +268,8 @@ mod abi {
         if new_size == 0 {
             return align as *mut u8;
         }
-        // SAFETY: the caller keeps to the alignment; a size beyond memory is refused by the allocator.
+        // SAFETY: the caller keeps to the alignment; a size beyond memory is refused by the
+        // allocator.
         let new = unsafe {
             let layout = Layout::from_size_align_unchecked(new_size, align);
             let at = if old_size == 0 {

@@ -14,6 +14,6 @@ pub use request::Body;
 pub use run::run;
 pub use wasm_workers_rs_macros::worker;
 
-/// The worker's key/value namespace as it was when the request came. What the handler changes is merged into the store when it
-/// returns: other workers' changes to other keys stay.
+/// The worker's key/value namespace as it was when the request came. What the handler changes is
+/// merged into the store when it returns: other workers' changes to other keys stay.
 pub type Cache = HashMap<String, String>;

@@ -19,7 +19,8 @@ pub trait Body: Sized {
     fn from_text(text: String) -> Self;
 }
 
-/// A body that is not UTF-8 has the replacement character in place of what is not. `Vec<u8>` gets the bytes.
+/// A body that is not UTF-8 has the replacement character in place of what is not. `Vec<u8>` gets
+/// the bytes.
 impl Body for String {
     fn from_bytes(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
@@ -43,7 +44,8 @@ impl Body for Vec<u8> {
     }
 }
 
-/// One request, and what comes with it. Borrows from the text it is read from wherever nothing is escaped there.
+/// One request, and what comes with it. Borrows from the text it is read from wherever nothing is
+/// escaped there.
 #[derive(Deserialize)]
 pub(crate) struct Input<'a> {
     #[serde(borrow)]

@@ -20,7 +20,8 @@ struct Output<'a> {
     kv: Option<&'a Cache>,
 }
 
-/// Writes `response` as the server reads it; with `kv`, also the new state of the key/value namespace.
+/// Writes `response` as the server reads it; with `kv`, also the new state of the key/value
+/// namespace.
 pub(crate) fn write(
     response: Response<Content>,
     kv: Option<&Cache>,

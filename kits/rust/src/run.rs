@@ -13,15 +13,19 @@ use crate::{Cache, Content, response};
 /// Room for a request of the usual size, so that reading it takes one call and no copying.
 const USUAL_REQUEST: usize = 4096;
 
-/// Answers the one request that this process is started for. `#[worker]` writes a `main` that calls this.
+/// Parameters of the route.
+type Params = HashMap<String, String>;
+
+/// Answers the one request that this process is started for. `#[worker]` writes a `main` that calls
+/// this.
 ///
 /// `with_cache` says whether the handler's changes to the store count.
 ///
-/// A handler that fails ends the process with the error on standard error: the client gets status 500 and nothing of the error,
-/// the server's log gets its whole text.
+/// A handler that fails ends the process with the error on standard error: the client gets status
+/// 500 and nothing of the error, the server's log gets its whole text.
 pub fn run<B, C, E>(
     with_cache: bool,
-    handler: impl FnOnce(Request<B>, &HashMap<String, String>, &mut Cache) -> Result<Response<C>, E>,
+    handler: impl FnOnce(Request<B>, &Params, &mut Cache) -> Result<Response<C>, E>,
 ) where
     B: Body,
     C: Into<Content>,
@@ -51,11 +55,12 @@ fn fail_with(message: &str) -> ! {
     exit(1)
 }
 
-/// The whole of it without the process: a request's text in, a response's text out, or why there is none.
+/// The whole of it without the process: a request's text in, a response's text out, or why there is
+/// none.
 fn answer<B, C, E>(
     text: &[u8],
     with_cache: bool,
-    handler: impl FnOnce(Request<B>, &HashMap<String, String>, &mut Cache) -> Result<Response<C>, E>,
+    handler: impl FnOnce(Request<B>, &Params, &mut Cache) -> Result<Response<C>, E>,
 ) -> Result<Vec<u8>, String>
 where
     B: Body,

@@ -250,8 +250,9 @@ impl ContainerCompiler {
             .ok()
     }
 
-    /// Waits for the first run of the compiler. Runs it again, with longer and longer pauses, as long
-    /// as it leaves code for a reason of the machine that the server may not be able to compile.
+    /// Waits for the first run of the compiler. Runs it again, with longer and longer pauses, as
+    /// long as it leaves code for a reason of the machine that the server may not be able to
+    /// compile.
     pub(crate) async fn finish(self, first: Option<Compilation>, id: &str, reaper: &Arc<Reaper>) {
         let (mut pause, longest) = AGAIN;
         let mut running = first;

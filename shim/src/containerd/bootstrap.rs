@@ -99,7 +99,9 @@ mod tests {
         fn parses_any_bytes(
             bytes in any::<Vec<u8>>(),
             likely in prop::collection::vec(
-                prop::sample::select(vec![0x0a, 0x02, b'c', b'1', 0x42, 0x04, 0x1a, 0x00, 0xff, b'{']),
+                prop::sample::select(
+                    vec![0x0a, 0x02, b'c', b'1', 0x42, 0x04, 0x1a, 0x00, 0xff, b'{'],
+                ),
                 0..24,
             ),
         ) {

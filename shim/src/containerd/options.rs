@@ -399,7 +399,9 @@ mod tests {
     proptest! {
         #[test]
         fn parses_any_bytes(
-            kind in prop::sample::select(vec![RUNC[0], RUNC[1], CREATE, GENERIC[0], GENERIC[1], "x"]),
+            kind in prop::sample::select(
+                vec![RUNC[0], RUNC[1], CREATE, GENERIC[0], GENERIC[1], "x"],
+            ),
             bytes in any::<Vec<u8>>(),
             toml in "([A-Za-z]{0,8} = [0-9a-z\"]{0,6}\n){0,3}",
         ) {

@@ -129,7 +129,10 @@ mod tests {
         }
 
         #[test]
-        fn loads_from_any_file(bytes in any::<Vec<u8>>(), json in "\\{\"[A-Z][a-zA-Z]{0,12}\":[0-9a-z\"]{0,6}\\}") {
+        fn loads_from_any_file(
+            bytes in any::<Vec<u8>>(),
+            json in "\\{\"[A-Z][a-zA-Z]{0,12}\":[0-9a-z\"]{0,6}\\}",
+        ) {
             let bundle = tempfile::tempdir().unwrap();
             for text in [&bytes[..], json.as_bytes()] {
                 fs::write(bundle.path().join(OPTIONS), text).unwrap();

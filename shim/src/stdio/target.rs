@@ -93,7 +93,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parses_any_text(text in any::<String>(), likely in "(fifo|file|binary|x)://[a-z%/?&=+]{0,20}") {
+        fn parses_any_text(
+            text in any::<String>(),
+            likely in "(fifo|file|binary|x)://[a-z%/?&=+]{0,20}",
+        ) {
             let _ = OutputTarget::parse(&text);
             let _ = OutputTarget::parse(&likely);
         }

@@ -64,20 +64,23 @@ fn main() -> Result<()> {
 impl Demo {
     fn walk(&self, stand_in: &StandIn) -> Result<()> {
         println!(
-            "# random-data-api.com is a stand-in on {}: the container trusts its authority and finds it by WWS_RESOLVE",
+            "# random-data-api.com is a stand-in on {}: the container trusts its authority and \
+             finds it by WWS_RESOLVE",
             stand_in.address()
         );
         self.docker("docker version --format {{.Server.Version}}")?;
         self.shell("cat Dockerfile")?;
         self.docker(
-            "docker buildx build --platform wasi/wasm --provenance false --quiet -t wws-apps:latest .",
+            "docker buildx build --platform wasi/wasm --provenance false --quiet -t \
+             wws-apps:latest .",
         )?;
         self.docker("docker inspect wws-apps:latest -f {{.Architecture}}")?;
         self.docker("docker inspect wws-apps:latest -f {{.Os}}")?;
         self.shell("cat tmp/file.txt")?;
         self.docker(&format!(
-            "docker run -d --name {NAME} -p {}:3000 --runtime=io.containerd.wws.v1 --platform=wasi/wasm \
-             -v {directory}/tmp:/tmp -v {directory}/authority.pem:{CERTIFICATES}:ro -e WWS_RESOLVE={} wws-apps:latest",
+            "docker run -d --name {NAME} -p {}:3000 --runtime=io.containerd.wws.v1 \
+             --platform=wasi/wasm -v {directory}/tmp:/tmp -v \
+             {directory}/authority.pem:{CERTIFICATES}:ro -e WWS_RESOLVE={} wws-apps:latest",
             self.port,
             stand_in.resolve(),
             directory = self.directory.display(),

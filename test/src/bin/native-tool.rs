@@ -55,7 +55,8 @@ fn main() -> io::Result<()> {
             Ok(())
         }
         _ => Err(io::Error::other(
-            "usage: cat PATH [SECONDS] | streams | orphan SECONDS | sleep SECONDS | hold MIB SECONDS | effective-uid",
+            "usage: cat PATH [SECONDS] | streams | orphan SECONDS | sleep SECONDS | hold MIB \
+             SECONDS | effective-uid",
         )),
     }
 }

@@ -193,7 +193,8 @@ fn misbehaving_clients_fail_alone() -> Result<()> {
     let container = start(&containerd)?;
     let port = container.port();
     beside_good_ones(port, "bad clients", || {
-        let both = b"POST /probe HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+        let both = b"POST /probe HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\
+            transfer-encoding: chunked\r\n\r\n0\r\n\r\n";
         let answer = raw(port, both)?;
         assert!(
             answer.starts_with("HTTP/1.1 400 "),

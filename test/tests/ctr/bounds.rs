@@ -257,7 +257,8 @@ fn attack_all(
         let mut good = watched(&|| attack(target));
         let (p99, answered) = (good.p99(), good.times.len());
         println!(
-            "{mebibytes:>4} MiB  {name:<42} p99 {alone:>6.1} -> {p99:>7.1} ms, {answered:>3} answered, {:>3} refused, {before:>3} -> {:>3} MiB",
+            "{mebibytes:>4} MiB  {name:<42} p99 {alone:>6.1} -> {p99:>7.1} ms, {answered:>3} \
+             answered, {:>3} refused, {before:>3} -> {:>3} MiB",
             good.refused, good.held
         );
         ensure!(

@@ -78,7 +78,8 @@ impl fmt::Display for Census {
         } = self;
         write!(
             f,
-            "{processes} processes, {mounts} mounts, {groups} cgroups, {files} files, {zombies} zombies; "
+            "{processes} processes, {mounts} mounts, {groups} cgroups, {files} files, {zombies} \
+             zombies; "
         )?;
         for (name, held) in [("shim", shim), ("containerd", containerd)] {
             write!(

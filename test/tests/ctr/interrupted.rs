@@ -122,7 +122,8 @@ fn shim_killed_during_create_leaves_nothing() -> Result<()> {
     let image = image(&containerd)?;
     // An OCI runtime that makes the container and then does not come to an end.
     let runc = containerd.directory().join("slow-runc");
-    let script = "#!/bin/sh\ncase \" $* \" in *' create '*) runc \"$@\"; exec sleep 600;; *) exec runc \"$@\";; esac\n";
+    let script = "#!/bin/sh\ncase \" $* \" in *' create '*) runc \"$@\"; exec sleep 600;; *) exec \
+        runc \"$@\";; esac\n";
     fs::write(&runc, script)?;
     fs::set_permissions(&runc, fs::Permissions::from_mode(0o755))?;
     let options = containerd.directory().join("options.toml");

@@ -56,7 +56,10 @@ fn leaves_nothing_when_deleted(version: Version) -> Result<()> {
     Ok(())
 }
 
-on_containerd![a_deleted_container_leaves_nothing = leaves_nothing_when_deleted: V1_6 V1_7 V2_1 V2_3 V2_4];
+on_containerd![
+    a_deleted_container_leaves_nothing = leaves_nothing_when_deleted:
+    V1_6 V1_7 V2_1 V2_3 V2_4
+];
 
 #[test]
 fn a_detached_container_leaves_nothing() -> Result<()> {
@@ -93,7 +96,10 @@ fn leaves_nothing_when_the_shim_is_killed(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-on_containerd![a_killed_shim_leaves_nothing = leaves_nothing_when_the_shim_is_killed: V1_6 V2_1 V2_3 V2_4];
+on_containerd![
+    a_killed_shim_leaves_nothing = leaves_nothing_when_the_shim_is_killed:
+    V1_6 V2_1 V2_3 V2_4
+];
 
 #[test]
 fn failed_create_reports_its_cause_and_leaves_nothing() -> Result<()> {

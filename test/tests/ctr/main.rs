@@ -1,5 +1,5 @@
-//! Containers under the real containerd, by `ctr`. `make test` runs them on Debian's versions, `make
-//! test-clients` on those too that are built from their Go modules.
+//! Containers under the real containerd, by `ctr`. `make test` runs them on Debian's versions,
+//! `make test-clients` on those too that are built from their Go modules.
 
 /// Tests of a scenario, one for each version of containerd.
 macro_rules! on_containerd {

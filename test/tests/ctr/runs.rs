@@ -71,7 +71,10 @@ fn imported_plainly(version: Version) -> Result<()> {
     containerd.expect_nothing_left()
 }
 
-on_containerd![an_image_for_everywhere_needs_no_platform = imported_plainly: V1_6 V1_7 V2_1 V2_3 V2_4];
+on_containerd![
+    an_image_for_everywhere_needs_no_platform = imported_plainly:
+    V1_6 V1_7 V2_1 V2_3 V2_4
+];
 
 #[test]
 fn entry_point_may_be_root_directory_or_absent() -> Result<()> {

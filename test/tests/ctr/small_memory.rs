@@ -1,5 +1,5 @@
-//! Containers whose memory is too little to compile their own workers, while the host cannot compile
-//! them either: they serve what they have, and are never killed for a lack of memory.
+//! Containers whose memory is too little to compile their own workers, while the host cannot
+//! compile them either: they serve what they have, and are never killed for a lack of memory.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Key/value stores of containers: a file on a volume, beside `wws kv` by exec, and a Redis that two
-//! containers share.
+//! Key/value stores of containers: a file on a volume, beside `wws kv` by exec, and a Redis that
+//! two containers share.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -149,7 +149,8 @@ fn files_that_a_worker_stores_are_not_served_after_a_restart() -> Result<()> {
     assert_eq!(second.get("/fixed/worker?var=PATH")?.status, 500);
     for told in [
         "data: it holds data: [[folders]] of probe.wasm names it",
-        "uploads: it holds data: it is a mount that can be written to; uploads/upload.wasm is not served",
+        "uploads: it holds data: it is a mount that can be written to; uploads/upload.wasm is not \
+         served",
     ] {
         second.wait_for_log(told)?;
     }

@@ -39,7 +39,8 @@ pub(super) fn reports_the_health_of_a_container(docker: &mut Docker) -> Result<(
         ("ill", "/probe?read=/nothing", "unhealthy"),
     ] {
         let check = format!(
-            "HEALTHCHECK --interval=1s --retries=2 CMD [\"wws\", \"health\", \"--request={request}\"]"
+            "HEALTHCHECK --interval=1s --retries=2 CMD [\"wws\", \"health\", \
+             \"--request={request}\"]"
         );
         let context = context(&directory.join(name), &check)?;
         let mut build = vec!["buildx", "build", "--platform", "wasi/wasm"];

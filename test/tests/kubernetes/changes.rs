@@ -45,7 +45,10 @@ pub(crate) fn a_rolling_update_fails_no_request(cluster: &Cluster) -> Result<()>
     }))?;
     cluster.apply(&json!({
         "apiVersion": "v1", "kind": "Service", "metadata": { "name": "rolled" },
-        "spec": { "selector": { "app": "rolled" }, "ports": [{ "port": 80, "targetPort": "http" }] },
+        "spec": {
+            "selector": { "app": "rolled" },
+            "ports": [{ "port": 80, "targetPort": "http" }],
+        },
     }))?;
     cluster.wait_rolled_out("rolled")?;
     let service: Ipv4Addr = cluster
@@ -102,8 +105,9 @@ fn ask_anew(service: Ipv4Addr, stop: &AtomicBool) -> Result<usize> {
     Ok(answered)
 }
 
-/// The same by a connection that is kept until the server closes it. A kept connection may be closed
-/// while a request is on its way: then it is sent once more by a new one (RFC 9112, section 9.3.1).
+/// The same by a connection that is kept until the server closes it. A kept connection may be
+/// closed while a request is on its way: then it is sent once more by a new one (RFC 9112, section
+/// 9.3.1).
 fn ask_on(service: Ipv4Addr, stop: &AtomicBool) -> Result<usize> {
     let mut answered = 0;
     let mut connection = None;

@@ -26,7 +26,9 @@ pub(crate) fn the_example_is_deployed_as_documented(cluster: &Cluster) -> Result
         "containers": [{
             "name": "workers",
             "env": [{ "name": "WWS_RESOLVE", "value": outside.resolve() }],
-            "volumeMounts": [{ "name": "authority", "mountPath": CERTIFICATES, "subPath": "authority.pem" }],
+            "volumeMounts": [
+                { "name": "authority", "mountPath": CERTIFICATES, "subPath": "authority.pem" },
+            ],
         }],
         "volumes": [{ "name": "authority", "configMap": { "name": "authority" } }],
     } } } });

@@ -26,16 +26,30 @@ pub(crate) fn configuration_and_secrets_reach_workers(cluster: &Cluster) -> Resu
         &image,
         json!({
             "env": [
-                { "name": "TOKEN", "valueFrom": { "secretKeyRef": { "name": "secrets", "key": "token" } } },
-                { "name": "VERSION", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
+                {
+                    "name": "TOKEN",
+                    "valueFrom": { "secretKeyRef": { "name": "secrets", "key": "token" } },
+                },
+                {
+                    "name": "VERSION",
+                    "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } },
+                },
             ],
             "securityContext": {
                 "readOnlyRootFilesystem": true, "runAsNonRoot": true, "runAsUser": 65532,
                 "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] },
                 "seccompProfile": { "type": "RuntimeDefault" },
             },
-            "livenessProbe": { "exec": { "command": ["wws", "health"] }, "periodSeconds": 5, "timeoutSeconds": 30 },
-            "readinessProbe": { "httpGet": { "path": "/probe?var=TOKEN", "port": PORT }, "periodSeconds": 1, "timeoutSeconds": 30 },
+            "livenessProbe": {
+                "exec": { "command": ["wws", "health"] },
+                "periodSeconds": 5,
+                "timeoutSeconds": 30,
+            },
+            "readinessProbe": {
+                "httpGet": { "path": "/probe?var=TOKEN", "port": PORT },
+                "periodSeconds": 1,
+                "timeoutSeconds": 30,
+            },
             "volumeMounts": [
                 { "name": "settings", "mountPath": "/config" },
                 { "name": "secrets", "mountPath": "/secret" },
@@ -119,11 +133,19 @@ pub(crate) fn runs_beside_init_sidecar_native_and_debug_containers(
     };
     let side_car = json!({
         "restartPolicy": "Always", "env": on(3001), "ports": [],
-        "startupProbe": { "tcpSocket": { "port": 3001 }, "periodSeconds": 1, "failureThreshold": 300 },
+        "startupProbe": {
+            "tcpSocket": { "port": 3001 },
+            "periodSeconds": 1,
+            "failureThreshold": 300,
+        },
     });
     let second = json!({
         "env": on(3002), "ports": [],
-        "startupProbe": { "tcpSocket": { "port": 3002 }, "periodSeconds": 1, "failureThreshold": 300 },
+        "startupProbe": {
+            "tcpSocket": { "port": 3002 },
+            "periodSeconds": 1,
+            "failureThreshold": 300,
+        },
     });
     let containers = json!([
         container("workers", &image, data.clone()),
@@ -137,7 +159,8 @@ pub(crate) fn runs_beside_init_sidecar_native_and_debug_containers(
     ]);
     let more = json!({
         "initContainers": [
-            native("init", &shell, &sh("echo -n from init > /data/init.txt; /bin/busybox chmod 666 /data/init.txt"), data),
+            native("init", &shell, &sh("echo -n from init > /data/init.txt; /bin/busybox chmod 666 \
+                /data/init.txt"), data),
             container("side-car", &image, side_car),
         ],
         "volumes": [{ "name": "data", "emptyDir": {} }],

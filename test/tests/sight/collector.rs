@@ -68,7 +68,8 @@ impl Collector {
         let directory = tempfile::tempdir()?;
         let port = port::free()?;
         let config = format!(
-            "receivers: {{ otlp: {{ protocols: {{ http: {{ endpoint: '127.0.0.1:{port}' }} }} }} }}\n\
+            "receivers: {{ otlp: {{ protocols: {{ http: {{ endpoint: '127.0.0.1:{port}' }} }} }} \
+             }}\n\
              exporters: {{ lines: {{}} }}\n\
              service:\n\
              \x20 telemetry: {{ metrics: {{ level: none }} }}\n\

@@ -17,7 +17,8 @@ const SECRET: &str = "secret-of-the-panel";
 const WORKER: &str = "export default {
     async fetch(request) {
         console.log('a line of the worker');
-        console.error('an error of the worker, with a text that is so long that it does not fit into one line of a phone');
+        console.error('an error of the worker, with a text that is so long that it does not fit \
+        into one line of a phone');
         return new Response('hello');
     },
 };";
@@ -139,7 +140,8 @@ fn views() -> impl Iterator<Item = (u32, &'static str)> {
 #[ignore = "make test-sight"]
 fn workers_store_and_log_are_shown_on_every_screen() -> Result<()> {
     let toml = "name = \"greeter\"\n[vars]\nTOKEN = \"$SECRET_OF_TEST\"\nPLAIN = \"as written\"\n\
-                [features.http_requests]\nallowed_hosts = [\"api.example.com\", \"a-very-long-name.of-a-host.that-is-allowed.example.org\"]\n";
+                [features.http_requests]\nallowed_hosts = [\"api.example.com\", \
+                \"a-very-long-name.of-a-host.that-is-allowed.example.org\"]\n";
     let keeps = "[data.kv]\nnamespace = \"visits\"\n";
     let (keeping, trapping) = (prints(KEPT)?, wat::parse_str(TRAPS)?);
     let long = "a/route/with/many/parts/[and]/parameters/[that]/does-not-fit/into-a-phone.wasm";
@@ -173,7 +175,10 @@ fn workers_store_and_log_are_shown_on_every_screen() -> Result<()> {
     browser.wait("document.body.innerText.includes('<img src=x')")?;
     browser.wait("document.getElementById('keys').innerText.includes('<b>bold</b>')")?;
     browser.wait("document.getElementById('keys').innerText.includes('visits')")?;
-    browser.evaluate("[...document.querySelectorAll('button.route')].find(b => b.textContent === '/hello').click()")?;
+    browser.evaluate(
+        "[...document.querySelectorAll('button.route')].find(b => b.textContent === \
+        '/hello').click()",
+    )?;
     browser.wait(
         "document.querySelector('#detail .log')?.innerText.includes('an error of the worker')",
     )?;

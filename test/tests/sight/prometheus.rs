@@ -1,4 +1,5 @@
-//! A Prometheus scrapes the admin address, and knows every metric that docs, rules and dashboard name.
+//! A Prometheus scrapes the admin address, and knows every metric that docs, rules and dashboard
+//! name.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

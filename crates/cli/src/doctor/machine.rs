@@ -66,7 +66,8 @@ pub(super) fn cgroups(host: &Host) -> Finding {
                 Finding::note(
                     format!("v2, without {missing}"),
                     format!(
-                        "limits of containers for {missing} have no effect; see cgroup_disable= and cgroup_enable= of the kernel"
+                        "limits of containers for {missing} have no effect; see cgroup_disable= \
+                         and cgroup_enable= of the kernel"
                     ),
                 )
             }

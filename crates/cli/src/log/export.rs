@@ -137,7 +137,11 @@ mod tests {
         let records = exported(&telemetry, || {
             let trace_id = Some(display(context.trace_hex()));
             let span_id = Some(display(context.span_hex()));
-            tracing::warn!(target: "guest", worker = "a", request_id = "1", trace_id, span_id, n = 7, "{} words", 2);
+            tracing::warn!(
+                target: "guest",
+                worker = "a", request_id = "1", trace_id, span_id, n = 7,
+                "{} words", 2
+            );
             tracing::error!("of the server");
         });
         let [guest, server] = <[LogRecord; 2]>::try_from(records).unwrap();

@@ -86,7 +86,11 @@ impl Suppressed {
     /// Logs how many lines were suppressed.
     pub(crate) fn log(&self) {
         let worker = (!self.worker.is_empty()).then_some(self.worker.as_str());
-        tracing::warn!(target: TARGET, of_level = %self.level, worker, suppressed = self.count, "{self}");
+        tracing::warn!(
+            target: TARGET,
+            of_level = %self.level, worker, suppressed = self.count,
+            "{self}"
+        );
     }
 }
 

@@ -199,7 +199,8 @@ fn dropped_line(count: u64, style: LogStyle) -> String {
     let time = now();
     if is_json(style) {
         format!(
-            "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{count} lines dropped: the log's reader is too slow\",\"dropped\":{count},\"target\":\"wws\"}}\n"
+            "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{count} lines dropped: \
+             the log's reader is too slow\",\"dropped\":{count},\"target\":\"wws\"}}\n"
         )
     } else {
         format!("{time}  WARN wws: {count} lines dropped: the log's reader is too slow\n")

@@ -98,7 +98,8 @@ fn one_trace_leads_from_the_client_through_two_servers() {
     let front = Site::new(&[("front.wasm", fetches(&url))]);
     front.file(
         "front.toml",
-        "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"127.0.0.1\"]\nallow_http = true\n",
+        "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"127.0.0.1\"]\n\
+         allow_http = true\n",
     );
     let front = front
         .export_to(&collector)

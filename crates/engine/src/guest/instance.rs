@@ -105,7 +105,8 @@ pub(crate) fn check_minimum_memory(
     }
     if minimum > engine.memory() {
         return Err(LoadError::limit(format!(
-            "the {what} starts with {minimum} bytes of memory, all guests together may use {} (`server.memory`)",
+            "the {what} starts with {minimum} bytes of memory, all guests together may use {} \
+             (`server.memory`)",
             engine.memory()
         )));
     }

@@ -466,7 +466,8 @@ mod tests {
     fn encodes_request_namespace_and_parameters() {
         assert_eq!(
             call(b"hi \xc3\xa9", &[("accept", b"*/*")]),
-            serde_json::json!({"url": "http://a.example/x?y=1", "method": "POST", "headers": {"accept": "*/*"}, "body": "hi é",
+            serde_json::json!({"url": "http://a.example/x?y=1", "method": "POST",
+                "headers": {"accept": "*/*"}, "body": "hi é",
                 "kv": {"k": "v"}, "params": {"id": "7"}})
         );
     }

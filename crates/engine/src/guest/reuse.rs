@@ -125,8 +125,8 @@ impl<I: Send + 'static> ReusePool<I> {
         (waited < self.idle_time).then_some((last.instance, waited))
     }
 
-    /// Keeps an instance that has answered a request, unless that was its last one, or its memory is
-    /// needed for others.
+    /// Keeps an instance that has answered a request, unless that was its last one, or its memory
+    /// is needed for others.
     fn put(self: &Arc<Self>, mut instance: ReusedInstance<I>) {
         instance.answered += 1;
         if instance.answered >= self.requests || !self.engine.has_room_to_prestart() {

@@ -53,8 +53,8 @@ impl KvHandle {
         self.noted(self.store.increment(&self.namespace, key, delta).await)
     }
 
-    /// Sets the value of a key if it still is `expected`. Returns whether it was, and the value that
-    /// the key has now.
+    /// Sets the value of a key if it still is `expected`. Returns whether it was, and the value
+    /// that the key has now.
     ///
     /// # Errors
     /// The store failed.

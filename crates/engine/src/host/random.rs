@@ -8,7 +8,8 @@ use std::cell::RefCell;
 const STOCK: usize = 512;
 
 thread_local! {
-    static LEFT: RefCell<RandomStock> = const { RefCell::new(RandomStock { bytes: [0; STOCK], left: 0 }) };
+    static LEFT: RefCell<RandomStock> =
+        const { RefCell::new(RandomStock { bytes: [0; STOCK], left: 0 }) };
 }
 
 /// Random bytes, of which the first `left` were not given out yet.

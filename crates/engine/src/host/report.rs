@@ -38,7 +38,8 @@ impl CallTrace {
 }
 
 /// What vendors added to a trace. As clients choose it, and it is sent with each outgoing request,
-/// what is longer than the standard requires to be passed on is left out (W3C Trace Context 3.3.1.5).
+/// what is longer than the standard requires to be passed on is left out (W3C Trace Context
+/// 3.3.1.5).
 fn trace_state(headers: &HeaderMap) -> Option<HeaderValue> {
     const MAX_LENGTH: usize = 512;
     const MAX_MEMBERS: usize = 32;

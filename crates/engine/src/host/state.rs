@@ -189,6 +189,9 @@ impl MemoryCharge for Charge {
     }
 }
 
+/// The result of an outgoing request.
+type HttpResult<T> = Result<T, HttpFailure>;
+
 impl HttpFailure {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
@@ -456,8 +459,8 @@ impl Host {
         sender.send(response).is_ok().then_some(guest)
     }
 
-    /// The two ends of a new socket: for the guest, and for a connection. What waits between them is
-    /// charged to `limits.buffers`.
+    /// The two ends of a new socket: for the guest, and for a connection. What waits between them
+    /// is charged to `limits.buffers`.
     pub fn socket_ends(&mut self) -> (End, End) {
         let limit = self.limits().stream.socket.queue;
         let buffers = self.quota.buffers();
@@ -517,10 +520,7 @@ impl Host {
     pub fn send_http(
         &mut self,
         request: Request<Bytes>,
-    ) -> Result<
-        impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<>,
-        HttpFailure,
-    > {
+    ) -> HttpResult<impl Future<Output = HttpResult<Response<Bytes>>> + Send + use<>> {
         self.may_send_http()?;
         Ok(self.send_allowed_http(request))
     }
@@ -533,9 +533,8 @@ impl Host {
     pub fn stream_http(
         &mut self,
         mut request: Request<RequestBody>,
-    ) -> Result<
-        impl Future<Output = Result<Response<wws_outbound::ResponseBody>, HttpFailure>> + Send + use<>,
-        HttpFailure,
+    ) -> HttpResult<
+        impl Future<Output = HttpResult<Response<wws_outbound::ResponseBody>>> + Send + use<>,
     > {
         self.may_send_http()?;
         let (grants, trace) = (self.grants.clone(), self.trace.clone());
@@ -570,8 +569,7 @@ impl Host {
         &mut self,
         mut request: Request<()>,
         protocols: Vec<String>,
-    ) -> Result<impl Future<Output = Result<(String, End), HttpFailure>> + Send + use<>, HttpFailure>
-    {
+    ) -> HttpResult<impl Future<Output = HttpResult<(String, End)>> + Send + use<>> {
         self.may_send_http()?;
         let (grants, trace) = (self.grants.clone(), self.trace.clone());
         let limits = self.limits().stream.socket.clone();
@@ -597,7 +595,7 @@ impl Host {
     }
 
     /// Counts a request, if the guest may send it. Call this before anything of it is copied.
-    pub(crate) fn may_send_http(&mut self) -> Result<(), HttpFailure> {
+    pub(crate) fn may_send_http(&mut self) -> HttpResult<()> {
         if self.grants.http.is_none() {
             return Err(HttpFailure::new(
                 ErrorKind::NotAllowed,
@@ -625,7 +623,7 @@ impl Host {
     pub(crate) fn send_allowed_http(
         &mut self,
         mut request: Request<Bytes>,
-    ) -> impl Future<Output = Result<Response<Bytes>, HttpFailure>> + Send + use<> {
+    ) -> impl Future<Output = HttpResult<Response<Bytes>>> + Send + use<> {
         let (grants, trace) = (self.grants.clone(), self.trace.clone());
         let charge = Box::new(self.quota.buffers().nothing());
         async move {

@@ -100,7 +100,8 @@ impl InstanceState {
         let bytes = memory.len() as u64;
         if bytes > memory_limit {
             return Err(LoadError::limit(format!(
-                "it has {bytes} bytes of memory once it is loaded, `limits.memory` allows {memory_limit}"
+                "it has {bytes} bytes of memory once it is loaded, `limits.memory` allows \
+                 {memory_limit}"
             )));
         }
         let image = MemoryImage::new(0, memory)

@@ -222,8 +222,8 @@ unsafe impl Sync for SealedFile {}
 impl SealedFile {
     /// Seals a memfd of `len` bytes, which are whole pages, and maps it.
     pub(crate) fn new(file: OwnedFd, len: usize) -> io::Result<Self> {
-        // `FUTURE_WRITE`, as nothing has the new file mapped: `WRITE` would fail with EBUSY while the
-        // kernel holds one of its pages for a moment, which it does where memory is short.
+        // `FUTURE_WRITE`, as nothing has the new file mapped: `WRITE` would fail with EBUSY while
+        // the kernel holds one of its pages for a moment, which it does where memory is short.
         rustix::fs::fcntl_add_seals(
             &file,
             SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE,

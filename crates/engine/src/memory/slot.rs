@@ -229,7 +229,8 @@ mod tests {
             // The kernel reports it without a signal: it cannot read from there.
             let (_reader, writer) = rustix::pipe::pipe().unwrap();
             let beyond = slot.base().wrapping_add(memory.len());
-            // SAFETY: `write` asks for a pointer that is only passed to the kernel, which checks it.
+            // SAFETY: `write` asks for a pointer that is only passed to the kernel, which checks
+            // it.
             let written = unsafe { libc::write(writer.as_raw_fd(), beyond.cast(), page_size()) };
             assert_eq!(written, -1);
             let error = io::Error::last_os_error();

@@ -194,8 +194,9 @@ fn world(wasm: &[u8]) -> Result<World, LoadError> {
         exports => format!("it exports {}", list(exports)),
     };
     Err(LoadError::unsupported(format!(
-        "a component of another kind: {found}; a worker exports `wasi:http/incoming-handler@0.2.x`, \
-         `wasi:http/handler@0.3.x`, or `wasi:cli/run@0.2.x` (a program that prints a response)"
+        "a component of another kind: {found}; a worker exports \
+         `wasi:http/incoming-handler@0.2.x`, `wasi:http/handler@0.3.x`, or `wasi:cli/run@0.2.x` (a \
+         program that prints a response)"
     )))
 }
 

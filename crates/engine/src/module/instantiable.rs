@@ -22,7 +22,8 @@ pub(crate) fn check_tables(
     }
     match needed.max_initial_table_size {
         Some(elements) if elements > u64::from(table_elements) => Err(LoadError::limit(format!(
-            "it starts with a table of {elements} elements, `limits.table_elements` allows {table_elements}"
+            "it starts with a table of {elements} elements, `limits.table_elements` allows \
+             {table_elements}"
         ))),
         _ => Ok(()),
     }
@@ -68,7 +69,8 @@ pub(crate) fn check_segments(wasm: &[u8]) -> Result<(), LoadError> {
                         && at + segment.data.len() as u64 > *size
                     {
                         return Err(LoadError::unsupported(format!(
-                            "its data segment {index} of {} bytes at {at} is outside of its memory of {size} bytes",
+                            "its data segment {index} of {} bytes at {at} is outside of its memory \
+                             of {size} bytes",
                             segment.data.len()
                         )));
                     }
@@ -99,7 +101,8 @@ pub(crate) fn check_segments(wasm: &[u8]) -> Result<(), LoadError> {
             && end > *size
         {
             return Err(LoadError::unsupported(format!(
-                "its element segment {index}, which ends at {end}, is outside of its table of {size} elements"
+                "its element segment {index}, which ends at {end}, is outside of its table of \
+                 {size} elements"
             )));
         }
     }

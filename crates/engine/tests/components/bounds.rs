@@ -541,7 +541,8 @@ fn in_directory(body: &str) -> String {
 }
 
 /// Opens "file" for reading and writing, and creates it; the result is placed at 0.
-const OPEN: &str = "(call $open-at (local.get $h) (i32.const 0) (i32.const 1024) (i32.const 4) (i32.const 1) (i32.const 3) (i32.const 0))";
+const OPEN: &str = "(call $open-at (local.get $h) (i32.const 0) (i32.const 1024) (i32.const 4) \
+    (i32.const 1) (i32.const 3) (i32.const 0))";
 
 fn spec_in(directory: &std::path::Path) -> GuestSpec {
     GuestSpec {
@@ -760,7 +761,8 @@ async fn attacks_leave_no_charge_behind() {
         &[],
         1,
         "",
-        "(loop $ever (br_if $ever (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
+        "(loop $ever (br_if $ever (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) \
+         unreachable",
     )
     .replace("(import \"libc\" \"memory\" (memory 0))", "(memory 1)");
     let engine = engine();

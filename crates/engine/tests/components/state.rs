@@ -71,8 +71,8 @@ fn imports(second: bool) -> String {
     )
 }
 
-/// Keys and values: "default" at 1024, "name" at 1031, "value" at 1035, "other" at 1040, a byte that
-/// is no text at 1045.
+/// Keys and values: "default" at 1024, "name" at 1031, "value" at 1035, "other" at 1040, a byte
+/// that is no text at 1045.
 const DATA: &str = "defaultnamevalueother\\ff";
 
 const OPEN: HostFunction = HostFunction {

@@ -1,5 +1,5 @@
-//! A registry on loopback that takes and gives images, as the OCI distribution specification has it: it
-//! checks digests, and takes a manifest only after everything that it names.
+//! A registry on loopback that takes and gives images, as the OCI distribution specification has
+//! it: it checks digests, and takes a manifest only after everything that it names.
 
 #![allow(clippy::unwrap_used, dead_code)]
 

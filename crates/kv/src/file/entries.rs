@@ -56,8 +56,8 @@ impl FileEntries {
         names.map_err(failed)
     }
 
-    /// Passes on the entries of one moment, in the order of their namespaces and keys, until `found`
-    /// returns an error. Blocks the thread.
+    /// Passes on the entries of one moment, in the order of their namespaces and keys, until
+    /// `found` returns an error. Blocks the thread.
     ///
     /// # Errors
     /// The file cannot be read, or `found` failed.

@@ -84,8 +84,8 @@ pub(crate) fn record_files_in(directory: &Path) {
     RECORDED.lock().unwrap().push(directory.to_owned());
     static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED.get_or_init(|| {
-        // SAFETY: the usual VFS lives as long as the process, and so does its copy, which is leaked.
-        // Its other functions take any VFS with the same fields.
+        // SAFETY: the usual VFS lives as long as the process, and so does its copy, which is
+        // leaked. Its other functions take any VFS with the same fields.
         unsafe {
             let usual = sqlite3_vfs_find(std::ptr::null());
             REAL.set(Real(usual)).ok().unwrap();

@@ -109,7 +109,8 @@ pub(super) async fn scrypt(
     let work = memory.saturating_mul(u64::from(line.p));
     if !line.n.is_power_of_two() || memory > MAX_SCRYPT_MEMORY || work > MAX_SCRYPT_WORK {
         return Ok(Err(invalid(format!(
-            "scrypt may use {MAX_SCRYPT_MEMORY} bytes of memory (128 n r), and {MAX_SCRYPT_WORK} times p"
+            "scrypt may use {MAX_SCRYPT_MEMORY} bytes of memory (128 n r), and {MAX_SCRYPT_WORK} \
+             times p"
         ))));
     }
     let log_n = u8::try_from(line.n.trailing_zeros()).unwrap_or(u8::MAX);

@@ -247,7 +247,8 @@ mod tests {
             serde_json::from_slice(&line).unwrap()
         };
         let mut expected = serde_json::json!({
-            "status": 200, "url": "http://b.example/end", "redirected": true, "headers": [], "body": 2,
+            "status": 200, "url": "http://b.example/end", "redirected": true, "headers": [],
+            "body": 2,
         });
         assert_eq!(line(None), expected);
         expected["stream"] = 7.into();

@@ -11,11 +11,13 @@ pub(super) const STREAMS: &str = include_str!(concat!(
 
 macro_rules! kit {
     ($($file:literal)*) => {
-        concat!("(function (wws) {\n", $(include_str!(concat!("../../../../kits/js/src/", $file, ".js")), "\n",)* "})")
+        concat!("(function (wws) \
+            {\n", $(include_str!(concat!("../../../../kits/js/src/", $file, ".js")), "\n",)* "})")
     };
 }
 
 /// The kit: a function of the object that its parts share.
 pub(super) const KIT: &str = kit!(
-    "base" "url" "events" "encoding" "headers" "blob" "console" "sockets" "body" "fetch" "clone" "performance" "crypto" "cache" "files" "main"
+    "base" "url" "events" "encoding" "headers" "blob" "console" "sockets" "body" "fetch"
+    "clone" "performance" "crypto" "cache" "files" "main"
 );

@@ -193,7 +193,10 @@ mod tests {
         #[test]
         fn what_is_written_is_found(
             lines in proptest::collection::vec(
-                proptest::collection::vec((0i64..1 << 28, 0i64..3, 0i64..1 << 28, 0i64..1 << 28, proptest::bool::ANY), 0..5),
+                proptest::collection::vec(
+                    (0i64..1 << 28, 0i64..3, 0i64..1 << 28, 0i64..1 << 28, proptest::bool::ANY),
+                    0..5,
+                ),
                 0..5,
             ),
         ) {
@@ -203,7 +206,9 @@ mod tests {
                 text.push_str(if index == 0 { "" } else { ";" });
                 for (place, (column, source, row, at, named)) in line.iter().enumerate() {
                     text.push_str(if place == 0 { "" } else { "," });
-                    for number in [column - column_before, source - before.0, row - before.1, at - before.2] {
+                    let numbers =
+                        [column - column_before, source - before.0, row - before.1, at - before.2];
+                    for number in numbers {
                         encode(number, &mut text);
                     }
                     text.push_str(if *named { "C" } else { "" });
@@ -215,7 +220,8 @@ mod tests {
             let map = Mappings::read(json.as_bytes()).unwrap();
             for (index, line) in lines.iter().enumerate() {
                 for (column, ..) in line {
-                    let (_, source, row, at, _) = *line.iter().rfind(|other| other.0 == *column).unwrap();
+                    let last = line.iter().rfind(|other| other.0 == *column);
+                    let (_, source, row, at, _) = *last.unwrap();
                     let source = ["a", "b", ""][usize::try_from(source).unwrap()];
                     let number = |number| u32::try_from(number).unwrap();
                     let found = map.find(number(index as i64), number(*column));
@@ -225,7 +231,11 @@ mod tests {
         }
 
         #[test]
-        fn any_mappings_are_read_or_refused(text in "[A-Da-f+/9;,!g]{0,40}", line in 0u32..4, column in 0u32..50) {
+        fn reads_or_rejects_any_mappings(
+            text in "[A-Da-f+/9;,!g]{0,40}",
+            line in 0u32..4,
+            column in 0u32..50,
+        ) {
             let json = format!(r#"{{"sources":["a"],"mappings":"{text}"}}"#);
             if let Some(map) = Mappings::read(json.as_bytes()) {
                 let _ = map.find(line, column);

@@ -64,7 +64,8 @@ fn resolve(state: &CallState, base: &str, name: &str) -> Result<String, ProgramF
         _ if name.starts_with('/') => name.to_owned(),
         _ => {
             return failed(format!(
-                "{base} imports '{name}': only files ('./{name}') and node:fs/promises can be imported; bundle packages into the worker"
+                "{base} imports '{name}': only files ('./{name}') and node:fs/promises can be \
+                 imported; bundle packages into the worker"
             ));
         }
     };

@@ -189,22 +189,29 @@ mod tests {
     fn reads_parts_by_their_grammar() {
         for (body, parts) in [
             (
-                "--BB\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=test\r\n\r\nabc\r\n--BB--\r\n",
+                "--BB\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                 Content-Disposition: form-data; name=test\r\n\r\nabc\r\n--BB--\r\n",
                 vec![["test", "-", "text/plain; charset=utf-8", "abc"]],
             ),
             (
-                "--BB\r\nContent-Type: image/png; name=\"photo.png\"\r\nContent-Disposition: form-data; name=\"file\"; filename=\"p.png\"\r\n\r\n1\r\n--BB--",
+                "--BB\r\nContent-Type: image/png; name=\"photo.png\"\r\n\
+                 Content-Disposition: form-data; name=\"file\"; filename=\"p.png\"\r\n\r\n1\r\n\
+                 --BB--",
                 vec![["file", "p.png", "image/png; name=\"photo.png\"", "1"]],
             ),
             (
-                "before\r\n--BB  \r\ncontent-disposition:form-data;filename=\"\"; name=\"a;b=%22%0D%0A\"\r\n\r\n\r\n--BB\r\ncontent-disposition: form-data; name=\"x\"; filename*=UTF-8''%e2%82%ac.txt\r\n\r\n\r\n--BBB\r\n--BB--after",
+                "before\r\n--BB  \r\ncontent-disposition:form-data;filename=\"\"; \
+                 name=\"a;b=%22%0D%0A\"\r\n\r\n\r\n--BB\r\n\
+                 content-disposition: form-data; name=\"x\"; filename*=UTF-8''%e2%82%ac.txt\r\n\r\n\
+                 \r\n--BBB\r\n--BB--after",
                 vec![
                     ["a;b=\"\r\n", "", "-", ""],
                     ["x", "€.txt", "-", "\r\n--BBB"],
                 ],
             ),
             (
-                "--BB\r\nContent-Disposition: form-data; name=\"a\\\"b\"; filename=\"C:\\x\\\"\r\n\r\ny\r\n--BB--",
+                "--BB\r\nContent-Disposition: form-data; name=\"a\\\"b\"; filename=\"C:\\x\\\"\r\n\
+                 \r\ny\r\n--BB--",
                 vec![["a\"b", "C:\\x\\", "-", "y"]],
             ),
             ("--BB--", vec![]),
@@ -252,7 +259,8 @@ mod tests {
 
     #[test]
     fn no_body_makes_it_panic() {
-        let full = "--BB\r\nContent-Disposition: form-data; name=\"a\"; filename*=x'y'%z\r\nContent-Type: t\r\n\r\nabc\r\n--BB--";
+        let full = "--BB\r\nContent-Disposition: form-data; name=\"a\"; filename*=x'y'%z\r\n\
+            Content-Type: t\r\n\r\nabc\r\n--BB--";
         for end in 0..full.len() {
             let _ = parse(&full.as_bytes()[..end], "BB");
             for byte in [0, b'"', b'\r', b'\n', b'-', b';', b'=', 0xff] {

@@ -157,8 +157,12 @@ mod tests {
         let root = std::fs::File::open(dir.path()).unwrap();
         let maps = SourceMaps::new(Directories::new(vec![(root.into(), "/".into())]));
         assert_eq!(
-            maps.apply("Error: a (b)\n    at f (api/a.js:2:3)\n    at api/a.js:2:9\n    at g (plain.js:1:1)\n    at h (native)"),
-            "Error: a (b)\n    at f (src/a.ts:5:1)\n    at src/a.ts:5:1\n    at g (plain.js:1:1)\n    at h (native)"
+            maps.apply(
+                "Error: a (b)\n    at f (api/a.js:2:3)\n    at api/a.js:2:9\n    at g \
+                (plain.js:1:1)\n    at h (native)"
+            ),
+            "Error: a (b)\n    at f (src/a.ts:5:1)\n    at src/a.ts:5:1\n    at g \
+             (plain.js:1:1)\n    at h (native)"
         );
     }
 

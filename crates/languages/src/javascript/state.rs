@@ -97,7 +97,8 @@ pub(super) struct CallState {
     pub(super) incoming: HashMap<u64, Incoming>,
     /// Bodies that the worker sends piece by piece; the response's has the number 0.
     pub(super) outgoing: HashMap<u64, Arc<BodySender>>,
-    /// The worker's ends of sockets, by the kit's numbers; the one of the response has the number 0.
+    /// The worker's ends of sockets, by the kit's numbers; the one of the response has the number
+    /// 0.
     pub(super) sockets: HashMap<u64, SocketSlot>,
     pub(super) pending: FuturesUnordered<BoxFuture<'static, FinishedOperation>>,
     /// Operations that ended while others were started.

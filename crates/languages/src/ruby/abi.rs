@@ -12,7 +12,8 @@ const INITIALIZE: &str = "_initialize";
 const REALLOC: &str = "cabi_realloc";
 const INIT: &str = "ruby-init: func(args: list<string>) -> ()";
 const EVAL: &str = "rb-eval-string-protect: func(str: string) -> tuple<handle<rb-abi-value>, s32>";
-const CALL: &str = "rb-funcallv-protect: func(recv: handle<rb-abi-value>, mid: u32, args: list<handle<rb-abi-value>>) -> tuple<handle<rb-abi-value>, s32>";
+const CALL: &str = "rb-funcallv-protect: func(recv: handle<rb-abi-value>, mid: u32, args: \
+    list<handle<rb-abi-value>>) -> tuple<handle<rb-abi-value>, s32>";
 const INTERN: &str = "rb-intern: func(name: string) -> u32";
 
 /// Modules of imports that JavaScript would provide.

@@ -9,7 +9,10 @@ macro_rules! kit {
 }
 
 /// Its files, in order.
-const FILES: [(&str, &str); 13] = kit!("channel" "env" "body" "request" "response" "websocket" "cache" "fetch" "log" "absent" "require" "random" "main");
+const FILES: [(&str, &str); 13] = kit!(
+    "channel" "env" "body" "request" "response" "websocket" "cache" "fetch" "log" "absent" "require"
+    "random" "main"
+);
 
 /// Files for `require` that this Ruby lacks.
 pub(super) const LIBRARY: Library = &[
@@ -31,7 +34,8 @@ pub(super) const WHY: &str = "STDERR.write($!.full_message(highlight: false))";
 pub(super) fn parts() -> impl Iterator<Item = String> {
     FILES.into_iter().map(|(name, source)| {
         format!(
-            "RubyVM::InstructionSequence.compile(<<'{END}', 'wws:{name}', 'wws:{name}', 1).eval\n{source}\n{END}\n"
+            "RubyVM::InstructionSequence.compile(<<'{END}', 'wws:{name}', 'wws:{name}', 1).eval\n\
+             {source}\n{END}\n"
         )
     })
 }

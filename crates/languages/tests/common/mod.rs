@@ -177,8 +177,8 @@ fn call(method: http::Method, path: &str, body: Vec<u8>) -> Call {
     }
 }
 
-/// How often a test tries what depends on time: on a busy machine a try may take longer than what it
-/// is compared with.
+/// How often a test tries what depends on time: on a busy machine a try may take longer than what
+/// it is compared with.
 const TRIES: usize = 20;
 
 /// Calls a guest until it answers with `expected`, which depends on how long something took.
@@ -260,7 +260,8 @@ pub async fn slow_server(count: usize, pause: Duration) -> SocketAddr {
 /// A response that echoes its request, with two cookies.
 pub fn echo(request: &[u8]) -> Vec<u8> {
     let head = format!(
-        "HTTP/1.1 201 Created\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 201 Created\r\nset-cookie: a=1\r\nset-cookie: b=2\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
         request.len()
     );
     [head.as_bytes(), request].concat()
@@ -297,7 +298,8 @@ pub fn reaching(address: SocketAddr, methods: &[http::Method]) -> GuestSpec {
     spec
 }
 
-/// Runs a worker that lists, compares and sets for a time, with a store in memory and one in a file.
+/// Runs a worker that lists, compares and sets for a time, with a store in memory and one in a
+/// file.
 pub async fn store_operations(file: &str, source: &str, refused: &str) {
     use wws_kv::{Change, FileStore, MemoryStore, Store, StoreLimits};
     let directory = tempfile::tempdir().unwrap();

@@ -23,9 +23,9 @@ fn clock() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// All parts of a connection of HTTP/1 run in one task, so most atomics exist for the compiler only.
-/// Other tasks read how long the connection has waited and may evict it. Each request of HTTP/2 is a
-/// task with an activity of its own.
+/// All parts of a connection of HTTP/1 run in one task, so most atomics exist for the compiler
+/// only. Other tasks read how long the connection has waited and may evict it. Each request of
+/// HTTP/2 is a task with an activity of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     pub(crate) requests: Requests,

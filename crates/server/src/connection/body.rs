@@ -33,8 +33,8 @@ const INLINE_READ: u64 = 64 << 10;
 /// Bytes of a file that are read at a time without memory, each part once the previous one is sent.
 const SMALL_PART: u64 = 16 << 10;
 
-/// A piece of a stream of up to this many bytes is not charged: it is copied to the connection's own
-/// buffer.
+/// A piece of a stream of up to this many bytes is not charged: it is copied to the connection's
+/// own buffer.
 const UNCHARGED_PIECE: usize = 4 << 10;
 
 /// Pieces of a body that are made when they are asked for. They may end with trailers.

@@ -39,7 +39,8 @@ const HEAD_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// The response to a head for which there is no memory or no connection.
-const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+    connection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// How often a client's rate is checked within the time that it is averaged over.
 pub(crate) const RATE_CHECKS: u32 = 6;
@@ -245,8 +246,8 @@ enum Phase {
     Idle(u64),
     /// The rest of a head, after this many requests.
     Head(u64),
-    /// The rest of a body of the request with this number, which is timed elsewhere; or, with HTTP/2,
-    /// whatever all requests wait for.
+    /// The rest of a body of the request with this number, which is timed elsewhere; or, with
+    /// HTTP/2, whatever all requests wait for.
     Upload(u64),
     /// The server, which has no time limit here.
     Busy,

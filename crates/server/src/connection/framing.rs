@@ -497,7 +497,8 @@ mod tests {
 
     #[test]
     fn separates_heads_from_bodies() {
-        let body_like_a_head = "POST / HTTP/1.1\r\nContent-Length: 40\r\n\r\nContent-Length: 1\r\nTransfer-Encoding: \r\n";
+        let body_like_a_head = "POST / HTTP/1.1\r\nContent-Length: 40\r\n\r\nContent-Length: 1\r\n\
+            Transfer-Encoding: \r\n";
         assert_eq!(feed(body_like_a_head).state, FramingState::Between);
         assert_eq!(
             feed(&format!("{body_like_a_head}GET / HTTP/1.1\r\n\r\n\r\n")).heads,
@@ -521,7 +522,8 @@ mod tests {
 
     #[test]
     fn follows_chunks_with_extensions_and_trailers() {
-        let chunked = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n2 \r\n\n\n\r\n0\r\nx: y\r\n\r\n";
+        let chunked = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n\
+            2 \r\n\n\n\r\n0\r\nx: y\r\n\r\n";
         assert_eq!(feed(chunked).state, FramingState::Between);
         let next = format!(
             "{chunked}POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -535,8 +537,10 @@ mod tests {
     fn trailers_that_do_not_end_in_cr_lf_are_not_trusted() {
         for trailers in ["\n", "x: y\n\n", "x: y\r\n\n"] {
             let bytes = format!(
-                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n{trailers}GET / HTTP/1.1\r\n\r\n\
-                 POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\
+                 {trailers}GET / HTTP/1.1\r\n\r\n\
+                 POST / HTTP/1.1\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\
+                 \r\n"
             );
             assert_eq!(feed(&bytes).conflict, Some(1), "{trailers:?}");
             differential::compare(bytes.as_bytes());
@@ -620,7 +624,8 @@ mod tests {
             format!("POST / HTTP/1.1\r\nContent-Length:{spaces}5{spaces}\r\n\r\nhello"),
             format!("POST / HTTP/1.1\r\nContent-Length: {zeros}5\r\n\r\nhello"),
             format!(
-                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;{extension}\r\nhello\r\n{zeros}\r\n\r\n"
+                "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5;{extension}\r\nhello\r\n\
+                 {zeros}\r\n\r\n"
             ),
         ] {
             assert_eq!(feed(&first).state, FramingState::Between, "{first}");

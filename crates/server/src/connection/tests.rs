@@ -347,7 +347,8 @@ mod http1 {
     #[tokio::test]
     async fn bodies_and_trailers_of_requests_pass_through() {
         let server = TestServer::start(64 * MIB).await;
-        let request = "POST /echo HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te, close\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nx-sum: 5\r\n\r\n";
+        let request = "POST /echo HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te, close\r\n\
+            transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nx-sum: 5\r\n\r\n";
         let (text, _) = server.exchange(request).await;
         assert!(text.contains("abc") && text.contains("de"), "{text}");
         assert!(text.ends_with("0\r\nx-sum: 5\r\n\r\n"), "{text}");

@@ -85,8 +85,8 @@ impl AccessRecord {
         self.head = Some(self.start.elapsed());
     }
 
-    /// Counts the request, whose response was passed on or streamed, writes the line, and queues the
-    /// span.
+    /// Counts the request, whose response was passed on or streamed, writes the line, and queues
+    /// the span.
     pub(crate) fn end(
         &mut self,
         total: Duration,

@@ -140,7 +140,8 @@ impl Compressor {
     /// Prepares the head of a streamed response for compression: the encoder of its body, if the
     /// client accepts gzip, compression may pay off and there is memory for it.
     ///
-    /// Streams are never compressed with Brotli: its encoder needs megabytes, and a stream may last.
+    /// Streams are never compressed with Brotli: its encoder needs megabytes, and a stream may
+    /// last.
     pub(crate) fn encoder(
         &self,
         method: &Method,
@@ -199,7 +200,8 @@ fn is_compressible_response(status: StatusCode, headers: &HeaderMap) -> bool {
         && !text(header::CACHE_CONTROL).is_some_and(|value| value.contains("no-transform"))
 }
 
-/// Compresses a stream piece by piece. What a worker has made is sent once it makes no more at once.
+/// Compresses a stream piece by piece. What a worker has made is sent once it makes no more at
+/// once.
 pub(crate) struct Encoder {
     gzip: GzEncoder<Vec<u8>>,
     /// The part of the last piece that is not compressed yet.

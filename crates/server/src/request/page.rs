@@ -21,8 +21,10 @@ pub(crate) const UNCOMPILED_TEXT: &str = "The worker is not ready. Try again.";
 pub(crate) fn page(status: StatusCode, text: &str, request_id: &str) -> Response<Body> {
     let reason = status.canonical_reason().unwrap_or("Error");
     let html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{code} {reason}</title></head>\n\
-         <body><h1>{reason}</h1><p>{text}</p><p><small>Request {request_id}</small></p></body>\n</html>\n",
+        "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>{code} \
+         {reason}</title></head>\n\
+         <body><h1>{reason}</h1><p>{text}</p><p><small>Request {request_id}</small></p></body>\n\
+         </html>\n",
         code = status.as_u16(),
     );
     let mut response = Response::new(Body::from(Bytes::from(html)));

@@ -68,8 +68,8 @@ impl Sockets {
         })
     }
 
-    /// The response to a client whose socket a worker has accepted. `cost` is what the worker's call
-    /// began with.
+    /// The response to a client whose socket a worker has accepted. `cost` is what the worker's
+    /// call began with.
     pub(crate) fn accept(
         &self,
         context: &mut RequestContext<'_>,

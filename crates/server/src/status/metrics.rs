@@ -106,7 +106,8 @@ pub(crate) fn collect(view: &StatusView<'_>, sink: &mut dyn Sink) {
         ),
         (
             "wws_generation",
-            "Times that the project was loaded: 1 after the start, one more after each reload that succeeded.",
+            "Times that the project was loaded: 1 after the start, one more after each reload that \
+             succeeded.",
             generation as f64,
         ),
         (

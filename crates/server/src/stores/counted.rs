@@ -143,7 +143,8 @@ mod tests {
             ("compare_and_swap", "error", 0),
         ] {
             let line = format!(
-                "wws_kv_operations_total{{store=\"memory\",operation=\"{operation}\",outcome=\"{outcome}\"}} {count}\n"
+                "wws_kv_operations_total{{store=\"memory\",operation=\"{operation}\",\
+                 outcome=\"{outcome}\"}} {count}\n"
             );
             assert!(text.contains(&line), "{line}");
         }

@@ -1,5 +1,6 @@
 //! The memory of compilations. A container that compiles what does not fit its memory is killed,
-//! and again after each restart: it leaves that to the host, and serves its other workers meanwhile.
+//! and again after each restart: it leaves that to the host, and serves its other workers
+//! meanwhile.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 

@@ -77,8 +77,8 @@ pub(crate) struct LoadedGuest {
 /// Why a worker has no guest.
 #[derive(Clone)]
 pub(crate) enum GuestFailure {
-    /// The file is not a worker at all, for this reason. With the directories that have recorded what
-    /// was read to find out, if that is known.
+    /// The file is not a worker at all, for this reason. With the directories that have recorded
+    /// what was read to find out, if that is known.
     NotAWorker(Arc<LoadError>, Option<Directories>),
     /// The project's loader has found these problems.
     Problems(Vec<Problem>),

@@ -1,5 +1,6 @@
-//! The case groups 1 to 7, 12 and 13 of the Autobahn test suite, written anew, against an echo worker
-//! in JavaScript: framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes, compression.
+//! The case groups 1 to 7, 12 and 13 of the Autobahn test suite, written anew, against an echo
+//! worker in JavaScript: framing, pings, reserved bits, opcodes, fragmentation, UTF-8, closes,
+//! compression.
 
 use std::sync::LazyLock;
 
@@ -676,7 +677,8 @@ async fn sockets_to_other_servers_are_counted_as_outgoing_requests() {
     site.settings("admin = \"127.0.0.1:0\"");
     site.file("echo.js", ECHO).file("relay.js", RELAY).file(
         "relay.toml",
-        "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"127.0.0.1\"]\nallow_http = true\n",
+        "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"127.0.0.1\"]\n\
+         allow_http = true\n",
     );
     let server = site
         .start_prepared(&LoadOptions::default(), &with_javascript())

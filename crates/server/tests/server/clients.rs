@@ -98,7 +98,8 @@ async fn unfinished_head_is_closed_after_the_header_timeout() {
     let extension = "e".repeat(100);
     client
         .send(format!(
-            "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{extension}\r\na\r\n0\r\n\r\n"
+            "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{extension}\r\n\
+             a\r\n0\r\n\r\n"
         ))
         .await;
     assert_eq!(client.response().await.status, 200);

@@ -78,7 +78,8 @@ async fn a_worker_has_rules_of_its_own() {
         .file(
             "own.toml",
             "version = \"1\"\n[cors]\norigins = [\"https://app.example\"]\ncredentials = true\n\
-             methods = [\"PUT\"]\nheaders = [\"x-own\"]\nexpose = [\"x-total\"]\nmax_age = \"1m\"\n",
+             methods = [\"PUT\"]\nheaders = [\"x-own\"]\nexpose = [\"x-total\"]\n\
+             max_age = \"1m\"\n",
         )
         .wasm("none.wasm", &wat::answers("x"))
         .file("none.toml", "version = \"1\"\n[cors]\norigins = []\n")

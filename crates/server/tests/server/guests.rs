@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Running, Site, log, wat};
 
-/// Calls that are long have a low priority: on a busy machine they take much longer than the CPU time
-/// that they use.
-const LIMITS: &str = "version = \"1\"\n[limits]\ncpu_time = \"300ms\"\nwall_time = \"60s\"\nmemory = \"8MiB\"\noutput = \"64KiB\"\nlog = \"4KiB\"\n";
+/// Calls that are long have a low priority: on a busy machine they take much longer than the CPU
+/// time that they use.
+const LIMITS: &str = "version = \"1\"\n[limits]\ncpu_time = \"300ms\"\nwall_time = \"60s\"\n\
+    memory = \"8MiB\"\noutput = \"64KiB\"\nlog = \"4KiB\"\n";
 
 async fn server(guest: &str, limits: &str) -> Running {
     let site = Site::new();
@@ -63,7 +64,8 @@ async fn stops_a_worker_that_sleeps_too_long() {
 async fn denies_memory_beyond_the_limit() {
     let eats = wat::prints(
         "{}",
-        "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable",
+        "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) \
+         unreachable",
     );
     assert_eq!(status(&eats, "bad-memory", "limits.memory").await, 500);
 }
@@ -137,11 +139,13 @@ async fn a_good_worker_is_served_while_others_misbehave() {
         let guest = match name {
             "eat" => wat::prints(
                 "{}",
-                "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) (loop $x (br $x))",
+                "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) \
+                 (loop $x (br $x))",
             ),
             "flood" => wat::prints(
                 "{}",
-                "(loop $more (call $put (i32.const 2) (i32.const 65536) (i32.const 65536)) (br $more))",
+                "(loop $more (call $put (i32.const 2) (i32.const 65536) (i32.const 65536)) (br \
+                 $more))",
             ),
             _ => wat::loops(),
         };

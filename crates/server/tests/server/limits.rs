@@ -93,7 +93,12 @@ async fn answers_400_for_conflicting_lengths() {
     ] {
         let mut client = server.connect().await;
         assert_eq!(client.request("POST", "/x", "", b"fine").await.status, 200);
-        client.send(format!("POST /x HTTP/1.1\r\nhost: a\r\n{headers}\r\n0\r\n\r\nGET /x HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+        client
+            .send(format!(
+                "POST /x HTTP/1.1\r\nhost: a\r\n{headers}\r\n0\r\n\r\n\
+            GET /x HTTP/1.1\r\nhost: a\r\n\r\n"
+            ))
+            .await;
         let response = client.response().await;
         assert_eq!(response.status, 400, "{headers}");
         assert!(
@@ -110,11 +115,13 @@ async fn answers_400_for_conflicting_lengths() {
 #[tokio::test(flavor = "multi_thread")]
 async fn finds_conflicting_lengths_in_long_lines() {
     let server = server().await;
-    let both = "POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let both = "POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\
+        \r\n0\r\n\r\n";
     let spaces = " ".repeat(80);
     for first in [
         format!(
-            "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{}\r\na\r\n0\r\n\r\n",
+            "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1;{}\r\na\r\n0\r\n\
+             \r\n",
             "e".repeat(100)
         ),
         format!("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length:{spaces}5\r\n\r\nhello"),
@@ -151,7 +158,10 @@ async fn transfer_codings_other_than_chunked_are_refused() {
     }
     let mut client = server.connect().await;
     client
-        .send("POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \tChunked \r\n\r\n1\r\na\r\n0\r\n\r\n")
+        .send(
+            "POST /x HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \tChunked \r\n\r\n1\r\na\r\n0\r\n\
+            \r\n",
+        )
         .await;
     assert_eq!(client.response().await.status, 200);
 }

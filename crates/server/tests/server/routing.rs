@@ -184,7 +184,12 @@ async fn pipelined_requests_are_answered_in_order() {
         .wasm("b.wasm", &wat::answers("b"));
     let server = site.start().await;
     let mut client = server.connect().await;
-    client.send("GET /a HTTP/1.1\r\nhost: x\r\n\r\nGET /b HTTP/1.1\r\nhost: x\r\n\r\nGET /c HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    client
+        .send(
+            "GET /a HTTP/1.1\r\nhost: x\r\n\r\nGET /b HTTP/1.1\r\nhost: x\r\n\r\n\
+        GET /c HTTP/1.1\r\nhost: x\r\n\r\n",
+        )
+        .await;
     assert_eq!(client.response().await.text(), "slept");
     assert_eq!(client.response().await.text(), "b");
     assert_eq!(client.response().await.status, 404);

@@ -109,8 +109,11 @@ async fn broken_worker_costs_only_its_route_if_not_strict() {
 fn rejects_directories_outside_the_project() {
     let outside = tempfile::tempdir().unwrap();
     let site = Site::new();
-    site.wasm("x.wasm", &wat::answers("x"))
-        .file("x.toml", "version = \"1\"\n[[folders]]\nfrom = \"../\"\nto = \"/a\"\n[[folders]]\nfrom = \"link\"\nto = \"/b\"\n");
+    site.wasm("x.wasm", &wat::answers("x")).file(
+        "x.toml",
+        "version = \"1\"\n[[folders]]\nfrom = \"../\"\nto = \"/a\"\n[[folders]]\n\
+            from = \"link\"\nto = \"/b\"\n",
+    );
     std::os::unix::fs::symlink(outside.path(), site.root().join("link")).unwrap();
     let problems = site.problems();
     assert!(problems.contains("x.toml:3"), "{problems}");

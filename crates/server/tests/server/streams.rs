@@ -328,7 +328,8 @@ async fn uploads_that_are_too_slow_or_too_large_are_refused() {
     let streams = start("max_body = 10", "stream_idle = \"1s\"\nstream_bytes = 1000").await;
     let post = |path: &str, length: usize, body: &str| {
         format!(
-            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\nconnection: close\r\n\
+             \r\n{body}"
         )
     };
     let body = "x".repeat(1000);

@@ -1,4 +1,5 @@
-//! The Rust program of the article "Running Wasm Workers Server in Docker Desktop" (Wasm Labs, October 2023).
+//! The Rust program of the article "Running Wasm Workers Server in Docker Desktop" (Wasm Labs,
+//! October 2023).
 
 use anyhow::{anyhow, Result};
 use serde::{Deserialize, Serialize};

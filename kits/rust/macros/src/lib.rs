@@ -2,7 +2,8 @@
 
 use proc_macro::{Delimiter, Group, Ident, Literal, Punct, Spacing, Span, TokenStream, TokenTree};
 
-/// Makes a function the worker's handler: writes the `main` that reads the request, calls it, and writes its response.
+/// Makes a function the worker's handler: writes the `main` that reads the request, calls it, and
+/// writes its response.
 ///
 /// `#[worker(params)]` passes the route's parameters, `#[worker(cache)]` the key/value namespace,
 /// `#[worker(cache, params)]` both, the parameters first.
@@ -12,7 +13,8 @@ pub fn worker(attribute: TokenStream, item: TokenStream) -> TokenStream {
         let name = function(item.clone())?;
         Ok(main_of(&name, &wanted))
     });
-    // The function stays even if the attribute is wrong: what is wrong within it is then reported as well.
+    // The function stays even if the attribute is wrong: what is wrong within it is then reported
+    // as well.
     let main = expanded.unwrap_or_else(|error| error.into_tokens());
     let mut tokens = item;
     tokens.extend(main);
@@ -65,7 +67,8 @@ fn arguments(attribute: TokenStream) -> Result<HandlerArguments, Mistake> {
             },
             TokenTree::Punct(comma) if comma.as_char() == ',' && !name_is_next => {}
             _ => {
-                let message = "expected #[worker], #[worker(cache)], #[worker(params)] or #[worker(cache, params)]";
+                let message = "expected #[worker], #[worker(cache)], #[worker(params)] or \
+                    #[worker(cache, params)]";
                 return Err(Mistake(tree.span(), message.to_owned()));
             }
         }
@@ -114,7 +117,8 @@ fn main_of(name: &Ident, wanted: &HandlerArguments) -> TokenStream {
         arguments.push_str(", cache");
     }
     let source = format!(
-        "fn main() {{ ::wasm_workers_rs::run({}, |request, params, cache| {{ let _ = (&params, &cache); {name}({arguments}) }}) }}",
+        "fn main() {{ ::wasm_workers_rs::run({}, |request, params, cache| {{ let _ = (&params, \
+         &cache); {name}({arguments}) }}) }}",
         wanted.cache
     );
     // Names are the user's own or plain words: this is always Rust.

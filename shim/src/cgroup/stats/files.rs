@@ -76,7 +76,9 @@ mod tests {
         }
 
         #[test]
-        fn finds_each_number(values in prop::collection::btree_map("[a-z_]{1,8}", any::<u64>(), 0..8)) {
+        fn finds_each_number(
+            values in prop::collection::btree_map("[a-z_]{1,8}", any::<u64>(), 0..8),
+        ) {
             let line = |(name, value): (&String, &u64)| format!("{name} {value}\n");
             let table = Table(values.iter().map(line).collect());
             for (name, value) in &values {

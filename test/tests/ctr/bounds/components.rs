@@ -22,12 +22,14 @@ export default (request) => {
 
 /// The request for a socket, and bytes that follow it.
 fn socket(frames: &[u8]) -> Vec<u8> {
-    let head = "GET /streams HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let head = "GET /streams HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     [head.as_bytes(), frames].concat()
 }
 
 pub(super) fn image(containerd: &Containerd, _: u16) -> Result<String> {
-    let settings = "version = '1'\n[[folders]]\nfrom = '../_data'\nto = '/data'\n[features.http_requests]\nallowed_hosts = ['127.0.0.1']\nallow_http = true\n";
+    let settings = "version = '1'\n[[folders]]\nfrom = '../_data'\nto = '/data'\n\
+        [features.http_requests]\nallowed_hosts = ['127.0.0.1']\nallow_http = true\n";
     let mut image = Image::workers("streams")
         .guest("hello", "hello.wasm")?
         .directory("_data")?

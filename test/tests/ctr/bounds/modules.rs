@@ -65,11 +65,13 @@ pub(super) fn image(containerd: &Containerd, answers: u16) -> Result<String> {
     let globals = "(global (mut i64) (i64.const 1))".repeat(200_000);
     let fetches = format!(
         "export default {{ async fetch() {{
-            const all = Array.from({{ length: 6 }}, () => fetch('http://127.0.0.1:{answers}/').then((r) => r.arrayBuffer()));
+            const all = Array.from({{ length: 6 }}, () => \
+            fetch('http://127.0.0.1:{answers}/').then((r) => r.arrayBuffer()));
             return new Response(String((await Promise.all(all)).length));
         }} }};"
     );
-    let http = "version = '1'\n[features.http_requests]\nallowed_hosts = ['127.0.0.1']\nallow_http = true\n";
+    let http = "version = '1'\n[features.http_requests]\nallowed_hosts = ['127.0.0.1']\n\
+        allow_http = true\n";
     let kv = "version = '1'\n[data.kv]\nnamespace = 'n'\n";
     Image::workers("bounds")
         .guest("hello", "hello.wasm")?
@@ -91,7 +93,8 @@ pub(super) fn image(containerd: &Containerd, answers: u16) -> Result<String> {
              export default { async fetch() {
                 const big = new Uint8Array(8 << 20);
                 const all = [];
-                for (let i = 0; i < 3000; i++) all.push(writeFile('/nowhere/x', big).catch(() => 0));
+                for (let i = 0; i < 3000; i++) all.push(writeFile('/nowhere/x', big).catch(() => \
+                0));
                 await Promise.all(all);
                 return new Response('ok');
              } };",
@@ -101,7 +104,10 @@ pub(super) fn image(containerd: &Containerd, answers: u16) -> Result<String> {
         .file("grows.wasm", module(1, "", GROWS)?)?
         .file("tables.wasm", module(1, &tables, "(call $sleep)")?)?
         .file("globals.wasm", module(1, &globals, "(call $sleep)")?)?
-        .file("deep.wasm", module(1, "", "(call $deep (i32.const 100000000))")?)?
+        .file(
+            "deep.wasm",
+            module(1, "", "(call $deep (i32.const 100000000))")?,
+        )?
         .file(
             "random.wasm",
             module(

@@ -205,10 +205,17 @@ fn same(descriptor: &Resource<Descriptor>) -> Resource<Descriptor> {
 
 /// Defines a function whose last parameter is a path.
 macro_rules! of_path {
-    ($types:ident, $name:literal, $method:ident, ($($arg:ident: $type:ty),*), $($more:ident: $more_type:ty),*) => {
+    (
+        $types:ident, $name:literal, $method:ident,
+        ($($arg:ident: $type:ty),*), $($more:ident: $more_type:ty),*
+    ) => {
         $types.func_wrap_async(
             $name,
-            |mut store, (fd, $($arg,)* at, $($more,)*): (Resource<Descriptor>, $($type,)* WasmStr, $($more_type,)*)| {
+            |
+                mut store,
+                (fd, $($arg,)* at, $($more,)*):
+                    (Resource<Descriptor>, $($type,)* WasmStr, $($more_type,)*)
+            | {
                 Box::new(async move {
                     let result = match path(&store, &at) {
                         Ok(at) => {

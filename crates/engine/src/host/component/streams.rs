@@ -1,7 +1,7 @@
 //! Bounds of `wasi:io`: what streams transfer at once, and what a guest writes.
 //!
-//! What a guest writes is charged before it is copied, and the bytes hold their charge wherever they
-//! go: into a body, a file or a buffer.
+//! What a guest writes is charged before it is copied, and the bytes hold their charge wherever
+//! they go: into a body, a file or a buffer.
 
 use bytes::Bytes;
 use wasmtime::StoreContextMut;

@@ -108,7 +108,8 @@ fn a_project_sees_its_own_code_and_no_other() {
 #[test]
 fn records_the_hash_of_a_runtime_that_was_read() {
     let machine = Machine::new(1 << 30);
-    let toml = "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"n\"\nversion = \"1\"\n\
+    let toml = "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\n\
+        name = \"n\"\nversion = \"1\"\n\
                 extensions = [\"x\"]\n[repositories.runtimes.binary]\nfilename = \"i.wasm\"\n";
     let project = machine.project("p", &[(".wws.toml", toml.as_bytes()), ("w.x", b"")]);
     let directory = project.join(".wws/runtimes/r/n/1");
@@ -329,7 +330,8 @@ fn requires_read_access_to_a_module() {
     machine.run(&owner);
     let sha256 = hex::encode(&Sha256::digest(&wasm));
     let config = format!(
-        "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"l\"\nversion = \"1\"\n\
+        "version = 1\n[[repositories]]\nname = \"r\"\n[[repositories.runtimes]]\nname = \"l\"\n\
+         version = \"1\"\n\
          tags = []\nstatus = \"active\"\nextensions = [\"l\"]\nargs = [\"x\"]\n\
          [repositories.runtimes.binary]\nurl = \"x\"\nfilename = \"x.wasm\"\n\
          checksum = {{ type = \"sha256\", value = \"{sha256}\" }}\n"

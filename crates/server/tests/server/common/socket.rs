@@ -17,7 +17,8 @@ pub const PING: u8 = 0x89;
 pub const PONG: u8 = 0x8a;
 
 /// The headers of a request that asks for a socket, without those of the tests' own.
-pub const UPGRADE: &str = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+pub const UPGRADE: &str = "connection: Upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// A frame of a client: masked.
 pub fn frame(first: u8, content: &[u8]) -> Vec<u8> {

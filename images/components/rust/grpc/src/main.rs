@@ -1,4 +1,5 @@
-//! The gRPC service of `words.proto`. HTTP/2 and the end of a call as trailers are the server's, messages and statuses are tonic's.
+//! The gRPC service of `words.proto`. HTTP/2 and the end of a call as trailers are the server's,
+//! messages and statuses are tonic's.
 
 use futures_lite::stream::{self, Stream, try_unfold};
 use prost::Message;

@@ -1,5 +1,5 @@
-//! Stores uploads in a directory: `PUT /upload?name=photo.jpg` stores the body as it comes, `GET` with the same URL returns it, `GET /upload`
-//! lists the names.
+//! Stores uploads in a directory: `PUT /upload?name=photo.jpg` stores the body as it comes, `GET`
+//! with the same URL returns it, `GET /upload` lists the names.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -65,7 +65,8 @@ fn names() -> io::Result<String> {
     Ok(names.iter().map(|name| format!("{name}\n")).collect())
 }
 
-/// Writes the body to a hidden file, which gets its name when it is complete: nobody reads half an upload.
+/// Writes the body to a hidden file, which gets its name when it is complete: nobody reads half an
+/// upload.
 fn store(request: &IncomingRequest, name: &str) -> io::Result<usize> {
     let hidden = format!(
         "{UPLOADS}/.{name}.{:x}",
