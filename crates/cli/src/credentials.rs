@@ -19,11 +19,32 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Docker's own name of its registry in `config.json`.
 const DOCKER: (&str, &str) = ("docker.io", "https://index.docker.io/v1/");
 
+/// Why the credentials for a registry cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CredentialsError {
+    #[error("{}: {problem}", .file.display())]
+    Config { file: PathBuf, problem: String },
+    #[error("Docker's credentials for {registry} are damaged: `docker login {registry}`")]
+    Damaged { registry: String },
+    #[error("`{0}` is no name of a credential helper")]
+    HelperName(String),
+    #[error("docker-credential-{helper} answers no {missing}")]
+    Helper {
+        helper: String,
+        missing: &'static str,
+    },
+    #[error(
+        "the credentials for {registry} are an identity token, which is not supported: \
+         `docker login` with a user and an access token"
+    )]
+    IdentityToken { registry: String },
+}
+
 /// The credentials for a registry; `None` where there are none.
 ///
 /// # Errors
 /// Docker's configuration cannot be read, or its helper fails.
-pub(crate) fn of(registry: &str) -> Result<Option<Credentials>, String> {
+pub(crate) fn of(registry: &str) -> Result<Option<Credentials>, CredentialsError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let directory = variable("DOCKER_CONFIG")
         .map(PathBuf::from)
@@ -35,7 +56,10 @@ pub(crate) fn of(registry: &str) -> Result<Option<Credentials>, String> {
         return Ok(None);
     };
     let mut text = String::new();
-    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let named = |error: &dyn std::error::Error| CredentialsError::Config {
+        file: path.clone(),
+        problem: error.to_string(),
+    };
     file.take(MAX)
         .read_to_string(&mut text)
         .map_err(|error| named(&error))?;
@@ -50,7 +74,7 @@ fn find(
     config: &Value,
     registry: &str,
     ask: &dyn Fn(&str, &str) -> Option<String>,
-) -> Result<Option<Credentials>, String> {
+) -> Result<Option<Credentials>, CredentialsError> {
     let name = if registry == DOCKER.0 {
         DOCKER.1
     } else {
@@ -71,32 +95,35 @@ fn find(
         names.iter().find_map(|name| auths.get(name))
     });
     if let Some(auth) = entry.and_then(|entry| text(entry.get("auth")?)) {
-        return Credentials::decode(&auth).map(Some).ok_or_else(|| {
-            format!("Docker's credentials for {registry} are damaged: `docker login {registry}`")
-        });
+        let damaged = || CredentialsError::Damaged {
+            registry: registry.to_owned(),
+        };
+        return Credentials::decode(&auth).map(Some).ok_or_else(damaged);
     }
     let Some(helper) = helper else {
         return Ok(None);
     };
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if !helper.bytes().all(is_name) {
-        return Err(format!("`{helper}` is no name of a credential helper"));
+        return Err(CredentialsError::HelperName(helper));
     }
     // A helper fails for a registry that it does not know.
     let Some(answer) = ask(&helper, name) else {
         return Ok(None);
     };
-    let answer: Value = serde_json::from_str(&answer)
-        .map_err(|_| format!("docker-credential-{helper} answers no JSON"))?;
+    let invalid = |missing| CredentialsError::Helper {
+        helper: helper.clone(),
+        missing,
+    };
+    let answer: Value = serde_json::from_str(&answer).map_err(|_| invalid("JSON"))?;
     let user = answer.get("Username").and_then(text);
     let secret = answer.get("Secret").and_then(text);
     match (user, secret) {
-        (Some(user), Some(_)) if user == "<token>" => Err(format!(
-            "the credentials for {registry} are an identity token, which is not supported: \
-             `docker login` with a user and an access token"
-        )),
+        (Some(user), Some(_)) if user == "<token>" => Err(CredentialsError::IdentityToken {
+            registry: registry.to_owned(),
+        }),
         (Some(user), Some(secret)) => Ok(Some(Credentials::new(&user, &secret))),
-        _ => Err(format!("docker-credential-{helper} answers no user")),
+        _ => Err(invalid("user")),
     }
 }
 

@@ -5,7 +5,6 @@
 //! of its hooks, submodules and other transports are used, and its workers see neither the user's
 //! variables nor secrets.
 
-use std::fmt::Display;
 use std::fs;
 use std::io::{self, IsTerminal, stderr};
 use std::path::{Component, Path, PathBuf};
@@ -47,6 +46,38 @@ const OF_REPOSITORY: [&str; 12] = [
     "GIT_WORK_TREE",
 ];
 
+/// Why a repository cannot be served.
+#[derive(Debug, thiserror::Error)]
+enum GitError {
+    #[error("{url}: anybody on the way can change what http fetches: use https://")]
+    PlainHttp { url: String },
+    #[error("no private directory in {}: {source}", .directory.display())]
+    Scratch {
+        directory: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{url}: {source}")]
+    Fetch {
+        url: String,
+        #[source]
+        source: FetchError,
+    },
+}
+
+/// Why a repository has no project to serve.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("needs the program git: install it, or clone the repository and serve its directory")]
+    NoGit,
+    #[error("git {command} failed ({status})")]
+    Git { command: String, status: ExitStatus },
+    #[error("has no directory {}", .0.display())]
+    NoDirectory(PathBuf),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
 /// The repository that a project's path names; `None` for a path of this machine.
 pub(crate) fn url(path: &Path) -> Option<&str> {
     let text = path.to_str()?;
@@ -60,35 +91,16 @@ pub(crate) fn url(path: &Path) -> Option<&str> {
 
 /// Fetches a repository and serves it.
 pub(crate) fn serve(url: &str, git: &Git, args: Serve) -> ExitCode {
-    let transport = match transport(url) {
-        Ok(transport) => transport,
-        Err(error) => return failed(EXIT_USAGE, &error),
-    };
     let revision = match git.revision() {
         Ok(revision) => revision,
         Err(error) => return failed(EXIT_USAGE, &error),
     };
-    let scratch = match Scratch::new(&std::env::temp_dir()) {
-        Ok(scratch) => scratch,
-        Err(error) => {
-            let temporary = std::env::temp_dir();
-            let error = format!("no private directory in {}: {error}", temporary.display());
-            return failed(1, &error);
-        }
-    };
-    let clone = Clone {
-        transport,
-        directory: scratch.root(),
-    };
-    let project = clone.fetch(url, &revision).and_then(|()| {
-        project(
-            scratch.root(),
-            git.directory.as_deref().unwrap_or(Path::new("")),
-        )
-    });
-    let path = match project {
-        Ok(path) => path,
-        Err(error) => return failed(1, &format!("{}: {error}", shown(url))),
+    let directory = git.directory.as_deref().unwrap_or(Path::new(""));
+    // The scratch directory is removed when it is dropped.
+    let (_scratch, path) = match fetch(url, &revision, directory) {
+        Ok(fetched) => fetched,
+        Err(error @ GitError::PlainHttp { .. }) => return failed(EXIT_USAGE, &error),
+        Err(error) => return failed(1, &error),
     };
     environment::serve_untrusted(Vec::new(), git.variables(), false);
     let mut args = args;
@@ -96,8 +108,32 @@ pub(crate) fn serve(url: &str, git: &Git, args: Serve) -> ExitCode {
     serve::serve(args, ServerLocation::Machine)
 }
 
+/// Fetches a repository into a scratch directory. Returns it, and the project in it.
+fn fetch(url: &str, revision: &Revision, directory: &Path) -> Result<(Scratch, PathBuf), GitError> {
+    let transport = transport(url)?;
+    let temporary = std::env::temp_dir();
+    let scratch = Scratch::new(&temporary).map_err(|source| GitError::Scratch {
+        directory: temporary,
+        source,
+    })?;
+    let clone = Clone {
+        transport,
+        directory: scratch.root(),
+    };
+    let project = clone
+        .fetch(url, revision)
+        .and_then(|()| project(scratch.root(), directory));
+    match project {
+        Ok(path) => Ok((scratch, path)),
+        Err(source) => Err(GitError::Fetch {
+            url: shown(url),
+            source,
+        }),
+    }
+}
+
 /// The only transport of git that may be used for a URL.
-fn transport(url: &str) -> Result<&'static str, String> {
+fn transport(url: &str) -> Result<&'static str, GitError> {
     if url.starts_with("https://") {
         return Ok("https");
     }
@@ -118,10 +154,7 @@ fn transport(url: &str) -> Result<&'static str, String> {
     if is_here {
         Ok("http")
     } else {
-        Err(format!(
-            "{}: anybody on the way can change what http fetches: use https://",
-            shown(url)
-        ))
+        Err(GitError::PlainHttp { url: shown(url) })
     }
 }
 
@@ -138,14 +171,14 @@ fn shown(url: &str) -> String {
 }
 
 /// The project in a clone, which no link of the repository leads out of.
-fn project(clone: &Path, directory: &Path) -> Result<PathBuf, String> {
+fn project(clone: &Path, directory: &Path) -> Result<PathBuf, FetchError> {
     let inside = directory
         .components()
         .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    let opened = Root::open(clone).map_err(|error| error.to_string())?;
+    let opened = Root::open(clone)?;
     let is_worker = || opened.file(directory).is_ok();
     if !inside || !(opened.directory(directory).is_ok() || is_worker()) {
-        return Err(format!("has no directory {}", directory.display()));
+        return Err(FetchError::NoDirectory(directory.to_owned()));
     }
     Ok(clone.join(directory))
 }
@@ -158,7 +191,7 @@ struct Clone<'c> {
 
 impl Clone<'_> {
     /// Fetches a revision, and leaves its files alone.
-    fn fetch(&self, url: &str, revision: &Revision) -> Result<(), String> {
+    fn fetch(&self, url: &str, revision: &Revision) -> Result<(), FetchError> {
         eprintln!("fetching {}", shown(url));
         self.git(&["init", "--quiet", "--template="])?;
         let newest = match revision {
@@ -178,7 +211,7 @@ impl Clone<'_> {
 
     /// Fetches a commit alone, or all branches and tags: a server may refuse a commit that is not
     /// the newest, and knows no shortened one.
-    fn fetch_commit(&self, url: &str, commit: &str) -> Result<(), String> {
+    fn fetch_commit(&self, url: &str, commit: &str) -> Result<(), FetchError> {
         let is_whole = [40, 64].contains(&commit.len());
         let one = self.fetching(&["--depth=1"], url, &[commit]);
         if is_whole && self.run(&one, true).is_ok_and(|status| status.success()) {
@@ -191,13 +224,13 @@ impl Clone<'_> {
         self.git(&self.fetching(&[], url, &all))
     }
 
-    fn check_out(&self, revision: &str) -> Result<(), String> {
+    fn check_out(&self, revision: &str) -> Result<(), FetchError> {
         self.git(&["checkout", "--quiet", "--detach", revision])
     }
 
     /// Removes what is no part of the project.
-    fn without_history(&self) -> Result<(), String> {
-        fs::remove_dir_all(self.directory.join(".git")).map_err(|error| error.to_string())
+    fn without_history(&self) -> Result<(), FetchError> {
+        Ok(fs::remove_dir_all(self.directory.join(".git"))?)
     }
 
     fn fetching<'a>(&self, options: &[&'a str], url: &'a str, names: &[&'a str]) -> Vec<&'a str> {
@@ -214,17 +247,17 @@ impl Clone<'_> {
     }
 
     /// Runs git. What it says is for the user.
-    fn git(&self, words: &[&str]) -> Result<(), String> {
+    fn git(&self, words: &[&str]) -> Result<(), FetchError> {
         let status = self.run(words, false).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                "needs the program git: install it, or clone the repository and serve its directory"
-                    .to_owned()
-            }
-            _ => error.to_string(),
+            io::ErrorKind::NotFound => FetchError::NoGit,
+            _ => FetchError::Io(error),
         })?;
         match status.success() {
             true => Ok(()),
-            false => Err(format!("git {} failed ({status})", words[0])),
+            false => Err(FetchError::Git {
+                command: words[0].to_owned(),
+                status,
+            }),
         }
     }
 
@@ -304,7 +337,7 @@ fn is_too_large(directory: &Path) -> bool {
     false
 }
 
-fn failed(code: u8, error: &dyn Display) -> ExitCode {
+fn failed(code: u8, error: &dyn std::error::Error) -> ExitCode {
     eprintln!("wws: {error}");
     ExitCode::from(code)
 }
@@ -354,7 +387,8 @@ mod tests {
             "http://127.0.0.1.git.example/",
             "http://192.168.0.1/",
         ] {
-            assert!(transport(url).unwrap_err().contains("https://"), "{url}");
+            let error = transport(url).unwrap_err().to_string();
+            assert!(error.contains("use https://"), "{url}: {error}");
         }
     }
 

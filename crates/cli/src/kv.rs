@@ -38,8 +38,8 @@ pub(crate) fn key_value(args: KeyValue) -> ExitCode {
 enum Failure {
     #[error("{0}")]
     Project(#[source] Problems),
-    #[error("{0}")]
-    WhichStore(String),
+    #[error(transparent)]
+    WhichStore(#[from] WhichStoreError),
     #[error(transparent)]
     NotReadable(#[from] NotReadable),
     #[error(transparent)]
@@ -81,6 +81,28 @@ enum Failure {
     Runtime(#[source] io::Error),
 }
 
+/// Why no store can be chosen.
+#[derive(Debug, thiserror::Error)]
+enum WhichStoreError {
+    #[error("no store is called `{name}`: .wws.toml defines {}", list(.defined))]
+    Unknown { name: String, defined: Vec<String> },
+    #[error(
+        "the project defines no store ([stores.NAME] in .wws.toml): what workers keep is in the \
+         memory of the server, which no other process can read"
+    )]
+    Undefined,
+    #[error("which store? --store NAME, one of {}", list(.0))]
+    Ambiguous(Vec<String>),
+}
+
+/// Names of stores, for people.
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        _ => names.join(", "),
+    }
+}
+
 impl Failure {
     fn report(&self) -> ExitCode {
         match self {
@@ -103,7 +125,7 @@ impl Failure {
 fn run(args: KeyValue) -> Result<(), Failure> {
     let options = environment::load_options(environment::is_in_container());
     let stores = wws_project::stores(&args.path, &options).map_err(Failure::Project)?;
-    let definition = choose(&stores, args.store.as_deref()).map_err(Failure::WhichStore)?;
+    let definition = choose(&stores, args.store.as_deref())?;
     let is_changed = matches!(
         args.command,
         KeyValueCommand::Import { .. } | KeyValueCommand::Set { .. }
@@ -126,34 +148,22 @@ fn run(args: KeyValue) -> Result<(), Failure> {
 fn choose<'s>(
     stores: &'s [StoreDefinition],
     name: Option<&str>,
-) -> Result<&'s StoreDefinition, String> {
-    let names = || {
-        let names: Vec<_> = stores.iter().map(|store| &*store.name).collect();
-        names.join(", ")
-    };
+) -> Result<&'s StoreDefinition, WhichStoreError> {
+    let names = || stores.iter().map(|store| store.name.clone()).collect();
     if let Some(name) = name {
-        return match stores.iter().find(|store| store.name == name) {
-            Some(store) => Ok(store),
-            None if stores.is_empty() => Err(format!(
-                "no store is called `{name}`: .wws.toml defines none"
-            )),
-            None => Err(format!(
-                "no store is called `{name}`: .wws.toml defines {}",
-                names()
-            )),
-        };
+        let found = stores.iter().find(|store| store.name == name);
+        return found.ok_or_else(|| WhichStoreError::Unknown {
+            name: name.to_owned(),
+            defined: names(),
+        });
     }
     let mut lasting = stores
         .iter()
         .filter(|store| store.place != StorePlace::Memory);
     match (lasting.next(), lasting.next(), stores) {
         (Some(store), None, _) | (None, _, [store]) => Ok(store),
-        (None, _, []) => Err(
-            "the project defines no store ([stores.NAME] in .wws.toml): what workers keep is in \
-             the memory of the server, which no other process can read"
-                .into(),
-        ),
-        _ => Err(format!("which store? --store NAME, one of {}", names())),
+        (None, _, []) => Err(WhichStoreError::Undefined),
+        _ => Err(WhichStoreError::Ambiguous(names())),
     }
 }
 

@@ -6,42 +6,68 @@
 //! would serve its files, and not in a container.
 
 use std::ffi::OsString;
-use std::fmt::Display;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
-use wws_image::{Defaults, ImageCache, Reference, RegistryAccess, StoredImage, UnpackLimits};
+use wws_image::{
+    Defaults, ImageCache, ImageError, InvalidReference, Reference, RegistryAccess, StoredImage,
+    UnpackLimits,
+};
 use wws_project::beneath::Root;
 
 use crate::args::Run;
 use crate::progress::Bar;
 use crate::project::ServerLocation;
+use crate::registry::OpenRegistryError;
 use crate::scratch::Scratch;
 use crate::{code, environment, registry, serve};
 
 /// Bytes of images that are kept for the next time.
 const MAX_CACHE: u64 = 10 << 30;
 
+/// Why an image cannot be served.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("no private directory in {}: {source}", .directory.display())]
+    Scratch {
+        directory: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("there is no such file, and {0}")]
+    Name(#[source] InvalidReference),
+    #[error(transparent)]
+    OpenRegistry(#[from] OpenRegistryError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(
+        "its entry point `{0}` is neither a directory of workers nor a .wasm file: \
+         run it in a container"
+    )]
+    EntryPoint(String),
+}
+
 /// Unpacks and serves an image.
 pub(crate) fn run(args: Run) -> ExitCode {
     let scratch = match Scratch::new(&std::env::temp_dir()) {
         Ok(scratch) => scratch,
         Err(error) => {
-            let temporary = std::env::temp_dir();
-            return failed(&format!(
-                "no private directory in {}: {error}",
-                temporary.display()
-            ));
+            return failed(&RunError::Scratch {
+                directory: std::env::temp_dir(),
+                source: error,
+            });
         }
     };
-    let shown = args.image.display().to_string();
-    let defaults = match unpack(&args.image, &scratch) {
-        Ok(defaults) => defaults,
-        Err(error) => return failed(&format!("{shown}: {error}")),
-    };
-    let entry = match entry(&defaults, scratch.root()) {
-        Ok(entry) => entry,
-        Err(error) => return failed(&format!("{shown}: {error}")),
+    let unpacked = unpack(&args.image, &scratch).and_then(|defaults| {
+        let entry = entry(&defaults, scratch.root())?;
+        Ok((defaults, entry))
+    });
+    let (defaults, entry) = match unpacked {
+        Ok(unpacked) => unpacked,
+        Err(error) => return failed(&format_args!("{}: {error}", args.image.display())),
     };
     environment::serve_untrusted(defaults.env, args.variables(), args.allow_secrets);
     match args.into_serve(entry.path, &entry.in_image, entry.arguments) {
@@ -55,26 +81,20 @@ pub(crate) fn run(args: Run) -> ExitCode {
 }
 
 /// Unpacks an image. Returns what it says about a container of it.
-fn unpack(name: &Path, scratch: &Scratch) -> Result<Defaults, String> {
+fn unpack(name: &Path, scratch: &Scratch) -> Result<Defaults, RunError> {
     let limits = UnpackLimits::default();
     let unpack = |image: &StoredImage| {
-        image
-            .unpack(scratch.root(), limits)
-            .map_err(|error| error.to_string())?;
+        image.unpack(scratch.root(), limits)?;
         Ok(image.defaults().clone())
     };
     if is_file(name) {
-        let image = StoredImage::open(name).map_err(|error| error.to_string())?;
-        return unpack(&image);
+        return unpack(&StoredImage::open(name)?);
     }
-    let name = Reference::parse_existing(&name.to_string_lossy())
-        .map_err(|error| format!("there is no such file, and {error}"))?;
+    let name = Reference::parse_existing(&name.to_string_lossy()).map_err(RunError::Name)?;
     // While the cache is open, nothing is removed from it.
     let cache = cache(scratch)?;
     let registry = registry::open(&name, RegistryAccess::Pull)?;
-    let image = registry
-        .pull(&cache, limits.bytes, &Bar::default())
-        .map_err(|error| error.to_string())?;
+    let image = registry.pull(&cache, limits.bytes, &Bar::default())?;
     eprintln!("{name}: {}", image.digest());
     unpack(&image)
 }
@@ -91,7 +111,7 @@ fn is_file(name: &Path) -> bool {
 }
 
 /// The user's cache of images; without one, a directory that is removed in the end.
-fn cache(scratch: &Scratch) -> Result<ImageCache, String> {
+fn cache(scratch: &Scratch) -> Result<ImageCache, ImageError> {
     let directory = code::user_cache(|name| std::env::var_os(name));
     let opened = directory.map(|directory| ImageCache::open(&directory.join("images"), MAX_CACHE));
     match opened {
@@ -99,7 +119,7 @@ fn cache(scratch: &Scratch) -> Result<ImageCache, String> {
         Some(Err(error)) => eprintln!("warning: the image is not kept for the next time: {error}"),
         None => {}
     }
-    ImageCache::open(&scratch.other("images"), MAX_CACHE).map_err(|error| error.to_string())
+    ImageCache::open(&scratch.other("images"), MAX_CACHE)
 }
 
 /// What an image serves.
@@ -112,7 +132,7 @@ struct EntryPoint {
 }
 
 /// Resolves the entry point of an image that is unpacked in `root`, as the shim does.
-fn entry(defaults: &Defaults, root: &Path) -> Result<EntryPoint, String> {
+fn entry(defaults: &Defaults, root: &Path) -> Result<EntryPoint, RunError> {
     let mut words = defaults.entrypoint.iter().chain(&defaults.command);
     let word = words.next().map_or("/", String::as_str);
     let in_image = Path::new("/").join(&defaults.working_directory).join(word);
@@ -126,16 +146,13 @@ fn entry(defaults: &Defaults, root: &Path) -> Result<EntryPoint, String> {
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    let opened = Root::open(root).map_err(|error| error.to_string())?;
+    let opened = Root::open(root)?;
     let is_module = beneath
         .extension()
         .is_some_and(|extension| extension == "wasm");
     // A link to a directory of this machine is refused.
     if opened.directory(&beneath).is_err() && !(is_module && opened.file(&beneath).is_ok()) {
-        return Err(format!(
-            "its entry point `{word}` is neither a directory of workers nor a .wasm file: \
-             run it in a container"
-        ));
+        return Err(RunError::EntryPoint(word.to_owned()));
     }
     Ok(EntryPoint {
         path: root.join(beneath),
@@ -144,7 +161,7 @@ fn entry(defaults: &Defaults, root: &Path) -> Result<EntryPoint, String> {
     })
 }
 
-fn failed(error: &dyn Display) -> ExitCode {
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("wws: {error}");
     ExitCode::FAILURE
 }
@@ -157,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    fn entry_of(words: &[&str], directory: &str, root: &Path) -> Result<EntryPoint, String> {
+    fn entry_of(words: &[&str], directory: &str, root: &Path) -> Result<EntryPoint, RunError> {
         let (entrypoint, command) = words.split_at(words.len().min(1));
         let owned = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
         let defaults = Defaults {

@@ -30,6 +30,34 @@ pub(crate) enum SecretFiles<'p> {
     OfContainer,
 }
 
+/// Why a value cannot be read from a file. No message shows what is in the file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SecretError {
+    #[error(
+        "the file {0} is not one of the project, which may read no other files of this machine \
+         (`wws run --allow-secrets` lets an image read {dirs})",
+        dirs = DIRECTORIES.join(" and ")
+    )]
+    OutsideProject(String),
+    #[error(
+        "the file {0} is neither in the project nor in {dirs}",
+        dirs = DIRECTORIES.join(" or ")
+    )]
+    OutsideDirectories(String),
+    #[error("there is no file {0}")]
+    Missing(String),
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the file {0} is not UTF-8")]
+    NotUtf8(String),
+    #[error("the file {0} has a NUL character")]
+    HasNul(String),
+}
+
 /// The path in a value, if the value names a file.
 pub(crate) fn named(value: &str) -> Option<&Path> {
     let path = value.strip_prefix("file:")?;
@@ -37,30 +65,23 @@ pub(crate) fn named(value: &str) -> Option<&Path> {
 }
 
 impl SecretFiles<'_> {
-    /// Reads a file without the line break at its end. The error does not show what is in the file.
-    pub(crate) fn read(self, path: &Path) -> Result<String, String> {
-        let shown = path.display();
+    /// Reads a file without the line break at its end.
+    pub(crate) fn read(self, path: &Path) -> Result<String, SecretError> {
+        let shown = || path.display().to_string();
         match self {
             Self::Unread => return Ok(String::new()),
             Self::OfContainer => {}
             Self::InProject(root) => {
                 // Links are resolved beneath the project, and so is `..`.
                 if !path.starts_with(root) {
-                    return Err(format!(
-                        "the file {shown} is not one of the project, which may read no other \
-                         files of this machine (`wws run --allow-secrets` lets an image read {})",
-                        DIRECTORIES.join(" and ")
-                    ));
+                    return Err(SecretError::OutsideProject(shown()));
                 }
             }
             Self::OfProject(root) => {
                 let mut directories = DIRECTORIES.iter().map(Path::new).chain([root]);
                 let climbs = path.components().any(|part| part == Component::ParentDir);
                 if climbs || !directories.any(|directory| path.starts_with(directory)) {
-                    return Err(format!(
-                        "the file {shown} is neither in the project nor in {}",
-                        DIRECTORIES.join(" or ")
-                    ));
+                    return Err(SecretError::OutsideDirectories(shown()));
                 }
             }
         }
@@ -74,13 +95,15 @@ impl SecretFiles<'_> {
                 .and_then(|opened| opened.read(path.strip_prefix("/").unwrap_or(path), MAX)),
         };
         let bytes = bytes.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!("there is no file {shown}"),
-            _ => format!("cannot read {shown}: {error}"),
+            io::ErrorKind::NotFound => SecretError::Missing(shown()),
+            _ => SecretError::Unreadable {
+                path: shown(),
+                source: error,
+            },
         })?;
-        let mut text =
-            String::from_utf8(bytes).map_err(|_| format!("the file {shown} is not UTF-8"))?;
+        let mut text = String::from_utf8(bytes).map_err(|_| SecretError::NotUtf8(shown()))?;
         if text.contains('\0') {
-            return Err(format!("the file {shown} has a NUL character"));
+            return Err(SecretError::HasNul(shown()));
         }
         if text.ends_with('\n') {
             text.pop();

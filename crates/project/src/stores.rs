@@ -109,7 +109,7 @@ pub(crate) fn read_urls(
             braced.unwrap_or(name).to_owned()
         });
         let text = match (secret::named(&url.0), variable) {
-            (Some(path), _) => secrets.read(path),
+            (Some(path), _) => secrets.read(path).map_err(|error| error.to_string()),
             (None, Some(name)) => env
                 .get(&name)
                 .cloned()

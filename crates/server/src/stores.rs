@@ -161,15 +161,15 @@ impl Opener<'_> {
             _ if self.is_trial => Ok(self.memory(limits)),
             StorePlace::Memory => Ok(self.memory(limits)),
             StorePlace::File(path) => {
-                create_directory_of(path).map_err(|text| definition.problem(text))?;
+                create_directory_of(path).map_err(|error| definition.problem(error.to_string()))?;
                 let store = FileStore::open(path, limits)
                     .map_err(|error| definition.problem(error.to_string()))?;
                 let store = store.metered(self.meter.clone());
                 Ok(CountedStore::new(store, self.telemetry.clone()))
             }
             StorePlace::Redis(url) => {
-                let store =
-                    redis(url, self.env, limits).map_err(|text| definition.problem(text))?;
+                let store = redis(url, self.env, limits)
+                    .map_err(|error| definition.problem(error.to_string()))?;
                 let store = store.metered(self.meter.clone());
                 Ok(CountedStore::new(store, self.telemetry.clone()))
             }
@@ -177,8 +177,27 @@ impl Opener<'_> {
     }
 }
 
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+enum OpenStoreError {
+    #[error("cannot create {}: {source}", .directory.display())]
+    Directory {
+        directory: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the URL: {0}")]
+    Redis(#[source] wws_kv::Error),
+    #[error("cannot read `SSL_CERT_FILE` ({path}): {source}")]
+    Certificates {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// Creates the directory that a file is to be in. After a power cut it exists.
-fn create_directory_of(file: &Path) -> Result<(), String> {
+fn create_directory_of(file: &Path) -> Result<(), OpenStoreError> {
     let missing: Vec<&Path> = file
         .ancestors()
         .skip(1)
@@ -194,7 +213,10 @@ fn create_directory_of(file: &Path) -> Result<(), String> {
         }
         Ok(())
     };
-    create().map_err(|error| format!("cannot create {}: {error}", directory.display()))
+    create().map_err(|source| OpenStoreError::Directory {
+        directory: (*directory).to_owned(),
+        source,
+    })
 }
 
 /// The store at a URL.
@@ -202,22 +224,25 @@ fn redis(
     url: &RedisUrl,
     env: &BTreeMap<String, String>,
     limits: StoreLimits,
-) -> Result<RedisStore, String> {
+) -> Result<RedisStore, OpenStoreError> {
     let options = RedisOptions {
         roots: roots(env)?,
         names: Some(Arc::new(Names(HostNames::new(Dns::default())))),
     };
-    RedisStore::new(url.as_str(), options, limits).map_err(|error| format!("the URL: {error}"))
+    RedisStore::new(url.as_str(), options, limits).map_err(OpenStoreError::Redis)
 }
 
 /// The certificates that the operator wants TLS to trust, if not public ones.
-fn roots(env: &BTreeMap<String, String>) -> Result<Option<Vec<u8>>, String> {
+fn roots(env: &BTreeMap<String, String>) -> Result<Option<Vec<u8>>, OpenStoreError> {
     let Some(path) = env.get("SSL_CERT_FILE") else {
         return Ok(None);
     };
     let read = std::fs::read(path);
     read.map(Some)
-        .map_err(|error| format!("cannot read `SSL_CERT_FILE` ({path}): {error}"))
+        .map_err(|source| OpenStoreError::Certificates {
+            path: path.clone(),
+            source,
+        })
 }
 
 /// Resolves names as for outgoing requests.

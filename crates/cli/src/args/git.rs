@@ -26,6 +26,15 @@ pub(crate) struct Git {
     env: Vec<(String, Option<String>)>,
 }
 
+/// Why an option names no revision.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RevisionError {
+    #[error("`{0}` is no hash of a commit")]
+    Commit(String),
+    #[error("`{0}` is no name of a branch or tag")]
+    Name(String),
+}
+
 /// A revision of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Revision {
@@ -47,7 +56,7 @@ impl Git {
     ///
     /// # Errors
     /// It has a name that none can have.
-    pub(crate) fn revision(&self) -> Result<Revision, String> {
+    pub(crate) fn revision(&self) -> Result<Revision, RevisionError> {
         // `git check-ref-format`; what is left is the server's to know.
         let is_name = |name: &str| {
             let is_bad =
@@ -65,10 +74,8 @@ impl Git {
             (_, Some(name), _) if is_name(name) => Ok(Revision::Tag(name.clone())),
             (_, _, Some(hash)) if is_hash(hash) => Ok(Revision::Commit(hash.clone())),
             (None, None, None) => Ok(Revision::Default),
-            (_, _, Some(hash)) => Err(format!("`{hash}` is no hash of a commit")),
-            (Some(name), _, _) | (_, Some(name), _) => {
-                Err(format!("`{name}` is no name of a branch or tag"))
-            }
+            (_, _, Some(hash)) => Err(RevisionError::Commit(hash.clone())),
+            (Some(name), _, _) | (_, Some(name), _) => Err(RevisionError::Name(name.clone())),
         }
     }
 

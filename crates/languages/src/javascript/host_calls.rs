@@ -248,14 +248,14 @@ impl FunctionCall<'_> {
                 let head = self.text(caller, 0).await?;
                 match streams::begin(caller.data_mut(), &head)? {
                     Ok(()) => FunctionResult::Undefined,
-                    Err(why) => FunctionResult::Text(why),
+                    Err(error) => FunctionResult::Text(error.to_string()),
                 }
             }
             "accept" => {
                 let head = self.text(caller, 0).await?;
                 match sockets::accept(caller.data_mut(), &head)? {
                     Ok(()) => FunctionResult::Undefined,
-                    Err(why) => FunctionResult::Text(why),
+                    Err(error) => FunctionResult::Text(error.to_string()),
                 }
             }
             "socketSend" => self.socket_send(caller).await?,

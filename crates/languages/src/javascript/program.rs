@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header;
 use wws_engine::{
-    Call, Directories, Program, ProgramError, ProgramFailure, RequestBody, Vm,
+    Call, Directories, Program, ProgramError, ProgramFailure, RequestBody, ResponseError, Vm,
     wasmtime::{Error, Result},
 };
 
@@ -263,7 +263,10 @@ impl Worker {
             match state.outcome.take() {
                 None => {}
                 Some(Outcome::Whole(head, body)) => {
-                    return response_of(&head, body).map(Some).map_err(failed);
+                    let response = response_of(&head, body);
+                    return response
+                        .map(Some)
+                        .map_err(|error| failed(error.to_string()));
                 }
                 Some(Outcome::Ended { goes_on }) => {
                     let sender = state.outgoing.remove(&streams::OWN);
@@ -338,7 +341,7 @@ impl Worker {
 }
 
 /// A response of the kit: its status, and names and values of headers.
-pub(super) fn response_of(head: &str, body: Bytes) -> Result<http::Response<Bytes>, String> {
+pub(super) fn response_of(head: &str, body: Bytes) -> Result<http::Response<Bytes>, ResponseError> {
     let mut lines = head.split('\0');
     let status = lines.next().and_then(|status| status.parse().ok());
     let lines: Vec<_> = lines.collect();
@@ -348,8 +351,7 @@ pub(super) fn response_of(head: &str, body: Bytes) -> Result<http::Response<Byte
         .iter()
         .map(|[name, value]| (*name, *value));
     let has_type = lines.iter().step_by(2).any(|name| *name == "content-type");
-    let mut response = wws_engine::build_response(status.unwrap_or(-1), headers, body)
-        .map_err(|error| error.to_string())?;
+    let mut response = wws_engine::build_response(status.unwrap_or(-1), headers, body)?;
     if !has_type {
         // The kit sets the type of text. Other content has its own type, or none.
         response.headers_mut().remove(header::CONTENT_TYPE);

@@ -18,15 +18,14 @@ use super::{
     operations::http_failure,
     program::response_of,
     state::{CallState, OperationOutput},
-    streams::OWN,
+    streams::{NotBegun, OWN},
 };
 
 /// The worker's end of a socket, once it is open.
 pub(super) type SocketSlot = Arc<OnceLock<End>>;
 
-/// Accepts the socket that the client asks for: the head of the response is sent. `Err`: it cannot
-/// be.
-pub(super) fn accept(host: &mut Host, head: &str) -> Result<Result<(), String>> {
+/// Accepts the socket that the client asks for, and sends the head of the response.
+pub(super) fn accept(host: &mut Host, head: &str) -> Result<Result<(), NotBegun>> {
     // The status follows from the acceptance.
     let head = match head.split_once('\0') {
         Some((_, headers)) => format!("200\0{headers}"),
@@ -34,11 +33,11 @@ pub(super) fn accept(host: &mut Host, head: &str) -> Result<Result<(), String>> 
     };
     let mut response = match response_of(&head, Bytes::new()) {
         Ok(response) => response.map(drop),
-        Err(why) => return Ok(Err(why)),
+        Err(error) => return Ok(Err(error.into())),
     };
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let Some(end) = host.accept_socket(response) else {
-        return Ok(Err("nobody waits for the response".into()));
+        return Ok(Err(NotBegun::NoReader));
     };
     CallState::of(host)?
         .sockets

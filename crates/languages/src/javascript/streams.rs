@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
-use wws_engine::{BodySender, Charge, Host, wasmtime::Result};
+use wws_engine::{BodySender, Charge, Host, ResponseError, wasmtime::Result};
 
 use crate::incoming::{IncomingBody, IncomingError};
 
@@ -67,14 +67,23 @@ pub(super) async fn read_all(
     })
 }
 
-/// Begins the response: its head is sent. `Err`: the head cannot be sent.
-pub(super) fn begin(host: &mut Host, head: &str) -> Result<Result<(), String>> {
+/// Why the head of a response cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotBegun {
+    #[error(transparent)]
+    Invalid(#[from] ResponseError),
+    #[error("nobody waits for the response")]
+    NoReader,
+}
+
+/// Sends the head of the response.
+pub(super) fn begin(host: &mut Host, head: &str) -> Result<Result<(), NotBegun>> {
     let response = match response_of(head, Bytes::new()) {
         Ok(response) => response.map(drop),
-        Err(why) => return Ok(Err(why)),
+        Err(error) => return Ok(Err(error.into())),
     };
     let Some(sender) = host.start_response(response) else {
-        return Ok(Err("nobody waits for the response".into()));
+        return Ok(Err(NotBegun::NoReader));
     };
     CallState::of(host)?.outgoing.insert(OWN, Arc::new(sender));
     Ok(Ok(()))

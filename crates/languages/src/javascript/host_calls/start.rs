@@ -6,7 +6,7 @@ use wws_engine::{
     wasmtime::{Caller, Error, Result},
 };
 
-use super::{Answer, Call};
+use super::{Call, FunctionResult};
 use crate::javascript::{
     exception::KitException,
     files::{self, FileCall},
@@ -18,7 +18,7 @@ use crate::javascript::{
 const OPERATION: u64 = 1 << 10;
 
 impl Call<'_> {
-    pub(super) async fn start(&self, caller: &mut Caller<'_, Host>) -> Result<Answer> {
+    pub(super) async fn start(&self, caller: &mut Caller<'_, Host>) -> Result<FunctionResult> {
         let id = self.number(caller, 0).await? as u64;
         let kind = self.text(caller, 1).await?;
         let (operation, kept) = match kind.as_str() {
@@ -56,10 +56,10 @@ impl Call<'_> {
         let charge = charge.map_err(Error::new)?;
         let started = operations::start(caller.data_mut(), id, operation, charge);
         Ok(match started {
-            Ok(()) => Answer::Undefined,
+            Ok(()) => FunctionResult::Undefined,
             Err(why) => {
                 let exception = KitException::new("Error", format!("{kind}: {why}"));
-                Answer::Text(exception.to_string())
+                FunctionResult::Text(exception.to_string())
             }
         })
     }
