@@ -12,6 +12,8 @@ pub(crate) mod http;
 pub(crate) mod kv;
 pub(crate) mod load_trace;
 pub(crate) mod log;
+pub(crate) mod log_rate;
+pub(crate) mod no_memory;
 pub(crate) mod open_files;
 pub(crate) mod pointers;
 pub(crate) mod random;

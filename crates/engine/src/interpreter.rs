@@ -24,7 +24,8 @@ use crate::interpreter::state::{ExposedGlobals, GlobalValues};
 use crate::interpreter::vm::Vm;
 use crate::memory::page::WASM_PAGE;
 use crate::memory::pool::{PooledImage, with_image};
-use crate::module::{CodePlace, check_header, export_state, instance_size};
+use crate::module::instance_size::instance_size;
+use crate::module::{CodePlace, check_header, export_state};
 use crate::schedule::cpu::CpuUsage;
 
 /// A compiled interpreter, linked with what it imports. Cheap to clone.

@@ -4,6 +4,7 @@
 pub(crate) mod component;
 pub(crate) mod data_segments;
 pub(crate) mod export_state;
+pub(crate) mod instance_size;
 pub(crate) mod instantiable;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::memory::mapping::release_file_pages;
 use crate::memory::page::WASM_PAGE;
 use crate::memory::pool::PooledImage;
 use crate::module::component::Component;
+use crate::module::instance_size::instance_size;
 
 /// Largest module that is compiled, in bytes.
 const MAX_MODULE: usize = 512 << 20;
@@ -252,27 +254,6 @@ pub(crate) fn precompile(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<Vec<u
     engine
         .precompile_module(stripped.as_deref().unwrap_or(wasm))
         .map_err(invalid)
-}
-
-/// Upper bound of what an instance costs besides its memory and tables, in bytes: wasmtime's
-/// `VMContext`.
-pub(crate) fn instance_size(wasm: &[u8]) -> u64 {
-    // Bytes of a global, of a function that may be pointed to, and of an import.
-    const GLOBAL: u64 = 16;
-    const FUNCTION: u64 = 32;
-    const IMPORT: u64 = 64;
-    let mut size = 16 << 10;
-    for payload in Parser::new(0).parse_all(wasm) {
-        size += match payload {
-            Ok(Payload::ImportSection(imports)) => u64::from(imports.count()) * IMPORT,
-            Ok(Payload::FunctionSection(functions)) => u64::from(functions.count()) * FUNCTION,
-            Ok(Payload::GlobalSection(globals)) => u64::from(globals.count()) * GLOBAL,
-            // No later section counts.
-            Ok(Payload::CodeSectionStart { .. }) | Err(_) => break,
-            Ok(_) => 0,
-        };
-    }
-    size
 }
 
 /// Rejects a module whose functions would take gigabytes while they are compiled, however small

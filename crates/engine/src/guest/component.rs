@@ -29,9 +29,10 @@ use crate::guest::instance::{
     GuestContext, InstanceConfig, KvInput, PrintedOutput, STACK_COST, check_minimum_memory,
 };
 use crate::guest::protocol;
-use crate::guest::response::{FailureFlag, RunEnd};
+use crate::guest::response::FailureFlag;
 use crate::guest::reuse::{Reuse, ReusedInstance};
-use crate::host::component::{ComponentIo, ComponentStart};
+use crate::guest::run::RunEnd;
+use crate::host::component::io::{ComponentIo, ComponentStart};
 use crate::host::log::GuestLog;
 use crate::host::report::CallTrace;
 use crate::host::state::{Host, Io};

@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::body::{self, BegunBody, BodyError, BodyStream, ClientWaits};
 use crate::error::CallError;
+use crate::guest::run::RunEnd;
 use crate::guest::socket::GuestSocket;
 use crate::schedule::lane::LanedCall;
 use crate::spec::{GuestLimits, StreamLimits};
@@ -51,9 +52,6 @@ impl Drop for RaisedOnDrop {
         }
     }
 }
-
-/// How a guest's run ends: with a whole response, or with nothing after it passed the head of one.
-pub(crate) type RunEnd = Result<Option<http::Response<Bytes>>, CallError>;
 
 /// The body of a guest's response.
 ///

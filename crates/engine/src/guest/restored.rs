@@ -11,8 +11,8 @@ use crate::error::{CallError, LoadError, LoadErrorKind, WasmError};
 use crate::guest::instance::{
     GuestContext, INITIALISATION_TIME, INITIALISATION_WALL_TIME, InstanceConfig, STACK_COST,
 };
-use crate::guest::response::RunEnd;
 use crate::guest::reuse::{Reuse, ReusedInstance};
+use crate::guest::run::RunEnd;
 use crate::host::kv::KvView;
 use crate::host::state::{Host, Io, Kit};
 use crate::interpreter::Interpreter;

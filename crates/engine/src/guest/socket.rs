@@ -7,7 +7,7 @@ use std::time::Duration;
 use wws_websocket::{End, Limits};
 
 use crate::error::CallError;
-use crate::guest::response::RunEnd;
+use crate::guest::run::RunEnd;
 use crate::schedule::lane::LanedCall;
 
 /// A WebSocket that a guest has accepted, and the guest, which runs while this is polled. Dropping

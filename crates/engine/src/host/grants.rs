@@ -11,7 +11,7 @@ use wws_telemetry::WorkerSeries;
 
 use crate::error::{LoadError, WasmError};
 use crate::host::directories::Directories;
-use crate::host::log::LogRate;
+use crate::host::log_rate::LogRate;
 use crate::spec::{GuestLimits, GuestSpec, KvGrant, PreopenedDirectory};
 
 /// What calls of a guest are counted in, and how much of what it prints is logged.

@@ -19,11 +19,12 @@ use wws_websocket::{ClientHandshake, Close, Connection, End, Role, code};
 use crate::body::{BegunBody, BodySender, RequestBody};
 use crate::error::{MemoryRefusal, Stop};
 use crate::host::clocks::{ClockId, Clocks};
-use crate::host::component::ComponentIo;
+use crate::host::component::io::ComponentIo;
 use crate::host::directories::Directories;
 use crate::host::grants::GuestGrants;
 use crate::host::kv::KvView;
 use crate::host::log::GuestLog;
+use crate::host::no_memory::NoMemory;
 use crate::host::open_files::OpenFiles;
 use crate::host::readdir::DirectoryPath;
 use crate::host::report::{CallTrace, OutgoingReport};
@@ -166,11 +167,6 @@ pub struct HttpFailure {
     /// What went wrong, for people.
     pub message: String,
 }
-
-/// The host may not keep so many bytes for a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no memory to keep {0} bytes for this call (`limits.buffers`, `server.memory`)")]
-pub struct NoMemory(pub u64);
 
 impl wws_websocket::MemoryCharge for Charge {
     fn resize(&mut self, bytes: u64) -> bool {

@@ -12,7 +12,8 @@ use crate::error::{LoadError, LoadErrorKind, WasmError};
 use crate::memory::image::MemoryImage;
 use crate::memory::page::WASM_PAGE;
 use crate::memory::pool::{ExpectedMemory, PooledImage};
-use crate::module::{data_segments, instance_size};
+use crate::module::data_segments;
+use crate::module::instance_size::instance_size;
 
 /// How deep components may contain components.
 const MAX_DEPTH: usize = 16;

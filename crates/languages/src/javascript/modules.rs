@@ -5,7 +5,7 @@ use wws_engine::{
     wasmtime::{AsContextMut, Caller, Extern, Linker, Memory, Result, error::Context as _},
 };
 
-use super::state::State;
+use super::state::CallState;
 
 /// The maximum size of a module, in bytes.
 pub(super) const MAX_MODULE: u64 = 64 << 20;

@@ -1,7 +1,5 @@
 //! Bounds of `wasi:http`: headers, and what requests and responses hold, are charged.
 
-use std::collections::HashMap;
-
 use http::HeaderName;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{
@@ -15,9 +13,10 @@ use wasmtime_wasi_http::p3::Request;
 use wasmtime_wasi_http::p3::bindings::http::types::{self as p3, HostRequest};
 use wasmtime_wasi_http::{FieldMap, FieldMapError, WasiHttpView as _};
 
-use crate::host::component::{ASYNC_VERSION, MAX_FIELDS, VERSION};
-use crate::host::state::{Host, NoMemory};
-use crate::memory::account::Charge;
+use crate::host::component::held::HeldBytes;
+use crate::host::component::io::MAX_FIELDS;
+use crate::host::component::version::{ASYNC_VERSION, VERSION};
+use crate::host::state::Host;
 
 /// Bytes of a set of headers besides its names and values.
 const EMPTY_FIELDS: u64 = 256;
@@ -27,69 +26,6 @@ const FIELD: u64 = 96;
 
 /// Bytes of a request or a response, and of its body, besides headers and what was written.
 const MESSAGE: u64 = 4 << 10;
-
-/// Bytes of all that a component's resources of `wasi:http` hold, by the resource's number. What a
-/// resource held that was passed on counts until the end of the call.
-pub(super) struct HeldBytes {
-    charge: Charge,
-    total: u64,
-    of: HashMap<u32, u64>,
-}
-
-impl HeldBytes {
-    pub(super) fn new(charge: Charge) -> Self {
-        Self {
-            charge,
-            total: 0,
-            of: HashMap::new(),
-        }
-    }
-
-    /// Begins another call of the same instance: what was passed on in the last one is gone, but
-    /// not what its resources hold, and `more`. Returns whether so much may be held.
-    pub(super) fn renew(&mut self, more: u64) -> bool {
-        self.total = self.of.values().sum::<u64>() + more;
-        self.charge.shrink_to(self.total);
-        self.charge.grow_to(self.total)
-    }
-
-    /// Charges bytes that no resource holds yet.
-    fn take(&mut self, bytes: u64) -> Result<(), NoMemory> {
-        if !self.charge.grow_to(self.total + bytes) {
-            return Err(NoMemory(bytes));
-        }
-        self.total += bytes;
-        Ok(())
-    }
-
-    /// Records that a new resource holds bytes that were taken.
-    fn created(&mut self, rep: u32, bytes: u64) {
-        self.of.insert(rep, bytes);
-    }
-
-    /// Charges more bytes of a resource.
-    fn grow(&mut self, rep: u32, bytes: u64) -> Result<(), NoMemory> {
-        self.take(bytes)?;
-        *self.of.entry(rep).or_default() += bytes;
-        Ok(())
-    }
-
-    /// Records that what a resource held is now held by another.
-    fn moved(&mut self, from: u32) -> u64 {
-        self.of.remove(&from).unwrap_or(0)
-    }
-
-    /// Releases what a resource held.
-    fn dropped(&mut self, rep: u32) {
-        self.release(self.of.get(&rep).copied().unwrap_or(0));
-        self.of.remove(&rep);
-    }
-
-    fn release(&mut self, bytes: u64) {
-        self.total -= bytes;
-        self.charge.shrink_to(self.total);
-    }
-}
 
 type HostStore<'a> = StoreContextMut<'a, Host>;
 

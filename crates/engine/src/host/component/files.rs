@@ -2,7 +2,7 @@
 //!
 //! A file counts until its descriptor and all its streams are dropped: each of them keeps it open.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::{Arc, Weak};
 
@@ -20,9 +20,10 @@ use wasmtime_wasi::p2::{
 };
 use wasmtime_wasi::p3::bindings::filesystem::types as p3;
 
+use crate::host::component::component_files::OpenFile;
 use crate::host::component::streams::MAX_TRANSFER;
-use crate::host::component::{ASYNC_VERSION, VERSION};
-use crate::host::open_files::{FileBudget, FileReservation};
+use crate::host::component::version::{ASYNC_VERSION, VERSION};
+use crate::host::open_files::FileReservation;
 use crate::host::readdir::{self, DirectoryEntryHead};
 use crate::host::state::Host;
 use crate::memory::account::Charge;
@@ -36,51 +37,11 @@ const MAX_WRITE: usize = 1 << 20;
 /// Most bytes of entries of a directory that are read at once.
 const DIRECTORY_PIECE: usize = 8 << 10;
 
-/// Most streams of files at once: each may keep a thread busy.
-const MAX_STREAMS: u32 = 64;
-
-/// Files that a component holds open.
-pub(super) struct ComponentFiles {
-    streams: FileBudget,
-    of_call: FileBudget,
-    of_all: FileBudget,
-    /// By the number of the descriptor's resource.
-    open: HashMap<u32, Arc<OpenFile>>,
-    /// Files whose descriptor was dropped while streams of WASI 0.3 were there.
-    streaming: Vec<(Weak<File>, Arc<OpenFile>)>,
-}
-
-/// A file that counts.
-struct OpenFile {
-    _of_call: FileReservation,
-    _of_all: FileReservation,
-}
-
 /// The file of a descriptor.
 fn file(descriptor: &Descriptor) -> &Arc<File> {
     match descriptor {
         Descriptor::File(file) => &file.file,
         Descriptor::Dir(directory) => &directory.dir,
-    }
-}
-
-impl ComponentFiles {
-    pub(super) fn new(limit: u32, of_all: FileBudget) -> Self {
-        Self {
-            streams: FileBudget::new(MAX_STREAMS),
-            of_call: FileBudget::new(limit),
-            of_all,
-            open: HashMap::new(),
-            streaming: Vec::new(),
-        }
-    }
-
-    fn reserve(&mut self) -> Option<Arc<OpenFile>> {
-        self.streaming.retain(|(file, _)| file.strong_count() > 0);
-        Some(Arc::new(OpenFile {
-            _of_call: self.of_call.reserve()?,
-            _of_all: self.of_all.reserve()?,
-        }))
     }
 }
 

@@ -11,8 +11,9 @@ use wasmtime::component::{
 };
 use wws_kv::{Change, ListQuery, PAGE_BYTES, Store};
 
+use crate::host::no_memory::NoMemory;
 use crate::host::slices::WorkSlices;
-use crate::host::state::{Host, NoMemory};
+use crate::host::state::Host;
 use crate::memory::account::Charge;
 
 /// Most keys of one call of a batch function.

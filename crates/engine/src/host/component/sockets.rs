@@ -7,7 +7,7 @@ use wasmtime_wasi::p2::Network;
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::ResolveAddressStream;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 
-use crate::host::component::VERSION;
+use crate::host::component::version::VERSION;
 use crate::host::state::Host;
 
 pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {

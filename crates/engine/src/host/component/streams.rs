@@ -13,7 +13,7 @@ use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, DynPollable, StreamError, StreamResult, bindings::io::poll,
 };
 
-use crate::host::component::VERSION;
+use crate::host::component::version::VERSION;
 use crate::host::state::Host;
 
 /// Most bytes that a stream transfers at once.

@@ -6,7 +6,7 @@ use wws_engine::{
     wasmtime::{AsContextMut, Caller, Error, Result},
 };
 
-use super::Call;
+use super::FunctionCall;
 use crate::javascript::{encoding, exports::Span};
 
 /// Bytes that a function of the host processes between two checks of the CPU time.
@@ -15,7 +15,7 @@ pub(super) const PIECE: u32 = 64 << 10;
 /// Bytes after which other calls get a turn; a multiple of [`PIECE`].
 const TURN: u32 = 1 << 20;
 
-impl Call<'_> {
+impl FunctionCall<'_> {
     /// Charges bytes that are about to be copied, except for a few: they are freed when the
     /// function returns.
     pub(super) fn hold(&self, caller: &mut Caller<'_, Host>, len: u32) -> Result<Option<Charge>> {
