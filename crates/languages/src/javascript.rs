@@ -16,6 +16,7 @@ mod operations;
 mod place;
 mod program;
 mod request_head;
+mod response;
 mod sockets;
 mod source_map;
 mod state;

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use wws_engine::HttpFailure;
+
 /// An exception of the kit. `Display` is the form in which the kit reads it: `NAME:MESSAGE`.
 pub(super) struct KitException {
     /// The class of an error, or the code of a system error.
@@ -20,6 +22,14 @@ impl KitException {
     /// The operation got no memory.
     pub(super) fn no_memory(error: impl fmt::Display) -> Self {
         Self::new("ENOMEM", error.to_string())
+    }
+
+    /// An outgoing request failed.
+    pub(super) fn http_failure(failure: &HttpFailure) -> Self {
+        Self::new(
+            format!("TypeError/{}", failure.kind.name()),
+            format!("fetch failed: {}", failure.message),
+        )
     }
 
     /// Its size in memory, in bytes.

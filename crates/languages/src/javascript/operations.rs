@@ -17,7 +17,7 @@ use futures_util::{
 use http::{Request, response};
 use tokio::time::{Instant, Sleep};
 use wws_engine::{
-    AnsweredBy, BodySender, Charge, Decode, Host, HttpFailure, KeepRedirects, RequestBody,
+    AnsweredBy, BodySender, Charge, Decode, Host, KeepRedirects, RequestBody,
     header_map,
 };
 
@@ -27,9 +27,9 @@ use super::{
     exception::KitException,
     files::{self, FileCall},
     sockets,
-    state::{CallState, FinishedOperation, OperationOutput, PENDING},
+    state::{CallState, FinishedOperation, Incoming, OperationOutput, PENDING},
     store::{self, StoreOperation},
-    streams::{self, Incoming},
+    streams,
 };
 
 /// An operation that the kit starts.
@@ -176,7 +176,7 @@ fn fetch(
     };
     let sending = request(head, body).and_then(|request| {
         let sending = host.stream_http(request);
-        sending.map_err(|failure| http_failure(&failure))
+        sending.map_err(|failure| KitException::http_failure(&failure))
     });
     let state = CallState::of(host).map_err(no_state)?;
     let sending = sending.inspect_err(|_| drop(state.outgoing.remove(&id)))?;
@@ -184,13 +184,15 @@ fn fetch(
     let slot: Incoming = Arc::default();
     state.incoming.insert(id, slot.clone());
     Ok(async move {
-        let response = sending.await.map_err(|failure| http_failure(&failure))?;
+        let response = sending
+            .await
+            .map_err(|failure| KitException::http_failure(&failure))?;
         let (head, body) = response.into_parts();
         let size = body.known_size();
         let bytes = match size {
             Some(size) if size <= SHORT => {
                 let read = body.read_all().await;
-                Some(read.map_err(|error| http_failure(&error.into()))?)
+                Some(read.map_err(|error| KitException::http_failure(&error.into()))?)
             }
             _ => {
                 *slot.lock().await = Some(IncomingBody::Response(Box::new(body)));
@@ -292,13 +294,6 @@ impl Waiting {
             Event::Never => {}
         }
     }
-}
-
-pub(super) fn http_failure(failure: &HttpFailure) -> KitException {
-    KitException::new(
-        format!("TypeError/{}", failure.kind.name()),
-        format!("fetch failed: {}", failure.message),
-    )
 }
 
 fn request(head: &str, body: RequestBody) -> Result<Request<RequestBody>, KitException> {

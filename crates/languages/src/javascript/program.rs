@@ -4,9 +4,8 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header;
 use wws_engine::{
-    Call, Directories, Program, ProgramError, ProgramFailure, RequestBody, ResponseError, Vm,
+    Call, Directories, Program, ProgramError, ProgramFailure, RequestBody, Vm,
     wasmtime::{Error, Result},
 };
 
@@ -21,6 +20,7 @@ use super::{
     operations::{Event, Waiting},
     place::{first_place, with_callee},
     request_head::request_head,
+    response::response_of,
     source_map::SourceMaps,
     state::{CallState, KitFunctions, Outcome, Thrown},
     streams,
@@ -338,23 +338,4 @@ impl Worker {
         failure.message = first.to_owned();
         ProgramError::Failed(failure)
     }
-}
-
-/// A response of the kit: its status, and names and values of headers.
-pub(super) fn response_of(head: &str, body: Bytes) -> Result<http::Response<Bytes>, ResponseError> {
-    let mut lines = head.split('\0');
-    let status = lines.next().and_then(|status| status.parse().ok());
-    let lines: Vec<_> = lines.collect();
-    let headers = lines
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|[name, value]| (*name, *value));
-    let has_type = lines.iter().step_by(2).any(|name| *name == "content-type");
-    let mut response = wws_engine::build_response(status.unwrap_or(-1), headers, body)?;
-    if !has_type {
-        // The kit sets the type of text. Other content has its own type, or none.
-        response.headers_mut().remove(header::CONTENT_TYPE);
-    }
-    Ok(response)
 }

@@ -1,9 +1,7 @@
 //! WebSockets of a worker: the kit has a number for each.
 
-use std::{
-    future::Future,
-    sync::{Arc, OnceLock},
-};
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -15,14 +13,10 @@ use wws_engine::{
 
 use super::{
     exception::KitException,
-    operations::http_failure,
-    program::response_of,
-    state::{CallState, OperationOutput},
+    response::response_of,
+    state::{CallState, OperationOutput, SocketSlot},
     streams::{NotBegun, OWN},
 };
-
-/// The worker's end of a socket, once it is open.
-pub(super) type SocketSlot = Arc<OnceLock<End>>;
 
 /// Accepts the socket that the client asks for, and sends the head of the response.
 pub(super) fn accept(host: &mut Host, head: &str) -> Result<Result<(), NotBegun>> {
@@ -61,12 +55,14 @@ pub(super) fn connect(
     let protocols = parts.map(str::to_owned).collect();
     let opening = host
         .open_socket(request, protocols)
-        .map_err(|failure| http_failure(&failure))?;
+        .map_err(|failure| KitException::http_failure(&failure))?;
     let slot = SocketSlot::default();
     let state = CallState::of(host).map_err(|_| KitException::new("Error", "no state"))?;
     state.sockets.insert(id, slot.clone());
     Ok(async move {
-        let (protocol, end) = opening.await.map_err(|failure| http_failure(&failure))?;
+        let (protocol, end) = opening
+            .await
+            .map_err(|failure| KitException::http_failure(&failure))?;
         let _ = slot.set(end);
         Ok(OperationOutput {
             text: protocol,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -10,13 +10,14 @@ use futures_util::{
     future::{AbortHandle, BoxFuture},
     stream::FuturesUnordered,
 };
-use tokio::{sync::Semaphore, time::Instant};
-use wws_engine::{BodySender, Charge, Directories, Host, ProgramFailure, wasmtime};
-
-use super::{
-    encoding::TextDecoder, exception::KitException, exports::Exports, sockets::SocketSlot,
-    streams::Incoming,
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::Instant,
 };
+use wws_engine::{BodySender, Charge, Directories, Host, ProgramFailure, wasmtime, websocket::End};
+
+use super::{encoding::TextDecoder, exception::KitException, exports::Exports};
+use crate::incoming::IncomingBody;
 
 /// Concurrent outgoing requests of one call; more wait.
 const FETCHES: usize = 6;
@@ -82,6 +83,12 @@ pub(super) enum Outcome {
     /// A failure of the worker.
     Failed(Thrown),
 }
+
+/// The worker's end of a socket, once it is open.
+pub(super) type SocketSlot = Arc<OnceLock<End>>;
+
+/// A body that is read piece by piece. `None`: it was read as a whole.
+pub(super) type Incoming = Arc<Mutex<Option<IncomingBody>>>;
 
 /// The state of one call.
 pub(super) struct CallState {

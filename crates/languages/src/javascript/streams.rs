@@ -10,16 +10,12 @@ use crate::incoming::{IncomingBody, IncomingError};
 
 use super::{
     exception::KitException,
-    operations::http_failure,
-    program::response_of,
-    state::{CallState, OperationOutput},
+    response::response_of,
+    state::{CallState, Incoming, OperationOutput},
 };
 
 /// The number of the request's body, and of the response's.
 pub(super) const OWN: u64 = 0;
-
-/// A body that is read piece by piece. `None`: it was read as a whole.
-pub(super) type Incoming = Arc<Mutex<Option<IncomingBody>>>;
 
 pub(super) fn shared(body: IncomingBody) -> Incoming {
     Arc::new(Mutex::new(Some(body)))
@@ -27,7 +23,7 @@ pub(super) fn shared(body: IncomingBody) -> Incoming {
 
 fn broken(error: IncomingError) -> KitException {
     match error {
-        IncomingError::Response(error) => http_failure(&error.into()),
+        IncomingError::Response(error) => KitException::http_failure(&error.into()),
         error => KitException::new("TypeError", error.to_string()),
     }
 }
