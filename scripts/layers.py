@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Fails on an import that runs up the layers of scripts/layers.txt: between crates, and between the rooms of a crate.
+"""Fails on an import that runs up the layers of scripts/layers.txt, between crates and between the rooms of a crate, and on
+files that import one another in a circle.
 
     scripts/layers.py [ROOT]            check the workspace at ROOT (default: this one)
     scripts/layers.py --graph CRATE     print a crate's rooms with what each imports, as it is
@@ -230,14 +231,88 @@ def rooms_of(source):
     return rooms
 
 
-def imports(source):
-    """Every arrow between the rooms of a crate: (file, line, from, to, what)."""
-    rooms = rooms_of(source)
+def read_crate(source):
+    """The reader of each file, programs of `bin` left out, and the modules that only tests have."""
     read = {}
     for file in sorted(source.rglob("*.rs")):
         if file.relative_to(source).parts[0] != "bin":
             read[file] = Reader(file.read_text(), module_of(source, file))
-    tests = set().union(*(reader.test_files for reader in read.values()))
+    return read, set().union(*(reader.test_files for reader in read.values()))
+
+
+def file_imports(source):
+    """What each file of a crate imports: {file: {file: [name, ...]}}. A crate's root is no file here: it imports all."""
+    read, tests = read_crate(source)
+    files = {}
+    for file, reader in read.items():
+        module = tuple(reader.module)
+        if module and not any(module[:n] in tests for n in range(1, len(module) + 1)):
+            files[module] = file
+    exports = {}
+    for reader in read.values():
+        for name, path in reader.exports:
+            exports[(*reader.module, name)] = path
+    arrows = {file: {} for file in files.values()}
+    for file in arrows:
+        for _, path in read[file].paths:
+            target = defining_file(tuple(path), files, exports)
+            if target and target != file:
+                arrows[file].setdefault(target, []).append(path[-1])
+    return arrows
+
+
+def defining_file(path, files, exports):
+    """The file that defines what a path names, which other modules may hand on."""
+    for _ in range(8):
+        for length in range(len(path), 0, -1):
+            if path[:length] in files:
+                found = files[path[:length]]
+                break
+            if path[:length] in exports:
+                found = None
+                path = (*exports[path[:length]], *path[length:])
+                break
+        else:
+            return None
+        if found:
+            handed_on = path[: length + 1] if len(path) > length else None
+            if handed_on in exports and exports[handed_on] != list(handed_on):
+                path = (*exports[handed_on], *path[length + 1 :])
+                continue
+            return found
+    return None
+
+
+def circles(arrows):
+    """The files that import one another in a circle, as sorted lists (Tarjan's algorithm)."""
+    order, low, stack, found = {}, {}, [], []
+
+    def visit(file):
+        order[file] = low[file] = len(order)
+        stack.append(file)
+        for target in arrows[file]:
+            if target not in order:
+                visit(target)
+                low[file] = min(low[file], low[target])
+            elif target in stack:
+                low[file] = min(low[file], order[target])
+        if low[file] == order[file]:
+            circle = []
+            while not circle or circle[-1] != file:
+                circle.append(stack.pop())
+            if len(circle) > 1:
+                found.append(sorted(circle))
+
+    for file in arrows:
+        if file not in order:
+            visit(file)
+    return found
+
+
+def imports(source):
+    """Every arrow between the rooms of a crate: (file, line, from, to, what)."""
+    rooms = rooms_of(source)
+    read, tests = read_crate(source)
     # What the crate's root hands on is of the room it comes from.
     exports = {}
     for reader in read.values():
@@ -359,6 +434,15 @@ def check(root):
         for file, line, here, there, what in imports(source):
             if there not in may.get(here, ()):
                 problems.append(f"{file.relative_to(root)}:{line}: `{here}` imports `{what}`; {advice(may, here, there)}")
+        arrows = file_imports(source)
+        for circle in circles(arrows):
+            ties = [
+                f"{file.relative_to(source)} -> {target.relative_to(source)} ({', '.join(sorted(set(arrows[file][target])))})"
+                for file in circle
+                for target in circle
+                if target in arrows[file]
+            ]
+            problems.append(f"{crate}: files import one another in a circle: {'; '.join(ties)}: move what both need into a file of its own")
     return problems
 
 
@@ -384,7 +468,7 @@ def main():
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
-        sys.exit(f"{len(problems)} imports run against {LAYERS}")
+        sys.exit(f"{len(problems)} problems of imports ({LAYERS})")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,24 @@ class Rooms(unittest.TestCase):
         self.assertIn("`bottom` imports `top::Thing`", found[0])
         self.assertIn("`top` is above `bottom`: move what both need into `bottom`", found[0])
 
+    def test_reports_a_circle_of_files_within_a_room(self):
+        files = rooms(
+            top__a="use crate::top::b::{B, C};\n",
+            top__b="use crate::top::c::D;\n",
+            top__c="use super::a;\n#[cfg(test)]\nmod tests { use crate::top::d::E; }\n",
+            top__d="use crate::top::c::F;\n",
+        )
+        found = self.fails(files, "crates/app")
+        self.assertIn("top/a.rs -> top/b.rs (B, C); top/b.rs -> top/c.rs (D); top/c.rs -> top/a.rs (a)", found[0])
+
+    def test_follows_what_modules_hand_on_for_circles(self):
+        files = rooms(
+            top="pub use crate::top::a::A;\nuse crate::top::b::B;\n",
+            top__a="",
+            top__b="use crate::top::A;\n",
+        )
+        self.fails(files)
+
     def test_allows_downward_imports(self):
         self.fails(rooms(top="use crate::{middle::a, bottom::{b, c as d}};\nuse crate::bottom;", middle="use crate::bottom::*;"))
 

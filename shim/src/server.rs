@@ -11,12 +11,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use self::payload::Payload;
-use self::unpack::Unpacked;
+use self::unpack::{PROGRAM, Unpacked};
 use crate::error::{Error, Result};
 use crate::sys::state;
-
-/// The name of the program.
-const PROGRAM: &str = "wws";
 
 /// This very program, also when its file has been replaced or removed since it started.
 const OWN_FILE: &str = "/proc/self/exe";

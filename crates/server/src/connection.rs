@@ -3,6 +3,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod body;
+pub(crate) mod bounds;
 pub(crate) mod clients;
 pub(crate) mod driver;
 mod frames;
@@ -15,6 +16,7 @@ pub(crate) mod incoming;
 pub(crate) mod listen;
 mod socket;
 pub(crate) mod upgrade;
+pub(crate) mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -22,9 +22,9 @@ use crate::request::forwarded::TrustedProxies;
 use crate::request::generation::Generation;
 use crate::stores::ProjectStores;
 use crate::workers::compile_memory::CompileMemory;
-use crate::workers::guests::{
-    self, CompiledLanguages, GuestFactory, GuestFailure, LoadedGuest, Sha256Digest,
-};
+use crate::workers::failure::{self, GuestFailure};
+use crate::workers::guests::{GuestFactory, LoadedGuest};
+use crate::workers::languages::{CompiledLanguages, Sha256Digest};
 use crate::workers::loaded::{self, LoadedWorkers, NotAWorker, Predecessor};
 use crate::workers::outgoing::Outgoing;
 
@@ -72,7 +72,7 @@ fn log_level(level: LogLevel) -> LevelFilter {
 
 /// A problem without a worker.
 pub(crate) fn failed(what: &str, error: &LoadError) -> Problems {
-    Problems::one(guests::problem(Path::new(what), error))
+    Problems::one(failure::problem(Path::new(what), error))
 }
 
 /// The number of the project's directory.
@@ -107,7 +107,7 @@ impl LoadContext<'_> {
         let root = Root::open(project.root()).map_err(|error| {
             let error = LoadError::new(LoadErrorKind::Host, "cannot open the project's directory")
                 .caused_by(error);
-            Problems::one(guests::problem(project.root(), &error))
+            Problems::one(failure::problem(project.root(), &error))
         })?;
         let options = self.options;
         let outgoing = Outgoing::new(
@@ -297,7 +297,7 @@ fn select(
                 let runtimes = project.runtimes();
                 let other = NotAWorker::new(worker, runtimes, reason.clone(), sources);
                 others.extend(other.map(|other| (worker.path.clone(), other)));
-                let mut warning = guests::problem(&worker.path, &reason);
+                let mut warning = failure::problem(&worker.path, &reason);
                 warning.message = format!("no worker, and not served: {}", warning.message);
                 warning.help = Some(
                     "move it to a directory that begins with `_`, or let --ignore leave it out"

@@ -4,5 +4,7 @@ pub(crate) mod answer;
 mod api;
 pub(crate) mod metrics;
 mod panel;
+mod private_response;
 mod process;
+pub(crate) mod view;
 mod workers;

@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
-use super::PROGRAM;
 use super::payload::Payload;
 use crate::error::{Error, PathContext, Result};
 use crate::sys::hex::hexadecimal;
 use crate::sys::state;
+
+/// The name of the program.
+pub(super) const PROGRAM: &str = "wws";
 
 /// The file that is locked while versions change.
 const LOCK_FILE: &str = "lock";

@@ -17,8 +17,7 @@ use futures_util::{
 use http::{Request, response};
 use tokio::time::{Instant, Sleep};
 use wws_engine::{
-    AnsweredBy, BodySender, Charge, Decode, Host, KeepRedirects, RequestBody,
-    header_map,
+    AnsweredBy, BodySender, Charge, Decode, Host, KeepRedirects, RequestBody, header_map,
 };
 
 use crate::incoming::{IncomingBody, SHORT};

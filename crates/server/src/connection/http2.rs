@@ -28,14 +28,13 @@ use wws_engine::Charge;
 
 use crate::connection::activity::{Activity, AwaitedClient, RequestInProgress};
 use crate::connection::body::Body;
-use crate::connection::driver::{
-    Bounds, ConnectionEnd, ConnectionSettings, RATE_CHECKS, Watch, bytes_in,
-};
+use crate::connection::bounds::{Bounds, ConnectionSettings, RATE_CHECKS, bytes_in};
 use crate::connection::headers;
 use crate::connection::http2_socket::Http2Socket;
 use crate::connection::incoming::{Http2Body, IncomingBody};
 use crate::connection::socket::Socket;
 use crate::connection::upgrade::{UpgradedConnection, UpgradedSocket};
+use crate::connection::watch::{ConnectionEnd, Watch};
 
 /// Bytes of a body that a client may send before a worker reads them, for a stream.
 const STREAM_WINDOW: u32 = 64 << 10;

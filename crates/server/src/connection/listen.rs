@@ -15,8 +15,8 @@ use wws_engine::Account;
 use wws_project::ServerSettings;
 
 use crate::connection::activity::Activity;
+use crate::connection::bounds::Bounds;
 use crate::connection::clients::{Clients, ConnectionPermit};
-use crate::connection::driver::Bounds;
 
 /// Connections that the kernel queues until they are accepted.
 const BACKLOG: u32 = 4096;

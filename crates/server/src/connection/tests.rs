@@ -29,7 +29,8 @@ use wws_engine::Account;
 
 use super::activity::Activity;
 use super::body::Body;
-use super::driver::{self, Bounds, ConnectionSettings};
+use super::bounds::{Bounds, ConnectionSettings};
+use super::driver;
 use super::frames::PREFACE;
 use super::http2::{self, Handle};
 use super::incoming::IncomingBody;

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::activity::{Activity, RequestInProgress};
-use crate::connection::driver::Bounds;
+use crate::connection::bounds::Bounds;
 use crate::connection::http2_socket::Http2Socket;
 use crate::connection::socket::Socket;
 

@@ -48,8 +48,8 @@ use crate::request::trace::RequestTrace;
 use crate::request::upload::{UploadError, Uploads};
 use crate::request::upload_stream::{UploadFailure, UploadStream, UploadStreamBounds};
 use crate::request::{target, transfer_encoding};
-use crate::status::answer::{self, SharedRoute, StatusClient, StatusRequest, StatusView};
-use crate::status::metrics::ServerGauges;
+use crate::status::answer::{self, SharedRoute, StatusClient, StatusRequest};
+use crate::status::view::{ServerGauges, StatusView};
 
 /// Everything that answers requests. What the settings of a running server cannot change is here;
 /// the rest is in the generation.

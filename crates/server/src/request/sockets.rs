@@ -13,8 +13,8 @@ use wws_project::Worker;
 use wws_websocket::{BadOffer, Close, Connection, Deflate, Offer, Role, SocketOutcome, code};
 
 use crate::connection::body::Body;
-use crate::connection::driver::Watch;
 use crate::connection::upgrade::UpgradedConnection;
+use crate::connection::watch::Watch;
 use crate::request::access::{AbortedBy, StreamRecord};
 use crate::request::context::RequestContext;
 use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT};

@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep};
 use wws_engine::{Account, BodyError};
 
 use crate::connection::activity::Activity;
-use crate::connection::driver::bytes_in;
+use crate::connection::bounds::bytes_in;
 
 /// Bounds of a body that is read as it comes.
 #[derive(Clone)]

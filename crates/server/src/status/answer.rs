@@ -1,32 +1,22 @@
 //! Answers an operator's requests.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, header};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
-use wws_project::{PanelAccess, Project};
-use wws_telemetry::{Telemetry, TextFormat, WorkerSeries};
+use wws_project::PanelAccess;
+use wws_telemetry::TextFormat;
 
+use crate::status::private_response::private_response;
+use crate::status::view::StatusView;
 use crate::status::{api, metrics, panel, workers};
-use crate::stores::ProjectStores;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-/// What the answers show.
-pub(crate) struct StatusView<'a> {
-    pub(crate) project: &'a Project,
-    pub(crate) telemetry: &'a Telemetry,
-    /// The series of each worker, in their order.
-    pub(crate) series: &'a [Arc<WorkerSeries>],
-    pub(crate) gauges: metrics::ServerGauges,
-    pub(crate) stores: &'a ProjectStores,
-}
 
 /// A request of an operator.
 pub(crate) struct StatusRequest<'a> {
@@ -54,7 +44,7 @@ pub(crate) async fn admin(view: &StatusView<'_>, request: &StatusRequest<'_>) ->
             let accept = accept.and_then(|accept| accept.to_str().ok());
             let format = TextFormat::accepted(accept.unwrap_or(""));
             let text = metrics::text(view, format);
-            answer(StatusCode::OK, format.content_type(), text.into())
+            private_response(StatusCode::OK, format.content_type(), text.into())
         }
         "/healthz" => text(StatusCode::OK, "alive\n"),
         "/readyz" if view.gauges.draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
@@ -225,36 +215,11 @@ fn not_allowed() -> Response<Bytes> {
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Bytes> {
-    answer(status, "text/plain; charset=utf-8", text.into())
+    private_response(status, "text/plain; charset=utf-8", text.into())
 }
 
 fn json(status: StatusCode, value: &Value) -> Response<Bytes> {
-    answer(status, "application/json", value.to_string().into())
-}
-
-/// A response that no other site and no cache may use.
-pub(crate) fn answer(
-    status: StatusCode,
-    content_type: &'static str,
-    body: Bytes,
-) -> Response<Bytes> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, "no-store"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    headers.insert(
-        http::HeaderName::from_static("cross-origin-resource-policy"),
-        HeaderValue::from_static("same-origin"),
-    );
-    response
+    private_response(status, "application/json", value.to_string().into())
 }
 
 #[cfg(test)]

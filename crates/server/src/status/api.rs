@@ -8,7 +8,7 @@ use wws_kv::{ListQuery, Store};
 use wws_project::{KeyValue, Origins, Worker};
 use wws_telemetry::WorkerSeries;
 
-use crate::status::answer::StatusView;
+use crate::status::view::StatusView;
 use crate::status::workers;
 
 /// Keys of a namespace that are shown.

@@ -2,32 +2,8 @@
 
 use wws_telemetry::{Sink, TextFormat, TextSink, counter, gauge, single};
 
-use crate::status::answer::StatusView;
 use crate::status::process::ProcessUsage;
-
-/// The state of a server at one time.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ServerGauges {
-    /// The number of the project's generation.
-    pub(crate) generation: u64,
-    /// Calls of workers that run, and how many may.
-    pub(crate) running: u32,
-    pub(crate) concurrency: u32,
-    /// Requests that wait for a worker, and how many may.
-    pub(crate) waiting: u32,
-    pub(crate) queue: u32,
-    /// Connections that are open, that were accepted since the start, and that may be open.
-    pub(crate) connections: u64,
-    pub(crate) accepted: u64,
-    pub(crate) max_connections: u64,
-    /// Bytes of memory for guests, and those in use.
-    pub(crate) memory: u64,
-    pub(crate) memory_used: u64,
-    /// Whether the server stops.
-    pub(crate) draining: bool,
-    /// Workers that wait for the code that the host compiles.
-    pub(crate) uncompiled: usize,
-}
+use crate::status::view::StatusView;
 
 /// All metrics in a text format.
 pub(crate) fn text(view: &StatusView<'_>, format: TextFormat) -> String {

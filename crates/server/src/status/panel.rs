@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 
-use crate::status::answer::answer;
+use crate::status::private_response::private_response;
 
 /// The page. Its style and its script are parts of it.
 const PAGE: &str = include_str!("panel.html");
@@ -36,7 +36,7 @@ fn element(tag: &str) -> &'static str {
 /// The page.
 pub(crate) fn page() -> Response<Bytes> {
     let body = Bytes::from_static(PAGE.as_bytes());
-    let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", body);
+    let mut response = private_response(StatusCode::OK, "text/html; charset=utf-8", body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
     response

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use wws_project::{Worker, hex};
 
-use crate::status::answer::StatusView;
+use crate::status::view::StatusView;
 
 /// What takes the place of the values of variables, which may be secrets.
 const MASK: &str = "********";

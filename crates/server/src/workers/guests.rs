@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use sha2::{Digest, Sha256};
@@ -15,13 +15,15 @@ use wws_engine::{
 };
 use wws_languages::{CompiledLanguage, Language, Languages, runtime_guest};
 use wws_project::{
-    Consistency, Execution, Instances, Limits, Problem, Project, Runtime, Worker, beneath::Root,
+    Consistency, Execution, Instances, Limits, Project, Runtime, Worker, beneath::Root,
 };
 use wws_telemetry::{CodeSource, Telemetry};
 
 use crate::stores::ProjectStores;
 use crate::workers::compile_memory::{CompileMemory, ReservedMemory};
 use crate::workers::compiling::Compiling;
+use crate::workers::failure::GuestFailure;
+use crate::workers::languages::{CompiledLanguages, Sha256Digest, language_key};
 use crate::workers::loaded::{self, Predecessor, WorkerSource};
 use crate::workers::not_a_worker;
 use crate::workers::outgoing::Outgoing;
@@ -32,8 +34,6 @@ const MAX_MODULE: u64 = 512 << 20;
 
 /// A larger source is a broken worker, in bytes.
 const MAX_SOURCE: u64 = 16 << 20;
-
-pub(crate) type Sha256Digest = [u8; 32];
 
 /// Makes guests of workers.
 pub(crate) struct GuestFactory<'a> {
@@ -74,59 +74,6 @@ pub(crate) struct LoadedGuest {
     pub(crate) is_kept: bool,
 }
 
-/// Why a worker has no guest.
-#[derive(Clone)]
-pub(crate) enum GuestFailure {
-    /// The file is not a worker at all, for this reason. With the directories that have recorded
-    /// what was read to find out, if that is known.
-    NotAWorker(Arc<LoadError>, Option<Directories>),
-    /// The project's loader has found these problems.
-    Problems(Vec<Problem>),
-    /// The worker cannot be loaded.
-    Broken(Arc<LoadError>),
-}
-
-impl From<LoadError> for GuestFailure {
-    fn from(error: LoadError) -> Self {
-        Self::Broken(Arc::new(error))
-    }
-}
-
-impl From<Arc<LoadError>> for GuestFailure {
-    fn from(error: Arc<LoadError>) -> Self {
-        Self::Broken(error)
-    }
-}
-
-impl GuestFailure {
-    /// Whether its code is neither in the cache nor can be compiled here.
-    pub(crate) fn is_uncompiled(&self) -> bool {
-        matches!(self, Self::Broken(error) if error.kind() == LoadErrorKind::CompileMemory)
-    }
-
-    /// The problems of a worker that cannot be loaded.
-    pub(crate) fn problems(self, worker: &Worker) -> Vec<Problem> {
-        match self {
-            Self::NotAWorker(error, _) | Self::Broken(error) => {
-                vec![problem(&worker.path, &error)]
-            }
-            Self::Problems(problems) => problems,
-        }
-    }
-}
-
-/// A problem of a worker: at the place of the error, or about the worker's file as a whole.
-pub(crate) fn problem(worker: &Path, error: &LoadError) -> Problem {
-    let pos = error.pos();
-    Problem {
-        file: pos.map_or_else(|| worker.to_path_buf(), |pos| pos.file.clone()),
-        line: pos.map(|pos| pos.line),
-        column: pos.and_then(|pos| pos.column),
-        message: error.message(),
-        help: None,
-    }
-}
-
 /// Modules to compile, by the SHA-256 of their content; with the file that each was read from.
 type Contents = HashMap<Sha256Digest, (PathBuf, Vec<u8>)>;
 
@@ -138,51 +85,6 @@ enum WorkerLoad {
     /// Its guest is taken over.
     Keep(Guest, Arc<WorkerSource>),
     Load(Arc<WorkerSource>),
-}
-
-/// Compiled interpreters, each compiled when a worker first needs it.
-#[derive(Default)]
-pub(crate) struct CompiledLanguages(Mutex<HashMap<LanguageKey, LanguageSlot>>);
-
-/// The name of a language, and the SHA-256 of its interpreter unless that is built in.
-type LanguageKey = (&'static str, Option<Sha256Digest>);
-
-/// One interpreter, compiled or not yet.
-type LanguageSlot = Arc<OnceLock<Result<CompiledLanguage, Arc<LoadError>>>>;
-
-/// The key of the interpreter that a worker needs, if it runs as a snapshot.
-fn language_key(worker: &Worker, runtimes: &[Runtime]) -> Option<LanguageKey> {
-    let Execution::Snapshot { language, runtime } = worker.execution() else {
-        return None;
-    };
-    let digest = runtime.and_then(|index| runtimes.get(index)?.binary.digest());
-    Some((language, digest))
-}
-
-impl CompiledLanguages {
-    /// The interpreters that workers of a project use.
-    fn used_by(&self, project: &Project) -> Self {
-        let workers = project.workers().iter();
-        let keys = workers.filter_map(|worker| language_key(worker, project.runtimes()));
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = keys.filter_map(|key| {
-            let slot = all.get(&key)?;
-            matches!(slot.get(), Some(Ok(_))).then(|| (key, slot.clone()))
-        });
-        Self(Mutex::new(used.collect()))
-    }
-
-    fn get(
-        &self,
-        key: LanguageKey,
-        compile: impl FnOnce() -> Result<CompiledLanguage, LoadError>,
-    ) -> Result<CompiledLanguage, Arc<LoadError>> {
-        let slot = {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(key).or_default().clone()
-        };
-        slot.get_or_init(|| compile().map_err(Arc::new)).clone()
-    }
 }
 
 impl GuestFactory<'_> {
@@ -559,47 +461,5 @@ fn limits(limits: &Limits) -> GuestLimits {
                 time: Some(limits.stream_time).filter(|time| !time.is_zero()),
             },
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use wws_engine::{ProgramFailure, SourcePos};
-
-    fn broken(pos: Option<SourcePos>, message: &str) -> LoadError {
-        let failure = ProgramFailure {
-            pos,
-            message: message.into(),
-        };
-        failure.into()
-    }
-
-    #[test]
-    fn reports_errors_at_their_place() {
-        let pos = SourcePos {
-            file: "lib.js".into(),
-            line: 3,
-            column: Some(5),
-        };
-        let error = broken(Some(pos), "Error: x");
-        let problem = problem(Path::new("w.js"), &error);
-        assert_eq!(problem.to_string(), "lib.js:3:5: Error: x");
-    }
-
-    #[test]
-    fn message_that_looks_like_a_position_is_not_one() {
-        let error = broken(None, "evil.js:1:2: Error: x");
-        let problem = problem(Path::new("w.js"), &error);
-        assert_eq!(problem.file, Path::new("w.js"));
-        assert_eq!((problem.line, problem.column), (None, None));
-    }
-
-    #[test]
-    fn reports_all_causes() {
-        let cause = std::io::Error::other("disk is full");
-        let error = LoadError::new(LoadErrorKind::Host, "cannot read w.wasm").caused_by(cause);
-        let problem = problem(Path::new("w.wasm"), &error);
-        assert_eq!(problem.message, "cannot read w.wasm: disk is full");
     }
 }

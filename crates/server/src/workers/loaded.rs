@@ -13,7 +13,8 @@ use wws_engine::{Code, Directories, FileContents, Guest, LoadError};
 use wws_project::{Execution, Project, Runtime, Worker, beneath::Root};
 
 use crate::stores::ProjectStores;
-use crate::workers::guests::{CompiledLanguages, GuestFailure, Sha256Digest};
+use crate::workers::failure::GuestFailure;
+use crate::workers::languages::{CompiledLanguages, Sha256Digest};
 use crate::workers::outgoing::Outgoing;
 
 /// The workers of a generation as they were loaded.
