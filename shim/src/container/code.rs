@@ -15,7 +15,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,6 +25,7 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 
 use crate::error::{PathContext, Result};
+use crate::oci::view::ProjectDirectory;
 use crate::sys::child::die_with_parent;
 use crate::sys::log;
 use crate::sys::reaper::{Child, Reaper};
@@ -72,15 +73,6 @@ pub(crate) struct ContainerCompiler {
     project: ProjectDirectory,
     /// Whether the server of the container may lack the memory to compile what is missing.
     server_has_little_memory: bool,
-}
-
-/// The project whose code is compiled.
-#[derive(Debug)]
-pub(crate) struct ProjectDirectory {
-    /// A handle of the project's directory on the host.
-    pub(crate) directory: OwnedFd,
-    /// Whether the directory is the container's root.
-    pub(crate) is_root: bool,
 }
 
 /// A running compilation. When it is dropped, the compiler is killed, and the server stops waiting.
@@ -175,20 +167,25 @@ impl ContainerCode {
 }
 
 impl ContainerCompiler {
-    /// Prepares to compile `project` with the program `server`. `memory` is the limit of the
-    /// container, if it has one.
-    pub(crate) fn new(
+    /// Plans to compile `project` with the program `server`. `memory` is the limit of the
+    /// container, if it has one. Returns `None` if the links to the code cannot be created: then
+    /// the server compiles.
+    pub(crate) fn plan(
         code: ContainerCode,
-        server: PathBuf,
+        server: &Path,
         project: ProjectDirectory,
         memory: Option<u64>,
-    ) -> Self {
-        Self {
+    ) -> Option<Self> {
+        // A full or read-only disk, for example: it would fail for all containers.
+        code.create_links()
+            .inspect_err(|error| log::debug!("precompile: {error:#}"))
+            .ok()?;
+        Some(Self {
             code,
-            server,
+            server: server.to_owned(),
             project,
             server_has_little_memory: memory.is_some_and(|limit| limit < COMPILER_MEMORY),
-        }
+        })
     }
 
     /// Returns the code that is compiled.
@@ -462,7 +459,7 @@ mod tests {
         fs::write(&server, script).unwrap();
         fs::set_permissions(&server, fs::Permissions::from_mode(0o755)).unwrap();
         let code = ContainerCode::in_cache(directory.path(), "default", "c1");
-        let compiler = ContainerCompiler::new(code, server, project, None);
+        let compiler = ContainerCompiler::plan(code, &server, project, None).unwrap();
         for later in [false, true] {
             assert!(compiler.command(later).unwrap().status().unwrap().success());
         }

@@ -6,19 +6,16 @@ use std::path::Path;
 
 use containerd_shim_protos::api::Mount;
 
-use super::code::{ContainerCode, ContainerCompiler, ProjectDirectory};
+use super::code::{ContainerCode, ContainerCompiler};
 use crate::containerd::options::Options;
 use crate::error::{PathContext, Result};
 use crate::oci::bundle;
 use crate::oci::entrypoint::{self, Entrypoint};
 use crate::oci::mount;
-use crate::oci::rootfs::FileKind;
 use crate::oci::server::{SERVER_NAME, ServedProject};
 use crate::oci::spec::Spec;
-use crate::oci::view::ContainerView;
 use crate::runc;
 use crate::server::ServerProgram;
-use crate::sys::log;
 
 /// A directory that exists where systemd runs.
 const SYSTEMD: &str = "/run/systemd/system";
@@ -83,7 +80,10 @@ pub(super) fn prepare(
             let has_shell = view.has_shell()?;
             spec.set_arguments(arguments)?;
             let memory = spec.memory_limit();
-            planned = code.and_then(|code| plan_code(&view, &path, code, &server, memory));
+            let project = code.and_then(|code| Some((code, view.open_project(&path)?)));
+            planned = project.and_then(|(code, project)| {
+                ContainerCompiler::plan(code, &server, project, memory)
+            });
             let links = planned.as_ref().map(|planned| &*planned.code().links);
             let arguments = spec.arguments_after_entrypoint();
             let server = spec.serve(&server, &path, links)?;
@@ -104,37 +104,4 @@ pub(super) fn prepare(
         project,
         code: planned,
     })
-}
-
-/// Plans the precompilation of a project at `path`. Returns `None` if the host does not allow it:
-/// then the server compiles.
-fn plan_code(
-    view: &ContainerView,
-    path: &Path,
-    code: ContainerCode,
-    server: &Path,
-    memory: Option<u64>,
-) -> Option<ContainerCompiler> {
-    let directory = match view.kind(path).ok()? {
-        FileKind::Directory => path,
-        // What is beside a single worker is compiled, too: it may be no more than a few files.
-        FileKind::File | FileKind::Missing => path.parent()?,
-    };
-    let project = ProjectDirectory {
-        directory: view.open_directory(directory).ok().flatten()?,
-        is_root: directory == Path::new("/"),
-    };
-    match code.create_links() {
-        Ok(()) => Some(ContainerCompiler::new(
-            code,
-            server.to_owned(),
-            project,
-            memory,
-        )),
-        // A full or read-only disk, for example: it would fail for all containers.
-        Err(error) => {
-            log::debug!("precompile: {error:#}");
-            None
-        }
-    }
 }

@@ -23,6 +23,15 @@ impl MountPoint {
     }
 }
 
+/// The project whose code is compiled.
+#[derive(Debug)]
+pub(crate) struct ProjectDirectory {
+    /// A handle of the project's directory on the host.
+    pub(crate) directory: OwnedFd,
+    /// Whether the directory is the container's root.
+    pub(crate) is_root: bool,
+}
+
 /// What a container's processes will see of files, and the init process of its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContainerView {
@@ -66,12 +75,25 @@ impl ContainerView {
         Ok(false)
     }
 
+    /// Opens the directory of the project at `path`: the parent of a single worker, whose
+    /// neighbours may be a few files of the same project. Returns `None` if there is none.
+    pub(crate) fn open_project(&self, path: &Path) -> Option<ProjectDirectory> {
+        let directory = match self.kind(path).ok()? {
+            FileKind::Directory => path,
+            FileKind::File | FileKind::Missing => path.parent()?,
+        };
+        Some(ProjectDirectory {
+            directory: self.open_directory(directory).ok().flatten()?,
+            is_root: directory == Path::new("/"),
+        })
+    }
+
     /// Opens a directory of the container on the host, in its root file system or in a volume.
     /// Returns a handle, as whoever writes the volume may replace the path later.
     ///
     /// # Errors
     /// The root file system cannot be read.
-    pub(crate) fn open_directory(&self, path: &Path) -> Result<Option<OwnedFd>> {
+    fn open_directory(&self, path: &Path) -> Result<Option<OwnedFd>> {
         match self.mount_of(path) {
             None => rootfs::open_in_root(&self.root, path),
             Some((mount, below)) => match &mount.source {
