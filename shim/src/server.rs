@@ -63,7 +63,7 @@ impl ServerProgram {
         }
     }
 
-    /// Returns the path of the program, which is unpacked if it is carried and not there yet.
+    /// Returns the path of the program, which is unpacked first if the shim carries it.
     /// Blocks: unpacking takes up to a second.
     ///
     /// # Errors

@@ -306,7 +306,7 @@ pub(crate) struct Health {
 pub(crate) struct Precompile {
     /// The project's directory
     pub(crate) path: PathBuf,
-    /// The code cache; nobody else may write there
+    /// The code cache; no other user may write to it
     #[arg(long, default_value = "/var/lib/wws/code")]
     pub(crate) store: PathBuf,
     /// Bytes of the code cache; the least recently used entries are removed first

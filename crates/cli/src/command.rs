@@ -24,7 +24,8 @@ pub(crate) fn output(
         .spawn()
         .ok()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // Shorter than a pipe; a program that does not read it says so by its result.
+        // Shorter than a pipe, so that this never blocks; the exit status shows whether it was
+        // read.
         let _ = stdin.write_all(input.as_bytes());
     }
     let started = Instant::now();

@@ -19,7 +19,7 @@ use host::Host;
 enum Health {
     /// As it must be.
     Fine,
-    /// Something is missing that can be done without.
+    /// An optional part is missing.
     Note,
     /// Containers of workers do not run, or not as they should.
     Problem,

@@ -61,7 +61,7 @@ fn copy(args: &Install) -> io::Result<()> {
     Ok(())
 }
 
-/// What the node's containerd must be told.
+/// The configuration that the node's containerd needs.
 fn configuration(shim: &Path) -> String {
     format!(
         "\ncontainerd needs this once, in /etc/containerd/config.toml, and a restart:\n\n\

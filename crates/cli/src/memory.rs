@@ -79,7 +79,7 @@ unsafe extern "C" fn release(
         let from = (program.dlpi_addr + header.p_vaddr) as usize;
         let to = from + header.p_memsz as usize;
         let (from, to) = (from / page * page, to.next_multiple_of(page));
-        // SAFETY: the pages belong to a mapping of a file that nobody has written to: the next
+        // SAFETY: the pages belong to a mapping of a file that was never written to: the next
         // access finds the same bytes. A failure costs only memory.
         let _ = unsafe { madvise(from as *mut c_void, to - from, Advice::LinuxDontNeed) };
     }

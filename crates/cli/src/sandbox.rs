@@ -1,5 +1,5 @@
 //! Restricts a server before it reads untrusted files: capabilities, new privileges, and system
-//! calls that it does not need. An attacker who takes over the process has none of them.
+//! calls that it does not need. An attacker who takes over the process cannot use them.
 //!
 //! [`enter`] is called first, while there is one thread: all others inherit it. [`load_no_code`] is
 //! called when the loading thread has been started, before any other one. [`close`] is called when
@@ -363,7 +363,7 @@ mod tests {
     fn page(first: libc::c_int, then: libc::c_int) -> Result<(), Errno> {
         let size = rustix::param::page_size();
         let map = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping, which nobody else knows.
+        // SAFETY: a new mapping, to which there is no other pointer.
         let page = unsafe { libc::mmap(std::ptr::null_mut(), size, first, map, -1, 0) };
         let failed = || Errno::from_io_error(&io::Error::last_os_error()).unwrap();
         if page == libc::MAP_FAILED {

@@ -50,7 +50,7 @@ enum Piece {
     End,
 }
 
-/// Nobody reads the body any longer.
+/// The reader of the body is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("nobody reads the body")]
 pub struct BodyClosed;
@@ -70,7 +70,7 @@ impl BodySender {
     /// Adds a piece, once there is room for it.
     ///
     /// # Errors
-    /// Nobody reads the body any longer.
+    /// The reader of the body is gone.
     pub async fn send(&self, piece: Bytes) -> Result<(), BodyClosed> {
         let piece = Piece::Frame(Frame::data(piece));
         self.0.send(piece).await.map_err(|_| BodyClosed)
@@ -79,7 +79,7 @@ impl BodySender {
     /// Adds trailers, after the last piece.
     ///
     /// # Errors
-    /// Nobody reads the body any longer.
+    /// The reader of the body is gone.
     pub async fn send_trailers(&self, trailers: HeaderMap) -> Result<(), BodyClosed> {
         let piece = Piece::Frame(Frame::trailers(trailers));
         self.0.send(piece).await.map_err(|_| BodyClosed)
@@ -88,12 +88,12 @@ impl BodySender {
     /// Waits until the next piece has room.
     ///
     /// # Errors
-    /// Nobody reads the body any longer.
+    /// The reader of the body is gone.
     pub async fn ready(&self) -> Result<(), BodyClosed> {
         self.0.reserve().await.map(drop).map_err(|_| BodyClosed)
     }
 
-    /// Waits until nobody reads the body any longer.
+    /// Waits until the reader of the body is gone.
     pub async fn closed(&self) {
         self.0.closed().await;
     }
@@ -101,7 +101,7 @@ impl BodySender {
     /// Ends the body.
     ///
     /// # Errors
-    /// Nobody reads the body any longer.
+    /// The reader of the body is gone.
     pub async fn finish(self) -> Result<(), BodyClosed> {
         self.0.send(Piece::End).await.map_err(|_| BodyClosed)
     }

@@ -224,7 +224,7 @@ impl Guest {
 
     /// Lets an instance answer up to so many requests, one after another: what a request leaves in
     /// the instance is seen by the next. The limits of a call hold for each request. An instance is
-    /// thrown away after a failure, and when it was not needed for a while.
+    /// discarded after a failure, and when it was not needed for a while.
     ///
     /// # Errors
     /// The guest is a program that ends with its response; or it is in use.

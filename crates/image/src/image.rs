@@ -254,7 +254,7 @@ impl Image {
         Ok(blobs)
     }
 
-    /// What a container gets unless it is told otherwise.
+    /// The defaults of a container.
     fn settings(&self) -> Value {
         let mut settings =
             json!({ "Entrypoint": self.entrypoint, "Env": self.env, "WorkingDir": "/" });

@@ -91,7 +91,7 @@ impl Layer {
                     path: found.path.clone(),
                     size: *size,
                 },
-                // The rest of the mode is the umask of whoever checked it out.
+                // The rest of the mode depends on the umask of the checkout.
                 mode: if *executable { 0o755 } else { 0o644 },
             },
             FoundFileKind::Special => return Err(ImageError::Special(found.path.clone())),

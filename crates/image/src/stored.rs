@@ -40,7 +40,7 @@ pub struct StoredImage {
     defaults: Defaults,
 }
 
-/// What a container of an image gets unless it is told otherwise.
+/// The defaults of a container of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
     /// `ENTRYPOINT` of its Dockerfile.

@@ -1,9 +1,9 @@
 //! Ruby workers: CRuby as built by the project ruby.wasm, the kit of `kits/ruby` and the user's
 //! files, from one snapshot.
 //!
-//! That Ruby is a library: it starts, evaluates texts and calls methods when its host says so, and
-//! returns each time. So its snapshot is taken between two calls, and a request is one call of the
-//! kit's method `answer`.
+//! That Ruby is a library: it starts, evaluates source and calls methods when the host calls it,
+//! and returns each time. So its snapshot is taken between two calls, and a request is one call of
+//! the kit's method `answer`.
 
 mod abi;
 mod kit;

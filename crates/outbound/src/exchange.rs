@@ -1,4 +1,4 @@
-//! One request on one connection: its times, and what is left of it when nobody wants the answer.
+//! One request on one connection: its timeouts, and its cleanup when the response is not wanted.
 
 use std::{
     sync::{Arc, Weak},

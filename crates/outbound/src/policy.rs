@@ -108,7 +108,7 @@ struct PolicyRules {
 /// ICANN).
 const PRIVATE_NAMES: [&str; 3] = [".internal", ".local", ".home.arpa"];
 
-/// Whether a name can only belong to a private network: nobody outside can make it resolve there.
+/// Whether a name can only belong to a private network, so that no outsider controls its address.
 fn is_private_name(host: &Host) -> bool {
     match host {
         Host::Domain(name) => {

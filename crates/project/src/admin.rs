@@ -66,7 +66,7 @@ impl AdminAddress {
 /// Whether the panel is served on the port of the workers, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PanelAccess {
-    /// To nobody.
+    /// To no client.
     #[default]
     Off,
     /// To clients on the same machine.

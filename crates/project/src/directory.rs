@@ -14,7 +14,7 @@ use rustix::fs::{
 
 use crate::beneath::Root;
 
-/// File systems of the kernel, in which nobody stores files. The numbers are those of
+/// File systems of the kernel, which hold no stored files. The numbers are those of
 /// `linux/magic.h`.
 const OF_THE_KERNEL: [i64; 16] = [
     0x9fa0,      // proc

@@ -6,7 +6,7 @@ settings! {
     /// How long the instances of a worker live, and where they start.
     pub struct Instances in "instances" {
         /// Requests that an instance answers, one after another; then, after a failure, or when it
-        /// was not needed for 10 seconds, it is thrown away. With more than 1, a request sees what
+        /// was not needed for 10 seconds, it is discarded. With more than 1, a request sees what
         /// earlier ones left in the instance.
         reuse: u32 = 1, 1 => 1_000_000;
         /// Whether requests to a module that exports `_initialize` and `wws_handle` start from the

@@ -2,7 +2,7 @@
 //! of the number of routes.
 //!
 //! The more specific route wins, segment by segment from the left: static, then parameter, then
-//! catch-all. A branch without a match for the rest of the path gives way to the next one.
+//! catch-all. If a branch does not match the rest of the path, the next one is tried.
 
 use std::collections::HashMap;
 

@@ -16,7 +16,7 @@ use rustix::fs::{Dir, FileType};
 use crate::beneath::Root;
 use crate::files::{is_left_out, is_private, is_system};
 
-/// Directories of dependencies, in which nobody works.
+/// Directories of dependencies, which are not edited by hand.
 const DEPENDENCIES: &str = "node_modules";
 
 /// Files that matter although their names begin with a dot: settings, variables, and the link that

@@ -39,7 +39,7 @@ pub enum SocketOutcome {
     Lost,
     /// The peer did not answer a close, or a ping, or took nothing.
     Silent,
-    /// The peer broke the protocol or a limit; it was told this code.
+    /// The peer broke the protocol or a limit; this code was sent.
     Failed(u16),
 }
 

@@ -55,7 +55,7 @@ pub enum Event {
 /// Why a message was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSent {
-    /// Nobody takes messages any longer.
+    /// The receiver is gone.
     #[error("the socket is closed")]
     Closed,
     /// There is no memory to keep the message.
@@ -78,7 +78,7 @@ struct QueueState {
     charge: Box<dyn MemoryCharge>,
     /// Nothing follows what is queued.
     ended: bool,
-    /// Nobody takes anything any longer.
+    /// The receiver is gone.
     deaf: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -162,7 +162,7 @@ impl Sender {
     /// Queues a message, whether there is room or not.
     ///
     /// # Errors
-    /// Nobody takes it, or there is no memory for it.
+    /// The receiver is gone, or there is no memory for the message.
     pub fn push(&self, message: Message) -> Result<(), NotSent> {
         let mut state = self.0.lock();
         if state.deaf || state.ended {
@@ -182,7 +182,7 @@ impl Sender {
     /// Queues a message once there is room for it.
     ///
     /// # Errors
-    /// Nobody takes it, or there is no memory for it.
+    /// The receiver is gone, or there is no memory for the message.
     pub async fn send(&self, message: Message) -> Result<(), NotSent> {
         let cost = message.cost();
         poll_fn(|context| self.poll_room(cost, context)).await?;
@@ -199,7 +199,7 @@ impl Sender {
         }
     }
 
-    /// Whether the queue was ended, or nobody takes anything.
+    /// Whether the queue was closed, or its receiver is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         let state = self.0.lock();

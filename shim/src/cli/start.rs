@@ -33,13 +33,13 @@ pub(crate) fn start(args: &Args) -> Result<String> {
     let group = spec.group().unwrap_or(&args.id);
     let path = socket::socket_path(&args.address, &args.namespace, group);
     let address = format!("unix://{}", path.display());
-    // First, as this fails on a full disk, and nobody would stop a running shim.
+    // First: on a full disk this fails, and a running shim would not be stopped.
     bundle::save_address(here, &address)?;
     if let Some(listener) = socket::listen(&path)? {
         let link = socket::link_path(&args.address, &args.namespace, &spec, &args.id);
         let started = launch(args, &path, link.as_deref(), listener, &options);
         if started.is_err() {
-            // Nobody listens at the socket.
+            // No process listens on the socket.
             let _ = fs::remove_file(&path);
         }
         started?;

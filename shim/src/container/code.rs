@@ -10,7 +10,7 @@
 //! /var/lib/wws/containers/BOOT/NAMESPACE/ID       the links of a container
 //! ```
 //!
-//! Neither containers nor bundles survive a reboot, so nobody asks to delete the links of earlier
+//! Neither containers nor bundles survive a reboot, so no client deletes the links of earlier
 //! boots. The boot ID tells them, and each removal removes some of them.
 
 use std::fs::{self, DirBuilder, File};
@@ -448,7 +448,7 @@ mod tests {
             directory: found.unwrap().unwrap(),
             is_root: false,
         };
-        // Whoever writes the volume replaces the path.
+        // A process that writes the volume replaces the path.
         fs::rename(at("project"), at("gone")).unwrap();
         symlink("secret", at("project")).unwrap();
         let server = at("server");

@@ -127,7 +127,7 @@ impl From<oci::Options> for Options {
         Self {
             binary_name: options.binary_name,
             root: options.root,
-            // Protobuf does not send `false`: it cannot be told from an absent value.
+            // Protobuf does not send `false`: it looks like an absent value.
             systemd_cgroup: options.systemd_cgroup.then_some(true),
             shim_cgroup: options.shim_cgroup,
             no_pivot_root: options.no_pivot_root,

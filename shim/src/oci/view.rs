@@ -89,7 +89,7 @@ impl ContainerView {
     }
 
     /// Opens a directory of the container on the host, in its root file system or in a volume.
-    /// Returns a handle, as whoever writes the volume may replace the path later.
+    /// Returns a handle, as a process that writes the volume may replace the path later.
     ///
     /// # Errors
     /// The root file system cannot be read.

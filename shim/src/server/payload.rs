@@ -84,7 +84,7 @@ impl Payload {
         let read = |error| Error::io("read the server in the shim", error);
         file.seek(SeekFrom::Start(self.start)).map_err(read)?;
         let compressed = BufReader::with_capacity(PIECE, file.take(self.compressed));
-        // One byte more than expected is enough to find that there is too much.
+        // One byte more than expected shows that the content is too long.
         let mut program = ZlibDecoder::new(compressed).take(self.length + 1);
         let mut piece = vec![0; PIECE];
         let (mut length, mut digest) = (0, Sha256::new());

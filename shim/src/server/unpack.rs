@@ -35,7 +35,7 @@ pub(super) struct Unpacked {
 }
 
 impl Unpacked {
-    /// Returns the program of `payload` below `directory`, and unpacks it if it is not there.
+    /// Returns the program of `payload` below `directory`, and unpacks it if it is missing.
     /// Versions that no shim uses any more are removed.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ pub(crate) struct Reaper(Mutex<ReaperState>);
 #[derive(Debug, Default)]
 struct ReaperState {
     expected: HashMap<u32, ExpectedExit>,
-    /// Exits of processes that nobody waits for yet. They are kept while a spawn is pending, as one
+    /// Exits of processes that have no waiter yet. They are kept while a spawn is pending, as one
     /// of them may be its child's.
     unclaimed: HashMap<u32, Exit>,
     pending_spawns: usize,
@@ -178,7 +178,7 @@ impl Reaper {
         }
     }
 
-    /// Passes the exit of a reaped process on to whoever waits for it.
+    /// Passes the exit of a reaped process on to its waiters.
     pub(crate) fn record_exit(&self, pid: u32, exit: Exit) {
         let mut state = self.state();
         if let Some(waited) = state.expected.remove(&pid) {
@@ -299,7 +299,7 @@ mod tests {
         let waiter = reaper.pending_spawn().claim(7);
         let reaped = waiter.reaped();
         assert!(!reaped.is_set());
-        // Nobody has waited yet.
+        // No waiter yet.
         reaper.record_exit(7, exit(0));
         assert!(reaped.is_set());
         let pending = reaper.pending_spawn();

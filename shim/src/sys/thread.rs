@@ -17,7 +17,7 @@ static FREE_THREADS: Semaphore = Semaphore::const_new(4);
 /// The stack size of one thread, in bytes.
 const STACK_SIZE: usize = 256 * 1024;
 
-/// Runs `work` on a thread of its own, to its end even if nobody waits for the result any more.
+/// Runs `work` on its own thread, to completion even if the caller is gone.
 ///
 /// # Errors
 /// That of `work`; the host has no process left for a thread.

@@ -126,7 +126,7 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if is_large(&layout) {
             if let Some(block) = take_kept(layout.size()) {
-                // SAFETY: a mapping of this size that nobody else uses.
+                // SAFETY: a mapping of this size that has no other user.
                 unsafe { block.write_bytes(0, layout.size()) };
                 return block;
             }

@@ -75,8 +75,8 @@ pub(super) fn give_up_rights(parent: Option<u32>, cpu_time: u64) -> io::Result<(
         rustix::thread::set_thread_res_gid(group, group, group)?;
         rustix::thread::set_thread_res_uid(user, user, user)?;
     }
-    // Without its parent, nobody waits for it. A change of the user resets this, and the parent may
-    // be gone already.
+    // Without its parent, nothing waits for the process. A change of the user resets this, and the
+    // parent may be gone already.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     if parent.is_some_and(|parent| parent != parent_id()) {
         return Err(io::Error::other("nobody waits"));

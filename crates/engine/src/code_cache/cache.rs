@@ -117,7 +117,7 @@ pub(crate) trait CompiledCode: Sized {
     /// Loads the code of an open file.
     ///
     /// # Safety
-    /// As of [`Module::deserialize_open_file`]: wasmtime wrote the file, and nobody changes it.
+    /// As of [`Module::deserialize_open_file`]: wasmtime wrote the file, and it is not changed.
     unsafe fn deserialize(engine: &Engine, file: File) -> wasmtime::Result<Self>;
 }
 

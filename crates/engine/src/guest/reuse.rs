@@ -1,7 +1,7 @@
 //! Instances that answer several requests, one after another, where a worker's author has asked for
 //! it: what a request leaves behind is seen by the next.
 //!
-//! An instance waits here after it has answered, and is thrown away once it has answered as many
+//! An instance waits here after it has answered, and is discarded once it has answered as many
 //! requests as it may, was not needed for a while, or failed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

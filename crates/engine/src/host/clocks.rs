@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 
-/// The resolution that guests are told: the operating system counts nanoseconds.
+/// The resolution that is reported to guests: the operating system counts nanoseconds.
 pub(crate) const RESOLUTION: Duration = Duration::from_nanos(1);
 
 /// A clock of WASI preview 1.

@@ -424,7 +424,7 @@ impl Host {
         self.quota.hold(bytes).ok_or(NoMemory(bytes))
     }
 
-    /// Clears the refusal of memory that the guest was told of and can do without.
+    /// Clears a refusal of memory that was reported to the guest and that it has handled.
     pub fn refusal_was_handled(&mut self) {
         if self.quota.refused == Some(MemoryRefusal::Buffers) {
             self.quota.refused = None;

@@ -14,7 +14,7 @@ use crate::memory::page::{PageRange, page_size, page_up};
 
 /// Reserved address space, of which one range of pages can be read and written.
 ///
-/// Whoever dereferences [`Self::base`] must do so within the accessible range, while the mapping
+/// [`Self::base`] must only be dereferenced within the accessible range, while the mapping
 /// lives, and not while a method that takes `&mut self` runs.
 pub(crate) struct Mapping {
     base: *mut u8,
@@ -30,7 +30,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Reserves at least `len` bytes. None of them is accessible, and none of them becomes a huge
+    /// Reserves at least `len` bytes. No byte is accessible, and no page becomes a huge
     /// page: a call that touches 4 KiB would cost 2 MiB.
     pub(crate) fn reserve(len: usize) -> io::Result<Self> {
         let len = page_up(len);
@@ -181,7 +181,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `munmap` asks that nobody uses the memory any more. The value owned the mapping,
+        // SAFETY: `munmap` requires that the memory is no longer used. The value owned the mapping,
         // and its base may be dereferenced only while it lives.
         let _ = unsafe { rustix::mm::munmap(self.base.cast(), self.len) };
     }
@@ -205,7 +205,7 @@ pub(crate) unsafe fn release_file_pages(range: Range<*const u8>) {
     let _ = unsafe { rustix::mm::madvise(start, len, Advice::LinuxDontNeed) };
 }
 
-/// A file in memory that nobody can change any more, and its bytes.
+/// A file in memory that cannot be changed any more, and its bytes.
 pub(crate) struct SealedFile {
     file: OwnedFd,
     bytes: *const u8,
@@ -264,7 +264,7 @@ impl SealedFile {
 
 impl Drop for SealedFile {
     fn drop(&mut self) {
-        // SAFETY: `munmap` asks that nobody uses the memory any more. All references to it borrow
+        // SAFETY: `munmap` requires that the memory is no longer used. All references to it borrow
         // from `self`.
         let _ = unsafe { rustix::mm::munmap(self.bytes.cast_mut().cast(), self.len) };
     }

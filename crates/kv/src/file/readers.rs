@@ -42,7 +42,7 @@ impl Readers {
         let place = place.map_err(Error::backend)?;
         let (path, idle) = (self.path.clone(), self.idle.clone());
         let reading = tokio::task::spawn_blocking(move || {
-            // Held until the thread is done, also if nobody waits any more.
+            // Held until the thread is done, even if the caller is gone.
             let _place = place;
             let kept = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match kept {

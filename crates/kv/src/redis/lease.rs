@@ -33,7 +33,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Waits until no other server has the turn. Whoever waits limits the time.
+    /// Waits until no other server has the turn. The caller limits the time.
     pub(super) async fn take(
         pool: &Arc<Pool>,
         key: String,

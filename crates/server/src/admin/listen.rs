@@ -90,7 +90,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Removes a socket on which nobody listens: one that a killed server left behind.
+/// Removes a socket that is not listened on: a killed server left it behind.
 fn remove_unused(path: &Path) -> io::Result<()> {
     let Ok(found) = fs::symlink_metadata(path) else {
         return Ok(());

@@ -14,7 +14,7 @@ pub(crate) const INTERNAL_ERROR_TEXT: &str = "The request could not be answered.
 /// The text of a 503.
 pub(crate) const BUSY_TEXT: &str = "The server is busy. Try again.";
 
-/// The text of a 503 of a worker whose code is not there.
+/// The text of a 503 of a worker whose code is not compiled.
 pub(crate) const UNCOMPILED_TEXT: &str = "The worker is not ready. Try again.";
 
 /// A page with a status and the request id, which the operator finds in the log.
