@@ -15,6 +15,7 @@ pub(crate) mod log;
 pub(crate) mod log_rate;
 pub(crate) mod no_memory;
 pub(crate) mod open_files;
+pub(crate) mod outgoing;
 pub(crate) mod pointers;
 pub(crate) mod random;
 pub(crate) mod readdir;

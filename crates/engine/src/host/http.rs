@@ -6,7 +6,8 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use wasmtime::{Caller, Linker, Memory, Result, TypedFunc};
 use wws_outbound::{Decode, ErrorKind};
 
-use crate::host::state::{Host, HttpFailure};
+use crate::host::outgoing::HttpFailure;
+use crate::host::state::Host;
 use crate::memory::account::Charge;
 
 /// Most headers, and most parameters, of one request.
