@@ -7,6 +7,7 @@ pub(crate) mod authority;
 pub(crate) mod compress;
 pub(crate) mod context;
 pub(crate) mod cors;
+mod failed;
 pub(crate) mod forwarded;
 pub(crate) mod generation;
 pub(crate) mod loaded_memory;

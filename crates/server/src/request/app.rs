@@ -18,9 +18,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
 };
 use http_body::Body as _;
-use wws_engine::{
-    BodyStream, Call, CallError, Engine, Guest, RequestBody, ResponseBody, StreamedBody,
-};
+use wws_engine::{BodyStream, Call, Engine, Guest, RequestBody, ResponseBody, StreamedBody};
 use wws_project::{PanelAccess, RouteMatch, Worker};
 use wws_telemetry::{Refusal, Sampler, Telemetry, WorkerSeries};
 use wws_websocket::Offer;
@@ -38,6 +36,7 @@ use crate::request::admission::{Admission, AdmissionError, CallPermit};
 use crate::request::compress::{self, Encoder};
 use crate::request::context::{Client, RequestContext};
 use crate::request::cors;
+use crate::request::failed::{call_failed, upload_failed, upload_page};
 use crate::request::generation::Generation;
 use crate::request::loaded_memory::LoadedMemory;
 use crate::request::page::{BUSY_TEXT, INTERNAL_ERROR_TEXT, UNCOMPILED_TEXT};
@@ -619,61 +618,6 @@ impl Drop for RunningCall {
 /// Returns `None` if the future panics: a panic must not end other requests.
 async fn catch_panics<T>(future: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(future).catch_unwind().await.ok()
-}
-
-fn call_failed(error: &CallError, context: &RequestContext<'_>) -> Response<Body> {
-    tracing::error!(
-        worker = context.worker_name(),
-        request_id = context.id,
-        trace_id = context.access.trace.trace_id(),
-        span_id = context.access.trace.span_id(),
-        "{error}"
-    );
-    if error.is_overload() {
-        context.refused(Refusal::Memory);
-    } else {
-        report_failure(error, context.series);
-    }
-    if error.is_timeout() {
-        context.page(StatusCode::GATEWAY_TIMEOUT, "The worker took too long.")
-    } else if error.is_overload() || error.is_store_away() {
-        context.page(StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT)
-    } else {
-        context.page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT)
-    }
-}
-
-/// Answers a request whose body failed before a worker was called.
-fn upload_failed(error: UploadError, context: &RequestContext<'_>) -> Response<Body> {
-    context.refused(match error {
-        UploadError::TooLarge => Refusal::BodyTooLarge,
-        UploadError::TooSlow => Refusal::BodyTimeout,
-        UploadError::NoMemory => Refusal::Memory,
-        UploadError::Broken => Refusal::BodyBroken,
-    });
-    upload_page(error, context)
-}
-
-fn upload_page(error: UploadError, context: &RequestContext<'_>) -> Response<Body> {
-    let (status, text) = match error {
-        UploadError::TooLarge => (
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "The request's body is too large.",
-        ),
-        UploadError::TooSlow => (
-            StatusCode::REQUEST_TIMEOUT,
-            "The request's body took too long.",
-        ),
-        UploadError::NoMemory => (StatusCode::SERVICE_UNAVAILABLE, BUSY_TEXT),
-        UploadError::Broken => (StatusCode::BAD_REQUEST, "The request's body is broken."),
-    };
-    if error == UploadError::NoMemory {
-        tracing::warn!(
-            request_id = context.id,
-            "the bodies of all requests together are too large"
-        );
-    }
-    context.closing_page(status, text)
 }
 
 #[cfg(test)]
