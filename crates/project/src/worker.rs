@@ -12,7 +12,7 @@ use crate::{
     beneath::{self, Root},
     execution::Execution,
     problem::Problem,
-    reader::{Reader, Text},
+    reader::{LocatedText, Reader},
     route::Segment,
     secret::{self, SecretFiles},
     stores::{self, KeyValue},
@@ -257,8 +257,8 @@ impl Config {
         reader: &Reader<'_>,
         context: &Context<'_>,
         warnings: &mut Vec<Problem>,
-        name: Text,
-        value: Text,
+        name: LocatedText,
+        value: LocatedText,
     ) {
         if name.value.is_empty() || name.value.contains(['=', '\0']) {
             reader.problem(&name.at, "the name of a variable is empty or has a `=`");
