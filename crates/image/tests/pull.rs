@@ -152,7 +152,7 @@ fn blobs_may_be_elsewhere_and_credentials_do_not_go_there() {
 }
 
 /// Changes what a registry has of an image, and returns why it is not pulled.
-fn refused(change: impl FnOnce(&mut registry::State), reference: &str) -> String {
+fn refused(change: impl FnOnce(&mut registry::RegistryState), reference: &str) -> String {
     let (server, _) = server(RegistryAuth::Nobody);
     change(&mut server.state.lock().unwrap());
     let (directory, cache) = cache();
@@ -179,24 +179,24 @@ fn json(value: &serde_json::Value) -> (String, Vec<u8>) {
 
 #[test]
 fn what_is_not_the_image_is_refused() {
-    let damaged = |state: &mut registry::State| {
+    let damaged = |state: &mut registry::RegistryState| {
         for blob in state.blobs.values_mut() {
             let last = blob.len() - 1;
             blob[last] ^= 1;
         }
     };
     assert!(refused(damaged, ":v1").contains("another SHA-256"));
-    let longer = |state: &mut registry::State| {
+    let longer = |state: &mut registry::RegistryState| {
         state.blobs.values_mut().for_each(|blob| blob.push(0));
     };
     assert!(refused(longer, ":v1").contains("more than"));
-    let shorter = |state: &mut registry::State| {
+    let shorter = |state: &mut registry::RegistryState| {
         for blob in state.blobs.values_mut() {
             blob.pop();
         }
     };
     assert!(refused(shorter, ":v1").contains("fewer than"));
-    let manifests = |state: &mut registry::State| {
+    let manifests = |state: &mut registry::RegistryState| {
         for (name, (_, manifest)) in &mut state.manifests {
             if name != "v1" {
                 manifest.push(b' ');
@@ -204,11 +204,11 @@ fn what_is_not_the_image_is_refused() {
         }
     };
     assert!(refused(manifests, ":v1").contains("more than"));
-    let missing = |state: &mut registry::State| state.blobs.clear();
+    let missing = |state: &mut registry::RegistryState| state.blobs.clear();
     assert!(refused(missing, ":v1").contains("cannot fetch a blob: 404"));
     assert!(refused(|_| {}, ":v2").contains("has no image"));
     let digest = format!("sha256:{}", "0".repeat(64));
-    let other = |state: &mut registry::State| {
+    let other = |state: &mut registry::RegistryState| {
         let index = state.manifests["v1"].clone();
         state.manifests.insert(digest.clone(), index);
     };
@@ -245,7 +245,7 @@ fn sizes_and_kinds_are_bounded_before_anything_is_fetched() {
         ),
         (serde_json::json!("x".repeat(5 << 20)), "more than 4 MiB"),
     ] {
-        let change = |state: &mut registry::State| {
+        let change = |state: &mut registry::RegistryState| {
             state.manifests.insert("v1".to_owned(), json(&document));
         };
         let error = refused(change, ":v1");

@@ -281,7 +281,7 @@ fn a_token_is_sent_to_its_registry_and_not_on() {
     let fetch = Fetch::new(project.path(), options, &Silent).unwrap();
     let repository = Repository::open(&location(&repository), Some("near"), &fetch).unwrap();
     let locked = LockedProject::open(project.path()).unwrap();
-    directory
+    locked
         .add(&repository, &repository.runtimes[0], &fetch)
         .unwrap();
     assert!(registry.requests()[0].contains("authorization: Bearer secret"));
@@ -483,7 +483,7 @@ fn concurrent_installations_are_both_listed() {
                 let repository =
                     Repository::open(&location(&repository), Some(name), &fetch).unwrap();
                 let locked = LockedProject::open(project.path()).unwrap();
-                directory
+                locked
                     .add(&repository, &repository.runtimes[0], &fetch)
                     .unwrap();
             });

@@ -1,6 +1,5 @@
 //! Writes a guest's standard error to the log, line by line.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
@@ -168,20 +167,5 @@ impl Drop for GuestLog {
                 self.dropped
             );
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_lines_beyond_the_rate_and_reports_them_when_the_second_is_over() {
-        let rate = LogRate::default();
-        let admitted = (0..100).filter(|_| rate.admits(10, 1)).count();
-        assert_eq!((admitted, rate.take_left_out(1)), (10, 0));
-        assert_eq!((rate.take_left_out(2), rate.take_left_out(2)), (90, 0));
-        assert!(rate.admits(10, 2));
-        assert!((0..100).all(|_| rate.admits(0, 2)));
     }
 }

@@ -62,7 +62,7 @@ impl HeldBytes {
         self.of.remove(&rep);
     }
 
-    fn release(&mut self, bytes: u64) {
+    pub(super) fn release(&mut self, bytes: u64) {
         self.total -= bytes;
         self.charge.shrink_to(self.total);
     }

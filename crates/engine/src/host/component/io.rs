@@ -44,7 +44,7 @@ pub(crate) struct ComponentIo {
     pub(super) wasi: WasiCtx,
     pub(super) http: WasiHttpCtx,
     pub(super) outgoing: OutgoingHttp,
-    log: LogStream,
+    pub(super) log: LogStream,
     /// Charged for the last result that was too large for the fixed cost of a call.
     pub(super) result: Charge,
     pub(super) files: ComponentFiles,
