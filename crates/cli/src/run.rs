@@ -209,7 +209,7 @@ mod tests {
             assert_eq!(found.arguments.len(), words.len().saturating_sub(1));
         }
         for word in ["/program", "/out", "/missing", "wws"] {
-            let error = entry_of(&[word], "/", root).unwrap_err();
+            let error = entry_of(&[word], "/", root).unwrap_err().to_string();
             assert!(error.contains(&format!("`{word}`")), "{error}");
         }
     }

@@ -170,7 +170,10 @@ mod tests {
             ("directory", "not a regular file"),
             ("missing", "there is no file"),
         ] {
-            let error = SecretFiles::OfContainer.read(&at(name)).unwrap_err();
+            let error = SecretFiles::OfContainer
+                .read(&at(name))
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(expected) && error.contains(name), "{error}");
             assert!(!error.contains("s3cret"), "{error}");
         }
@@ -190,7 +193,7 @@ mod tests {
             "/run/secrets/../../etc/hostname".into(),
             project.path().join("link"),
         ] {
-            let error = files.read(&path).unwrap_err();
+            let error = files.read(&path).unwrap_err().to_string();
             assert!(!error.contains("private"), "{error}");
         }
         assert_eq!(SecretFiles::OfContainer.read(&secret).unwrap(), "private");
@@ -213,7 +216,10 @@ mod tests {
         ] {
             assert!(files.read(&path).is_err(), "{}", path.display());
         }
-        let error = files.read(Path::new("/run/secrets/token")).unwrap_err();
+        let error = files
+            .read(Path::new("/run/secrets/token"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--allow-secrets"), "{error}");
     }
 }

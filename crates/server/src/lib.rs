@@ -36,7 +36,7 @@ pub use prepare::prepare;
 pub use reload::{Reloaded, Reloader};
 pub use request::access::access_event;
 pub use server::{Bound, Drained, Server};
-pub use stores::{NotReadable, OpenedStores, store_contents};
+pub use stores::{NotReadable, OpenStoreError, OpenedStores, store_contents};
 pub use workers::compiling::Compiling;
 pub use workers::precompile::{
     COMPILER_MEMORY, CompileFailure, Job, ModuleKind, Precompile, Precompiled, compile,

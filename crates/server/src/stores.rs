@@ -179,18 +179,25 @@ impl Opener<'_> {
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
-enum OpenStoreError {
+pub enum OpenStoreError {
+    /// The directory of its file cannot be created.
     #[error("cannot create {}: {source}", .directory.display())]
     Directory {
+        /// The directory.
         directory: PathBuf,
+        /// Why.
         #[source]
         source: io::Error,
     },
+    /// Its URL is invalid.
     #[error("the URL: {0}")]
     Redis(#[source] wws_kv::Error),
+    /// The trusted certificates cannot be read.
     #[error("cannot read `SSL_CERT_FILE` ({path}): {source}")]
     Certificates {
+        /// The file.
         path: String,
+        /// Why.
         #[source]
         source: io::Error,
     },

@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use wws_engine::{
     Host,
     wasmtime::Result,
-    websocket::{Close, End, Event, Message, code},
+    websocket::{Close, Event, Message, code},
 };
 
 use super::{

@@ -3,7 +3,7 @@
 use wws_telemetry::{Sink, TextFormat, TextSink, counter, gauge, single};
 
 use crate::status::process::ProcessUsage;
-use crate::status::view::StatusView;
+use crate::status::view::{ServerGauges, StatusView};
 
 /// All metrics in a text format.
 pub(crate) fn text(view: &StatusView<'_>, format: TextFormat) -> String {

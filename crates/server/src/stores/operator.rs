@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use wws_kv::{StoreContents, StoreLimits};
 use wws_project::{StoreDefinition, StorePlace};
 
+use crate::stores::OpenStoreError;
+
 /// Why the contents of a store cannot be read by a command.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReadable {
@@ -15,12 +17,13 @@ pub enum NotReadable {
     )]
     Memory(String),
     /// The store cannot be opened.
-    #[error("the store `{name}`: {problem}")]
+    #[error("the store `{name}`: {source}")]
     Store {
         /// The store's name.
         name: String,
         /// Why.
-        problem: String,
+        #[source]
+        source: OpenStoreError,
     },
 }
 
@@ -35,9 +38,9 @@ pub fn store_contents(
     is_changed: bool,
 ) -> Result<(StoreContents, StoreLimits), NotReadable> {
     let limits = super::limits(&definition.limits);
-    let failed = |problem| NotReadable::Store {
+    let failed = |source| NotReadable::Store {
         name: definition.name.clone(),
-        problem,
+        source,
     };
     let contents = match &definition.place {
         StorePlace::Memory => return Err(NotReadable::Memory(definition.name.clone())),

@@ -6,7 +6,7 @@ use wws_engine::{
 };
 
 use super::arguments::PIECE;
-use super::{Answer, Call};
+use super::{FunctionCall, FunctionResult};
 use crate::javascript::{
     encoding::TextDecoder,
     state::{CallState, DECODERS},
@@ -20,10 +20,10 @@ const MORE_FOLLOWS: u32 = 4;
 /// Up to this many bytes of UTF-8 are passed to the interpreter in place, in one piece.
 const IN_PLACE: u32 = 4 << 20;
 
-impl Call<'_> {
+impl FunctionCall<'_> {
     /// Decodes bytes. Arguments: the name of the encoding, the bytes, flags, and the number of the
     /// decoder that may have begun. Returns undefined if the bytes are malformed.
-    pub(super) async fn decode(&self, caller: &mut Caller<'_, Host>) -> Result<Answer> {
+    pub(super) async fn decode(&self, caller: &mut Caller<'_, Host>) -> Result<FunctionResult> {
         let label = self.text(caller, 0).await?;
         let bytes = self.view(caller, 1).await?;
         let flags = self.number(caller, 2).await? as u32;
@@ -35,19 +35,19 @@ impl Call<'_> {
                 let mark = !keep_mark && text.starts_with(b"\xef\xbb\xbf");
                 let text = bytes.part(if mark { 3 } else { 0 }, u32::MAX);
                 let value = self.js.new_string.call_async(caller, (text.at, text.len));
-                return Ok(Answer::Value(value.await?));
+                return Ok(FunctionResult::Value(value.await?));
             }
         }
         let state = CallState::of(caller.data_mut())?;
         let begun = state.decoders.remove(&id);
         let more_follows = flags & MORE_FOLLOWS != 0;
         if more_follows && state.decoders.len() >= DECODERS {
-            return Ok(Answer::Bool(false));
+            return Ok(FunctionResult::Bool(false));
         }
         let Some(mut decoder) =
             begun.or_else(|| TextDecoder::new(&label, keep_mark, flags & FATAL != 0))
         else {
-            return Ok(Answer::Undefined);
+            return Ok(FunctionResult::Undefined);
         };
         let (mut text, mut is_malformed) = (String::new(), false);
         let mut charge = caller.data_mut().hold(0).map_err(Error::new)?;
@@ -65,13 +65,13 @@ impl Call<'_> {
         })
         .await?;
         if is_malformed {
-            return Ok(Answer::Undefined);
+            return Ok(FunctionResult::Undefined);
         }
         if more_follows {
             CallState::of(caller.data_mut())?
                 .decoders
                 .insert(id, decoder);
         }
-        Ok(Answer::Text(text))
+        Ok(FunctionResult::Text(text))
     }
 }

@@ -6,7 +6,7 @@ use wws_engine::{
     wasmtime::{Caller, Error, Result},
 };
 
-use super::{Call, FunctionResult};
+use super::{FunctionCall, FunctionResult};
 use crate::javascript::{
     exception::KitException,
     files::{self, FileCall},
@@ -17,7 +17,7 @@ use crate::javascript::{
 /// Bytes that a running operation takes in addition to its arguments.
 const OPERATION: u64 = 1 << 10;
 
-impl Call<'_> {
+impl FunctionCall<'_> {
     pub(super) async fn start(&self, caller: &mut Caller<'_, Host>) -> Result<FunctionResult> {
         let id = self.number(caller, 0).await? as u64;
         let kind = self.text(caller, 1).await?;
