@@ -498,7 +498,7 @@ pub(crate) struct Runtimes {
     #[command(subcommand)]
     pub(crate) command: RuntimesCommand,
     #[command(flatten)]
-    pub(crate) from: From,
+    pub(crate) from: RepositoryArgs,
     /// The project's directory
     #[arg(long, value_name = "DIRECTORY", default_value = ".", global = true)]
     pub(crate) path: PathBuf,

@@ -12,7 +12,7 @@ use wws_image::{
 };
 use wws_project::{Problem, Problems, Project};
 
-use crate::args::{Build, Folder};
+use crate::args::{Build, ProjectArgs};
 use crate::routes::problem_values;
 use crate::{EXIT_CANNOT_CREATE, EXIT_CONFIG, EXIT_USAGE, check, registry};
 
@@ -132,7 +132,7 @@ fn build_image(args: &Build) -> Result<(), Failure> {
         let shown = args.path.display();
         return Err(usage(&format!("{shown} is no directory: name the project")));
     }
-    check::with_compiled(&folder, |project| pack(project, args, output, &name, time))?
+    check::with_compiled(&project, |project| pack(project, args, output, &name, time))?
 }
 
 fn pack(

@@ -163,9 +163,9 @@ impl Answer {
 
 /// Has the project's server load it again; the exit code says whether it did.
 pub(crate) fn reload(args: ReloadArgs) -> ExitCode {
-    let (folder, _, _) = args.project.resolve();
-    let answer = ask(&folder.path).map_err(|error| {
-        let shown = folder.path.display();
+    let (project, _, _) = args.project.resolve();
+    let answer = ask(&project.path).map_err(|error| {
+        let shown = project.path.display();
         let why = match error.kind() {
             io::ErrorKind::ConnectionRefused => "no server of this project runs here".into(),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {

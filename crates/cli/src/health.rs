@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{args::Health, environment, project::Place, routes::problem_values};
+use crate::{args::Health, environment, project::ServerLocation, routes::problem_values};
 
 /// The length of the part with the status: `HTTP/1.1 200`.
 const STATUS_LINE: usize = 12;

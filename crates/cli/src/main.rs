@@ -109,7 +109,8 @@ fn main() -> ExitCode {
         },
         Some(Command::Runtimes(args)) if git::url(&args.path).is_some() => {
             eprintln!(
-                "wws: runtimes are installed in a directory of this machine, and {} is the URL of a repository",
+                "wws: runtimes are installed in a directory of this machine, and {} is the URL of \
+                 a repository",
                 args.path.display()
             );
             ExitCode::from(EXIT_USAGE)

@@ -9,8 +9,8 @@ use wws_project::{Problem, Problems, Project};
 use wws_server::{Compiling, Reloaded, Reloader, Telemetry};
 
 use crate::{
-    args::Serve, code, dev::DevView, loader::Loader, memory, progress, project, project::Place,
-    routes::problem_values, sandbox::NeededRights,
+    args::Serve, code, dev::DevView, loader::Loader, memory, progress, project,
+    project::ServerLocation, routes::problem_values, sandbox::NeededRights,
 };
 
 /// The pause between two looks for code that the host compiles.

@@ -16,7 +16,7 @@ use crate::{
 /// Runs the command.
 pub(crate) fn runtimes(args: &Runtimes) -> ExitCode {
     let from = &args.from;
-    let place = Place {
+    let place = RuntimesCommandContext {
         directory: &args.path,
         bar: Bar::default(),
     };
@@ -91,7 +91,7 @@ fn as_value(runtime: &Runtime, here: Here) -> Value {
     })
 }
 
-struct Place<'a> {
+struct RuntimesCommandContext<'a> {
     directory: &'a Path,
     bar: Bar,
 }
@@ -105,8 +105,8 @@ impl RuntimesCommandContext<'_> {
         Fetch::new(self.directory, options, &self.bar)
     }
 
-    fn list(&self, from: &From, as_json: bool) -> Done {
-        let listed = wws_project::runtimes(self.folder)?;
+    fn list(&self, from: &RepositoryArgs, as_json: bool) -> CommandResult {
+        let listed = wws_project::runtimes(self.directory)?;
         let repository = match from.location() {
             Some(_) => repository(from, &self.fetch()?)?,
             None => Repository::built_in()?,
@@ -221,8 +221,8 @@ impl RuntimesCommandContext<'_> {
         Ok(code)
     }
 
-    fn check(&self, as_json: bool) -> Done {
-        let listed = wws_project::runtimes(self.folder)?;
+    fn check(&self, as_json: bool) -> CommandResult {
+        let listed = wws_project::runtimes(self.directory)?;
         if as_json {
             let all = listed.iter().map(|runtime| {
                 let mut value = as_value(runtime, Here::of_listed(runtime));

@@ -271,9 +271,11 @@ fn reload_prints_what_has_changed_or_all_problems() {
 
 #[test]
 fn reload_prints_json() {
-    let folder = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
+    let directory = project(&[("w.wasm", &hello(0)), ("same.wasm", &hello(1))]);
     let reload = || -> (Option<i32>, serde_json::Value) {
-        let output = wws(&["reload", "--json"], folder.path()).output().unwrap();
+        let output = wws(&["reload", "--json"], directory.path())
+            .output()
+            .unwrap();
         let (code, out, err) = text(&output);
         assert_eq!(err, "");
         (code, serde_json::from_str(&out).unwrap())
@@ -282,14 +284,14 @@ fn reload_prints_json() {
     assert_eq!((code, &nobody["reloaded"]), (Some(1), &false.into()));
     let error = nobody["error"].as_str().unwrap();
     assert!(error.contains("no server of this project"), "{error}");
-    let served = Served::start(wws(&["--port", "0"], folder.path()));
-    std::fs::write(folder.path().join("w.wasm"), hello(2)).unwrap();
+    let served = Served::start(wws(&["--port", "0"], directory.path()));
+    std::fs::write(directory.path().join("w.wasm"), hello(2)).unwrap();
     let expected = serde_json::json!({
         "reloaded": true, "generation": 2, "loaded": ["w.wasm"], "unchanged": 1, "removed": 0,
         "needs_restart": [], "warnings": [], "problems": [],
     });
     assert_eq!(reload(), (Some(0), expected));
-    std::fs::write(folder.path().join("w.wasm"), "no").unwrap();
+    std::fs::write(directory.path().join("w.wasm"), "no").unwrap();
     let (code, failed) = reload();
     assert_eq!((code, &failed["reloaded"]), (Some(1), &false.into()));
     assert_eq!(failed["problems"][0]["file"], "w.wasm");

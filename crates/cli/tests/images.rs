@@ -367,7 +367,7 @@ fn an_image_does_not_see_the_users_variables() {
 
 #[test]
 fn an_image_is_described_by_json() {
-    let place = Place::new();
+    let place = TestProject::new();
     let build = |output: &str| {
         let args = ["build", "-t", "hello", "--json", "-o", output];
         let Output { status, stdout, .. } = place.wws(&args).output().unwrap();

@@ -197,8 +197,8 @@ impl Image {
         Ok(digest(&blobs))
     }
 
-    /// Writes an OCI image layout into the directory `to`, which is new or empty. Returns the digest
-    /// of what the image's name stands for.
+    /// Writes an OCI image layout into the directory `to`, which is new or empty. Returns the
+    /// digest of what the image's name stands for.
     ///
     /// # Errors
     /// `to` cannot be written, or a file of the image cannot be read.
