@@ -1,6 +1,6 @@
 //! The number of threads that a server may have: containers and users have limits of processes,
-//! which include threads. A thread that cannot be started later is a panic, or a server that
-//! listens and never answers, so it is tried first.
+//! which include threads. A thread that fails to start later causes a panic, or a server that
+//! listens and never answers. The number is therefore tried before the start.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(crate) struct Threads {
     /// The number of CPUs in use.
     cpus: usize,
-    /// There are fewer threads than wanted: running threads must be kept.
+    /// Fewer threads than wanted can be started: idle threads must be kept.
     scarce: bool,
 }
 
