@@ -1,6 +1,7 @@
 //! Calls of the OCI runtime: `runc`, or the program that the options name.
 
 pub(crate) mod call;
+mod failure;
 
 use std::fs;
 use std::num::ParseIntError;

@@ -2,6 +2,7 @@
 
 pub(crate) mod idmap;
 mod options;
+mod overlay;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,12 +15,10 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_change, mount_remount
 use rustix::thread::UnshareFlags;
 
 use self::options::{BindMode, MountOptions};
+use self::overlay::{MAX_DATA, lower_directories, shorten};
 use super::rootfs;
 use crate::error::{Error, Result};
 use crate::sys::thread::spawn_scoped;
-
-/// The most bytes that mount(2) takes as data: a page, without the final NUL.
-const MAX_DATA: usize = 4095;
 
 /// The most mounts on one root file system that are made or unmounted.
 const MAX_MOUNTS: usize = 64;
@@ -164,63 +163,6 @@ fn rejected(error: Errno) -> Error {
     Error::io(context, error)
 }
 
-/// Returns the lower directories of an overlay, which are mapped one by one.
-fn lower_directories<'d>(kind: &str, data: &'d [String]) -> Result<Vec<&'d str>> {
-    let lower = data
-        .iter()
-        .find_map(|option| option.strip_prefix("lowerdir="));
-    match lower {
-        // A colon or a backslash in a name is escaped by a backslash.
-        Some(lower) if kind == "overlay" && !lower.contains('\\') => Ok(lower.split(':').collect()),
-        _ => Err(Error::unimplemented(format!(
-            "the IDs of a mount of type {kind} cannot be mapped: use the overlayfs snapshotter"
-        ))),
-    }
-}
-
-/// Shortens options that are too long for the kernel: returns the directory that all lower
-/// directories of an overlay are in, and the options with paths relative to that directory. Options
-/// that are short enough are returned unchanged.
-fn shorten(data: &[String]) -> (Option<PathBuf>, Vec<String>) {
-    let length: usize = data.iter().map(|option| option.len() + 1).sum();
-    if length <= MAX_DATA {
-        return (None, data.to_vec());
-    }
-    let lower = data
-        .iter()
-        .find_map(|option| option.strip_prefix("lowerdir="));
-    let Some(common) = lower.and_then(common_directory) else {
-        return (None, data.to_vec());
-    };
-    let prefix = format!("{}/", common.display());
-    let data = data.iter().map(|option| {
-        let Some(lower) = option.strip_prefix("lowerdir=") else {
-            return option.clone();
-        };
-        let directories = lower.split(':');
-        let short: Vec<_> = directories
-            .map(|directory| directory.strip_prefix(&prefix).unwrap_or(directory))
-            .collect();
-        format!("lowerdir={}", short.join(":"))
-    });
-    (Some(common), data.collect())
-}
-
-/// Returns the innermost directory that contains all absolute paths of a list with colons; `None`
-/// if that is the root.
-fn common_directory(list: &str) -> Option<PathBuf> {
-    let mut directories = list.split(':').map(Path::new);
-    let mut common = directories.next()?.parent()?.to_path_buf();
-    for directory in directories {
-        while !directory.starts_with(&common) || directory == common {
-            common = common.parent()?.to_path_buf();
-        }
-    }
-    // A colon or a backslash in a name is escaped by a backslash: such lists are not shortened.
-    let plain = !list.contains('\\');
-    (plain && common.is_absolute() && common.parent().is_some()).then_some(common)
-}
-
 /// Calls `mount` with `directory` as the working directory of a thread of its own.
 fn with_working_directory<T: Send>(
     directory: Option<&Path>,
@@ -252,22 +194,6 @@ mod tests {
 
     fn options(text: &str) -> Vec<String> {
         text.split(' ').map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn makes_lower_directories_relative_only_when_they_are_too_long() {
-        let few = options("lowerdir=/s/1/fs:/s/2/fs");
-        assert_eq!(shorten(&few), (None, few.clone()));
-
-        let base = "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots";
-        let lower = |prefix: &str| {
-            let directories: Vec<_> = (100..200).map(|n| format!("{prefix}{n}/fs")).collect();
-            format!("lowerdir={}", directories.join(":"))
-        };
-        let many = vec![format!("upperdir={base}/99/fs"), lower(&format!("{base}/"))];
-        let (directory, short) = shorten(&many);
-        assert_eq!(directory.unwrap(), Path::new(base));
-        assert_eq!(short, [many[0].clone(), lower("")]);
     }
 
     #[test]

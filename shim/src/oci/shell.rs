@@ -53,6 +53,7 @@ pub(crate) fn split_words(line: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 
@@ -113,7 +114,38 @@ mod tests {
         }
     }
 
+    /// Returns the words that the shell makes of each line.
+    fn words_of_shell(lines: &[String]) -> Vec<Vec<String>> {
+        let print = |line: &String| format!("printf '%s\\0' {line}\nprintf '\\1\\0'\n");
+        let script: String = lines.iter().map(print).collect();
+        let mut shell = std::process::Command::new("/bin/sh");
+        let output = shell.args(["-c", &script]).env("LC_ALL", "C").output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{script}");
+        let mut all = vec![Vec::new()];
+        for word in String::from_utf8(output.stdout)
+            .unwrap()
+            .split_terminator('\0')
+        {
+            match word {
+                "\u{1}" => all.push(Vec::new()),
+                _ => all.last_mut().unwrap().push(word.to_owned()),
+            }
+        }
+        all.pop();
+        all
+    }
+
     proptest! {
+        #[test]
+        fn splits_as_the_shell_does(
+            lines in prop::collection::vec("[a-c '\"\t\u{b}\u{c}\u{a0}ü=%@^!,.:+/-]{1,20}", 1..60),
+        ) {
+            let split = |line: String| Some((split_words(&line)?, line));
+            let (words, lines): (Vec<_>, Vec<_>) = lines.into_iter().filter_map(split).unzip();
+            prop_assert_eq!(words, words_of_shell(&lines));
+        }
+
         #[test]
         fn splits_any_line(line in any::<String>(), likely in "[a-z '\"|$=\\\\]{0,30}") {
             split_words(&line);

@@ -131,8 +131,10 @@ impl Spec {
         let mounts = self.0["mounts"].as_array();
         let mounts = mounts.into_iter().flatten().filter_map(|mount| {
             let source = mount["source"].as_str().filter(|_| is_bind(mount));
+            let destination = Path::new(mount["destination"].as_str()?);
             Some(MountPoint {
-                destination: mount["destination"].as_str()?.into(),
+                // As the OCI runtime does.
+                destination: rootfs::normalize(Path::new("/"), destination),
                 source: source.map(PathBuf::from),
             })
         });
@@ -472,6 +474,15 @@ mod tests {
         let error = Spec::read(bundle.path()).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.ends_with("config.json: not a JSON object"), "{error}");
+    }
+
+    #[test]
+    fn view_has_mounts_where_the_runtime_makes_them() {
+        let mut value = spec();
+        value["mounts"] = json!([{"destination": "x/../data", "type": "bind", "source": "/s"}]);
+        let view = Spec(value).view(Path::new("/bundle"));
+        assert_eq!(view.mounts[0].destination, Path::new("/data"));
+        assert!(view.mounts[0].is_bind());
     }
 
     #[test]
