@@ -13,7 +13,9 @@ static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut editor = FileEditor::open(&path, StoreLimits::default()).expect("a file");
     for namespace in ["a", "b", "c"] {
         let entry = |n: usize| {
-            let ttl = (n % 5 == 0).then(|| std::time::Duration::from_secs(1 << 20));
+            let ttl = n
+                .is_multiple_of(5)
+                .then(|| std::time::Duration::from_secs(1 << 20));
             StoredEntry::new(namespace, &format!("key {n}"), vec![b'x'; n * 7], ttl)
         };
         editor.put((0..100).map(entry).collect()).expect("room");

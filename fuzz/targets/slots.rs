@@ -20,12 +20,11 @@ mod memory {
 
 use memory::{
     image::MemoryImage,
-    page::{PAGE, page_up},
+    page::{page_size, page_up},
     slot::Slot,
 };
 
 const PAGES: usize = 96;
-const RESERVED: usize = PAGES * PAGE;
 const GUARD: usize = 1 << 16;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -33,18 +32,19 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn check(choices: &mut Unstructured<'_>) -> Result<()> {
-    let mut initial = vec![0; choices.int_in_range(0..=RESERVED / 2)?];
+    let reserved = PAGES * page_size();
+    let mut initial = vec![0; choices.int_in_range(0..=reserved / 2)?];
     for _ in 0..choices.int_in_range(0..=6)? {
         if !initial.is_empty() {
             let at = choices.choose_index(initial.len())?;
             initial[at] = choices.arbitrary()?;
         }
     }
-    let begins = choices.int_in_range(0..=PAGES / 4)? * PAGE;
+    let begins = choices.int_in_range(0..=PAGES / 4)? * page_size();
     let image = MemoryImage::new(begins, &initial).expect("an image");
     initial.splice(0..0, vec![0; begins]);
-    initial.resize(RESERVED, 0);
-    let mut slot = Slot::new(&image, RESERVED, GUARD).expect("a slot");
+    initial.resize(reserved, 0);
+    let mut slot = Slot::new(&image, reserved, GUARD).expect("a slot");
     let mut model = initial.clone();
     // What can be read and written.
     let mut accessible = image.range().end();
@@ -52,13 +52,13 @@ fn check(choices: &mut Unstructured<'_>) -> Result<()> {
     for _ in 0..choices.int_in_range(0..=32)? {
         match choices.int_in_range(0..=9)? {
             0 => {
-                let bytes = choices.int_in_range(0..=RESERVED)?;
+                let bytes = choices.int_in_range(0..=reserved)?;
                 slot.grow(bytes).expect("memory");
                 accessible = accessible.max(page_up(bytes));
             }
             1 => {
-                let keep = choices.int_in_range(0..=PAGES)? * PAGE;
-                let minimum = choices.int_in_range(image.range().end()..=RESERVED)?;
+                let keep = choices.int_in_range(0..=PAGES)? * page_size();
+                let minimum = choices.int_in_range(image.range().end()..=reserved)?;
                 slot.reset(&image, keep).expect("a reset");
                 slot.shrink(minimum).expect("a shrink");
                 accessible = accessible.min(page_up(minimum));
@@ -70,7 +70,9 @@ fn check(choices: &mut Unstructured<'_>) -> Result<()> {
             }
             _ if accessible > 0 => {
                 let at = choices.choose_index(accessible)?;
-                let len = choices.int_in_range(0..=3 * PAGE)?.min(accessible - at);
+                let len = choices
+                    .int_in_range(0..=3 * page_size())?
+                    .min(accessible - at);
                 let byte: u8 = choices.arbitrary()?;
                 // SAFETY: `write_bytes` asks for `len` bytes that can be written. The slot was
                 // grown to `accessible` bytes, and nothing else refers to them.
@@ -84,6 +86,6 @@ fn check(choices: &mut Unstructured<'_>) -> Result<()> {
         let found = unsafe { std::slice::from_raw_parts(slot.base(), accessible) };
         assert!(found == &model[..accessible], "memory");
     }
-    assert!(slot.grow(RESERVED + 1).is_err());
+    assert!(slot.grow(reserved + 1).is_err());
     Ok(())
 }
