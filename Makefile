@@ -165,6 +165,9 @@ deny: lint-tools ## licences, sources, versions of dependencies; advisories wher
 .PHONY: clippy
 clippy: interpreters ## the compiler's and clippy's warnings, of tests too
 	cargo clippy $(CARGO_FLAGS) --release --workspace --all-targets -- -D warnings
+	@# Neither compiled with coverage nor linked: libFuzzer itself is not needed.
+	RUSTFLAGS="--cfg fuzzing" CUSTOM_LIBFUZZER_PATH=/nowhere/libfuzzer.a cargo clippy $(CARGO_FLAGS) --manifest-path fuzz/Cargo.toml \
+		--target-dir $${CARGO_TARGET_DIR:-target}/fuzz/clippy --target $(HOST) --bins -- -D warnings
 
 .PHONY: doc
 doc: interpreters ## the crates' documentation, below target/$(HOST)/doc, without a warning
@@ -173,6 +176,10 @@ doc: interpreters ## the crates' documentation, below target/$(HOST)/doc, withou
 .PHONY: fuzz
 fuzz: setup ## each fuzz target for 60 s (SECONDS_EACH), built with coverage below target/fuzz; what crashes is left there
 	@scripts/fuzz.sh
+
+.PHONY: asan
+asan: setup ## tests of the engine and the shim under AddressSanitizer, below target/asan (root for all of the shim's; a quarter of an hour to build)
+	@scripts/asan.sh
 
 .PHONY: miri
 miri: ## what needs no system, under miri: undefined behaviour in it and in the crates it uses (a nightly compiler)
