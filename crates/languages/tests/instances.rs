@@ -19,6 +19,7 @@ export default {
     if (path === "/left") setTimeout(() => { count += 100; }, 50);
     if (path === "/cleared") clearTimeout(setTimeout(() => { count += 100; }, 50));
     if (path === "/stream") return new Response((async function* () { yield `${count}`; })());
+    if (path === "/long") return new Response((async function* () { for (let i = 0; i < 100; i++) yield "x"; })());
     return new Response(`${count}`);
   },
 };
@@ -37,6 +38,8 @@ def worker(request):
         return f"{count} {fetch(os.environ['TARGET']).status}"
     if path == "/stream":
         return Response(iter([str(count)]))
+    if path == "/long":
+        return Response(iter(["x"] * 100))
     return str(count)
 "#;
 
@@ -48,6 +51,7 @@ def worker(request)
   when "/fails" then raise "boom"
   when "/fetch" then "#{$count} #{fetch(ENV["TARGET"]).status}"
   when "/stream" then Response.new([$count.to_s].each)
+  when "/long" then Response.new((["x"] * 100).each)
   else $count.to_s
   end
 end
@@ -108,7 +112,7 @@ async fn discards_an_instance_that_failed() {
         }
         // A client that goes away.
         assert_eq!(text(&guest, "/").await, "1", "{file}");
-        let response = guest.serve(get("/stream").into()).await.unwrap();
+        let response = guest.serve(get("/long").into()).await.unwrap();
         drop(response);
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(text(&guest, "/").await, "1", "{file}");

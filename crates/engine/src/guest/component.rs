@@ -159,9 +159,13 @@ impl ComponentGuest {
         head: oneshot::Sender<Head>,
         failed: FailureFlag,
     ) -> RunEnd {
+        // Boxed, as what follows: the state of a call is moved several times before it runs.
         if let LinkedWorld::Command(pre) = &self.pre {
-            let call = call.collect(guest.grants.limits.buffers).await?;
-            return self.print(pre, guest, call, usage).await.map(Some);
+            return Box::pin(async {
+                let call = call.collect(guest.grants.limits.buffers).await?;
+                self.print(pre, guest, call, usage).await.map(Some)
+            })
+            .await;
         }
         let mut reused = match self.take_waiting(guest, &usage, &call) {
             Some(waiting) => waiting,
@@ -175,7 +179,7 @@ impl ComponentGuest {
         };
         let instance = &mut reused.instance;
         let raised = failed.until_success();
-        let handling = self.handle(instance, call, head);
+        let handling = Box::pin(self.handle(instance, call, head));
         let responded = self.running(guest, handling).await;
         let responded = responded.map_err(|error| failure(guest, &instance.store, error))?;
         raised.succeeded();

@@ -1,5 +1,6 @@
 //! Responses: their head as soon as it is known, and a body that runs the guest while it is read.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
 
@@ -84,6 +86,9 @@ pub struct StreamedBody {
     broken: Option<BodyError>,
     /// How the guest failed, while pieces are left.
     failure: Option<CallError>,
+    /// What was there when the head was passed on, in order, and is not read yet.
+    ahead: VecDeque<Result<Frame<Bytes>, CallError>>,
+    /// Nothing follows what is in `ahead`.
     ended: bool,
     /// Wall-clock time of what the guest does after its response.
     after: Duration,
@@ -112,7 +117,15 @@ impl<H> StreamingCall<H> {
         let limit = limits.wall_time;
         let head = self.head(&limits.stream, limit);
         let in_time = waits.timeout(limit, head).await;
-        in_time.unwrap_or(Err(CallError::WallTime(limit)))
+        let mut response = in_time.unwrap_or(Err(CallError::WallTime(limit)))?;
+        if let ResponseBody::Stream(body) = response.body_mut() {
+            poll_fn(|context| {
+                body.look_ahead(context);
+                Poll::Ready(())
+            })
+            .await;
+        }
+        Ok(response)
     }
 
     async fn head(
@@ -170,6 +183,7 @@ impl<H> StreamingCall<H> {
                     bytes: 0,
                     broken: None,
                     failure: None,
+                    ahead: VecDeque::new(),
                     ended: false,
                     after,
                     kept: Vec::new(),
@@ -256,6 +270,40 @@ impl StreamedBody {
         })
     }
 
+    /// Takes the first piece, if it is there, and learns whether it is the last one: the body of a
+    /// short response is known with its head.
+    fn look_ahead(&mut self, context: &mut Context<'_>) {
+        for _ in 0..2 {
+            let Poll::Ready(Some(next)) = self.poll_next(context) else {
+                return;
+            };
+            self.ahead.push_back(next);
+        }
+    }
+
+    /// The whole body, of which nothing was read yet, if the guest has ended and made at most one
+    /// piece.
+    #[must_use]
+    pub fn whole(&self) -> Option<Bytes> {
+        if !self.ended || self.run.is_some() {
+            return None;
+        }
+        match self.ahead.front() {
+            None => Some(Bytes::new()),
+            Some(Ok(frame)) if self.ahead.len() == 1 => frame.data_ref().cloned(),
+            Some(_) => None,
+        }
+    }
+
+    /// Drops the body, for whose end some guests wait, and lets the guest end if it can at once.
+    fn end_body(&mut self, context: &mut Context<'_>) {
+        self.ended = true;
+        self.body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        if let Some(error) = self.poll_run(context) {
+            tracing::error!("after the response: {error}");
+        }
+    }
+
     /// The guest goes on after the end of the body, for a while.
     fn run_on(&mut self) {
         let Some(run) = self.run.take() else {
@@ -272,17 +320,13 @@ impl StreamedBody {
             }
         });
     }
-}
 
-impl Body for StreamedBody {
-    type Data = Bytes;
-    type Error = CallError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+    /// The next frame of the guest.
+    fn poll_next(
+        &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
-        let this = &mut *self;
+        let this = self;
         if this.ended {
             return Poll::Ready(None);
         }
@@ -319,8 +363,7 @@ impl Body for StreamedBody {
             },
             Poll::Ready(Some(Err(error))) => this.fail(CallError::Body(error)),
             Poll::Ready(None) => {
-                this.ended = true;
-                this.run_on();
+                this.end_body(context);
                 Poll::Ready(None)
             }
             Poll::Pending => match this.poll_late(context) {
@@ -329,13 +372,41 @@ impl Body for StreamedBody {
             },
         }
     }
+}
+
+impl Body for StreamedBody {
+    type Data = Bytes;
+    type Error = CallError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
+        if let Some(next) = self.ahead.pop_front() {
+            return Poll::Ready(Some(next));
+        }
+        let polled = self.poll_next(context);
+        if self.ended {
+            self.run_on();
+        }
+        polled
+    }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || (self.run.is_none() && self.body.is_end_stream())
+        // What a guest still does is begun when the end is read.
+        self.ahead.is_empty() && self.run.is_none() && (self.ended || self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let ahead = self.ahead.iter().flatten().filter_map(Frame::data_ref);
+        let ahead: u64 = ahead.map(|piece| piece.len() as u64).sum();
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower() + ahead);
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper + ahead);
+        }
+        hint
     }
 }
 

@@ -1,9 +1,10 @@
 //! CPU time of calls: measured at ticks, between waits, and for work of the host.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -28,6 +29,35 @@ pub(crate) struct CpuUsage {
     /// Within a poll that is measured: the thread's CPU time in nanoseconds at its start. Zero
     /// otherwise.
     poll_start: AtomicU64,
+    /// When a poll began whose start is not exact, in nanoseconds since [`first_instant`]. Zero
+    /// otherwise.
+    poll_began: AtomicU64,
+}
+
+/// Polls that take less time count with that time, although other threads may have run in it.
+const SHORT_POLL: Duration = Duration::from_micros(100);
+
+thread_local! {
+    /// When this thread's CPU time was read, and what it was.
+    static LAST_READ: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// This thread's CPU time at a moment of the last tick: reading it is a system call.
+fn recent_thread_time(now: Instant) -> Duration {
+    if let Some((at, time)) = LAST_READ.get()
+        && now.saturating_duration_since(at) < TICK
+    {
+        return time;
+    }
+    let time = thread_time();
+    LAST_READ.set(Some((now, time)));
+    time
+}
+
+/// What moments are counted from.
+pub(crate) fn first_instant() -> Instant {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    *FIRST.get_or_init(Instant::now)
 }
 
 impl CpuUsage {
@@ -42,12 +72,44 @@ impl CpuUsage {
         (result, time)
     }
 
+    /// [`Self::measure_poll`] for a poll that most likely is short. Its CPU time may be counted as
+    /// up to a tick more where other threads interrupted it.
+    fn measure_short_poll<R>(&self, poll: impl FnOnce() -> R) -> R {
+        let began = Instant::now();
+        let start = recent_thread_time(began);
+        let since = began.saturating_duration_since(first_instant());
+        self.poll_start
+            .store(nanos(start).max(1), Ordering::Relaxed);
+        self.poll_began
+            .store(nanos(since).max(1), Ordering::Relaxed);
+        let result = poll();
+        self.poll_start.store(0, Ordering::Relaxed);
+        self.poll_began.store(0, Ordering::Relaxed);
+        let mut time = began.elapsed();
+        if time >= SHORT_POLL {
+            let now = thread_time();
+            LAST_READ.set(Some((Instant::now(), now)));
+            time = time.min(now.saturating_sub(start));
+        }
+        self.add(time);
+        result
+    }
+
     /// CPU time of the poll that is being measured, so far.
     fn time_in_poll(&self) -> Option<Duration> {
-        match self.poll_start.load(Ordering::Relaxed) {
-            0 => None,
-            start => Some(thread_time().saturating_sub(Duration::from_nanos(start))),
-        }
+        let start = match self.poll_start.load(Ordering::Relaxed) {
+            0 => return None,
+            start => Duration::from_nanos(start),
+        };
+        let time = thread_time().saturating_sub(start);
+        Some(match self.poll_began.load(Ordering::Relaxed) {
+            0 => time,
+            began => time.min(
+                first_instant()
+                    .elapsed()
+                    .saturating_sub(Duration::from_nanos(began)),
+            ),
+        })
     }
 
     /// Records that a tick found the guest running. Returns whether the guest yields.
@@ -124,7 +186,7 @@ impl CpuUsage {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -171,7 +233,7 @@ impl<F: Future> Future for MeasuredPolls<F> {
         }
         this.usage.polls.fetch_add(1, Ordering::Relaxed);
         let call = this.call.as_mut();
-        let (polled, _) = this.usage.measure_poll(|| call.poll(context));
+        let polled = this.usage.measure_short_poll(|| call.poll(context));
         // Many short runs count as a long one.
         let cpu = this.usage.cpu();
         if cpu >= 2 * TICK && cpu * BUSY_PART >= this.start.elapsed() {
@@ -350,6 +412,31 @@ mod tests {
         assert!(usage.cpu() < Duration::from_millis(50), "{:?}", usage.cpu());
         assert!(!meter.is_over());
         assert!(usage.yielded.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn polls_count_their_cpu_time_and_not_their_waits() {
+        let usage = CpuUsage::default();
+        let began = thread_time();
+        usage.measure_short_poll(|| compute(5 * TICK));
+        let used = thread_time() - began;
+        assert!(usage.cpu() >= 5 * TICK, "{:?}", usage.cpu());
+        assert!(usage.cpu() <= used + TICK, "{:?}", usage.cpu());
+        let before = usage.cpu();
+        usage.measure_short_poll(|| std::thread::sleep(20 * TICK));
+        assert!(usage.cpu() - before <= 2 * TICK, "{:?}", usage.cpu());
+        let before = usage.cpu();
+        for _ in 0..100 {
+            usage.measure_short_poll(|| compute(SHORT_POLL / 2));
+        }
+        assert!(usage.cpu() - before >= 50 * SHORT_POLL);
+        let meter = CpuMeter::new(Arc::new(usage), Duration::MAX);
+        let before = meter.usage.cpu();
+        let reported = meter.usage.measure_short_poll(|| {
+            compute(5 * TICK);
+            meter.used(5 * TICK)
+        });
+        assert!(reported >= before + 5 * TICK, "{reported:?}");
     }
 
     #[test]

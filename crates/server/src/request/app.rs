@@ -33,7 +33,7 @@ use crate::connection::idle::Idle;
 use crate::connection::incoming::IncomingBody;
 use crate::request::access::{AccessRecord, StreamRecord};
 use crate::request::admission::{Admission, AdmissionError, CallPermit};
-use crate::request::compress::{self, Encoder};
+use crate::request::compress::{self, Compressor, Encoder};
 use crate::request::context::{Client, RequestContext};
 use crate::request::cors;
 use crate::request::failed::{call_failed, upload_failed, upload_page};
@@ -441,17 +441,13 @@ impl App {
             }
             ResponseBody::Collected(body) => {
                 let response = Response::from_parts(head, body);
-                match compression {
-                    // Boxed: most responses are not compressed, and the request's state is moved.
-                    Some((compressor, accepted)) => {
-                        Box::pin(compressor.compress(&method, &accepted, response))
-                            .await
-                            .map(Body::from)
-                    }
-                    None => response.map(Body::from),
-                }
+                compressed(&method, compression, response).await
             }
             ResponseBody::Stream(stream) => {
+                if let Some(body) = stream::whole(&stream, &method, &mut head) {
+                    let response = Response::from_parts(head, body);
+                    return compressed(&method, compression, response).await;
+                }
                 let mut stream = ResponseBody::Stream(stream);
                 let streaming = streaming.unwrap_or_else(|| self.begin_stream(&context.client));
                 stream.keep(Box::new((permit, running, streaming)));
@@ -597,6 +593,22 @@ impl App {
         tracing::error!(request_id = context.id, "{}: {error}", path.display());
         context.page(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL_ERROR_TEXT)
     }
+}
+
+/// A whole response as it is sent: compressed, if there is a compressor.
+async fn compressed(
+    method: &Method,
+    compression: Option<(&Compressor, HeaderMap)>,
+    response: Response<Bytes>,
+) -> Response<Body> {
+    let response = match compression {
+        // Boxed: most responses are not compressed, and the request's state is moved.
+        Some((compressor, accepted)) => {
+            Box::pin(compressor.compress(method, &accepted, response)).await
+        }
+        None => response,
+    };
+    response.map(Body::from)
 }
 
 /// Counts a call as running until it is dropped.

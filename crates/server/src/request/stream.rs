@@ -9,10 +9,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::response::Parts;
+use http::{HeaderMap, Method, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use wws_engine::CallError;
+use wws_engine::{CallError, StreamedBody};
 use wws_telemetry::{Failure as FailureLabel, WorkerSeries};
 
 use crate::connection::activity::Activity;
@@ -251,6 +252,20 @@ pub(crate) fn clean(headers: &mut HeaderMap) {
     }
 }
 
+/// The body of a streamed response that is complete before anything of it is sent, and as long as
+/// its head announces. The head is [`clean`] then.
+pub(crate) fn whole(stream: &StreamedBody, method: &Method, head: &mut Parts) -> Option<Bytes> {
+    let body = stream.whole()?;
+    clean(&mut head.headers);
+    let announced = announced_length(&head.headers);
+    if announced.is_some_and(|length| length != body.len() as u64)
+        || headers::has_no_body(method, head.status)
+    {
+        return None;
+    }
+    Some(body)
+}
+
 /// The length that a worker announces. `None` if it announces none, several or something else.
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
@@ -303,7 +318,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use futures_util::stream;
-    use http::{HeaderValue, Method, StatusCode};
+    use http::{HeaderValue, StatusCode};
     use http_body_util::StreamBody;
 
     use wws_telemetry::Telemetry;
