@@ -3,12 +3,13 @@
 //! Most guests finish within a millisecond, and moving them to another thread would cost more than
 //! they do. A guest that computes for longer would delay the requests behind it, so it continues in
 //! the slow lane, whose threads run when no other thread wants the CPU ([`priority`]). If others
-//! always do, the call moves once more, to threads that get a small part of each CPU.
+//! always do, calls move once more, to threads that get a small part of each CPU: both those that
+//! run and those that wait for their turn, since one call that gets no CPU holds up all behind it.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread;
@@ -17,8 +18,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tokio::time::Sleep;
 
-use crate::schedule::cpu::CpuUsage;
+use crate::schedule::cpu::{CpuUsage, first_instant, nanos};
 use crate::schedule::priority;
 use crate::schedule::ticker::TICK;
 
@@ -60,6 +62,8 @@ pub(crate) struct SlowLane {
     /// For calls that starve there: these threads get a part of each CPU, however busy the fast
     /// lane is.
     fair: LaneThreads,
+    /// Until when calls avoid the idle threads, in nanoseconds since [`first_instant`].
+    avoided: AtomicU64,
 }
 
 /// A set of threads, started when first needed.
@@ -132,6 +136,17 @@ impl SlowLane {
         self.fair.runtime("wws-fair", priority::give_way)
     }
 
+    /// Records that an idle thread got next to nothing of the CPU.
+    fn starved(&self) {
+        let until = nanos(first_instant().elapsed() + AVOIDANCE);
+        self.avoided.store(until, Ordering::Relaxed);
+    }
+
+    /// Whether a call on the idle threads would get next to nothing of the CPU.
+    fn is_starving(&self) -> bool {
+        nanos(first_instant().elapsed()) < self.avoided.load(Ordering::Relaxed)
+    }
+
     /// Runs a task in the background. Returns `false` if there are no threads.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
         self.fair().map(|runtime| runtime.spawn(task)).is_some()
@@ -150,11 +165,65 @@ impl Drop for LaneThreads {
 /// A call that runs in the lane that suits it.
 pub(crate) struct LanedCall<T> {
     call: Option<BoxFuture<'static, T>>,
-    moved: Option<JoinHandle<SlowRun<T>>>,
+    moved: Option<MovedCall<T>>,
     usage: Arc<CpuUsage>,
     lane: Arc<SlowLane>,
     habit: Arc<CallHabit>,
 }
+
+/// A call in the slow lane.
+struct MovedCall<T> {
+    task: JoinHandle<SlowRun<T>>,
+    /// `None` on the fair threads, where a call stays.
+    idle: Option<IdleCall<T>>,
+}
+
+/// A call on the idle threads.
+struct IdleCall<T> {
+    call: Arc<TakenCall<T>>,
+    /// When it is looked at next.
+    look: Pin<Box<Sleep>>,
+}
+
+/// A call that another thread can take while no thread runs it.
+struct TakenCall<T> {
+    /// `None` once the call is done or was taken.
+    call: Mutex<Option<BoxFuture<'static, T>>>,
+    /// Since when a thread runs the call, in nanoseconds since [`first_instant`]; 0 if none does.
+    polled_since: AtomicU64,
+}
+
+impl<T> TakenCall<T> {
+    fn new(call: BoxFuture<'static, T>) -> Arc<Self> {
+        Arc::new(Self {
+            call: Mutex::new(Some(call)),
+            polled_since: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes the call, unless a thread runs it.
+    fn take(&self) -> Option<BoxFuture<'static, T>> {
+        self.call.try_lock().ok()?.take()
+    }
+
+    /// Whether a thread has run the call for so long that it cannot have had a CPU: a call yields
+    /// at each tick.
+    fn is_stuck(&self) -> bool {
+        let since = self.polled_since.load(Ordering::Relaxed);
+        since > 0 && nanos(first_instant().elapsed()).saturating_sub(since) >= nanos(STARVATION)
+    }
+}
+
+/// A call starves if it waited at least this long for a CPU while it could run. It gets more on the
+/// fair threads.
+const STARVATION: Duration = Duration::from_millis(50);
+
+/// What waits this many times as long as it runs starves, too.
+const STARVING_PART: u32 = 12;
+
+/// For how long calls avoid the idle threads once one of them has starved. The next ones try again,
+/// and as many as there are threads may starve.
+const AVOIDANCE: Duration = Duration::from_secs(10);
 
 impl<T: Send + 'static> LanedCall<T> {
     pub(crate) fn new(
@@ -178,21 +247,64 @@ impl<T: Send + 'static> LanedCall<T> {
 
     /// Moves the call to the slow lane, if the lane has threads.
     fn move_over(&mut self) {
-        if let Some(runtime) = self.lane.idle()
-            && let Some(call) = self.call.take()
-        {
-            self.usage.enter_slow_lane();
-            let call = MeasuredCall::new(call, self.usage.clone(), true);
-            self.moved = Some(runtime.spawn(call));
+        let Some(runtime) = self.lane.idle() else {
+            return;
+        };
+        let Some(call) = self.call.take() else {
+            return;
+        };
+        self.usage.enter_slow_lane();
+        if self.lane.is_starving() {
+            self.move_on(call);
+            return;
         }
+        let call = TakenCall::new(call);
+        let run = MeasuredCall::new(call.clone(), self.usage.clone(), Some(self.lane.clone()));
+        self.moved = Some(MovedCall {
+            task: runtime.spawn(run),
+            idle: Some(IdleCall {
+                call,
+                look: Box::pin(tokio::time::sleep(STARVATION)),
+            }),
+        });
     }
 
-    /// Moves a call that starved to threads on which it does not.
+    /// Moves a call to threads on which it does not starve.
     fn move_on(&mut self, call: BoxFuture<'static, T>) {
         // If these cannot be started, the call continues where it was.
         if let Some(runtime) = self.lane.fair().or_else(|| self.lane.idle()) {
-            let call = MeasuredCall::new(call, self.usage.clone(), false);
-            self.moved = Some(runtime.spawn(call));
+            let call = MeasuredCall::new(TakenCall::new(call), self.usage.clone(), None);
+            self.moved = Some(MovedCall {
+                task: runtime.spawn(call),
+                idle: None,
+            });
+        }
+    }
+
+    /// Looks whether the call starves on the idle threads, now and then. Returns it if it is to
+    /// leave them.
+    fn poll_starved(&mut self, context: &mut Context<'_>) -> Poll<BoxFuture<'static, T>> {
+        let Some(MovedCall {
+            task,
+            idle: Some(idle),
+        }) = &mut self.moved
+        else {
+            return Poll::Pending;
+        };
+        loop {
+            ready!(idle.look.as_mut().poll(context));
+            if idle.call.is_stuck() {
+                self.lane.starved();
+            }
+            if self.lane.is_starving()
+                && let Some(call) = idle.call.take()
+            {
+                task.abort();
+                return Poll::Ready(call);
+            }
+            idle.look
+                .as_mut()
+                .reset(tokio::time::Instant::now() + STARVATION);
         }
     }
 }
@@ -214,14 +326,14 @@ impl<T: Send + 'static> Future for LanedCall<T> {
             this.move_over();
         }
         while let Some(moved) = &mut this.moved {
-            match ready!(Pin::new(moved).poll(context)) {
-                Ok(SlowRun::Done(result)) => return Poll::Ready(Some(result)),
-                Ok(SlowRun::Starved(call)) => {
-                    this.moved = None;
-                    this.move_on(call);
-                }
-                Err(_) => return Poll::Ready(None),
-            }
+            let starved = match Pin::new(&mut moved.task).poll(context) {
+                Poll::Ready(Ok(SlowRun::Done(result))) => return Poll::Ready(Some(result)),
+                Poll::Ready(Ok(SlowRun::Starved(call))) => call,
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Pending => ready!(this.poll_starved(context)),
+            };
+            this.moved = None;
+            this.move_on(starved);
         }
         match this.call {
             Some(_) => Poll::Pending,
@@ -234,7 +346,11 @@ impl<T> Drop for LanedCall<T> {
     fn drop(&mut self) {
         self.habit.learn(&self.usage);
         if let Some(moved) = &self.moved {
-            moved.abort();
+            moved.task.abort();
+            // The thread that drops the task may have to wait for a CPU.
+            if let Some(idle) = &moved.idle {
+                drop(idle.call.take());
+            }
         }
     }
 }
@@ -248,24 +364,21 @@ enum SlowRun<T> {
 
 /// Counts the CPU time of a call in the slow lane.
 struct MeasuredCall<T> {
-    /// `None` once the call is done or moved on.
-    call: Option<BoxFuture<'static, T>>,
+    call: Arc<TakenCall<T>>,
     usage: Arc<CpuUsage>,
-    /// CPU time on this thread, and time in which the call could run and did not; `None` if the
-    /// call stays on this thread.
-    hunger: Option<(Duration, Duration)>,
+    /// The lane whose idle threads run the call; `None` if it stays on its thread.
+    lane: Option<Arc<SlowLane>>,
+    /// CPU time on this thread, and time in which the call could run and did not.
+    hunger: (Duration, Duration),
 }
 
-/// A call starves if it waited at least this long for a CPU, and this many times as long as it ran.
-/// It gets more on the fair threads.
-const STARVATION: (Duration, u32) = (Duration::from_millis(100), 12);
-
 impl<T> MeasuredCall<T> {
-    fn new(call: BoxFuture<'static, T>, usage: Arc<CpuUsage>, may_leave: bool) -> Self {
+    fn new(call: Arc<TakenCall<T>>, usage: Arc<CpuUsage>, lane: Option<Arc<SlowLane>>) -> Self {
         Self {
-            call: Some(call),
+            call,
             usage,
-            hunger: may_leave.then_some((Duration::ZERO, Duration::ZERO)),
+            lane,
+            hunger: (Duration::ZERO, Duration::ZERO),
         }
     }
 }
@@ -275,22 +388,39 @@ impl<T> Future for MeasuredCall<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<SlowRun<T>> {
         let this = &mut *self;
-        let Some(call) = &mut this.call else {
+        let mut place = this
+            .call
+            .call
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // The call was taken, and the task is aborted.
+        let Some(call) = &mut *place else {
             return Poll::Pending;
         };
         let began = Instant::now();
+        let since = nanos(began.saturating_duration_since(first_instant()));
+        this.call
+            .polled_since
+            .store(since.max(1), Ordering::Relaxed);
         let (polled, used) = this.usage.measure_poll(|| call.as_mut().poll(context));
+        this.call.polled_since.store(0, Ordering::Relaxed);
         if let Poll::Ready(result) = polled {
-            this.call = None;
+            *place = None;
             return Poll::Ready(SlowRun::Done(result));
         }
-        if let Some((ran, waited)) = &mut this.hunger {
-            *ran += used;
-            *waited += began.elapsed().saturating_sub(used);
-            let (least, times) = STARVATION;
-            if *waited >= least
-                && *waited > *ran * times
-                && let Some(call) = this.call.take()
+        if let Some(lane) = &this.lane {
+            let waited = began.elapsed().saturating_sub(used);
+            let (all_used, all_waited) = &mut this.hunger;
+            *all_used += used;
+            *all_waited += waited;
+            // Many short waits are a long one.
+            if waited >= STARVATION
+                || *all_waited >= STARVATION && *all_waited > *all_used * STARVING_PART
+            {
+                lane.starved();
+            }
+            if lane.is_starving()
+                && let Some(call) = place.take()
             {
                 return Poll::Ready(SlowRun::Starved(call));
             }
@@ -350,11 +480,38 @@ mod tests {
             last: LastMeasured::default(),
             threads: Vec::new(),
         });
+        block_on(async { LanedCall::new(call, usage, lane, habit.clone()).await }).unwrap()
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap()
-            .block_on(LanedCall::new(call, usage, lane, habit.clone()))
-            .unwrap()
+            .block_on(future)
+    }
+
+    /// Runs `test` while threads of normal priority keep all CPUs busy.
+    fn on_busy_cpus<T>(test: impl FnOnce() -> T) -> T {
+        struct StopOnDrop<'a>(&'a AtomicBool);
+        impl Drop for StopOnDrop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let stop = AtomicBool::new(false);
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            for _ in 0..2 * cpus {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let _stop = StopOnDrop(&stop);
+            test()
+        })
     }
 
     #[test]
@@ -366,40 +523,58 @@ mod tests {
         assert!(threads[1..].iter().all(is_slow), "{threads:?}");
     }
 
+    /// A call that computes for `ticks` polls of a tick each, or until it is on a fair thread.
+    /// Returns the threads.
+    fn computing(ticks: usize) -> BoxFuture<'static, Vec<String>> {
+        let mut threads: Vec<String> = Vec::new();
+        Box::pin(poll_fn(move |context| {
+            let is_fair = threads.last().is_some_and(|name| name == "wws-fair");
+            if threads.len() > ticks || is_fair {
+                return Poll::Ready(std::mem::take(&mut threads));
+            }
+            threads.push(thread::current().name().unwrap_or("").to_owned());
+            let start = thread_time();
+            while thread_time() - start < TICK {}
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }))
+    }
+
+    /// A call that is to move to the slow lane.
+    fn slow(call: BoxFuture<'static, Vec<String>>, lane: &Arc<SlowLane>) -> LanedCall<Vec<String>> {
+        let usage = Arc::new(CpuUsage::default());
+        CpuMeter::new(usage.clone(), Duration::MAX).move_to_slow_lane();
+        LanedCall::new(call, usage, lane.clone(), Arc::default())
+    }
+
     #[test]
     fn starving_call_moves_to_fair_threads() {
-        let stop = AtomicBool::new(false);
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
-        thread::scope(|scope| {
-            for _ in 0..2 * cpus {
-                scope.spawn(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        std::hint::spin_loop();
-                    }
-                });
-            }
-            let (lane, habit) = (Arc::default(), Arc::default());
-            let usage = Arc::new(CpuUsage::default());
-            CpuMeter::new(usage.clone(), Duration::MAX).move_to_slow_lane();
-            let mut threads: Vec<String> = Vec::new();
-            let call = poll_fn(move |context| {
-                threads.push(thread::current().name().unwrap_or("").to_owned());
-                if threads.len() > 3000 || threads.last().is_some_and(|name| name == "wws-fair") {
-                    return Poll::Ready(std::mem::take(&mut threads));
-                }
-                let start = thread_time();
-                while thread_time() - start < TICK {}
-                context.waker().wake_by_ref();
-                Poll::Pending
-            });
-            let threads = tokio::runtime::Builder::new_current_thread()
-                .build()
-                .unwrap()
-                .block_on(LanedCall::new(Box::pin(call), usage, lane, habit))
-                .unwrap();
-            stop.store(true, Ordering::Relaxed);
+        on_busy_cpus(|| {
+            let lane = Arc::default();
+            let threads = block_on(async { slow(computing(3000), &lane).await }).unwrap();
             assert_eq!(threads.last().unwrap(), "wws-fair");
             assert!(threads.iter().any(|thread| thread == "wws-slow"));
+            // The next one does not try.
+            let threads = block_on(async { slow(computing(3000), &lane).await }).unwrap();
+            assert!(!threads.iter().any(|thread| thread == "wws-slow"));
+        });
+    }
+
+    #[test]
+    fn calls_behind_a_starving_one_do_not_starve() {
+        on_busy_cpus(|| {
+            let lane = Arc::default();
+            let began = Instant::now();
+            let longest = block_on(async {
+                let calls = (0..64).map(|_| async {
+                    slow(computing(2), &lane).await.unwrap();
+                    began.elapsed()
+                });
+                futures_util::future::join_all(calls).await
+            });
+            let longest = longest.into_iter().max().unwrap();
+            // The idle threads alone would take more than a minute.
+            assert!(longest < Duration::from_secs(20), "{longest:?}");
         });
     }
 
