@@ -53,6 +53,25 @@ fn table<'a>(store: &'a mut StoreContextMut<'_, Host>) -> &'a mut ResourceTable 
     &mut store.data_mut().component().table
 }
 
+/// Reads what is there. The bytes are copied once, to the guest's memory.
+fn read(
+    table: &mut ResourceTable,
+    stream: &Resource<DynInputStream>,
+    len: u64,
+) -> StreamResult<Bytes> {
+    table.get_mut(stream)?.read(len.min(MAX_TRANSFER) as usize)
+}
+
+/// [`read`] that waits until something is there.
+async fn blocking_read(
+    table: &mut ResourceTable,
+    stream: &Resource<DynInputStream>,
+    len: u64,
+) -> StreamResult<Bytes> {
+    let stream = table.get_mut(stream)?;
+    stream.blocking_read(len.min(MAX_TRANSFER) as usize).await
+}
+
 fn write(
     store: &mut StoreContextMut<'_, Host>,
     stream: &Resource<DynOutputStream>,
@@ -96,7 +115,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         "[method]input-stream.read",
         |mut store: StoreContextMut<'_, Host>, (stream, len): Reading| {
             let table = table(&mut store);
-            let read = HostInputStream::read(table, stream, len.min(MAX_TRANSFER));
+            let read = read(table, &stream, len);
             returned(table, read)
         },
     )?;
@@ -105,8 +124,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         |mut store, (stream, len): Reading| {
             Box::new(async move {
                 let table = table(&mut store);
-                let len = len.min(MAX_TRANSFER);
-                let read = HostInputStream::blocking_read(table, stream, len).await;
+                let read = blocking_read(table, &stream, len).await;
                 returned(table, read)
             })
         },
