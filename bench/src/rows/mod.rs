@@ -18,7 +18,7 @@ use crate::report::Report;
 type Measure = fn(&mut Report) -> Result<()>;
 
 /// All of them.
-pub(crate) const ALL: [(&str, Measure); 17] = [
+pub(crate) const ALL: [(&str, Measure); 18] = [
     ("routes", routes::measure),
     ("throughput", throughput::beside_hyper),
     ("wasmtime-serve", throughput::beside_wasmtime_serve),
@@ -26,6 +26,7 @@ pub(crate) const ALL: [(&str, Measure); 17] = [
     ("components-rust-wasi-0.3", components::rust_wasi_3),
     ("components-javascript", components::javascript),
     ("components-python", components::python),
+    ("components-echo", components::echo),
     ("noisy", noisy::measure),
     ("operate-telemetry", operate::telemetry),
     ("operate-reload", operate::reload),

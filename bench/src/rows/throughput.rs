@@ -14,7 +14,7 @@ use crate::{
 
 pub(crate) const CONNECTIONS: u32 = 50;
 pub(crate) const SECONDS: u32 = 8;
-const ROUNDS: usize = 3;
+pub(crate) const ROUNDS: usize = 3;
 
 /// The version of the peer.
 const WASMTIME: &str = "48.0.8";
