@@ -98,9 +98,12 @@ test-conformance: tools build ## critest, containerd's own tests and containerd-
 	@scripts/conformance.sh
 
 .PHONY: test-kubernetes
-test-kubernetes: tools build images ## pods of a real Kubernetes (API to kubelet, built from Go modules), in namespaces of their own
-	@scripts/kubernetes.sh
-	WWS_TEST_STORE=$(CURDIR)/target/store cargo test $(CARGO_FLAGS) --release -p wws-test --test kubernetes -- --include-ignored --test-threads=1 --show-output
+test-kubernetes: tools build images ## pods of a real Kubernetes (API to kubelet, built from Go modules), in namespaces of their own; its part of docs/compatibility.md
+	@scripts/test-kubernetes.sh
+
+.PHONY: test-arm64
+test-arm64: images ## the programs for arm64 on an emulated CPU, with pages of 4 and 16 KiB; its part of docs/compatibility.md
+	@scripts/test-arm64.sh
 
 .PHONY: test-sight
 test-sight: tools build images ## the panel in a headless Chromium (pictures below target/panel), an OpenTelemetry collector (built from Go modules), Prometheus

@@ -59,7 +59,7 @@ expect() { # PATTERN
 }
 
 render
-expect 'image: "localhost/wws-installer:0.1.0"'
+expect "image: \"localhost/wws-installer:$(sed -n 's/^appVersion: "\(.*\)"/\1/p' deploy/helm/wws/Chart.yaml)\""
 expect 'kubernetes.io/os: linux'
 render --set runtimeClass.create=false --set image.tag=v1 --set installDirectory=/opt/bin
 expect 'image: "localhost/wws-installer:v1"'

@@ -4,7 +4,11 @@
 #
 #   scripts/compatibility.sh clients < target/test-clients.log
 #   scripts/compatibility.sh trixie < target/test-vm-trixie.log        the same of forky
+#   scripts/compatibility.sh kubernetes < target/test-kubernetes.log
+#   scripts/compatibility.sh arm64 < target/test-arm64.log
 #   scripts/compatibility.sh conformance < target/conformance/results.md
+#
+# docs/badges.svg is drawn anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -132,12 +136,19 @@ guest() { # < LOG
         }'
 }
 
+kubernetes() { # < LOG
+    awk -v version="$(sed -n 's,^\tk8s.io/kubernetes v,,p' test/kubernetes/go.mod)" -v containerd="$(containerd 2.1)" "$tables"'
+        END { print_table("kubernetes", "", "all", "Kubernetes " version ", containerd " containerd) }'
+}
+
 case $part in
     clients) text=$(clients) ;;
+    kubernetes) text=$(kubernetes) ;;
+    arm64) text=$(echo && sed -n '/^| where /,$p') ;;
     trixie | forky) text=$(guest) ;;
     conformance) text=$(echo && cat) ;;
     *)
-        echo "usage: scripts/compatibility.sh clients | trixie | forky | conformance < LOG" >&2
+        echo "usage: scripts/compatibility.sh clients | trixie | forky | kubernetes | arm64 | conformance < LOG" >&2
         exit 2
         ;;
 esac
@@ -148,4 +159,5 @@ TEXT=$text awk -v from="<!-- $part -->" -v to="<!-- end of $part -->" '
     $0 == from { print ENVIRON["TEXT"]; inside = 1 }
     END { exit !found }' "$page" > target/compatibility.md
 mv target/compatibility.md "$page"
+scripts/badges.py
 echo "$page has the results"

@@ -5,16 +5,19 @@
 #   scripts/debs.sh SUITE NAME PACKAGE...      unpack PACKAGEs of SUITE into target/tools/NAME; nothing to do if they are there
 #   scripts/debs.sh --update SUITE PACKAGE...  pin the newest of these PACKAGEs, and those that SUITE has pinned already
 #   scripts/debs.sh --update                   pin the newest of all that is pinned
+#   scripts/debs.sh --kernel SUITE NAME META   unpack the kernel that the package META depends on now (linux-image-arm64) into
+#                                              target/tools/NAME, unless one is there: its name has its version, so it is not pinned
 #   scripts/debs.sh --mirror                   say which mirror is asked
 #
 # Mirrors drop a version when the suite gets the next one. Then the newest of the same suite is taken, checked against the
 # archive's signature instead of our checksum, and said loudly: a fresh machine goes on working until the pins are renewed.
-# WWS_DEBS_STRICT=1 refuses instead. WWS_DEBIAN_MIRROR names a mirror other than the system's.
+# WWS_DEBS_STRICT=1 refuses instead. WWS_DEBIAN_MIRROR names a mirror other than the system's, WWS_DEBS_ARCH another
+# architecture than this machine's (arm64): packages for an emulated one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 lock=$PWD/scripts/debs.lock
-state=$PWD/target/tools/.apt
+state=$PWD/target/tools/.apt${WWS_DEBS_ARCH:+-$WWS_DEBS_ARCH}
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 fail() {
@@ -138,6 +141,23 @@ unpack() { # SUITE NAME PACKAGE...
     rm -rf "$state/debs"
 }
 
+kernel() { # SUITE NAME META
+    local target=target/tools/$2 package now
+    [[ ! -e $target/boot ]] || return 0
+    configure "$1"
+    refresh "$1"
+    package=$(apt "$1" apt-cache depends "$3" | sed -n 's/^ *Depends: \(linux-image-.*\)/\1/p' | head -1)
+    now=$(newest "$1" "${package:-$3}")
+    [[ $package && $now ]] || fail "Debian $1 has no kernel $3"
+    echo "unpacking $package (Debian $1) into $target"
+    rm -rf "$target" "$target.new" "$state/debs"
+    mkdir -p "$target.new" "$state/debs"
+    (cd "$state/debs" && download "$1" "$package" "${now% *}" "${now#* }") || fail "$package cannot be downloaded"
+    dpkg-deb -x "$state/debs/$package"_*.deb "$target.new"
+    mv "$target.new" "$target"
+    rm -rf "$state/debs"
+}
+
 update() { # [SUITE PACKAGE...]
     local suite suites package now rows
     rows=$(awk -v arch="$arch" -v only="${1-}" '$4 == arch && (!only || $1 == only) { print $1, $2 }' "$lock")
@@ -165,15 +185,16 @@ for command in apt-get apt-cache dpkg-deb sha256sum flock; do
     command -v "$command" > /dev/null || fail "$command is missing: a Debian or a system derived from it is needed"
 done
 [[ -e $keyring ]] || fail "$keyring is missing: run scripts/setup.sh"
-arch=$(dpkg --print-architecture)
+arch=${WWS_DEBS_ARCH:-$(dpkg --print-architecture)}
 mkdir -p "$state"
 exec 9> "$state/lock"
 flock 9
 
 case ${1-} in
     --update) update "${@:2}" ;;
+    --kernel) kernel "${@:2}" ;;
     --mirror) mirror ;;
-    '' | -*) fail "usage: scripts/debs.sh SUITE NAME PACKAGE... | --update [SUITE PACKAGE...] | --mirror" ;;
+    '' | -*) fail "usage: scripts/debs.sh SUITE NAME PACKAGE... | --update [SUITE PACKAGE...] | --kernel SUITE NAME META | --mirror" ;;
     *)
         (($# >= 3)) || fail "usage: scripts/debs.sh SUITE NAME PACKAGE..."
         unpack "$@"

@@ -7,14 +7,14 @@
 # tree       no file is changed or new
 # version    Cargo.toml, Cargo.lock, CHANGELOG.md, the pages and the tag name one version
 # gates      .ci/run: lint and all tests
-# clients, conformance, kubernetes, packages, systemd
-#            make test-clients, test-conformance, test-kubernetes, test-packages, test-vm for both versions of Debian
+# clients, conformance, kubernetes, packages, systemd, arm64
+#            make test-clients, test-conformance, test-kubernetes, test-packages, test-vm for both versions of Debian, test-arm64
 # figures    make bench
 # archives   make dist, twice, with the same checksums
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(tree version gates clients conformance kubernetes packages systemd figures archives)
+all=(tree version gates clients conformance kubernetes packages systemd arm64 figures archives)
 
 bad() {
     echo "$*" >&2
@@ -41,10 +41,15 @@ version() {
         grep -q '^\* ' <<< "$section" || bad "CHANGELOG.md: $version names no change"
         grep -q '^### Upgrade' <<< "$section" || bad "CHANGELOG.md: $version has no notes on upgrades"
     fi
+    for at in version appVersion; do
+        found=$(sed -n "s/^$at: \"\{0,1\}\([0-9.]*\)\"\{0,1\}$/\1/p" deploy/helm/wws/Chart.yaml)
+        [[ $found == "$version" ]] || bad "deploy/helm/wws/Chart.yaml: $at is $found"
+    done
+    scripts/badges.py --check || bad "docs/badges.svg: is not that of docs/compatibility.md"
     # Names of archives and packages in the pages.
     while IFS=: read -r at found; do
         [[ $found == "$version" ]] || bad "$at: names version $found"
-    done < <(git grep -noE '(wws_|wws-v1-)[0-9]+\.[0-9]+\.[0-9]+' -- docs README.md | sed -E 's/:(wws_|wws-v1-)([0-9.]+)$/:\2/; s/^([^:]*):([0-9]+):/\1 line \2:/')
+    done < <(git grep -noE '(wws_|wws-|wws-v1-|wws:)[0-9]+\.[0-9]+\.[0-9]+' -- docs README.md | sed -E 's/:(wws_|wws-|wws-v1-|wws:)([0-9.]+)$/:\2/; s/^([^:]*):([0-9]+):/\1 line \2:/')
     at=$(git rev-parse --quiet --verify "v$version^{commit}" || true)
     [[ -z $at || $at == $(git rev-parse HEAD) ]] || bad "the tag v$version is another commit: choose the next version"
     ((problems == 0))
@@ -56,6 +61,7 @@ conformance() { make test-conformance; }
 kubernetes() { make test-kubernetes; }
 packages() { make test-packages; }
 systemd() { make test-vm && SUITE=forky make test-vm; }
+arm64() { make test-arm64; }
 figures() { make bench; }
 
 archives() {
