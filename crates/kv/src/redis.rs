@@ -5,16 +5,26 @@
 //! Redis runs as a whole. Keys whose time has passed, or that Redis has evicted, leave the set when
 //! it is next read.
 
+mod address;
+mod command;
+mod connect;
 mod contents;
+mod failure;
 mod lease;
+mod link;
 mod names;
 mod pool;
+mod reply;
 mod scripts;
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::collections::HashSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use redis::{Cmd, FromRedisValue, RedisError};
 
 use crate::error::Error;
 use crate::limits::{CurrentLimits, StoreLimits};
@@ -25,9 +35,12 @@ use crate::store::{
 };
 use crate::turn::{Turn, Turns};
 use crate::value::MemoryMeter;
+use command::Command;
+use failure::Failure;
 use lease::Lease;
 use names::Names;
-use pool::{Pool, Repeat};
+use pool::{Pool, Repeat, Way};
+use reply::{Elements, FromReply, ReplyReader};
 
 /// Finds the addresses of hosts.
 #[async_trait]
@@ -51,6 +64,7 @@ pub struct RedisStore {
     limits: CurrentLimits,
     meter: Option<Arc<dyn MemoryMeter>>,
     turns: Turns,
+    large: LargeNamespaces,
 }
 
 impl RedisStore {
@@ -61,10 +75,11 @@ impl RedisStore {
     /// The URL is not valid. The error does not contain it.
     pub fn new(url: &str, options: RedisOptions, limits: StoreLimits) -> Result<Self, Error> {
         Ok(Self {
-            pool: Arc::new(Pool::new(url, options).map_err(failed)?),
+            pool: Arc::new(Pool::new(url, options)?),
             limits: CurrentLimits::new(limits),
             meter: None,
             turns: Turns::default(),
+            large: LargeNamespaces::default(),
         })
     }
 
@@ -79,8 +94,45 @@ impl RedisStore {
         check_changes(&self.limits.get(), changes)
     }
 
-    async fn run<T: FromRedisValue>(&self, command: &Cmd, repeat: Repeat) -> Result<T, Error> {
-        self.pool.run(command, repeat).await.map_err(failed)
+    async fn run<T: FromReply>(
+        &self,
+        way: Way,
+        command: &Command,
+        repeat: Repeat,
+    ) -> Result<T, Error> {
+        let result = self.pool.run(way, command, repeat).await;
+        result.map_err(failed)
+    }
+
+    /// Reads a namespace of few keys, by a command that costs Redis less than a script. `None` if it
+    /// has more of them.
+    async fn small_snapshot(&self, namespace: &str, names: &Names) -> Result<Option<Map>, Error> {
+        if self.large.has(namespace) {
+            return Ok(None);
+        }
+        let Some(command) = scripts::small_snapshot(names, SMALL) else {
+            return Ok(None);
+        };
+        let meter = self.meter.as_ref();
+        let read = |reply: &mut ReplyReader<'_>| read_small(reply, meter);
+        let pool = &self.pool;
+        match pool
+            .run_with(Way::Any, &command, Repeat::Harmless, read)
+            .await
+        {
+            Ok(read) => read,
+            Err(failure) => {
+                let is_refused = matches!(failure, Failure::Server(_));
+                match failed(failure) {
+                    // Those whom an access list allows some keys only may not run it.
+                    Error::Backend(_) if is_refused => {
+                        self.large.is_refused.store(true, Ordering::Relaxed);
+                        Ok(None)
+                    }
+                    error => Err(error),
+                }
+            }
+        }
     }
 
     async fn write(
@@ -93,15 +145,16 @@ impl RedisStore {
         let names = Names::new(namespace);
         let token = turn.and_then(|turn| turn.token.as_deref());
         let command = scripts::apply(&names, changes, token);
-        match self.run(&command, Repeat::Harmless).await? {
+        let done: i64 = self.run(Way::Any, &command, Repeat::Harmless).await?;
+        match token.is_none() || done != 0 {
             true => Ok(()),
             false => Err(Error::TurnLost),
         }
     }
 }
 
-/// What an error of Redis means.
-fn failed(error: RedisError) -> Error {
+/// What a failure means.
+fn failed(failure: Failure) -> Error {
     /// Codes of a server that starts, is being replaced, or cannot write for now.
     const LATER: [&str; 9] = [
         "LOADING",
@@ -114,21 +167,101 @@ fn failed(error: RedisError) -> Error {
         "NOREPLICAS",
         "UNKILLABLE",
     ];
-    let is_later = error.is_io_error()
-        || error.is_timeout()
-        || error.is_unrecoverable_error()
-        || error.code().is_some_and(|code| LATER.contains(&code));
+    let is_later = match &failure {
+        Failure::NotSent(_) | Failure::Lost(_) | Failure::TimedOut => true,
+        Failure::Server(_) => failure.code().is_some_and(|code| LATER.contains(&code)),
+        Failure::Unexpected(_) => false,
+    };
     if is_later {
-        return Error::Unavailable(format!("Redis: {error}"));
+        return Error::Unavailable(format!("Redis: {failure}"));
     }
-    match error.code() {
+    match failure.code() {
         Some(scripts::TOO_LARGE) => Error::TooLarge {
             what: "the keys and values of a namespace that is read as a whole,",
             size: MAX_SNAPSHOT + 1,
             limit: MAX_SNAPSHOT,
         },
-        _ => Error::backend(error),
+        _ => Error::backend(failure),
     }
+}
+
+/// The namespaces that were too large for [`scripts::small_snapshot`] when they were read last.
+#[derive(Default)]
+struct LargeNamespaces {
+    names: Mutex<HashSet<String>>,
+    /// Whether Redis refuses the command.
+    is_refused: AtomicBool,
+}
+
+impl LargeNamespaces {
+    /// Namespaces that are remembered.
+    const MOST: usize = 1000;
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has(&self, namespace: &str) -> bool {
+        self.is_refused.load(Ordering::Relaxed) || self.lock().contains(namespace)
+    }
+
+    fn learn(&self, namespace: &str, is_large: bool) {
+        let mut names = self.lock();
+        match is_large {
+            true => {
+                if names.len() >= Self::MOST {
+                    names.clear();
+                }
+                names.insert(namespace.to_owned());
+            }
+            false => {
+                names.remove(namespace);
+            }
+        }
+    }
+}
+
+/// Keys of a small namespace: with the largest values they take no more than one that is large.
+const SMALL: usize = 64;
+
+/// Reads pairs of a key and a value.
+fn read_pairs(
+    reply: &mut ReplyReader<'_>,
+    meter: Option<&Arc<dyn MemoryMeter>>,
+) -> Result<Result<Map, Error>, Failure> {
+    let mut builder = SnapshotBuilder::default();
+    for _ in 0..reply.array()? {
+        if reply.array()? != 2 {
+            return Err(Failure::unexpected("no pair"));
+        }
+        let (key, value) = (reply::text(reply.text()?)?, reply::text(reply.text()?)?);
+        if let Err(error) = builder.add(key, value, meter) {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(builder.map))
+}
+
+/// Reads keys and values in turns. `None` if there may be more of them, or some have no value.
+fn read_small(
+    reply: &mut ReplyReader<'_>,
+    meter: Option<&Arc<dyn MemoryMeter>>,
+) -> Result<Result<Option<Map>, Error>, Failure> {
+    let keys = reply.array()? / 2;
+    if keys >= SMALL {
+        return Ok(Ok(None));
+    }
+    let mut builder = SnapshotBuilder::default();
+    for _ in 0..keys {
+        let key = reply::text(reply.text()?)?;
+        let Some(value) = reply.optional_text()? else {
+            return Ok(Ok(None));
+        };
+        if let Err(error) = builder.add(key, reply::text(value)?, meter) {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(Some(builder.map)))
 }
 
 #[async_trait]
@@ -142,13 +275,18 @@ impl Store for RedisStore {
     }
 
     async fn snapshot(&self, namespace: &str) -> Result<Map, Error> {
-        let command = scripts::snapshot(&Names::new(namespace), MAX_SNAPSHOT_KEYS, MAX_SNAPSHOT);
-        let entries: Vec<(String, String)> = self.run(&command, Repeat::Harmless).await?;
-        let mut builder = SnapshotBuilder::default();
-        for (key, value) in entries {
-            builder.add(&key, &value, self.meter.as_ref())?;
+        let names = Names::new(namespace);
+        if let Some(map) = self.small_snapshot(namespace, &names).await? {
+            return Ok(map);
         }
-        Ok(builder.map)
+        let command = scripts::snapshot(&names, MAX_SNAPSHOT_KEYS, MAX_SNAPSHOT);
+        let meter = self.meter.as_ref();
+        let read = |reply: &mut ReplyReader<'_>| read_pairs(reply, meter);
+        let pool = &self.pool;
+        let read = pool.run_with(Way::Last, &command, Repeat::Harmless, read);
+        let map = read.await.map_err(failed)??;
+        self.large.learn(namespace, map.size() >= SMALL);
+        Ok(map)
     }
 
     async fn apply(&self, namespace: &str, changes: Vec<Change>) -> Result<(), Error> {
@@ -165,9 +303,9 @@ impl Store for RedisStore {
     }
 
     async fn get(&self, namespace: &str, key: &str) -> Result<Option<String>, Error> {
-        let mut command = redis::cmd("GET");
+        let mut command = Command::new("GET");
         command.arg(Names::new(namespace).entry(key));
-        self.run(&command, Repeat::Harmless).await
+        self.run(Way::Any, &command, Repeat::Harmless).await
     }
 
     async fn list(&self, namespace: &str, query: ListQuery<'_>) -> Result<Page, Error> {
@@ -178,10 +316,10 @@ impl Store for RedisStore {
         // One more than the page, which tells whether it is the last.
         while keys.len() <= limit {
             let command = scripts::list(&names, query.prefix, after.as_deref(), limit + 1);
-            let (seen, last, found): (usize, String, Vec<String>) =
-                self.run(&command, Repeat::Harmless).await?;
-            keys.extend(found);
-            if seen <= limit {
+            let (seen, last, found): (i64, String, Elements<String>) =
+                self.run(Way::Any, &command, Repeat::Harmless).await?;
+            keys.extend(found.0);
+            if seen <= limit as i64 {
                 break;
             }
             after = Some(last);
@@ -192,7 +330,7 @@ impl Store for RedisStore {
     async fn increment(&self, namespace: &str, key: &str, delta: i64) -> Result<i64, Error> {
         self.check(&[Change::Set(key.to_owned(), String::new())])?;
         let command = scripts::increment(&Names::new(namespace), key, delta);
-        let sum: Result<String, Error> = self.run(&command, Repeat::Never).await;
+        let sum: Result<String, Error> = self.run(Way::Any, &command, Repeat::Never).await;
         let not_a_number = || Error::NotANumber {
             key: key.to_owned(),
         };
@@ -216,7 +354,7 @@ impl Store for RedisStore {
         let change = Change::set(key.to_owned(), value.to_owned(), ttl);
         self.check(std::slice::from_ref(&change))?;
         let command = scripts::compare_and_swap(&Names::new(namespace), expected, &change);
-        self.run(&command, Repeat::Never).await
+        self.run(Way::Any, &command, Repeat::Never).await
     }
 
     async fn serial(&self, namespace: &str) -> Result<Turn, Error> {

@@ -63,14 +63,7 @@ async fn a_turn_that_was_lost_writes_nothing() {
     let store = store(&redis);
     let turn = store.serial("n").await.unwrap();
     // As after a restart of a Redis that keeps nothing.
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let mut command = redis::cmd("DEL");
-    command.arg("wws:{n}:t");
-    assert_eq!(
-        command.query_async::<u32>(&mut connection).await.unwrap(),
-        1
-    );
+    assert_eq!(redis.ask(&["DEL", "wws:{n}:t"]), "1");
     let change = vec![Change::Set("a".into(), "1".into())];
     let lost = store.apply_in("n", change.clone(), &turn).await;
     assert!(matches!(lost, Err(Error::TurnLost)), "{lost:?}");

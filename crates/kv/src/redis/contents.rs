@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::RedisStore;
+use super::command::Command;
+use super::failure::Failure;
 use super::names::Names;
-use super::pool::Repeat;
+use super::pool::{Repeat, Way};
+use super::reply::{Elements, FromReply, ReplyReader};
 use super::scripts;
 use crate::entry::{EntryFilter, StoredEntry, now};
 use crate::error::Error;
@@ -16,13 +19,32 @@ const PAGE_KEYS: usize = 500;
 const PAGE_BYTES: usize = 1 << 20;
 
 /// Keys that Redis looks at for one answer about namespaces.
-const SCANNED: usize = 1000;
+const SCANNED: u64 = 1000;
 
 /// The most namespaces that are listed.
 const MAX_NAMESPACES: usize = 100_000;
 
 /// A key, its value, and the milliseconds until it is removed, or a negative number.
 type Row = (String, Vec<u8>, i64);
+
+/// A page of entries.
+struct EntriesPage {
+    is_followed: bool,
+    /// The last key that was looked at.
+    last: String,
+    rows: Vec<Row>,
+}
+
+impl FromReply for EntriesPage {
+    fn read(reply: &mut ReplyReader<'_>) -> Result<Self, Failure> {
+        let (is_followed, last, Elements(rows)) = FromReply::read(reply)?;
+        Ok(Self {
+            is_followed,
+            last,
+            rows,
+        })
+    }
+}
 
 impl RedisStore {
     /// The entry of a key.
@@ -33,7 +55,7 @@ impl RedisStore {
     ) -> Result<Option<StoredEntry>, Error> {
         // The first key that begins with this one is this one, if it exists.
         let command = scripts::entries(&Names::new(namespace), key, None, 1, 1);
-        let (_, _, rows): (bool, String, Vec<Row>) = self.run(&command, Repeat::Harmless).await?;
+        let EntriesPage { rows, .. } = self.run(Way::Last, &command, Repeat::Harmless).await?;
         let mut rows = rows.into_iter().filter(|(name, ..)| name == key);
         Ok(rows.next().map(|row| stored(namespace, row)))
     }
@@ -43,12 +65,13 @@ impl RedisStore {
         let mut found = BTreeSet::new();
         let mut cursor = String::from("0");
         loop {
-            let mut command = redis::cmd("SCAN");
+            let mut command = Command::new("SCAN");
             command.arg(&cursor).arg("MATCH").arg(Names::INDEXES);
-            command.arg("COUNT").arg(SCANNED);
-            let (next, names): (String, Vec<Vec<u8>>) =
-                self.run(&command, Repeat::Harmless).await?;
+            command.arg("COUNT").number(SCANNED);
+            let (next, names): (String, Elements<Vec<u8>>) =
+                self.run(Way::Last, &command, Repeat::Harmless).await?;
             let names = names
+                .0
                 .iter()
                 .filter_map(|name| std::str::from_utf8(name).ok());
             found.extend(names.filter_map(Names::namespace_of));
@@ -86,15 +109,14 @@ impl RedisStore {
                     PAGE_KEYS,
                     PAGE_BYTES,
                 );
-                let (more, last, rows): (bool, String, Vec<Row>) =
-                    self.run(&command, Repeat::Harmless).await?;
-                for row in rows {
+                let page: EntriesPage = self.run(Way::Last, &command, Repeat::Harmless).await?;
+                for row in page.rows {
                     found(stored(&namespace, row))?;
                 }
-                if !more {
+                if !page.is_followed {
                     break;
                 }
-                after = Some(last);
+                after = Some(page.last);
             }
         }
         Ok(())
@@ -108,14 +130,13 @@ impl RedisStore {
         let limits = self.limits.get();
         entries.iter().try_for_each(|entry| entry.check(&limits))?;
         let command = scripts::put(&Names::new(&first.namespace), entries);
-        self.run::<bool>(&command, Repeat::Harmless).await?;
-        Ok(())
+        self.run(Way::Last, &command, Repeat::Harmless).await
     }
 
     /// Removes a key. Returns whether it existed.
     pub(crate) async fn remove(&self, namespace: &str, key: &str) -> Result<bool, Error> {
         let command = scripts::remove(&Names::new(namespace), key);
-        self.run(&command, Repeat::Harmless).await
+        self.run(Way::Any, &command, Repeat::Harmless).await
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::RedisResult;
 use tokio::{runtime::Handle, sync::OwnedMutexGuard, task::JoinHandle, time::sleep};
 
-use super::{
-    pool::{Pool, Repeat},
-    scripts,
-};
+use super::command::Command;
+use super::failure::Failure;
+use super::pool::{Pool, Repeat, Way};
+use super::scripts;
 
 /// A turn of a server that was killed lasts so long, in milliseconds.
 const LASTS: u64 = 10_000;
@@ -18,9 +17,6 @@ const RENEWED: Duration = Duration::from_secs(3);
 
 /// Time between two attempts to take a turn, at first and at most.
 const WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(25));
-
-/// The connection for turns: what is sent on it arrives in order.
-const CONNECTION: usize = 0;
 
 /// The turn of a namespace. It is passed on when it is dropped, and prolonged until then.
 pub(super) struct Lease {
@@ -38,7 +34,7 @@ impl Lease {
         pool: &Arc<Pool>,
         key: String,
         local: OwnedMutexGuard<()>,
-    ) -> RedisResult<Self> {
+    ) -> Result<Self, Failure> {
         // Made before it is asked for: whatever happens, it is given back.
         let mut lease = Self {
             pool: pool.clone(),
@@ -47,12 +43,12 @@ impl Lease {
             renewing: None,
             local: Some(local),
         };
-        let mut command = redis::cmd("SET");
+        let mut command = Command::new("SET");
         command.arg(&lease.key).arg(&*lease.token);
-        command.arg("NX").arg("PX").arg(LASTS);
+        command.arg("NX").arg("PX").number(LASTS);
         let mut wait = WAIT.0;
         loop {
-            let taken: Option<String> = pool.run_on(CONNECTION, &command, Repeat::Harmless).await?;
+            let taken: Option<String> = pool.run(Way::First, &command, Repeat::Harmless).await?;
             if taken.is_some() {
                 break;
             }
@@ -85,7 +81,7 @@ impl Drop for Lease {
         let command = scripts::release(&self.key, &self.token);
         runtime.spawn(async move {
             // If it fails, the turn ends with its time.
-            let _: RedisResult<u32> = pool.run_on(CONNECTION, &command, Repeat::Harmless).await;
+            let _ = pool.run::<()>(Way::First, &command, Repeat::Harmless).await;
             // Only now the next request of this server asks.
             drop(local);
         });
@@ -96,9 +92,9 @@ async fn renew(pool: Arc<Pool>, key: String, token: Arc<str>) {
     let command = scripts::renew(&key, &token, LASTS);
     loop {
         sleep(RENEWED).await;
-        let renewed: RedisResult<u32> = pool.run_on(CONNECTION, &command, Repeat::Harmless).await;
+        let renewed = pool.run(Way::First, &command, Repeat::Harmless).await;
         // A turn that was lost is noticed when the changes are written.
-        if matches!(renewed, Ok(0)) {
+        if matches!(renewed, Ok(0_i64)) {
             return;
         }
     }

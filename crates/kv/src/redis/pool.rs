@@ -1,35 +1,27 @@
 //! Connections to Redis. Each carries the commands of many tasks.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisFuture,
-    RedisResult, TlsCertificates, aio::MultiplexedConnection, io::AsyncDNSResolver,
-};
-use tokio::sync::Mutex;
+use tokio::runtime::Handle;
 
-use super::{HostAddresses, RedisOptions};
+use super::RedisOptions;
+use super::command::{Command, Naming};
+use super::connect::Connector;
+use super::failure::Failure;
+use super::link::Link;
+use super::reply::{FromReply, ReplyReader};
+use crate::error::Error;
 
 /// Connections at most.
 const CONNECTIONS: usize = 4;
 
-/// Time for a connection, without TLS. While Redis is away, each attempt takes so long at most, and
-/// the next request after [`PAUSE`] tries again.
-const CONNECT: Duration = Duration::from_millis(200);
+/// A connection with so many commands without a reply is left to them, and the next one is used. The
+/// fewer connections, the more commands one write carries.
+const CROWDED: usize = 128;
 
-/// Time for a connection with TLS, whose handshake takes round trips of its own.
-const CONNECT_TLS: Duration = Duration::from_millis(750);
-
-/// Time in which no attempt follows one that failed.
+/// Time in which no attempt to connect follows one that failed.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// Time for the answer to a command.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// A connection that was not used for so long is tried before a command that must not be repeated.
 const IDLE: Duration = Duration::from_millis(500);
@@ -43,168 +35,167 @@ pub(super) enum Repeat {
     Never,
 }
 
+/// Which connection carries a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Any that is not crowded.
+    Any,
+    /// The first: what is sent on it arrives in order.
+    First,
+    /// The last: replies that may be large hold up no others there, but when all are crowded.
+    Last,
+}
+
 pub(super) struct Pool {
-    client: Client,
-    config: AsyncConnectionConfig,
-    connections: [Mutex<Slot>; CONNECTIONS],
-    next: AtomicUsize,
+    connector: Arc<Connector>,
+    slots: [Slot; CONNECTIONS],
+    /// The runtime that serves the connections. Calls may run in others, whose threads give way.
+    runtime: Option<Handle>,
 }
 
 /// A connection that may be open.
 #[derive(Default)]
 struct Slot {
-    open: Option<MultiplexedConnection>,
-    /// Of the connection that is open: counted up.
-    number: u64,
-    used: Option<Instant>,
-    /// The last attempt that failed.
-    failed: Option<(Instant, String)>,
+    link: Mutex<Option<Arc<Link>>>,
+    /// Held by who connects. The last attempt, if it failed.
+    connecting: tokio::sync::Mutex<Option<(Instant, String)>>,
 }
 
-/// Finds addresses for the client.
-struct Names(Arc<dyn HostAddresses>);
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-impl AsyncDNSResolver for Names {
-    fn resolve<'a, 'b: 'a>(
-        &'a self,
-        host: &'b str,
-        port: u16,
-    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
-        Box::pin(async move {
-            let addresses = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-                Ok(address) => vec![address],
-                Err(_) => self.0.addresses(host).await?,
-            };
-            let addresses = addresses.into_iter();
-            let found = addresses.map(move |address| SocketAddr::new(address, port));
-            Ok(Box::new(found) as Box<dyn Iterator<Item = SocketAddr> + Send>)
-        })
+    /// The connection, if it is open.
+    fn open(&self) -> Option<Arc<Link>> {
+        let link = self.lock().clone()?;
+        (!link.has_ended()).then_some(link)
     }
 }
 
 impl Pool {
-    pub(super) fn new(url: &str, options: RedisOptions) -> RedisResult<Self> {
-        let is_tls = url.starts_with("rediss:");
-        if is_tls {
-            // The client takes that of the process. An error means that there is one already.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        // Only for TLS: the client refuses certificates for other URLs.
-        let client = match options.roots.filter(|_| is_tls) {
-            Some(roots) => Client::build_with_tls(
-                url,
-                TlsCertificates {
-                    client_tls: None,
-                    root_cert: Some(roots),
-                },
-            )?,
-            None => Client::open(url)?,
-        };
-        let limit = if is_tls { CONNECT_TLS } else { CONNECT };
-        let mut config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(limit))
-            .set_response_timeout(Some(ANSWER));
-        if let Some(names) = options.names {
-            config = config.set_dns_resolver(Names(names));
-        }
+    pub(super) fn new(url: &str, options: RedisOptions) -> Result<Self, Error> {
         Ok(Self {
-            client,
-            config,
-            connections: Default::default(),
-            next: AtomicUsize::new(0),
+            connector: Arc::new(Connector::new(url, options)?),
+            slots: Default::default(),
+            runtime: Handle::try_current().ok(),
         })
     }
 
-    /// Runs a command on one of the connections.
-    pub(super) async fn run<T: FromRedisValue>(
+    /// Runs a command.
+    pub(super) async fn run<T: FromReply>(
         &self,
-        command: &Cmd,
+        way: Way,
+        command: &Command,
         repeat: Repeat,
-    ) -> RedisResult<T> {
-        let slot = self.next.fetch_add(1, Ordering::Relaxed) % CONNECTIONS;
-        self.run_on(slot, command, repeat).await
+    ) -> Result<T, Failure> {
+        self.run_with(way, command, repeat, T::read).await
     }
 
-    /// Runs a command on a connection, after those that were sent on it before.
-    pub(super) async fn run_on<T: FromRedisValue>(
+    /// Runs a command, and reads its reply in place.
+    pub(super) async fn run_with<T>(
         &self,
-        slot: usize,
-        command: &Cmd,
+        way: Way,
+        command: &Command,
         repeat: Repeat,
-    ) -> RedisResult<T> {
-        let mut is_repeated = repeat == Repeat::Never;
-        loop {
-            let (mut connection, number) = self.connection(slot, repeat).await?;
-            let error = match command.query_async(&mut connection).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            let is_broken = error.is_io_error() || error.is_unrecoverable_error();
-            if is_broken || error.is_timeout() {
-                self.forget(slot, number).await;
+        read: impl FnOnce(&mut ReplyReader<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut naming = Naming::Hash;
+        let mut is_repeated = false;
+        let reply = loop {
+            let link = self.link(way, repeat).await?;
+            match link.send(command, naming).await {
+                Ok(reply) if naming == Naming::Hash && lacks_script(command, &reply) => {
+                    naming = Naming::Text;
+                }
+                Ok(reply) => break reply,
+                Err(Failure::NotSent(_)) if !is_repeated => is_repeated = true,
+                Err(Failure::Lost(_)) if repeat == Repeat::Harmless && !is_repeated => {
+                    is_repeated = true;
+                }
+                Err(failure) => return Err(failure),
             }
-            // A server that does not answer is not asked twice.
-            if !is_broken || error.is_timeout() || std::mem::replace(&mut is_repeated, true) {
-                return Err(error);
-            }
-        }
+        };
+        let mut reply = ReplyReader::new(&reply);
+        command.skip_to_result(&mut reply)?;
+        read(&mut reply)
     }
 
-    async fn connection(
-        &self,
-        slot: usize,
-        repeat: Repeat,
-    ) -> RedisResult<(MultiplexedConnection, u64)> {
-        let slot = &mut *self.connections[slot % CONNECTIONS].lock().await;
-        let is_idle = slot.used.is_none_or(|used| used.elapsed() > IDLE);
-        if let Some(open) = &mut slot.open
-            && repeat == Repeat::Never
-            && is_idle
-            && redis::cmd("PING").query_async::<()>(open).await.is_err()
+    /// A connection that is open.
+    async fn link(&self, way: Way, repeat: Repeat) -> Result<Arc<Link>, Failure> {
+        let slot = match way {
+            Way::First => &self.slots[0],
+            Way::Last => &self.slots[CONNECTIONS - 1],
+            Way::Any => self.least_crowded(),
+        };
+        if let Some(link) = slot.open()
+            && self.is_alive(&link, repeat).await
         {
-            slot.open = None;
+            return Ok(link);
         }
-        slot.used = Some(Instant::now());
-        if let Some(open) = &slot.open {
-            return Ok((open.clone(), slot.number));
+        self.connect(slot).await
+    }
+
+    /// The first slot that is not crowded, or else the least crowded one.
+    fn least_crowded(&self) -> &Slot {
+        let (mut best, mut least) = (&self.slots[0], usize::MAX);
+        for slot in &self.slots {
+            let waiting = slot.lock().as_ref().map_or(0, |link| link.waiting());
+            if waiting < CROWDED {
+                return slot;
+            }
+            if waiting < least {
+                (best, least) = (slot, waiting);
+            }
+        }
+        best
+    }
+
+    /// Tries a connection that was idle, before a command that must not be repeated.
+    async fn is_alive(&self, link: &Link, repeat: Repeat) -> bool {
+        if repeat == Repeat::Harmless || link.idle() <= IDLE {
+            return true;
+        }
+        let ping = Command::new("PING");
+        link.send(&ping, Naming::Hash).await.is_ok()
+    }
+
+    async fn connect(&self, slot: &Slot) -> Result<Arc<Link>, Failure> {
+        let mut attempt = slot.connecting.lock().await;
+        // Another one may have connected meanwhile.
+        if let Some(link) = slot.open() {
+            return Ok(link);
         }
         // Those who wait here get the error of the one who tried.
-        if let Some((at, error)) = &slot.failed
+        if let Some((at, error)) = &*attempt
             && at.elapsed() < PAUSE
         {
-            let error = std::io::Error::new(std::io::ErrorKind::NotConnected, error.clone());
-            return Err(error.into());
+            return Err(Failure::NotSent(error.clone()));
         }
-        let connecting = self
-            .client
-            .get_multiplexed_async_connection_with_config(&self.config);
-        match connecting.await {
-            Ok(open) => {
-                slot.failed = None;
-                slot.number += 1;
-                slot.open = Some(open.clone());
-                Ok((open, slot.number))
+        let connector = self.connector.clone();
+        let opening = async move { connector.open().await };
+        let opened = match &self.runtime {
+            Some(runtime) => runtime.spawn(opening).await,
+            None => tokio::spawn(opening).await,
+        };
+        let opened = opened.unwrap_or_else(|_| Err("the server ends".into()));
+        match opened {
+            Ok(link) => {
+                let link = Arc::new(link);
+                *attempt = None;
+                *slot.lock() = Some(link.clone());
+                Ok(link)
             }
             Err(error) => {
-                slot.failed = Some((Instant::now(), error.to_string()));
-                Err(connect_failure(error))
+                *attempt = Some((Instant::now(), error.clone()));
+                *slot.lock() = None;
+                Err(Failure::NotSent(error))
             }
-        }
-    }
-
-    /// Closes a connection that broke, unless another one has taken its place.
-    async fn forget(&self, slot: usize, number: u64) {
-        let slot = &mut *self.connections[slot % CONNECTIONS].lock().await;
-        if slot.number == number {
-            slot.open = None;
         }
     }
 }
 
-/// Whatever the reason why there is no connection, a later attempt may have one.
-fn connect_failure(error: RedisError) -> RedisError {
-    match error.kind() {
-        ErrorKind::Io => error,
-        _ => std::io::Error::new(std::io::ErrorKind::NotConnected, error.to_string()).into(),
-    }
+/// Whether Redis does not know the script of a command.
+fn lacks_script(command: &Command, reply: &[u8]) -> bool {
+    command.is_script() && reply.starts_with(b"-NOSCRIPT")
 }

@@ -1,7 +1,6 @@
-//! Scripts that Redis runs as a whole.
+//! What Redis executes as a whole: scripts, and transactions where no script is needed.
 
-use redis::Cmd;
-
+use super::command::{Command, Script};
 use super::names::Names;
 use crate::entry::{self, StoredEntry};
 use crate::store::Change;
@@ -13,8 +12,8 @@ pub(super) const TOO_LARGE: &str = "WWSTOOLARGE";
 pub(super) const NOT_A_NUMBER: &str = "WWSNOTANUMBER";
 
 /// Sets or removes keys, unless the turn with the token of the first argument was lost.
-const APPLY: &str = "
-if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+static APPLY: Script = Script::new(
+    "if ARGV[1] ~= '' and redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 for i = 3, #ARGV, 4 do
   local key = ARGV[2] .. ARGV[i]
   if ARGV[i + 1] == 'd' then
@@ -26,22 +25,24 @@ for i = 3, #ARGV, 4 do
     redis.call('ZADD', KEYS[1], 0, ARGV[i])
   end
 end
-return 1";
+return 1",
+);
 
 /// Returns the number of keys that were looked at, the last of them, and those that exist.
-const LIST: &str = "
-local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
+static LIST: Script = Script::new(
+    "local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
 local found = {}
 for _, name in ipairs(names) do
   if redis.call('EXISTS', ARGV[1] .. name) == 1 then found[#found + 1] = name
   else redis.call('ZREM', KEYS[1], name) end
 end
-return { #names, names[#names] or '', found }";
+return { #names, names[#names] or '', found }",
+);
 
 /// Returns whether more keys follow, the last key that was looked at, and those that exist with
 /// their values and times to live. Stops after a number of bytes.
-const ENTRIES: &str = "
-local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
+static ENTRIES: Script = Script::new(
+    "local names = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, ARGV[4])
 local found, bytes, last = {}, 0, ''
 for i, name in ipairs(names) do
   last = name
@@ -53,16 +54,18 @@ for i, name in ipairs(names) do
     if bytes >= tonumber(ARGV[5]) and i < #names then return { 1, last, found } end
   end
 end
-return { #names == tonumber(ARGV[4]) and 1 or 0, last, found }";
+return { #names == tonumber(ARGV[4]) and 1 or 0, last, found }",
+);
 
 /// Removes a key. Returns whether it existed.
-const REMOVE: &str = "
-redis.call('ZREM', KEYS[1], ARGV[1])
-return redis.call('DEL', KEYS[2])";
+static REMOVE: Script = Script::new(
+    "redis.call('ZREM', KEYS[1], ARGV[1])
+return redis.call('DEL', KEYS[2])",
+);
 
 /// Returns all keys and values.
-const SNAPSHOT: &str = "
-local names = redis.call('ZRANGE', KEYS[1], 0, ARGV[2])
+static SNAPSHOT: Script = Script::new(
+    "local names = redis.call('ZRANGE', KEYS[1], 0, ARGV[2])
 local found, bytes, most = {}, 0, tonumber(ARGV[3])
 if #names > tonumber(ARGV[2]) then return redis.error_reply('WWSTOOLARGE too many keys') end
 for from = 1, #names, 500 do
@@ -77,11 +80,12 @@ for from = 1, #names, 500 do
     else redis.call('ZREM', KEYS[1], name) end
   end
 end
-return found";
+return found",
+);
 
 /// Returns the sum as a text: numbers of scripts are not exact.
-const INCREMENT: &str = "
-local sum = redis.pcall('INCRBY', KEYS[2], ARGV[2])
+static INCREMENT: Script = Script::new(
+    "local sum = redis.pcall('INCRBY', KEYS[2], ARGV[2])
 if type(sum) == 'table' and sum.err then
   if string.find(sum.err, 'integer') or string.find(sum.err, 'overflow') then
     return redis.error_reply('WWSNOTANUMBER not a number to add to')
@@ -89,34 +93,31 @@ if type(sum) == 'table' and sum.err then
   return sum
 end
 redis.call('ZADD', KEYS[1], 0, ARGV[1])
-return redis.call('GET', KEYS[2])";
+return redis.call('GET', KEYS[2])",
+);
 
-const COMPARE_AND_SWAP: &str = "
-local now = redis.call('GET', KEYS[2])
+static COMPARE_AND_SWAP: Script = Script::new(
+    "local now = redis.call('GET', KEYS[2])
 if ARGV[4] == '1' then
   if now ~= ARGV[5] then return 0 end
 elseif now then return 0 end
 if ARGV[3] == '0' then redis.call('SET', KEYS[2], ARGV[2])
 else redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end
 redis.call('ZADD', KEYS[1], 0, ARGV[1])
-return 1";
+return 1",
+);
 
 /// Keeps a turn, if it still is ours.
-const RENEW: &str = "
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+static RENEW: Script = Script::new(
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])",
+);
 
 /// Passes a turn on, if it still is ours.
-const RELEASE: &str = "
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])";
-
-/// A script with its keys.
-fn script(text: &str, keys: &[String]) -> Cmd {
-    let mut command = redis::cmd("EVAL");
-    command.arg(text.trim()).arg(keys.len()).arg(keys);
-    command
-}
+static RELEASE: Script = Script::new(
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])",
+);
 
 /// Milliseconds after which the key of a change is removed; 0 for never.
 fn milliseconds(change: &Change) -> u64 {
@@ -124,8 +125,12 @@ fn milliseconds(change: &Change) -> u64 {
     ttl.map_or(0, entry::milliseconds)
 }
 
-pub(super) fn apply(names: &Names, changes: &[Change], token: Option<&str>) -> Cmd {
-    let mut command = script(APPLY, &[names.index(), names.turn()]);
+/// Sets or removes keys, in a turn if there is a token.
+pub(super) fn apply(names: &Names, changes: &[Change], token: Option<&str>) -> Command {
+    if let ([change], None) = (changes, token) {
+        return apply_one(names, change);
+    }
+    let mut command = Command::script(&APPLY, &[&names.index(), &names.turn()]);
     command.arg(token.unwrap_or_default()).arg(names.entries());
     for change in changes {
         let (kind, value) = match change.value() {
@@ -133,18 +138,42 @@ pub(super) fn apply(names: &Names, changes: &[Change], token: Option<&str>) -> C
             None => ("d", ""),
         };
         command.arg(change.key()).arg(kind).arg(value);
-        command.arg(milliseconds(change));
+        command.number(milliseconds(change));
     }
     command
 }
 
+/// Sets or removes a key: two commands cost Redis less than a script.
+fn apply_one(names: &Names, change: &Change) -> Command {
+    let (entry, index) = (names.entry(change.key()), names.index());
+    match change.value() {
+        Some((value, ttl)) => {
+            let mut set = Command::new("SET");
+            set.arg(entry).arg(value);
+            if ttl.is_some() {
+                set.arg("PX").number(milliseconds(change));
+            }
+            let mut add = Command::new("ZADD");
+            add.arg(index).arg("0").arg(change.key());
+            Command::transaction(&[set, add])
+        }
+        None => {
+            let mut delete = Command::new("DEL");
+            delete.arg(entry);
+            let mut remove = Command::new("ZREM");
+            remove.arg(index).arg(change.key());
+            Command::transaction(&[delete, remove])
+        }
+    }
+}
+
 /// Stores entries of a namespace.
-pub(super) fn put(names: &Names, entries: &[StoredEntry]) -> Cmd {
-    let mut command = script(APPLY, &[names.index(), names.turn()]);
+pub(super) fn put(names: &Names, entries: &[StoredEntry]) -> Command {
+    let mut command = Command::script(&APPLY, &[&names.index(), &names.turn()]);
     command.arg("").arg(names.entries());
     for entry in entries {
         command.arg(&entry.key).arg("s").arg(&entry.value);
-        command.arg(entry.ttl().map_or(0, entry::milliseconds));
+        command.number(entry.ttl().map_or(0, entry::milliseconds));
     }
     command
 }
@@ -168,57 +197,74 @@ pub(super) fn entries(
     after: Option<&str>,
     keys: usize,
     bytes: usize,
-) -> Cmd {
+) -> Command {
     let (from, to) = range(prefix, after);
-    let mut command = script(ENTRIES, &[names.index()]);
+    let mut command = Command::script(&ENTRIES, &[&names.index()]);
     command.arg(names.entries()).arg(from).arg(to);
-    command.arg(keys).arg(bytes);
+    command.number(keys as u64).number(bytes as u64);
     command
 }
 
-pub(super) fn remove(names: &Names, key: &str) -> Cmd {
-    let mut command = script(REMOVE, &[names.index(), names.entry(key)]);
+pub(super) fn remove(names: &Names, key: &str) -> Command {
+    let mut command = Command::script(&REMOVE, &[&names.index(), &names.entry(key)]);
     command.arg(key);
     command
 }
 
-pub(super) fn list(names: &Names, prefix: &str, after: Option<&str>, limit: usize) -> Cmd {
+pub(super) fn list(names: &Names, prefix: &str, after: Option<&str>, limit: usize) -> Command {
     let (from, to) = range(prefix, after);
-    let mut command = script(LIST, &[names.index()]);
-    command.arg(names.entries()).arg(from).arg(to).arg(limit);
+    let mut command = Command::script(&LIST, &[&names.index()]);
+    command.arg(names.entries()).arg(from).arg(to);
+    command.number(limit as u64);
     command
 }
 
-pub(super) fn snapshot(names: &Names, keys: usize, bytes: usize) -> Cmd {
-    let mut command = script(SNAPSHOT, &[names.index()]);
-    command.arg(names.entries()).arg(keys).arg(bytes);
+pub(super) fn snapshot(names: &Names, keys: usize, bytes: usize) -> Command {
+    let mut command = Command::script(&SNAPSHOT, &[&names.index()]);
+    command.arg(names.entries());
+    command.number(keys as u64).number(bytes as u64);
     command
 }
 
-pub(super) fn increment(names: &Names, key: &str, delta: i64) -> Cmd {
-    let mut command = script(INCREMENT, &[names.index(), names.entry(key)]);
-    command.arg(key).arg(delta);
+/// Returns the keys and values of a namespace, in turns, up to a number of keys; no value for those
+/// whose time has passed. `None` if the namespace's name does not allow that.
+pub(super) fn small_snapshot(names: &Names, keys: usize) -> Option<Command> {
+    let pattern = names.entry("*");
+    // The first star is replaced by each key.
+    if pattern.matches('*').count() > 1 {
+        return None;
+    }
+    let mut command = Command::new("SORT");
+    command.arg(names.index()).arg("BY").arg("nosort");
+    command.arg("LIMIT").arg("0").number(keys as u64);
+    command.arg("GET").arg("#").arg("GET").arg(pattern);
+    Some(command)
+}
+
+pub(super) fn increment(names: &Names, key: &str, delta: i64) -> Command {
+    let mut command = Command::script(&INCREMENT, &[&names.index(), &names.entry(key)]);
+    command.arg(key).arg(delta.to_string());
     command
 }
 
-pub(super) fn compare_and_swap(names: &Names, expected: Option<&str>, change: &Change) -> Cmd {
+pub(super) fn compare_and_swap(names: &Names, expected: Option<&str>, change: &Change) -> Command {
     let key = change.key();
     let value = change.value().map_or("", |(value, _)| value);
-    let mut command = script(COMPARE_AND_SWAP, &[names.index(), names.entry(key)]);
-    command.arg(key).arg(value).arg(milliseconds(change));
-    command.arg(u8::from(expected.is_some()));
+    let mut command = Command::script(&COMPARE_AND_SWAP, &[&names.index(), &names.entry(key)]);
+    command.arg(key).arg(value).number(milliseconds(change));
+    command.number(u64::from(expected.is_some()));
     command.arg(expected.unwrap_or_default());
     command
 }
 
-pub(super) fn renew(turn: &str, token: &str, milliseconds: u64) -> Cmd {
-    let mut command = script(RENEW, &[turn.to_owned()]);
-    command.arg(token).arg(milliseconds);
+pub(super) fn renew(turn: &str, token: &str, milliseconds: u64) -> Command {
+    let mut command = Command::script(&RENEW, &[turn]);
+    command.arg(token).number(milliseconds);
     command
 }
 
-pub(super) fn release(turn: &str, token: &str) -> Cmd {
-    let mut command = script(RELEASE, &[turn.to_owned()]);
+pub(super) fn release(turn: &str, token: &str) -> Command {
+    let mut command = Command::script(&RELEASE, &[turn]);
     command.arg(token);
     command
 }

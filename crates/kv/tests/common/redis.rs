@@ -15,14 +15,18 @@ pub(crate) struct Redis {
     options: Vec<String>,
 }
 
-/// The program, with its libraries.
+/// The server, with its libraries.
 pub(crate) fn program() -> Command {
+    tool("redis-server")
+}
+
+fn tool(name: &str) -> Command {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .map(|directory| directory.join("target/tools/redis/usr"))
         .find(|tools| tools.exists())
         .expect("target/tools/redis: scripts/redis.sh unpacks it");
-    let mut command = Command::new(tools.join("bin/redis-server"));
+    let mut command = Command::new(tools.join("bin").join(name));
     command.env("LD_LIBRARY_PATH", tools.join("lib/x86_64-linux-gnu"));
     command
 }
@@ -81,6 +85,19 @@ impl Redis {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What it answers to a command.
+    #[allow(dead_code, reason = "of other tests")]
+    pub(crate) fn ask(&self, command: &[&str]) -> String {
+        let mut client = tool("redis-cli");
+        client.arg("-s").arg(self.socket()).args(command);
+        let output = client.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim_end()
+            .to_owned()
     }
 
     /// Ends it as a crash does.

@@ -1,0 +1,159 @@
+//! Opens connections.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::address::{RedisAddress, RedisPlace};
+use super::command::{Command, Naming};
+use super::failure::Failure;
+use super::link::{ByteStream, Link};
+use super::reply::ReplyReader;
+use super::{HostAddresses, RedisOptions};
+use crate::error::Error;
+
+/// Time for a connection, without TLS. While Redis is away, each attempt takes so long at most.
+const CONNECT: Duration = Duration::from_millis(200);
+
+/// Time for a connection with TLS, whose handshake takes round trips of its own.
+const CONNECT_TLS: Duration = Duration::from_millis(750);
+
+/// Opens connections to a Redis.
+pub(super) struct Connector {
+    address: RedisAddress,
+    tls: Option<TlsConnector>,
+    names: Option<Arc<dyn HostAddresses>>,
+}
+
+impl Connector {
+    pub(super) fn new(url: &str, options: RedisOptions) -> Result<Self, Error> {
+        let address = RedisAddress::parse(url)?;
+        let tls = match address.is_tls() {
+            true => Some(tls(options.roots.as_deref())?),
+            false => None,
+        };
+        Ok(Self {
+            address,
+            tls,
+            names: options.names,
+        })
+    }
+
+    /// Opens a connection that is ready for commands.
+    pub(super) async fn open(&self) -> Result<Link, String> {
+        let limit = match &self.tls {
+            Some(_) => CONNECT_TLS,
+            None => CONNECT,
+        };
+        let opened = timeout(limit, async {
+            let stream = self
+                .stream(limit)
+                .await
+                .map_err(|error| error.to_string())?;
+            let link = Link::open(stream);
+            self.greet(&link)
+                .await
+                .map_err(|failure| failure.to_string())?;
+            Ok(link)
+        });
+        opened
+            .await
+            .unwrap_or_else(|_| Err("no connection in time".to_owned()))
+    }
+
+    async fn stream(&self, limit: Duration) -> io::Result<Box<dyn ByteStream>> {
+        let (host, port) = match &self.address.place {
+            RedisPlace::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+            RedisPlace::Tcp { host, port, .. } => (host, *port),
+        };
+        let tcp = self.tcp(host, port, limit).await?;
+        // Commands that wait for each other are sent at once.
+        tcp.set_nodelay(true)?;
+        let Some(tls) = &self.tls else {
+            return Ok(Box::new(tcp));
+        };
+        let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+        Ok(Box::new(tls.connect(name, tcp).await?))
+    }
+
+    /// Connects to the first address that answers.
+    async fn tcp(&self, host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+        let addresses: Vec<SocketAddr> = match (host.parse::<IpAddr>(), &self.names) {
+            (Ok(address), _) => vec![SocketAddr::new(address, port)],
+            (Err(_), Some(names)) => {
+                let found = names.addresses(host).await?.into_iter();
+                found
+                    .map(|address| SocketAddr::new(address, port))
+                    .collect()
+            }
+            (Err(_), None) => lookup_host((host, port)).await?.collect(),
+        };
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        for address in addresses {
+            // One that does not answer leaves time for the others.
+            match timeout(limit / count, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failed = error,
+                Err(_) => failed = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(failed)
+    }
+
+    /// Says who asks, and for which database.
+    async fn greet(&self, link: &Link) -> Result<(), Failure> {
+        let RedisAddress {
+            user,
+            password,
+            database,
+            ..
+        } = &self.address;
+        if let Some(password) = password {
+            let mut command = Command::new("AUTH");
+            if let Some(user) = user {
+                command.arg(user);
+            }
+            command.arg(password);
+            accepted(&link.send(&command, Naming::Hash).await?)?;
+        }
+        // One command at least: a Redis that refuses connections says why.
+        let mut command = Command::new("SELECT");
+        command.number(u64::from(*database));
+        accepted(&link.send(&command, Naming::Hash).await?)
+    }
+}
+
+fn accepted(reply: &[u8]) -> Result<(), Failure> {
+    ReplyReader::new(reply).skip()
+}
+
+/// TLS that trusts the certificates of `pem`, or public ones.
+fn tls(pem: Option<&[u8]>) -> Result<TlsConnector, Error> {
+    let mut roots = RootCertStore::empty();
+    match pem {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(Error::backend)?;
+                roots.add(certificate).map_err(Error::backend)?;
+            }
+        }
+    }
+    // That of the process may be another one.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(Error::backend)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}

@@ -1,0 +1,44 @@
+//! Why a command has no answer.
+
+/// Why a command has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// There is no connection: the command was not sent.
+    #[error("{0}")]
+    NotSent(String),
+    /// The connection broke after the command was sent.
+    #[error("{0}")]
+    Lost(String),
+    /// The answer did not come in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// Redis answered with an error.
+    #[error("{0}")]
+    Server(String),
+    /// Redis answered with something else than was asked for.
+    #[error("the answer of Redis has {0}")]
+    Unexpected(&'static str),
+}
+
+impl Failure {
+    /// The error of a line that Redis sent.
+    pub(super) fn of_server(line: &[u8]) -> Self {
+        Self::Server(String::from_utf8_lossy(line).into_owned())
+    }
+
+    pub(super) fn malformed() -> Self {
+        Self::Lost("what answers is no Redis".into())
+    }
+
+    pub(super) fn unexpected(what: &'static str) -> Self {
+        Self::Unexpected(what)
+    }
+
+    /// The code of an error of Redis: its first word.
+    pub(super) fn code(&self) -> Option<&str> {
+        match self {
+            Self::Server(text) => text.split(' ').next(),
+            _ => None,
+        }
+    }
+}
