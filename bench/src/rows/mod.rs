@@ -5,6 +5,7 @@ mod density;
 mod languages;
 mod noisy;
 mod operate;
+mod redis;
 mod routes;
 mod start;
 mod stores;
@@ -30,6 +31,7 @@ pub(crate) const ALL: [(&str, Measure); 18] = [
     ("noisy", noisy::measure),
     ("operate-telemetry", operate::telemetry),
     ("operate-reload", operate::reload),
+    ("operate-redis", redis::measure),
     ("start", start::measure),
     ("density", density::measure),
     ("javascript", languages::javascript),
