@@ -166,7 +166,9 @@ impl App {
         let begun = client.activity.begin_request();
         let generation = self.generation();
         let mut context = RequestContext {
-            id: self.ids.id_for(request.headers()),
+            id: self
+                .ids
+                .id_for(request.headers(), generation.proxies.trust(client.peer)),
             framing: begun.framing,
             client: *client,
             generation: &generation,

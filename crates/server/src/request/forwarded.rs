@@ -75,6 +75,11 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(address))
     }
 
+    /// Whether the headers of a peer are believed.
+    pub(crate) fn trust(&self, peer: &Peer) -> bool {
+        self.contains(peer.address)
+    }
+
     /// Determines where a request comes from, and removes untrusted values from its headers.
     pub(crate) fn origin(&self, peer: &Peer, headers: &mut HeaderMap) -> Origin {
         let mut origin = Origin {

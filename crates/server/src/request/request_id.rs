@@ -36,10 +36,12 @@ impl RequestIds {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// The id that the client sent, if it is valid, or a new one.
-    pub(crate) fn id_for(&self, headers: &HeaderMap) -> String {
+    /// The id that a trusted proxy sent, if it is valid, or a new one: who chooses the id of a
+    /// request decides what the log shows for it.
+    pub(crate) fn id_for(&self, headers: &HeaderMap, is_trusted: bool) -> String {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        match headers.get(HEADER).and_then(|value| value.to_str().ok()) {
+        let sent = headers.get(HEADER).filter(|_| is_trusted);
+        match sent.and_then(|value| value.to_str().ok()) {
             Some(id) if is_valid(id) => id.to_owned(),
             _ => {
                 use std::fmt::Write;
@@ -68,15 +70,18 @@ mod tests {
     #[test]
     fn keeps_valid_ids_and_replaces_others() {
         let ids = RequestIds::new();
-        let of = |value: &str| {
+        let sent = |value: &str, is_trusted| {
             let mut headers = HeaderMap::new();
             headers.insert(HEADER, value.parse().unwrap());
-            ids.id_for(&headers)
+            ids.id_for(&headers, is_trusted)
         };
+        let of = |value: &str| sent(value, true);
         assert_eq!(of("a1._-Z"), "a1._-Z");
+        assert_ne!(sent("a1._-Z", false), "a1._-Z");
         for bad in ["", "a b", "a\"b", "ä", "a\tb", &"x".repeat(65)] {
             assert!(is_valid(&of(bad)) && of(bad) != bad, "{bad}");
         }
-        assert_ne!(ids.id_for(&HeaderMap::new()), ids.id_for(&HeaderMap::new()));
+        let none = HeaderMap::new();
+        assert_ne!(ids.id_for(&none, true), ids.id_for(&none, true));
     }
 }

@@ -28,13 +28,18 @@ async fn input(server: &Running, id: &str) -> String {
         .request("GET", "/in", &headers, b"")
         .await;
     assert_eq!(response.status, 200);
-    log::line(id, "guest").await
+    // One that is not believed is not that of the request.
+    log::line(response.header("x-request-id").unwrap(), "guest").await
 }
+
+/// No proxy that a test asks from.
+const STRANGERS: &str = "trusted_proxies = [\"192.0.2.0/24\"]";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn worker_sees_the_real_address_of_the_client() {
-    let server = server("").await;
+    let server = server(STRANGERS).await;
     let input = input(&server, "origin-1").await;
+    assert!(!input.contains("origin-1"), "{input}");
     assert!(
         input.contains(r#""x-forwarded-for":"127.0.0.1""#),
         "{input}"
@@ -48,8 +53,29 @@ async fn worker_sees_the_real_address_of_the_client() {
     ] {
         assert!(!input.contains(forged), "{forged}: {input}");
     }
-    let access = log::line("origin-1", "access").await;
+    let id = input.split(r#""x-request-id":""#).nth(1).unwrap();
+    let id = id.split('"').next().unwrap();
+    let access = log::line(id, "access").await;
     assert!(access.contains("client=127.0.0.1"), "{access}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_does_not_choose_the_request_id() {
+    let server = server(STRANGERS).await;
+    let mut client = server.connect().await;
+    let mut ids = Vec::new();
+    for path in ["/in", "/in", "/missing"] {
+        let headers = "x-request-id: chosen-1\r\n";
+        let response = client.request("GET", path, headers, b"").await;
+        ids.push(response.header("x-request-id").unwrap().to_owned());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    assert!(!ids.iter().any(|id| id == "chosen-1"));
+    for (id, target) in ids.iter().zip(["guest", "access", "access"]) {
+        log::line(id, target).await;
+    }
+    assert!(log::lines("chosen-1", "").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
