@@ -6,7 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-use wws_project::{LoadOptions, Problems, Project};
+use wws_project::{LoadOptions, Problems, Project, PublicHosts};
 use wws_server::{CodeCache, Languages};
 
 use crate::args::ProjectArgs;
@@ -18,9 +18,20 @@ struct ImageVariables {
     image: BTreeMap<String, String>,
     /// Those that the user gives to it.
     given: BTreeMap<String, String>,
-    /// Whether it may read the machine's secrets.
-    allow_secrets: bool,
+    allowed: Allowed,
 }
+
+/// What the user allows an image or a repository to use of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Allowed {
+    /// To read the machine's secrets.
+    pub(crate) secrets: bool,
+    /// To reach hosts that are not public.
+    pub(crate) private_hosts: bool,
+}
+
+/// The setting that lets workers reach private networks: an image does not decide about that.
+const ALLOW_PRIVATE: &str = "WWS_ALLOW_PRIVATE";
 
 static IMAGE: OnceLock<ImageVariables> = OnceLock::new();
 
@@ -31,13 +42,13 @@ static IMAGE: OnceLock<ImageVariables> = OnceLock::new();
 pub(crate) fn serve_untrusted(
     image: impl IntoIterator<Item = (String, String)>,
     given: impl IntoIterator<Item = (String, String)>,
-    allow_secrets: bool,
+    allowed: Allowed,
 ) {
     // A process serves one image.
     let _ = IMAGE.set(ImageVariables {
         image: image.into_iter().collect(),
         given: given.into_iter().collect(),
-        allow_secrets,
+        allowed,
     });
 }
 
@@ -52,9 +63,19 @@ pub(crate) fn variables() -> BTreeMap<String, String> {
 impl ImageVariables {
     fn with(&self, own: BTreeMap<String, String>) -> BTreeMap<String, String> {
         let mut all = self.image.clone();
+        if !self.allowed.private_hosts {
+            all.remove(ALLOW_PRIVATE);
+        }
         all.extend(own.into_iter().filter(|(name, _)| is_of_server(name)));
         all.extend(self.given.clone());
         all
+    }
+
+    /// Set unless the project may reach other hosts.
+    fn public_hosts(&self) -> Option<PublicHosts> {
+        (!self.allowed.private_hosts).then(|| PublicHosts {
+            given: self.given.keys().cloned().collect(),
+        })
     }
 }
 
@@ -145,7 +166,8 @@ pub(crate) fn load_options(container: bool) -> LoadOptions {
         // That of an image would be its author's.
         dot_env: !container && IMAGE.get().is_none(),
         container,
-        untrusted: IMAGE.get().is_some_and(|image| !image.allow_secrets),
+        untrusted: IMAGE.get().is_some_and(|image| !image.allowed.secrets),
+        public_hosts: IMAGE.get().and_then(ImageVariables::public_hosts),
         languages: Languages::standard().specs(),
         ..LoadOptions::default()
     }
@@ -164,9 +186,14 @@ mod tests {
             owned.collect()
         };
         let variables = ImageVariables {
-            image: pairs(&[("A", "image"), ("WWS_PORT", "1"), ("WWS_PREFIX", "/v1")]),
+            image: pairs(&[
+                ("A", "image"),
+                ("WWS_ALLOW_PRIVATE", "10.0.0.0/8"),
+                ("WWS_PORT", "1"),
+                ("WWS_PREFIX", "/v1"),
+            ]),
             given: pairs(&[("B", "given"), ("WWS_PREFIX", "/v2")]),
-            allow_secrets: false,
+            allowed: Allowed::default(),
         };
         let own = pairs(&[
             ("A", "own"),

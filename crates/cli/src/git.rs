@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use wws_project::beneath::Root;
 
 use crate::args::{Git, Revision, Serve};
+use crate::environment::{self, Allowed};
 use crate::project::ServerLocation;
 use crate::scratch::Scratch;
-use crate::{EXIT_USAGE, environment, serve};
+use crate::{EXIT_USAGE, serve};
 
 /// The most bytes and files of a clone, `.git` included.
 const MAX_BYTES: u64 = 8 << 30;
@@ -102,7 +103,11 @@ pub(crate) fn serve(url: &str, git: &Git, args: Serve) -> ExitCode {
         Err(error @ GitError::PlainHttp { .. }) => return failed(EXIT_USAGE, &error),
         Err(error) => return failed(1, &error),
     };
-    environment::serve_untrusted(Vec::new(), git.variables(), false);
+    let allowed = Allowed {
+        secrets: false,
+        private_hosts: git.allow_private_hosts,
+    };
+    environment::serve_untrusted(Vec::new(), git.variables(), allowed);
     let mut args = args;
     args.project.path = path;
     serve::serve(args, ServerLocation::Machine)

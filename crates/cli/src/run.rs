@@ -17,11 +17,12 @@ use wws_image::{
 use wws_project::beneath::Root;
 
 use crate::args::Run;
+use crate::environment::{self, Allowed};
 use crate::progress::Bar;
 use crate::project::ServerLocation;
 use crate::registry::OpenRegistryError;
 use crate::scratch::Scratch;
-use crate::{code, environment, registry, serve};
+use crate::{code, registry, serve};
 
 /// Bytes of images that are kept for the next time.
 const MAX_CACHE: u64 = 10 << 30;
@@ -69,7 +70,11 @@ pub(crate) fn run(args: Run) -> ExitCode {
         Ok(unpacked) => unpacked,
         Err(error) => return failed(&format_args!("{}: {error}", args.image.display())),
     };
-    environment::serve_untrusted(defaults.env, args.variables(), args.allow_secrets);
+    let allowed = Allowed {
+        secrets: args.allow_secrets,
+        private_hosts: args.allow_private_hosts,
+    };
+    environment::serve_untrusted(defaults.env, args.variables(), allowed);
     match args.into_serve(entry.path, &entry.in_image, entry.arguments) {
         Ok(args) => serve::serve(args, ServerLocation::Machine),
         Err(error) => {

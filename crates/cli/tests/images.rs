@@ -347,6 +347,53 @@ fn an_image_reads_no_secrets_of_the_machine() {
 }
 
 #[test]
+fn an_image_reaches_no_private_hosts_unless_it_is_allowed_to() {
+    let place = Place::new();
+    let toml = "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"127.0.0.1\"]\n";
+    let config = "version = 1\n[stores.s]\nkind = \"redis\"\nurl = \"$STORE_URL\"\n";
+    let image = Image::new("localhost/x:1")
+        .file("w.wasm", hello(), 0o644)
+        .unwrap()
+        .file("w.toml", toml, 0o644)
+        .unwrap()
+        .file(".wws.toml", config, 0o644)
+        .unwrap();
+    let path = place.project.path().join("x.tar");
+    image.write(fs::File::create(path).unwrap()).unwrap();
+    let url = "STORE_URL=redis://127.0.0.1";
+    let (code, said) = place.run(&["run", "x.tar", "--port", "0", "-e", url]);
+    assert_eq!(code, Some(78), "{said}");
+    let expected = "w.toml:3:18: `127.0.0.1` is no public host\n    `--allow-private-hosts` lets";
+    assert!(said.contains(expected), "{said}");
+    // What the user gives is the user's choice.
+    assert!(!said.contains(".wws.toml"), "{said}");
+    let (code, said) = place.run(&["run", "x.tar", "--port", "0"]);
+    assert_eq!(code, Some(78), "{said}");
+    let expected = ".wws.toml:4:7: the store `s` uses a Redis that the project chooses";
+    assert!(said.contains(expected), "{said}");
+    let allowed = [
+        "run",
+        "x.tar",
+        "-p",
+        "0",
+        "--allow-private-hosts",
+        "-e",
+        url,
+    ];
+    let server = Served::start(place.wws(&allowed));
+    assert!(server.get("/w").ends_with("hello"));
+    assert_eq!(server.stop().0, Some(0));
+    // A project of one's own needs no permission.
+    for (name, text) in [("w.toml", toml), (".wws.toml", config)] {
+        fs::write(place.project.path().join(name), text).unwrap();
+    }
+    let mut command = place.wws(&[".", "--port", "0"]);
+    command.env("STORE_URL", "redis://127.0.0.1");
+    let server = Served::start(command);
+    assert_eq!(server.stop().0, Some(0));
+}
+
+#[test]
 fn an_image_does_not_see_the_users_variables() {
     let place = TestProject::new();
     let toml = "name = \"w\"\nversion = \"1\"\n[vars]\nA = \"$SECRET_A\"\nB = \"$GIVEN_B\"\n";

@@ -454,13 +454,16 @@ impl Client {
         }
         if admitted.is_empty() {
             let remedy = match refused {
-                PRIVATE => "or allow_private has its network",
-                _ => "",
+                _ if policy.is_public_only() => {
+                    "to a project that you did not write (`--allow-private-hosts` allows it)"
+                }
+                PRIVATE => {
+                    "unless allowed_hosts names that address itself or allow_private has its network"
+                }
+                _ => "unless allowed_hosts names that address itself",
             };
             return Err(Error::not_allowed(format!(
-                "`{host}` is at {refused}, which is refused unless allowed_hosts names that \
-                 address itself{}{remedy}",
-                if remedy.is_empty() { "" } else { " " }
+                "`{host}` is at {refused}, which is refused {remedy}"
             ))
             .because(Reason::AddressRefused));
         }

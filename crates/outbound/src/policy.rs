@@ -101,6 +101,8 @@ struct PolicyRules {
     networks: Vec<IpNet>,
     /// Whether names may lead to any address.
     any_address: bool,
+    /// Whether names and addresses of the list lead to public addresses alone.
+    public_only: bool,
     limits: PolicyLimits,
 }
 
@@ -151,6 +153,7 @@ impl Policy {
                 allow_http,
                 networks: Vec::new(),
                 any_address: false,
+                public_only: false,
                 limits,
             })),
         })
@@ -195,6 +198,21 @@ impl Policy {
             Arc::make_mut(inner).any_address = true;
         }
         self
+    }
+
+    /// Allows no address for being in the list, or for being that of a private name: those of public
+    /// networks and of [`Self::allow_private`] are left.
+    #[must_use]
+    pub fn public_only(mut self) -> Self {
+        if let Some(inner) = &mut self.inner {
+            Arc::make_mut(inner).public_only = true;
+        }
+        self
+    }
+
+    /// Whether private addresses of the list are refused.
+    pub(crate) fn is_public_only(&self) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.public_only)
     }
 
     /// Allows nothing.
@@ -263,11 +281,10 @@ impl Policy {
             IpAddr::V6(address) => Host::Ipv6(address),
         };
         let is_any = self.inner.as_ref().is_some_and(|inner| inner.any_address);
-        if is_any
-            || self.names(&literal, port)
-            || what == PRIVATE
-                && (self.has_network(address) || is_private_name(host) && self.names(host, port))
-        {
+        let is_listed = !self.is_public_only()
+            && (self.names(&literal, port)
+                || what == PRIVATE && is_private_name(host) && self.names(host, port));
+        if is_any || is_listed || what == PRIVATE && self.has_network(address) {
             Ok(())
         } else {
             Err(what)
@@ -393,6 +410,37 @@ mod tests {
         assert_eq!(refused("10.0.0.6", 1), PRIVATE);
         assert_eq!(refused("127.0.0.1", 8080), "");
         assert_eq!(refused("127.0.0.1", 8081), "a loopback address");
+    }
+
+    #[test]
+    fn a_list_does_not_allow_private_hosts_where_only_public_ones_are() {
+        let hosts = [
+            "*",
+            "10.0.0.5",
+            "127.0.0.1",
+            "db",
+            "db.internal",
+            "169.254.169.254",
+        ];
+        let policy = policy(&hosts, true).public_only();
+        for (host, address, what) in [
+            ("a.example", "93.184.216.34", ""),
+            ("db", "10.0.0.5", PRIVATE),
+            ("db.internal", "10.0.0.6", PRIVATE),
+            ("127.0.0.1", "127.0.0.1", "a loopback address"),
+            ("a.example", "127.0.0.1", "a loopback address"),
+            (
+                "169.254.169.254",
+                "169.254.169.254",
+                "the cloud's metadata service",
+            ),
+        ] {
+            assert_eq!(refused(&policy, host, address, 80), what, "{host}");
+        }
+        let networks = ["10.0.0.0/24".to_owned()];
+        let policy = policy.allow_private(&networks).expect("networks");
+        assert_eq!(refused(&policy, "db", "10.0.0.5", 80), "");
+        assert_eq!(refused(&policy, "db", "10.0.1.5", 80), PRIVATE);
     }
 
     #[test]

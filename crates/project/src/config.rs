@@ -7,9 +7,11 @@ use crate::execution::{InterpreterOrigin, LanguageSpec};
 use crate::hex;
 use crate::limits::Limits;
 use crate::log::WorkerLog;
+use crate::network::Network;
+use crate::reach;
 use crate::reader::{LocatedText, Reader, one_of};
 use crate::runtime::{File, Runtime, Status};
-use crate::setting::TomlType;
+use crate::setting::{TomlType, Value as _};
 use crate::settings::ServerSettings;
 use crate::stores::{self, StoreContext, Stores};
 
@@ -34,10 +36,19 @@ impl Config {
         languages: Option<&[LanguageSpec]>,
         hashed: &BTreeMap<PathBuf, String>,
         container: bool,
+        public_only: bool,
     ) -> Self {
         let mut config = Self::default();
         check_version(reader);
-        reader.table("server", |table| config.settings.read(table));
+        reader.table("server", |table| {
+            config.settings.read(table);
+            if public_only
+                && let Some(text) = table.scalar("allow_private", Vec::<Network>::TOML, "")
+            {
+                let message = format!("`{}` is no public network", text.value);
+                table.problem_with_help(&text.at, message, reach::ALLOW);
+            }
+        });
         reader.table("limits", |table| config.limits.read(table));
         reader.table("log", |table| config.log.read(table));
         config.stores = stores::read(reader, &StoreContext { root, container });

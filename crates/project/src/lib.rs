@@ -22,6 +22,7 @@ mod load;
 mod log;
 mod network;
 mod problem;
+mod reach;
 mod reader;
 mod route;
 mod runtime;
@@ -44,6 +45,7 @@ pub use load::{
 pub use log::{LogLevel, WorkerLog};
 pub use network::{Network, NotANetwork};
 pub use problem::{Problem, Problems};
+pub use reach::PublicHosts;
 pub use runtime::{File, Runtime, Status};
 pub use setting::{TomlType, Unit};
 pub use settings::{Globs, LogFormat, ServerSettings};

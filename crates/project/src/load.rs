@@ -16,6 +16,7 @@ use crate::beneath::Root;
 use crate::execution::{Execution, LanguageSpec, conversion};
 use crate::files::{PUBLIC, Search};
 use crate::problem::Problem;
+use crate::reach::PublicHosts;
 use crate::reader::{Document, Report};
 use crate::route::{Routes, Segment};
 use crate::secret::SecretFiles;
@@ -47,6 +48,8 @@ pub struct LoadOptions {
     /// Whether the project is somebody else's that this machine's user runs without a container: no
     /// file outside of it may be read as a secret.
     pub untrusted: bool,
+    /// Set if such a project reaches public hosts alone, and no Redis of its own choice.
+    pub public_hosts: Option<PublicHosts>,
     /// Overrides `[server] strict`: whether a worker that cannot be loaded prevents the start.
     pub strict: Option<bool>,
     /// The languages of the server.
@@ -115,7 +118,9 @@ pub fn runtimes(root: &Path) -> Result<Vec<Runtime>, Problems> {
         Root::open(root).map_err(|error| Problems::one(Problem::no_directory(root, &error)))?;
     let report = Report::default();
     let config = read_toml(&opened, Path::new(config::FILE), &report, |document| {
-        document.read(|reader| config::Config::read(reader, &opened, None, &BTreeMap::new(), true))
+        document.read(|reader| {
+            config::Config::read(reader, &opened, None, &BTreeMap::new(), true, false)
+        })
     });
     match Problems::of(report.into_problems()) {
         Some(problems) => Err(problems),
@@ -142,12 +147,21 @@ pub fn stores(root: &Path, options: &LoadOptions) -> Result<Vec<StoreDefinition>
     let config = read_toml(&root, Path::new(config::FILE), &report, |document| {
         document.read(|reader| {
             let (languages, hashed) = (Some(&options.languages[..]), &options.hashed);
-            config::Config::read(reader, &root, languages, hashed, options.container)
+            let public_only = options.public_hosts.is_some();
+            config::Config::read(
+                reader,
+                &root,
+                languages,
+                hashed,
+                options.container,
+                public_only,
+            )
         })
     });
     let mut stores = config.unwrap_or_default().stores.definitions;
     let env = loader.variables(&root, options);
-    for problem in crate::stores::read_urls(&mut stores, &env, options.secrets(&path)) {
+    let (secrets, public_hosts) = (options.secrets(&path), options.public_hosts.as_ref());
+    for problem in crate::stores::read_urls(&mut stores, &env, secrets, public_hosts) {
         report.add(problem);
     }
     match Problems::of(report.into_problems()) {
@@ -234,6 +248,7 @@ impl ProjectLoader<'_> {
                     Some(&options.languages),
                     &options.hashed,
                     options.container,
+                    options.public_hosts.is_some(),
                 )
             })
         })
@@ -278,11 +293,17 @@ impl ProjectLoader<'_> {
             log: config.log,
             origins: project.settings.cors.clone(),
             stores: config.stores.names,
+            public_only: options.public_hosts.is_some(),
         };
         let root_path = project.root.clone();
         let secrets = options.secrets(&root_path);
         let env = self.variables(&root, options);
-        for problem in crate::stores::read_urls(&mut project.stores, &env, secrets) {
+        for problem in crate::stores::read_urls(
+            &mut project.stores,
+            &env,
+            secrets,
+            options.public_hosts.as_ref(),
+        ) {
             self.report.add(problem);
         }
         let mut tomls = HashMap::new();

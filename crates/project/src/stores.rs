@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::beneath::{Root, normalize};
 use crate::problem::Problem;
+use crate::reach::{self, PublicHosts};
 use crate::reader::{LocatedText, Reader, one_of};
 use crate::secret::{self, SecretFiles};
 use crate::setting::settings;
@@ -89,6 +90,7 @@ pub(crate) fn read_urls(
     stores: &mut [StoreDefinition],
     env: &BTreeMap<String, String>,
     secrets: SecretFiles<'_>,
+    public_hosts: Option<&PublicHosts>,
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     for store in stores {
@@ -96,18 +98,32 @@ pub(crate) fn read_urls(
             continue;
         };
         let at = store.url_at.clone().unwrap_or_else(|| store.at.clone());
-        let mut problem = |message: String| {
-            problems.push(Problem {
-                message,
-                ..at.clone()
-            })
-        };
         let variable = url.0.strip_prefix('$').map(|name| {
             let braced = name
                 .strip_prefix('{')
                 .and_then(|name| name.strip_suffix('}'));
             braced.unwrap_or(name).to_owned()
         });
+        let is_given = |hosts: &PublicHosts| {
+            let name = variable.as_ref();
+            name.is_some_and(|name| hosts.given.contains(name))
+        };
+        if public_hosts.is_some_and(|hosts| !is_given(hosts)) {
+            let name = &store.name;
+            let message = format!("the store `{name}` uses a Redis that the project chooses");
+            let help = format!(
+                "give its URL by `url = \"$NAME\"` and `-e NAME=URL`; {}",
+                reach::ALLOW
+            );
+            problems.push(Problem { message, ..at }.help(help));
+            continue;
+        }
+        let mut problem = |message: String| {
+            problems.push(Problem {
+                message,
+                ..at.clone()
+            })
+        };
         let text = match (secret::named(&url.0), variable) {
             (Some(path), _) => secrets.read(path).map_err(|error| error.to_string()),
             (None, Some(name)) => env

@@ -12,6 +12,7 @@ use crate::{
     beneath::{self, Root},
     execution::Execution,
     problem::Problem,
+    reach::{self, is_private_host},
     reader::{LocatedText, Reader},
     route::Segment,
     secret::{self, SecretFiles},
@@ -106,6 +107,8 @@ pub struct HttpRequests {
     pub allow_http: bool,
     /// Private networks that names may resolve to.
     pub allow_private: Vec<Network>,
+    /// Whether only public hosts are reached, whatever is allowed besides.
+    pub public_only: bool,
 }
 
 impl Default for HttpRequests {
@@ -121,6 +124,7 @@ impl Default for HttpRequests {
             ],
             allow_http: false,
             allow_private: Vec::new(),
+            public_only: false,
         }
     }
 }
@@ -160,6 +164,8 @@ pub(crate) struct Defaults {
     pub(crate) origins: Origins,
     /// The names of the key/value stores.
     pub(crate) stores: Vec<String>,
+    /// Whether workers reach public hosts alone.
+    pub(crate) public_only: bool,
 }
 
 impl Config {
@@ -213,7 +219,10 @@ impl Config {
             config.directories.push(directory);
         }
         reader.table("features", |features| {
-            features.table("http_requests", |table| config.http.read(table));
+            let public_only = context.defaults.public_only;
+            features.table("http_requests", |table| {
+                config.http.read(table, public_only)
+            });
             features.table("wasi_nn", |table| {
                 if table
                     .texts("allowed_backends")
@@ -338,7 +347,8 @@ impl<'t> Variable<'t> {
 }
 
 impl HttpRequests {
-    fn read(&mut self, reader: &Reader<'_>) {
+    fn read(&mut self, reader: &Reader<'_>, public_only: bool) {
+        self.public_only = public_only;
         if let Some(hosts) = reader.texts("allowed_hosts") {
             for host in hosts {
                 if let Some(message) = wrong_host(&host.value) {
@@ -349,6 +359,10 @@ impl HttpRequests {
                          \"api.example.com:8443\"",
                     );
                 } else {
+                    if public_only && is_private_host(&host.value) {
+                        let message = format!("`{}` is no public host", host.value);
+                        reader.problem_with_help(&host.at, message, reach::ALLOW);
+                    }
                     self.allowed_hosts.push(host.value);
                 }
             }
@@ -373,6 +387,10 @@ impl HttpRequests {
             self.allow_http = allow;
         }
         for text in reader.texts("allow_private").unwrap_or_default() {
+            if public_only {
+                let message = format!("`{}` is no public network", text.value);
+                reader.problem_with_help(&text.at, message, reach::ALLOW);
+            }
             match text.value.parse() {
                 Ok(network) => self.allow_private.push(network),
                 Err(error) => reader.problem(&text.at, format!("`{}` {error}", text.value)),

@@ -272,3 +272,44 @@ fn urls_are_read_and_never_shown() {
         ]
     );
 }
+
+/// A project that its user did not write, and that runs without a container.
+#[test]
+fn a_strangers_project_reaches_public_hosts_alone() {
+    let config = "version = 1\n[server]\nallow_private = \"10.0.0.0/8\"\n\
+        [stores.own]\nkind = \"redis\"\nurl = \"redis://127.0.0.1\"\n\
+        [stores.image]\nkind = \"redis\"\nurl = \"$OWN_URL\"\n\
+        [stores.given]\nkind = \"redis\"\nurl = \"$GIVEN_URL\"\n";
+    let worker = "version = \"1\"\n[features.http_requests]\n\
+        allowed_hosts = [\"*\", \"api.example.com\", \"127.0.0.1:80\", \"localhost\"]\n\
+        allow_private = [\"192.168.0.0/16\"]\n";
+    let dir = folder(&[(".wws.toml", config), ("a.wasm", ""), ("a.toml", worker)]);
+    let mut options = options();
+    for name in ["OWN_URL", "GIVEN_URL"] {
+        options.env.insert(name.into(), format!("redis://{name}"));
+    }
+    assert!(load(dir.path(), &options).is_ok());
+    options.public_hosts = Some(wws_project::PublicHosts {
+        given: ["GIVEN_URL".to_owned()].into(),
+    });
+    let found = problems(dir.path(), &options);
+    let places: Vec<&str> = found
+        .iter()
+        .map(|problem| problem.split(": ").next().unwrap())
+        .collect();
+    assert_eq!(
+        places,
+        [
+            ".wws.toml:3:17",
+            ".wws.toml:6:7",
+            ".wws.toml:9:7",
+            "a.toml:3:42",
+            "a.toml:3:58",
+            "a.toml:4:18",
+        ],
+        "{found:#?}"
+    );
+    for problem in &found {
+        assert!(problem.contains("--allow-private-hosts"), "{problem}");
+    }
+}

@@ -24,6 +24,10 @@ pub(crate) struct Git {
     /// several times
     #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, Option<String>)>,
+    /// Let the project of a repository reach hosts of this machine and of its networks, and a Redis
+    /// that it names
+    #[arg(long)]
+    pub(crate) allow_private_hosts: bool,
 }
 
 /// Why an option names no revision.
@@ -49,7 +53,10 @@ impl Git {
     /// Whether an option is given, which only repositories have.
     pub(crate) fn is_given(&self) -> bool {
         let names = [&self.branch, &self.tag, &self.commit];
-        names.iter().any(|name| name.is_some()) || self.directory.is_some() || !self.env.is_empty()
+        names.iter().any(|name| name.is_some())
+            || self.directory.is_some()
+            || !self.env.is_empty()
+            || self.allow_private_hosts
     }
 
     /// The revision to serve.

@@ -53,6 +53,9 @@ pub(crate) struct Run {
     /// Let the image read the files of /run/secrets and /run/credentials of this machine
     #[arg(long)]
     pub(crate) allow_secrets: bool,
+    /// Let the image reach hosts of this machine and of its networks, and a Redis that it names
+    #[arg(long)]
+    pub(crate) allow_private_hosts: bool,
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, value_parser = host)]
     host: Option<IpAddr>,

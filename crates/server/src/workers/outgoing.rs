@@ -123,6 +123,10 @@ impl Outgoing {
             limits,
         )
         .map_err(|error| invalid("features.http_requests.allowed_hosts", error))?;
+        let policy = match http.public_only {
+            true => policy.public_only(),
+            false => policy,
+        };
         let text = |networks: &[Network]| -> Vec<String> {
             networks.iter().map(Network::to_string).collect()
         };
