@@ -283,7 +283,7 @@ fn a_strangers_project_reaches_public_hosts_alone() {
     let worker = "version = \"1\"\n[features.http_requests]\n\
         allowed_hosts = [\"*\", \"api.example.com\", \"127.0.0.1:80\", \"localhost\"]\n\
         allow_private = [\"192.168.0.0/16\"]\n";
-    let dir = folder(&[(".wws.toml", config), ("a.wasm", ""), ("a.toml", worker)]);
+    let dir = directory(&[(".wws.toml", config), ("a.wasm", ""), ("a.toml", worker)]);
     let mut options = options();
     for name in ["OWN_URL", "GIVEN_URL"] {
         options.env.insert(name.into(), format!("redis://{name}"));

@@ -22,9 +22,15 @@ use super::{
 /// The maximum size of waiting lines, in bytes.
 const ROOM: usize = 1 << 20;
 
-/// Lines in quick succession are written together: waking up for each took 2.5 % of a busy server's
-/// CPU time.
-const GATHER: Duration = Duration::from_millis(10);
+/// A line that comes alone is written at once. Those that follow within this time are written
+/// together: waking up for each took 2.5 % of a busy server's CPU time.
+const GATHER: Duration = Duration::from_millis(40);
+
+/// So many bytes of lines are written earlier.
+const ENOUGH: usize = 128 << 10;
+
+/// Bytes of the buffer that stay while no lines come.
+const KEPT: usize = 16 << 10;
 
 /// Passes lines to the thread. Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +48,10 @@ struct SharedWriter {
 struct PendingLines {
     lines: Vec<u8>,
     dropped: u64,
+    /// The thread waits for a line.
     asleep: bool,
+    /// The thread waits for more lines.
+    gathering: bool,
     writing: bool,
     /// Suppressed lines are reported now, whether their window is over or not.
     last: bool,
@@ -82,7 +91,9 @@ impl Writer {
             return;
         }
         state.lines.extend_from_slice(line);
-        if std::mem::take(&mut state.asleep) {
+        let is_enough = state.gathering && state.lines.len() >= ENOUGH;
+        if std::mem::take(&mut state.asleep) || is_enough {
+            state.gathering = false;
             self.0.wake.notify_one();
         }
     }
@@ -99,6 +110,7 @@ impl Writer {
         let end = Instant::now() + limit;
         let mut state = self.0.lock();
         state.last = true;
+        state.gathering = false;
         self.0.wake.notify_one();
         while !state.lines.is_empty() || state.dropped > 0 || state.writing || state.last {
             let left = end.saturating_duration_since(Instant::now());
@@ -120,11 +132,31 @@ impl SharedWriter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits for more lines after some were written. `spare` is the buffer that takes the place of
+    /// that of the lines.
+    fn gather(&self, spare: &mut Vec<u8>) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let was_writing = std::mem::take(&mut state.writing);
+        if was_writing && state.dropped == 0 && !state.last && state.lines.len() < ENOUGH {
+            state.gathering = true;
+            let wait = self
+                .wake
+                .wait_timeout_while(state, GATHER, |state| state.gathering);
+            state = wait.unwrap_or_else(PoisonError::into_inner).0;
+            state.gathering = false;
+        }
+        if state.lines.is_empty() {
+            // After a burst. Buffers that are in use are not made anew.
+            state.lines.shrink_to(KEPT);
+            spare.shrink_to(KEPT);
+        }
+        state
+    }
+
     fn write(&self, out: &impl AsFd) {
         let mut lines = Vec::new();
         loop {
-            let mut state = self.lock();
-            state.writing = false;
+            let mut state = self.gather(&mut lines);
             let suppressed = loop {
                 let suppressed = self.limit.take(state.last);
                 if !state.lines.is_empty() || state.dropped > 0 || !suppressed.is_empty() {
@@ -148,18 +180,11 @@ impl SharedWriter {
             };
             state.asleep = false;
             state.writing = true;
-            if state.lines.len() < ROOM / 2 && state.dropped == 0 && !state.last {
-                drop(state);
-                std::thread::sleep(GATHER);
-                state = self.lock();
-            }
             std::mem::swap(&mut state.lines, &mut lines);
             let dropped = std::mem::take(&mut state.dropped);
             drop(state);
             write_all(out, &lines);
             lines.clear();
-            // After a burst.
-            lines.shrink_to(64 << 10);
             if dropped > 0 {
                 write_all(out, dropped_line(dropped, self.style).as_bytes());
             }
