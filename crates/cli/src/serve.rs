@@ -295,8 +295,14 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
     let bound = match bound.with_admin() {
         Ok(bound) => bound,
         Err(error) => {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "; choose another address: --admin, WWS_ADMIN or `admin` in `[server]`"
+                }
+                _ => "",
+            };
             return End::Failed(format!(
-                "cannot listen on {admin} (`server.admin`): {error}"
+                "cannot listen on {admin} (`server.admin`): {error}{hint}"
             ));
         }
     };

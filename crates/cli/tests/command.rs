@@ -590,7 +590,8 @@ fn reports_a_port_in_use() {
     let (code, _, err) = text(&command.unwrap());
     assert_eq!(code, Some(1));
     assert!(
-        err.contains(&format!("cannot listen on {admin} (`server.admin`): ")),
+        err.contains(&format!("cannot listen on {admin} (`server.admin`): "))
+            && err.contains("choose another address: --admin"),
         "{err}"
     );
 }

@@ -49,7 +49,10 @@ pub(crate) async fn admin(view: &StatusView<'_>, request: &StatusRequest<'_>) ->
         "/healthz" => text(StatusCode::OK, "alive\n"),
         "/readyz" if view.gauges.draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/readyz" if view.gauges.uncompiled > 0 => {
-            let waiting = format!("{} workers wait for their code\n", view.gauges.uncompiled);
+            let waiting = match view.gauges.uncompiled {
+                1 => "1 worker waits for its code\n".to_owned(),
+                count => format!("{count} workers wait for their code\n"),
+            };
             text(StatusCode::SERVICE_UNAVAILABLE, waiting)
         }
         "/readyz" => text(StatusCode::OK, "ready\n"),
