@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn what_the_peer_prints_is_understood() {
-        let csv = "\"test\",\"rps\",\"avg_latency_ms\"\n\"SET\",\"50000.00\",\"0.8\"\n\"GET\",\"40000.00\",\"0.9\"\n";
+        let csv = "\"test\",\"rps\",\"avg_latency_ms\"\n\"SET\",\"50000.00\",\"0.8\"\n\
+                   \"GET\",\"40000.00\",\"0.9\"\n";
         assert_eq!(seconds(csv, "SET"), Some(1.0 / 50_000.0));
         assert_eq!(seconds(csv, "GET"), Some(1.0 / 40_000.0));
         assert_eq!(seconds(csv, "PING"), None);

@@ -104,8 +104,8 @@ impl RedisStore {
         result.map_err(failed)
     }
 
-    /// Reads a namespace of few keys, by a command that costs Redis less than a script. `None` if it
-    /// has more of them.
+    /// Reads a namespace of few keys, by a command that costs Redis less than a script. `None` if
+    /// it has more of them.
     async fn small_snapshot(&self, namespace: &str, names: &Names) -> Result<Option<Map>, Error> {
         if self.large.has(namespace) {
             return Ok(None);

@@ -458,7 +458,8 @@ impl Client {
                     "to a project that you did not write (`--allow-private-hosts` allows it)"
                 }
                 PRIVATE => {
-                    "unless allowed_hosts names that address itself or allow_private has its network"
+                    "unless allowed_hosts names that address itself or allow_private has its \
+                     network"
                 }
                 _ => "unless allowed_hosts names that address itself",
             };

@@ -200,8 +200,8 @@ impl Policy {
         self
     }
 
-    /// Allows no address for being in the list, or for being that of a private name: those of public
-    /// networks and of [`Self::allow_private`] are left.
+    /// Allows no address for being in the list, or for being that of a private name: those of
+    /// public networks and of [`Self::allow_private`] are left.
     #[must_use]
     pub fn public_only(mut self) -> Self {
         if let Some(inner) = &mut self.inner {

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// What to do about a refused host.
-pub(crate) const ALLOW: &str = "`--allow-private-hosts` lets a project that you did not write reach hosts of this machine and of its networks";
+pub(crate) const ALLOW: &str = "`--allow-private-hosts` lets a project that you did not write \
+     reach hosts of this machine and of its networks";
 
-/// A project reaches public hosts alone: what its files and its image name is not the user's choice.
+/// A project reaches public hosts alone: what its files and its image name is not the user's
+/// choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublicHosts {
     /// The variables that the user gives to the project: hosts in these are the user's choice.

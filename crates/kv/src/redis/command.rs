@@ -216,7 +216,8 @@ mod tests {
         command.number(u64::MAX);
         assert_eq!(
             written(&command, Naming::Hash),
-            "*5 $7 EVALSHA $40 e0e1f9fabfc9d4800c877a703b823ac0578ff8db $1 1 $1 k $20 18446744073709551615 "
+            "*5 $7 EVALSHA $40 e0e1f9fabfc9d4800c877a703b823ac0578ff8db \
+             $1 1 $1 k $20 18446744073709551615 "
         );
         assert_eq!(
             written(&command, Naming::Text),

@@ -16,8 +16,8 @@ use crate::error::Error;
 /// Connections at most.
 const CONNECTIONS: usize = 4;
 
-/// A connection with so many commands without a reply is left to them, and the next one is used. The
-/// fewer connections, the more commands one write carries.
+/// A connection with so many commands without a reply is left to them, and the next one is used.
+/// The fewer connections, the more commands one write carries.
 const CROWDED: usize = 128;
 
 /// Time in which no attempt to connect follows one that failed.

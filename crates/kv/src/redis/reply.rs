@@ -11,8 +11,8 @@ const MAX_ELEMENTS: usize = 1 << 20;
 /// Maximum length of a line: a length, a number, a status, an error.
 const MAX_LINE: usize = 64 << 10;
 
-/// Finds the end of replies in bytes that arrive in pieces. No byte is looked at twice, but those of
-/// a line that has not ended.
+/// Finds the end of replies in bytes that arrive in pieces. No byte is looked at twice, but those
+/// of a line that has not ended.
 #[derive(Debug, Default)]
 pub(super) struct ReplyScanner {
     /// Bytes of the reply that were looked at.
@@ -31,8 +31,8 @@ pub(super) enum Scanned {
 }
 
 impl ReplyScanner {
-    /// Looks for the end of `values` values at the start of `bytes`, which begin as at the last call
-    /// unless that found the end.
+    /// Looks for the end of `values` values at the start of `bytes`, which begin as at the last
+    /// call unless that found the end.
     pub(super) fn scan(&mut self, bytes: &[u8], values: usize) -> Result<Scanned, Failure> {
         if self.at == 0 {
             self.lacking = values;
