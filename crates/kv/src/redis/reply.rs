@@ -71,9 +71,11 @@ impl ReplyScanner {
     }
 }
 
-/// The kind and the text of the line at a position, and where the next one begins; `None` if it has
-/// not ended.
-fn line_at(bytes: &[u8], at: usize) -> Result<Option<(u8, &[u8], usize)>, Failure> {
+/// The kind and the text of a line, and where the next one begins.
+type Line<'r> = (u8, &'r [u8], usize);
+
+/// The line at a position; `None` if it has not ended.
+fn line_at(bytes: &[u8], at: usize) -> Result<Option<Line<'_>>, Failure> {
     let rest = &bytes[at..];
     let end = match rest.iter().take(MAX_LINE).position(|byte| *byte == b'\r') {
         Some(end) if end + 1 < rest.len() => end,
