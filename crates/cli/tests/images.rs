@@ -348,7 +348,7 @@ fn an_image_reads_no_secrets_of_the_machine() {
 
 #[test]
 fn an_image_reaches_no_private_hosts_unless_it_is_allowed_to() {
-    let place = Place::new();
+    let place = TestProject::new();
     let toml = "version = \"1\"\n[features.http_requests]\nallowed_hosts = [\"127.0.0.1\"]\n";
     let config = "version = 1\n[stores.s]\nkind = \"redis\"\nurl = \"$STORE_URL\"\n";
     let image = Image::new("localhost/x:1")

@@ -134,7 +134,7 @@ impl SharedWriter {
 
     /// Waits for more lines after some were written. `spare` is the buffer that takes the place of
     /// that of the lines.
-    fn gather(&self, spare: &mut Vec<u8>) -> MutexGuard<'_, State> {
+    fn gather(&self, spare: &mut Vec<u8>) -> MutexGuard<'_, PendingLines> {
         let mut state = self.lock();
         let was_writing = std::mem::take(&mut state.writing);
         if was_writing && state.dropped == 0 && !state.last && state.lines.len() < ENOUGH {
