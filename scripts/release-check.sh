@@ -33,7 +33,7 @@ version() {
     echo "version $version"
     [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] || bad "Cargo.toml: \`$version\` is no version"
     for at in . fuzz test/models test/pure; do
-        (cd $at && cargo metadata --locked --offline --format-version 1 > /dev/null) || bad "$at/Cargo.lock: does not agree with Cargo.toml"
+        (cd $at && cargo metadata --locked --format-version 1 > /dev/null) || bad "$at/Cargo.lock: does not agree with Cargo.toml"
     done
     section=$(awk -v heading="## $version - " 'index($0, heading) == 1 { found = 1; print; next } /^## / { found = 0 } found' CHANGELOG.md)
     if [[ -z $section ]]; then
