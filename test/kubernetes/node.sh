@@ -5,7 +5,7 @@
 #   NODE=DIRECTORY test/kubernetes/node.sh up          the namespaces, containerd, etcd ... kube-proxy; waits until the node is ready
 #                                          in COMMAND... run in the node, as its root
 #                                          start NAME   a daemon again: containerd, etcd, kube-apiserver, kube-controller-manager,
-#                                                       kube-scheduler, kubelet, kube-proxy
+#                                                       kube-scheduler, kubelet, kube-proxy; or pod-metrics, which `up` does not start
 #                                          stop NAME    the daemon, by SIGTERM
 #                                          down         ends and removes all of it
 #
@@ -117,7 +117,16 @@ runtime_path = "$PROGRAMS/containerd-shim-wws-v1"
 END
 }
 
+# What the API shows to servers of further APIs, such as that of metrics.
+make_certificates() {
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=front-authority -keyout "$NODE/front-authority.key" -out "$NODE/front-authority.crt"
+    openssl req -newkey rsa:2048 -nodes -subj /CN=front -keyout "$NODE/front.key" -out "$NODE/front.csr"
+    openssl x509 -req -days 2 -in "$NODE/front.csr" -CA "$NODE/front-authority.crt" -CAkey "$NODE/front-authority.key" -CAcreateserial \
+        -out "$NODE/front.crt"
+}
+
 configure_kubernetes() {
+    make_certificates 2> "$NODE/openssl.log"
     openssl genrsa -out "$NODE/accounts.key" 2048 2> /dev/null
     openssl rsa -in "$NODE/accounts.key" -pubout -out "$NODE/accounts.pub" 2> /dev/null
     local token
@@ -182,13 +191,18 @@ start() { # NAME
                 --token-auth-file "$NODE/tokens.csv" --authorization-mode RBAC --allow-privileged \
                 --service-account-issuer https://kubernetes.default.svc --service-account-key-file "$NODE/accounts.pub" \
                 --service-account-signing-key-file "$NODE/accounts.key" \
-                --kubelet-preferred-address-types InternalIP --endpoint-reconciler-type none
+                --kubelet-preferred-address-types InternalIP --endpoint-reconciler-type none \
+                --requestheader-client-ca-file "$NODE/front-authority.crt" --requestheader-allowed-names front \
+                --requestheader-username-headers X-Remote-User --requestheader-group-headers X-Remote-Group \
+                --requestheader-extra-headers-prefix X-Remote-Extra- \
+                --proxy-client-cert-file "$NODE/front.crt" --proxy-client-key-file "$NODE/front.key"
             wait_for 'the API answers' kubectl get --raw /readyz
             ;;
         kube-controller-manager)
             daemon kube-controller-manager "$kube" kube-controller-manager --kubeconfig "$NODE/kubeconfig" --leader-elect=false \
                 --bind-address 127.0.0.1 --service-account-private-key-file "$NODE/accounts.key" \
-                --root-ca-file "$NODE/certificates/apiserver.crt"
+                --root-ca-file "$NODE/certificates/apiserver.crt" --horizontal-pod-autoscaler-sync-period 3s \
+                --horizontal-pod-autoscaler-initial-readiness-delay 1s --horizontal-pod-autoscaler-cpu-initialization-period 1s
             ;;
         kube-scheduler)
             daemon kube-scheduler "$kube" kube-scheduler --kubeconfig "$NODE/kubeconfig" --leader-elect=false --bind-address 127.0.0.1
@@ -202,6 +216,9 @@ start() { # NAME
         kube-proxy)
             daemon kube-proxy env "LD_LIBRARY_PATH=$TOOLS/nftables/usr/lib/x86_64-linux-gnu:$TOOLS/nftables/lib/x86_64-linux-gnu" \
                 "PATH=$TOOLS/nftables/usr/sbin:$PATH" "$kube" kube-proxy --config "$NODE/kube-proxy.yaml"
+            ;;
+        pod-metrics)
+            daemon pod-metrics "$kube" pod-metrics --kubeconfig "$NODE/kubeconfig" --address $address:4444
             ;;
         *)
             echo "test/kubernetes/node.sh: no daemon $1" >&2

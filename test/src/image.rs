@@ -120,6 +120,15 @@ impl Image {
         Ok(self)
     }
 
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// There is no such path in an image.
+    pub fn link(mut self, path: &str, target: &str) -> Result<Self> {
+        self.archive = self.archive.link(path, target)?;
+        Ok(self)
+    }
+
     /// Sets the entry point, instead of the kind's own.
     #[must_use]
     pub fn entrypoint(mut self, entrypoint: &[&str]) -> Self {

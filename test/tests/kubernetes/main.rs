@@ -5,6 +5,7 @@ mod changes;
 mod example;
 mod operate;
 mod pods;
+mod scale;
 
 use std::net::Ipv4Addr;
 
@@ -42,6 +43,7 @@ on_a_node![
     changes: a_pod_is_resized_in_place,
     operate: pods_survive_restarts_of_kubelet_and_containerd_and_are_drained,
     operate: reports_exits_and_restarts,
+    scale: adds_pods_by_the_slots_in_use,
 ];
 
 /// The image of the probe worker, imported.

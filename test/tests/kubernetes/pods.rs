@@ -123,7 +123,9 @@ pub(crate) fn runs_beside_init_sidecar_native_and_debug_containers(
 ) -> Result<()> {
     let image = probe(cluster)?;
     let busybox = wws_test::workspace::tools("busybox")?.join("bin");
-    let shell = Image::native("shell", NATIVE)?.copy(&busybox, "bin")?;
+    let shell = Image::native("shell", NATIVE)?
+        .copy(&busybox, "bin")?
+        .link("bin/tar", "busybox")?;
     let shell = cluster.import(shell)?;
     let sh = |script: &'static str| ["/bin/busybox", "sh", "-c", script];
     let data = json!({ "volumeMounts": [{ "name": "data", "mountPath": "/data" }] });
@@ -200,6 +202,22 @@ pub(crate) fn runs_beside_init_sidecar_native_and_debug_containers(
         "http://127.0.0.1:3002/probe?var=TOKEN",
     ])?;
     assert_eq!(asked, "3002");
+
+    // `kubectl cp` runs `tar` in the container: files of workers are copied through a neighbour.
+    let node = cluster.directory();
+    let copied = node.join("copied").to_string_lossy().into_owned();
+    cluster.kubectl(&["cp", "many:/data/shared", &copied, "-c", "native"])?;
+    assert_eq!(std::fs::read_to_string(&copied)?, "written by a worker");
+    std::fs::write(&copied, "from the outside")?;
+    cluster.kubectl(&["cp", &copied, "many:/data/copied", "-c", "native"])?;
+    let read = ask(cluster, address, "read=/data/copied")?;
+    assert_eq!(read, (200, "from the outside".to_owned()));
+    let without_tar =
+        cluster.try_kubectl(&["cp", "many:/data/shared", &copied, "-c", "workers"])?;
+    assert!(
+        !without_tar.status.success() && without_tar.stderr.contains("tar"),
+        "{without_tar:?}"
+    );
 
     let tool = cluster.import(Image::native("tool", TOOL)?)?;
     let debug = [
