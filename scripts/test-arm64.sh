@@ -10,6 +10,8 @@
 #              that need a kernel (memory, sandbox, the whole shim), the same project in a container, the walk of `make run`, and tests of
 #              test/tests/ctr
 #
+# Emulation makes compiling slow: interpreters are compiled under qemu's emulation of a process, and the virtual machines get that code.
+#
 # WWS_TEST_PATIENCE is how many times longer than elsewhere things may take (20). CARGO_PROFILE_RELEASE_OPT_LEVEL=1 builds in a third of
 # the time, and the tests take longer.
 set -euo pipefail
@@ -65,6 +67,11 @@ expect() { # LANGUAGE RESPONSE
     echo "/$1: $2"
 }
 
+# Fills the code cache $work/code. In emulation, a worker may take longer to load than it may: its code is kept all the same.
+compile() { # PROJECT
+    WWS_CODE_CACHE=$work/code "$qemu" target/release-arm64/wws check "$1" > "$work/check.log" 2>&1 || tail -3 "$work/check.log"
+}
+
 project() {
     local port=$((RANDOM % 20000 + 30000)) language started=$SECONDS
     WWS_CODE_CACHE=$work/code "$qemu" target/release-arm64/wws "$work/project" --host 127.0.0.1 --port "$port" > "$work/log" 2>&1 &
@@ -109,6 +116,11 @@ prepare_guest() {
     guest_program walk build -p wws-test --bin walk
     target/release/wws build "$work/project" -t languages -o "$work/files/scenario/languages.tar" > /dev/null
     cp target/release-arm64/{wws,containerd-shim-wws-v1} "$work/files/usr/local/bin/"
+    compile "$work/project"
+    compile target/images/user-generation/root
+    mkdir -p "$work/files/var/lib/wws/code"
+    chmod 700 "$work/files/var/lib/wws/code"
+    cp "$work"/code/*.code "$work/files/var/lib/wws/code/"
     for file in target/guests/{probe,hello}.wasm target/images/{hello,user-generation}.tar; do
         copy_to_guest "$file"
     done
@@ -167,7 +179,7 @@ ctr version
 runc --version
 run wws doctor
 run ctr image import /scenario/languages.tar
-run ctr run -d --net-host --runtime io.containerd.wws.v1 docker.io/library/languages:latest five
+run ctr run -d --net-host --env WWS_COMPILE_TIMEOUT=2h --runtime io.containerd.wws.v1 docker.io/library/languages:latest five
 for language in js python ruby rust go; do
     run responds $language
 done

@@ -108,7 +108,7 @@ chmod 755 "$root/init" "$root/start"
 rm -rf "$root"
 
 # In a session of its own: an interrupt of the terminal is for this script, which then stops it.
-setsid nice qemu-system-aarch64 -M virt -cpu max,pauth-impdef=on -accel tcg,thread=multi,tb-size=1024 \
+setsid qemu-system-aarch64 -M virt -cpu max,pauth-impdef=on -accel tcg,thread=multi,tb-size=1024 \
     -smp "${WWS_VM_CPUS:-2}" -m "${WWS_VM_MEMORY:-4096}" -display none -no-reboot -nic none -device virtio-rng-pci \
     -kernel "$(find "$tools/kernel-$pages/boot" -name 'vmlinuz-*' | head -1)" -initrd "$work/initrd" \
     -append "console=ttyAMA0 quiet loglevel=3 mitigations=off panic=-1" \
