@@ -65,6 +65,7 @@ pub struct RedisStore {
     meter: Option<Arc<dyn MemoryMeter>>,
     turns: Turns,
     large: LargeNamespaces,
+    no_transactions: AtomicBool,
 }
 
 impl RedisStore {
@@ -80,6 +81,7 @@ impl RedisStore {
             meter: None,
             turns: Turns::default(),
             large: LargeNamespaces::default(),
+            no_transactions: AtomicBool::new(false),
         })
     }
 
@@ -144,12 +146,26 @@ impl RedisStore {
         self.check(changes)?;
         let names = Names::new(namespace);
         let token = turn.and_then(|turn| turn.token.as_deref());
+        if let ([change], None, false) = (changes, token, self.refuses_transactions()) {
+            let command = scripts::apply_one(&names, change);
+            let done = self.pool.run::<()>(Way::Any, &command, Repeat::Harmless);
+            match done.await {
+                Err(failure) if failure.is_forbidden() => {
+                    self.no_transactions.store(true, Ordering::Relaxed);
+                }
+                done => return done.map_err(failed),
+            }
+        }
         let command = scripts::apply(&names, changes, token);
-        let done: i64 = self.run(Way::Any, &command, Repeat::Harmless).await?;
-        match token.is_none() || done != 0 {
+        match self.run(Way::Any, &command, Repeat::Harmless).await? {
             true => Ok(()),
             false => Err(Error::TurnLost),
         }
+    }
+
+    /// Whether an access list does not allow transactions.
+    fn refuses_transactions(&self) -> bool {
+        self.no_transactions.load(Ordering::Relaxed)
     }
 }
 

@@ -32,6 +32,78 @@ async fn holds_in_redis() {
     assert_eq!(found.as_deref(), Some("800"));
 }
 
+/// An access list that was enough for the commands of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn holds_with_few_rights() {
+    let redis = Redis::start();
+    let commands = [
+        "eval",
+        "get",
+        "set",
+        "del",
+        "exists",
+        "zadd",
+        "zrem",
+        "zrange",
+        "zrangebylex",
+        "mget",
+        "incrby",
+        "pttl",
+        "pexpire",
+        "scan",
+    ];
+    let rights = commands.map(|command| format!("+{command}"));
+    let mut user = vec!["ACL", "SETUSER", "few", "on", ">p", "~wws:*"];
+    user.extend(rights.iter().map(String::as_str));
+    assert_eq!(redis.ask(&user), "OK");
+    let url = format!("{}?user=few&pass=p", redis.url());
+    let (options, limits) = (RedisOptions::default(), StoreLimits::default());
+    common::holds(Arc::new(RedisStore::new(&url, options, limits).unwrap())).await;
+}
+
+/// Redis forgets scripts when it is asked to, as when it is started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_that_redis_forgot_are_sent_again() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    for sum in 1..4 {
+        assert_eq!(store.increment("n", "count", 1).await.unwrap(), sum);
+        assert_eq!(redis.ask(&["SCRIPT", "FLUSH"]), "OK");
+    }
+}
+
+/// Namespaces around the size up to which one command reads them, with keys that are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_of_any_size_are_read_as_a_whole() {
+    let redis = Redis::start();
+    let store = store(&redis);
+    for namespace in ["n", "a*b", "{%}"] {
+        for count in 1..140 {
+            let (key, value) = (format!("k*{count}"), "v".repeat(count));
+            store.set(namespace, key, value).await.unwrap();
+            if count % 10 == 3 || count > 60 && count < 68 {
+                let found = store.snapshot(namespace).await.unwrap();
+                assert_eq!(found.size(), count, "{namespace}");
+                let last = found.get(&*format!("k*{count}")).unwrap();
+                assert_eq!(last.as_str().len(), count);
+            }
+        }
+        // As one whose time has passed.
+        let escaped = namespace
+            .replace('%', "%25")
+            .replace('{', "%7B")
+            .replace('}', "%7D");
+        let entry = format!("wws:{{{escaped}}}:k:k*1");
+        assert_eq!(redis.ask(&["DEL", &entry]), "1");
+        assert_eq!(store.snapshot(namespace).await.unwrap().size(), 138);
+        for count in 2..120 {
+            store.delete(namespace, format!("k*{count}")).await.unwrap();
+        }
+        assert_eq!(store.snapshot(namespace).await.unwrap().size(), 20);
+        assert_eq!(store.snapshot(namespace).await.unwrap().size(), 20);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_count_exactly_in_turns() {
     let redis = Redis::start();

@@ -125,10 +125,18 @@ impl Connector {
             command.arg(password);
             accepted(&link.send(&command, Naming::Hash).await?)?;
         }
+        if *database > 0 {
+            let mut command = Command::new("SELECT");
+            command.number(u64::from(*database));
+            return accepted(&link.send(&command, Naming::Hash).await?);
+        }
         // One command at least: a Redis that refuses connections says why.
-        let mut command = Command::new("SELECT");
-        command.number(u64::from(*database));
-        accepted(&link.send(&command, Naming::Hash).await?)
+        let ping = Command::new("PING");
+        let answered = accepted(&link.send(&ping, Naming::Hash).await?);
+        answered.or_else(|failure| match failure.is_forbidden() {
+            true => Ok(()),
+            false => Err(failure),
+        })
     }
 }
 

@@ -34,6 +34,11 @@ impl Failure {
         Self::Unexpected(what)
     }
 
+    /// Whether an access list of Redis does not allow the command.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.code() == Some("NOPERM")
+    }
+
     /// The code of an error of Redis: its first word.
     pub(super) fn code(&self) -> Option<&str> {
         match self {

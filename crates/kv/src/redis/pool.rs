@@ -195,7 +195,8 @@ impl Pool {
     }
 }
 
-/// Whether Redis does not know the script of a command.
+/// Whether Redis does not know the script of a command, or may not be asked for it by its hash.
 fn lacks_script(command: &Command, reply: &[u8]) -> bool {
-    command.is_script() && reply.starts_with(b"-NOSCRIPT")
+    let codes: [&[u8]; 2] = [b"-NOSCRIPT", b"-NOPERM"];
+    command.is_script() && codes.iter().any(|code| reply.starts_with(code))
 }

@@ -127,9 +127,6 @@ fn milliseconds(change: &Change) -> u64 {
 
 /// Sets or removes keys, in a turn if there is a token.
 pub(super) fn apply(names: &Names, changes: &[Change], token: Option<&str>) -> Command {
-    if let ([change], None) = (changes, token) {
-        return apply_one(names, change);
-    }
     let mut command = Command::script(&APPLY, &[&names.index(), &names.turn()]);
     command.arg(token.unwrap_or_default()).arg(names.entries());
     for change in changes {
@@ -144,7 +141,7 @@ pub(super) fn apply(names: &Names, changes: &[Change], token: Option<&str>) -> C
 }
 
 /// Sets or removes a key: two commands cost Redis less than a script.
-fn apply_one(names: &Names, change: &Change) -> Command {
+pub(super) fn apply_one(names: &Names, change: &Change) -> Command {
     let (entry, index) = (names.entry(change.key()), names.index());
     match change.value() {
         Some((value, ttl)) => {
