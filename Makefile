@@ -181,7 +181,7 @@ fuzz: setup ## each fuzz target for 60 s (SECONDS_EACH), built with coverage bel
 	@scripts/fuzz.sh
 
 .PHONY: asan
-asan: setup ## tests of the engine and the shim under AddressSanitizer, below target/asan (root for all of the shim's; a quarter of an hour to build)
+asan: setup ## tests of the engine and the shim under AddressSanitizer, below target/asan (root for all of the shim's; as long as a first build)
 	@scripts/asan.sh
 
 .PHONY: miri

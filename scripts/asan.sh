@@ -5,7 +5,7 @@
 #
 #   scripts/asan.sh [PART...] [-- TEST_ARG...]     PART is engine or shim; default both
 #
-# All crates are compiled again, with wasmtime, below target/asan: a quarter of an hour, and 3 GB. The standard library is not
+# All crates are compiled again, with wasmtime, below target/asan: 3 GB, and as long as a first build. The standard library is not
 # instrumented, and neither is code that wasmtime compiles.
 set -euo pipefail
 cd "$(dirname "$0")/.."
