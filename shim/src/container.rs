@@ -30,6 +30,7 @@ use crate::runc::Runc;
 use crate::server::ServerProgram;
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
+use crate::trace::Tracer;
 
 /// What all containers of a shim share.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct ShimContext {
     pub(crate) reaper: Arc<Reaper>,
     /// Publishes events to containerd.
     pub(crate) events: Arc<EventQueue>,
+    /// Records what is done for containers.
+    pub(crate) tracer: Tracer,
     /// Whether the OCI runtime logs for debugging.
     pub(crate) debug: bool,
 }

@@ -14,7 +14,7 @@
 //! process      processes of a container      runc      calls of the OCI runtime
 //! server       the program `wws`
 //! stdio        streams      oci      bundles      cgroup      cgroups
-//! containerd   options and events
+//! containerd   options and events      trace      spans
 //! sys          threads, child processes, time, log
 //! error
 //! ```
@@ -31,6 +31,7 @@ mod server;
 mod stdio;
 mod sys;
 mod task;
+mod trace;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -21,9 +21,13 @@ use crate::server::ServerProgram;
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
 use crate::task::service::Service;
+use crate::trace::Tracer;
 
 /// How long containerd may take to accept the last events.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long the collector may take to accept the last spans. Nobody waits for the shim meanwhile.
+const TRACES_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long the response to the last request takes to be sent.
 const RESPONSE_PAUSE: Duration = Duration::from_millis(20);
@@ -73,11 +77,13 @@ async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
         publisher: args.publisher.clone(),
     };
     let events = EventQueue::start(&args.namespace, destination, Arc::clone(&reaper));
+    let tracer = Tracer::from_env();
     let service = Service::new(Arc::new(ShimContext {
         namespace: args.namespace.clone(),
         server: Arc::new(ServerProgram::of_this_shim()?),
         reaper,
         events: Arc::clone(&events),
+        tracer: tracer.clone(),
         debug: args.debug,
     }));
     let listener = Listener::try_from(listener)
@@ -119,7 +125,7 @@ async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
         // the socket.
         let _ = fs::remove_file(&args.socket);
     }
-    events.flush(FLUSH_LIMIT).await;
+    tokio::join!(events.flush(FLUSH_LIMIT), tracer.flush(TRACES_LIMIT));
     tokio::time::sleep(RESPONSE_PAUSE).await;
     Ok(())
 }

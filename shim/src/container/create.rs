@@ -24,6 +24,7 @@ use crate::stdio::config::StdioConfig;
 use crate::sys::log;
 use crate::sys::reaper::Reaper;
 use crate::sys::thread::spawn_blocking;
+use crate::trace::Span;
 
 /// Creates the container; its init process waits for the start. `on_created` is called with the
 /// PID before the exit is published. A failed create is torn down.
@@ -33,6 +34,7 @@ use crate::sys::thread::spawn_blocking;
 pub(crate) async fn create(
     context: Arc<ShimContext>,
     request: CreateTaskRequest,
+    span: &Span,
     on_created: impl FnOnce(u32),
 ) -> Result<Arc<Container>> {
     let code = ContainerCode::for_container(&context.namespace, &request.id);
@@ -49,7 +51,9 @@ pub(crate) async fn create(
         let (mounts, server) = (request.rootfs.clone(), Arc::clone(&context.server));
         move || prepare(&bundle, options, &mounts, &server, code)
     };
+    let part = span.part("prepare bundle");
     let prepared = spawn_blocking(preparing).await;
+    part.end(&prepared);
     let runc = |options| Runc::new(options, &context.namespace, &bundle, context.debug);
     let (error, runc, cgroups_path, deletion) = match prepared {
         Err(error) => (
@@ -61,7 +65,9 @@ pub(crate) async fn create(
         Ok(prepared) => {
             let runc = runc(prepared.options.clone());
             let cgroups_path = prepared.cgroups_path.clone();
+            let part = span.part("runtime create");
             let launched = launch(&context, &request, runc.clone(), prepared, on_created).await;
+            part.end(&launched);
             let error = match launched {
                 Ok(container) => return Ok(container),
                 Err(error) => error,
@@ -84,6 +90,7 @@ pub(crate) async fn create(
         compile_task: None,
         processes: Vec::new(),
     };
+    let _part = span.part("clean up");
     for failure in teardown.run().await {
         log::warning!("clean up after {}: {:#}", request.id, failure.error);
     }

@@ -23,6 +23,7 @@ use crate::containerd::identifier::check_identifier;
 use crate::error::{Error, Result};
 use crate::stdio::config::StdioConfig;
 use crate::sys::{log, memory};
+use crate::trace::Span;
 
 /// The task service. Clones share their state.
 #[derive(Debug, Clone)]
@@ -38,6 +39,9 @@ struct ServiceState {
     /// A process was started: the shim may rest soon.
     started: Notify,
 }
+
+/// Where containerd names the span of its call.
+const TRACEPARENT: &str = "traceparent";
 
 /// How long after a start a shim rests. Clients ask for the state of what they started first.
 const REST_DELAY: Duration = Duration::from_secs(2);
@@ -104,7 +108,37 @@ impl Service {
         found.ok_or_else(|| Error::not_found(format!("this shim has no container {id}")))
     }
 
-    async fn create(self, request: api::CreateTaskRequest) -> Result<api::CreateTaskResponse> {
+    /// Begins the span of a request for a container, or for an exec of it.
+    fn span(&self, name: &'static str, context: &TtrpcContext, id: &str, exec: &str) -> Span {
+        let sent = context.metadata.get(TRACEPARENT);
+        let parent = sent.and_then(|values| values.first());
+        let mut span = self
+            .context()
+            .tracer
+            .begin(name, parent.map(String::as_str));
+        span.set("container.id", id);
+        span.set("containerd.namespace", &self.context().namespace);
+        if !exec.is_empty() {
+            span.set("containerd.exec.id", exec);
+        }
+        span
+    }
+
+    async fn create(
+        self,
+        request: api::CreateTaskRequest,
+        span: Span,
+    ) -> Result<api::CreateTaskResponse> {
+        let created = self.create_container(request, &span).await;
+        span.end(&created);
+        created
+    }
+
+    async fn create_container(
+        &self,
+        request: api::CreateTaskRequest,
+        span: &Span,
+    ) -> Result<api::CreateTaskResponse> {
         self.0.was_used.store(true, Ordering::Relaxed);
         let id = request.id.clone();
         {
@@ -117,7 +151,7 @@ impl Service {
             containers.insert(id.clone(), None);
         }
         let reservation = ContainerReservation {
-            service: &self,
+            service: self,
             id: &id,
         };
         let mut event = TaskCreate {
@@ -137,7 +171,7 @@ impl Service {
             event.pid = pid;
             self.context().events.send(&event);
         };
-        match create::create(Arc::clone(self.context()), request, on_created).await {
+        match create::create(Arc::clone(self.context()), request, span, on_created).await {
             Ok(container) => {
                 let pid = container.init.pid();
                 reservation.fill(container);
@@ -153,7 +187,13 @@ impl Service {
         }
     }
 
-    async fn start(self, request: api::StartRequest) -> Result<api::StartResponse> {
+    async fn start(self, request: api::StartRequest, span: Span) -> Result<api::StartResponse> {
+        let started = self.start_process(request).await;
+        span.end(&started);
+        started
+    }
+
+    async fn start_process(&self, request: api::StartRequest) -> Result<api::StartResponse> {
         let container = self.container(&request.id)?;
         let events = &self.context().events;
         let container_id = request.id.clone();
@@ -184,7 +224,13 @@ impl Service {
         })
     }
 
-    async fn delete(self, request: api::DeleteRequest) -> Result<api::DeleteResponse> {
+    async fn delete(self, request: api::DeleteRequest, span: Span) -> Result<api::DeleteResponse> {
+        let deleted = self.delete_process(request).await;
+        span.end(&deleted);
+        deleted
+    }
+
+    async fn delete_process(&self, request: api::DeleteRequest) -> Result<api::DeleteResponse> {
         let container = self.container(&request.id)?;
         let (pid, exit) = if request.exec_id.is_empty() {
             let (pid, exit) = container.delete().await?;
@@ -334,26 +380,29 @@ impl Task for Service {
 
     async fn create(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: api::CreateTaskRequest,
     ) -> ttrpc::Result<api::CreateTaskResponse> {
-        run_to_completion(Self::create(self.clone(), request)).await
+        let span = self.span("shim.create", context, &request.id, "");
+        run_to_completion(Self::create(self.clone(), request, span)).await
     }
 
     async fn start(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: api::StartRequest,
     ) -> ttrpc::Result<api::StartResponse> {
-        run_to_completion(Self::start(self.clone(), request)).await
+        let span = self.span("shim.start", context, &request.id, &request.exec_id);
+        run_to_completion(Self::start(self.clone(), request, span)).await
     }
 
     async fn delete(
         &self,
-        _: &TtrpcContext,
+        context: &TtrpcContext,
         request: api::DeleteRequest,
     ) -> ttrpc::Result<api::DeleteResponse> {
-        run_to_completion(Self::delete(self.clone(), request)).await
+        let span = self.span("shim.delete", context, &request.id, &request.exec_id);
+        run_to_completion(Self::delete(self.clone(), request, span)).await
     }
 
     async fn pids(

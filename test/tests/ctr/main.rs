@@ -46,6 +46,7 @@ mod reload;
 mod runs;
 mod shim;
 mod small_memory;
+mod spans;
 mod stop;
 mod stores;
 mod streams;
