@@ -159,7 +159,7 @@ fn the_shim_exports_spans_below_those_of_containerd() -> Result<()> {
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
         ("OTEL_SERVICE_NAME", "containerd"),
     ];
-    let containerd = Containerd::start_with_variables(Version::MAIN, &variables)?;
+    let containerd = Containerd::start_with_variables(Version::V2_1, &variables)?;
     let image = Image::probe("spans", "")?.import(&containerd)?;
     Run::workers(&containerd, &image, "spans")?.start_detached()?;
     container::end(&containerd, "spans")?;
