@@ -130,7 +130,7 @@ prepare_guest() {
     # The code cache of the tests is that of the container before them, so that interpreters are compiled once.
     cat > "$work/files/scenario/run" << END
 cd $PWD
-export WWS_TEST_PROGRAMS=/usr/local/bin WWS_TEST_STORE=/var/lib/wws/code WWS_TEST_PATIENCE=$WWS_TEST_PATIENCE RUST_BACKTRACE=0 TMPDIR=/tmp
+export WWS_TEST_PROGRAMS=/usr/local/bin WWS_TEST_STORE=/var/lib/wws/code WWS_TEST_SHARE_CODE=1 WWS_TEST_PATIENCE=$WWS_TEST_PATIENCE RUST_BACKTRACE=0 TMPDIR=/tmp
 END
     cat >> "$work/files/scenario/run" << 'END'
 failed=
