@@ -7,6 +7,7 @@
 
 pub mod bridge;
 pub mod cluster;
+pub mod collector;
 pub mod command;
 pub mod container;
 pub mod containerd;

@@ -1,8 +1,6 @@
 //! What operating a server costs: telemetry, and reloads under load.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -10,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
-use wws_test::{command, workspace};
+use wws_test::{collector, command, workspace};
 
 use super::throughput::{self, CONNECTIONS, SECONDS};
 use crate::load;
@@ -37,7 +35,8 @@ const WORKER: &str = r#"(module
 /// Throughput with metrics, sampled traces and logs exported, and with the access log.
 pub(crate) fn telemetry(report: &mut Report) -> Result<()> {
     let (directory, off) = throughput::hello()?;
-    let collector = collector()?;
+    // What is exported is forgotten.
+    let collector = format!("http://{}", collector::start(|_| Ok(()))?);
     for (name, access_log) in [
         ("metrics and 1 % of traces exported : off", "false"),
         (
@@ -78,42 +77,6 @@ fn server(directory: &Path) -> Result<Command> {
     wws.arg(directory)
         .env("WWS_CODE_CACHE", workspace::root().join("target/code"));
     Ok(wws)
-}
-
-/// Takes OTLP and forgets it. Returns its URL.
-fn collector() -> Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            thread::spawn(move || take(&stream));
-        }
-    });
-    Ok(format!("http://{address}"))
-}
-
-/// Answers each request of a connection with an empty 200.
-fn take(stream: &TcpStream) -> std::io::Result<()> {
-    let mut read = BufReader::new(stream);
-    loop {
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            if read.read_line(&mut line)? == 0 {
-                return Ok(());
-            }
-            let line = line.trim_end().to_ascii_lowercase();
-            if let Some(value) = line.strip_prefix("content-length: ") {
-                length = value.parse().unwrap_or(0);
-            }
-            if line.is_empty() {
-                break;
-            }
-        }
-        std::io::copy(&mut read.by_ref().take(length), &mut std::io::sink())?;
-        let mut stream = stream;
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
-    }
 }
 
 /// A project whose workers change.

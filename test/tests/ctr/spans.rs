@@ -1,14 +1,14 @@
 //! Spans of the shim, beside those of containerd.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io;
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use prost::Message;
+use wws_test::collector;
 use wws_test::container::{self, LIMIT, Run};
 use wws_test::containerd::{Containerd, Version};
 use wws_test::image::Image;
@@ -87,47 +87,19 @@ struct Status {
 struct Collector(Arc<Mutex<Vec<ResourceSpans>>>);
 
 impl Collector {
-    /// Listens on a free port, which is returned.
-    fn start() -> Result<(Self, u16)> {
-        let collector = Self::default();
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let port = listener.local_addr()?.port();
-        let taking = collector.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let taking = taking.clone();
-                thread::spawn(move || taking.take(&stream));
-            }
-        });
-        Ok((collector, port))
+    /// Returns the URL that it is reached at, too.
+    fn start() -> Result<(Self, String)> {
+        let all = Self::default();
+        let taking = all.clone();
+        let address = collector::start(move |body| taking.take(body))?;
+        Ok((all, format!("http://{address}")))
     }
 
-    fn take(&self, stream: &TcpStream) -> Result<()> {
-        let mut read = BufReader::new(stream);
-        loop {
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                if read.read_line(&mut line)? == 0 {
-                    return Ok(());
-                }
-                let line = line.trim_end().to_ascii_lowercase();
-                if let Some(value) = line.strip_prefix("content-length: ") {
-                    length = value.parse()?;
-                }
-                if line.is_empty() {
-                    break;
-                }
-            }
-            let mut body = vec![0; length];
-            read.read_exact(&mut body)?;
-            let resources = ExportRequest::decode(&*body)?.resources;
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.extend(resources);
-            drop(all);
-            let mut stream = stream;
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
-        }
+    fn take(&self, body: &[u8]) -> io::Result<()> {
+        let resources = ExportRequest::decode(body)?.resources;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(resources);
+        Ok(())
     }
 
     /// The spans of a service.
@@ -152,8 +124,7 @@ const SHIM: &str = "containerd-shim-wws-v1";
 
 #[test]
 fn the_shim_exports_spans_below_those_of_containerd() -> Result<()> {
-    let (collector, port) = Collector::start()?;
-    let endpoint = format!("http://127.0.0.1:{port}");
+    let (collector, endpoint) = Collector::start()?;
     let variables = [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
