@@ -7,15 +7,19 @@ use crate::error::{Error, Result};
 /// The most bytes that mount(2) takes as data: a page, without the final NUL.
 pub(super) const MAX_DATA: usize = 4095;
 
+/// Precedes the list of lower directories.
+const LOWER: &str = "lowerdir=";
+
+fn lower_list(data: &[String]) -> Option<&str> {
+    data.iter().find_map(|option| option.strip_prefix(LOWER))
+}
+
 /// Returns the lower directories of an overlay, which are mapped one by one.
 ///
 /// # Errors
 /// It is no overlay, or a name is escaped.
 pub(super) fn lower_directories<'d>(kind: &str, data: &'d [String]) -> Result<Vec<&'d str>> {
-    let lower = data
-        .iter()
-        .find_map(|option| option.strip_prefix("lowerdir="));
-    match lower {
+    match lower_list(data) {
         // A colon or a backslash in a name is escaped by a backslash.
         Some(lower) if kind == "overlay" && !lower.contains('\\') => Ok(lower.split(':').collect()),
         _ => Err(Error::unimplemented(format!(
@@ -32,15 +36,12 @@ pub(super) fn shorten(data: &[String]) -> (Option<PathBuf>, Vec<String>) {
     if length <= MAX_DATA {
         return (None, data.to_vec());
     }
-    let lower = data
-        .iter()
-        .find_map(|option| option.strip_prefix("lowerdir="));
-    let Some(common) = lower.and_then(common_directory) else {
+    let Some(common) = lower_list(data).and_then(common_directory) else {
         return (None, data.to_vec());
     };
     let prefix = format!("{}/", common.display());
     let data = data.iter().map(|option| {
-        let Some(lower) = option.strip_prefix("lowerdir=") else {
+        let Some(lower) = option.strip_prefix(LOWER) else {
             return option.clone();
         };
         let directories = lower.split(':');
@@ -52,7 +53,7 @@ pub(super) fn shorten(data: &[String]) -> (Option<PathBuf>, Vec<String>) {
                 relative.unwrap_or(directory)
             })
             .collect();
-        format!("lowerdir={}", short.join(":"))
+        format!("{LOWER}{}", short.join(":"))
     });
     (Some(common), data.collect())
 }
