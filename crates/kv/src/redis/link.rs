@@ -140,9 +140,10 @@ impl Link {
                 reply: sender,
             });
             state.used = now;
+            // Within the lock: the driver counts the reply only after this.
+            self.queue.waiting.fetch_add(1, Ordering::Relaxed);
             state.driver.take()
         };
-        self.queue.waiting.fetch_add(1, Ordering::Relaxed);
         if let Some(driver) = driver {
             driver.wake();
         }
