@@ -17,7 +17,7 @@ use wws_project::beneath::Root;
 use crate::args::{Git, Revision, Serve};
 use crate::environment::{self, Allowed};
 use crate::project::ServerLocation;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, ScratchError};
 use crate::{EXIT_USAGE, serve};
 
 /// The most bytes and files of a clone, `.git` included.
@@ -52,12 +52,8 @@ const OF_REPOSITORY: [&str; 12] = [
 enum GitError {
     #[error("{url}: anybody on the way can change what http fetches: use https://")]
     PlainHttp { url: String },
-    #[error("no private directory in {}: {source}", .directory.display())]
-    Scratch {
-        directory: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     #[error("{url}: {source}")]
     Fetch {
         url: String,
@@ -116,11 +112,7 @@ pub(crate) fn serve(url: &str, git: &Git, args: Serve) -> ExitCode {
 /// Fetches a repository into a scratch directory. Returns it, and the project in it.
 fn fetch(url: &str, revision: &Revision, directory: &Path) -> Result<(Scratch, PathBuf), GitError> {
     let transport = transport(url)?;
-    let temporary = std::env::temp_dir();
-    let scratch = Scratch::new(&temporary).map_err(|source| GitError::Scratch {
-        directory: temporary,
-        source,
-    })?;
+    let scratch = Scratch::new()?;
     let clone = Clone {
         transport,
         directory: scratch.root(),

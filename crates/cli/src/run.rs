@@ -30,12 +30,6 @@ const MAX_CACHE: u64 = 10 << 30;
 /// Why an image cannot be served.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
-    #[error("no private directory in {}: {source}", .directory.display())]
-    Scratch {
-        directory: PathBuf,
-        #[source]
-        source: io::Error,
-    },
     #[error("there is no such file, and {0}")]
     Name(#[source] InvalidReference),
     #[error(transparent)]
@@ -53,14 +47,9 @@ enum RunError {
 
 /// Unpacks and serves an image.
 pub(crate) fn run(args: Run) -> ExitCode {
-    let scratch = match Scratch::new(&std::env::temp_dir()) {
+    let scratch = match Scratch::new() {
         Ok(scratch) => scratch,
-        Err(error) => {
-            return failed(&RunError::Scratch {
-                directory: std::env::temp_dir(),
-                source: error,
-            });
-        }
+        Err(error) => return failed(&error),
     };
     let unpacked = unpack(&args.image, &scratch).and_then(|defaults| {
         let entry = entry(&defaults, scratch.root())?;

@@ -17,6 +17,15 @@ const LOCK: &str = "lock";
 /// The most entries of the temporary directory that are looked at.
 const MAX_ENTRIES: usize = 10_000;
 
+/// Why there is no private directory.
+#[derive(Debug, thiserror::Error)]
+#[error("no private directory in {}: {source}", .base.display())]
+pub(crate) struct ScratchError {
+    base: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
 /// A private directory, removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Scratch {
@@ -26,8 +35,16 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Creates a directory in `base`, after removing those whose processes are gone.
-    pub(crate) fn new(base: &Path) -> io::Result<Self> {
+    /// Creates a directory among the temporary ones, after removing those whose processes are gone.
+    ///
+    /// # Errors
+    /// The directory cannot be created.
+    pub(crate) fn new() -> Result<Self, ScratchError> {
+        let base = std::env::temp_dir();
+        Self::new_in(&base).map_err(|source| ScratchError { base, source })
+    }
+
+    fn new_in(base: &Path) -> io::Result<Self> {
         remove_abandoned(base);
         let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
         let root = directory.path().join("root");
@@ -90,7 +107,7 @@ mod tests {
     #[test]
     fn removes_directories_of_dead_processes_only() {
         let base = tempfile::tempdir().unwrap();
-        let used = Scratch::new(base.path()).unwrap();
+        let used = Scratch::new_in(base.path()).unwrap();
         let dead = base.path().join("wws-run-dead");
         fs::create_dir_all(dead.join("root")).unwrap();
         fs::write(dead.join(LOCK), "").unwrap();
@@ -99,7 +116,7 @@ mod tests {
         let other = base.path().join("other");
         fs::create_dir(&other).unwrap();
         fs::write(other.join(LOCK), "").unwrap();
-        let own = Scratch::new(base.path()).unwrap();
+        let own = Scratch::new_in(base.path()).unwrap();
         assert!(used.root().exists() && own.root().exists());
         assert!(!dead.exists());
         assert!(starting.exists() && other.exists());
