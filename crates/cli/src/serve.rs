@@ -114,18 +114,19 @@ async fn run(
         begun = beginning => begun,
         (signal, _) = signals.next() => return stopped_before_the_start(signal),
     };
-    let (code, limit) = match begun {
+    let Begun { code, limit, watch } = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(end)) => return end,
         Err(_) => return End::Failed("the start panicked".into()),
     };
-    let changes = match args.dev.then(|| Changes::watch(&args)) {
+    let changes = match (args.watch || watch).then(|| Changes::watch(&args, place, &signals)) {
         Some(Err(error)) => {
             tracing::warn!("changes of files are not noticed: {error}");
             None
         }
         watched => watched.and_then(Result::ok),
     };
+    let is_dev = args.dev;
     let compiling = Compiling::default();
     let mut start = Start {
         args,
@@ -156,13 +157,10 @@ async fn run(
             return End::Failed("the start panicked".into());
         };
         let problems = match prepared {
-            Ok(server) => {
-                drop(changes);
-                return listen(server, unused, loader, signals).await;
-            }
+            Ok(server) => return listen(server, unused, loader, signals, changes).await,
             Err(problems) => problems,
         };
-        let Some(changes) = &changes else {
+        let Some(changes) = changes.as_ref().filter(|_| is_dev) else {
             return End::BadProject(problems.to_string());
         };
         for problem in problems.all() {
@@ -176,23 +174,26 @@ async fn run(
     }
 }
 
-/// Changes of a project that a developer has not finished.
+/// The changes of a project, from before it is loaded for the first time.
 struct Changes {
+    watch: Watch,
     asked: Arc<Notify>,
     _watching: JoinSet<()>,
 }
 
 impl Changes {
     /// Needs a runtime.
-    fn watch(args: &Serve) -> io::Result<Self> {
+    fn watch(args: &Serve, place: ServerLocation, signals: &Signals) -> io::Result<Self> {
         let options = WatchOptions {
+            container: place == ServerLocation::Container,
             ignore: args.project.ignore.clone(),
             ..WatchOptions::default()
         };
-        let watch = Watch::start(&args.project.path, move || options.clone())?;
-        let (asked, mut watching) = (Arc::<Notify>::default(), JoinSet::new());
-        watching.spawn(watch.run(Arc::clone(&asked)));
+        let watch = Watch::start(&args.project.path, options)?;
+        let (asked, mut watching) = (signals.reload_requests(), JoinSet::new());
+        watching.spawn(watch.clone().run(Arc::clone(&asked)));
         Ok(Self {
+            watch,
             asked,
             _watching: watching,
         })
@@ -204,14 +205,23 @@ fn stopped_before_the_start(signal: &str) -> End {
     End::Stopped
 }
 
-/// Starts the log, and waits for the code that the host compiles. Returns that code, and the time
-/// limit for compiling what is missing. Blocks the thread.
+/// What is known of a project before it is loaded.
+struct Begun {
+    /// The code that the host has compiled.
+    code: Option<CodeCache>,
+    /// The time limit for compiling what is missing.
+    limit: Duration,
+    /// Whether its settings say that its files are watched.
+    watch: bool,
+}
+
+/// Starts the log, and waits for the code that the host compiles. Blocks the thread.
 fn begin(
     project: &Path,
     sandbox: io::Result<()>,
     (log, style): (&StartedLog, Option<LogStyle>),
     telemetry: Telemetry,
-) -> Result<(Option<CodeCache>, Duration), End> {
+) -> Result<Begun, End> {
     let settings = wws_project::server_settings(project, &environment::variables())
         .map_err(|problems| End::BadProject(problems.to_string()))?;
     let filter = std::env::var("WWS_LOG").ok();
@@ -230,7 +240,11 @@ fn begin(
     if let Some(code) = &code {
         code::wait_for_host(code.directory());
     }
-    Ok((code, settings.compile_timeout))
+    Ok(Begun {
+        code,
+        limit: settings.compile_timeout,
+        watch: settings.watch,
+    })
 }
 
 /// How a server starts.
@@ -284,7 +298,13 @@ impl Start {
     }
 }
 
-async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signals) -> End {
+async fn listen(
+    server: Server,
+    start: Start,
+    loader: Loader,
+    mut signals: Signals,
+    changes: Option<Changes>,
+) -> End {
     let address = start.place.address(server.project().settings());
     let reloader = server.reloader();
     let bound = match server.bind(address).await {
@@ -306,6 +326,13 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
             ));
         }
     };
+    let (ignored, watched) = (start.args.project.ignore.clone(), reloader.clone());
+    let (place, directory) = (start.place, start.args.project.path.clone());
+    if let Some(changes) = &changes {
+        changes
+            .watch
+            .follow(move || project::watch_options(&watched.project(), &ignored, place));
+    }
     let rights = NeededRights::of(&bound.project());
     if let Err(error) = sandbox::close(rights) {
         tracing::warn!("rights that the server no longer needs are kept: {error}");
@@ -332,14 +359,10 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
     loader.give_way();
     let Start {
         args,
-        place,
         compiling,
         telemetry,
         ..
     } = start;
-    let directory = args.project.path.clone();
-    let (ignored, watched) = (args.project.ignore.clone(), reloader.clone());
-    let watch_options = move || project::watch_options(&watched.project(), &ignored, place);
     let reload = Reload::new(ReloadParts {
         args,
         place,
@@ -358,18 +381,13 @@ async fn listen(server: Server, start: Start, loader: Loader, mut signals: Signa
         }
         Err(error) => tracing::warn!("`wws reload` does not reach this server: {error}"),
     }
-    if bound.project().settings().watch {
-        match Watch::start(&directory, watch_options) {
-            Ok(watch) => drop(reloading.spawn(watch.run(signals.reload_requests()))),
-            Err(error) => tracing::warn!("changes of files are not noticed: {error}"),
-        }
-    }
     reloading.spawn(reload.clone().whenever_code_comes());
     reloading.spawn(reload.whenever(signals.reload_requests()));
     let drained = bound
         .run(async {
             let (signal, _) = signals.next().await;
             tracing::info!("{signal}: finishing what is in flight");
+            drop(changes);
             reloading.abort_all();
             signals.end_at_next();
         })

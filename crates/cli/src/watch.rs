@@ -2,16 +2,18 @@
 //!
 //! inotify reports changes in each directory of the project. When there has been none for a moment,
 //! the directories are found anew, so that files of new ones are not missed, and then the project
-//! is loaded.
+//! is loaded. Watching begins before the project is loaded for the first time, so that no change is
+//! missed between the two.
 
 use std::{
+    collections::HashSet,
     ffi::OsStr,
     io,
     mem::MaybeUninit,
     os::fd::OwnedFd,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -44,6 +46,7 @@ const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::EXCL_UNLINK);
 
 /// The directories of a project that are watched.
+#[derive(Clone)]
 pub(crate) struct Watch {
     inotify: Arc<AsyncFd<OwnedFd>>,
     project: Arc<WatchedProject>,
@@ -53,20 +56,23 @@ pub(crate) struct Watch {
 struct WatchedProject {
     /// The project: a directory, or a file in one.
     path: PathBuf,
-    /// What of it is watched now.
-    options: Box<dyn Fn() -> WatchOptions + Send + Sync>,
+    watched: Mutex<Watched>,
+}
+
+/// What of a project is watched now.
+struct Watched {
+    options: Box<dyn Fn() -> WatchOptions + Send>,
+    /// The kernel's numbers of the directories.
+    directories: HashSet<i32>,
 }
 
 impl Watch {
-    /// Watches a project, of which `options` says what is watched. Needs a runtime; blocks the
-    /// thread.
+    /// Watches a project that is not loaded yet, of which `options` says what is watched. Needs a
+    /// runtime; blocks the thread.
     ///
     /// # Errors
     /// The user has too many instances of inotify.
-    pub(crate) fn start(
-        path: &Path,
-        options: impl Fn() -> WatchOptions + Send + Sync + 'static,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(path: &Path, options: WatchOptions) -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         // SAFETY: an `OwnedFd` is one descriptor, which stays open until the `AsyncFd` drops it.
         let inotify = unsafe { AsyncFd::register(inotify) }?;
@@ -74,11 +80,20 @@ impl Watch {
             inotify: Arc::new(inotify),
             project: Arc::new(WatchedProject {
                 path: path.to_owned(),
-                options: Box::new(options),
+                watched: Mutex::new(Watched {
+                    options: Box::new(move || options.clone()),
+                    directories: HashSet::new(),
+                }),
             }),
         };
-        watch.project.add(watch.inotify.get_ref());
+        watch.project.find(watch.inotify.get_ref());
         Ok(watch)
+    }
+
+    /// Watches what the loaded project says, from now on. Blocks the thread.
+    pub(crate) fn follow(&self, options: impl Fn() -> WatchOptions + Send + 'static) {
+        self.project.lock().options = Box::new(options);
+        self.project.find(self.inotify.get_ref()).warn();
     }
 
     /// Asks for the project to be loaded after each change, until the future is dropped.
@@ -89,9 +104,10 @@ impl Watch {
                 return;
             }
             let (inotify, project) = (self.inotify.clone(), self.project.clone());
-            let found = tokio::task::spawn_blocking(move || project.add(inotify.get_ref())).await;
-            if found.is_err() {
-                return;
+            let find = move || project.find(inotify.get_ref());
+            match tokio::task::spawn_blocking(find).await {
+                Ok(found) => found.warn(),
+                Err(_) => return,
             }
             reload.notify_one();
         }
@@ -114,7 +130,7 @@ impl Watch {
     async fn changes(&self) -> io::Result<bool> {
         loop {
             let mut ready = self.inotify.readable().await?;
-            let read = ready.try_io(|inotify| read(inotify.get_ref()));
+            let read = ready.try_io(|inotify| self.project.read(inotify.get_ref()));
             match read {
                 Ok(matters) => return matters,
                 // There was nothing to read.
@@ -124,65 +140,109 @@ impl Watch {
     }
 }
 
-/// Reads the events that are ready. Returns whether one of them matters.
-fn read(inotify: &OwnedFd) -> io::Result<bool> {
-    let mut buffer = [MaybeUninit::uninit(); EVENTS];
-    let mut events = Reader::new(inotify, &mut buffer);
-    let mut matters = false;
-    let mut has_read = false;
-    loop {
-        match events.next() {
-            Ok(event) => {
-                has_read = true;
-                let name = event.file_name();
-                let of_file =
-                    name.is_none_or(|name| is_watched(OsStr::from_bytes(name.to_bytes())));
-                // The kernel has removed a watch: its directory is gone, which was reported.
-                matters |= of_file && event.events() != ReadFlags::IGNORED;
-                // The rest is read the next time.
-                if events.is_buffer_empty() {
-                    return Ok(matters);
-                }
-            }
-            Err(rustix::io::Errno::AGAIN) if has_read => return Ok(matters),
-            Err(error) => return Err(error.into()),
-        }
-    }
+/// Directories that cannot be watched.
+#[derive(Default)]
+struct Unwatched {
+    /// There are more than [`MAX_DIRECTORIES`].
+    has_too_many: bool,
+    /// There are more than this user may watch.
+    over_limit_of_user: bool,
 }
 
-impl WatchedProject {
-    /// Watches all directories; those that are watched already stay.
-    fn add(&self, inotify: &OwnedFd) {
-        let root = match self.path.is_file() {
-            true => self.path.parent().unwrap_or(Path::new("")).to_owned(),
-            false => self.path.clone(),
-        };
-        let root = root.canonicalize().unwrap_or(root);
-        let options = WatchOptions {
-            max: MAX_DIRECTORIES,
-            ..(self.options)()
-        };
-        let found = watched_directories(&root, &options);
-        if found.is_cut {
+impl Unwatched {
+    fn warn(&self) {
+        if self.has_too_many {
             tracing::warn!(
                 "the project has more than {MAX_DIRECTORIES} directories: changes in the others \
                  are not noticed; let `server.ignore` leave some out"
             );
         }
+        if self.over_limit_of_user {
+            tracing::warn!(
+                "this user may watch no more directories (fs.inotify.max_user_watches): changes \
+                 in some are not noticed"
+            );
+        }
+    }
+}
+
+impl WatchedProject {
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        // It is whole between any two statements that change it.
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the events that are ready. Returns whether one of them matters.
+    fn read(&self, inotify: &OwnedFd) -> io::Result<bool> {
+        let mut watched = self.lock();
+        let mut buffer = [MaybeUninit::uninit(); EVENTS];
+        let mut events = Reader::new(inotify, &mut buffer);
+        let mut matters = false;
+        let mut has_read = false;
+        loop {
+            match events.next() {
+                Ok(event) => {
+                    has_read = true;
+                    if event.events().contains(ReadFlags::IGNORED) {
+                        // The directory is gone, which was reported, or is watched no more.
+                        watched.directories.remove(&event.wd());
+                    } else {
+                        let name = event.file_name();
+                        let of_file =
+                            name.is_none_or(|name| is_watched(OsStr::from_bytes(name.to_bytes())));
+                        let is_lost = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+                        let of_directory = watched.directories.contains(&event.wd());
+                        matters |= is_lost || (of_directory && of_file);
+                    }
+                    // The rest is read the next time.
+                    if events.is_buffer_empty() {
+                        return Ok(matters);
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) if has_read => return Ok(matters),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Watches all directories, and no others; those that are watched already stay.
+    fn find(&self, inotify: &OwnedFd) -> Unwatched {
+        let root = match self.path.is_file() {
+            true => self.path.parent().unwrap_or(Path::new("")).to_owned(),
+            false => self.path.clone(),
+        };
+        let root = root.canonicalize().unwrap_or(root);
+        let mut watched = self.lock();
+        let options = WatchOptions {
+            max: MAX_DIRECTORIES,
+            ..(watched.options)()
+        };
+        let found = watched_directories(&root, &options);
+        let mut unwatched = Unwatched {
+            has_too_many: found.is_cut,
+            ..Unwatched::default()
+        };
+        let mut directories = HashSet::with_capacity(found.directories.len());
         for directory in &found.directories {
             match inotify::add_watch(inotify, root.join(directory), CHANGES) {
-                Ok(_) => {}
+                Ok(number) => drop(directories.insert(number)),
                 Err(rustix::io::Errno::NOSPC) => {
-                    tracing::warn!(
-                        "this user may watch no more directories (fs.inotify.max_user_watches): \
-                         changes in some are not noticed"
-                    );
-                    return;
+                    unwatched.over_limit_of_user = true;
+                    break;
                 }
                 // It was removed meanwhile, or this user may not read it.
                 Err(error) => tracing::debug!("{}: {error}", directory.display()),
             }
         }
+        if unwatched.over_limit_of_user {
+            directories.extend(&watched.directories);
+        }
+        for number in watched.directories.difference(&directories) {
+            // The kernel has removed it already if its directory is gone.
+            let _ = inotify::remove_watch(inotify, *number);
+        }
+        watched.directories = directories;
+        unwatched
     }
 }
 
@@ -209,7 +269,7 @@ mod tests {
             data: vec!["data".into()],
             ..WatchOptions::default()
         };
-        let watch = Watch::start(project.path(), move || options.clone()).unwrap();
+        let watch = Watch::start(project.path(), options).unwrap();
         let reload = Arc::new(Notify::new());
         let task = tokio::spawn(watch.run(reload.clone()));
         fs::write(at("a.js"), "1").unwrap();

@@ -326,6 +326,24 @@ fn a_watched_project_is_loaded_when_a_file_changes() {
 }
 
 #[test]
+fn a_change_while_a_project_is_loaded_is_not_missed() {
+    let directory = project(&[("slow.wasm", &slow(SLOW)), ("w.wasm", &hello(0))]);
+    let mut served = Served::spawn(wws(&["--port", "0", "--watch"], directory.path()));
+    let process = format!("/proc/{}/fdinfo", served.child.id());
+    until("the project is watched", || {
+        let descriptors = std::fs::read_dir(&process).into_iter().flatten().flatten();
+        descriptors
+            .filter_map(|entry| std::fs::read_to_string(entry.path()).ok())
+            .any(|info| info.contains("inotify wd:"))
+    });
+    std::fs::write(directory.path().join("w.wasm"), hello(1)).unwrap();
+    served.listens();
+    served.logs("reloaded: generation 2");
+    assert!(answer(served.send("/w")).ends_with("hello"));
+    assert_eq!(served.stop().0, Some(0));
+}
+
+#[test]
 fn second_signal_stops_the_server_at_once() {
     let directory = project(&[("w.wasm", &hello(300_000))]);
     let mut command = wws(&["--port", "0"], directory.path());

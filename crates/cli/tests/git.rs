@@ -191,7 +191,7 @@ impl User {
 
     /// What `/w` of a served repository answers.
     fn answer(&self, args: &[&str]) -> String {
-        let server = Served::start(self.wws(args)).discard_log();
+        let server = Served::start(self.wws(args));
         let text = server.get("/w");
         assert_eq!(server.stop().0, Some(0));
         assert_eq!(self.left(), 0, "{args:?}");
@@ -309,7 +309,7 @@ fn fetching_a_repository_runs_no_hooks_and_reads_no_user_files() {
     fs::write(user.home.path().join(".gitconfig"), settings).unwrap();
     let mut command = user.wws(&[&url, "--env", "GIVEN_B"]);
     command.env("SECRET_A", "secret").env("GIVEN_B", "given");
-    let server = Served::start(command).discard_log();
+    let server = Served::start(command);
     let log = &server.before;
     assert!(log.contains("the environment has no `SECRET_A`"), "{log}");
     assert!(!log.contains("GIVEN_B"), "{log}");

@@ -87,7 +87,7 @@ impl Project {
     }
 
     fn serve(&self) -> Served {
-        Served::start(self.command(&["--port", "0", "."])).discard_log()
+        Served::start(self.command(&["--port", "0", "."]))
     }
 }
 
