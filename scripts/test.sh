@@ -19,28 +19,43 @@ part() { # NAME COMMAND...
     fi
 }
 
+# A test program that says nothing for so many seconds is ended.
+silence=900
+
 # Runs the tests of `cargo test ARG...`. Where at most three of them fail, these are run once more, one by one, since a machine that
-# is busy with something else fails tests that wait for it. What passes only then is named in the sum. A program that does not come
-# to its end is not run again.
+# is busy with something else fails tests that wait for it. What passes only then is named in the sum. Where a test waits for ever,
+# all are run once more: what would have come after it is not known.
 tests() { # CARGO_ARG... [-- TEST_ARG...]
-    local output=$PWD/target/tests.log names
-    local -a arguments=() options failed_names
+    local output=$PWD/target/tests.log names status=0
+    local -a arguments=() options failed_names stopped
     while (($#)) && [[ $1 != -- ]]; do
         arguments+=("$1")
         shift
     done
     options=("${@:2}")
-    cargo test "${cargo_flags[@]}" --release "${arguments[@]}" --no-fail-fast -- "${options[@]}" 2>&1 | tee "$output" && return
-    names=$(scripts/failed-tests.py "$output") || return 1
-    printf '\nonce more, one by one:\n%s\n' "$names"
-    readarray -t failed_names <<< "$names"
-    # The option must not be given twice, the variable may be set beside it.
-    if ! RUST_TEST_THREADS=1 cargo test "${cargo_flags[@]}" --release "${arguments[@]}" --no-fail-fast -- "${options[@]}" --exact \
-        "${failed_names[@]}" > "$output" 2>&1 || (($(grep -c '^test .* ok$' "$output") < ${#failed_names[@]})); then
-        cat "$output"
-        return 1
+    local -a command=(scripts/run-tests.py "$output" "$silence" cargo test "${cargo_flags[@]}" --release "${arguments[@]}" --no-fail-fast --)
+    "${command[@]}" "${options[@]}" || status=$?
+    readarray -t stopped < <(sed -n 's/^stopped: //p' "$output")
+    if ((status == 75)); then
+        printf '\nonce more, all of them\n'
+        status=0
+        "${command[@]}" "${options[@]}" || status=$?
     fi
-    printf 'passed alone: %s\n' "${failed_names[@]}"
+    if ((status == 75)); then
+        return 1
+    elif ((status)); then
+        names=$(scripts/failed-tests.py "$output") || return 1
+        printf '\nonce more, one by one:\n%s\n' "$names"
+        readarray -t failed_names <<< "$names"
+        # The option must not be given twice, the variable may be set beside it.
+        if ! RUST_TEST_THREADS=1 "${command[@]}" "${options[@]}" --exact "${failed_names[@]}" > /dev/null ||
+            (($(grep -c '^test .* ok$' "$output") < ${#failed_names[@]})); then
+            cat "$output"
+            return 1
+        fi
+        printf 'passed alone: %s\n' "${failed_names[@]}"
+    fi
+    ((${#stopped[@]} == 0)) || printf 'passed again: %s\n' "${stopped[@]}"
 }
 
 unit() {
@@ -99,11 +114,13 @@ done
 awk -v seconds=$((SECONDS - started)) '
     /^test result:/ { passed += $4; failed += $6; suites++ }
     /^passed alone: / { alone++ }
+    /^passed again: / { again++ }
     END {
         printf "\n%d tests passed, %d failed, in %d suites and %d s\n", passed + alone, failed - alone, suites, seconds
-        if (alone) printf "%d of them failed at first and passed when they were run once more, alone:\n", alone
+        if (alone) printf "%d of them failed at first and passed when they were run once more, alone\n", alone
+        if (again) printf "%d of them waited for ever at first, and all were run once more\n", again
     }' "$log"
-sed -n 's/^passed alone: /    /p' "$log"
+sed -n 's/^passed \(alone\|again\): /    \1: /p' "$log"
 if ((${#failed[@]})); then
     grep -E '^test .* FAILED$|^error(\[|:)' "$log" | sort -u || true
     # What they said, once more: the end of a long log is what is kept of it.
