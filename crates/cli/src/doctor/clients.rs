@@ -9,6 +9,11 @@ use super::host::{Host, version};
 const OLDEST_DOCKER: u32 = 26;
 const WITH_STORE: u32 = 29;
 
+/// Storage drivers that keep images outside containerd, by their directories below Docker's.
+const STORAGE_DRIVERS: [&str; 5] = ["overlay2", "fuse-overlayfs", "btrfs", "zfs", "vfs"];
+
+const DOCKER_ROOT: &str = "/var/lib/docker";
+
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 /// Configurations of containerd that may name our runtime: k3s writes its own.
@@ -42,21 +47,66 @@ pub(super) fn docker(host: &Host) -> Finding {
         },
         Err(_) => Value::Null,
     };
-    let store = settings
-        .pointer("/features/containerd-snapshotter")
-        .and_then(Value::as_bool)
-        .unwrap_or(major >= WITH_STORE);
-    if store {
-        Finding::fine(format!("{found}, containerd image store"))
-    } else {
-        Finding::problem(
-            format!("{found}, without the containerd image store"),
-            format!(
-                "put {{ \"features\": {{ \"containerd-snapshotter\": true }} }} into {DAEMON_JSON} \
-                 and restart Docker"
-            ),
-        )
+    match reason_without_store(host, major, &settings) {
+        None => Finding::fine(format!("{found}, containerd image store")),
+        Some(reason) => Finding::problem(
+            format!("{found}, without the containerd image store{}", reason.why),
+            reason.remedy,
+        ),
     }
+}
+
+/// Why a Docker Engine keeps its images outside containerd.
+struct WithoutStore {
+    /// What follows the finding.
+    why: String,
+    remedy: String,
+}
+
+/// Decides as dockerd does. The settings come first; then Docker 29 has the store, unless a storage
+/// driver of an older version has left something.
+fn reason_without_store(host: &Host, major: u32, settings: &Value) -> Option<WithoutStore> {
+    let enable = format!(
+        "put {{ \"features\": {{ \"containerd-snapshotter\": true }} }} into {DAEMON_JSON} and \
+         restart Docker"
+    );
+    if settings.get("userns-remap").is_some_and(|to| to != "") {
+        return Some(WithoutStore {
+            why: ": `userns-remap` turns it off".to_owned(),
+            remedy: format!("remove `userns-remap` from {DAEMON_JSON} and restart Docker"),
+        });
+    }
+    let asked = settings.pointer("/features/containerd-snapshotter");
+    if let Some(asked) = asked.and_then(Value::as_bool) {
+        return (!asked).then(|| WithoutStore {
+            why: String::new(),
+            remedy: enable,
+        });
+    }
+    if major < WITH_STORE {
+        return Some(WithoutStore {
+            why: String::new(),
+            remedy: enable,
+        });
+    }
+    let driver = settings.get("storage-driver").and_then(Value::as_str);
+    if let Some(driver) = driver.filter(|driver| STORAGE_DRIVERS.contains(driver)) {
+        return Some(WithoutStore {
+            why: format!(": `storage-driver` is {driver}"),
+            remedy: format!("remove `storage-driver` from {DAEMON_JSON} and restart Docker"),
+        });
+    }
+    let root = settings.get("data-root").and_then(Value::as_str);
+    let root = root.unwrap_or(DOCKER_ROOT);
+    let left = STORAGE_DRIVERS
+        .iter()
+        .filter(|driver| **driver != "vfs")
+        .map(|driver| format!("{}/{driver}", root.trim_end_matches('/')))
+        .find(|directory| host.has_entries(directory))?;
+    Some(WithoutStore {
+        why: format!(": {left} has the images of an older version"),
+        remedy: format!("{enable}; images are pulled or built again"),
+    })
 }
 
 pub(super) fn kubernetes(host: &Host) -> Finding {
@@ -136,6 +186,40 @@ mod tests {
             docker(&FakeHost::new().host()),
             Finding::fine("no Docker Engine")
         );
+    }
+
+    #[test]
+    fn docker_29_keeps_the_images_of_an_older_version() {
+        let with = |settings: &str, file: &str| {
+            let fake = FakeHost::new()
+                .program("/usr/bin/dockerd", "Docker version 29.9.3, build x")
+                .file(DAEMON_JSON, settings)
+                .directory("/var/lib/docker/overlay2")
+                .file(file, "");
+            docker(&fake.host())
+        };
+        let asked = r#"{ "features": { "containerd-snapshotter": true } }"#;
+        let elsewhere = r#"{ "data-root": "/srv/docker/" }"#;
+        for (settings, file, why) in [
+            ("{}", "/var/lib/docker/vfs/l/A", ""),
+            ("{}", "/var/lib/docker/overlay2/l/A", "an older version"),
+            (asked, "/var/lib/docker/overlay2/l/A", ""),
+            (elsewhere, "/var/lib/docker/overlay2/l/A", ""),
+            (elsewhere, "/srv/docker/zfs/A", "/srv/docker/zfs has"),
+            (r#"{ "storage-driver": "overlay2" }"#, "/a", "is overlay2"),
+            (r#"{ "storage-driver": "overlayfs" }"#, "/a", ""),
+            (r#"{ "userns-remap": "default" }"#, "/a", "`userns-remap`"),
+        ] {
+            let finding = with(settings, file);
+            let text = format!("{finding:?}");
+            match why {
+                "" => assert_eq!(finding.health, Health::Fine, "{settings} {file} {text}"),
+                _ => {
+                    assert_eq!(finding.health, Health::Problem, "{settings} {file} {text}");
+                    assert!(text.contains(why), "{text}");
+                }
+            }
+        }
     }
 
     #[test]

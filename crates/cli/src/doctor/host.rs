@@ -63,6 +63,11 @@ impl Host {
         self.at(path).exists()
     }
 
+    /// Whether a directory has anything in it.
+    pub(super) fn has_entries(&self, path: &str) -> bool {
+        fs::read_dir(self.at(path)).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
     /// The free bytes where a path is, or will be.
     pub(super) fn free(&self, path: &str) -> Option<u64> {
         let path = self.at(path);
