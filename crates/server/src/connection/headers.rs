@@ -17,9 +17,12 @@ pub(crate) fn remove_hop_headers(headers: &mut HeaderMap) {
 
 /// Whether a response has no body, whatever its worker makes.
 pub(crate) fn has_no_body(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    *method == Method::HEAD || status_has_no_body(status)
+}
+
+/// Whether a response with this status has no body, whatever the method.
+pub(crate) fn status_has_no_body(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 #[cfg(test)]

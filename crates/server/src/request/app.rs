@@ -443,12 +443,12 @@ impl App {
             }
             ResponseBody::Collected(body) => {
                 let response = Response::from_parts(head, body);
-                compressed(&method, compression, response).await
+                compressed(compression, response).await
             }
             ResponseBody::Stream(stream) => {
                 if let Some(body) = stream::whole(&stream, &method, &mut head) {
                     let response = Response::from_parts(head, body);
-                    return compressed(&method, compression, response).await;
+                    return compressed(compression, response).await;
                 }
                 let mut stream = ResponseBody::Stream(stream);
                 let streaming = streaming.unwrap_or_else(|| self.begin_stream(&context.client));
@@ -599,15 +599,12 @@ impl App {
 
 /// A whole response as it is sent: compressed, if there is a compressor.
 async fn compressed(
-    method: &Method,
     compression: Option<(&Compressor, HeaderMap)>,
     response: Response<Bytes>,
 ) -> Response<Body> {
     let response = match compression {
         // Boxed: most responses are not compressed, and the request's state is moved.
-        Some((compressor, accepted)) => {
-            Box::pin(compressor.compress(method, &accepted, response)).await
-        }
+        Some((compressor, accepted)) => Box::pin(compressor.compress(&accepted, response)).await,
         None => response,
     };
     response.map(Body::from)

@@ -105,10 +105,10 @@ impl Compressor {
     }
 
     /// Returns the response in the coding that the client prefers, if compression pays off and
-    /// there is memory for it.
+    /// there is memory for it. A response to a `HEAD` as well, which has the length of one to a
+    /// `GET`.
     pub(crate) async fn compress(
         &self,
-        method: &Method,
         accepted: &HeaderMap,
         mut response: Response<Bytes>,
     ) -> Response<Bytes> {
@@ -117,10 +117,6 @@ impl Compressor {
             return response;
         }
         vary(response.headers_mut());
-        // A response to HEAD would name the length of the plain content.
-        if *method == Method::HEAD {
-            return response;
-        }
         let Some(coding) = preferred(accepted, &OFFERED) else {
             return response;
         };
@@ -140,6 +136,8 @@ impl Compressor {
     /// Prepares the head of a streamed response for compression: the encoder of its body, if the
     /// client accepts gzip, compression may pay off and there is memory for it.
     ///
+    /// The head of a response to a `HEAD` is prepared as for a `GET`.
+    ///
     /// Streams are never compressed with Brotli: its encoder needs megabytes, and a stream may
     /// last.
     pub(crate) fn encoder(
@@ -156,7 +154,7 @@ impl Compressor {
             return None;
         }
         vary(&mut head.headers);
-        if headers::has_no_body(method, head.status) {
+        if headers::status_has_no_body(head.status) {
             return None;
         }
         let coding = preferred(accepted, &[Coding::Gzip])?;
@@ -166,7 +164,7 @@ impl Compressor {
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::ACCEPT_RANGES);
         weaken(headers);
-        Some(Encoder::new(charge))
+        (*method != Method::HEAD).then(|| Encoder::new(charge))
     }
 
     async fn body(&self, coding: Coding, body: Bytes) -> Option<Bytes> {
@@ -385,8 +383,8 @@ mod tests {
             for (accepted, coding) in [("gzip", "gzip"), ("br", "br")] {
                 let body = text[..size].to_vec();
                 let response = response("text/plain; charset=utf-8", body.clone());
-                let (method, accepted) = (Method::GET, headers(accepted));
-                let response = compressor.compress(&method, &accepted, response).await;
+                let accepted = headers(accepted);
+                let response = compressor.compress(&accepted, response).await;
                 assert_eq!(response.headers()["content-encoding"], coding);
                 assert_eq!(response.headers()["vary"], "accept-encoding");
                 assert_eq!(response.headers()["etag"], "W/\"1\"");
@@ -440,7 +438,7 @@ mod tests {
                 answer.headers().get(header::CONTENT_ENCODING).cloned(),
                 answer.body().clone(),
             );
-            let answer = compressor.compress(&Method::GET, &accepted, answer).await;
+            let answer = compressor.compress(&accepted, answer).await;
             let after = (
                 answer.headers().get(header::CONTENT_ENCODING).cloned(),
                 answer.into_body(),
@@ -449,7 +447,7 @@ mod tests {
         }
         let _all = memory.charge(memory.total());
         let answer = response("text/plain", text());
-        let answer = compressor.compress(&Method::GET, &accepted, answer).await;
+        let answer = compressor.compress(&accepted, answer).await;
         assert_eq!(answer.body().len(), 5000, "no memory is left");
         assert!(answer.headers().contains_key(header::VARY));
     }
@@ -519,7 +517,11 @@ mod tests {
         };
         assert!(encoder(Method::GET, "gzip", "text/html"));
         assert!(!encoder(Method::GET, "br", "text/html"));
-        assert!(!encoder(Method::HEAD, "gzip", "text/html"));
+        let mut head_of_head = head("text/html");
+        let accepted = headers("gzip");
+        let none = compressor.encoder(&Method::HEAD, &accepted, &mut head_of_head);
+        assert!(none.is_none());
+        assert_eq!(head_of_head.headers["content-encoding"], "gzip");
         assert!(!encoder(Method::GET, "gzip", "text/event-stream"));
         assert!(!encoder(Method::GET, "gzip", "application/grpc"));
         let _all = memory.charge(memory.total());

@@ -254,12 +254,16 @@ pub(crate) fn clean(headers: &mut HeaderMap) {
 
 /// The body of a streamed response that is complete before anything of it is sent, and as long as
 /// its head announces. The head is [`clean`] then.
+///
+/// For a `HEAD` as well: its response has the headers that one to a `GET` has. An empty body is
+/// none then, as its worker may have made none because of the method.
 pub(crate) fn whole(stream: &StreamedBody, method: &Method, head: &mut Parts) -> Option<Bytes> {
     let body = stream.whole()?;
     clean(&mut head.headers);
     let announced = announced_length(&head.headers);
     if announced.is_some_and(|length| length != body.len() as u64)
-        || headers::has_no_body(method, head.status)
+        || headers::status_has_no_body(head.status)
+        || (*method == Method::HEAD && body.is_empty())
     {
         return None;
     }

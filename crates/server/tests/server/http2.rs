@@ -76,6 +76,11 @@ async fn assets_and_workers_are_served() {
     let response = exchange(&client, head, None).await.unwrap();
     assert_eq!(response.headers()["content-length"], "5");
     assert!(response.body().is_empty());
+    let mut head = get("/x");
+    *head.method_mut() = http::Method::HEAD;
+    let response = exchange(&client, head, None).await.unwrap();
+    assert_eq!(response.headers()["content-length"], "1");
+    assert!(response.body().is_empty());
     let missing = exchange(&client, get("/none"), None).await.unwrap();
     assert_eq!(missing.status(), 404);
     // The same connection answers others meanwhile.

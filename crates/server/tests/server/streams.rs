@@ -120,6 +120,8 @@ impl Streaming {
                     std::future::pending::<()>().await;
                 }
                 "short" => sender.send("abc".into()).await.ok()?,
+                "at-once" => sender.send("text ".repeat(500).into()).await.ok()?,
+                "empty" => {}
                 "fails" => {
                     sender.send("a piece".into()).await.ok()?;
                     sender.ready().await.ok()?;
@@ -162,6 +164,8 @@ async fn start(server: &str, limits: &str) -> Streams {
         "large",
         "waits",
         "short",
+        "at-once",
+        "empty",
         "fails",
         "grpc",
         "sleeps",
@@ -449,6 +453,47 @@ async fn responses_without_a_body_let_the_worker_end() {
         line.contains("bytes=16777216") && !line.contains("aborted_by"),
         "{line}"
     );
+}
+
+/// The headers of a response, but those that differ between any two, and how its body is framed.
+fn headers_of(response: &str) -> Vec<&str> {
+    let (head, _) = response.split_once("\r\n\r\n").expect("a head");
+    let mut headers: Vec<_> = head
+        .lines()
+        .filter(|line| {
+            let omitted = ["date: ", "x-request-id: ", "transfer-encoding: "];
+            !omitted.iter().any(|name| line.starts_with(name))
+        })
+        .collect();
+    headers.sort_unstable();
+    headers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_to_head_has_the_headers_of_one_to_get() {
+    for settings in ["", "compression = true"] {
+        let streams = start(settings, "").await;
+        let ask = async |method: &str, path: &str, accepted: &str| {
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: a\r\naccept-encoding: {accepted}\r\n\
+                 connection: close\r\n\r\n"
+            );
+            streams.exchange(&request).await
+        };
+        for accepted in ["gzip", "identity"] {
+            for path in ["/at-once", "/large", "/ignores", "/clock", "/x"] {
+                let get = ask("GET", path, accepted).await;
+                let head = ask("HEAD", path, accepted).await;
+                assert_eq!(headers_of(&get), headers_of(&head), "{settings} {path}");
+                assert!(head.ends_with("\r\n\r\n"), "{head}");
+            }
+        }
+        let head = ask("HEAD", "/at-once", "identity").await;
+        assert!(head.contains("content-length: 2500\r\n"), "{head}");
+        // A worker that makes no body because of the method says nothing about its length.
+        let head = ask("HEAD", "/empty", "identity").await;
+        assert!(!head.contains("content-length"), "{head}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
