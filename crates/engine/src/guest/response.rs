@@ -403,7 +403,11 @@ impl Body for StreamedBody {
         let body = self.body.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(body.lower() + ahead);
-        if let Some(upper) = body.upper() {
+        // A body of a known length has no trailers in HTTP/1.
+        let has_trailers = self.ahead.iter().flatten().any(Frame::is_trailers);
+        if let Some(upper) = body.upper()
+            && !has_trailers
+        {
             hint.set_upper(upper + ahead);
         }
         hint
