@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -390,6 +391,9 @@ pub enum CallError {
     /// The request cannot be passed to the guest.
     #[error("engine: {0}")]
     Encode(#[source] serde_json::Error),
+    /// The instance, which answers several requests at once, has failed.
+    #[error("{0}; with it fail all requests of its instance (`instances.concurrent`)")]
+    Shared(#[source] Arc<CallError>),
     /// A defect of the engine.
     #[error("engine: {0}")]
     Engine(&'static str),
@@ -399,10 +403,13 @@ impl CallError {
     /// Whether the call ran out of time.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(
-            self,
-            Self::CpuTime(_) | Self::WallTime(_) | Self::StreamIdle(_) | Self::StreamTime(_)
-        )
+        match self {
+            Self::CpuTime(_) | Self::WallTime(_) | Self::StreamIdle(_) | Self::StreamTime(_) => {
+                true
+            }
+            Self::Shared(error) => error.is_timeout(),
+            _ => false,
+        }
     }
 
     /// What kind of failure it is, for counters.
@@ -416,6 +423,7 @@ impl CallError {
             Self::HttpError(_) | Self::NoResponse | Self::BadResponse(_) => Failure::Response,
             Self::Kv(_) => Failure::Kv,
             Self::Body(_) => Failure::Body,
+            Self::Shared(error) => error.failure(),
             _ => Failure::Server,
         }
     }
@@ -432,6 +440,7 @@ impl CallError {
             Self::TooMuchOutput(_) => Limit::Output,
             Self::NoRoom { .. } | Self::Busy(_) => Limit::ServerMemory,
             Self::NoMemory { .. } => Limit::Buffers,
+            Self::Shared(error) => return error.limit(),
             Self::Trap { refused, .. }
             | Self::Exit { refused, .. }
             | Self::Program { refused, .. } => match (*refused)? {

@@ -3,6 +3,7 @@
 pub(crate) mod blocking;
 pub(crate) mod command;
 pub(crate) mod component;
+pub(crate) mod concurrent;
 pub(crate) mod instance;
 pub(crate) mod prestart;
 pub(crate) mod protocol;
@@ -24,6 +25,7 @@ use crate::engine::Engine;
 use crate::error::{CallError, LoadError, LoadErrorKind};
 use crate::guest::command::Command;
 use crate::guest::component::ComponentGuest;
+use crate::guest::concurrent::{ConcurrentRuns, RunParts};
 use crate::guest::instance::GuestContext;
 use crate::guest::prestart::{ParkedInstance, PrestartPool};
 use crate::guest::response::{FailureFlag, ResponseBody, StreamingCall};
@@ -111,6 +113,8 @@ struct LinkedGuest {
     context: GuestContext,
     code: GuestCode,
     habit: Arc<CallHabit>,
+    /// Set if instances answer several requests at once.
+    concurrent: Option<Arc<ConcurrentRuns>>,
 }
 
 /// How a call begins.
@@ -118,7 +122,7 @@ enum GuestCode {
     /// A WASI command or reactor.
     Command(Command),
     /// A component.
-    Component(ComponentGuest),
+    Component(Arc<ComponentGuest>),
     /// A program that goes on where its snapshot ended.
     Snapshot(RestoredGuest),
 }
@@ -147,7 +151,8 @@ impl Engine {
                 GuestCode::Command(Command::new(self, module, &spec.limits)?)
             }
             CodeKind::Component(component) => {
-                GuestCode::Component(ComponentGuest::new(self, component, &spec.limits)?)
+                let component = ComponentGuest::new(self, component, &spec.limits)?;
+                GuestCode::Component(Arc::new(component))
             }
         };
         let context = GuestContext {
@@ -186,6 +191,7 @@ impl Guest {
                 context,
                 code,
                 habit: Arc::default(),
+                concurrent: None,
             }),
             prestarted: None,
             kept: None,
@@ -244,15 +250,37 @@ impl Guest {
         let LinkedGuest { context, code, .. } = self.linked_mut()?;
         match code {
             GuestCode::Command(command) => command.reuse.allow(&context.engine, requests),
-            GuestCode::Component(component) => component.reuse.allow(&context.engine, requests),
+            GuestCode::Component(component) => {
+                let component = Arc::get_mut(component).ok_or_else(in_use)?;
+                component.reuse.allow(&context.engine, requests);
+            }
             GuestCode::Snapshot(restored) => restored.reuse.allow(&context.engine, requests),
         }
         Ok(self)
     }
 
+    /// Lets an instance that may answer `requests` ([`Self::reusing`]) have up to `at_once` of them
+    /// at a time: they share its memory and its limits, and a failure of one is that of all.
+    ///
+    /// # Errors
+    /// The guest is no component of WASI 0.3; or it is in use.
+    pub fn concurrent(mut self, at_once: u32, requests: u32) -> Result<Self, LoadError> {
+        match &self.linked.code {
+            GuestCode::Component(component) if component.is_concurrent() => {}
+            GuestCode::Component(_) | GuestCode::Command(_) | GuestCode::Snapshot(_) => {
+                return Err(LoadError::unsupported(
+                    "its instances answer one request at a time (`instances.concurrent`): only \
+                     components that export `wasi:http/handler` of WASI 0.3 answer several",
+                ));
+            }
+        }
+        let runs = ConcurrentRuns::new(at_once, requests);
+        self.linked_mut()?.concurrent = Some(Arc::new(runs));
+        Ok(self)
+    }
+
     /// The guest before it is used.
     fn linked_mut(&mut self) -> Result<&mut LinkedGuest, LoadError> {
-        let in_use = || LoadError::new(LoadErrorKind::Host, "it is in use");
         Arc::get_mut(&mut self.linked).ok_or_else(in_use)
     }
 
@@ -395,10 +423,15 @@ impl Guest {
                 .run_component(call, usage.clone(), sender, failed.clone());
             let run = Box::pin(MeasuredPolls::new(run, usage.clone()));
             let call = StreamingCall {
-                run: linked.laned(run, usage),
+                run: match linked.concurrent {
+                    // It waits for a run, which has its own lane.
+                    Some(_) => linked.laned_as(run, usage, Arc::default()),
+                    None => linked.laned(run, usage),
+                },
                 head,
                 response: |head| Ok(component::outgoing(head)?.map(BegunBody::Stream)),
                 failed,
+                is_apart: linked.concurrent.is_some(),
             };
             return call.head_in_time(limits, &waits).await;
         }
@@ -416,6 +449,7 @@ impl Guest {
                 response: Ok,
                 // Programs end their bodies themselves.
                 failed: FailureFlag::default(),
+                is_apart: false,
             };
             return call.head_in_time(limits, &waits).await;
         }
@@ -432,10 +466,23 @@ impl Guest {
     }
 }
 
+/// The error of a guest whose settings come too late.
+fn in_use() -> LoadError {
+    LoadError::new(LoadErrorKind::Host, "it is in use")
+}
+
 impl LinkedGuest {
     fn laned(&self, run: BoxFuture<'static, RunEnd>, usage: Arc<CpuUsage>) -> LanedCall<RunEnd> {
-        let slow_lane = self.context.engine.slow_lane().clone();
-        LanedCall::new(run, usage, slow_lane, self.habit.clone())
+        self.laned_as(run, usage, self.habit.clone())
+    }
+
+    fn laned_as(
+        &self,
+        run: BoxFuture<'static, RunEnd>,
+        usage: Arc<CpuUsage>,
+        habit: Arc<CallHabit>,
+    ) -> LanedCall<RunEnd> {
+        LanedCall::new(run, usage, self.context.engine.slow_lane().clone(), habit)
     }
 
     async fn run_component(
@@ -447,6 +494,14 @@ impl LinkedGuest {
     ) -> RunEnd {
         match &self.code {
             GuestCode::Component(component) => {
+                if let Some(runs) = &self.concurrent {
+                    let parts = RunParts {
+                        context: self.context.clone(),
+                        component: component.clone(),
+                        habit: self.habit.clone(),
+                    };
+                    return Box::pin(runs.clone().answer(parts, call, head, failed)).await;
+                }
                 component
                     .answer(&self.context, call, usage, head, failed)
                     .await

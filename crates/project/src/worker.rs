@@ -257,6 +257,9 @@ impl Config {
         reader.table("instances", |table| {
             config.instances.read(table);
             table.refuse_unknown_keys();
+            if let Some(problem) = config.instances.problem() {
+                table.problem(table.at(), problem);
+            }
         });
         config
     }

@@ -720,6 +720,27 @@ fn a_file_is_a_project_of_one_worker() {
 }
 
 #[test]
+fn an_instance_has_no_more_requests_at_once_than_in_all() {
+    let dir = directory(&[
+        ("w.wasm", ""),
+        ("w.toml", "[instances]\nreuse = 3\nconcurrent = 4\n"),
+    ]);
+    let problems = load(dir.path(), &LoadOptions::default()).unwrap_err();
+    let text = problems.to_string();
+    assert!(
+        text.contains("w.toml:1:1: `concurrent` is 4, but an instance answers `reuse = 3`"),
+        "{text}"
+    );
+    std::fs::write(
+        dir.path().join("w.toml"),
+        "[instances]\nreuse = 4\nconcurrent = 4\n",
+    )
+    .unwrap();
+    let project = load(dir.path(), &LoadOptions::default()).unwrap();
+    assert_eq!(project.workers()[0].instances.concurrent, 4);
+}
+
+#[test]
 fn variables_come_from_files_and_from_env_files() {
     let dir = directory(&[
         ("w.js", ""),

@@ -17,8 +17,8 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::p3::Request;
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
+use wasmtime_wasi_http::p3::{Request, Response};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use crate::body::{BodyError, BodyStream, RequestBody};
@@ -49,7 +49,7 @@ use crate::spec::{Call, GuestLimits};
 const PARAMS: HeaderName = HeaderName::from_static("x-wws-params");
 
 /// What a call is charged for the pieces of bodies that are on their way.
-const PIECES: u64 = 256 << 10;
+pub(crate) const PIECES: u64 = 256 << 10;
 
 /// Most bytes of the arguments of one call of a host function, which are charged before they are
 /// copied.
@@ -78,7 +78,7 @@ pub(crate) struct ComponentGuest {
 
 /// An instance that answers HTTP requests.
 pub(crate) struct HttpInstance {
-    store: Store<Host>,
+    pub(crate) store: Store<Host>,
     /// `None` until it is instantiated.
     exports: Option<HttpExports>,
 }
@@ -127,6 +127,11 @@ impl ComponentGuest {
         !matches!(self.pre, LinkedWorld::Command(_))
     }
 
+    /// Whether an instance can answer several requests at once.
+    pub(crate) fn is_concurrent(&self) -> bool {
+        matches!(self.pre, LinkedWorld::AsyncHttp(_))
+    }
+
     /// Whether the guest takes bodies as they come.
     pub(crate) fn streams(&self) -> bool {
         !matches!(self.pre, LinkedWorld::Command(_))
@@ -171,10 +176,7 @@ impl ComponentGuest {
             Some(waiting) => waiting,
             None => {
                 let charge = guest.reserve_in_time(self.instance_cost()).await?;
-                ReusedInstance::new(HttpInstance {
-                    store: self.store(guest, charge, usage, &call, None),
-                    exports: None,
-                })
+                self.new_instance(guest, charge, usage, &call)
             }
         };
         let instance = &mut reused.instance;
@@ -189,8 +191,22 @@ impl ComponentGuest {
         Ok(None)
     }
 
+    /// An instance for a call, which is charged for it.
+    pub(crate) fn new_instance(
+        &self,
+        guest: &GuestContext,
+        charge: Charge,
+        usage: Arc<CpuUsage>,
+        call: &Call<RequestBody>,
+    ) -> ReusedInstance<HttpInstance> {
+        ReusedInstance::new(HttpInstance {
+            store: self.store(guest, charge, usage, call, None),
+            exports: None,
+        })
+    }
+
     /// Takes an instance that waits, and begins a call of it.
-    fn take_waiting(
+    pub(crate) fn take_waiting(
         &self,
         guest: &GuestContext,
         usage: &Arc<CpuUsage>,
@@ -208,7 +224,7 @@ impl ComponentGuest {
     }
 
     /// Keeps an instance that has answered a request, if it may answer more.
-    fn keep(&self, mut reused: ReusedInstance<HttpInstance>) {
+    pub(crate) fn keep(&self, mut reused: ReusedInstance<HttpInstance>) {
         if !self.reuse.is_allowed() {
             return;
         }
@@ -224,7 +240,11 @@ impl ComponentGuest {
 
     /// Awaits what an instance does: its clock runs while it is polled, and where functions run at
     /// once, their stacks are charged.
-    async fn running<T>(&self, guest: &GuestContext, instance: impl Future<Output = T>) -> T {
+    pub(crate) async fn running<T>(
+        &self,
+        guest: &GuestContext,
+        instance: impl Future<Output = T>,
+    ) -> T {
         let (_, ticker) = guest.engine.wasmtime_for(&self.component);
         if !self.component.is_async {
             return ticker.while_polled(instance).await;
@@ -315,6 +335,23 @@ impl ComponentGuest {
         }
     }
 
+    /// The functions of an instance that answers several requests at once; it is made first if it
+    /// is new.
+    pub(crate) async fn service<'i>(
+        &self,
+        instance: &'i mut HttpInstance,
+    ) -> wasmtime::Result<(&'i mut Store<Host>, &'i Service)> {
+        let HttpInstance { store, exports } = instance;
+        let exports = match exports {
+            Some(exports) => exports,
+            None => exports.insert(self.make_exports(store).await?),
+        };
+        match exports {
+            HttpExports::AsyncHttp(service) => Ok((store, service)),
+            HttpExports::Http(_) => Err(wasmtime::Error::msg("its functions cannot run at once")),
+        }
+    }
+
     async fn make_exports(&self, store: &mut Store<Host>) -> wasmtime::Result<HttpExports> {
         match &self.pre {
             LinkedWorld::Http(pre) => {
@@ -385,7 +422,11 @@ impl ComponentGuest {
 }
 
 /// The log of a call.
-fn guest_log(guest: &GuestContext, request_id: &str, trace: Option<&CallTrace>) -> GuestLog {
+pub(crate) fn guest_log(
+    guest: &GuestContext,
+    request_id: &str,
+    trace: Option<&CallTrace>,
+) -> GuestLog {
     let limit = guest.grants.limits.log;
     let mut log = GuestLog::new(guest.grants.clone(), request_id.to_owned(), limit);
     log.set_trace(trace.map(CallTrace::context));
@@ -443,10 +484,7 @@ async fn handle_async(
     call: Call<RequestBody>,
     head: oneshot::Sender<Head>,
 ) -> wasmtime::Result<bool> {
-    let request = incoming(call)?;
-    let hooks = store.data_mut().http().hooks;
-    // Whether the body was read completely is known to who reads it.
-    let (request, _) = Request::from_http(hooks, request);
+    let request = request(store.data_mut(), call)?;
     let handle = async |accessor: &Accessor<Host>| {
         let response = match service.handle(accessor, request).await? {
             Ok(response) => response,
@@ -455,23 +493,7 @@ async fn handle_async(
                 return Ok(false);
             }
         };
-        let (sent, end) = oneshot::channel::<()>();
-        let is_sent = async {
-            let _ = end.await;
-            Ok(())
-        };
-        let (done, body_done) = oneshot::channel::<()>();
-        let response = accessor.with(|store| response.into_http(store, is_sent))?;
-        let response = response.map(|body| {
-            // Dropped with the body, and when it breaks: nothing of it is read any more then, and
-            // the guest's end tells why.
-            let mut held = Some((sent, done));
-            body.map_err(move |error| {
-                drop(held.take());
-                error
-            })
-            .boxed_unsync()
-        });
+        let (response, body_done) = respond(accessor, response, ())?;
         if head.send(Ok(response)).is_ok() {
             let _ = body_done.await;
         }
@@ -482,8 +504,47 @@ async fn handle_async(
     store.run_concurrent(handle).await?
 }
 
+/// A request as an instance whose functions run at once takes it.
+pub(crate) fn request(host: &mut Host, call: Call<RequestBody>) -> wasmtime::Result<Request> {
+    let request = incoming(call)?;
+    // Whether the body was read completely is known to who reads it.
+    let (request, _) = Request::from_http(host.http().hooks, request);
+    Ok(request)
+}
+
+/// A response of such an instance, and what tells that nothing of its body is read any more.
+/// `kept` is dropped then.
+pub(crate) fn respond(
+    accessor: &Accessor<Host>,
+    response: Response,
+    kept: impl Send + 'static,
+) -> wasmtime::Result<(http::Response<HyperOutgoingBody>, oneshot::Receiver<()>)> {
+    let (sent, end) = oneshot::channel::<()>();
+    let is_sent = async {
+        let _ = end.await;
+        Ok(())
+    };
+    let (done, body_done) = oneshot::channel::<()>();
+    let response = accessor.with(|store| response.into_http(store, is_sent))?;
+    let response = response.map(|body| {
+        // Dropped with the body, and when it breaks: nothing of it is read any more then, and the
+        // guest's end tells why.
+        let mut held = Some((sent, done, kept));
+        body.map_err(move |error| {
+            drop(held.take());
+            error
+        })
+        .boxed_unsync()
+    });
+    Ok((response, body_done))
+}
+
 /// Why an instance stopped.
-fn failure(guest: &GuestContext, store: &Store<Host>, error: wasmtime::Error) -> CallError {
+pub(crate) fn failure(
+    guest: &GuestContext,
+    store: &Store<Host>,
+    error: wasmtime::Error,
+) -> CallError {
     let refused = store.data().quota.refused;
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return CallError::Exit {

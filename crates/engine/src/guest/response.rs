@@ -105,6 +105,8 @@ pub(crate) struct StreamingCall<H> {
     pub(crate) head: oneshot::Receiver<H>,
     pub(crate) response: fn(H) -> Result<http::Response<BegunBody>, CallError>,
     pub(crate) failed: FailureFlag,
+    /// Whether another task runs the guest.
+    pub(crate) is_apart: bool,
 }
 
 impl<H> StreamingCall<H> {
@@ -115,6 +117,7 @@ impl<H> StreamingCall<H> {
         waits: &ClientWaits,
     ) -> Result<http::Response<ResponseBody>, CallError> {
         let limit = limits.wall_time;
+        let is_apart = self.is_apart;
         let head = self.head(&limits.stream, limit);
         let in_time = waits.timeout(limit, head).await;
         let mut response = in_time.unwrap_or(Err(CallError::WallTime(limit)))?;
@@ -124,6 +127,15 @@ impl<H> StreamingCall<H> {
                 Poll::Ready(())
             })
             .await;
+            if is_apart && !body.ended {
+                // Its task sees that the first piece was taken.
+                tokio::task::yield_now().await;
+                poll_fn(|context| {
+                    body.look_ahead(context);
+                    Poll::Ready(())
+                })
+                .await;
+            }
         }
         Ok(response)
     }

@@ -31,6 +31,16 @@ impl<I> ReusedInstance<I> {
             answered: 0,
         }
     }
+
+    /// Requests that the instance has answered.
+    pub(crate) fn answered(&self) -> u32 {
+        self.answered
+    }
+
+    /// The instance has answered so many more.
+    pub(crate) fn has_answered(&mut self, more: u32) {
+        self.answered += more;
+    }
 }
 
 /// An instance that waits.

@@ -21,7 +21,7 @@ macro_rules! event {
             target: "guest",
             Level::$level,
             worker = &*$log.grants.name,
-            request_id = $log.request_id,
+            request_id = $log.request(),
             trace_id = $log.trace.map(|trace| display(trace.trace_hex())),
             span_id = $log.trace.map(|trace| display(trace.span_hex())),
             $($rest)+
@@ -58,6 +58,11 @@ impl GuestLog {
             left: limit,
             dropped: 0,
         }
+    }
+
+    /// The request to which lines belong, if it is one.
+    fn request(&self) -> Option<&str> {
+        (!self.request_id.is_empty()).then_some(&*self.request_id)
     }
 
     /// Sets the request to which later lines belong.

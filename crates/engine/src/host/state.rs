@@ -213,6 +213,11 @@ impl Host {
         self.in_allocator = false;
     }
 
+    /// Begins another call of an instance that has `active` with it: they share what they may use.
+    pub(crate) fn join_call(&mut self, active: u32) {
+        self.cpu.extend(self.grants.limits.cpu_time, active);
+    }
+
     /// Reports what the call used, once. An instance that was never given a request has no call.
     pub(crate) fn report_call(&mut self) {
         if let Io::Command(stdin) = &self.io

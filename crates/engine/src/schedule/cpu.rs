@@ -248,6 +248,9 @@ pub(crate) struct CpuMeter {
     usage: Arc<CpuUsage>,
     last: LastMeasured,
     limit: Duration,
+    /// The CPU time at which an instance that has several calls must have taken its turn among
+    /// them again.
+    turn: Option<Duration>,
 }
 
 impl CpuMeter {
@@ -256,7 +259,21 @@ impl CpuMeter {
             usage,
             last: LastMeasured::default(),
             limit,
+            turn: None,
         }
+    }
+
+    /// The instance may run for `time` without a turn: what it does until then is of one call.
+    pub(crate) fn begin_turn(&mut self, time: Duration) {
+        self.turn = Some(self.usage.cpu().saturating_add(time));
+    }
+
+    /// Lets the instance use `time` more for another call: at most that time for each of the
+    /// `calls` that it has.
+    pub(crate) fn extend(&mut self, time: Duration, calls: u32) {
+        let most = time.saturating_mul(calls);
+        let most = self.usage.cpu().saturating_add(most);
+        self.limit = self.limit.saturating_add(time).min(most);
     }
 
     /// Records that a tick found the guest running. Returns whether the guest yields.
@@ -294,7 +311,8 @@ impl CpuMeter {
 
     /// Whether the guest used more CPU time than it may.
     pub(crate) fn is_over(&self) -> bool {
-        self.usage.cpu() > self.limit
+        let limit = self.turn.map_or(self.limit, |turn| turn.min(self.limit));
+        self.usage.cpu() > limit
     }
 
     /// Records that the guest waited. Its thread did other work meanwhile.
@@ -437,6 +455,34 @@ mod tests {
             meter.used(5 * TICK)
         });
         assert!(reported >= before + 5 * TICK, "{reported:?}");
+    }
+
+    #[test]
+    fn calls_at_once_share_their_cpu_time() {
+        let usage = Arc::new(CpuUsage::default());
+        let second = Duration::from_secs(1);
+        let mut meter = CpuMeter::new(usage.clone(), second);
+        meter.extend(second, 2);
+        usage.add(second * 2);
+        assert!(!meter.is_over());
+        usage.add(Duration::from_millis(1));
+        assert!(meter.is_over());
+        // The next ones come after those.
+        for _ in 0..5 {
+            meter.extend(second, 1);
+        }
+        assert!(!meter.is_over());
+        usage.add(second + Duration::from_millis(1));
+        assert!(meter.is_over());
+        // One call does not use what others have left.
+        meter.extend(second, 3);
+        meter.extend(second, 3);
+        meter.begin_turn(second);
+        assert!(!meter.is_over());
+        usage.add(second + Duration::from_millis(1));
+        assert!(meter.is_over());
+        meter.begin_turn(second);
+        assert!(!meter.is_over());
     }
 
     #[test]

@@ -139,6 +139,21 @@ async fn state_survives_only_with_reuse() {
 }
 
 #[tokio::test]
+async fn only_components_of_wasi_0_3_answer_several_requests_at_once() {
+    let error = counter(&engine())
+        .reusing(10)
+        .unwrap()
+        .concurrent(2, 10)
+        .err()
+        .unwrap();
+    let text = error.to_string();
+    assert!(
+        text.contains("`instances.concurrent`") && text.contains("WASI 0.3"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn discards_an_instance_that_failed() {
     let mut spec = spec();
     spec.limits.cpu_time = Duration::from_millis(100);

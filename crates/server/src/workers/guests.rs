@@ -406,6 +406,9 @@ fn with_instances(mut guest: Guest, instances: &Instances) -> Result<Guest, Load
     if instances.reuse > 1 {
         guest = guest.reusing(instances.reuse)?;
     }
+    if instances.concurrent > 1 {
+        guest = guest.concurrent(instances.concurrent, instances.reuse)?;
+    }
     Ok(guest)
 }
 

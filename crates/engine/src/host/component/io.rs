@@ -140,6 +140,12 @@ impl ComponentIo {
         self.outgoing.renew(trace);
     }
 
+    /// Begins another call of an instance that has `active` with it.
+    pub(crate) fn join(&mut self, log: GuestLog, trace: Option<CallTrace>, active: u32) {
+        self.log.replace(log);
+        self.outgoing.join(trace, active);
+    }
+
     /// Charges `bytes` for what a function returns. The guest takes them right after, and the
     /// charge stays until the next result.
     pub(super) fn hold_result(&mut self, bytes: u64) -> Result<(), NoMemory> {

@@ -47,6 +47,14 @@ impl OutgoingHttp {
         self.left = self.grants.limits.http_calls;
         self.trace = trace;
     }
+
+    /// Begins another call of an instance that has `active` with it: they share their requests.
+    pub(super) fn join(&mut self, trace: Option<CallTrace>, active: u32) {
+        let each = self.grants.limits.http_calls;
+        let most = each.saturating_mul(active);
+        self.left = self.left.saturating_add(each).min(most);
+        self.trace = trace;
+    }
 }
 
 /// What a response is followed by: whether it was received completely, known with its body.

@@ -21,7 +21,9 @@
 //! | `/flood` | writes for ever |
 //! | `/outgoing-many?url=&count=1000` | as many requests at once |
 //! | `/count` | how many requests the instance has counted |
+//! | `/together?count=4` | waits until the instance was given so many of these requests |
 //! | `/after` | goes on after the answer has ended, and prints |
+//! | `/status/418` | a status and no body |
 //! | `/empty`, `/print`, `/sleep?ms=10`, `/random`, `/clocks` | |
 
 use std::pin::pin;
@@ -235,6 +237,15 @@ impl Guest for Features {
                 let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
                 Ok(text(200, &format!("{count}\n")))
             }
+            "together" => {
+                static COUNT: AtomicU32 = AtomicU32::new(0);
+                COUNT.fetch_add(1, Ordering::Relaxed);
+                let wanted = number(query, "count", 4);
+                while u64::from(COUNT.load(Ordering::Relaxed)) < wanted {
+                    sleep(5).await;
+                }
+                Ok(text(200, &format!("{wanted} at once\n")))
+            }
             "forbidden-headers" => {
                 let tried = [
                     "connection",
@@ -259,6 +270,14 @@ impl Guest for Features {
                 let (response, _sent) = Response::new(Fields::new(), None, end);
                 response.set_status_code(204).expect("a status");
                 Ok(response)
+            }
+            "status" => {
+                let (_, end) = wit_future::new(|| Ok(None));
+                let (response, _sent) = Response::new(Fields::new(), None, end);
+                Ok(match response.set_status_code(rest.parse().unwrap_or(0)) {
+                    Ok(()) => response,
+                    Err(()) => text(400, "the host takes no such status\n"),
+                })
             }
             "print" => {
                 println!("a line on stdout");
