@@ -11,7 +11,7 @@ async fn server(settings: &str) -> Running {
     site.settings(settings)
         .wasm("w.wasm", &wat::prints(&json, ""))
         .file("public/a.css", "plain content")
-        .file("public/a.css.br", "content in br")
+        .file("public/a.css.br", "content in brotli")
         .file("public/a.css.gz", "content in gzip");
     site.start().await
 }
@@ -49,7 +49,11 @@ async fn compressed_files_beside_assets_are_sent_to_those_who_accept_them() {
     let mut client = server.connect().await;
     for (headers, body, coding) in [
         ("", "plain content", None),
-        ("accept-encoding: br, gzip\r\n", "content in br", Some("br")),
+        (
+            "accept-encoding: br, gzip\r\n",
+            "content in brotli",
+            Some("br"),
+        ),
         ("accept-encoding: gzip\r\n", "content in gzip", Some("gzip")),
         ("accept-encoding: zstd\r\n", "plain content", None),
         ("accept-encoding: br\r\nrange: bytes=0-4\r\n", "plain", None),
