@@ -123,8 +123,6 @@ services:
     let compose = |words: &[&str]| {
         let mut command = docker.command();
         command.args(["compose", "--file", &file]).args(words);
-        // An attestation would make a second platform of the image.
-        command.env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
         command::run(&mut command, DOCKER_LIMIT)?
             .success()
             .with_context(|| format!("docker compose {}", words.join(" ")))

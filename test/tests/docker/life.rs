@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use wws_test::container::LIMIT;
-use wws_test::docker::Docker;
+use wws_test::container::{LIMIT, Run};
+use wws_test::docker::{Docker, DockerVersion};
 use wws_test::image::{Image, PROBE, built};
 use wws_test::port;
 use wws_test::{command, groups, http, wait, workspace};
@@ -128,6 +129,81 @@ pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
         })
         .count();
     assert_eq!(large, 1);
+    Ok(())
+}
+
+/// What buildx makes by default: an index with the image and an attestation of how it was built.
+pub(super) fn an_image_with_a_provenance_attestation_is_run(docker: &mut Docker) -> Result<()> {
+    let directory = docker.containerd().directory().join("build");
+    fs::create_dir_all(&directory)?;
+    fs::copy(workspace::guest("probe")?, directory.join("probe.wasm"))?;
+    fs::write(
+        directory.join("Dockerfile"),
+        "FROM scratch\nCOPY probe.wasm /\nENTRYPOINT [\"/\"]\n",
+    )?;
+    let context = directory.to_string_lossy().into_owned();
+    let everywhere = "wasi/wasm,linux/amd64,linux/arm64";
+    for (name, platforms, platform) in [
+        ("one", "wasi/wasm", &[PLATFORM][..]),
+        ("everywhere", everywhere, &[]),
+        ("everywhere", everywhere, &[PLATFORM]),
+    ] {
+        let build = ["buildx", "build", "--platform", platforms];
+        docker.docker(&[&build[..], &["--load", "-t", name, &context]].concat())?;
+        let port = port::free()?;
+        let publish = format!("127.0.0.1:{port}:3000");
+        let mut words = vec!["run", "--detach", "--name", "attested", RUNTIME];
+        words.extend(platform);
+        words.extend(["--publish", &publish, name]);
+        docker.docker(&words)?;
+        is_served(docker, "attested", port)?;
+        docker.docker(&["rm", "--force", "attested"])?;
+    }
+    // An archive of it for containerd alone.
+    let containerd = docker.containerd();
+    let name = "docker.io/library/archived:latest";
+    for (id, platforms, all) in [
+        ("one-platform", "wasi/wasm", false),
+        ("any-platform", everywhere, false),
+        ("all-platforms", everywhere, true),
+    ] {
+        let archive = directory.join("archive.tar");
+        let archive = archive.to_string_lossy().into_owned();
+        let output = format!("type=oci,dest={archive},name={name}");
+        docker.docker(&[
+            "buildx",
+            "build",
+            "--platform",
+            platforms,
+            "--output",
+            &output,
+            &context,
+        ])?;
+        if all {
+            containerd.import(Path::new(&archive))?;
+        } else {
+            let mut import = vec!["image", "import", "--snapshotter", containerd.snapshotter()];
+            if platforms == "wasi/wasm" {
+                import.extend(["--platform", platforms]);
+            }
+            if docker.version() != DockerVersion::V26 {
+                import.push("--local");
+            }
+            import.push(&archive);
+            containerd.ctr(&import)?;
+        }
+        let mut run = Run::workers(containerd, name, id)?;
+        if platforms == everywhere {
+            run = run.any_platform();
+        }
+        let mut container = run.start()?;
+        container.wait_until_up()?;
+        assert_eq!(container.get(&format!("{PROBE}?log=asked"))?.status, 200);
+        container.signal("SIGTERM")?;
+        assert_eq!(container.wait()?, 0);
+        container.remove()?;
+        containerd.ctr(&["image", "rm", name])?;
+    }
     Ok(())
 }
 

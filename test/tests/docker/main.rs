@@ -43,6 +43,7 @@ macro_rules! on_each_docker {
 on_each_docker![
     life: an_image_is_built_and_run_with_a_published_port_and_a_volume,
     life: an_image_for_all_platforms_is_run_without_naming_one,
+    life: an_image_with_a_provenance_attestation_is_run,
     life: arguments_follow_the_image,
     life: stop_signals_stop_gracefully,
     life: create_start_stop_remove,
