@@ -4,6 +4,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock};
 
+use crate::schedule::cpu::nanos;
+
 /// The resolution that is reported to guests: the operating system counts nanoseconds.
 pub(crate) const RESOLUTION: Duration = Duration::from_nanos(1);
 
@@ -110,11 +112,11 @@ fn wall_time() -> Duration {
 
 impl HostMonotonicClock for Clocks {
     fn resolution(&self) -> u64 {
-        nanoseconds(RESOLUTION)
+        nanos(RESOLUTION)
     }
 
     fn now(&self) -> u64 {
-        nanoseconds(self.elapsed())
+        nanos(self.elapsed())
     }
 }
 
@@ -126,9 +128,4 @@ impl HostWallClock for Clocks {
     fn now(&self) -> Duration {
         wall_time()
     }
-}
-
-/// A time in WASI's unit.
-pub(crate) fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

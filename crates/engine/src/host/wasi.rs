@@ -27,7 +27,7 @@ use crate::host::streams::{
     MAX_VECTORS, is_stream, read_stdin, stat_stream, wait_for_stdin, write_stream,
 };
 use crate::memory::account::Charge;
-use crate::schedule::cpu::measure_wait;
+use crate::schedule::cpu::{measure_wait, nanos};
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
@@ -490,7 +490,7 @@ fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
             let Some(id) = ClockId::new(id) else {
                 return Ok(INVAL);
             };
-            let time = clocks::nanoseconds(caller.data().clocks.time(id));
+            let time = nanos(caller.data().clocks.time(id));
             with_memory(&mut caller, |memory, _| {
                 put(memory, at, &time.to_le_bytes())?;
                 Some(SUCCESS)
@@ -504,7 +504,7 @@ fn surroundings(linker: &mut Linker<Host>) -> Result<()> {
             if ClockId::new(id).is_none() {
                 return Ok(INVAL);
             }
-            let step = clocks::nanoseconds(clocks::RESOLUTION);
+            let step = nanos(clocks::RESOLUTION);
             with_memory(&mut caller, |memory, _| {
                 put(memory, at, &step.to_le_bytes())?;
                 Some(SUCCESS)

@@ -29,8 +29,7 @@ pub(crate) struct CpuUsage {
     /// Within a poll that is measured: the thread's CPU time in nanoseconds at its start. Zero
     /// otherwise.
     poll_start: AtomicU64,
-    /// When a poll began whose start is not exact, in nanoseconds since [`first_instant`]. Zero
-    /// otherwise.
+    /// When a poll began whose start is not exact, as [`moment_nanos`]. Zero otherwise.
     poll_began: AtomicU64,
 }
 
@@ -54,10 +53,12 @@ fn recent_thread_time(now: Instant) -> Duration {
     time
 }
 
-/// What moments are counted from.
-pub(crate) fn first_instant() -> Instant {
+/// A moment in nanoseconds since a moment that is the same for the whole process, so that an
+/// atomic can hold it. At least 1: zero stands for no moment.
+pub(crate) fn moment_nanos(moment: Instant) -> u64 {
     static FIRST: OnceLock<Instant> = OnceLock::new();
-    *FIRST.get_or_init(Instant::now)
+    let first = *FIRST.get_or_init(Instant::now);
+    nanos(moment.saturating_duration_since(first)).max(1)
 }
 
 impl CpuUsage {
@@ -77,11 +78,10 @@ impl CpuUsage {
     fn measure_short_poll<R>(&self, poll: impl FnOnce() -> R) -> R {
         let began = Instant::now();
         let start = recent_thread_time(began);
-        let since = began.saturating_duration_since(first_instant());
         self.poll_start
             .store(nanos(start).max(1), Ordering::Relaxed);
         self.poll_began
-            .store(nanos(since).max(1), Ordering::Relaxed);
+            .store(moment_nanos(began), Ordering::Relaxed);
         let result = poll();
         self.poll_start.store(0, Ordering::Relaxed);
         self.poll_began.store(0, Ordering::Relaxed);
@@ -104,11 +104,10 @@ impl CpuUsage {
         let time = thread_time().saturating_sub(start);
         Some(match self.poll_began.load(Ordering::Relaxed) {
             0 => time,
-            began => time.min(
-                first_instant()
-                    .elapsed()
-                    .saturating_sub(Duration::from_nanos(began)),
-            ),
+            began => {
+                let elapsed = moment_nanos(Instant::now()).saturating_sub(began);
+                time.min(Duration::from_nanos(elapsed))
+            }
         })
     }
 
@@ -186,6 +185,7 @@ impl CpuUsage {
     }
 }
 
+/// A time in nanoseconds, or the most that fit.
 pub(crate) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
-use crate::schedule::cpu::{CpuUsage, first_instant, nanos};
+use crate::schedule::cpu::{CpuUsage, moment_nanos, nanos};
 use crate::schedule::priority;
 use crate::schedule::ticker::TICK;
 
@@ -62,7 +62,7 @@ pub(crate) struct SlowLane {
     /// For calls that starve there: these threads get a part of each CPU, however busy the fast
     /// lane is.
     fair: LaneThreads,
-    /// Until when calls avoid the idle threads, in nanoseconds since [`first_instant`].
+    /// Until when calls avoid the idle threads, as [`moment_nanos`].
     avoided: AtomicU64,
 }
 
@@ -138,13 +138,13 @@ impl SlowLane {
 
     /// Records that an idle thread got next to nothing of the CPU.
     fn starved(&self) {
-        let until = nanos(first_instant().elapsed() + AVOIDANCE);
+        let until = moment_nanos(Instant::now() + AVOIDANCE);
         self.avoided.store(until, Ordering::Relaxed);
     }
 
     /// Whether a call on the idle threads would get next to nothing of the CPU.
     fn is_starving(&self) -> bool {
-        nanos(first_instant().elapsed()) < self.avoided.load(Ordering::Relaxed)
+        moment_nanos(Instant::now()) < self.avoided.load(Ordering::Relaxed)
     }
 
     /// Runs a task in the background. Returns `false` if there are no threads.
@@ -189,7 +189,7 @@ struct IdleCall<T> {
 struct TakenCall<T> {
     /// `None` once the call is done or was taken.
     call: Mutex<Option<BoxFuture<'static, T>>>,
-    /// Since when a thread runs the call, in nanoseconds since [`first_instant`]; 0 if none does.
+    /// Since when a thread runs the call, as [`moment_nanos`]; 0 if none does.
     polled_since: AtomicU64,
 }
 
@@ -210,7 +210,7 @@ impl<T> TakenCall<T> {
     /// at each tick.
     fn is_stuck(&self) -> bool {
         let since = self.polled_since.load(Ordering::Relaxed);
-        since > 0 && nanos(first_instant().elapsed()).saturating_sub(since) >= nanos(STARVATION)
+        since > 0 && moment_nanos(Instant::now()).saturating_sub(since) >= nanos(STARVATION)
     }
 }
 
@@ -398,10 +398,9 @@ impl<T> Future for MeasuredCall<T> {
             return Poll::Pending;
         };
         let began = Instant::now();
-        let since = nanos(began.saturating_duration_since(first_instant()));
         this.call
             .polled_since
-            .store(since.max(1), Ordering::Relaxed);
+            .store(moment_nanos(began), Ordering::Relaxed);
         let (polled, used) = this.usage.measure_poll(|| call.as_mut().poll(context));
         this.call.polled_since.store(0, Ordering::Relaxed);
         if let Poll::Ready(result) = polled {
