@@ -65,7 +65,7 @@ pub struct RedisStore {
     meter: Option<Arc<dyn MemoryMeter>>,
     turns: Turns,
     large: LargeNamespaces,
-    no_transactions: AtomicBool,
+    shortcuts: Shortcuts,
 }
 
 impl RedisStore {
@@ -81,7 +81,7 @@ impl RedisStore {
             meter: None,
             turns: Turns::default(),
             large: LargeNamespaces::default(),
-            no_transactions: AtomicBool::new(false),
+            shortcuts: Shortcuts::default(),
         })
     }
 
@@ -109,7 +109,7 @@ impl RedisStore {
     /// Reads a namespace of few keys, by a command that costs Redis less than a script. `None` if
     /// it has more of them.
     async fn small_snapshot(&self, namespace: &str, names: &Names) -> Result<Option<Map>, Error> {
-        if self.large.has(namespace) {
+        if self.shortcuts.is_refused(Shortcut::Sort) || self.large.has(namespace) {
             return Ok(None);
         }
         let Some(command) = scripts::small_snapshot(names, SMALL) else {
@@ -128,7 +128,7 @@ impl RedisStore {
                 match failed(failure) {
                     // Those whom an access list allows some keys only may not run it.
                     Error::Backend(_) if is_refused => {
-                        self.large.is_refused.store(true, Ordering::Relaxed);
+                        self.shortcuts.refuse(Shortcut::Sort);
                         Ok(None)
                     }
                     error => Err(error),
@@ -146,12 +146,13 @@ impl RedisStore {
         self.check(changes)?;
         let names = Names::new(namespace);
         let token = turn.and_then(|turn| turn.token.as_deref());
-        if let ([change], None, false) = (changes, token, self.refuses_transactions()) {
+        let is_refused = self.shortcuts.is_refused(Shortcut::Transaction);
+        if let ([change], None, false) = (changes, token, is_refused) {
             let command = scripts::apply_one(&names, change);
             let done = self.pool.run::<()>(Way::Any, &command, Repeat::Harmless);
             match done.await {
                 Err(failure) if failure.is_forbidden() => {
-                    self.no_transactions.store(true, Ordering::Relaxed);
+                    self.shortcuts.refuse(Shortcut::Transaction);
                 }
                 done => return done.map_err(failed),
             }
@@ -162,10 +163,31 @@ impl RedisStore {
             false => Err(Error::TurnLost),
         }
     }
+}
 
-    /// Whether an access list does not allow transactions.
-    fn refuses_transactions(&self) -> bool {
-        self.no_transactions.load(Ordering::Relaxed)
+/// A command that costs Redis less than the script for the same.
+#[derive(Clone, Copy)]
+enum Shortcut {
+    /// [`scripts::small_snapshot`].
+    Sort,
+    /// [`scripts::apply_one`].
+    Transaction,
+}
+
+/// The shortcuts that an access list of Redis does not allow. Scripts are used instead.
+#[derive(Default)]
+struct Shortcuts {
+    /// By [`Shortcut`].
+    refused: [AtomicBool; 2],
+}
+
+impl Shortcuts {
+    fn is_refused(&self, shortcut: Shortcut) -> bool {
+        self.refused[shortcut as usize].load(Ordering::Relaxed)
+    }
+
+    fn refuse(&self, shortcut: Shortcut) {
+        self.refused[shortcut as usize].store(true, Ordering::Relaxed);
     }
 }
 
@@ -203,22 +225,18 @@ fn failed(failure: Failure) -> Error {
 
 /// The namespaces that were too large for [`scripts::small_snapshot`] when they were read last.
 #[derive(Default)]
-struct LargeNamespaces {
-    names: Mutex<HashSet<String>>,
-    /// Whether Redis refuses the command.
-    is_refused: AtomicBool,
-}
+struct LargeNamespaces(Mutex<HashSet<String>>);
 
 impl LargeNamespaces {
     /// Namespaces that are remembered.
     const MOST: usize = 1000;
 
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has(&self, namespace: &str) -> bool {
-        self.is_refused.load(Ordering::Relaxed) || self.lock().contains(namespace)
+        self.lock().contains(namespace)
     }
 
     fn learn(&self, namespace: &str, is_large: bool) {
