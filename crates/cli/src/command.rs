@@ -65,7 +65,7 @@ mod tests {
         );
         let slow = output(
             "/bin/sh",
-            &["-c", "sleep 600"],
+            &["-c", "exec sleep 600"],
             "",
             Duration::from_millis(20),
         );
