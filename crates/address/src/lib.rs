@@ -1,12 +1,15 @@
-//! Which addresses belong to the public internet.
+//! Which addresses and names belong to the public internet.
+//!
+//! One table serves both who reads a list of hosts (`project`) and who connects to them
+//! (`outbound`).
+
+#![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
-
 /// The name of addresses of private networks. Only these can be allowed, by network or by a private
 /// host name.
-pub(crate) const PRIVATE: &str = "a private address";
+pub const PRIVATE: &str = "a private address";
 
 /// A range of addresses: its first one, the length of its prefix, and its name.
 type AddressRange<A> = (A, u32, &'static str);
@@ -80,7 +83,7 @@ const V6: &[AddressRange<Ipv6Addr>] = &[
 ];
 
 /// What a non-public address is; `None` for an address of the public internet.
-pub(crate) fn not_public(address: IpAddr) -> Option<&'static str> {
+pub fn not_public(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => ranges_v4(address).next().map(|(.., name)| *name),
         IpAddr::V6(address) => ranges_v6(address)
@@ -104,18 +107,22 @@ fn ranges_v6(address: Ipv6Addr) -> impl Iterator<Item = &'static AddressRange<Ip
     })
 }
 
-/// Whether all addresses of a network are in one private range.
-pub(crate) fn is_private(network: &IpNet) -> bool {
-    let is_within =
-        |prefix: u32, name: &str| name == PRIVATE && prefix <= u32::from(network.prefix_len());
-    match network {
-        IpNet::V4(network) => {
-            ranges_v4(network.addr()).any(|(_, prefix, name)| is_within(*prefix, name))
-        }
-        IpNet::V6(network) => {
-            ranges_v6(network.addr()).any(|(_, prefix, name)| is_within(*prefix, name))
-        }
+/// Whether all addresses of a network, which an address and the length of a prefix name, are in one
+/// private range.
+pub fn is_private_network(address: IpAddr, prefix: u8) -> bool {
+    let is_within = |range: u32, name: &str| name == PRIVATE && range <= u32::from(prefix);
+    match address {
+        IpAddr::V4(address) => ranges_v4(address).any(|(_, range, name)| is_within(*range, name)),
+        IpAddr::V6(address) => ranges_v6(address).any(|(_, range, name)| is_within(*range, name)),
     }
+}
+
+/// Whether a name in lower case can only belong to a private network, so that no outsider controls
+/// its address.
+pub fn is_private_name(name: &str) -> bool {
+    // Never in the public DNS: RFC 6762, RFC 8375, and reserved for private use by ICANN.
+    const SUFFIXES: [&str; 3] = [".internal", ".local", ".home.arpa"];
+    !name.contains('.') || SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
 }
 
 #[cfg(test)]
@@ -225,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn parses_names_of_codings() {
+    fn names_ranges() {
         assert_eq!(of("169.254.169.254"), Some("the cloud's metadata service"));
         assert_eq!(of("169.254.169.253"), Some("a link-local address"));
         assert_eq!(of("::1"), Some("a loopback address"));
@@ -245,6 +252,27 @@ mod tests {
         }
         for private in ["10.0.0.1", "100.64.0.1", "fd00::1", "fd00:ec3::1"] {
             assert_eq!(of(private), Some(PRIVATE), "{private}");
+        }
+    }
+
+    #[test]
+    fn private_network_is_within_one_range() {
+        let is_private =
+            |address: &str, prefix| is_private_network(address.parse().expect(address), prefix);
+        assert!(is_private("10.0.0.0", 8) && is_private("10.1.2.3", 32));
+        assert!(is_private("fd00::", 8) && is_private("100.64.0.0", 10));
+        assert!(!is_private("10.0.0.0", 7) && !is_private("172.16.0.0", 11));
+        assert!(!is_private("127.0.0.1", 32) && !is_private("8.8.8.8", 32));
+        assert!(!is_private("::ffff:10.0.0.1", 128));
+    }
+
+    #[test]
+    fn recognises_private_names() {
+        for name in ["db", "api.internal", "printer.local", "router.home.arpa"] {
+            assert!(is_private_name(name), "{name}");
+        }
+        for name in ["example.com", "internal.example.com", "notlocal.org"] {
+            assert!(!is_private_name(name), "{name}");
         }
     }
 }

@@ -16,9 +16,9 @@ use hyper_util::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::{Host, Position, Url};
+use wws_address::PRIVATE;
 
 use crate::{
-    address::PRIVATE,
     body::{self, BodyLimits, ResponseBody},
     connect::{Connector, Count, Route},
     decode::{self, Decode},

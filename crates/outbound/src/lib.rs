@@ -23,7 +23,6 @@
 
 #![forbid(unsafe_code)]
 
-mod address;
 mod body;
 mod client;
 mod connect;

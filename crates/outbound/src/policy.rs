@@ -5,12 +5,9 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc, time::Duration};
 use http::Method;
 use ipnet::IpNet;
 use url::{Host, Url};
+use wws_address::PRIVATE;
 
-use crate::{
-    address::{self, PRIVATE},
-    error::Error,
-    host,
-};
+use crate::{error::Error, host};
 
 /// Bounds of one request of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,20 +103,6 @@ struct PolicyRules {
     limits: PolicyLimits,
 }
 
-/// Domains that are never in the public DNS (RFC 6762, RFC 8375, and reserved for private use by
-/// ICANN).
-const PRIVATE_NAMES: [&str; 3] = [".internal", ".local", ".home.arpa"];
-
-/// Whether a name can only belong to a private network, so that no outsider controls its address.
-fn is_private_name(host: &Host) -> bool {
-    match host {
-        Host::Domain(name) => {
-            !name.contains('.') || PRIVATE_NAMES.iter().any(|suffix| name.ends_with(suffix))
-        }
-        Host::Ipv4(_) | Host::Ipv6(_) => false,
-    }
-}
-
 impl Policy {
     /// A policy from a worker's configuration.
     ///
@@ -179,7 +162,7 @@ impl Policy {
                 Ok(address) => IpNet::from(address),
                 Err(_) => text.parse::<IpNet>().map_err(|_| wrong("is no network"))?,
             };
-            if !address::is_private(&network) {
+            if !wws_address::is_private_network(network.addr(), network.prefix_len()) {
                 return Err(wrong("is no private network, or has other addresses, too"));
             }
             parsed.push(network.trunc());
@@ -273,17 +256,19 @@ impl Policy {
         address: IpAddr,
         port: u16,
     ) -> Result<(), &'static str> {
-        let Some(what) = address::not_public(address) else {
+        let Some(what) = wws_address::not_public(address) else {
             return Ok(());
         };
         let literal = match address {
             IpAddr::V4(address) => Host::Ipv4(address),
             IpAddr::V6(address) => Host::Ipv6(address),
         };
+        let is_private_name =
+            matches!(host, Host::Domain(name) if wws_address::is_private_name(name));
         let is_any = self.inner.as_ref().is_some_and(|inner| inner.any_address);
         let is_listed = !self.is_public_only()
             && (self.names(&literal, port)
-                || what == PRIVATE && is_private_name(host) && self.names(host, port));
+                || what == PRIVATE && is_private_name && self.names(host, port));
         if is_any || is_listed || what == PRIVATE && self.has_network(address) {
             Ok(())
         } else {

@@ -20,11 +20,10 @@ pub struct PublicHosts {
 pub(crate) fn is_private_host(entry: &str) -> bool {
     let host = host(entry.trim());
     if let Ok(address) = host.parse::<IpAddr>() {
-        return !is_public(address.to_canonical());
+        return wws_address::not_public(address.to_canonical()).is_some();
     }
     let name = host.trim_end_matches('.').to_ascii_lowercase();
-    let suffixes = [".localhost", ".internal", ".local", ".home.arpa"];
-    name != "*" && (!name.contains('.') || suffixes.iter().any(|end| name.ends_with(end)))
+    name != "*" && (name.ends_with(".localhost") || wws_address::is_private_name(&name))
 }
 
 /// The host of an entry that may have a port.
@@ -36,31 +35,6 @@ fn host(entry: &str) -> &str {
         // One colon separates a port; several belong to an IPv6 address.
         Some((host, port)) if !port.contains(':') => host,
         _ => entry,
-    }
-}
-
-/// Whether anybody may have an address. The client of outgoing requests decides for good, when a
-/// worker connects.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            let [first, second, ..] = address.octets();
-            !(address.is_private()
-                || address.is_loopback()
-                || address.is_link_local()
-                || address.is_broadcast()
-                || first == 0
-                || first >= 224
-                || (first, second & 0xc0) == (100, 64))
-        }
-        IpAddr::V6(address) => {
-            let first = address.segments()[0];
-            !(address.is_loopback()
-                || address.is_unspecified()
-                || address.is_multicast()
-                || first & 0xfe00 == 0xfc00
-                || first & 0xffc0 == 0xfe80)
-        }
     }
 }
 
@@ -78,6 +52,9 @@ mod tests {
             "192.168.0.1",
             "169.254.169.254",
             "100.100.100.200",
+            "168.63.129.16",
+            "192.0.2.1",
+            "[2001:db8::1]:443",
             "0.0.0.0",
             "255.255.255.255",
             "[::1]:80",
