@@ -15,7 +15,8 @@ use tokio::time::{Instant, Sleep};
 use url::Host;
 
 use crate::{
-    decode::{Coding, DecodeStep, Decoder, Problem},
+    coding::Coding,
+    decode::{DecodeStep, Decoder, Problem},
     error::{Error, ErrorKind, Reason, chain},
     exchange::Exchange,
     headers,

@@ -1,7 +1,6 @@
 //! The HTTP client of a process.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -9,30 +8,27 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
-use http_body_util::BodyExt;
 use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::{Host, Position, Url};
-use wws_address::PRIVATE;
 
 use crate::{
     body::{self, BodyLimits, ResponseBody},
+    coding::{self, Decode},
     connect::{Connector, Count, Route},
-    decode::{self, Decode},
     error::{Error, ErrorKind, Reason},
     exchange::{Exchange, Http, Phases},
     headers::{self, Framing},
     memory::{Budget, Memory, MemoryCharge},
     options::{AnsweredBy, ClientOptions, KeepRedirects, MAX_HEAD, Timeouts},
-    overrides::Overrides,
     policy::Policy,
-    proxy::Proxies,
     redirect,
     resolve::Resolver,
-    sending::{Payload, Progress, RequestBody, Stream, within},
+    routes::Routes,
+    sending::{Payload, Progress, charged, within},
 };
 
 /// The connections of a client.
@@ -55,9 +51,7 @@ pub struct Client(Arc<ClientParts>);
 
 struct ClientParts {
     http: Http,
-    resolver: Arc<Resolver>,
-    overrides: Overrides,
-    proxies: Proxies,
+    routes: Routes,
     requests: Arc<Semaphore>,
     sockets: Arc<Semaphore>,
     max_kept: usize,
@@ -96,9 +90,11 @@ impl Client {
             .build(connector);
         Ok(Self(Arc::new(ClientParts {
             http,
-            resolver,
-            overrides: options.resolve,
-            proxies: options.proxies,
+            routes: Routes {
+                resolver,
+                overrides: options.resolve,
+                proxies: options.proxies,
+            },
             requests: Arc::new(Semaphore::new(
                 options.max_requests.min(Semaphore::MAX_PERMITS),
             )),
@@ -216,7 +212,7 @@ impl Client {
         let (request, body) = request.into_parts();
         let framing = Framing::of(&request.headers)?;
         let reads_trailers = framing.reads_trailers;
-        let payload = payload(framing, body)?;
+        let payload = Payload::new(framing, body)?;
         self.streamed(policy, request, payload, reads_trailers, charge)
             .await
     }
@@ -289,7 +285,7 @@ impl Client {
         let mut method = parts.method;
         let mut url = first_url(&parts.uri, &method)?;
         let mut headers = headers::of_request(parts.headers)?;
-        let decodes = ask_for_codings(&mut headers, decode);
+        let decodes = coding::ask_for_codings(&mut headers, decode);
         let (mut host, mut port) = policy.check(&url, &method)?;
         *waiting = host.to_string();
         let permit = Arc::new(self.permit().await?);
@@ -299,10 +295,10 @@ impl Client {
         }
         let mut redirects = 0;
         loop {
-            let route = self.route(policy, &url, &host, port).await?;
+            let route = self.0.routes.find(policy, &url, &host, port).await?;
             let mut request = self.request(&url, &host, port, &route, &method, &headers)?;
             let fields = request.headers_mut();
-            let body = frame(&mut payload, fields, call)?;
+            let body = payload.begin(fields, call.memory, call.progress.clone())?;
             if call.reads_trailers {
                 fields.insert(header::TE, HeaderValue::from_static("trailers"));
                 fields.append(header::CONNECTION, HeaderValue::from_static("te"));
@@ -328,7 +324,7 @@ impl Client {
                     && method != Method::HEAD
                     && parts.status != StatusCode::NOT_MODIFIED
                 {
-                    true => decode::codings(&parts.headers),
+                    true => coding::codings(&parts.headers),
                     false => Vec::new(),
                 };
                 if !codings.is_empty() {
@@ -386,6 +382,10 @@ impl Client {
         &self.0.http
     }
 
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.0.routes
+    }
+
     /// Waits for the right to have one more request in progress.
     pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, Error> {
         let permit = self.0.requests.clone().acquire_owned().await;
@@ -396,79 +396,6 @@ impl Client {
     pub(crate) fn socket_place(&self) -> Result<OwnedSemaphorePermit, Error> {
         let place = self.0.sockets.clone().try_acquire_owned();
         place.map_err(|_| Error::internal("too many WebSockets to other servers are open"))
-    }
-
-    /// The route to a host: its admitted addresses, or the operator's proxy.
-    ///
-    /// A name that the allow list spells out is resolved by the proxy: many machines behind one
-    /// cannot resolve it. A name that only `*` allows may be anybody's: it is resolved and checked
-    /// here, and the proxy gets the address.
-    pub(crate) async fn route(
-        &self,
-        policy: &Policy,
-        url: &Url,
-        host: &Host,
-        port: u16,
-    ) -> Result<Route, Error> {
-        if let Some(address) = self.0.overrides.get(host, port) {
-            return Ok(Route::Direct(vec![address]));
-        }
-        let is_proxied = self.0.proxies.of(url.scheme(), host, port).is_some();
-        let is_name = matches!(host, Host::Domain(_));
-        if is_proxied && is_name && policy.names(host, port) {
-            return Ok(match url.scheme() {
-                "http" => Route::Forward,
-                _ => Route::Tunnel,
-            });
-        }
-        let admitted = self.admitted(policy, host, port).await?;
-        Ok(match admitted.first() {
-            Some(_) if is_proxied && !is_name && url.scheme() == "http" => Route::Forward,
-            Some(address) if is_proxied => Route::TunnelTo(*address),
-            _ => Route::Direct(admitted),
-        })
-    }
-
-    /// The addresses of a host that the policy admits; never empty.
-    async fn admitted(
-        &self,
-        policy: &Policy,
-        host: &Host,
-        port: u16,
-    ) -> Result<Vec<SocketAddr>, Error> {
-        let found = match host {
-            Host::Domain(name) => self.0.resolver.addresses(name).await?,
-            Host::Ipv4(address) => vec![(*address).into()],
-            Host::Ipv6(address) => vec![(*address).into()],
-        };
-        let mut refused = "no address";
-        let mut admitted = Vec::with_capacity(found.len());
-        for address in found {
-            match policy.check_address(host, address, port) {
-                Ok(()) => admitted.push((address, port).into()),
-                Err(what) => {
-                    tracing::debug!(%host, %address, "address refused: {what}");
-                    refused = what;
-                }
-            }
-        }
-        if admitted.is_empty() {
-            let remedy = match refused {
-                _ if policy.is_public_only() => {
-                    "to a project that you did not write (`--allow-private-hosts` allows it)"
-                }
-                PRIVATE => {
-                    "unless allowed_hosts names that address itself or allow_private has its \
-                     network"
-                }
-                _ => "unless allowed_hosts names that address itself",
-            };
-            return Err(Error::not_allowed(format!(
-                "`{host}` is at {refused}, which is refused {remedy}"
-            ))
-            .because(Reason::AddressRefused));
-        }
-        Ok(admitted)
     }
 
     pub(crate) fn request(
@@ -496,7 +423,7 @@ impl Client {
         fields.insert(header::HOST, headers::host(host, url.port())?);
         // A tunnel was authorized when it was made.
         if *route == Route::Forward
-            && let Some(proxy) = self.0.proxies.of(url.scheme(), host, port)
+            && let Some(proxy) = self.0.routes.proxies.of(url.scheme(), host, port)
             && let Some(authorization) = proxy.authorization
         {
             fields.insert(header::PROXY_AUTHORIZATION, authorization);
@@ -520,99 +447,9 @@ struct HopContext<'a> {
     reads_trailers: bool,
 }
 
-/// A body before it is sent, and its length if the headers announce one.
-fn payload<B>(framing: Framing, body: B) -> Result<Payload, Error>
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let known = body.size_hint().exact();
-    if let (Some(announced), Some(known)) = (framing.length, known)
-        && announced != known
-    {
-        let text = format!("the body of the request has {known} bytes, Content-Length {announced}");
-        return Err(
-            Error::new(ErrorKind::InvalidRequestBody, text).because(Reason::RequestBodySize)
-        );
-    }
-    let length = known.or(framing.length);
-    // A body without bytes can be sent again.
-    if body.is_end_stream() && length.is_none_or(|length| length == 0) {
-        return Ok(Payload::Whole(Bytes::new()));
-    }
-    Ok(Payload::Stream(Stream {
-        body: body.map_err(Into::into).boxed_unsync(),
-        length,
-        trailer: framing.trailer,
-    }))
-}
-
-/// The body of a hop; sets the headers that frame it.
-fn frame(
-    payload: &mut Payload,
-    headers: &mut HeaderMap,
-    call: HopContext<'_>,
-) -> Result<RequestBody, Error> {
-    let progress = call.progress.clone();
-    Ok(match std::mem::replace(payload, Payload::Spent) {
-        Payload::Whole(body) => {
-            *payload = Payload::Whole(body.clone());
-            RequestBody::collected(body, progress)
-        }
-        Payload::Stream(stream) => {
-            if stream.length.is_none() {
-                // Said explicitly, or a GET request would have no body.
-                let chunked = HeaderValue::from_static("chunked");
-                headers.insert(header::TRANSFER_ENCODING, chunked);
-                for value in &stream.trailer {
-                    headers.append(header::TRAILER, value.clone());
-                }
-            }
-            RequestBody::stream(stream, call.memory, progress)
-        }
-        Payload::Spent => return Err(Error::internal("a streamed body was sent twice")),
-    })
-}
-
-/// The body of a request, charged until it was sent.
-fn charged(body: Bytes, memory: &Memory) -> Result<Bytes, Error> {
-    let mut part = memory.part();
-    if part.grow_to(body.len() as u64) {
-        return Ok(part.hold(body));
-    }
-    let text = format!(
-        "no memory left for a body of {} bytes: too many or too large requests at once",
-        body.len()
-    );
-    Err(Error::new(ErrorKind::InvalidRequestBody, text).because(Reason::NoMemory))
-}
-
 pub(crate) fn no_answer_in_time(host: &str, what: &str, limit: Duration) -> Error {
     let text = format!("no {what}answer from `{host}` within {limit:?}");
     Error::new(ErrorKind::Timeout, text).because(Reason::HeadTimeout)
-}
-
-/// Asks for the codings that can be decoded, if the sender wants that. Returns whether the response
-/// is decoded.
-fn ask_for_codings(headers: &mut HeaderMap, decode: Option<Decode>) -> bool {
-    let is_asked = headers.contains_key(header::ACCEPT_ENCODING);
-    match decode {
-        None => return false,
-        Some(Decode::IfUnasked) if is_asked => return false,
-        Some(_) => {}
-    }
-    if is_asked {
-        decode::only_accepted(headers);
-    } else {
-        // A range of an encoded body cannot be decoded (Fetch standard, HTTP-network-or-cache
-        // fetch).
-        let value = match headers.contains_key(header::RANGE) {
-            true => HeaderValue::from_static("identity"),
-            false => decode::ACCEPTED,
-        };
-        headers.insert(header::ACCEPT_ENCODING, value);
-    }
-    true
 }
 
 pub(crate) fn first_url(uri: &http::Uri, method: &Method) -> Result<Url, Error> {

@@ -25,6 +25,7 @@
 
 mod body;
 mod client;
+mod coding;
 mod connect;
 mod decode;
 mod error;
@@ -39,13 +40,14 @@ mod proxy;
 mod redirect;
 mod resolve;
 mod roots;
+mod routes;
 mod sending;
 mod socket;
 mod system;
 
 pub use body::ResponseBody;
 pub use client::{Client, Connections};
-pub use decode::Decode;
+pub use coding::Decode;
 pub use error::{Error, ErrorKind, Reason};
 pub use headers::header_map;
 pub use memory::MemoryCharge;

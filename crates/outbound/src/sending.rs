@@ -12,13 +12,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use tokio::time::Instant;
 
 use crate::{
     error::{Error, ErrorKind, Reason, chain},
+    headers::Framing,
     memory::Memory,
 };
 
@@ -49,6 +50,61 @@ pub(crate) struct Stream {
 }
 
 impl Payload {
+    /// A body before it is sent, and its length if the headers announce one.
+    pub(crate) fn new<B>(framing: Framing, body: B) -> Result<Self, Error>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Cause>,
+    {
+        let known = body.size_hint().exact();
+        if let (Some(announced), Some(known)) = (framing.length, known)
+            && announced != known
+        {
+            let text =
+                format!("the body of the request has {known} bytes, Content-Length {announced}");
+            return Err(
+                Error::new(ErrorKind::InvalidRequestBody, text).because(Reason::RequestBodySize)
+            );
+        }
+        let length = known.or(framing.length);
+        // A body without bytes can be sent again.
+        if body.is_end_stream() && length.is_none_or(|length| length == 0) {
+            return Ok(Self::Whole(Bytes::new()));
+        }
+        Ok(Self::Stream(Stream {
+            body: body.map_err(Into::into).boxed_unsync(),
+            length,
+            trailer: framing.trailer,
+        }))
+    }
+
+    /// The body as one connection sends it; sets the headers that frame it.
+    pub(crate) fn begin(
+        &mut self,
+        headers: &mut HeaderMap,
+        memory: &Memory,
+        progress: Arc<Progress>,
+    ) -> Result<RequestBody, Error> {
+        Ok(match std::mem::replace(self, Self::Spent) {
+            Self::Whole(body) => {
+                *self = Self::Whole(body.clone());
+                RequestBody::collected(body, progress)
+            }
+            Self::Stream(stream) => {
+                if stream.length.is_none() {
+                    // Said explicitly, or a GET request would have no body.
+                    let chunked = HeaderValue::from_static("chunked");
+                    headers.insert(header::TRANSFER_ENCODING, chunked);
+                    for value in &stream.trailer {
+                        headers.append(header::TRAILER, value.clone());
+                    }
+                }
+                RequestBody::stream(stream, memory, progress)
+            }
+            Self::Spent => return Err(Error::internal("a streamed body was sent twice")),
+        })
+    }
+
     /// Waits for the first piece of a stream of unknown length, for a moment: one without a piece
     /// is no body.
     pub(crate) async fn settled(self) -> Self {
@@ -70,6 +126,19 @@ impl Payload {
         stream.body = body.boxed_unsync();
         Self::Stream(stream)
     }
+}
+
+/// The body of a request, charged until it was sent.
+pub(crate) fn charged(body: Bytes, memory: &Memory) -> Result<Bytes, Error> {
+    let mut part = memory.part();
+    if part.grow_to(body.len() as u64) {
+        return Ok(part.hold(body));
+    }
+    let text = format!(
+        "no memory left for a body of {} bytes: too many or too large requests at once",
+        body.len()
+    );
+    Err(Error::new(ErrorKind::InvalidRequestBody, text).because(Reason::NoMemory))
 }
 
 /// A body whose first frame was read.

@@ -76,7 +76,7 @@ impl Client {
         // Sockets last: they must leave room for requests.
         let place = self.socket_place()?;
         let permit = Arc::new(self.permit().await?);
-        let route = match self.route(policy, &url, &host, port).await? {
+        let route = match self.routes().find(policy, &url, &host, port).await? {
             // A proxy that is sent whole URLs passes no other protocol on.
             Route::Forward => Route::Tunnel,
             route => route,
