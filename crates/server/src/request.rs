@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod admission;
 pub(crate) mod app;
 pub(crate) mod authority;
+mod call;
 pub(crate) mod compress;
 pub(crate) mod context;
 pub(crate) mod cors;
