@@ -72,7 +72,7 @@ seeds() { # TARGET
             ;;
         project_toml | wws_toml)
             git ls-files '*.wws.toml' 'images/*.toml' 'kits/*/*.toml' 'test/*.toml' | while read -r file; do seed "$1" < "$file"; done
-            texts_of "$1" crates/project/tests/load.rs
+            for file in crates/project/tests/load/*.rs; do texts_of "$1" "$file"; done
             texts_of "$1" crates/runtimes/src/edit.rs
             ;;
         source_map) texts_of source_map crates/languages/src/javascript/mappings.rs ;;

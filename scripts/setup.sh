@@ -14,7 +14,7 @@ need curl curl ca-certificates
 need chroot coreutils
 need xz xz-utils
 need git git
-# What JavaScript workers do is compared with it (crates/languages/tests/web.rs).
+# What JavaScript workers do is compared with it (crates/languages/tests/web/differential.rs).
 need node nodejs
 # scripts/layers.py; and pip, which unpacks the pinned linters (scripts/pip.sh).
 need python3 python3

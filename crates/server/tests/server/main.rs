@@ -20,6 +20,7 @@ mod old;
 mod origin;
 mod reload;
 mod routing;
+mod socket_workers;
 mod sockets;
 mod start;
 mod stores;

@@ -1,6 +1,11 @@
 //! Directories as users have them, loaded.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+#[path = "../common/mod.rs"]
+mod common;
+mod routes;
+mod runtimes;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -11,8 +16,6 @@ use std::{
 
 use tempfile::TempDir;
 use wws_project::{Execution, LoadOptions, Problems, Project, RouteMatch, load};
-
-mod common;
 
 use common::options;
 
@@ -57,94 +60,6 @@ fn found(project: &Project, path: &str) -> String {
         RouteMatch::AssetAt(url) => format!("at {url}"),
         RouteMatch::NotFound => "-".into(),
     }
-}
-
-#[test]
-fn paths_are_routes() {
-    let dir = directory(&[
-        ("index.js", ""),
-        ("about.wasm", ""),
-        ("api/index.wasm", ""),
-        ("api/v2/ping.wasm", ""),
-        ("api/[id].js", ""),
-        ("api/[id]/edit.js", ""),
-        ("other/[...slug].js", ""),
-        ("_libs/hidden.js", ""),
-        (".wws/runtimes/hidden.js", ""),
-        ("node_modules/hidden.js", ""),
-        ("public/index.html", ""),
-        ("public/about.html", ""),
-        ("public/docs/index.html", ""),
-        ("public/api/logo.svg", ""),
-        ("public/404.html", ""),
-        ("public/worker.js", ""),
-    ]);
-    let project = open(&dir).unwrap();
-    for (path, expected) in [
-        ("/", "index.js"),
-        ("", "index.js"),
-        ("/about", "about.wasm"),
-        ("/about/", "about.wasm"),
-        ("/about.html", "public/about.html"),
-        ("/api", "api/index.wasm"),
-        ("/api/v2/ping", "api/v2/ping.wasm"),
-        ("/api/7", "api/[id].js id=7"),
-        ("/api/7/edit", "api/[id]/edit.js id=7"),
-        ("/api/logo.svg", "public/api/logo.svg"),
-        ("/other/a/b%20c", "other/[...slug].js slug=a/b c"),
-        ("/other", "-"),
-        ("/docs", "at /docs/"),
-        ("/docs/", "public/docs/index.html"),
-        ("/docs/index.html/", "at /docs/index.html"),
-        ("/api/logo.svg/", "at /api/logo.svg"),
-        ("/docs/index.html", "public/docs/index.html"),
-        ("/worker.js", "public/worker.js"),
-        ("/hidden", "-"),
-        ("/_libs/hidden", "-"),
-        ("/nothing", "-"),
-    ] {
-        assert_eq!(found(&project, path), expected, "{path}");
-    }
-    assert_eq!(
-        project.not_found().unwrap().path,
-        Path::new("public/404.html")
-    );
-}
-
-#[test]
-fn a_prefix_goes_before_workers_and_assets_and_globs_leave_out() {
-    let dir = directory(&[
-        ("index.js", ""),
-        ("a.js", ""),
-        ("draft/b.js", ""),
-        ("c.test.js", ""),
-        ("public/logo.svg", ""),
-        ("public/secret/key.txt", ""),
-    ]);
-    let load_options = LoadOptions {
-        // A backslash as Wasm Workers Server 1.x takes it.
-        prefix: Some("v1\\api/".into()),
-        ignore: vec![
-            "draft/**".into(),
-            "**/*.test.js".into(),
-            "public/secret".into(),
-        ],
-        ..options()
-    };
-    let project = load(dir.path(), &load_options).unwrap();
-    for (path, expected) in [
-        ("/v1/api", "index.js"),
-        ("/v1/api/a", "a.js"),
-        ("/v1/api/logo.svg", "public/logo.svg"),
-        ("/v1/api/draft/b", "-"),
-        ("/v1/api/c.test", "-"),
-        ("/v1/api/secret/key.txt", "-"),
-        ("/a", "-"),
-        ("/", "-"),
-    ] {
-        assert_eq!(found(&project, path), expected, "{path}");
-    }
-    assert_eq!(project.workers()[0].route, "/v1/api/a");
 }
 
 #[test]
@@ -356,142 +271,6 @@ fn a_missing_variable_is_a_warning_and_empty() {
     );
 }
 
-const RUNTIME: &str = r#"
-version = 1
-[[repositories]]
-name = "wasmlabs"
-url = "https://example.com/index.toml"
-[[repositories.runtimes]]
-name = "python"
-version = "3.11.1"
-tags = ["latest"]
-status = "active"
-extensions = ["py"]
-args = ["--", "/src/index.py"]
-envs = { HOME = "/" }
-[repositories.runtimes.binary]
-url = "https://example.com/python.wasm"
-filename = "python.wasm"
-[repositories.runtimes.binary.checksum]
-type = "sha256"
-value = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90"
-[repositories.runtimes.wrapper]
-filename = "wrapper.txt"
-"#;
-
-#[test]
-fn skips_hashing_a_runtime_that_was_hashed_before() {
-    let runtime = ".wws/runtimes/wasmlabs/python/3.11.1";
-    let (binary, wrapper) = (
-        format!("{runtime}/python.wasm"),
-        format!("{runtime}/wrapper.txt"),
-    );
-    let dir = directory(&[
-        ("b.py", ""),
-        (".wws.toml", RUNTIME),
-        (&binary, "not what the checksum is of"),
-        (&wrapper, "{source}"),
-    ]);
-    let known = |sha256: &str| LoadOptions {
-        hashed: BTreeMap::from([(binary.clone().into(), sha256.into())]),
-        ..options()
-    };
-    let wanted = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90";
-    assert!(load(dir.path(), &known(wanted)).is_ok());
-    let error = load(dir.path(), &known(&wanted.replace('9', "8"))).unwrap_err();
-    assert!(
-        error.to_string().contains("python.wasm is damaged"),
-        "{error}"
-    );
-}
-
-#[test]
-fn rejects_a_missing_or_incomplete_runtime() {
-    let dir = directory(&[("b.py", ""), (".wws.toml", RUNTIME)]);
-    let all = problems(&dir);
-    assert_eq!(all.len(), 1, "{all:?}");
-    assert_eq!(
-        all[0],
-        "b.py: needs the runtime python 3.11.1, which is not installed: \
-         .wws/runtimes/wasmlabs/python/3.11.1/python.wasm is missing\n    `wws runtimes install \
-         python 3.11.1`"
-    );
-    write(
-        dir.path(),
-        ".wws/runtimes/wasmlabs/python/3.11.1/python.wasm",
-        "damaged",
-    );
-    write(
-        dir.path(),
-        ".wws/runtimes/wasmlabs/python/3.11.1/wrapper.txt",
-        "{source}",
-    );
-    assert!(
-        problems(&dir)[0].contains("python.wasm is damaged: its sha256 is "),
-        "{:?}",
-        problems(&dir)
-    );
-    let whole = RUNTIME.replace(
-        "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90",
-        // printf damaged | sha256sum
-        "2b7c0ab94ae4e7c4a7aa4bd64fd2f0a0a6c0f1ff9fcdb6e1d5e30b17ad1ee0ad",
-    );
-    let sum = problems(&dir)[0].split("sha256 is ").nth(1).unwrap()[..64].to_owned();
-    write(
-        dir.path(),
-        ".wws.toml",
-        &whole.replace(
-            "2b7c0ab94ae4e7c4a7aa4bd64fd2f0a0a6c0f1ff9fcdb6e1d5e30b17ad1ee0ad",
-            &sum,
-        ),
-    );
-    let project = open(&dir).unwrap();
-    assert_eq!(
-        project.workers()[0].execution(),
-        Execution::Prestarted { runtime: 0 }
-    );
-    assert_eq!(project.runtimes()[0].args, ["--", "/src/index.py"]);
-}
-
-const KIT: &str = r#"
-version = 1
-[[repositories]]
-name = "built-in"
-[[repositories.runtimes]]
-name = "ruby"
-version = "3.4.1"
-extensions = ["rb"]
-kit = "ruby"
-[repositories.runtimes.binary]
-filename = "ruby.wasm"
-checksum = { type = "sha256", value = "9b0e6d4e2d9fbd0ff0b5b8b4f4f24bf5b8e0bba0cf9c9f4c6b0e6b7e6d7f8a90" }
-"#;
-
-#[test]
-fn a_runtime_may_be_driven_by_a_kit() {
-    let dir = directory(&[("a.js", ""), (".wws.toml", KIT)]);
-    let project = open(&dir).unwrap();
-    assert_eq!(project.runtimes()[0].kit.as_deref(), Some("ruby"));
-    for (from, to, says) in [
-        (
-            "kit = \"ruby\"",
-            "kit = \"perl\"",
-            ".wws.toml:9:7: `kit` is `perl`, expected one of python, ruby",
-        ),
-        ("extensions = [\"rb\"]", "", "needs the extensions"),
-        ("checksum = ", "# ", "needs the checksum"),
-        (
-            "kit = \"ruby\"",
-            "kit = \"ruby\"\nargs = [\"ruby\"]",
-            "has no use for `args`",
-        ),
-    ] {
-        let dir = directory(&[("a.js", ""), (".wws.toml", &KIT.replace(from, to))]);
-        let all = problems(&dir);
-        assert!(all.len() == 1 && all[0].contains(says), "{says}: {all:?}");
-    }
-}
-
 #[test]
 fn reports_missing_directory() {
     let Err(problems) = load(Path::new("/no/such/directory"), &options()) else {
@@ -560,139 +339,6 @@ fn bad_file_costs_only_its_route_if_not_strict() {
         ..options()
     };
     assert_eq!(load(dir.path(), &strict).unwrap_err().all().len(), 4);
-}
-
-#[test]
-fn reports_sources_without_a_runtime_once() {
-    let dir = directory(&[
-        ("a.ts", ""),
-        ("b/c.ts", ""),
-        ("built.ts", ""),
-        ("built.js", ""),
-        ("types.d.ts", ""),
-        ("m.mjs", ""),
-        ("lib.py", ""),
-    ]);
-    let project = open(&dir).unwrap();
-    assert_eq!(found(&project, "/m"), "m.mjs");
-    let warnings: Vec<_> = project.warnings().iter().map(ToString::to_string).collect();
-    assert_eq!(warnings.len(), 2, "{warnings:#?}");
-    assert!(warnings[0].starts_with("lib.py: no worker: nothing here runs .py\n"));
-    assert!(warnings[1].starts_with("a.ts: no worker: nothing here runs .ts (and 1 more)\n"));
-    assert!(warnings[1].contains("esbuild"));
-}
-
-#[test]
-fn catch_alls_may_be_directories_with_an_index() {
-    let dir = directory(&[
-        ("[...app]/index.js", ""),
-        ("api/[...rest]/index.js", ""),
-        ("index/about.js", ""),
-    ]);
-    let project = open(&dir).unwrap();
-    for (path, expected) in [
-        ("/", "[...app]/index.js app="),
-        ("/a/b", "[...app]/index.js app=a/b"),
-        ("/api", "[...app]/index.js app=api"),
-        ("/api/x/y", "api/[...rest]/index.js rest=x/y"),
-        ("/about", "index/about.js"),
-    ] {
-        assert_eq!(found(&project, path), expected, "{path}");
-    }
-}
-
-#[test]
-fn an_asset_has_one_path_for_its_page() {
-    let dir = directory(&[
-        ("public/index.html", ""),
-        ("public/help.html", ""),
-        ("public/docs/index.html", ""),
-        ("public/\u{fc}ber uns/index.html", ""),
-        ("[id].js", ""),
-    ]);
-    let load_options = LoadOptions {
-        prefix: Some("\\v1".into()),
-        ..options()
-    };
-    let (plain, prefixed) = (
-        open(&dir).unwrap(),
-        load(dir.path(), &load_options).unwrap(),
-    );
-    for (path, expected) in [
-        ("", "public/index.html"),
-        ("/", "public/index.html"),
-        ("/index.html", "public/index.html"),
-        ("/help", "public/help.html"),
-        ("/help.html", "public/help.html"),
-        ("/help/", "at /help"),
-        ("/help.html/", "at /help.html"),
-        ("/docs", "at /docs/"),
-        ("//docs", "at /docs/"),
-        ("/docs/", "public/docs/index.html"),
-        ("/%C3%BCber%20uns", "at /%C3%BCber%20uns/"),
-        ("/7", "[id].js id=7"),
-        ("/7/", "[id].js id=7"),
-    ] {
-        assert_eq!(found(&plain, path), expected, "{path}");
-    }
-    for (path, expected) in [
-        ("/v1", "at /v1/"),
-        ("/v1/", "public/index.html"),
-        ("/v1/docs", "at /v1/docs/"),
-        ("/v1/7", "[id].js id=7"),
-        ("/docs", "-"),
-    ] {
-        assert_eq!(found(&prefixed, path), expected, "{path}");
-    }
-}
-
-#[test]
-fn paths_without_an_asset_reach_a_route_with_parameters() {
-    let dir = directory(&[
-        ("[id].js", ""),
-        ("public/7.html", ""),
-        ("public/a/b.txt", ""),
-    ]);
-    let project = open(&dir).unwrap();
-    assert_eq!(found(&project, "/7"), "public/7.html");
-    assert!(matches!(
-        project.find_for_change("/7"),
-        RouteMatch::Worker { params, .. } if params == [("id", "7".to_owned())]
-    ));
-    let asset = project.find_for_change("/a/b.txt");
-    assert!(matches!(asset, RouteMatch::Asset(_)));
-    assert!(matches!(
-        project.find_for_change("/x/y"),
-        RouteMatch::NotFound
-    ));
-}
-
-/// The bound is wide, a linear search would be a thousand times slower; `make bench` measures the
-/// ratio.
-#[test]
-fn lookup_time_does_not_depend_on_the_number_of_routes() {
-    let time = |count: usize| {
-        let dir = TempDir::new().unwrap();
-        for index in 0..count {
-            write(dir.path(), &format!("r{index}/[id].js"), "");
-        }
-        let project = open(&dir).unwrap();
-        let path = format!("/r{}/7", count - 1);
-        // The quickest of several: something else may have the CPU meanwhile.
-        let rounds = (0..20).map(|_| {
-            let started = Instant::now();
-            for _ in 0..500 {
-                assert!(matches!(project.find(&path), RouteMatch::Worker { .. }));
-            }
-            started.elapsed()
-        });
-        rounds.min().unwrap()
-    };
-    let (few, many) = (time(10), time(5_000));
-    assert!(
-        many < few * 50,
-        "{few:?} with 10 routes, {many:?} with 5000"
-    );
 }
 
 #[test]
