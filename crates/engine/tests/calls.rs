@@ -1,45 +1,24 @@
 //! Guests are called, and kept within their bounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use wws_engine::{
-    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedDirectory,
-};
+use common::limits;
+use wws_engine::{Call, CallError, Engine, Guest, GuestSpec, PreopenedDirectory};
 use wws_kv::Store;
 
 fn engine() -> Engine {
-    Engine::new(&EngineOptions {
-        memory: 256 << 20,
-        concurrency: 16,
-        open_files: 1000,
-        ..EngineOptions::default()
-    })
-    .unwrap()
+    common::engine(256 << 20)
 }
 
 fn spec(name: &str) -> GuestSpec {
     GuestSpec {
         name: name.into(),
-        env: vec![],
         args: vec![name.into()],
-        directories: vec![],
-        kv: None,
-        http: None,
-        limits: GuestLimits {
-            memory: 8 << 20,
-            table_elements: 1000,
-            cpu_time: Duration::from_millis(100),
-            // Other programs may want the CPUs as well.
-            wall_time: Duration::from_secs(120),
-            output: 64 << 10,
-            log: 16 << 10,
-            http_calls: 5,
-            buffers: 64 << 20,
-            open_files: 64,
-            stream: wws_engine::StreamLimits::default(),
-        },
+        ..common::spec(limits())
     }
 }
 

@@ -1,43 +1,27 @@
 //! All functions that tell a guest the time, or wait for a time, have the same clocks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wws_engine::{
-    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, PreopenedDirectory,
-};
+use common::limits;
+use wws_engine::{Call, CallError, Guest, GuestLimits, GuestSpec, PreopenedDirectory};
 
 const GUEST: &str = include_str!("guests/clocks.wat");
 
 fn guest(does: &str, directories: Vec<PreopenedDirectory>) -> Guest {
-    let engine = Engine::new(&EngineOptions {
-        memory: 256 << 20,
-        concurrency: 64,
-        open_files: 1000,
-        ..EngineOptions::default()
-    })
-    .unwrap();
+    let engine = common::engine(256 << 20);
     let module = engine.compile(&wat::parse_str(GUEST).unwrap()).unwrap();
     let spec = GuestSpec {
         name: does.into(),
-        env: vec![],
         args: vec![does.into()],
         directories,
-        kv: None,
-        http: None,
-        limits: GuestLimits {
-            memory: 8 << 20,
-            table_elements: 1000,
+        ..common::spec(GuestLimits {
             cpu_time: Duration::from_secs(1),
-            wall_time: Duration::from_secs(120),
-            output: 64 << 10,
-            log: 16 << 10,
-            http_calls: 5,
-            buffers: 64 << 20,
-            open_files: 64,
-            stream: wws_engine::StreamLimits::default(),
-        },
+            ..limits()
+        })
     };
     engine.guest(&module, spec).unwrap()
 }

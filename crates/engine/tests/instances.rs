@@ -2,9 +2,12 @@
 //! new ones, or from the state after `_initialize`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::limits;
 use wws_engine::{
     Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError,
 };
@@ -52,27 +55,13 @@ const HANDLER: &str = r#"(module
     (if (i32.eq (local.get $path) (i32.const 101)) (then (call $exit (i32.const 0))))))"#;
 
 fn spec() -> GuestSpec {
-    GuestSpec {
-        name: "test".into(),
-        env: vec![],
-        args: vec!["test".into()],
-        directories: vec![],
-        kv: None,
-        http: None,
-        limits: GuestLimits {
-            memory: 8 << 20,
-            table_elements: 1000,
-            cpu_time: Duration::from_secs(1),
-            // Other programs may want the CPUs as well.
-            wall_time: Duration::from_secs(300),
-            output: 64 << 10,
-            log: 16 << 10,
-            http_calls: 5,
-            buffers: 1 << 20,
-            open_files: 4,
-            stream: wws_engine::StreamLimits::default(),
-        },
-    }
+    common::spec(GuestLimits {
+        cpu_time: Duration::from_secs(1),
+        wall_time: Duration::from_secs(300),
+        buffers: 1 << 20,
+        open_files: 4,
+        ..limits()
+    })
 }
 
 fn guest(text: &str) -> Guest {

@@ -1,13 +1,16 @@
 //! A guest that was initialised once answers every request from that state, and keeps nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use common::limits;
 use futures_util::future::BoxFuture;
 use wws_engine::{
-    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, LoadError, Program,
-    ProgramError, RequestBody, Vm,
+    Call, CallError, Engine, EngineOptions, Guest, GuestSpec, LoadError, Program, ProgramError,
+    RequestBody, Vm,
 };
 
 /// Counts in a global, in memory it was born with, and in memory it grew.
@@ -87,37 +90,11 @@ impl Program for Counter {
 }
 
 fn spec() -> GuestSpec {
-    GuestSpec {
-        name: "test".into(),
-        env: vec![],
-        args: vec![],
-        directories: vec![],
-        kv: None,
-        http: None,
-        limits: GuestLimits {
-            memory: 8 << 20,
-            table_elements: 1000,
-            cpu_time: Duration::from_millis(100),
-            // Other programs may want the CPUs as well.
-            wall_time: Duration::from_secs(120),
-            output: 64 << 10,
-            log: 16 << 10,
-            http_calls: 5,
-            buffers: 64 << 20,
-            open_files: 64,
-            stream: wws_engine::StreamLimits::default(),
-        },
-    }
+    common::spec(limits())
 }
 
 async fn guest_of(export: &'static str, setup: i32, spec: GuestSpec) -> Result<Guest, LoadError> {
-    let engine = Engine::new(&EngineOptions {
-        memory: 64 << 20,
-        concurrency: 16,
-        open_files: 1000,
-        ..EngineOptions::default()
-    })
-    .unwrap();
+    let engine = common::engine(64 << 20);
     let wasm = wat::parse_str(COUNTER).unwrap();
     let interpreter = engine.interpreter(&wasm, None, |_, _| Ok(())).unwrap();
     interpreter

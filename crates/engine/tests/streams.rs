@@ -1,16 +1,19 @@
 //! Requests and responses that are passed on as they come.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::limits;
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use wws_engine::{
-    BodyError, BodySender, Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec,
-    Program, ProgramError, RequestBody, ResponseBody, StreamLimits, StreamedBody, Vm,
+    BodyError, BodySender, Call, CallError, Engine, EngineOptions, Guest, GuestLimits, Program,
+    ProgramError, RequestBody, ResponseBody, StreamLimits, StreamedBody, Vm,
 };
 
 const INTERPRETER: &str = r#"(module (memory (export "memory") 1)
@@ -110,27 +113,11 @@ async fn guest(act: &'static str, stream: StreamLimits) -> (Guest, Arc<AtomicU32
         act,
         ended: ended.clone(),
     };
-    let spec = GuestSpec {
-        name: "test".into(),
-        env: vec![],
-        args: vec![],
-        directories: vec![],
-        kv: None,
-        http: None,
-        limits: GuestLimits {
-            memory: 8 << 20,
-            table_elements: 1000,
-            cpu_time: Duration::from_millis(100),
-            // Other programs may want the CPUs as well.
-            wall_time: Duration::from_secs(120),
-            output: 64 << 10,
-            log: 16 << 10,
-            http_calls: 5,
-            buffers: 1 << 20,
-            open_files: 64,
-            stream,
-        },
-    };
+    let spec = common::spec(GuestLimits {
+        buffers: 1 << 20,
+        stream,
+        ..limits()
+    });
     let guest = interpreter.snapshot(spec, Arc::new(program)).await.unwrap();
     (guest, ended)
 }

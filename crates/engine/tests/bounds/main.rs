@@ -1,6 +1,8 @@
 //! What one guest makes the host hold or do is charged, bounded and cut, and seen by nobody else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
+mod common;
 #[path = "../components/interfaces.rs"]
 mod interfaces;
 #[path = "../components/program.rs"]
@@ -16,6 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use common::limits;
 use wws_engine::{
     Account, Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec,
     PreopenedDirectory,
@@ -48,27 +51,13 @@ fn engine(memory: u64) -> Engine {
 }
 
 fn spec() -> GuestSpec {
-    GuestSpec {
-        name: "test".into(),
-        env: vec![],
-        args: vec!["test".into()],
-        directories: vec![],
-        kv: None,
-        http: None,
-        limits: GuestLimits {
-            memory: 128 * MIB,
-            table_elements: 100_000,
-            cpu_time: Duration::from_secs(2),
-            // Other programs may want the CPUs as well.
-            wall_time: Duration::from_secs(120),
-            output: 16 * MIB,
-            buffers: 64 * MIB,
-            log: 16 << 10,
-            http_calls: 5,
-            open_files: 64,
-            stream: wws_engine::StreamLimits::default(),
-        },
-    }
+    common::spec(GuestLimits {
+        memory: 128 * MIB,
+        table_elements: 100_000,
+        cpu_time: Duration::from_secs(2),
+        output: 16 * MIB,
+        ..limits()
+    })
 }
 
 fn guest_with(engine: &Engine, text: &str, spec: GuestSpec) -> Guest {

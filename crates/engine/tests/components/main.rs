@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bounds;
+#[path = "../common/mod.rs"]
+mod common;
 mod interfaces;
 mod program;
 mod reuse;
@@ -10,9 +12,8 @@ mod state;
 use std::time::Duration;
 
 use bytes::Bytes;
-use wws_engine::{
-    Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec, StreamLimits,
-};
+use common::limits;
+use wws_engine::{Call, CallError, Engine, EngineOptions, Guest, GuestLimits, GuestSpec};
 
 const MIB: u64 = 1 << 20;
 
@@ -27,26 +28,14 @@ fn engine() -> Engine {
 }
 
 fn spec() -> GuestSpec {
-    GuestSpec {
-        name: "test".into(),
-        env: vec![],
-        args: vec!["test".into()],
-        directories: vec![],
-        kv: None,
-        http: None,
-        limits: GuestLimits {
-            memory: 32 * MIB,
-            table_elements: 1000,
-            cpu_time: Duration::from_secs(5),
-            wall_time: Duration::from_secs(120),
-            output: MIB,
-            log: 16 << 10,
-            http_calls: 5,
-            buffers: 16 * MIB,
-            open_files: 8,
-            stream: StreamLimits::default(),
-        },
-    }
+    common::spec(GuestLimits {
+        memory: 32 * MIB,
+        cpu_time: Duration::from_secs(5),
+        output: MIB,
+        buffers: 16 * MIB,
+        open_files: 8,
+        ..limits()
+    })
 }
 
 fn guest(engine: &Engine, text: &str, spec: GuestSpec) -> Guest {

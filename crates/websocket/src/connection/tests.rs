@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+mod client_frame;
+
 use std::future::poll_fn;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -6,31 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use super::*;
 use crate::queue::pair;
 use crate::queue::tests::Budget;
-
-/// A frame of a client: masked.
-fn frame(first: u8, content: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match content.len() {
-        len @ 0..126 => bytes.push(0x80 | len as u8),
-        len @ 126..0x1_0000 => {
-            bytes.push(0x80 | 126);
-            bytes.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            bytes.push(0x80 | 127);
-            bytes.extend((len as u64).to_be_bytes());
-        }
-    }
-    let mask = [9, 8, 7, 6];
-    bytes.extend(mask);
-    bytes.extend(
-        content
-            .iter()
-            .enumerate()
-            .map(|(n, byte)| byte ^ mask[n % 4]),
-    );
-    bytes
-}
+use client_frame::frame;
 
 struct Rig {
     client: DuplexStream,

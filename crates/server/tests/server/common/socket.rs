@@ -1,5 +1,8 @@
 //! A client of WebSockets that sends exactly what a test asks for.
 
+#[path = "../../../../websocket/src/connection/tests/client_frame.rs"]
+mod client_frame;
+
 use std::net::SocketAddr;
 
 use tokio::{
@@ -9,6 +12,7 @@ use tokio::{
 };
 
 use super::PATIENCE;
+pub(crate) use client_frame::frame;
 
 pub const TEXT: u8 = 0x81;
 pub const BINARY: u8 = 0x82;
@@ -19,31 +23,6 @@ pub const PONG: u8 = 0x8a;
 /// The headers of a request that asks for a socket, without those of the tests' own.
 pub const UPGRADE: &str = "connection: Upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
-/// A frame of a client: masked.
-pub fn frame(first: u8, content: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match content.len() {
-        len @ 0..126 => bytes.push(0x80 | len as u8),
-        len @ 126..0x1_0000 => {
-            bytes.push(0x80 | 126);
-            bytes.extend((len as u16).to_be_bytes());
-        }
-        len => {
-            bytes.push(0x80 | 127);
-            bytes.extend((len as u64).to_be_bytes());
-        }
-    }
-    let mask = [0x12, 0x34, 0x56, 0x78];
-    bytes.extend(mask);
-    bytes.extend(
-        content
-            .iter()
-            .enumerate()
-            .map(|(n, byte)| byte ^ mask[n % 4]),
-    );
-    bytes
-}
 
 pub struct Socket {
     pub stream: TcpStream,
