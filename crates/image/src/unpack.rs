@@ -19,7 +19,7 @@ use tar::{Archive, Entry, EntryType, PaxExtensions};
 
 use crate::error::ImageError;
 use crate::layer::inside;
-use crate::walk::{MAX_ENTRIES, MAX_PATH};
+use crate::walk::{self, MAX_ENTRIES, MAX_PATH};
 
 /// A file of this name removes one of the layers below.
 const WHITEOUT: &[u8] = b".wh.";
@@ -246,16 +246,10 @@ impl Unpacker {
     }
 
     fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
-        rustix::fs::openat2(
+        walk::open_in(
             &self.root,
             path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
+            flags,
             ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
         )
     }

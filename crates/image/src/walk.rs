@@ -115,16 +115,10 @@ impl Directory {
     }
 
     fn open_beneath(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
-        rustix::fs::openat2(
+        open_in(
             &self.fd,
             path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
+            flags,
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
         )
     }
@@ -177,4 +171,25 @@ fn kind(directory: impl AsFd, name: &OsStr) -> Result<FoundFileKind, Errno> {
         }
         _ => FoundFileKind::Special,
     })
+}
+
+/// Opens a path of a directory, which is the directory itself if it is empty.
+pub(crate) fn open_in(
+    directory: &OwnedFd,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    rustix::fs::openat2(
+        directory,
+        path,
+        flags | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    )
 }
