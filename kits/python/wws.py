@@ -234,21 +234,10 @@ def _text_or_bytes(data: bytes) -> Union[str, bytes]:
         return data
 
 
-class Request:
-    """A request that a worker answers."""
+class _Received:
+    """What came with a body: a request, or what another server answered."""
 
-    method: str
-    url: str
-    headers: Headers
-    params: dict[str, str]
-    """The parameters of the route: of `[id].py` the key `id`."""
-
-    def __init__(self, method: str, url: str, headers: Any = (), body: Union[str, bytes, _Body] = b"", params: Optional[dict] = None) -> None:
-        self.method = method
-        self.url = url
-        self.headers = Headers(headers.items() if isinstance(headers, Mapping) else headers)
-        self.params = params or {}
-        self._body = body if type(body) is _Body else _Body(body.encode() if isinstance(body, str) else body)
+    _body: _Body
 
     @property
     def body(self) -> Union[str, bytes]:
@@ -269,6 +258,23 @@ class Request:
         import json
 
         return json.loads(self._body.whole())
+
+
+class Request(_Received):
+    """A request that a worker answers."""
+
+    method: str
+    url: str
+    headers: Headers
+    params: dict[str, str]
+    """The parameters of the route: of `[id].py` the key `id`."""
+
+    def __init__(self, method: str, url: str, headers: Any = (), body: Union[str, bytes, _Body] = b"", params: Optional[dict] = None) -> None:
+        self.method = method
+        self.url = url
+        self.headers = Headers(headers.items() if isinstance(headers, Mapping) else headers)
+        self.params = params or {}
+        self._body = body if type(body) is _Body else _Body(body.encode() if isinstance(body, str) else body)
 
     def stream(self) -> _Chunks:
         """The body in chunks of bytes as they come, for `for` or `async for`. What was read so is not kept: there is no `body` then."""
@@ -557,7 +563,7 @@ class FetchError(OSError):
         self.message = message
 
 
-class FetchResponse:
+class FetchResponse(_Received):
     """What another server answered."""
 
     def __init__(self, status: int, url: str, headers: Headers, body: Union[bytes, _Body], redirected: bool = False) -> None:
@@ -571,26 +577,6 @@ class FetchResponse:
     def ok(self) -> bool:
         """The status is from 200 to 299."""
         return 200 <= self.status < 300
-
-    @property
-    def body(self) -> Union[str, bytes]:
-        """The body as text, or as bytes if it is not UTF-8."""
-        return _text_or_bytes(self._body.whole())
-
-    @property
-    def bytes(self) -> bytes:
-        """The body, byte for byte."""
-        return self._body.whole()
-
-    def text(self) -> str:
-        """The body as text; bytes that are not UTF-8 become U+FFFD."""
-        return self._body.whole().decode("utf-8", "replace")
-
-    def json(self) -> Any:
-        """The body as JSON. Raises ValueError if it is none."""
-        import json
-
-        return json.loads(self._body.whole())
 
     def iter_bytes(self) -> _Chunks:
         """The body in chunks of bytes as they come, for `for` or `async for`. What was read so is not kept."""
