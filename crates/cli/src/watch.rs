@@ -208,7 +208,11 @@ impl WatchedProject {
     /// Watches all directories, and no others; those that are watched already stay.
     fn find(&self, inotify: &OwnedFd) -> Unwatched {
         let root = match self.path.is_file() {
-            true => self.path.parent().unwrap_or(Path::new("")).to_owned(),
+            true => match self.path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+                // A file of the working directory.
+                _ => PathBuf::from("."),
+            },
             false => self.path.clone(),
         };
         let root = root.canonicalize().unwrap_or(root);
