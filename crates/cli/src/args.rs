@@ -306,6 +306,9 @@ pub(crate) struct Health {
 pub(crate) struct Precompile {
     /// The project's directory
     pub(crate) path: PathBuf,
+    /// The worker in it that is the whole project, as `wws DIRECTORY/FILE` serves it
+    #[arg(long)]
+    pub(crate) file: Option<PathBuf>,
     /// The code cache; no other user may write to it
     #[arg(long, default_value = "/var/lib/wws/code")]
     pub(crate) store: PathBuf,

@@ -43,7 +43,10 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
             languages: &Languages::standard(),
             compile: &compiler::in_process,
         };
-        precompile.run(&args.path)
+        match &args.file {
+            Some(file) => precompile.run_file(&args.path, file),
+            None => precompile.run(&args.path),
+        }
     };
     match run() {
         Ok(done) => {

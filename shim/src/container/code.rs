@@ -13,6 +13,7 @@
 //! Neither containers nor bundles survive a reboot, so no client deletes the links of earlier
 //! boots. The boot ID tells them, and each removal removes some of them.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -203,6 +204,11 @@ impl ContainerCompiler {
         command.arg("--links").arg(&self.code.links);
         if self.project.is_root {
             command.arg("--container");
+        }
+        if let Some(file) = &self.project.file {
+            let mut option = OsString::from("--file=");
+            option.push(file);
+            command.arg(option);
         }
         if later {
             command.arg("--patient");
@@ -447,13 +453,15 @@ mod tests {
         let project = ProjectDirectory {
             directory: found.unwrap().unwrap(),
             is_root: false,
+            file: Some("-a b.wasm".into()),
         };
         // A process that writes the volume replaces the path.
         fs::rename(at("project"), at("gone")).unwrap();
         symlink("secret", at("project")).unwrap();
         let server = at("server");
         let script = format!(
-            "#!/bin/sh\nfor directory do :; done\nls $directory/ >{}\n",
+            "#!/bin/sh\nfor word do case $word in --file=*) file=$word ;; esac; directory=$word; \
+             done\n{{ ls $directory/; echo \"$file\"; }} >{}\n",
             at("seen").display()
         );
         fs::write(&server, script).unwrap();
@@ -463,7 +471,8 @@ mod tests {
         for later in [false, true] {
             assert!(compiler.command(later).unwrap().status().unwrap().success());
         }
-        assert_eq!(fs::read_to_string(at("seen")).unwrap(), "ours\n");
+        let seen = fs::read_to_string(at("seen")).unwrap();
+        assert_eq!(seen, "ours\n--file=-a b.wasm\n");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A container's files as its processes will see them, looked up before there is a container: the
 //! root file system with the mounts of the specification.
 
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub(crate) struct ProjectDirectory {
     pub(crate) directory: OwnedFd,
     /// Whether the directory is the container's root.
     pub(crate) is_root: bool,
+    /// The file in it that is the whole project; `None` if that is the directory.
+    pub(crate) file: Option<OsString>,
 }
 
 /// What a container's processes will see of files, and the init process of its arguments.
@@ -78,13 +81,14 @@ impl ContainerView {
     /// Opens the directory of the project at `path`: the parent of a single worker, whose
     /// neighbours may be a few files of the same project. Returns `None` if there is none.
     pub(crate) fn open_project(&self, path: &Path) -> Option<ProjectDirectory> {
-        let directory = match self.kind(path).ok()? {
-            FileKind::Directory => path,
-            FileKind::File | FileKind::Missing => path.parent()?,
+        let (directory, file) = match self.kind(path).ok()? {
+            FileKind::Directory => (path, None),
+            FileKind::File | FileKind::Missing => (path.parent()?, path.file_name()),
         };
         Some(ProjectDirectory {
             directory: self.open_directory(directory).ok().flatten()?,
             is_root: directory == Path::new("/"),
+            file: file.map(OsStr::to_os_string),
         })
     }
 
@@ -164,6 +168,10 @@ mod tests {
         };
         let real = |path: &Path| Some(fs::canonicalize(path).unwrap());
         assert_eq!(on_host("/"), real(image.path()));
+        fs::write(image.path().join("app/one.wasm"), "").unwrap();
+        let file = |path: &str| view.open_project(Path::new(path)).unwrap().file;
+        assert_eq!(file("/app"), None);
+        assert_eq!(file("/app/one.wasm"), Some("one.wasm".into()));
         assert_eq!(on_host("/link/sub"), real(&image.path().join("app/sub")));
         assert_eq!(on_host("/volume/inner"), real(&volume.path().join("inner")));
         assert_eq!(on_host("/nothing"), None);

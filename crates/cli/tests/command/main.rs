@@ -209,6 +209,64 @@ fn prefix_and_ignored_files_are_settings() {
 }
 
 #[test]
+fn a_file_is_served_without_its_neighbours() {
+    let files: [(&str, &[u8]); 5] = [
+        ("app.wasm", &hello(0)),
+        ("app.toml", b"name = \"app\"\nversion = \"1\"\n"),
+        ("bad.wasm", b"no"),
+        ("bad.toml", b"no"),
+        ("other.wasm", &hello(0)),
+    ];
+    let directory = project(&files);
+    std::fs::create_dir(directory.path().join("public")).unwrap();
+    std::fs::write(directory.path().join("public/asset.txt"), "an asset").unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let wws = |args: &[&str], at: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wws"));
+        command.args(args).current_dir(at).stdin(Stdio::null());
+        command.env("WWS_STORE", "");
+        command
+    };
+    let file = directory.path().join("app.wasm");
+    for (path, at) in [
+        ("app.wasm", directory.path()),
+        (file.to_str().unwrap(), elsewhere.path()),
+    ] {
+        for command in ["check", "routes"] {
+            let output = wws(&[command, path], at).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{command}: {output:?}");
+            assert!(
+                text.contains("/[...path]") && text.contains("app.wasm"),
+                "{text}"
+            );
+            assert!(
+                !text.contains("other.wasm") && !text.contains("bad"),
+                "{text}"
+            );
+        }
+        let mut served = Served::start(wws(&[path, "--port", "0", "--watch"], at));
+        for path in ["/", "/other", "/asset.txt", "/a/b"] {
+            assert!(answer(served.send(path)).ends_with("hello"), "{path}");
+        }
+        // A neighbour that changes is nothing to it.
+        let changed = HELLO.replace("SLEEP", "").replace("hello", "again");
+        std::fs::write(directory.path().join("other.wasm"), "no").unwrap();
+        std::fs::write(&file, wat::parse_str(changed).unwrap()).unwrap();
+        served.logs("reloaded: generation");
+        assert!(answer(served.send("/other")).ends_with("again"));
+        served.signal(Signal::TERM);
+        let (code, log) = served.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(
+            !log.contains("other.wasm") && !log.contains("bad.wasm"),
+            "{log}"
+        );
+        std::fs::write(&file, hello(0)).unwrap();
+    }
+}
+
+#[test]
 fn reports_a_port_in_use() {
     let directory = project(&[("w.wasm", &hello(0))]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

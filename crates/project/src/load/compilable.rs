@@ -28,9 +28,15 @@ pub struct Compilable {
     pub built_in: Vec<&'static str>,
 }
 
-/// Finds what can be compiled ahead of time.
+/// Finds what can be compiled ahead of time: of all workers, or of the one `file` that is the
+/// project.
 #[must_use]
-pub fn compilable(root: &Root, container: bool, languages: &[LanguageSpec]) -> Compilable {
+pub fn compilable(
+    root: &Root,
+    file: Option<&Path>,
+    container: bool,
+    languages: &[LanguageSpec],
+) -> Compilable {
     let report = Report::default();
     let mut runtimes = root
         .read(Path::new(config::FILE), MAX_TOML)
@@ -41,28 +47,14 @@ pub fn compilable(root: &Root, container: bool, languages: &[LanguageSpec]) -> C
                 .read(|reader| config::runtimes(reader, None))
         })
         .unwrap_or_default();
-    let ignore = GlobSet::empty();
-    let search = Search {
-        root,
-        ignore: &ignore,
-        system: container,
-        container: false,
-        warnings: Report::default(),
-        problems: Report::default(),
-    };
     let execution = |file: &Path| {
         extension(file)
             .and_then(|extension| Execution::of_extension(extension, languages, &runtimes))
     };
-    let is_worker = |file: &Path| execution(file).is_some();
-    let env = BTreeMap::new();
-    let defaults = Defaults::default();
-    let found = search.workers(&is_worker, &mut |path| {
-        WorkerToml::read(root, path, &env, SecretFiles::Unread, &defaults).data_directories()
-    });
-    let readable = found.files.into_iter();
-    let readable = readable.filter(|(_, problem)| problem.is_none());
-    let files: Vec<PathBuf> = readable.map(|(path, _)| path).collect();
+    let files = match file {
+        Some(file) => vec![file.to_owned()],
+        None => workers(root, container, &|file| execution(file).is_some()),
+    };
     let mut compilable = Compilable::default();
     let mut needed = HashSet::new();
     for file in files {
@@ -85,4 +77,25 @@ pub fn compilable(root: &Root, container: bool, languages: &[LanguageSpec]) -> C
     });
     compilable.runtimes = runtimes;
     compilable
+}
+
+/// The workers of a directory that can be read.
+fn workers(root: &Root, container: bool, is_worker: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let ignore = GlobSet::empty();
+    let search = Search {
+        root,
+        ignore: &ignore,
+        system: container,
+        container: false,
+        warnings: Report::default(),
+        problems: Report::default(),
+    };
+    let env = BTreeMap::new();
+    let defaults = Defaults::default();
+    let found = search.workers(is_worker, &mut |path| {
+        WorkerToml::read(root, path, &env, SecretFiles::Unread, &defaults).data_directories()
+    });
+    let readable = found.files.into_iter();
+    let readable = readable.filter(|(_, problem)| problem.is_none());
+    readable.map(|(path, _)| path).collect()
 }

@@ -135,10 +135,22 @@ impl Precompile<'_> {
     /// The directory cannot be opened or the links cannot be created. A cache that cannot be
     /// written is not an error.
     pub fn run(&self, directory: &Path) -> io::Result<Precompiled> {
+        self.run_of(directory, None)
+    }
+
+    /// [`Self::run`] for a project that is one `file` of a directory.
+    ///
+    /// # Errors
+    /// As of [`Self::run`].
+    pub fn run_file(&self, directory: &Path, file: &Path) -> io::Result<Precompiled> {
+        self.run_of(directory, Some(file))
+    }
+
+    fn run_of(&self, directory: &Path, file: Option<&Path>) -> io::Result<Precompiled> {
         let until = Instant::now() + MAX_TIME;
         let root = Root::open(directory)?;
         let engine = engine().map_err(io::Error::other)?;
-        let found = compilable(&root, self.container, &self.languages.specs());
+        let found = compilable(&root, file, self.container, &self.languages.specs());
         let mut done = Precompiled {
             left: found.modules.len().saturating_sub(MAX_FILES),
             ..Precompiled::default()

@@ -87,6 +87,29 @@ fn counted(done: Precompiled) -> Precompiled {
 }
 
 #[test]
+fn compiles_only_the_file_that_is_the_project() {
+    let machine = Machine::new(1 << 30);
+    let project = machine.project("p", &[("app.wasm", &module("a")), ("other.wasm", b"no")]);
+    let precompile = Precompile {
+        store: &machine.store,
+        links: None,
+        container: false,
+        patient: false,
+        compiling: &Compiling::default(),
+        languages: &Languages::standard(),
+        compile: &compile_here,
+    };
+    let done = precompile
+        .run_file(&project, Path::new("app.wasm"))
+        .unwrap();
+    assert_eq!((done.compiled, done.left), (1, 0), "{done:?}");
+    for outside in ["../p/app.wasm", "/etc/passwd.wasm", "none.wasm"] {
+        let done = precompile.run_file(&project, Path::new(outside)).unwrap();
+        assert_eq!((done.compiled, done.cached), (0, 0), "{outside}: {done:?}");
+    }
+}
+
+#[test]
 fn a_project_sees_its_own_code_and_no_other() {
     let machine = Machine::new(1 << 30);
     let (a, b) = (module("a"), module("b"));
