@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
 use wws_image::Blob;
 
 use crate::image::Image;
@@ -95,6 +96,19 @@ impl Registry {
         Ok(format!("{}/{name}:latest", self.address))
     }
 
+    /// Adds what is no image, by its parts with their media types; the last one is the manifest.
+    /// The answer is the name to pull it by.
+    #[must_use]
+    pub fn push_parts(&self, name: &str, parts: Vec<(&'static str, Vec<u8>)>) -> String {
+        let mut top = String::new();
+        for (media_type, bytes) in parts {
+            top = digest(&bytes);
+            lock(&self.shared.blobs).insert(top.clone(), (media_type, bytes));
+        }
+        lock(&self.shared.names).insert(name.to_owned(), top);
+        format!("{}/{name}:latest", self.address)
+    }
+
     /// The requests so far, as `GET /v2/...`.
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
@@ -111,6 +125,14 @@ impl Drop for Registry {
             drop(accepting.join());
         }
     }
+}
+
+/// The name of a blob.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    let hex = Sha256::digest(bytes);
+    let hex = hex.iter().map(|byte| format!("{byte:02x}"));
+    format!("sha256:{}", hex.collect::<String>())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
