@@ -5,7 +5,8 @@
 #   NODE=DIRECTORY test/kubernetes/node.sh up          the namespaces, containerd, etcd ... kube-proxy; waits until the node is ready
 #                                          in COMMAND... run in the node, as its root
 #                                          start NAME   a daemon again: containerd, etcd, kube-apiserver, kube-controller-manager,
-#                                                       kube-scheduler, kubelet, kube-proxy; or pod-metrics, which `up` does not start
+#                                                       kube-scheduler, kubelet, kube-proxy; or pod-metrics and metrics-server,
+#                                                       which `up` does not start
 #                                          stop NAME    the daemon, by SIGTERM
 #                                          down         ends and removes all of it
 #
@@ -219,6 +220,13 @@ start() { # NAME
             ;;
         pod-metrics)
             daemon pod-metrics "$kube" pod-metrics --kubeconfig "$NODE/kubeconfig" --address $address:4444
+            ;;
+        metrics-server)
+            # Its tokens are those of the API; it asks the kubelet at the least interval that it takes.
+            daemon metrics-server "$TOOLS/metrics-server/bin/metrics-server" --kubeconfig "$NODE/kubeconfig" \
+                --authentication-kubeconfig "$NODE/kubeconfig" --authorization-kubeconfig "$NODE/kubeconfig" \
+                --bind-address $address --secure-port 4445 --cert-dir "$NODE/metrics-certificates" --metric-resolution 10s \
+                --kubelet-request-timeout 9s --kubelet-insecure-tls --kubelet-preferred-address-types InternalIP
             ;;
         *)
             echo "test/kubernetes/node.sh: no daemon $1" >&2

@@ -20,6 +20,7 @@ pub mod leftovers;
 pub mod mark;
 pub mod nerdctl;
 pub mod network;
+pub mod one_file;
 pub mod pods;
 pub mod port;
 pub mod registry;

@@ -65,6 +65,14 @@ pub fn kubernetes() -> Result<PathBuf> {
     )
 }
 
+/// Helm.
+///
+/// # Errors
+/// It is not built.
+pub fn helm() -> Result<PathBuf> {
+    present(root().join("target/tools/helm/bin/helm"), "scripts/helm.sh")
+}
+
 /// The image `name` as a tar file that `ctr image import` reads.
 ///
 /// # Errors

@@ -1,37 +1,21 @@
 //! A shim that is installed as one file, which carries `wws`.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use wws_test::container::{LIMIT, Run};
 use wws_test::containerd::{Containerd, Version};
 use wws_test::image::{Image, PROBE};
-use wws_test::{command, wait, workspace};
+use wws_test::one_file::{self, SHIM};
+use wws_test::{wait, workspace};
 
-const SHIM: &str = "containerd-shim-wws-v1";
-
-/// Makes a shim below `name` that carries `wws` with `more` at its end, which changes no function.
+/// Makes a shim below `name` that carries `wws` with `more` at its end.
 fn one_file(containerd: &Containerd, name: &str, more: &[u8]) -> Result<PathBuf> {
     let directory = containerd.directory().join(name);
     fs::create_dir(&directory)?;
-    let server = directory.join("carried");
-    fs::copy(workspace::programs()?.join("wws"), &server)?;
-    File::options()
-        .append(true)
-        .open(&server)?
-        .write_all(more)?;
-    let shim = directory.join(SHIM);
-    let mut pack = Command::new(workspace::root().join("scripts/one-file.py"));
-    pack.arg(workspace::programs()?.join(SHIM))
-        .arg(&server)
-        .arg(&shim);
-    command::run(&mut pack, LIMIT)?.success()?;
-    fs::remove_file(server)?;
-    Ok(shim)
+    one_file::pack(&directory, more)
 }
 
 fn text(path: &Path) -> Result<String> {

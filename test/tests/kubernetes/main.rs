@@ -3,6 +3,7 @@
 
 mod changes;
 mod example;
+mod helm;
 mod operate;
 mod pods;
 mod scale;
@@ -44,6 +45,8 @@ on_a_node![
     operate: pods_survive_restarts_of_kubelet_and_containerd_and_are_drained,
     operate: reports_exits_and_restarts,
     scale: adds_pods_by_the_slots_in_use,
+    scale: adds_and_removes_pods_by_their_cpu_time,
+    helm: the_chart_is_installed_upgraded_and_removed,
 ];
 
 /// The image of the probe worker, imported.

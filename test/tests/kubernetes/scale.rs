@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use wws_test::cluster::{ADDRESS, Cluster, READY_LIMIT};
+use wws_test::cluster::{ADDRESS, Cluster, LIMIT, READY_LIMIT};
 use wws_test::{http, wait, workspace};
 
 use crate::{PORT, container, delete, pod, probe};
@@ -37,6 +37,57 @@ pub(crate) fn adds_pods_by_the_slots_in_use(cluster: &Cluster) -> Result<()> {
     delete(cluster, "hpa/user-generation")?;
     delete(cluster, "deployment/user-generation")?;
     delete(cluster, "service/user-generation")
+}
+
+/// By CPU time, as deploy/kubernetes/example.yaml has it: metrics-server reads it from the kubelet's
+/// `/metrics/resource`.
+pub(crate) fn adds_and_removes_pods_by_their_cpu_time(cluster: &Cluster) -> Result<()> {
+    serve_api(cluster, "metrics-server", "metrics.k8s.io", "v1beta1", 4445)?;
+    let requests = json!({ "resources": { "requests": { "cpu": "50m", "memory": "16Mi" } } });
+    let service = deploy(cluster, "busy", 1, requests)?;
+    wait::until("the CPU time that the kubelet reports", LIMIT, || {
+        let path = "/api/v1/nodes/node/proxy/metrics/resource";
+        let metrics = cluster.kubectl(&["get", "--raw", path])?;
+        let found = metrics.lines().any(|line| {
+            line.starts_with("container_cpu_usage_seconds_total{container=\"workers\"")
+                && line.contains("pod=\"busy-")
+        });
+        Ok(found.then_some(()))
+    })?;
+    cluster.apply(&json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": { "name": "busy" },
+        "spec": {
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "busy" },
+            "minReplicas": 1, "maxReplicas": 3,
+            "metrics": [{ "type": "Resource", "resource": {
+                "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 70 },
+            } }],
+            "behavior": { "scaleDown": { "stabilizationWindowSeconds": 5 } },
+        },
+    }))?;
+    let used = ".status.currentMetrics[0].resource.current.averageUtilization";
+    wait::until("the idle pod's use of the CPU", READY_LIMIT, || {
+        let percent = cluster.field("hpa/busy", used)?;
+        Ok(percent
+            .parse()
+            .is_ok_and(|percent: u32| percent < 70)
+            .then_some(()))
+    })?;
+    under_load(cluster, service, "var=TOKEN", 4, || {
+        wait_for_pods(cluster, "busy", |pods| pods == 3)
+    })?;
+    println!("{}", cluster.kubectl(&["top", "pods"])?);
+    wait_for_pods(cluster, "busy", |pods| pods == 1)?;
+    wait::until("one pod", READY_LIMIT, || {
+        let pods = cluster.field("pods", ".items[*].metadata.name")?;
+        Ok((pods.split_whitespace().count() == 1).then_some(()))
+    })?;
+    let restarts = cluster.field("pods", ".items[*].status.containerStatuses[*].restartCount")?;
+    assert_eq!(restarts, "0");
+    delete(cluster, "hpa/busy")?;
+    delete(cluster, "deployment/busy")?;
+    delete(cluster, "service/busy")
 }
 
 /// Starts a daemon of the node and has the API serve its group.
