@@ -19,8 +19,14 @@ containerd() {
     local program=$tools/containerd-$1/usr/bin/containerd
     [[ ! -x $program ]] || "$program" --version | awk '{ print $3 }' | sed 's/^v//; s/[~+].*//'
 }
-docker() { "$tools/docker-$1/usr/bin/docker" --version | sed 's/Docker version \([0-9.]*\).*/\1/'; }
-plugin() { "$tools/docker-$1/usr/libexec/docker/cli-plugins/docker-$2" version | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -1; }
+docker() {
+    local program=$tools/docker-$1/usr/bin/docker
+    [[ ! -x $program ]] || "$program" --version | sed 's/Docker version v\{0,1\}\([0-9.]*\).*/\1/'
+}
+plugin() {
+    local program=$tools/docker-$1/usr/libexec/docker/cli-plugins/docker-$2
+    [[ ! -x $program ]] || "$program" version | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -1
+}
 client() { [[ ! -x $tools/clients/bin/$1 ]] || "$tools/clients/bin/$1" --version | grep -oE '[0-9]+\.[0-9]+\.[0-9]+'; }
 
 # Defines what reads results and what prints tables.
@@ -97,20 +103,22 @@ clients() { # < LOG
     cat << END2
 
 containerd, Docker, their plugins, CNI's and runc $("$tools/runc/usr/sbin/runc" --version | awk 'NR == 1 { print $3 }' | sed 's/[~+].*//') are
-Debian's, pinned in \`scripts/debs.lock\`; containerd 2.3 and 2.4, crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`.
+Debian's, pinned in \`scripts/debs.lock\`; containerd 2.3 and 2.4, crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`, Docker 29
+by \`scripts/docker.sh\`.
 The machine has cgroup v$groups. By \`make test-clients\`.
 END2
     awk -v c16="$(containerd 1.6)" -v c17="$(containerd 1.7)" -v c21="$(containerd 2.1)" -v c23="$(containerd 2.3)" -v c24="$(containerd 2.4)" \
-        -v d26="$(docker 26)" -v d28="$(docker 28)" \
-        -v m26="$(plugin 26 compose)" -v m28="$(plugin 28 compose)" -v b26="$(plugin 26 buildx)" -v b28="$(plugin 28 buildx)" \
+        -v d26="$(docker 26)" -v d28="$(docker 28)" -v d29="$(docker 29)" \
+        -v m26="$(plugin 26 compose)" -v m28="$(plugin 28 compose)" -v m29="$(plugin 29 compose)" \
+        -v b26="$(plugin 26 buildx)" -v b28="$(plugin 28 buildx)" -v b29="$(plugin 29 buildx)" \
         -v crictl="$(client crictl)" -v nerdctl="$(client nerdctl)" "$tables"'
         END {
             of_containerd = "containerd " c16 "|containerd " c17 "|containerd " c21 "|containerd " c23 "|containerd " c24
             head("ctr", "`ctr`")
             print_table("ctr", "", "c16 c17 c21 c23 c24", of_containerd)
-            head("docker", "Docker", "With its containerd image store, buildx and Compose of the same distribution.")
-            print_table("docker", "", "d26 d28", d26 ", containerd " c17 ", buildx " b26 ", Compose " m26 "|" \
-                d28 ", containerd " c21 ", buildx " b28 ", Compose " m28)
+            head("docker", "Docker", "With its containerd image store, buildx and Compose.")
+            print_table("docker", "", "d26 d28 d29", d26 ", containerd " c17 ", buildx " b26 ", Compose " m26 "|" \
+                d28 ", containerd " c21 ", buildx " b28 ", Compose " m28 "|" d29 ", containerd " c23 ", buildx " b29 ", Compose " m29)
             head("cri", "Kubernetes (crictl " crictl ")", "Pods through the interface that a kubelet uses.")
             print_table("cri", "", "c16 c17 c21 c23 c24", of_containerd)
             head("nerdctl", "nerdctl " nerdctl)

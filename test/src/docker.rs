@@ -35,6 +35,8 @@ pub enum DockerVersion {
     V26,
     /// 28.5, of Debian 14, with its containerd 2.1.
     V28,
+    /// 29, from its Go modules, with containerd 2.3: has the containerd image store by default.
+    V29,
 }
 
 impl DockerVersion {
@@ -42,6 +44,7 @@ impl DockerVersion {
         match self {
             Self::V26 => "docker-26",
             Self::V28 => "docker-28",
+            Self::V29 => "docker-29",
         }
     }
 
@@ -49,6 +52,7 @@ impl DockerVersion {
         match self {
             Self::V26 => Version::V1_7,
             Self::V28 => Version::V2_1,
+            Self::V29 => Version::V2_3,
         }
     }
 }
@@ -82,10 +86,11 @@ impl Docker {
             let packaged = programs.join("libexec/docker/cli-plugins").join(plugin);
             symlink(packaged, plugins.join(plugin))?;
         }
-        fs::write(
-            containerd.directory().join(CONFIG),
-            config(&containerd, &bridge, &directory, &programs).to_string(),
-        )?;
+        let mut config = config(&containerd, &bridge, &directory, &programs);
+        if version != DockerVersion::V29 {
+            config["features"] = json!({ "containerd-snapshotter": true });
+        }
+        fs::write(containerd.directory().join(CONFIG), config.to_string())?;
         let daemon = spawn(&containerd, &programs)?;
         let mut docker = Self {
             version,
@@ -259,7 +264,6 @@ fn config(
     programs: &Path,
 ) -> serde_json::Value {
     json!({
-        "features": { "containerd-snapshotter": true },
         "storage-driver": containerd.snapshotter(),
         "containerd": containerd.socket(),
         "containerd-namespace": containerd.namespace(),

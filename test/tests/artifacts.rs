@@ -290,3 +290,9 @@ fn docker_26_runs_nothing() -> Result<()> {
 fn docker_28_runs_nothing() -> Result<()> {
     docker(DockerVersion::V28)
 }
+
+#[test]
+#[ignore = "make test-clients"]
+fn docker_29_runs_nothing() -> Result<()> {
+    docker(DockerVersion::V29)
+}

@@ -30,6 +30,7 @@ fn main() -> Result<()> {
     let version = match env::args().nth(1).as_deref() {
         None | Some("28") => DockerVersion::V28,
         Some("26") => DockerVersion::V26,
+        Some("29") => DockerVersion::V29,
         _ => bail!("usage: demo-docker [26|28]"),
     };
     let docker = Docker::start(version)?;

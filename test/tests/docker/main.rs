@@ -1,4 +1,4 @@
-//! What users of Docker type, on Docker 26.1 and 28.5. `make test-clients` runs these: they take
+//! What users of Docker type, on Docker 26.1, 28.5 and 29. `make test-clients` runs these: they take
 //! minutes, and packages that other tests have no use for.
 
 mod bounds;
@@ -14,27 +14,23 @@ use wws_test::port;
 const RUNTIME: &str = "--runtime=io.containerd.wws.v1";
 const PLATFORM: &str = "--platform=wasi/wasm";
 
-/// Runs scenarios on each version, those after `28:` on that alone, and looks that they leave
-/// nothing.
+/// Runs scenarios on each version, those after `28:` on that and newer ones alone, and looks that
+/// they leave nothing.
 macro_rules! on_each_docker {
     ($($file:ident: $name:ident),*; 28: $($newer:ident: $only:ident),* $(,)?) => {
-        mod docker_26 {
+        on_docker![docker_26, V26, $($file: $name),*];
+        on_docker![docker_28, V28, $($file: $name,)* $($newer: $only),*];
+        on_docker![docker_29, V29, $($file: $name,)* $($newer: $only),*];
+    };
+}
+
+macro_rules! on_docker {
+    ($module:ident, $version:ident, $($file:ident: $name:ident),*) => {
+        mod $module {
             $(#[test]
             #[ignore = "make test-clients"]
             fn $name() -> anyhow::Result<()> {
-                super::on(super::DockerVersion::V26, super::$file::$name)
-            })*
-        }
-        mod docker_28 {
-            $(#[test]
-            #[ignore = "make test-clients"]
-            fn $name() -> anyhow::Result<()> {
-                super::on(super::DockerVersion::V28, super::$file::$name)
-            })*
-            $(#[test]
-            #[ignore = "make test-clients"]
-            fn $only() -> anyhow::Result<()> {
-                super::on(super::DockerVersion::V28, super::$newer::$only)
+                super::on(super::DockerVersion::$version, super::$file::$name)
             })*
         }
     };
