@@ -1,5 +1,5 @@
-//! What users of Docker type, on Docker 26.1, 28.5 and 29. `make test-clients` runs these: they take
-//! minutes, and packages that other tests have no use for.
+//! What users of Docker type, on Docker 26.1, 28.5 and 29. `make test-clients` runs these: they
+//! take minutes, and packages that other tests have no use for.
 
 mod bounds;
 mod compose;

@@ -39,8 +39,8 @@ pub(crate) fn adds_pods_by_the_slots_in_use(cluster: &Cluster) -> Result<()> {
     delete(cluster, "service/user-generation")
 }
 
-/// By CPU time, as deploy/kubernetes/example.yaml has it: metrics-server reads it from the kubelet's
-/// `/metrics/resource`.
+/// By CPU time, as deploy/kubernetes/example.yaml has it: metrics-server reads it from the
+/// kubelet's `/metrics/resource`.
 pub(crate) fn adds_and_removes_pods_by_their_cpu_time(cluster: &Cluster) -> Result<()> {
     serve_api(cluster, "metrics-server", "metrics.k8s.io", "v1beta1", 4445)?;
     let requests = json!({ "resources": { "requests": { "cpu": "50m", "memory": "16Mi" } } });
