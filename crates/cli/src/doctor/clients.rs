@@ -77,17 +77,15 @@ fn reason_without_store(host: &Host, major: u32, settings: &Value) -> Option<Wit
         });
     }
     let asked = settings.pointer("/features/containerd-snapshotter");
-    if let Some(asked) = asked.and_then(Value::as_bool) {
-        return (!asked).then(|| WithoutStore {
-            why: String::new(),
-            remedy: enable,
-        });
-    }
-    if major < WITH_STORE {
-        return Some(WithoutStore {
-            why: String::new(),
-            remedy: enable,
-        });
+    match asked.and_then(Value::as_bool) {
+        Some(true) => return None,
+        None if major >= WITH_STORE => {}
+        Some(false) | None => {
+            return Some(WithoutStore {
+                why: String::new(),
+                remedy: enable,
+            });
+        }
     }
     let driver = settings.get("storage-driver").and_then(Value::as_str);
     if let Some(driver) = driver.filter(|driver| STORAGE_DRIVERS.contains(driver)) {
