@@ -11,6 +11,7 @@ pub(crate) mod response;
 pub(crate) mod restored;
 pub(crate) mod reuse;
 pub(crate) mod run;
+mod severed;
 pub(crate) mod socket;
 
 use std::any::Any;
@@ -259,21 +260,24 @@ impl Guest {
         Ok(self)
     }
 
-    /// Lets an instance that may answer `requests` ([`Self::reusing`]) have up to `at_once` of them
-    /// at a time: they share its memory and its limits, and a failure of one is that of all.
+    /// Lets an instance that may answer several requests, which [`Self::reusing`] says before, have
+    /// up to `at_once` of them at a time: they share its memory and its limits, and a failure of
+    /// one is that of all.
     ///
     /// # Errors
     /// The guest is no component of WASI 0.3; or it is in use.
-    pub fn concurrent(mut self, at_once: u32, requests: u32) -> Result<Self, LoadError> {
-        match &self.linked.code {
-            GuestCode::Component(component) if component.is_concurrent() => {}
+    pub fn concurrent(mut self, at_once: u32) -> Result<Self, LoadError> {
+        let requests = match &self.linked.code {
+            GuestCode::Component(component) if component.is_concurrent() => {
+                component.reuse.requests()
+            }
             GuestCode::Component(_) | GuestCode::Command(_) | GuestCode::Snapshot(_) => {
                 return Err(LoadError::unsupported(
                     "its instances answer one request at a time (`instances.concurrent`): only \
                      components that export `wasi:http/handler` of WASI 0.3 answer several",
                 ));
             }
-        }
+        };
         let runs = ConcurrentRuns::new(at_once, requests);
         self.linked_mut()?.concurrent = Some(Arc::new(runs));
         Ok(self)

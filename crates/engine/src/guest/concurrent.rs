@@ -8,20 +8,17 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::p3::bindings::Service;
 
-use crate::body::{BodyError, BodyStream, RequestBody};
+use crate::body::RequestBody;
 use crate::error::CallError;
 use crate::guest::component::{
     ComponentGuest, Head, HttpInstance, PIECES, failure, guest_log, request, respond,
@@ -30,6 +27,7 @@ use crate::guest::instance::GuestContext;
 use crate::guest::response::{FailureFlag, RaisedOnDrop};
 use crate::guest::reuse::ReusedInstance;
 use crate::guest::run::RunEnd;
+use crate::guest::severed::SeveredBody;
 use crate::host::state::Host;
 use crate::memory::account::Charge;
 use crate::memory::quota::FREE_OUTPUT;
@@ -58,6 +56,10 @@ struct RunList {
 }
 
 impl RunList {
+    fn get(&mut self, id: u64) -> Option<&mut OpenRun> {
+        self.open.iter_mut().find(|run| run.id == id)
+    }
+
     /// Passes a call to an instance that has room for it.
     fn join(
         &mut self,
@@ -339,14 +341,14 @@ impl ConcurrentRuns {
 
     /// The calls that waited for an instance were taken.
     fn taken(&self, id: u64) {
-        if let Some(run) = self.list().open.iter_mut().find(|run| run.id == id) {
+        if let Some(run) = self.list().get(id) {
             run.untaken_since = None;
         }
     }
 
     /// A call of a run has ended.
     fn leave(&self, id: u64) {
-        if let Some(run) = self.list().open.iter_mut().find(|run| run.id == id) {
+        if let Some(run) = self.list().get(id) {
             run.active = run.active.saturating_sub(1);
         }
     }
@@ -370,9 +372,8 @@ impl ConcurrentRuns {
 
     /// Calls in flight, of which a new one is one.
     fn active(&self, id: u64) -> u32 {
-        let list = self.list();
-        let run = list.open.iter().find(|run| run.id == id);
-        run.map_or(self.at_once, |run| run.active.max(1))
+        let mut list = self.list();
+        list.get(id).map_or(self.at_once, |run| run.active.max(1))
     }
 
     /// Polls an instance while it has calls.
@@ -601,102 +602,5 @@ struct EndOnDrop(CallEnd);
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         self.0.set(None);
-    }
-}
-
-/// The body of a request that can be cut off: the guest, which outlives its callers, may keep it.
-struct SeveredBody(Arc<Mutex<SeveredState>>);
-
-struct SeveredState {
-    body: Option<BodyStream>,
-    reader: Option<Waker>,
-}
-
-/// Cuts the body of a request off when it is dropped.
-struct Cut(Arc<Mutex<SeveredState>>);
-
-fn locked(state: &Mutex<SeveredState>) -> MutexGuard<'_, SeveredState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl SeveredBody {
-    /// The request with such a body, if it streams.
-    fn of(request: http::Request<RequestBody>) -> (http::Request<RequestBody>, Option<Cut>) {
-        let (head, body) = request.into_parts();
-        let RequestBody::Stream(body) = body else {
-            return (http::Request::from_parts(head, body), None);
-        };
-        let state = Arc::new(Mutex::new(SeveredState {
-            body: Some(body),
-            reader: None,
-        }));
-        let body = RequestBody::Stream(Self(state.clone()).boxed_unsync());
-        (http::Request::from_parts(head, body), Some(Cut(state)))
-    }
-}
-
-impl Drop for SeveredBody {
-    fn drop(&mut self) {
-        // The guest reads no more: the connection need not wait for who cuts it off.
-        let body = locked(&self.0).body.take();
-        drop(body);
-    }
-}
-
-impl Body for SeveredBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut state = locked(&self.0);
-        let Some(body) = &mut state.body else {
-            return Poll::Ready(Some(Err(BodyError::Disconnected)));
-        };
-        let polled = Pin::new(body).poll_frame(context);
-        if polled.is_pending() {
-            state.reader = Some(context.waker().clone());
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let state = locked(&self.0);
-        state.body.as_ref().is_some_and(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let state = locked(&self.0);
-        state.body.as_ref().map(Body::size_hint).unwrap_or_default()
-    }
-}
-
-impl Cut {
-    /// Leaves what the client still sends to the guest for so long.
-    fn later(self, time: Duration) {
-        if !locked(&self.0)
-            .body
-            .as_ref()
-            .is_none_or(Body::is_end_stream)
-        {
-            tokio::spawn(async move {
-                tokio::time::sleep(time).await;
-                drop(self);
-            });
-        }
-    }
-}
-
-impl Drop for Cut {
-    fn drop(&mut self) {
-        let mut state = locked(&self.0);
-        let (body, reader) = (state.body.take(), state.reader.take());
-        drop(state);
-        drop(body);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
     }
 }

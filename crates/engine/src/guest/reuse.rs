@@ -69,6 +69,11 @@ impl<I: Send + 'static> Reuse<I> {
         self.0.is_some()
     }
 
+    /// Requests that an instance answers.
+    pub(crate) fn requests(&self) -> u32 {
+        self.0.as_ref().map_or(1, |pool| pool.requests)
+    }
+
     /// Takes the instance that was used last, and how long it has waited.
     pub(crate) fn take(&self) -> Option<(ReusedInstance<I>, Duration)> {
         self.0.as_ref()?.take()

@@ -143,7 +143,7 @@ async fn only_components_of_wasi_0_3_answer_several_requests_at_once() {
     let error = counter(&engine())
         .reusing(10)
         .unwrap()
-        .concurrent(2, 10)
+        .concurrent(2)
         .err()
         .unwrap();
     let text = error.to_string();

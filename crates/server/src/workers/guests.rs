@@ -407,7 +407,7 @@ fn with_instances(mut guest: Guest, instances: &Instances) -> Result<Guest, Load
         guest = guest.reusing(instances.reuse)?;
     }
     if instances.concurrent > 1 {
-        guest = guest.concurrent(instances.concurrent, instances.reuse)?;
+        guest = guest.concurrent(instances.concurrent)?;
     }
     Ok(guest)
 }
