@@ -41,7 +41,7 @@ pub(crate) fn with_compiled<T>(
         || {
             let options = PrepareOptions {
                 env: environment::variables(),
-                code: code.or_else(|| code::of_user(&project, &compiling)),
+                code: code.or_else(|| code::of_user(&project, &given.path, &compiling)),
                 compiling: compiling.clone(),
                 stores: OpenedStores::trial(),
                 ..PrepareOptions::default()

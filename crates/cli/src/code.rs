@@ -39,9 +39,10 @@ pub(crate) fn of_container() -> io::Result<Option<CodeCache>> {
     }
 }
 
-/// The user's cache, with the code that a project needs. Without a cache, starting takes longer.
-/// `None` in a container, where the user's directories are the image's.
-pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCache> {
+/// The user's cache, with the code that a project needs, which was loaded from `path`. Without a
+/// cache, starting takes longer. `None` in a container, where the user's directories are the
+/// image's.
+pub(crate) fn of_user(project: &Project, path: &Path, compiling: &Compiling) -> Option<CodeCache> {
     if environment::is_in_container() {
         return None;
     }
@@ -68,7 +69,8 @@ pub(crate) fn of_user(project: &Project, compiling: &Compiling) -> Option<CodeCa
         // The project is the user's own, so it is compiled in this process.
         compile: &wws_server::compile_here,
     };
-    match precompile.run(project.root()) {
+    let (_, file) = wws_project::directory_and_file(path);
+    match precompile.run(project.root(), file.as_deref()) {
         Ok(done) if done.compiled > 0 => tracing::info!(
             "compiled {} modules in {:.1} s, and kept their code in {}",
             done.compiled,

@@ -43,10 +43,7 @@ pub(crate) fn precompile(args: &args::Precompile) -> ExitCode {
             languages: &Languages::standard(),
             compile: &compiler::in_process,
         };
-        match &args.file {
-            Some(file) => precompile.run_file(&args.path, file),
-            None => precompile.run(&args.path),
-        }
+        precompile.run(&args.path, args.file.as_deref())
     };
     match run() {
         Ok(done) => {

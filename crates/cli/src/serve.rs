@@ -12,7 +12,6 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use wws_project::{Problems, WatchOptions};
 use wws_server::{
@@ -126,7 +125,7 @@ async fn run(
         }
         watched => watched.and_then(Result::ok),
     };
-    let is_dev = args.dev;
+    let asked = signals.reload_requests();
     let compiling = Compiling::default();
     let mut start = Start {
         args,
@@ -160,15 +159,15 @@ async fn run(
             Ok(server) => return listen(server, unused, loader, signals, changes).await,
             Err(problems) => problems,
         };
-        let Some(changes) = changes.as_ref().filter(|_| is_dev) else {
+        if changes.is_none() || !unused.args.dev {
             return End::BadProject(problems.to_string());
-        };
+        }
         for problem in problems.all() {
             tracing::error!("{problem}");
         }
         tracing::info!("nothing is served yet: waiting for a change");
         tokio::select! {
-            () = changes.asked.notified() => start = unused,
+            () = asked.notified() => start = unused,
             (signal, _) = signals.next() => return stopped_before_the_start(signal),
         }
     }
@@ -177,7 +176,6 @@ async fn run(
 /// The changes of a project, from before it is loaded for the first time.
 struct Changes {
     watch: Watch,
-    asked: Arc<Notify>,
     _watching: JoinSet<()>,
 }
 
@@ -190,11 +188,10 @@ impl Changes {
             ..WatchOptions::default()
         };
         let watch = Watch::start(&args.project.path, options)?;
-        let (asked, mut watching) = (signals.reload_requests(), JoinSet::new());
-        watching.spawn(watch.clone().run(Arc::clone(&asked)));
+        let mut watching = JoinSet::new();
+        watching.spawn(watch.clone().run(signals.reload_requests()));
         Ok(Self {
             watch,
-            asked,
             _watching: watching,
         })
     }
@@ -275,7 +272,9 @@ impl Start {
             let options = PrepareOptions {
                 env: environment::own_variables(),
                 code: match (self.place, code) {
-                    (ServerLocation::Machine, None) => code::of_user(&project, compiling),
+                    (ServerLocation::Machine, None) => {
+                        code::of_user(&project, &self.args.project.path, compiling)
+                    }
                     (_, code) => code.cloned(),
                 },
                 memory: self.args.memory,

@@ -21,7 +21,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use wws_project::{WatchOptions, is_watched, watched_directories};
+use wws_project::{WatchOptions, directory_and_file, is_watched, watched_directories};
 
 /// The most directories that are watched.
 const MAX_DIRECTORIES: usize = 4096;
@@ -207,15 +207,8 @@ impl WatchedProject {
 
     /// Watches all directories, and no others; those that are watched already stay.
     fn find(&self, inotify: &OwnedFd) -> Unwatched {
-        let root = match self.path.is_file() {
-            true => match self.path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-                // A file of the working directory.
-                _ => PathBuf::from("."),
-            },
-            false => self.path.clone(),
-        };
-        let root = root.canonicalize().unwrap_or(root);
+        let (root, _) = directory_and_file(&self.path);
+        let root = root.canonicalize().unwrap_or(root.to_owned());
         let mut watched = self.lock();
         let options = WatchOptions {
             max: MAX_DIRECTORIES,

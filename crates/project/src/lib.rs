@@ -40,7 +40,8 @@ pub use execution::{Execution, InterpreterOrigin, LanguageSpec};
 pub use instances::Instances;
 pub use limits::Limits;
 pub use load::{
-    Compilable, LoadOptions, compilable, load, repository_index, runtimes, server_settings, stores,
+    Compilable, LoadOptions, compilable, directory_and_file, load, repository_index, runtimes,
+    server_settings, stores,
 };
 pub use log::{LogLevel, WorkerLog};
 pub use network::{Network, NotANetwork};

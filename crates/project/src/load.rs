@@ -95,7 +95,8 @@ pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
 }
 
 /// The directory of a project, and its only worker if the project is one file.
-fn directory_and_file(path: &Path) -> (&Path, Option<PathBuf>) {
+#[must_use]
+pub fn directory_and_file(path: &Path) -> (&Path, Option<PathBuf>) {
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) if path.is_file() => {
             let parent = match parent.as_os_str().is_empty() {

@@ -255,6 +255,18 @@ fn caches_no_code_where_a_worker_may_write() {
 }
 
 #[test]
+fn compiles_only_the_file_that_is_served() {
+    let directory = project(&[("app.wasm", &hello(0)), ("other.wasm", &hello(1))]);
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = wws(&["-p", "0"], &directory.path().join("app.wasm"));
+    command.env("WWS_CODE_CACHE", cache.path().join("code"));
+    let served = Served::start(command);
+    assert!(answer(served.send("/other")).ends_with("hello"));
+    let (_, log) = served.stop();
+    assert!(log.contains("compiled 1 modules"), "{log}");
+}
+
+#[test]
 fn caches_code_that_a_reload_compiles() {
     let directory = project(&[("w.wasm", &hello(0))]);
     std::fs::create_dir(directory.path().join("data")).unwrap();

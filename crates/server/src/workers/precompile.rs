@@ -129,24 +129,13 @@ enum CodeOutcome {
 }
 
 impl Precompile<'_> {
-    /// Compiles the modules of a directory that are not in the code cache.
+    /// Compiles the modules of a directory that are not in the code cache: of all its workers, or
+    /// of the one `file` in it that is the project.
     ///
     /// # Errors
     /// The directory cannot be opened or the links cannot be created. A cache that cannot be
     /// written is not an error.
-    pub fn run(&self, directory: &Path) -> io::Result<Precompiled> {
-        self.run_of(directory, None)
-    }
-
-    /// [`Self::run`] for a project that is one `file` of a directory.
-    ///
-    /// # Errors
-    /// As of [`Self::run`].
-    pub fn run_file(&self, directory: &Path, file: &Path) -> io::Result<Precompiled> {
-        self.run_of(directory, Some(file))
-    }
-
-    fn run_of(&self, directory: &Path, file: Option<&Path>) -> io::Result<Precompiled> {
+    pub fn run(&self, directory: &Path, file: Option<&Path>) -> io::Result<Precompiled> {
         let until = Instant::now() + MAX_TIME;
         let root = Root::open(directory)?;
         let engine = engine().map_err(io::Error::other)?;

@@ -17,6 +17,8 @@ struct Machine {
     directory: tempfile::TempDir,
     store: CodeCache,
     compiled: AtomicUsize,
+    compiling: Compiling,
+    languages: Languages,
 }
 
 impl Machine {
@@ -27,6 +29,21 @@ impl Machine {
             directory,
             store,
             compiled: AtomicUsize::new(0),
+            compiling: Compiling::default(),
+            languages: Languages::standard(),
+        }
+    }
+
+    /// Compiles here, and links nothing.
+    fn precompile(&self) -> Precompile<'_> {
+        Precompile {
+            store: &self.store,
+            links: None,
+            container: false,
+            patient: false,
+            compiling: &self.compiling,
+            languages: &self.languages,
+            compile: &compile_here,
         }
     }
 
@@ -43,18 +60,14 @@ impl Machine {
     fn run(&self, project: &Path) -> (Precompiled, Vec<String>) {
         let links = tempfile::tempdir_in(self.directory.path()).unwrap();
         let precompile = Precompile {
-            store: &self.store,
             links: Some(links.path()),
-            container: false,
-            patient: false,
-            compiling: &Compiling::default(),
-            languages: &Languages::standard(),
             compile: &|job, code| {
                 self.compiled.fetch_add(1, Ordering::Relaxed);
                 compile_here(job, code)
             },
+            ..self.precompile()
         };
-        let done = precompile.run(project).unwrap();
+        let done = precompile.run(project, None).unwrap();
         (counted(done), names(links.path()))
     }
 }
@@ -90,21 +103,14 @@ fn counted(done: Precompiled) -> Precompiled {
 fn compiles_only_the_file_that_is_the_project() {
     let machine = Machine::new(1 << 30);
     let project = machine.project("p", &[("app.wasm", &module("a")), ("other.wasm", b"no")]);
-    let precompile = Precompile {
-        store: &machine.store,
-        links: None,
-        container: false,
-        patient: false,
-        compiling: &Compiling::default(),
-        languages: &Languages::standard(),
-        compile: &compile_here,
+    let run = |file| {
+        let precompile = machine.precompile();
+        precompile.run(&project, Some(Path::new(file))).unwrap()
     };
-    let done = precompile
-        .run_file(&project, Path::new("app.wasm"))
-        .unwrap();
+    let done = run("app.wasm");
     assert_eq!((done.compiled, done.left), (1, 0), "{done:?}");
     for outside in ["../p/app.wasm", "/etc/passwd.wasm", "none.wasm"] {
-        let done = precompile.run_file(&project, Path::new(outside)).unwrap();
+        let done = run(outside);
         assert_eq!((done.compiled, done.cached), (0, 0), "{outside}: {done:?}");
     }
 }
@@ -141,16 +147,11 @@ fn records_the_hash_of_a_runtime_that_was_read() {
     fs::write(directory.join("i.wasm"), &wasm).unwrap();
     let links = tempfile::tempdir_in(machine.directory.path()).unwrap();
     let precompile = Precompile {
-        store: &machine.store,
         links: Some(links.path()),
-        container: false,
-        patient: false,
-        compiling: &Compiling::default(),
-        languages: &Languages::standard(),
-        compile: &compile_here,
+        ..machine.precompile()
     };
     assert!(hashed(links.path()).is_empty());
-    assert_eq!(precompile.run(&project).unwrap(), done(1, 0, 0));
+    assert_eq!(precompile.run(&project, None).unwrap(), done(1, 0, 0));
     let digest = Sha256::digest(&wasm);
     let sha256 = hex::encode(&digest);
     let noted = hashed(links.path());
@@ -235,18 +236,13 @@ fn remembers_only_failures_of_the_module() {
     for (name, fail, retry, is_noted) in cases {
         let project = machine.project(name, &[("a.wasm", &module(name))]);
         let failing = Precompile {
-            store: &machine.store,
-            links: None,
-            container: false,
-            patient: false,
-            compiling: &Compiling::default(),
-            languages: &Languages::standard(),
             compile: &|job, _| {
                 io::copy(job.wasm, &mut io::sink())?;
                 Err(fail())
             },
+            ..machine.precompile()
         };
-        let did = failing.run(&project).unwrap();
+        let did = failing.run(&project, None).unwrap();
         assert_eq!((did.left, did.retry), (1, retry), "{name}");
         let [failure] = &did.failures[..] else {
             panic!("{name}: {:?}", did.failures);
@@ -279,15 +275,12 @@ fn concurrent_starts_compile_once() {
                 scope.spawn(|| {
                     let links = tempfile::tempdir_in(machine.directory.path()).unwrap();
                     let precompile = Precompile {
-                        store: &machine.store,
                         links: Some(links.path()),
                         container: true,
-                        patient: false,
-                        compiling: &Compiling::default(),
-                        languages: &Languages::standard(),
                         compile: &precompile,
+                        ..machine.precompile()
                     };
-                    let did = precompile.run(&project).unwrap();
+                    let did = precompile.run(&project, None).unwrap();
                     (
                         did.compiled + did.cached,
                         did.left,
@@ -326,15 +319,10 @@ fn small_project_does_not_wait_for_long_compilations() {
     // It was not its fault. A later run waits as long as it takes.
     let run_patiently = || {
         let patient = Precompile {
-            store: &machine.store,
-            links: None,
-            container: false,
             patient: true,
-            compiling: &Compiling::default(),
-            languages: &Languages::standard(),
-            compile: &compile_here,
+            ..machine.precompile()
         };
-        patient.run(&large).unwrap()
+        patient.run(&large, None).unwrap()
     };
     std::thread::scope(|scope| {
         let run = scope.spawn(run_patiently);
@@ -420,18 +408,16 @@ fn code_of_a_module_that_changes_is_not_kept() {
     let engine = engine().unwrap();
     // Between its two readings: the handle is the same file's.
     let precompile = Precompile {
-        store: &machine.store,
-        links: None,
-        container: false,
-        patient: false,
-        compiling: &Compiling::default(),
-        languages: &Languages::standard(),
         compile: &|job, code| {
             fs::write(&file, &after).unwrap();
             compile_here(job, code)
         },
+        ..machine.precompile()
     };
-    assert_eq!(counted(precompile.run(&project).unwrap()), done(0, 0, 1));
+    assert_eq!(
+        counted(precompile.run(&project, None).unwrap()),
+        done(0, 0, 1)
+    );
     for wasm in [&before, &after] {
         let key = engine.code_key(&Sha256::digest(wasm).into());
         assert_eq!(machine.store.state(&key), CacheEntryState::Missing);
@@ -447,16 +433,11 @@ fn links_may_be_on_another_file_system() {
         return;
     };
     let precompile = Precompile {
-        store: &machine.store,
         links: Some(links.path()),
-        container: false,
-        patient: false,
-        compiling: &Compiling::default(),
-        languages: &Languages::standard(),
-        compile: &compile_here,
+        ..machine.precompile()
     };
     for expected in [done(1, 0, 0), done(0, 1, 0)] {
-        assert_eq!(precompile.run(&project).unwrap(), expected);
+        assert_eq!(precompile.run(&project, None).unwrap(), expected);
         assert_eq!(names(links.path()).len(), 1);
     }
 }
