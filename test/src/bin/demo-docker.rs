@@ -31,7 +31,7 @@ fn main() -> Result<()> {
         None | Some("28") => DockerVersion::V28,
         Some("26") => DockerVersion::V26,
         Some("29") => DockerVersion::V29,
-        _ => bail!("usage: demo-docker [26|28]"),
+        _ => bail!("usage: demo-docker [26|28|29]"),
     };
     let docker = Docker::start(version)?;
     let directory = docker.containerd().directory().join("demo");

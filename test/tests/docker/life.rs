@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -78,9 +78,8 @@ pub(super) fn an_image_is_built_and_run_with_a_published_port_and_a_volume(
     Ok(())
 }
 
-pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
-    docker: &mut Docker,
-) -> Result<()> {
+/// A directory from which Docker builds an image of the probe.
+fn build_context(docker: &Docker) -> Result<PathBuf> {
     let directory = docker.containerd().directory().join("build");
     fs::create_dir_all(&directory)?;
     fs::copy(workspace::guest("probe")?, directory.join("probe.wasm"))?;
@@ -88,6 +87,13 @@ pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
         directory.join("Dockerfile"),
         "FROM scratch\nCOPY probe.wasm /\nENTRYPOINT [\"/\"]\n",
     )?;
+    Ok(directory)
+}
+
+pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
+    docker: &mut Docker,
+) -> Result<()> {
+    let directory = build_context(docker)?;
     let context = directory.to_string_lossy().into_owned();
     let platforms = "wasi/wasm,linux/amd64,linux/arm64";
     let mut build = vec!["buildx", "build", "--platform", platforms];
@@ -134,13 +140,7 @@ pub(super) fn an_image_for_all_platforms_is_run_without_naming_one(
 
 /// What buildx makes by default: an index with the image and an attestation of how it was built.
 pub(super) fn an_image_with_a_provenance_attestation_is_run(docker: &mut Docker) -> Result<()> {
-    let directory = docker.containerd().directory().join("build");
-    fs::create_dir_all(&directory)?;
-    fs::copy(workspace::guest("probe")?, directory.join("probe.wasm"))?;
-    fs::write(
-        directory.join("Dockerfile"),
-        "FROM scratch\nCOPY probe.wasm /\nENTRYPOINT [\"/\"]\n",
-    )?;
+    let directory = build_context(docker)?;
     let context = directory.to_string_lossy().into_owned();
     let everywhere = "wasi/wasm,linux/amd64,linux/arm64";
     for (name, platforms, platform) in [

@@ -88,6 +88,20 @@ impl Client {
         self.text().await
     }
 
+    /// Has texts come back as they are, and bytes with one added to each.
+    async fn echoes(&self, pieces: &[&[u8]]) {
+        for text in ["", "héllo ✓ 𝄞", &"x".repeat(100_000)] {
+            assert_eq!(self.ask(text).await, text);
+        }
+        for bytes in pieces {
+            let plus_one: Vec<u8> = bytes.iter().map(|byte| byte + 1).collect();
+            let message = Message::Binary(bytes.to_vec().into());
+            self.end.sender.send(message).await.unwrap();
+            let expected = Event::Message(Message::Binary(plus_one.into()));
+            assert_eq!(self.next().await, expected);
+        }
+    }
+
     /// Closes the socket, and waits for the guest.
     async fn close(self, code: u16) -> Result<(), CallError> {
         self.end
