@@ -85,6 +85,7 @@ pub(crate) struct Module {
     pub(crate) code: wasmtime::Module,
     code_place: CodePlace,
     pub(crate) image: Arc<PooledImage>,
+    /// The first size of the memory, in bytes.
     pub(crate) minimum_memory: u64,
     /// The exported function that runs the program.
     pub(crate) entry: ModuleExport,

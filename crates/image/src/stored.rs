@@ -58,6 +58,7 @@ pub struct Defaults {
 pub(crate) struct Descriptor {
     media_type: String,
     pub(crate) digest: String,
+    /// In bytes.
     pub(crate) size: u64,
     platform: Option<(String, String)>,
 }

@@ -43,7 +43,7 @@ pub(crate) enum Payload {
 /// A body that is read while it is sent.
 pub(crate) struct Stream {
     pub(crate) body: UnsyncBoxBody<Bytes, Cause>,
-    /// Its length, where it is known.
+    /// Its length in bytes, where it is known.
     pub(crate) length: Option<u64>,
     /// The values of its `Trailer` headers.
     pub(crate) trailer: Vec<HeaderValue>,

@@ -216,6 +216,7 @@ pub(crate) struct WorkerState {
     pub(crate) cpu: u128,
     pub(crate) memory: Histogram,
     pub(crate) running: i64,
+    /// The most bytes of linear memory that a call had.
     pub(crate) peak_memory: u64,
     pub(crate) failures: Vec<u64>,
     pub(crate) limits: Vec<u64>,

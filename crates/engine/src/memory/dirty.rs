@@ -11,7 +11,9 @@ use crate::memory::page::page_size;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct PageRun {
+    /// Of the first byte.
     pub(crate) start: u64,
+    /// Of the byte after the last.
     pub(crate) end: u64,
     categories: u64,
 }

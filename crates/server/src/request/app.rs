@@ -73,6 +73,7 @@ pub(crate) struct AppParts {
     pub(crate) uploads: Uploads,
     pub(crate) clients: Arc<Clients>,
     pub(crate) loaded_memory: LoadedMemory,
+    /// Bytes for guests, and for what the host holds for them and for clients.
     pub(crate) memory: u64,
     pub(crate) sampler: Option<Sampler>,
     pub(crate) on_idle: Option<fn()>,

@@ -20,7 +20,7 @@ use crate::connection::bounds::bytes_in;
 pub(crate) struct UploadStreamBounds {
     /// The longest time that a worker waits for the client.
     pub(crate) idle: Duration,
-    /// Maximum size.
+    /// The most bytes that are read; any number without it.
     pub(crate) max: Option<u64>,
     /// The lowest rate at which a client sends while memory is short, in bytes per second...
     pub(crate) min_rate: u64,
