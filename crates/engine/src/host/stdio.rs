@@ -53,6 +53,11 @@ impl Stdin {
         }
     }
 
+    /// Whether the guest has to wait before it can read.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.is_some()
+    }
+
     /// Takes what the guest has to wait for before it can read, if anything.
     pub(crate) fn take_awaited(&mut self) -> Option<AwaitedInput> {
         self.awaited.take()

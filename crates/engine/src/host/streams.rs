@@ -42,6 +42,14 @@ pub(crate) fn read_stdin(
     })
 }
 
+/// Whether the guest has to wait before it can read standard input.
+pub(crate) fn awaits_stdin(caller: &Caller<'_, Host>) -> bool {
+    match &caller.data().io {
+        Io::Command(stdin) => stdin.is_awaited(),
+        Io::Kit(_) | Io::Component(_) => false,
+    }
+}
+
 /// Waits for the request of a prestarted instance, at its first read of standard input.
 pub(crate) async fn wait_for_stdin(caller: &mut Caller<'_, Host>) -> Result<()> {
     let Io::Command(stdin) = &mut caller.data_mut().io else {
