@@ -128,7 +128,7 @@ impl Framing {
                     }
                 }
                 FramingState::Head | FramingState::Size | FramingState::Trailers => {
-                    let end = bytes.iter().position(|byte| *byte == b'\n');
+                    let end = memchr::memchr(b'\n', bytes);
                     let line = &bytes[..end.unwrap_or(bytes.len())];
                     self.line(line);
                     if let Some(last) = line.last() {
@@ -156,9 +156,12 @@ impl Framing {
                     if self.state == FramingState::Size {
                         self.part = LinePart::Number;
                         self.number.digit(*byte, 16);
-                    } else {
+                    } else if matches!(*byte, b'C' | b'c' | b'T' | b't') {
                         self.part = LinePart::Name;
                         self.name_byte(*byte);
+                    } else {
+                        // No name that is compared begins with it.
+                        self.part = LinePart::Rest;
                     }
                 }
                 LinePart::Name => self.name_byte(*byte),
