@@ -16,6 +16,11 @@ PROGRAMS := target/release$(if $(filter-out $(MACHINE),$(ARCH)),-$(ARCH))
 ifneq ($(ARCH),$(MACHINE))
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER ?= aarch64-linux-gnu-gcc
 endif
+# PGO=1 compiles `wws` by a profile of its own work: by PGO_PROFILE, or by one that scripts/pgo.sh makes. A profile is of one
+# architecture, so what is built for another one has none.
+PGO ?=
+PGO_PROFILE ?=
+by_profile = $(and $(PGO),$(filter $(MACHINE),$(ARCH)))
 LINT_TOOLS := target/tools/lint-tools/bin
 PREFIX ?= /usr/local
 
@@ -36,12 +41,12 @@ interpreters: setup ## fetch the pinned interpreters that go into `wws`, below t
 	@scripts/interpreters.sh
 
 .PHONY: build
-build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/release/wws, both static (ARCH=arm64: in target/release-arm64)
+build: interpreters ## leave target/release/containerd-shim-wws-v1 and target/release/wws, both static (ARCH=arm64: in target/release-arm64; PGO=1: compiled by a profile)
 	@[[ $(ARCH) == $(MACHINE) ]] || scripts/cross.sh $(ARCH)
-	cargo build $(CARGO_FLAGS) --target $(HOST) --release -p wws
+	$(if $(by_profile),CARGO_FLAGS="$(CARGO_FLAGS)" scripts/pgo.sh $(PGO_PROFILE),cargo build $(CARGO_FLAGS) --target $(HOST) --release -p wws)
 	cargo build $(CARGO_FLAGS) --target $(HOST) --profile shim -p containerd-shim-wws-v1
 	mkdir -p $(PROGRAMS)
-	ln -f $(OUT)/release/wws $(PROGRAMS)/wws
+	ln -f $(if $(by_profile),target/pgo,$(OUT))/release/wws $(PROGRAMS)/wws
 	ln -f $(OUT)/shim/containerd-shim-wws-v1 $(PROGRAMS)/containerd-shim-wws-v1
 
 .PHONY: install
@@ -58,8 +63,9 @@ uninstall: ## remove what `make install` installed, and the compiled code; conta
 	rm -rf $(DESTDIR)/var/lib/wws
 
 .PHONY: dist
+dist: PGO := 1
 dist: build ## pack archives, the one-file shim and a Debian package, for arm64 too where it can be built, images of `wws` and its installer, a list of what is in them (SBOM) and checksums below target/dist (KEY signs them)
-	@if [[ $(MACHINE) == amd64 ]] && scripts/cross.sh --check arm64; then $(MAKE) build ARCH=arm64; fi
+	@if [[ $(MACHINE) == amd64 ]] && scripts/cross.sh --check arm64; then $(MAKE) build ARCH=arm64 PGO=; fi
 	@scripts/dist.sh
 
 .PHONY: images

@@ -8,6 +8,7 @@
 #   wws-installer-VERSION-linux-ARCH.tar                the OCI image of the installer, for deploy/helm
 #   wws-chart-VERSION.tgz                               the Helm chart
 #   wws-VERSION.cdx.json                                what they are made of (CycloneDX)
+#   wws-VERSION-linux-ARCH.profdata.xz                  the profile that `wws` was compiled by (scripts/pgo.sh), if it was
 #   SHA256SUMS, and SHA256SUMS.asc with the key KEY of gpg, if it is given
 #
 # Nothing in them depends on when or by whom they are packed: SOURCE_DATE_EPOCH, or the time of the commit, is the time of all files.
@@ -100,10 +101,15 @@ tar --sort=name --format=ustar --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0
 
 scripts/sbom.py "$version" > "$dist/wws-$version.cdx.json"
 
+# Without it, nobody can compile the same bytes again.
+if [[ $own/wws -ef target/pgo/release/wws ]]; then
+    xz -9 --threads=1 < target/pgo/release/wws.profdata > "$dist/wws-$version-linux-$machine.profdata.xz"
+fi
+
 (
     cd "$dist"
     shopt -s nullglob
-    packed=(*.tar.gz *.tgz *.tar *.deb *.cdx.json)
+    packed=(*.tar.gz *.tgz *.tar *.deb *.cdx.json *.profdata.xz)
     sha256sum -- "${packed[@]}" > SHA256SUMS
 )
 if [[ -n ${KEY-} ]]; then
