@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
+    time::timeout,
 };
 use wws_otlp::{ExportOptions, ExportSettings, Exporter};
 use wws_telemetry::{LogRecord, Sampler, Severity, Span, SpanKind, Telemetry, TraceContext};
@@ -47,12 +48,19 @@ fn exporter(url: &str) -> Exporter {
         "OTEL_METRIC_EXPORT_INTERVAL" | "OTEL_BSP_SCHEDULE_DELAY" | "OTEL_BLRP_SCHEDULE_DELAY" => {
             Some("86400000")
         }
+        "OTEL_EXPORTER_OTLP_TIMEOUT" => Some("86400000"),
         _ => None,
     });
     assert_eq!(problems, []);
     let exporter = Exporter::new(settings.unwrap(), &ExportOptions::default()).unwrap();
     assert_eq!(exporter.sampler(), Some(Sampler::default()));
     exporter
+}
+
+async fn until_enabled(telemetry: &Telemetry) {
+    while !(telemetry.spans().is_enabled() && telemetry.logs().is_enabled()) {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn record(telemetry: &Telemetry) {
@@ -82,9 +90,7 @@ async fn exports_the_rest_without_waiting() {
     let telemetry = Telemetry::default();
     let counted = telemetry.clone();
     let running = exporter(&url).start(&telemetry, move |sink| counted.collect(sink));
-    while !(telemetry.spans().is_enabled() && telemetry.logs().is_enabled()) {
-        tokio::task::yield_now().await;
-    }
+    until_enabled(&telemetry).await;
     record(&telemetry);
     let (paths, ()) = tokio::join!(paths(listener, 3), running.stop(PATIENCE));
     assert_eq!(paths, ["/v1/logs", "/v1/metrics", "/v1/traces"]);
@@ -98,6 +104,10 @@ async fn silent_collector_does_not_delay_the_exit() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let telemetry = Telemetry::default();
     let running = exporter(&url).start(&telemetry, |_| {});
+    until_enabled(&telemetry).await;
+    record(&telemetry);
     let stopped = running.stop(Duration::from_millis(50));
-    tokio::time::timeout(PATIENCE, stopped).await.unwrap();
+    timeout(PATIENCE, stopped).await.unwrap();
+    // It was asked, and has not answered.
+    timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
 }
