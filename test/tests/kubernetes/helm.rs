@@ -200,5 +200,12 @@ fn helm(cluster: &Cluster, action: &str, options: &[&str]) -> Result<()> {
     let printed = command::run(&mut helm, 2 * READY_LIMIT)?.success()?;
     println!("{printed}");
     ensure!(!printed.is_empty(), "helm {action} prints nothing");
-    Ok(())
+    if action == "uninstall" {
+        return Ok(());
+    }
+    // Helm waits for all pods but those that `maxUnavailable` allows to be missing: on one node,
+    // for none.
+    let rollout = ["rollout", "status", "daemonset/wws-installer"];
+    let bounds = ["--namespace=wws", "--timeout=100s"];
+    cluster.kubectl(&[&rollout[..], &bounds].concat()).map(drop)
 }
