@@ -86,7 +86,7 @@
     // `#source`: null, a text, bytes, a stream, a body that the host has, or the mark of the request's body. `#stream`: a stream over
     // it, once somebody asked.
     #source; #stream = null; #used = false; #is_text = false;
-    constructor(source, is_text) { this.#source = source; this.#is_text = Boolean(is_text); }
+    constructor(source, is_text = false) { this.#source = source; this.#is_text = is_text; }
     get body() {
       if (this.#source === null) return null;
       if (this.#stream) return this.#stream;
@@ -134,6 +134,12 @@
         },
         cancel: (reason) => { reader.cancel(reason).catch(() => {}); },
       };
+    }
+    // A text that is there, or undefined. Uses the body up.
+    static take_text(self) {
+      if (self.#used || self.#stream !== null || typeof self.#source !== "string") return undefined;
+      self.#used = true;
+      return self.#source;
     }
     static is_used(self) {
       if (self.#used) return true;
@@ -212,8 +218,8 @@
     if (typeof taken !== "string") return utf8.decode(taken, false);
     return (taken.charCodeAt(0) === 0xfeff ? taken.slice(1) : taken).toWellFormed();
   };
-  const { take, pieces, copy, move, replace, is_used, is_unusable, is_text } = Body;
-  for (const name of ["take", "pieces", "copy", "move", "replace", "is_used", "is_unusable", "is_text"]) delete Body[name];
+  const { take, take_text, pieces, copy, move, replace, is_used, is_unusable, is_text } = Body;
+  for (const name of ["take", "take_text", "pieces", "copy", "move", "replace", "is_used", "is_unusable", "is_text"]) delete Body[name];
   const { TransformStream } = globalThis;
 
   const METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"];
@@ -238,17 +244,17 @@
   };
 
   class Request extends Body {
-    #method; #url; #headers; #lines; #params; #signal = null; #redirect = "follow"; #unused = null;
-    constructor(input, init) {
+    // `#lines`: method and URL. `#head`: what the host passed, until somebody reads the headers.
+    #lines; #head; #headers; #params; #signal = null; #options = null;
+    constructor(input, init = undefined, own = null, head = undefined) {
       if (input === inner) {
-        super(init.body ?? null);
-        this.#method = init.method;
-        this.#url = init.url;
-        this.#lines = init.lines;
-        this.#params = init.params;
+        super(own);
+        this.#lines = init;
+        this.#params = init[2];
+        this.#head = head;
         return;
       }
-      wws.needs(arguments.length, 1, "Request");
+      if (input === undefined) wws.needs(0, 1, "Request");
       init = options_of(init, "the options of a Request");
       const from = input instanceof Request ? input : null;
       let url;
@@ -265,7 +271,7 @@
       if (signal !== null && signal !== undefined && !(signal instanceof AbortSignal)) throw new TypeError("the option `signal` is no AbortSignal");
       const redirect = init.redirect === undefined ? from?.redirect ?? "follow" : one_of(init.redirect, ["follow", "manual", "error"], "redirect");
       if (init.duplex !== undefined) one_of(init.duplex, ["half"], "duplex");
-      const unused = {};
+      const unused = { redirect };
       for (const [name, values] of Object.entries(UNUSED)) {
         unused[name] = init[name] === undefined ? from?.[name] ?? values[0] : one_of(init[name], values, name);
       }
@@ -275,48 +281,45 @@
       if (given === null && from && has_no_body && from.body !== null) throw new TypeError(`a ${method} request has no body`);
       const body = given ?? (from ? move(from) : { source: null });
       super(body.source, body.is_text);
-      this.#method = method;
-      this.#url = from ? from.#url : url.href;
+      this.#lines = [method, from ? from.url : url.href];
       this.#headers = headers;
       this.#signal = signal ? AbortSignal.any([signal]) : null;
-      this.#redirect = redirect;
       this.#params = from?.params;
-      this.#unused = unused;
+      this.#options = unused;
       if (given?.type && !headers.has("content-type")) headers.set("content-type", given.type);
     }
-    get method() { return this.#method; }
-    get url() { return this.#url; }
-    get headers() { return this.#headers ??= flat.of(this.#lines, 4); }
+    get method() { return this.#lines[0]; }
+    get url() { return this.#lines[1]; }
+    get headers() { return this.#headers ??= flat.of(this.#head.split("\0"), 4); }
     get params() { return this.#params = typeof this.#params === "string" ? JSON.parse(this.#params) : this.#params ?? {}; }
     // Routers put their own there.
     set params(params) { this.#params = params; }
     get signal() { return this.#signal ??= signals.never(); }
-    get redirect() { return this.#redirect; }
-    get mode() { return this.#unused?.mode ?? "cors"; }
-    get credentials() { return this.#unused?.credentials ?? "same-origin"; }
-    get cache() { return this.#unused?.cache ?? "default"; }
+    get redirect() { return this.#options?.redirect ?? "follow"; }
+    get mode() { return this.#options?.mode ?? "cors"; }
+    get credentials() { return this.#options?.credentials ?? "same-origin"; }
+    get cache() { return this.#options?.cache ?? "default"; }
     get destination() { return ""; }
     get referrer() { return "about:client"; }
-    get referrerPolicy() { return this.#unused?.referrerPolicy ?? ""; }
-    get integrity() { return this.#unused?.integrity ?? ""; }
-    get keepalive() { return this.#unused?.keepalive ?? false; }
+    get referrerPolicy() { return this.#options?.referrerPolicy ?? ""; }
+    get integrity() { return this.#options?.integrity ?? ""; }
+    get keepalive() { return this.#options?.keepalive ?? false; }
     get isReloadNavigation() { return false; }
     get isHistoryNavigation() { return false; }
     get duplex() { return "half"; }
     clone() {
       const { source, is_text } = copy(this);
-      const made = new Request(inner, { method: this.#method, url: this.#url, params: undefined });
+      const made = new Request(inner, this.#lines);
       replace(made, { source, is_text });
       made.#headers = new Headers(this.headers);
       made.#params = this.#params;
       made.#signal = this.#signal ? AbortSignal.any([this.#signal]) : null;
-      made.#redirect = this.#redirect;
-      made.#unused = this.#unused;
+      made.#options = this.#options;
       return made;
     }
     // What a request was as an object in Wasm Workers Server 1.x.
     toJSON() {
-      return { url: this.#url, method: this.#method, headers: this.headers, body: this.body === null ? undefined : `${this.body}`, params: this.params };
+      return { url: this.url, method: this.method, headers: this.headers, body: this.body === null ? undefined : `${this.body}`, params: this.params };
     }
     get [Symbol.toStringTag]() { return "Request"; }
   }
@@ -341,10 +344,13 @@
   };
   const has_no_body = (status) => status === 101 || status === 204 || status === 205 || status === 304;
 
+  const NONE = Object.freeze({ __proto__: null });
+
   class Response extends Body {
-    #status; #statusText; #headers; #url = ""; #type = "default"; #redirected = false; #socket = null;
+    // `#received`: what only a response from elsewhere has.
+    #status; #statusText; #headers; #received = null; #socket = null;
     constructor(body = null, init) {
-      init = options_of(init, "the options of a Response");
+      init = init === undefined ? NONE : options_of(init, "the options of a Response");
       const given = init.statusText === undefined ? "" : byte_string(init.statusText, "statusText");
       const socket = init.webSocket ?? null;
       if (socket !== null && !sockets.is_free(socket)) {
@@ -367,9 +373,9 @@
     get statusText() { return this.#statusText; }
     get ok() { return this.#status >= 200 && this.#status < 300; }
     get headers() { return this.#headers; }
-    get url() { return this.#url; }
-    get redirected() { return this.#redirected; }
-    get type() { return this.#type; }
+    get url() { return this.#received?.url ?? ""; }
+    get redirected() { return this.#received?.redirected ?? false; }
+    get type() { return this.#received?.type ?? "default"; }
     // The end of a WebSocketPair that the client gets.
     get webSocket() { return this.#socket; }
     // Responses of Wasm Workers Server 1.x were objects whose properties could be set.
@@ -394,9 +400,7 @@
       made.#status = this.#status;
       made.#statusText = this.#statusText;
       made.#headers = new Headers(this.#headers);
-      made.#url = this.#url;
-      made.#type = this.#type;
-      made.#redirected = this.#redirected;
+      made.#received = this.#received;
       return made;
     }
     // For the kit: what a server answered.
@@ -406,9 +410,7 @@
       made.#status = status;
       made.#statusText = statusText;
       made.#headers = headers;
-      made.#url = url;
-      made.#type = "basic";
-      made.#redirected = redirected;
+      made.#received = { url, redirected, type: "basic" };
       return made;
     }
     static redirect(url, status = 302) {
@@ -428,7 +430,7 @@
     static error() {
       const response = new Response();
       response.#status = 0;
-      response.#type = "error";
+      response.#received = { url: "", redirected: false, type: "error" };
       return response;
     }
     get [Symbol.toStringTag]() { return "Response"; }
@@ -442,14 +444,18 @@
 
   wws.body = {
     take, is_text, as_bytes, answered: Response.answered,
-    incoming: (lines) => {
-      const body = { 1: incoming, 2: new Flow(0) }[lines[3]];
-      return new Request(inner, { method: lines[0], url: lines[1], params: lines[2], body, lines });
+    // The request that is being handled. Its headers are read when somebody asks.
+    incoming: (head) => {
+      const lines = head.split("\0", 4);
+      const body = lines[3] === "0" ? null : lines[3] === "1" ? incoming : new Flow(0);
+      return new Request(inner, lines, body, head);
     },
     // The body of an answer to `fetch`, by the number of the operation.
     flow: (id, signal) => new Flow(id, signal),
     // What is sent: text or bytes that are there, or what reads the pieces of a stream, a body with a function `next`.
     sent: (body) => {
+      const there = take_text(body);
+      if (there !== undefined) return there;
       const stream = pieces(body);
       if (stream) return stream;
       const taken = take(body);

@@ -1,17 +1,34 @@
 // Headers. https://fetch.spec.whatwg.org/#headers-class
 {
   const NAME = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+  // Regular expressions cost more than all the rest of a header: what is used most needs none.
+  const KNOWN = new Map();
+  for (const name of ["Accept", "Allow", "Authorization", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Length",
+    "Content-Type", "Cookie", "Date", "ETag", "Expires", "Host", "Last-Modified", "Link", "Location", "Origin", "Retry-After", "Set-Cookie", "User-Agent",
+    "Vary", "Access-Control-Allow-Headers", "Access-Control-Allow-Methods", "Access-Control-Allow-Origin", "Access-Control-Max-Age", "X-Request-Id"]) {
+    KNOWN.set(name, name.toLowerCase());
+    KNOWN.set(name.toLowerCase(), name.toLowerCase());
+  }
+  const SENT_AS_IT_IS = new Set(["text/plain", "text/plain;charset=UTF-8", "text/plain; charset=utf-8", "text/html", "text/html; charset=utf-8",
+    "application/json", "application/json; charset=utf-8", "text/event-stream", "no-cache", "no-store", "*"]);
   const name_of = (name) => {
+    const known = KNOWN.get(name);
+    if (known !== undefined) return known;
     name = `${name}`;
     if (!NAME.test(name)) throw new TypeError(`${JSON.stringify(name)} is not the name of a header`);
     return name.toLowerCase();
   };
   // Values are texts: they are sent as UTF-8, and read as UTF-8, or else as Latin-1.
   const value_of = (value) => {
-    value = `${value}`.replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, "");
+    if (SENT_AS_IT_IS.has(value)) return value;
+    value = `${value}`;
+    if (value.trim() !== value) value = value.replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, "");
     if (/[\0\n\r]/.test(value)) throw new TypeError("a header's value has a line break or a NUL character");
     return value;
   };
+
+  const own_keys = Reflect.ownKeys;
+  const is_enumerable = Object.prototype.propertyIsEnumerable;
 
   class Headers {
     #map = new Map(); #sorted = null;
@@ -27,16 +44,19 @@
           if (typeof pair !== "object" || pair === null) throw new TypeError("each header must have a name and a value");
           const both = [...pair];
           if (both.length !== 2) throw new TypeError("each header must have a name and a value");
-          this.append(both[0], both[1]);
+          this.#add(both[0], both[1]);
         }
       } else {
-        for (const name of Reflect.ownKeys(init)) {
-          if (Object.getOwnPropertyDescriptor(init, name)?.enumerable) this.append(name, init[name]);
+        for (const name of own_keys(init)) {
+          if (is_enumerable.call(init, name)) this.#add(name, init[name]);
         }
       }
     }
     append(name, value) {
       wws.needs(arguments.length, 2, "append");
+      this.#add(name, value);
+    }
+    #add(name, value) {
       name = name_of(name);
       value = value_of(value);
       const values = this.#map.get(name);
@@ -89,7 +109,12 @@
       for (const [name, values] of headers.#map) for (const value of values) list.push(name, value);
       return list;
     }
-    static has(headers, name) { return headers.#map.has(name); }
+    // For the kit: the same after a text, with a NUL character before each. Text has the type that is given if it has none.
+    static text(headers, text, type) {
+      const map = headers.#map;
+      if (map.size > 0) map.forEach((values, name) => { for (let at = 0; at < values.length; at++) text += `\0${name}\0${values[at]}`; });
+      return type === undefined || map.has("content-type") ? text : `${text}\0content-type\0${type}`;
+    }
     static of(list, from) {
       const headers = new Headers();
       for (let i = from; i + 1 < list.length; i += 2) {
@@ -100,11 +125,11 @@
     }
   }
 
-  wws.headers = { flat: Headers.flat, of: Headers.of, has: Headers.has };
+  wws.headers = { flat: Headers.flat, of: Headers.of, text: Headers.text };
   wws.iterable(Headers, "Headers", Headers.at);
   delete Headers.flat;
   delete Headers.of;
-  delete Headers.has;
+  delete Headers.text;
   delete Headers.at;
   wws.enumerable(Headers);
   wws.define({ Headers });

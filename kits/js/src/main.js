@@ -44,18 +44,18 @@
     waiting.push(Promise.resolve(promise).catch((error) => report("in waitUntil", error)));
   };
 
+  const passThroughOnException = () => {};
+
   // Status and headers. As workers of Wasm Workers Server 1.x expect, text has a type. What is no text has the type that it brings
   // along, or none.
   const head_of = (response, has_type) => {
     if (response.status === 0) throw new TypeError("the worker answered with Response.error()");
-    const lines = [response.status, ...flat.flat(response.headers)];
-    if (has_type && !flat.has(response.headers, "content-type")) lines.push("content-type", "text/html");
-    return lines;
+    return flat.text(response.headers, `${response.status}`, has_type ? "text/html" : undefined);
   };
 
   // Sends the head at once and the body as it comes. What `waitUntil` was given goes on after that.
-  const stream = async (lines, body) => {
-    const why = host.begin(lines.join("\0"));
+  const stream = async (head, body) => {
+    const why = host.begin(head);
     if (why !== undefined) throw new TypeError(why);
     for (;;) {
       const piece = await body.next();
@@ -68,8 +68,8 @@
     host.end(0);
   };
   // Accepts the WebSocket that the client asks for. What `waitUntil` was given goes on after its end.
-  const socket = async (lines, end) => {
-    const why = host.accept(lines.join("\0"));
+  const socket = async (head, end) => {
+    const why = host.accept(head);
     if (why !== undefined) throw new TypeError(why);
     await sockets.attach(end);
     while (waiting.length) await Promise.all(waiting.splice(0));
@@ -88,16 +88,16 @@
     }
     const is_string = is_text(response);
     const body = sent(response);
-    const lines = head_of(response, is_string);
+    const head = head_of(response, is_string);
     answered = true;
     if (response.webSocket !== null) {
-      socket(lines, response.webSocket).catch((error) => host.fail(describe(error), wws.stackOf(error)));
+      socket(head, response.webSocket).catch((error) => host.fail(describe(error), wws.stackOf(error)));
       return;
     }
     // What is there at once needs no further turns.
-    if (!is_stream(body) && waiting.length === 0) { host.respond(lines.join("\0"), body ?? undefined); return; }
+    if (!is_stream(body) && waiting.length === 0) { host.respond(head, body ?? undefined); return; }
     const streamed = is_stream(body) ? body : once(body);
-    stream(lines, streamed).catch((error) => {
+    stream(head, streamed).catch((error) => {
       streamed.cancel?.(error);
       host.fail(describe(error), wws.stackOf(error));
     });
@@ -111,15 +111,15 @@
     answered = false;
     waiting = [];
     try {
-      const request = incoming(head.split("\0"));
+      const request = incoming(head);
       let result, given, has = false;
       if (handler) {
-        result = handler.call(self, request, wws_env, { waitUntil, passThroughOnException() {}, props: {} });
+        result = handler.call(self, request, wws_env, { waitUntil, passThroughOnException, props: {} });
       } else {
         const event = new Event("fetch");
         event.request = request;
         event.waitUntil = waitUntil;
-        event.passThroughOnException = () => {};
+        event.passThroughOnException = passThroughOnException;
         event.respondWith = (response) => {
           if (has) throw new TypeError("respondWith was called before");
           has = true;
