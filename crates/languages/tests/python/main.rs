@@ -46,6 +46,34 @@ def worker(request):
     }
 }
 
+/// The headers of the request that is answered are made when somebody asks for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_an_ordinary_object() {
+    let (_project, guest) = worker(
+        r#"
+import copy
+def worker(request):
+    try:
+        request.nothing
+    except AttributeError as error:
+        missing = str(error)
+    other = copy.deepcopy(request)
+    request.headers["x-a"] = "2"
+    own = Request("GET", "http://a/", [("X-B", "3"), ("x-b", "4")])
+    return Response(f"{missing}, {other.headers['X-A']}{request.headers['x-a']} {own.headers['x-b']} {hasattr(own, 'headers')}")
+"#,
+    );
+    let mut call = get("/");
+    let headers = call.request.headers_mut();
+    headers.insert("x-a", "1".parse().unwrap());
+    let response = guest.call(call).await.unwrap();
+    let body = String::from_utf8_lossy(response.body());
+    assert_eq!(
+        body,
+        "'Request' object has no attribute 'nothing', 12 3, 4 True"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn has_the_names_of_the_old_kit() {
     let (_project, guest) = worker(
