@@ -6,7 +6,7 @@
 #   target/tools/clients/bin/nerdctl         Docker's commands for containerd
 #   target/tools/containerd-2.3/usr/bin      containerd (long-term support), ctr and runc's shim
 #   target/tools/containerd-2.4/usr/bin      the newest containerd
-#   target/tools/runc-1.5/usr/sbin           runc with ID-mapped mounts, which Debian 12's has not
+#   target/tools/runc-1.5/usr/sbin           runc with ID-mapped mounts and namespaces of time, which Debian 12's has not
 #   target/tools/cni/usr/lib/cni             Debian's containernetworking-plugins
 #
 #   scripts/clients.sh             all of them
@@ -39,5 +39,11 @@ containerd=(./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2)
     github.com/containerd/containerd/v2/version.Version containerd-2.3/usr/bin "${containerd[@]}"
 ! is_wanted containerd-2.4 || build containerd-2.4 1.26.8 github.com/containerd/containerd/v2 v2.4.2 'h1:p6Qg+xbEz8lvwdhHDx0U469xENvp4LgGBx+E7djXkGw=' \
     github.com/containerd/containerd/v2/version.Version containerd-2.4/usr/bin "${containerd[@]}"
-! is_wanted runc-1.5 || CGO=1 build runc-1.5 1.25.0 github.com/opencontainers/runc v1.5.3 'h1:y3GUIW7J0Gxd+tCFfWR6L1YDnhHiNR1BGRx1J50+VnA=' \
-    main.version runc-1.5/usr/sbin .
+if is_wanted runc-1.5; then
+    # Docker filters system calls. Without pkg-config, which a machine need not have.
+    scripts/debs.sh bookworm libseccomp libseccomp-dev
+    export PKG_CONFIG=true CGO_CFLAGS=-I$tools/libseccomp/usr/include
+    export CGO_LDFLAGS="-L$tools/libseccomp/usr/lib/$(uname -m)-linux-gnu -lseccomp"
+    CGO=1 TAGS=seccomp build runc-1.5 1.25.0 github.com/opencontainers/runc v1.5.3 'h1:y3GUIW7J0Gxd+tCFfWR6L1YDnhHiNR1BGRx1J50+VnA=' \
+        main.version runc-1.5/usr/sbin .
+fi

@@ -103,7 +103,7 @@ clients() { # < LOG
     cat << END2
 
 containerd, Docker, their plugins, CNI's and runc $("$tools/runc/usr/sbin/runc" --version | awk 'NR == 1 { print $3 }' | sed 's/[~+].*//') are
-Debian's, pinned in \`scripts/debs.lock\`; containerd 2.3 and 2.4, crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`, Docker 29
+Debian's, pinned in \`scripts/debs.lock\`; containerd 2.3 and 2.4 (with runc 1.5), crictl and nerdctl are built from their Go modules by \`scripts/clients.sh\`, Docker 29
 by \`scripts/docker.sh\`.
 The machine has cgroup v$groups. By \`make test-clients\`.
 END2

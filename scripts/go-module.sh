@@ -9,12 +9,13 @@ present=$(go env GOVERSION 2> /dev/null | sed 's/^go//' || true)
 
 # build NAME GO MODULE VERSION CHECKSUM VARIABLE DIRECTORY PACKAGE...: builds each PACKAGE of MODULE into target/tools/DIRECTORY; a package
 # `test:PATH` as the program that `go test` makes of it. VARIABLE takes the version; GO is the oldest Go that builds it. CGO=1 before it
-# where it has parts in C. What cannot be built with the Go that is there is skipped, which is said loudly. `prepare_NAME` (NAME without
+# where it has parts in C, TAGS its build tags. What cannot be built with the Go that is there is skipped, which is said loudly. `prepare_NAME` (NAME without
 # its last `-part`), where there is such a function, changes the module's files before.
 build() {
     local name=$1 go=$2 module=$3 version=$4 sum=$5 variable=$6 directory=$tools/$7 packages=("${@:8}")
     local pin=$directory/.$name.pin source=$tools/source/$name found files package
-    local wanted="$module $version $sum ${packages[*]}" flags=(-buildvcs=false -trimpath -tags 'no_btrfs no_devmapper no_zfs')
+    local tags="no_btrfs no_devmapper no_zfs${TAGS:+ $TAGS}"
+    local wanted="$module $version $sum ${packages[*]}${TAGS:+ $TAGS}" flags=(-buildvcs=false -trimpath -tags "$tags")
     [[ ! -e $pin || $(< "$pin") != "$wanted" ]] || return 0
     if [[ -z $present || $(printf '%s\n' "$go" "$present" | sort -V | head -1) != "$go" ]]; then
         printf '!!! %s\n' "Go $go or newer is needed to build $name $version; there is ${present:-none}." \

@@ -22,14 +22,15 @@ else
     echo '!!! crictl, nerdctl or runc could not be built: THE TESTS WITH THEM ARE LEFT OUT' >&2
 fi
 for version in 2.3 2.4; do
-    [[ ! -x target/tools/containerd-$version/usr/bin/containerd ]] || continue
-    echo "!!! containerd $version could not be built: ITS TESTS ARE LEFT OUT" >&2
+    [[ ! -x target/tools/containerd-$version/usr/bin/containerd || ! -x target/tools/runc-1.5/usr/sbin/runc ]] || continue
+    echo "!!! containerd $version or its runc could not be built: ITS TESTS ARE LEFT OUT" >&2
     leave_out+=(--skip "${version/./_}")
 done
-if [[ ! -x target/tools/docker-29/usr/sbin/dockerd || ! -x target/tools/containerd-2.3/usr/bin/containerd ]]; then
-    echo '!!! Docker 29 or its containerd could not be built: ITS TESTS ARE LEFT OUT' >&2
+for program in containerd-2.3/usr/bin/containerd runc-1.5/usr/sbin/runc docker-29/usr/sbin/dockerd; do
+    [[ ! -x target/tools/$program ]] || continue
+    echo "!!! $program could not be built: THE TESTS OF DOCKER 29 ARE LEFT OUT" >&2
     leave_out+=(--skip docker_29)
-fi
+done
 ((EUID == 0)) ||
     export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="sudo --preserve-env=WWS_TEST_PROGRAMS,WWS_TEST_CYCLES,RUST_BACKTRACE"
 status=0

@@ -146,7 +146,7 @@ impl Containerd {
             mark.clear()?;
         }
         let programs = version.programs()?.join("usr/bin");
-        let path = path(&programs)?;
+        let path = path(version, &programs)?;
         let mark = Mark::new()?;
         let before = Before::now();
         let more = configure(&mark.directory())?;
@@ -197,7 +197,7 @@ impl Containerd {
     /// # Errors
     /// Something is not built or unpacked.
     pub fn path(&self) -> Result<OsString> {
-        path(&self.programs)
+        path(self.version, &self.programs)
     }
 
     /// A directory of its own for files of a test; it ends with containerd.
@@ -371,7 +371,7 @@ impl Containerd {
         let mut command = daemon(
             &self.mark,
             &self.programs,
-            &path(&self.programs)?,
+            &path(self.version, &self.programs)?,
             self.shares_code,
         )?;
         self.daemon = command.spawn().context("start containerd")?;
@@ -458,8 +458,13 @@ path = "{directory}/opt"
 
 /// The search path of containerd and its shims: our programs, the version's, the pinned runc, the
 /// system's.
-fn path(programs: &Path) -> Result<OsString> {
-    let runc = workspace::tools("runc")?.join("usr/sbin");
+fn path(version: Version, programs: &Path) -> Result<OsString> {
+    let runc = match version {
+        Version::V1_6 | Version::V1_7 | Version::V2_1 => workspace::tools("runc")?,
+        // That of its time: Docker 29 asks for a namespace of time, which 1.1 does not know.
+        Version::V2_3 | Version::V2_4 => workspace::built("runc-1.5")?,
+    }
+    .join("usr/sbin");
     let ours = workspace::programs()?;
     let system = [
         "/usr/local/sbin",
