@@ -42,8 +42,8 @@ containerd=(./cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2)
 if is_wanted runc-1.5; then
     # Docker filters system calls. Without pkg-config, which a machine need not have.
     scripts/debs.sh bookworm libseccomp libseccomp-dev
-    export PKG_CONFIG=true CGO_CFLAGS=-I$tools/libseccomp/usr/include
-    export CGO_LDFLAGS="-L$tools/libseccomp/usr/lib/$(uname -m)-linux-gnu -lseccomp"
+    libseccomp=$PWD/target/tools/libseccomp/usr architecture=$(uname -m)
+    export PKG_CONFIG=true CGO_CFLAGS=-I$libseccomp/include CGO_LDFLAGS="-L$libseccomp/lib/$architecture-linux-gnu -lseccomp"
     CGO=1 TAGS=seccomp build runc-1.5 1.25.0 github.com/opencontainers/runc v1.5.3 'h1:y3GUIW7J0Gxd+tCFfWR6L1YDnhHiNR1BGRx1J50+VnA=' \
         main.version runc-1.5/usr/sbin .
 fi
