@@ -70,11 +70,14 @@ wws.join = (parts) => {
 wws.text = (value) => `${value}`.toWellFormed();
 
 // A dictionary of options: undefined and null are none.
-wws.options = (options, what) => {
-  if (options === undefined || options === null) return {};
-  if (typeof options !== "object" && typeof options !== "function") throw new TypeError(`${what} must be an object`);
-  return options;
-};
+{
+  const none = Object.freeze({ __proto__: null });
+  wws.options = (options, what) => {
+    if (options === undefined || options === null) return none;
+    if (typeof options !== "object" && typeof options !== "function") throw new TypeError(`${what} must be an object`);
+    return options;
+  };
+}
 
 // Throws where a function was called with fewer arguments than it needs.
 wws.needs = (given, count, name) => {

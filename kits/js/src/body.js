@@ -344,13 +344,11 @@
   };
   const has_no_body = (status) => status === 101 || status === 204 || status === 205 || status === 304;
 
-  const NONE = Object.freeze({ __proto__: null });
-
   class Response extends Body {
     // `#received`: what only a response from elsewhere has.
     #status; #statusText; #headers; #received = null; #socket = null;
     constructor(body = null, init) {
-      init = init === undefined ? NONE : options_of(init, "the options of a Response");
+      init = options_of(init, "the options of a Response");
       const given = init.statusText === undefined ? "" : byte_string(init.statusText, "statusText");
       const socket = init.webSocket ?? null;
       if (socket !== null && !sockets.is_free(socket)) {
@@ -430,7 +428,7 @@
     static error() {
       const response = new Response();
       response.#status = 0;
-      response.#received = { url: "", redirected: false, type: "error" };
+      response.#received = { type: "error" };
       return response;
     }
     get [Symbol.toStringTag]() { return "Response"; }

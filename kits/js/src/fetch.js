@@ -148,7 +148,7 @@
     });
     // Nobody may wait for it.
     aborted.catch(() => {});
-    const head = [redirect === "follow" ? method : `${method} manual`, url, ...flat.flat(request.headers)].join("\0");
+    const head = flat.text(request.headers, `${redirect === "follow" ? method : `${method} manual`}\0${url}`);
     const streams = is_stream(body);
     operation = begin("fetch", head, streams ? undefined : body ?? undefined, streams ? 1 : 0);
     const first = [operation.ended, aborted];

@@ -103,18 +103,14 @@
       }
       return headers.#sorted[index];
     }
-    // For the kit: names and values in a flat list, repeated names repeated; and back, without checks.
-    static flat(headers) {
-      const list = [];
-      for (const [name, values] of headers.#map) for (const value of values) list.push(name, value);
-      return list;
-    }
-    // For the kit: the same after a text, with a NUL character before each. Text has the type that is given if it has none.
+    // For the kit: names and values after a text, repeated names repeated, with a NUL character before each; and the type that is given
+    // if there is none.
     static text(headers, text, type) {
       const map = headers.#map;
       if (map.size > 0) map.forEach((values, name) => { for (let at = 0; at < values.length; at++) text += `\0${name}\0${values[at]}`; });
       return type === undefined || map.has("content-type") ? text : `${text}\0content-type\0${type}`;
     }
+    // For the kit: of names and values in a flat list, without checks.
     static of(list, from) {
       const headers = new Headers();
       for (let i = from; i + 1 < list.length; i += 2) {
@@ -125,9 +121,8 @@
     }
   }
 
-  wws.headers = { flat: Headers.flat, of: Headers.of, text: Headers.text };
+  wws.headers = { of: Headers.of, text: Headers.text };
   wws.iterable(Headers, "Headers", Headers.at);
-  delete Headers.flat;
   delete Headers.of;
   delete Headers.text;
   delete Headers.at;
