@@ -5,8 +5,14 @@
 //!
 //! Lines may have any length: names are compared and lengths are computed as the bytes arrive.
 
-/// The longest name that is compared: `transfer-encoding`.
-const NAME: usize = 17;
+const CONTENT_LENGTH: &[u8] = b"content-length";
+const TRANSFER_ENCODING: &[u8] = b"transfer-encoding";
+
+/// The names that are compared.
+const NAMES: [&[u8]; 2] = [CONTENT_LENGTH, TRANSFER_ENCODING];
+
+/// The length of the longest of them, in bytes.
+const NAME: usize = TRANSFER_ENCODING.len();
 
 /// Where in its requests a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +64,12 @@ pub(crate) struct Framing {
     head_len: usize,
     /// The first request, counted from 0, whose framing is not trusted.
     conflict: Option<u64>,
+}
+
+/// Whether a name that is compared begins with it.
+fn begins_name(byte: u8) -> bool {
+    let byte = byte.to_ascii_lowercase();
+    NAMES.iter().any(|name| name.first() == Some(&byte))
 }
 
 impl Framing {
@@ -156,11 +168,10 @@ impl Framing {
                     if self.state == FramingState::Size {
                         self.part = LinePart::Number;
                         self.number.digit(*byte, 16);
-                    } else if matches!(*byte, b'C' | b'c' | b'T' | b't') {
+                    } else if begins_name(*byte) {
                         self.part = LinePart::Name;
                         self.name_byte(*byte);
                     } else {
-                        // No name that is compared begins with it.
                         self.part = LinePart::Rest;
                     }
                 }
@@ -186,9 +197,9 @@ impl Framing {
             let name = self.name.get(..self.name_len).unwrap_or_default();
             let in_head = self.state == FramingState::Head;
             self.part = LinePart::Rest;
-            if in_head && name == b"content-length" {
+            if in_head && name == CONTENT_LENGTH {
                 self.part = LinePart::Number;
-            } else if in_head && name == b"transfer-encoding" {
+            } else if in_head && name == TRANSFER_ENCODING {
                 self.transfer_encoding = true;
             }
             return;
