@@ -76,6 +76,15 @@ impl Version {
             Self::V2_3 | Self::V2_4 => workspace::built(self.prefix()),
         }
     }
+
+    /// The prefix of the runc of its time: Docker 29 asks for a namespace of time, which 1.1 does
+    /// not know.
+    fn runc(self) -> Result<PathBuf> {
+        match self {
+            Self::V1_6 | Self::V1_7 | Self::V2_1 => workspace::tools("runc"),
+            Self::V2_3 | Self::V2_4 => workspace::built("runc-1.5"),
+        }
+    }
 }
 
 /// A running containerd with its own directories and sockets. All that belongs to it ends with it.
@@ -459,12 +468,7 @@ path = "{directory}/opt"
 /// The search path of containerd and its shims: our programs, the version's, the pinned runc, the
 /// system's.
 fn path(version: Version, programs: &Path) -> Result<OsString> {
-    let runc = match version {
-        Version::V1_6 | Version::V1_7 | Version::V2_1 => workspace::tools("runc")?,
-        // That of its time: Docker 29 asks for a namespace of time, which 1.1 does not know.
-        Version::V2_3 | Version::V2_4 => workspace::built("runc-1.5")?,
-    }
-    .join("usr/sbin");
+    let runc = version.runc()?.join("usr/sbin");
     let ours = workspace::programs()?;
     let system = [
         "/usr/local/sbin",
