@@ -71,7 +71,7 @@ impl Bridge {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        if let Err(error) = ip(&["link", "delete", &self.name]) {
+        if let Err(error) = remove(&self.name) {
             eprintln!("removing the bridge {}: {error:#}", self.name);
         }
     }
@@ -88,10 +88,21 @@ pub fn sweep() -> Result<()> {
         if owner
             .is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
         {
-            ip(&["link", "delete", &name])?;
+            remove(&name)?;
         }
     }
     Ok(())
+}
+
+/// Removes the bridge `name`, if it is there.
+///
+/// # Errors
+/// `ip` refuses.
+pub fn remove(name: &str) -> Result<()> {
+    match Path::new("/sys/class/net").join(name).exists() {
+        true => ip(&["link", "delete", name]),
+        false => Ok(()),
+    }
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {

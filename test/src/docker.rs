@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Pid;
 use serde_json::json;
 
-use crate::bridge::Bridge;
+use crate::bridge::{self, Bridge};
 use crate::command::{self, Finished};
 use crate::containerd::{self, Containerd, Version};
 use crate::http::{self, Answer};
@@ -231,6 +231,13 @@ impl Docker {
         gone.with_context(|| format!("left behind:\n{last}"))
     }
 
+    /// The devices of networks that were created and not removed, as by a test that failed.
+    fn own_bridges(&self) -> Vec<String> {
+        let list = ["network", "ls", "--quiet", "--filter", "type=custom"];
+        let ids = self.docker(&list).unwrap_or_default();
+        ids.lines().map(|id| format!("br-{id}")).collect()
+    }
+
     fn wait_until_up(&mut self) -> Result<()> {
         let up = wait::until("dockerd up", START_LIMIT, || {
             if let Some(status) = self.daemon.try_wait()? {
@@ -251,8 +258,15 @@ impl Drop for Docker {
         if std::thread::panicking() {
             eprintln!("the end of dockerd's log:\n{}", self.log());
         }
+        // The daemon leaves them, and the next one's routes could lead to them.
+        let bridges = self.own_bridges();
         if let Err(error) = daemon::stop(&mut self.daemon, "dockerd", START_LIMIT) {
             eprintln!("clearing up after dockerd: {error:#}");
+        }
+        for bridge in bridges {
+            if let Err(error) = bridge::remove(&bridge) {
+                eprintln!("removing the bridge {bridge}: {error:#}");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{Ipv6Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{self, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -238,8 +238,11 @@ pub(super) fn serves_a_network_of_ipv6_only(docker: &mut Docker) -> Result<()> {
     let workers = probe(docker)?;
     let native = Image::native("native", env!("CARGO_BIN_EXE_native-hello"))?;
     let native = load(docker, native)?;
+    // Of this process alone: a route to another's bridge would lead nowhere.
+    let [a, b, c, d] = process::id().to_be_bytes();
+    let subnet = format!("fd00:b5c:{a:x}{b:02x}:{c:x}{d:02x}::/64");
     let mut network = vec!["network", "create", "--ipv6", "--ipv4=false"];
-    network.extend(["--subnet", "fd00:b5c::/64", "six"]);
+    network.extend(["--subnet", &subnet, "six"]);
     docker.docker(&network)?;
     for container in [
         &[RUNTIME, PLATFORM, &workers] as &[_],
