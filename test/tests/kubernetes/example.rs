@@ -1,6 +1,7 @@
 //! The manifests of deploy/kubernetes.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
@@ -10,6 +11,9 @@ use wws_test::user_generation::{CERTIFICATES, LANGUAGES};
 use wws_test::{wait, workspace};
 
 use crate::delete;
+
+/// The longest wait for an interpreter's code: a node with other work compiles for minutes.
+const CODE_LIMIT: Duration = Duration::from_secs(900);
 
 /// The example as it is, but for the outside service, which a stand-in on the node takes the place
 /// of.
@@ -51,7 +55,7 @@ pub(crate) fn the_example_is_deployed_as_documented(cluster: &Cluster) -> Result
         .parse()?;
     for language in LANGUAGES {
         // A busy node may still compile an interpreter, which does not fit the memory of the pod.
-        let answer = wait::until(language, READY_LIMIT, || {
+        let answer = wait::until(language, CODE_LIMIT, || {
             let answer = cluster.get(service, 80, &format!("/user-generation-{language}"))?;
             let is_waiting = answer.status == 503 && answer.header("retry-after").is_some();
             Ok((!is_waiting).then_some(answer))
