@@ -23,8 +23,41 @@ check() { # VERSION FILE...
     PYTHONPATH=$target python3 -m kubernetes_validate --strict --kubernetes-version "$@"
 }
 
+# The Deployment of the example with a patch, as `kubectl patch` merges it: lists whose entries have names by these, others replaced.
+patched() { # PATCH
+    PYTHONPATH=$target python3 - "$1" << 'PYTHON'
+import sys
+import yaml
+
+
+def merge(old, new):
+    if isinstance(old, dict) and isinstance(new, dict):
+        return old | {key: merge(old[key], value) if key in old else value for key, value in new.items()}
+    if isinstance(old, list) and isinstance(new, list) and all("name" in entry for entry in old + new):
+        named = {entry["name"]: entry for entry in old}
+        return list(merge(named, {entry["name"]: entry for entry in new}).values())
+    return new
+
+
+def first(path):
+    with open(path, encoding="utf-8") as file:
+        return next(yaml.safe_load_all(file))
+
+
+example, patch = first("deploy/kubernetes/example.yaml"), first(sys.argv[1])
+for key in ("apiVersion", "kind"):
+    assert example[key] == patch[key], f"{sys.argv[1]} patches another {key}"
+assert example["metadata"]["name"] == patch["metadata"]["name"], f"{sys.argv[1]} patches another object"
+containers = {container["name"] for container in example["spec"]["template"]["spec"]["containers"]}
+for container in patch["spec"]["template"]["spec"]["containers"]:
+    assert container["name"] in containers, f"{sys.argv[1]} patches no container of the example"
+print(yaml.safe_dump(merge(example, patch)))
+PYTHON
+}
+
 mistake=$(mktemp --suffix .yaml)
-trap 'rm -f "$mistake"' EXIT
+patched=$(mktemp --suffix .yaml)
+trap 'rm -f "$mistake" "$patched"' EXIT
 for version in "${versions[@]}"; do
     for pattern in s/runtimeClassName:/runtimeClass:/ s/failureThreshold:.*/failureThreshold:\ many/; do
         sed "$pattern" deploy/kubernetes/example.yaml > "$mistake"
@@ -33,8 +66,13 @@ for version in "${versions[@]}"; do
             exit 1
         fi
     done
-    # The monitors of deploy/kubernetes/metrics are of the Prometheus Operator, whose schemas are not there; a patch is no whole object.
+    # The monitors of deploy/kubernetes/metrics are of the Prometheus Operator, whose schemas are not there.
     check "$version" deploy/kubernetes/*.yaml deploy/kubernetes/metrics/hpa.yaml deploy/kubernetes/otlp/collector.yaml deploy/kubernetes/redis/redis.yaml
+    # A patch is no whole object.
+    for patch in deploy/kubernetes/*/patch.yaml; do
+        patched "$patch" > "$patched"
+        check "$version" "$patched"
+    done
 done
 
 helm=$(command -v helm || true)
@@ -44,7 +82,7 @@ if [[ -z $helm ]]; then
     exit 0
 fi
 rendered=$(mktemp --suffix .yaml)
-trap 'rm -f "$mistake" "$rendered"' EXIT
+trap 'rm -f "$mistake" "$patched" "$rendered"' EXIT
 "$helm" lint --strict --quiet deploy/helm/wws
 
 render() { # OPTION...
