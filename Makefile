@@ -68,6 +68,10 @@ dist: build ## pack archives, the one-file shim and a Debian package, for arm64 
 	@if [[ $(MACHINE) == amd64 ]] && scripts/cross.sh --check arm64; then $(MAKE) build ARCH=arm64 PGO=; fi
 	@scripts/dist.sh
 
+.PHONY: test-dist
+test-dist: ## packing twice gives the same bytes, signatures, `make install` and `uninstall` (of what `make build` left; no root, minutes)
+	@scripts/test-dist.sh
+
 .PHONY: images
 images: setup build ## build the example workers, their images, and those of our programs, below target/images
 	@scripts/build-images.sh

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Packs what `make build` left, below target/dist:
+# Packs what `make build` left:
+#
+#   scripts/dist.sh [DIRECTORY]    default target/dist, which is removed before; another one is new or empty
 #
 #   wws-VERSION-linux-ARCH.tar.gz                       both programs, completions, manual pages, licences, the Kubernetes manifests
 #   containerd-shim-wws-v1-VERSION-linux-ARCH.tar.gz    one file, the shim that carries `wws` (runtime-class-manager, k3s)
@@ -36,11 +38,12 @@ if [[ $machine == amd64 ]]; then
     fi
 fi
 
-dist=target/dist
+dist=${1-target/dist}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-rm -rf "$dist"
+(($#)) || rm -rf "$dist"
 mkdir -p "$dist"
+[[ -z $(ls -A "$dist") ]] || { echo "scripts/dist.sh: $dist is not empty" >&2 && exit 1; }
 umask 022
 
 archive() { # NAME: packs the directory $work/NAME
