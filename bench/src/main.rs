@@ -4,6 +4,8 @@
 //! printed, and written to `bench/results.json`. A figure that misses its target is said so, and is
 //! no failure of the run.
 
+#![forbid(unsafe_code)]
+
 mod load;
 mod peer;
 mod process;

@@ -5,6 +5,8 @@
 //! everything that belongs to a test carries its [`mark`], and only that is ever looked for, ended
 //! or removed.
 
+#![forbid(unsafe_code)]
+
 pub mod bridge;
 pub mod cluster;
 pub mod collector;

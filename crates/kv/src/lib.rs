@@ -4,6 +4,8 @@
 //! changed, and only that is applied, so that two workers which set different keys at once do not
 //! undo each other's changes. Other interfaces call the store directly.
 
+#![forbid(unsafe_code)]
+
 mod backup;
 mod contents;
 mod entry;

@@ -5,6 +5,8 @@
 //! an allocation, or a cache line that other threads write to. Sums are made when somebody reads
 //! them. The values of labels are closed sets; routes are at most [`MAX_WORKERS`].
 
+#![forbid(unsafe_code)]
+
 mod access;
 mod exports;
 mod histogram;

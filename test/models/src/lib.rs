@@ -4,6 +4,8 @@
 //! shuttle treats each atomic access as sequentially consistent, so that a weaker ordering that
 //! should be a stronger one is not found.
 
+#![forbid(unsafe_code)]
+
 pub mod admission_model;
 pub mod idle_model;
 mod sync;

@@ -1,5 +1,7 @@
 //! Packs a directory as an image, for tests and examples: `wws build` packs projects.
 
+#![forbid(unsafe_code)]
+
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::PathBuf;

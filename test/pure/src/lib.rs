@@ -1,4 +1,6 @@
 //! Readers of foreign bytes, each in one file, with their tests.
+
+#![forbid(unsafe_code)]
 #![allow(dead_code)]
 
 #[path = "../../../crates/runtimes/src/archive.rs"]

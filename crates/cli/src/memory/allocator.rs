@@ -167,7 +167,8 @@ unsafe impl GlobalAlloc for Allocator {
                 moved.map_or(null_mut(), <*mut _>::cast)
             }
             _ => {
-                // SAFETY: the layout is valid, as above.
+                // SAFETY: the size of `new` is not zero, and rounded up no more than `isize::MAX`:
+                // the caller promises both.
                 let moved = unsafe { self.alloc(new) };
                 if !moved.is_null() {
                     let kept = layout.size().min(size);
