@@ -19,6 +19,7 @@ use crate::memory::stack::{ASYNC_STACK, Stacks, WASM_STACK};
 use crate::module::component::{Component, is_component};
 use crate::module::{self, Code, CodeKind, Module, check_header};
 use crate::schedule::lane::SlowLane;
+use crate::schedule::steady::SteadyPlaces;
 use crate::schedule::ticker::Ticker;
 
 /// Written memory that a slot keeps resident between calls, in bytes.
@@ -139,6 +140,7 @@ struct EngineState {
     idle_memory: u64,
     ticker: Ticker,
     slow: Arc<SlowLane>,
+    steady: Arc<SteadyPlaces>,
 }
 
 /// The engine of components whose functions are asynchronous.
@@ -192,6 +194,7 @@ impl Engine {
             idle_memory: (max_idle * keep + idle_stacks * ASYNC_STACK) as u64,
             ticker,
             slow: Arc::default(),
+            steady: Arc::default(),
         })))
     }
 
@@ -437,6 +440,10 @@ impl Engine {
 
     pub(crate) fn slow_lane(&self) -> &Arc<SlowLane> {
         &self.0.slow
+    }
+
+    pub(crate) fn steady_places(&self) -> &Arc<SteadyPlaces> {
+        &self.0.steady
     }
 
     pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {

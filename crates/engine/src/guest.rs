@@ -425,7 +425,8 @@ impl Guest {
             let run = linked
                 .clone()
                 .run_component(call, usage.clone(), sender, failed.clone());
-            let run = Box::pin(MeasuredPolls::new(run, usage.clone()));
+            let steady = linked.context.engine.steady_places();
+            let run = Box::pin(MeasuredPolls::new(run, usage.clone(), steady.clone()));
             let call = StreamingCall {
                 run: match linked.concurrent {
                     // It waits for a run, which has its own lane.

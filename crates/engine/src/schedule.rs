@@ -3,4 +3,5 @@
 pub(crate) mod cpu;
 pub(crate) mod lane;
 pub(crate) mod priority;
+pub(crate) mod steady;
 pub(crate) mod ticker;

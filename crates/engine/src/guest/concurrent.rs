@@ -327,9 +327,10 @@ impl ConcurrentRuns {
             }
         };
         let slow_lane = parts.context.engine.slow_lane().clone();
+        let steady = parts.context.engine.steady_places().clone();
         let habit = parts.habit.clone();
         let run = self.clone().run(parts, reused, opened);
-        let run = Box::pin(MeasuredPolls::new(run, usage.clone()));
+        let run = Box::pin(MeasuredPolls::new(run, usage.clone(), steady));
         let run = LanedCall::new(run, usage, slow_lane, habit);
         tokio::spawn(async move {
             if run.await.is_none() {

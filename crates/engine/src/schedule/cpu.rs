@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::schedule::steady::{Steadiness, SteadyPlaces};
 use crate::schedule::ticker::TICK;
 
 /// The CPU time of a call.
@@ -75,7 +76,7 @@ impl CpuUsage {
 
     /// [`Self::measure_poll`] for a poll that most likely is short. Its CPU time may be counted as
     /// up to a tick more where other threads interrupted it.
-    fn measure_short_poll<R>(&self, poll: impl FnOnce() -> R) -> R {
+    fn measure_short_poll<R>(&self, poll: impl FnOnce() -> R) -> (R, Duration) {
         let began = Instant::now();
         let start = recent_thread_time(began);
         self.poll_start
@@ -92,7 +93,7 @@ impl CpuUsage {
             time = time.min(now.saturating_sub(start));
         }
         self.add(time);
-        result
+        (result, time)
     }
 
     /// CPU time of the poll that is being measured, so far.
@@ -201,18 +202,20 @@ pub(crate) struct MeasuredPolls<F> {
     call: Pin<Box<F>>,
     usage: Arc<CpuUsage>,
     start: Instant,
+    steadiness: Steadiness,
 }
 
 /// A call whose polls use less than this part of the time may go on beside other requests, however
-/// long it lasts.
+/// long it lasts. So may a few that use more, if each poll is short ([`Steadiness`]).
 const BUSY_PART: u32 = 20;
 
 impl<F> MeasuredPolls<F> {
-    pub(crate) fn new(call: F, usage: Arc<CpuUsage>) -> Self {
+    pub(crate) fn new(call: F, usage: Arc<CpuUsage>, places: Arc<SteadyPlaces>) -> Self {
         Self {
             call: Box::pin(call),
             usage,
             start: Instant::now(),
+            steadiness: Steadiness::new(places),
         }
     }
 }
@@ -225,6 +228,7 @@ impl<F: Future> Future for MeasuredPolls<F> {
         let has_waited = this.usage.polls.load(Ordering::Relaxed) > 0;
         // The slow lane measures all of a call.
         if !has_waited || this.usage.is_in_slow_lane() {
+            this.steadiness.rests();
             let polled = this.call.as_mut().poll(context);
             if polled.is_pending() {
                 this.usage.polls.fetch_add(1, Ordering::Relaxed);
@@ -233,10 +237,13 @@ impl<F: Future> Future for MeasuredPolls<F> {
         }
         this.usage.polls.fetch_add(1, Ordering::Relaxed);
         let call = this.call.as_mut();
-        let polled = this.usage.measure_short_poll(|| call.poll(context));
+        let (polled, time) = this.usage.measure_short_poll(|| call.poll(context));
+        this.steadiness.polled(time);
         // Many short runs count as a long one.
         let cpu = this.usage.cpu();
-        if cpu >= 2 * TICK && cpu * BUSY_PART >= this.start.elapsed() {
+        if cpu < 2 * TICK || cpu * BUSY_PART < this.start.elapsed() {
+            this.steadiness.rests();
+        } else if !this.steadiness.may_stay() {
             this.usage.yielded.store(true, Ordering::Relaxed);
         }
         polled
@@ -450,7 +457,7 @@ mod tests {
         assert!(usage.cpu() - before >= 50 * SHORT_POLL);
         let meter = CpuMeter::new(Arc::new(usage), Duration::MAX);
         let before = meter.usage.cpu();
-        let reported = meter.usage.measure_short_poll(|| {
+        let (reported, _) = meter.usage.measure_short_poll(|| {
             compute(5 * TICK);
             meter.used(5 * TICK)
         });
