@@ -7,7 +7,7 @@ use std::{
 };
 
 use wws_project::{LoadOptions, Problems, Project, PublicHosts};
-use wws_server::{CodeCache, Languages};
+use wws_server::{CodeCache, Languages, available_memory};
 
 use crate::args::ProjectArgs;
 
@@ -168,6 +168,7 @@ pub(crate) fn load_options(container: bool) -> LoadOptions {
         container,
         untrusted: IMAGE.get().is_some_and(|image| !image.allowed.secrets),
         public_hosts: IMAGE.get().and_then(ImageVariables::public_hosts),
+        memory: Some(available_memory()),
         languages: Languages::standard().specs(),
         ..LoadOptions::default()
     }

@@ -7,7 +7,10 @@
 mod visitors;
 mod walk;
 
+pub(crate) use walk::memory_for_names;
+
 use std::{
+    cell::Cell,
     collections::{HashMap, VecDeque},
     ffi::OsStr,
     io,
@@ -46,6 +49,8 @@ pub(crate) struct Search<'s> {
     pub(crate) system: bool,
     /// Whether the container runs: its writable mounts hold data.
     pub(crate) container: bool,
+    /// Bytes of memory that are left for the names of files; `None` if they did not suffice.
+    pub(crate) names: Cell<Option<u64>>,
     /// Problems that do not prevent the start.
     pub(crate) warnings: Report,
     /// Problems that prevent the start.

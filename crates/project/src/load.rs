@@ -6,6 +6,7 @@ mod stores;
 mod worker_toml;
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
@@ -14,7 +15,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::beneath::Root;
 use crate::execution::{Execution, LanguageSpec, conversion};
-use crate::files::{PUBLIC, Search};
+use crate::files::{PUBLIC, Search, memory_for_names};
 use crate::problem::Problem;
 use crate::reach::PublicHosts;
 use crate::reader::{Document, Report};
@@ -50,6 +51,9 @@ pub struct LoadOptions {
     pub untrusted: bool,
     /// Set if such a project reaches public hosts alone, and no Redis of its own choice.
     pub public_hosts: Option<PublicHosts>,
+    /// Bytes of memory that the server may use, if that is known: a project whose files have more
+    /// names than fit is rejected.
+    pub memory: Option<u64>,
     /// Overrides `[server] strict`: whether a worker that cannot be loaded prevents the start.
     pub strict: Option<bool>,
     /// The languages of the server.
@@ -273,6 +277,7 @@ impl ProjectLoader<'_> {
             ignore: &ignore,
             system: options.container && path == Path::new("/"),
             container: options.container,
+            names: Cell::new(Some(memory_for_names(options.memory))),
             warnings: Report::default(),
             problems: Report::default(),
         };

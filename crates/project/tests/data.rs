@@ -368,3 +368,29 @@ fn writable_mounts_hold_data_and_read_only_ones_may_hold_workers() {
     };
     std::thread::spawn(run).join().unwrap();
 }
+
+#[test]
+fn more_files_than_the_memory_holds_are_a_problem() {
+    let dir = project(&[("index.js", "")]);
+    let public = dir.path().join("public");
+    fs::create_dir(&public).unwrap();
+    for number in 0..10_001 {
+        fs::write(public.join(number.to_string()), "").unwrap();
+    }
+    // Short names take 7 MB, and the memory is half for names.
+    let memory = |memory| LoadOptions {
+        memory,
+        ..options()
+    };
+    assert_eq!(
+        load(dir.path(), &memory(None)).unwrap().assets().len(),
+        10_001
+    );
+    let problems = load(dir.path(), &memory(Some(12 << 20))).unwrap_err();
+    let text = problems.to_string();
+    assert!(
+        text.contains("more files and directories than the server has memory for"),
+        "{text}"
+    );
+    assert!(text.contains("give the server more memory"), "{text}");
+}

@@ -31,6 +31,7 @@ mod stores;
 mod sync;
 mod workers;
 
+pub use memory::available as available_memory;
 pub use options::PrepareOptions;
 pub use prepare::prepare;
 pub use reload::{Reloaded, Reloader};

@@ -6,8 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-/// Bytes that this process may use.
-pub(crate) fn available() -> u64 {
+/// Bytes that this process may use: the lowest limit of its cgroups, or the machine's memory.
+#[must_use]
+pub fn available() -> u64 {
     let machine = machine();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let limit = limit(

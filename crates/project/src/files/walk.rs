@@ -19,6 +19,28 @@ use crate::problem::Problem;
 /// Files and directories that are visited, in the project and in each mount below it.
 const MAX_FILES: usize = 1_000_000;
 
+/// Bytes of memory that a file takes while a project is loaded, besides its path.
+const FILE_COST: u64 = 650;
+
+/// How often its path is in memory: as an asset, as a route, and on the way there.
+const PATH_COPIES: u64 = 8;
+
+/// Divisor: at most this part of the memory is for the names of files.
+const MEMORY_PART: u64 = 2;
+
+/// There is room for so many bytes of them in any memory.
+const MIN_NAMES: u64 = 4 << 20;
+
+/// Bytes for the names of the files of a project whose server may use `memory` bytes.
+pub(crate) fn memory_for_names(memory: Option<u64>) -> u64 {
+    memory.map_or(u64::MAX, |memory| (memory / MEMORY_PART).max(MIN_NAMES))
+}
+
+/// What an entry with this path takes.
+fn cost(path: &Path) -> u64 {
+    FILE_COST + PATH_COPIES * path.as_os_str().len() as u64
+}
+
 /// The maximum depth of directories.
 const MAX_DEPTH: usize = 256;
 
@@ -127,12 +149,21 @@ impl Search<'_> {
                 };
                 visitor.take(file, &next.directory);
             }
-            if counts[next.mount] > MAX_FILES {
-                let problem = Problem::new(
-                    &next.path,
-                    format!("more than {MAX_FILES} files and directories: the rest is not served"),
-                )
-                .help("let `server.ignore` leave out what is no worker and no asset");
+            let is_memory_full = self.names.get().is_none();
+            if counts[next.mount] > MAX_FILES || is_memory_full {
+                let (too_many, more) = match is_memory_full {
+                    true => (
+                        "more files and directories than the server has memory for".to_owned(),
+                        ", or give the server more memory",
+                    ),
+                    false => (format!("more than {MAX_FILES} files and directories"), ""),
+                };
+                let problem =
+                    Problem::new(&next.path, format!("{too_many}: the rest is not served")).help(
+                        format!(
+                            "let `server.ignore` leave out what is no worker and no asset{more}"
+                        ),
+                    );
                 match next.mount {
                     0 => self.problems.add(problem),
                     _ => self.warnings.add(problem),
@@ -249,6 +280,12 @@ impl Search<'_> {
                 },
                 _ => continue,
             };
+            let left = self.names.get();
+            self.names
+                .set(left.and_then(|left| left.checked_sub(cost(&path))));
+            if self.names.get().is_none() {
+                break;
+            }
             entries.push(DirectoryEntry {
                 path,
                 kind,

@@ -1,5 +1,6 @@
 //! What of a project can be compiled ahead of time.
 
+use std::cell::Cell;
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
@@ -9,7 +10,7 @@ use globset::GlobSet;
 
 use crate::beneath::Root;
 use crate::execution::{Execution, LanguageSpec};
-use crate::files::Search;
+use crate::files::{Search, memory_for_names};
 use crate::load::paths::extension;
 use crate::load::worker_toml::{MAX_TOML, WorkerToml};
 use crate::reader::{Document, Report};
@@ -87,6 +88,7 @@ fn workers(root: &Root, container: bool, is_worker: &dyn Fn(&Path) -> bool) -> V
         ignore: &ignore,
         system: container,
         container: false,
+        names: Cell::new(Some(memory_for_names(None))),
         warnings: Report::default(),
         problems: Report::default(),
     };
