@@ -97,6 +97,11 @@ impl TrustedProxies {
             headers.insert(FORWARDED_FOR, peer.text.clone());
             return origin;
         }
+        let conventional = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST];
+        if conventional.iter().any(|name| headers.contains_key(name)) {
+            // A proxy that sets these passes the standard header on as its client sent it.
+            headers.remove(header::FORWARDED);
+        }
         let forwarded = ForwardedHeaders::parse(headers);
         // Starting with the nearest: a trusted proxy names the client or another proxy.
         let mut hops = vec![peer.text.clone()];
@@ -141,9 +146,16 @@ impl ForwardedHeaders {
                 .next()
         };
         let (mut hops, mut scheme, mut host) = (Vec::new(), None, None);
-        let standard: Vec<&str> = elements(headers, &header::FORWARDED, ',').collect();
+        let standard = elements(headers, &header::FORWARDED);
         if headers.contains_key(FORWARDED_FOR) {
-            hops = elements(headers, &FORWARDED_FOR, ',').map(node).collect();
+            let lines = headers.get_all(FORWARDED_FOR).iter();
+            // It has no quotes, and bytes of another system of the client's hide no other address.
+            let elements = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+            let elements = elements.map(|element| str::from_utf8(element).unwrap_or("unknown"));
+            let elements = elements
+                .map(str::trim)
+                .filter(|element| !element.is_empty());
+            hops = elements.map(node).collect();
         } else {
             hops.extend(
                 standard
@@ -166,32 +178,33 @@ impl ForwardedHeaders {
     }
 }
 
-/// The elements of a list header that may have several lines. Separators in quotes do not count.
-fn elements<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-    separator: char,
-) -> impl Iterator<Item = &'h str> {
+/// The elements of a list header that may have several lines, as far as they are text. Separators
+/// in quotes do not count.
+fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
     let lines = headers.get_all(name).iter();
-    lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(move |line| split(line, separator))
-        .map(str::trim)
-        .filter(|element| !element.is_empty())
+    let elements = lines.flat_map(|line| split(line.as_bytes(), b','));
+    let elements = elements.map(|element| str::from_utf8(element).unwrap_or("unknown").trim());
+    elements.filter(|element| !element.is_empty()).collect()
 }
 
-/// Splits at a separator outside of quotes.
-fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+/// Splits at a separator outside of quotes. Quotes are found from the end: one that a client has
+/// left open does not reach into what its proxy has added.
+fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
     let mut is_quoted = false;
-    text.split(move |character| {
-        is_quoted ^= character == '"';
-        character == separator && !is_quoted
-    })
+    let parts = text.rsplit(move |byte| {
+        is_quoted ^= *byte == b'"';
+        *byte == separator && !is_quoted
+    });
+    let mut parts: Vec<&[u8]> = parts.collect();
+    parts.reverse();
+    parts
 }
 
 /// A parameter of an element of `Forwarded`.
 fn parameter<'e>(element: &'e str, name: &str) -> Option<&'e str> {
-    split(element, ';').find_map(|pair| {
+    let pairs = split(element.as_bytes(), b';').into_iter();
+    let pairs = pairs.filter_map(|pair| str::from_utf8(pair).ok());
+    pairs.into_iter().find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
         let matches = key.trim().eq_ignore_ascii_case(name);
         matches.then(|| value.trim().trim_matches('"'))
@@ -294,6 +307,14 @@ mod tests {
             assert_eq!(all, expected, "{line}");
             assert!(expected.starts_with(&client), "{line}: {client}");
         }
+        // What a client has sent hides nothing that a proxy has added.
+        for line in [&b"\", 198.51.100.1"[..], b"\xE9, 198.51.100.1"] {
+            let proxies = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
+            let line = HeaderValue::from_bytes(line).unwrap();
+            let mut headers = HeaderMap::from_iter([(FORWARDED_FOR, line)]);
+            let origin = proxies.origin(&Peer::new([10, 0, 0, 1].into()), &mut headers);
+            assert_eq!(origin.client, IpAddr::from([198, 51, 100, 1]));
+        }
         let lines = [
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-for", "198.51.100.1"),
@@ -318,6 +339,23 @@ mod tests {
         assert_eq!(headers["x-forwarded-proto"], "HTTPS");
         let (origin, _) = super::tests::origin("::1", &[("x-forwarded-host", "no host/at all")]);
         assert_eq!((origin.scheme, origin.host), (Scheme::HTTP, None));
+    }
+
+    #[test]
+    fn a_standard_header_beside_the_conventional_ones_is_the_clients() {
+        let (origin, headers) = origin(
+            "10.0.0.1",
+            &[
+                ("forwarded", "for=6.6.6.6;host=evil.example;proto=https"),
+                ("x-forwarded-for", "198.51.100.1"),
+            ],
+        );
+        assert_eq!(origin.client, IpAddr::from([198, 51, 100, 1]));
+        assert_eq!((origin.scheme, origin.host), (Scheme::HTTP, None));
+        assert!(!headers.contains_key("forwarded"));
+        let open = r#"for="6.6.6.6;host=evil.example, for=198.51.100.1"#;
+        let (client, _) = client("10.0.0.1", &[("forwarded", open)]);
+        assert_eq!(client, "198.51.100.1");
     }
 
     #[test]
