@@ -63,7 +63,7 @@ unit() {
     scripts/redis.sh || return 1
     # What belongs to `wws` apart from what doesn't: together they would turn on features with which wasmtime is compiled again.
     local status=0
-    tests --workspace --exclude wws-test --exclude wws-bench --exclude containerd-shim-wws-v1 || status=1
+    tests --config scripts/unit-tests.toml --workspace --exclude wws-test --exclude wws-bench --exclude containerd-shim-wws-v1 || status=1
     tests -p containerd-shim-wws-v1 -p wws-bench || status=1
     return $status
 }
