@@ -1,7 +1,13 @@
 //! Finds the pages of a private mapping that were written: the kernel has replaced the file's page
 //! or the zero page by an anonymous one.
 //!
-//! Source: `Documentation/admin-guide/mm/pagemap.rst` of Linux.
+//! The zero page counts as not written. Beyond an image it holds what the memory started with.
+//! Within an image the kernel maps it for nothing that a guest does: a hole of the image's file
+//! gets a page of the file once it is read, and zeros that are written are an anonymous page. Only
+//! KSM (with `use_zero_pages`) would put it in the place of a page that was written, so the process
+//! is taken out of KSM.
+//!
+//! Sources: `Documentation/admin-guide/mm/pagemap.rst` and `ksm.rst` of Linux.
 
 use std::{fs::File, os::unix::fs::FileExt, sync::OnceLock};
 
@@ -69,7 +75,8 @@ const READ_PAGES: usize = 2048;
 fn source() -> &'static PagemapSource {
     static SOURCE: OnceLock<PagemapSource> = OnceLock::new();
     SOURCE.get_or_init(|| {
-        let Ok(file) = File::open("/proc/self/pagemap") else {
+        let pagemap = File::open("/proc/self/pagemap");
+        let Some(file) = pagemap.ok().filter(|_| leave_ksm()) else {
             return PagemapSource::None;
         };
         // What is reported is trusted only if it is true of a page that was written: an emulator
@@ -87,6 +94,25 @@ fn source() -> &'static PagemapSource {
         }
         PagemapSource::None
     })
+}
+
+/// Takes the process out of KSM, which merges equal pages. A parent can have put it there, as
+/// systemd's `MemoryKSM=` does. Returns whether no page is merged from now on.
+fn leave_ksm() -> bool {
+    const PR_SET_MEMORY_MERGE: libc::c_int = 67;
+    const PR_GET_MEMORY_MERGE: libc::c_int = 68;
+    let call = |operation, value: libc::c_ulong| {
+        let unused: libc::c_ulong = 0;
+        // SAFETY: `prctl` asks for an operation and the arguments that belong to it. Both
+        // operations take numbers, of which all but the first must be 0, and no pointer. Pages that
+        // are no longer merged keep their contents.
+        unsafe { libc::prctl(operation, value, unused, unused, unused) }
+    };
+    match call(PR_GET_MEMORY_MERGE, 0) {
+        1 => call(PR_SET_MEMORY_MERGE, 0) == 0,
+        // Kernels before 6.4 know neither: a process can only advise to merge ranges itself.
+        _ => true,
+    }
 }
 
 /// Finds the written pages from the address `start` to `end`, at most `max_pages` of them.
@@ -165,7 +191,7 @@ fn scan(file: &File, start: u64, end: u64, max_pages: u64, dirty: &mut DirtyPage
         vec: dirty.runs.as_mut_ptr() as u64,
         vec_len: MAX_RUNS as u64,
         max_pages,
-        // Neither the file's page nor the zero page ...
+        // Neither the file's page nor the zero page (see above) ...
         category_inverted: IS_FILE | IS_ZERO_PAGE,
         category_mask: IS_FILE | IS_ZERO_PAGE,
         // ... but a page: a written one may have gone to swap.
@@ -300,6 +326,22 @@ mod tests {
         if let PagemapSource::Scan(_) = source() {
             assert_eq!(pages(&find(start, end, 100), start), [5]);
         }
+    }
+
+    #[test]
+    fn pages_are_not_merged() {
+        let merge = |operation: libc::c_int, value: libc::c_ulong| {
+            let unused: libc::c_ulong = 0;
+            // SAFETY: as in `leave_ksm`: numbers only, and contents stay.
+            unsafe { libc::prctl(operation, value, unused, unused, unused) }
+        };
+        // As a parent that runs with `MemoryKSM=`; -1 where the kernel has no such operation.
+        if merge(67, 1) == 0 {
+            assert_eq!(merge(68, 0), 1);
+            assert!(leave_ksm());
+            assert_eq!(merge(68, 0), 0);
+        }
+        assert!(leave_ksm());
     }
 
     #[test]

@@ -86,8 +86,12 @@ impl MemoryImage {
         self.file.as_ref()
     }
 
-    /// The image's bytes of linear memory from `start` to `end`, which lie within [`Self::range`].
+    /// The image's bytes of linear memory from `start` to `end`.
+    ///
+    /// # Panics
+    /// They do not lie within [`Self::range`], or are in the wrong order.
     pub(crate) fn bytes(&self, start: usize, end: usize) -> &[u8] {
+        assert!(self.range.start() <= start && start <= end && end <= self.range.end());
         let bytes = self.file.as_ref().map_or(&[][..], SealedFile::bytes);
         &bytes[start - self.range.start()..end - self.range.start()]
     }
@@ -129,5 +133,21 @@ mod tests {
             assert_eq!(image.range(), PageRange::new(0, page_size()));
             assert_eq!(image.bytes(0, 12), [7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0]);
         });
+    }
+
+    #[test]
+    fn has_no_bytes_beyond_its_range() {
+        let page = page_size();
+        let mut memory = vec![0; 4 * page];
+        memory[page..3 * page].fill(7);
+        let image = MemoryImage::new(0, &memory).unwrap();
+        assert!(image.bytes(page, page).is_empty());
+        let bytes = |start, end| std::panic::catch_unwind(|| image.bytes(start, end).len());
+        assert_eq!(bytes(page, 3 * page).unwrap(), 2 * page);
+        for (start, end) in [(0, 2 * page), (2 * page, 4 * page), (2 * page, page)] {
+            assert!(bytes(start, end).is_err(), "{start}..{end}");
+        }
+        let zero = MemoryImage::zero();
+        assert!(zero.bytes(0, 0).is_empty());
     }
 }

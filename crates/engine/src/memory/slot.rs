@@ -256,6 +256,22 @@ mod tests {
     }
 
     #[test]
+    fn reset_restores_image_pages_that_were_overwritten_with_zeros_or_only_read() {
+        let (mut memory, _) = image();
+        // A hole of the image's file.
+        memory[25 * page_size()..26 * page_size()].fill(0);
+        let image = MemoryImage::new(0, &memory).unwrap();
+        let mut slot = Slot::new(&image, RESERVED, GUARD).unwrap();
+        slot.grow(memory.len()).unwrap();
+        for _ in 0..3 {
+            assert_eq!(bytes(&slot, memory.len()), memory);
+            write(&mut slot, 0, &vec![0; memory.len()]);
+            slot.reset(&image, 1 << 20).unwrap();
+        }
+        assert_eq!(bytes(&slot, memory.len()), memory);
+    }
+
+    #[test]
     fn released_memory_has_the_images_bytes() {
         assuming_page_size(|| {
             let (memory, image) = image();
