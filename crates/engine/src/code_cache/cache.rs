@@ -21,7 +21,7 @@ pub(super) const MAGIC: &[u8; 8] = b"wwscode1";
 pub(super) const TRAILER: u64 = 20;
 
 /// Version of how `module` changes modules before they are compiled; part of an entry's key.
-const TRANSFORMATION: u32 = 2;
+const TRANSFORMATION: u32 = 3;
 
 /// Suffix of an entry's name.
 const ENDING: &str = ".code";

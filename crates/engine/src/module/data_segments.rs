@@ -9,6 +9,11 @@ use crate::memory::page::WASM_PAGE;
 /// A larger image stays in its segments: it would be held twice, in the file and in the process.
 const MAX_IMAGE: u64 = 1 << 30;
 
+/// Most bytes of whole pages that lie between a module's segments, besides as many as the segments
+/// have. A guest that reads such a page makes it a page of the image's file, which is charged to no
+/// call and stays.
+const MAX_HOLES: u64 = 1 << 20;
+
 /// A module and its initial memory.
 pub(crate) struct SplitModule<'w> {
     wasm: &'w [u8],
@@ -26,8 +31,8 @@ struct ActiveSegment<'w> {
 }
 
 /// Splits a validated module. Returns `None` if its memory cannot be known before it runs (several
-/// memories, an imported one, segments at computed addresses); such a module is instantiated
-/// segment by segment.
+/// memories, an imported one, segments at computed addresses), or if its segments are far apart;
+/// such a module is instantiated segment by segment.
 pub(crate) fn split(wasm: &[u8]) -> Option<SplitModule<'_>> {
     let (mut limit, mut data, mut count) = (None, None, None);
     let mut has_code = false;
@@ -74,13 +79,16 @@ pub(crate) fn split(wasm: &[u8]) -> Option<SplitModule<'_>> {
         return None;
     }
     let (mut start, mut end) = (usize::MAX, 0);
+    let mut bytes = 0;
     for segment in data.clone() {
         if let Some(segment) = active(&segment.ok()?, limit).ok()? {
             start = start.min(segment.at);
             end = end.max(segment.at + segment.bytes.len());
+            bytes += segment.bytes.len() as u64;
         }
     }
-    if end == 0 {
+    // Segments may overlap.
+    if end == 0 || (end - start) as u64 > 2 * bytes + MAX_HOLES {
         return None;
     }
     // Whole pages, as they are mapped, of whatever size the host's are.
@@ -268,6 +276,22 @@ mod tests {
             wasm(r#"(module (memory 1) (data (i32.const 0) "aaaa") (data (i32.const 2) "bb"))"#);
         let split = split(&wasm).unwrap();
         assert_eq!(split.memory, b"aabb");
+    }
+
+    #[test]
+    fn does_not_split_data_that_is_far_apart() {
+        let at = |end: u64| {
+            let text = format!(
+                r#"(module (memory 8000) (data (i32.const 100) "abc") (data (i32.const {}) "xyz"))"#,
+                end - 3
+            );
+            split(&wasm(&text)).map(|split| split.memory.len() as u64)
+        };
+        // From the first page on.
+        let most = 100 + 2 * 6 + MAX_HOLES;
+        assert_eq!(at(most), Some(most));
+        assert_eq!(at(most + 1), None);
+        assert_eq!(at(500 << 20), None);
     }
 
     #[test]
