@@ -212,6 +212,17 @@ async fn rejects_components_that_cannot_be_reused() {
     let tables = reactor("(table.set (i32.const 0) (ref.null func))");
     let why = refused(guest(&tables).initialised().await);
     assert!(why.contains("it changes its tables"), "{why}");
+    let empty = reactor("(drop (memory.grow (i32.const 1)))").replace(") 1)", ") 0)");
+    let why = refused(guest(&empty).initialised().await);
+    assert!(why.contains("starts without a page"), "{why}");
+    // A snapshot would have the object as it was before.
+    let object = reactor("(struct.set $t 0 (global.get $o) (i32.const 2))").replace(
+        "(module",
+        "(module (type $t (struct (field (mut i32))))
+           (global $o (ref $t) (struct.new $t (i32.const 1)))",
+    );
+    let why = refused(guest(&object).initialised().await);
+    assert!(why.contains("garbage-collected objects"), "{why}");
     // Without a snapshot it is a worker all the same.
     let error = call(&guest(&tables), "c").await.unwrap_err();
     assert!(matches!(error, CallError::BadResponse(_)), "{error}");

@@ -3,7 +3,7 @@
 
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
 use wasm_encoder::{ExportKind, ExportSection, RawSection};
-use wasmparser::{Operator, Parser, Payload, TypeRef};
+use wasmparser::{CompositeInnerType, Operator, Parser, Payload, SubType, TypeRef};
 
 use crate::error::{LoadError, LoadErrorKind};
 
@@ -38,6 +38,25 @@ pub(crate) fn expose(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
                             ));
                         }
                         _ => {}
+                    }
+                }
+            }
+            Payload::TypeSection(groups) => {
+                for group in groups {
+                    let group = group.map_err(invalid)?;
+                    if group.types().any(is_object) {
+                        return Err(LoadError::unsupported(
+                            "it has garbage-collected objects: no snapshot can hold them",
+                        ));
+                    }
+                }
+            }
+            Payload::MemorySection(memories) => {
+                for memory in memories {
+                    if memory.map_err(invalid)?.initial == 0 {
+                        return Err(LoadError::unsupported(
+                            "its memory starts without a page: no snapshot can hold it",
+                        ));
                     }
                 }
             }
@@ -113,6 +132,15 @@ pub(crate) fn expose(wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
     Ok(module.finish())
 }
 
+/// Whether values of a type are objects of the garbage collector: even a global that never changes
+/// leads to fields that do.
+fn is_object(ty: &SubType) -> bool {
+    matches!(
+        ty.composite_type.inner,
+        CompositeInnerType::Struct(_) | CompositeInnerType::Array(_)
+    )
+}
+
 fn invalid_module() -> LoadError {
     LoadError::new(LoadErrorKind::InvalidModule, "not a valid module")
 }
@@ -160,6 +188,18 @@ mod tests {
             (
                 r#"(module (table 1 funcref) (func (export "f") (table.set (i32.const 0) (ref.null func))))"#,
                 "changes its tables",
+            ),
+            (
+                r#"(module (type $t (struct (field (mut i32)))) (global (ref $t) (struct.new $t (i32.const 1))) (func (export "f")))"#,
+                "garbage-collected objects",
+            ),
+            (
+                r#"(module (rec (type (func)) (type (array (mut i8)))) (func (export "f")))"#,
+                "garbage-collected objects",
+            ),
+            (
+                r#"(module (memory (export "memory") 0) (func (export "f")))"#,
+                "starts without a page",
             ),
             ("(module)", "exports nothing"),
         ] {
