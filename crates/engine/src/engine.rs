@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use wasmtime::{Collector, Config, InstancePre, Linker, OptLevel, component};
 
 use crate::code_cache::cache::{CodeCache, CodeKey, CodeOrigin};
@@ -436,6 +437,12 @@ impl Engine {
 
     pub(crate) fn ticker(&self) -> &Ticker {
         &self.0.ticker
+    }
+
+    /// The runtimes of the threads to which long calls move, as far as these were started.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<Handle> {
+        self.0.slow.started()
     }
 
     pub(crate) fn slow_lane(&self) -> &Arc<SlowLane> {

@@ -1,14 +1,14 @@
 //! A prepared server: it listens, serves and drains.
 
 use std::{
-    io,
+    io, iter,
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use http::{Request, Response, uri::Authority};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, runtime, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use wws_otlp::Exporter;
 use wws_project::{AdminAddress, Problem, Project};
@@ -194,7 +194,10 @@ impl Bound {
 async fn trim(app: Arc<App>) {
     app.trim();
     if let Some(on_idle) = app.on_idle {
-        idle::run_on_each_thread(on_idle).await;
+        let lanes = app.engine.lanes();
+        for runtime in iter::once(runtime::Handle::current()).chain(lanes) {
+            idle::run_on_each_thread(&runtime, on_idle).await;
+        }
     }
 }
 

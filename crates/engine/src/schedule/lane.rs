@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 
@@ -134,6 +134,15 @@ impl SlowLane {
 
     fn fair(&self) -> Option<&Runtime> {
         self.fair.runtime("wws-fair", priority::give_way)
+    }
+
+    /// The runtimes that were started.
+    pub(crate) fn started(&self) -> Vec<Handle> {
+        [&self.idle, &self.fair]
+            .iter()
+            .filter_map(|threads| threads.runtime.get())
+            .map(|runtime| runtime.handle().clone())
+            .collect()
     }
 
     /// Records that an idle thread got next to nothing of the CPU.
