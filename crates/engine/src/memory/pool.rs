@@ -98,6 +98,11 @@ impl PooledImage {
             idle: Arc::new(IdleSlots::new()),
         }
     }
+
+    #[cfg(test)]
+    pub(crate) fn image(&self) -> &MemoryImage {
+        &self.image
+    }
 }
 
 /// The slots of a process.
@@ -251,6 +256,47 @@ mod tests {
             })
             .collect();
         drop(memories);
+    }
+
+    #[test]
+    fn memory_that_starts_empty_takes_no_image() {
+        const PAGE: usize = 1 << 16;
+        let pool = Pool::new(4, 1 << 20);
+        let account = crate::memory::account::Account::new(1 << 20);
+        let charge = account.nothing().shared(0, &account);
+        let image = MemoryImage::new(0, &[7; PAGE]).unwrap();
+        let image = Arc::new(PooledImage::new(image));
+        pool.register(&image);
+        let new = |minimum| {
+            pool.new_memory(
+                MemoryType::new(0, None),
+                minimum,
+                None,
+                Some(1 << 20),
+                GUARD,
+            )
+            .unwrap()
+        };
+        let first = |memory: &dyn LinearMemory| {
+            assert_eq!(memory.byte_size(), PAGE);
+            // SAFETY: `read` asks for a byte that can be read. `as_ptr` leads to `byte_size`
+            // accessible bytes as long as the memory lives.
+            unsafe { memory.as_ptr().read() }
+        };
+        // As wasmtime does for a module with garbage-collected objects: their heap first.
+        let pooled = ExpectedMemory {
+            minimum: PAGE,
+            image: image.clone(),
+        };
+        let one = with_image(&image, &charge, || (new(0), new(PAGE)));
+        let many = with_images(&[pooled].into(), &charge, || (new(0), new(PAGE)));
+        for (mut heap, memory) in [one, many] {
+            heap.grow_to(PAGE).unwrap();
+            assert_eq!((first(&*heap), first(&*memory)), (0, 7));
+        }
+        // Nor does a slot of the heap wait for a memory.
+        assert_eq!(image.idle.count(), 2);
+        assert_eq!(pool.idle.count(), 2);
     }
 
     #[test]
