@@ -132,6 +132,7 @@ async fn endless_loop_stops_at_cpu_time_while_others_are_served() {
         assert!(matches!(error, CallError::CpuTime(_)), "{error}");
         assert!(error.is_timeout());
     }
+    assert!(!engine.lanes().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,6 +285,27 @@ async fn reads_files_and_cannot_leave_its_directory() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_is_far_apart_is_copied_to_each_instance() {
+    let marks = r#"
+      (if (i32.ne (i32.load8_u (i32.const 7000000)) (i32.const 120)) (then (unreachable)))
+      (if (i32.ne (i32.load8_u (i32.const 33554431)) (i32.const 121)) (then (unreachable)))
+      (i32.store8 (i32.const 7000000) (i32.const 0))
+      (i32.store8 (i32.const 33554431) (i32.const 0))"#;
+    let text = prints(HELLO, marks).replace(
+        "(memory (export \"memory\") 2)",
+        r#"(memory (export "memory") 512)
+           (data (i32.const 7000000) "x") (data (i32.const 33554431) "y")"#,
+    );
+    let mut spec = spec("sparse");
+    spec.limits.memory = 32 << 20;
+    let guest = guest_with(&engine(), &text, spec);
+    for _ in 0..3 {
+        let response = guest.call(get()).await.unwrap();
+        assert_eq!(response.body().as_ref(), b"hello");
+    }
+}
+
 #[test]
 fn reports_what_cannot_be_a_worker() {
     let engine = engine();
@@ -292,6 +314,13 @@ fn reports_what_cannot_be_a_worker() {
         (b"not wasm".to_vec(), "not WebAssembly"),
         (vec![], "empty file"),
         (b"\0asm\x0d\0\x01\0".to_vec(), "component"),
+        (
+            module(
+                r#"(component (core module $m (func (export "f"))) (core instance $i (instantiate $m))
+                     (func $f (canon lift (core func $i "f"))) (export "add" (func $f)))"#,
+            ),
+            "it exports `add`; a worker exports `wasi:http/incoming-handler@0.2.x`",
+        ),
         (
             b"\0asm\x01\0\0\0\xff".to_vec(),
             "not a valid WebAssembly module",

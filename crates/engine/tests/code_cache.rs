@@ -186,6 +186,46 @@ fn removes_entries_that_others_could_write() {
 }
 
 #[test]
+fn components_are_compiled_once() {
+    let component = |import: &str| {
+        wasm(&format!(
+            r#"(component {import}
+                 (core module $m (memory 1) (data (i32.const 100) "data of a component")
+                   (func (export "run") (result i32) (i32.const 0)))
+                 (core instance $i (instantiate $m))
+                 (func $run (result (result)) (canon lift (core func $i "run")))
+                 (instance $cli (export "run" (func $run)))
+                 (export "wasi:cli/run@0.2.0" (instance $cli)))"#
+        ))
+    };
+    let random = r#"(import "wasi:random/random@0.3.0" (instance
+        (export "get-random-u64" (func (result u64)))))"#;
+    let dir = tempfile::tempdir().unwrap();
+    let cache = CodeCache::open(dir.path(), 1 << 30).unwrap();
+    let engine = engine();
+    // The second runs in an engine with other settings.
+    for wasm in [component(""), component(random)] {
+        let key = engine.code_key(&digest(&wasm));
+        let load = |engine: &Engine| {
+            let (code, origin) = engine.compile_cached(&wasm, &key, &cache).unwrap();
+            assert!(code.is_component());
+            origin
+        };
+        let origin = load(&engine);
+        assert!(
+            matches!(origin, CodeOrigin::Compiled { damaged: None }),
+            "{origin:?}"
+        );
+        for engine in [&engine, &self::engine()] {
+            assert!(matches!(load(engine), CodeOrigin::Cached));
+        }
+        let entry = fs::read(cache.path(&key)).unwrap();
+        let data = b"data of a component";
+        assert!(!entry.windows(data.len()).any(|part| part == data));
+    }
+}
+
+#[test]
 fn keys_differ_for_different_files() {
     let engine = engine();
     assert_ne!(

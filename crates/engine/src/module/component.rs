@@ -359,3 +359,115 @@ fn invalid(error: wasmtime::Error) -> LoadError {
     )
     .caused_by(WasmError::in_order(error))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::memory::page::page_size;
+
+    fn wasm(text: &str) -> Vec<u8> {
+        wat::parse_str(text).unwrap()
+    }
+
+    /// A module with a memory of so many pages and `data` at its second page.
+    fn module(pages: u32, data: &str) -> String {
+        format!(
+            r#"(core module $m (memory (export "memory") {pages}) (data (i32.const 65536) "{data}")
+                 (func (export "run") (result i32) (i32.const 0)))"#
+        )
+    }
+
+    /// A command whose modules lie in components that it consists of.
+    fn nested(outer: &str, inner: &str) -> Vec<u8> {
+        wasm(&format!(
+            r#"(component
+                 (component $one
+                   (component $two {inner} (core instance (instantiate $m)))
+                   (instance (instantiate $two))
+                   {outer}
+                   (core instance $i (instantiate $m))
+                   (func (export "run") (result (result)) (canon lift (core func $i "run"))))
+                 (instance $one (instantiate $one))
+                 (instance $cli (export "run" (func $one "run")))
+                 (export "wasi:cli/run@0.2.0" (instance $cli)))"#
+        ))
+    }
+
+    fn engine() -> wasmtime::Engine {
+        wasmtime::Engine::default()
+    }
+
+    /// Whether the bytes of `data` are part of `wasm`.
+    fn has(wasm: &[u8], data: &str) -> bool {
+        wasm.windows(data.len()).any(|part| part == data.as_bytes())
+    }
+
+    #[test]
+    fn moves_data_of_nested_components_to_images() {
+        let wasm = nested(&module(2, "outer data"), &module(3, "inner data"));
+        let modules = modules(&wasm);
+        let stripped = stripped(&wasm, &splits(&modules), 0).unwrap();
+        wasmparser::validate(&stripped).unwrap();
+        assert!(has(&wasm, "outer data") && has(&wasm, "inner data"));
+        assert!(!has(&stripped, "outer data") && !has(&stripped, "inner data"));
+        let component = Component::new(&engine(), &wasm, None).unwrap();
+        let sizes: Vec<_> = component.memories.iter().map(|of| of.minimum).collect();
+        assert_eq!(sizes, [3 << 16, 2 << 16]);
+        assert_eq!(component.minimum_memory, 5 << 16);
+        for (memory, data) in component.memories.iter().zip(["inner data", "outer data"]) {
+            let image = memory.image.image();
+            assert_eq!(image.range().start(), 1 << 16);
+            assert_eq!(image.range().end(), (1 << 16) + page_size());
+            let bytes = image.bytes(1 << 16, (1 << 16) + page_size());
+            assert!(bytes.starts_with(data.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn memories_that_cannot_be_told_apart_keep_their_data() {
+        let wasm = nested(&module(2, "outer data"), &module(2, "inner data"));
+        let modules = modules(&wasm);
+        assert!(stripped(&wasm, &splits(&modules), 0).is_none());
+        let component = Component::new(&engine(), &wasm, None).unwrap();
+        assert_eq!(component.memories.len(), 1);
+        assert!(component.memories[0].image.image().file().is_none());
+        // The very same module twice is no such case.
+        let same = nested(&module(2, "same data"), &module(2, "same data"));
+        let modules = self::modules(&same);
+        let stripped = stripped(&same, &splits(&modules), 0).unwrap();
+        assert!(!has(&stripped, "same data"));
+    }
+
+    #[test]
+    fn lists_what_another_component_exports() {
+        let refused = |functions: u32| {
+            let exports: String = (0..functions)
+                .map(|number| format!(r#"(export "f{number}" (func $f))"#))
+                .collect();
+            let text = format!(
+                r#"(component
+                     (core module $m (func (export "f")))
+                     (core instance $i (instantiate $m))
+                     (func $f (canon lift (core func $i "f")))
+                     (instance $sums (export "sum" (func $f)))
+                     (export "acme:math/sums@1.0.0" (instance $sums))
+                     {exports})"#
+            );
+            let error = Component::new(&engine(), &wasm(&text), None).err().unwrap();
+            assert_eq!(error.kind(), LoadErrorKind::Unsupported);
+            error.to_string()
+        };
+        let few = refused(2);
+        assert!(
+            few.contains("it exports `acme:math/sums@1.0.0`, `f0`, `f1`; a worker exports"),
+            "{few}"
+        );
+        assert!(few.contains("`wasi:http/incoming-handler@0.2.x`"), "{few}");
+        let many = refused(10);
+        assert!(
+            many.contains("`f5`, `f6` and 3 more; a worker exports"),
+            "{many}"
+        );
+    }
+}

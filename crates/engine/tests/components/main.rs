@@ -5,6 +5,7 @@ mod bounds;
 #[path = "../common/mod.rs"]
 mod common;
 mod interfaces;
+mod nested;
 mod program;
 mod reuse;
 mod state;
