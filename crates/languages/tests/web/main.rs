@@ -12,6 +12,7 @@ mod common;
 
 mod differential;
 mod memory;
+mod turns;
 
 use std::{
     path::Path,
