@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Pid;
 use wws_test::container::{Container, Run};
 use wws_test::containerd::{Containerd, Version};
@@ -199,6 +199,75 @@ fn small_containers_survive_attacks_of_components_and_streams() -> Result<()> {
     survive("streams", components::image, &components::ATTACKS, 1)
 }
 
+/// What a server holds besides the memory that is set, in MiB: what it held when nothing happened,
+/// and the accounting test's constant.
+const NOT_COUNTED: u64 = 48;
+
+#[test]
+fn memory_that_is_set_holds_in_a_container_that_has_more() -> Result<()> {
+    let containerd = Containerd::start_sharing_code(Version::MAIN)?;
+    let image = modules::image(&containerd, 1)?;
+    for (index, (name, mebibytes, attack)) in modules::ON_SET_MEMORY.iter().enumerate() {
+        let mut container = Run::workers(&containerd, &image, &format!("set-{index}"))?
+            .options(&["--memory-limit", &(8u64 << 30).to_string()])
+            .env("WWS_MEMORY", &format!("{mebibytes}MiB"))
+            .env("WWS_CONCURRENCY", "64")
+            .env("WWS_ACCESS_LOG", "false")
+            .start()?;
+        container.wait_until_up()?;
+        let (pid, port) = (container.pid()?, container.port());
+        ensure!(
+            ask(port, "/hello", b"") == Some(200),
+            "{}",
+            container.log()?
+        );
+        let before = held(pid);
+        let target = Target {
+            port,
+            answers: 1,
+            time: Duration::from_secs(5),
+        };
+        let (result, mut good) = watched(pid, port, || attack(target));
+        println!(
+            "{mebibytes:>4} MiB  {name:<42} p99 {:>7.1} ms, {before:>3} -> {:>3} MiB",
+            good.p99(),
+            good.held
+        );
+        result.with_context(|| format!("{name}\n{}", container.log().unwrap_or_default()))?;
+        ensure!(
+            good.held <= before + mebibytes + NOT_COUNTED,
+            "{name}: {before} -> {} MiB",
+            good.held
+        );
+        answers_again(port).context(*name)?;
+        container.signal("SIGKILL")?;
+        container.wait()?;
+        container.remove()?;
+    }
+    containerd.expect_nothing_left()
+}
+
+/// What an attack held is free again.
+fn answers_again(port: u16) -> Result<()> {
+    let deadline = Instant::now() + patience(Duration::from_secs(20));
+    while ask(port, "/hello", b"") != Some(200) {
+        ensure!(Instant::now() < deadline, "no answer 20 s after the attack");
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Asks the good worker as long as `run` runs.
+fn watched<T>(pid: Pid, port: u16, run: impl FnOnce() -> T) -> (T, Good) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let good = scope.spawn(|| watch(pid, port, &stop));
+        let result = run();
+        stop.store(true, Ordering::Relaxed);
+        (result, good.join().unwrap_or_default())
+    })
+}
+
 /// Containers of an image survive one attack after another, each of so many seconds.
 fn survive(
     name: &str,
@@ -241,20 +310,11 @@ fn attack_all(
 ) -> Result<()> {
     container.wait_until_up()?;
     let (pid, port) = (container.pid()?, target.port);
-    let watched = |attack: &dyn Fn()| {
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let good = scope.spawn(|| watch(pid, port, &stop));
-            attack();
-            stop.store(true, Ordering::Relaxed);
-            good.join().unwrap_or_default()
-        })
-    };
-    let mut alone = watched(&|| thread::sleep(Duration::from_secs(2)));
+    let ((), mut alone) = watched(pid, port, || thread::sleep(Duration::from_secs(2)));
     let alone = alone.p99();
     for (name, attack) in attacks {
         let before = held(pid);
-        let mut good = watched(&|| attack(target));
+        let ((), mut good) = watched(pid, port, || attack(target));
         let (p99, answered) = (good.p99(), good.times.len());
         println!(
             "{mebibytes:>4} MiB  {name:<42} p99 {alone:>6.1} -> {p99:>7.1} ms, {answered:>3} \
@@ -266,15 +326,7 @@ fn attack_all(
             "{name}: the server of a container of {mebibytes} MiB was killed\n{}",
             container.log()?
         );
-        // What the attack held is free again.
-        let deadline = Instant::now() + patience(Duration::from_secs(20));
-        while ask(port, "/hello", b"") != Some(200) {
-            ensure!(
-                Instant::now() < deadline,
-                "{name}: no answer 20 s after the attack on {mebibytes} MiB"
-            );
-            thread::sleep(Duration::from_millis(50));
-        }
+        answers_again(port).with_context(|| format!("{name}, {mebibytes} MiB"))?;
     }
     container.signal("SIGKILL")?;
     container.wait()?;

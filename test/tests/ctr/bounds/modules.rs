@@ -1,10 +1,52 @@
 //! Attacks by modules of the old protocol, by interpreted workers, and by clients of any worker.
 
-use anyhow::Result;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
 use wws_test::containerd::Containerd;
 use wws_test::image::Image;
 
-use super::{Attack, ask, flood, slow_readers, unfinished_heads};
+use super::{Attack, Target, ask, flood, slow_readers, unfinished_heads};
+
+/// What a worker's calls have of the memory that earlier calls of it used: `?g` grows to the limit,
+/// `?h` holds its memory, and anything else writes up to the limit without growing. The input's
+/// URL, which ends with that letter, is looked for in 2,000 bytes.
+const SLOTS: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 2)
+    (data (i32.const 256) "{\22data\22:\22ok\22}")
+    (func $answer_after (param $milliseconds i64)
+      (i64.store (i32.const 4096) (i64.const 1))
+      (i32.store (i32.const 4112) (i32.const 1))
+      (i64.store (i32.const 4120) (i64.mul (local.get $milliseconds) (i64.const 1000000)))
+      (drop (call $poll (i32.const 4096) (i32.const 4200) (i32.const 1) (i32.const 4300)))
+      (i32.store (i32.const 0) (i32.const 256)) (i32.store (i32.const 4) (i32.const 13))
+      (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+    (func $asks_for (param $letter i32) (result i32) (local $at i32)
+      (local.set $at (i32.const 8192))
+      (loop $all
+        (if (i32.eq (i32.load16_u (local.get $at))
+              (i32.or (i32.const 63) (i32.shl (local.get $letter) (i32.const 8))))
+          (then (return (i32.const 1))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br_if $all (i32.lt_u (local.get $at) (i32.const 10192))))
+      (i32.const 0))
+    (func (export "_start") (local $at i32)
+      (i32.store (i32.const 0) (i32.const 8192)) (i32.store (i32.const 4) (i32.const 4000))
+      (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+      (if (call $asks_for (i32.const 103)) (then
+        (drop (memory.grow (i32.const 2046)))
+        (call $answer_after (i64.const 400)) (return)))
+      (if (call $asks_for (i32.const 104)) (then (call $answer_after (i64.const 800)) (return)))
+      (local.set $at (i32.const 131072))
+      (loop $pages
+        (i32.store8 (local.get $at) (i32.const 1))
+        (local.set $at (i32.add (local.get $at) (i32.const 4096)))
+        (br_if $pages (i32.lt_u (local.get $at) (i32.const 134000000))))
+      (call $answer_after (i64.const 1000))))"#;
 
 /// A worker that prints `{"data":"ok"}` after `before`; `more` are further fields of the module.
 fn module(pages: u32, more: &str, before: &str) -> Result<Vec<u8>> {
@@ -60,9 +102,25 @@ const GROWS: &str = r#"
       (br $l)))
     (call $sleep)"#;
 
+/// Modules with data at both ends of 20 MiB, which they read as a whole.
+const SPARSE: u32 = 16;
+
+fn sparse(number: u32) -> Result<Vec<u8>> {
+    let data = format!(
+        r#"(data (i32.const 70000) "first") (data (i32.const {}) "last")"#,
+        20_000_000 + number
+    );
+    let sum = r#"
+      (loop $l
+        (drop (i32.load8_u (local.get $i)))
+        (local.set $i (i32.add (local.get $i) (i32.const 4096)))
+        (br_if $l (i32.lt_u (local.get $i) (i32.const 20000000))))"#;
+    module(320, &data, sum)
+}
+
 pub(super) fn image(containerd: &Containerd, answers: u16) -> Result<String> {
     let tables = "(table 100000 funcref)".repeat(16);
-    let globals = "(global (mut i64) (i64.const 1))".repeat(200_000);
+    let globals = "(global (mut i64) (i64.const 1))".repeat(900_000);
     let fetches = format!(
         "export default {{ async fetch() {{
             const all = Array.from({{ length: 6 }}, () => \
@@ -73,7 +131,11 @@ pub(super) fn image(containerd: &Containerd, answers: u16) -> Result<String> {
     let http = "version = '1'\n[features.http_requests]\nallowed_hosts = ['127.0.0.1']\n\
         allow_http = true\n";
     let kv = "version = '1'\n[data.kv]\nnamespace = 'n'\n";
-    Image::workers("bounds")
+    let mut image = Image::workers("bounds");
+    for number in 0..SPARSE {
+        image = image.file(&format!("sparse-{number}.wasm"), sparse(number)?)?;
+    }
+    image
         .guest("hello", "hello.wasm")?
         .guest("hello", "reads-kv.wasm")?
         .file("reads-kv.toml", kv)?
@@ -102,6 +164,7 @@ pub(super) fn image(containerd: &Containerd, answers: u16) -> Result<String> {
         .file("big.wasm", module(260, "", BIG)?)?
         .file("headers.wasm", module(200, "", HEADERS)?)?
         .file("grows.wasm", module(1, "", GROWS)?)?
+        .file("slots.wasm", wat::parse_str(SLOTS)?)?
         .file("tables.wasm", module(1, &tables, "(call $sleep)")?)?
         .file("globals.wasm", module(1, &globals, "(call $sleep)")?)?
         .file(
@@ -119,7 +182,7 @@ pub(super) fn image(containerd: &Containerd, answers: u16) -> Result<String> {
         .import(containerd)
 }
 
-pub(super) const ATTACKS: [(&str, Attack); 12] = [
+pub(super) const ATTACKS: [(&str, Attack); 13] = [
     ("10 MiB of control characters, 12 at once", |target| {
         flood(target, 12, "/hello", &vec![1; 10 << 20]);
     }),
@@ -137,7 +200,7 @@ pub(super) const ATTACKS: [(&str, Attack); 12] = [
     ("16 tables of 100,000 elements, 60 at once", |target| {
         flood(target, 60, "/tables", b"");
     }),
-    ("200,000 globals, 60 at once", |target| {
+    ("900,000 globals, 60 at once", |target| {
         flood(target, 60, "/globals", b"")
     }),
     ("six answers of 9 MiB, 10 at once", |target| {
@@ -149,10 +212,69 @@ pub(super) const ATTACKS: [(&str, Attack); 12] = [
     ("memory to the limit, 32 at once", |target| {
         flood(target, 32, "/grows", b"")
     }),
+    ("16 modules with data 20 MiB apart", |target| {
+        let end = Instant::now() + target.time;
+        for number in (0..SPARSE).cycle().take_while(|_| Instant::now() < end) {
+            ask(target.port, &format!("/sparse-{number}"), b"");
+        }
+    }),
     ("calls without end, 32 at once", |target| {
         flood(target, 32, "/deep", b"")
     }),
     ("random bytes without end, 6 at once", |target| {
         flood(target, 6, "/random", b"")
     }),
+];
+
+/// 24 calls at once use one slot each; of each round three grow to the limit while the others hold
+/// theirs, so that all have been as large in the end. Then calls write there without growing: each
+/// must trap.
+fn used_slots(target: Target) -> Result<()> {
+    let all_at_once = |path: fn(usize) -> &'static str| -> Vec<Option<u16>> {
+        thread::scope(|scope| {
+            let calls =
+                (0..24).map(|number| scope.spawn(move || ask(target.port, path(number), b"")));
+            let calls: Vec<_> = calls.collect();
+            let ended = calls.into_iter().map(|call| call.join().ok().flatten());
+            ended.collect()
+        })
+    };
+    for _ in 0..8 {
+        let statuses = all_at_once(|number| match number {
+            0..3 => "/slots?g",
+            _ => "/slots?h",
+        });
+        ensure!(
+            statuses.iter().all(|status| *status == Some(200)),
+            "{statuses:?}"
+        );
+    }
+    let statuses = all_at_once(|_| "/slots?w");
+    ensure!(
+        statuses.iter().all(|status| *status == Some(500)),
+        "{statuses:?}"
+    );
+    Ok(())
+}
+
+/// Attacks that took a multiple of the memory that was set, and the memory in MiB.
+pub(super) const ON_SET_MEMORY: [(&str, u64, fn(Target) -> Result<()>); 5] = [
+    ("200 slow readers of 16 MB", 128, |target| {
+        slow_readers(target, 200, "/big");
+        Ok(())
+    }),
+    ("a namespace of 15 MB, 64 at once", 128, |target| {
+        ask(target.port, "/fills-kv", b"");
+        flood(target, 64, "/reads-kv", b"");
+        Ok(())
+    }),
+    ("16 tables of 100,000 elements, 60 at once", 512, |target| {
+        flood(target, 60, "/tables", b"");
+        Ok(())
+    }),
+    ("900,000 globals, 60 at once", 512, |target| {
+        flood(target, 60, "/globals", b"");
+        Ok(())
+    }),
+    ("slots that others had grown, 24 at once", 512, used_slots),
 ];
