@@ -71,6 +71,39 @@ fn a_wasm_file_as_entry_point_answers_every_path() -> Result<()> {
 }
 
 #[test]
+fn a_component_as_entry_point_answers_every_path() -> Result<()> {
+    let containerd = Containerd::start(Version::MAIN)?;
+    // Of WASI 0.2 and of 0.3.
+    for (name, guest) in [
+        ("component", "component-hello"),
+        ("component-p3", "component-hello-p3"),
+    ] {
+        let image = Image::workers(name)
+            .guest(guest, "app/server.wasm")?
+            .guest("probe", "probe.wasm")?
+            .entrypoint(&["/app/server.wasm"])
+            .import(&containerd)?;
+        let mut container = Run::workers(&containerd, &image, name)?.start()?;
+        container.wait_until_up()?;
+        for path in ["/", "/other", "/probe", "/a/b"] {
+            let response = container.get(path)?;
+            assert_eq!(response.status, 200, "{path}: {}", container.log()?);
+            assert_eq!(response.text(), "hello", "{path}");
+        }
+        let routes = containerd.ctr(&["task", "exec", "--exec-id", "r", name, "wws", "routes"])?;
+        assert!(
+            routes.contains("/[...path]") && routes.contains("server.wasm"),
+            "{routes}"
+        );
+        assert!(!routes.contains("probe.wasm"), "{routes}");
+        container.signal("SIGTERM")?;
+        assert_eq!(container.wait()?, 0, "{}", container.log()?);
+        container.remove()?;
+    }
+    containerd.expect_nothing_left()
+}
+
+#[test]
 fn a_health_check_in_its_string_form_is_run_without_a_shell() -> Result<()> {
     let containerd = Containerd::start(Version::MAIN)?;
     let image = Image::probe("health", "")?.import(&containerd)?;
