@@ -14,6 +14,11 @@ use futures_util::task::AtomicWaker;
 /// A connection that has waited for its client for less than this many milliseconds is not evicted.
 const MIN_WAIT: u64 = 1000;
 
+/// One whose client has not sent the head of a request: usually it comes with the connection. A
+/// client that holds thousands of such connections would keep the others waiting, as each takes its
+/// turn.
+const MIN_WAIT_FOR_HEAD: u64 = 200;
+
 /// A client that has sent this many bytes of a body restarts its wait.
 const UPLOAD_STEP: u64 = 64 << 10;
 
@@ -408,6 +413,8 @@ pub(crate) struct Waiting {
     since: AtomicU64,
     /// How long it may wait, in milliseconds.
     limit: AtomicU64,
+    /// For how long it waits at least, in milliseconds.
+    min: AtomicU64,
     evicted: AtomicBool,
     task: AtomicWaker,
 }
@@ -417,6 +424,7 @@ impl Default for Waiting {
         Self {
             since: AtomicU64::new(u64::MAX),
             limit: AtomicU64::new(0),
+            min: AtomicU64::new(MIN_WAIT),
             evicted: AtomicBool::new(false),
             task: AtomicWaker::new(),
         }
@@ -432,7 +440,14 @@ impl Waiting {
         };
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         self.limit.store(limit, Relaxed);
+        self.min.store(MIN_WAIT, Relaxed);
         self.since.store(clock(), Relaxed);
+    }
+
+    /// Begins a wait for the head of a request.
+    pub(crate) fn begin_head(&self, limit: Option<Duration>) {
+        self.begin(limit);
+        self.min.store(MIN_WAIT_FOR_HEAD, Relaxed);
     }
 
     /// Restarts a wait that has begun.
@@ -447,7 +462,7 @@ impl Waiting {
     pub(crate) fn used(&self) -> Option<u64> {
         let waited = clock().checked_sub(self.since.load(Relaxed))?;
         let limit = self.limit.load(Relaxed).max(1);
-        (waited >= MIN_WAIT).then(|| waited.saturating_mul(1000) / limit)
+        (waited >= self.min.load(Relaxed)).then(|| waited.saturating_mul(1000) / limit)
     }
 
     /// Registers the connection's task, which [`Self::evict`] wakes.

@@ -192,11 +192,13 @@ impl Watch {
             taken_at_check: taken,
         });
         self.seen = taken;
-        // A rate check is not the end of the client's time. Bodies have as much time.
-        self.activity.waiting.begin(match phase {
-            Phase::Stalled | Phase::Upload(_) => Some(self.bounds.write),
-            _ => time,
-        });
+        let waiting = &self.activity.waiting;
+        match phase {
+            Phase::New | Phase::Head(_) => waiting.begin_head(time),
+            // A rate check is not the end of the client's time. Bodies have as much time.
+            Phase::Stalled | Phase::Upload(_) => waiting.begin(Some(self.bounds.write)),
+            Phase::Busy | Phase::Idle(_) | Phase::Stopping => waiting.begin(time),
+        }
     }
 
     /// Whether a client takes what is sent fast enough: at `min_rate`, averaged over `write`; and

@@ -106,6 +106,24 @@ async fn flood_of_unfinished_heads_does_not_block_others() {
     );
 }
 
+/// Each of 400 connections keeps one of 32 places for a fifth of a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_idle_connections_delays_others_for_seconds() {
+    let server = server("max_connections = 32").await;
+    let mut flood = Vec::new();
+    for _ in 0..400 {
+        flood.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    let start = Instant::now();
+    assert_eq!(server.get("/x").await.status, 200);
+    // A second each would be more than ten.
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_connection_that_waits_longest_makes_room_for_another() {
     let server = server("max_connections = 2").await;
