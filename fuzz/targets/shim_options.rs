@@ -12,7 +12,7 @@ use containerd_shim_protos::protobuf::{CodedOutputStream, Message};
 use libfuzzer_sys::fuzz_target;
 
 use cli::args::{Args, Command};
-use containerd::bootstrap::read_options;
+use containerd::bootstrap::StartParameters;
 use containerd::options::Options;
 use oci::bundle;
 
@@ -107,8 +107,11 @@ fn options(kind: &str, value: Vec<u8>) {
     let extension = field(8, &field(1, &any));
     let parameters = [field(1, ID.as_bytes()), extension].concat();
     for input in [any, parameters] {
-        let again = read_options(&input[..], ID);
-        assert_eq!(again.as_ref().ok(), read.as_ref().ok());
+        let again = StartParameters::read(&input[..], ID);
+        assert_eq!(
+            again.ok().map(|all| all.options),
+            read.as_ref().ok().cloned()
+        );
     }
 }
 
@@ -123,9 +126,9 @@ fn field(number: u32, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn start_parameters(bytes: &[u8]) {
-    match read_options(bytes, ID) {
-        Ok(options) if bytes.first() == Some(&b'{') => assert_eq!(options, Options::default()),
-        Ok(_) => {}
+    match StartParameters::read(bytes, ID) {
+        Ok(read) if bytes.first() == Some(&b'{') => assert_eq!(read, StartParameters::default()),
+        Ok(read) => assert!(read.socket_directory.is_none_or(|path| path.is_absolute())),
         Err(error) => assert!(!format!("{error:#}").is_empty()),
     }
 }

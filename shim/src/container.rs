@@ -47,6 +47,8 @@ pub(crate) struct ShimContext {
     pub(crate) tracer: Tracer,
     /// Whether the OCI runtime logs for debugging.
     pub(crate) debug: bool,
+    /// The directory of sockets, whose path is short.
+    pub(crate) sockets: PathBuf,
 }
 
 /// A container that the OCI runtime has created.
@@ -104,10 +106,10 @@ impl Container {
     /// Logs the state of the container and its execs.
     pub(crate) fn report(&self) {
         let paused = if self.paused() { ", paused" } else { "" };
-        log::info!("container {}: {}{paused}", self.id, self.init.describe());
+        log::report!("container {}: {}{paused}", self.id, self.init.describe());
         for (id, exec) in &*self.execs() {
             let state = exec.process.describe();
-            log::info!("container {}, exec {id}: {state}", self.id);
+            log::report!("container {}, exec {id}: {state}", self.id);
         }
     }
 

@@ -128,6 +128,17 @@ impl Containerd {
         Self::launch(version, None, true, variables, |_| Ok(String::new()))
     }
 
+    /// The same, with more in its configuration: what `configure` answers, who gets the directory.
+    ///
+    /// # Errors
+    /// As of [`Containerd::start`], and what `configure` fails with.
+    pub fn start_configured(
+        version: Version,
+        configure: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<Self> {
+        Self::launch(version, None, false, &[], configure)
+    }
+
     /// The same, with its Kubernetes interface, whose containers are in `namespace`. `configure`
     /// gets the directory, and answers what the configuration says of it.
     ///

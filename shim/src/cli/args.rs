@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::containerd::identifier::check_identifier;
 use crate::error::{Error, Result};
+use crate::sys::log::Level;
 
 /// A command of the shim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub(crate) enum Command {
 }
 
 /// A parsed command line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Args {
     /// The command.
     pub(crate) command: Command,
@@ -42,8 +43,8 @@ pub(crate) struct Args {
     pub(crate) link: String,
     /// containerd's own program, which publishes events if there is no ttrpc socket.
     pub(crate) publisher: String,
-    /// Whether to log for debugging.
-    pub(crate) debug: bool,
+    /// What to log.
+    pub(crate) level: Level,
 }
 
 /// The usage, for those who run the program by hand.
@@ -76,7 +77,7 @@ impl Args {
             socket: String::new(),
             link: String::new(),
             publisher: String::new(),
-            debug: false,
+            level: Level::Info,
         };
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
@@ -109,7 +110,12 @@ impl Args {
                 "socket" => args.socket = value()?,
                 "link" => args.link = value()?,
                 "publish-binary" => args.publisher = value()?,
-                "debug" => args.debug = true,
+                "debug" => args.level = Level::Debug,
+                "log-level" => {
+                    let name = value()?;
+                    let level = Level::from_name(&name).ok_or_else(|| unknown("level", &name));
+                    args.level = level?;
+                }
                 "v" | "version" => args.command = Command::Version,
                 "info" => args.command = Command::Info,
                 "h" | "help" => args.command = Command::Help,
@@ -162,8 +168,17 @@ mod tests {
         let args = parse("--namespace=k8s.io --id=c1 --debug -bundle /b delete").unwrap();
         assert_eq!(args.command, Command::Delete);
         assert_eq!(args.namespace, "k8s.io");
-        assert!(args.debug);
+        assert_eq!(args.level, Level::Debug);
         assert_eq!(args.bundle, Some("/b".into()));
+    }
+
+    #[test]
+    fn parses_the_log_level_of_serve() {
+        let level = |flags: &str| parse(&format!("{flags} -id c1 -namespace n serve"));
+        assert_eq!(level("").unwrap().level, Level::Info);
+        assert_eq!(level("-log-level error").unwrap().level, Level::Error);
+        let message = level("-log-level loud").unwrap_err().to_string();
+        assert!(message.contains("unknown level loud"), "{message}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::oci::bundle;
 use crate::oci::spec::Spec;
 use crate::runc::{self, Runc};
+use crate::sys::log::Level;
 use crate::sys::reaper::KILLED_EXIT_CODE;
 use crate::sys::time;
 
@@ -24,7 +25,12 @@ use crate::sys::time;
 pub(crate) fn delete(args: &Args) -> Result<Vec<u8>> {
     let bundle = find_bundle(args)?;
     let options = bundle::load_options(&bundle);
-    let runc = Runc::new(options, &args.namespace, &bundle, args.debug);
+    let runc = Runc::new(
+        options,
+        &args.namespace,
+        &bundle,
+        args.level == Level::Debug,
+    );
     let code = ContainerCode::for_container(&args.namespace, &args.id);
     let spec = Spec::read(&bundle).ok();
     let teardown = Teardown {

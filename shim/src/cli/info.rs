@@ -25,7 +25,7 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 /// # Errors
 /// The options are broken.
 pub(crate) fn info() -> Result<Vec<u8>> {
-    let options = read_options(io::stdin(), "")?;
+    let options = read_options(io::stdin())?;
     // The OCI runtime decides about everything except the root file system.
     let features = Runc::new(options, "", Path::new("/"), false).features();
     let features = features.map(|features| match idmap::is_supported() {

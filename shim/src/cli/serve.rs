@@ -23,6 +23,9 @@ use crate::sys::reaper::Reaper;
 use crate::task::service::Service;
 use crate::trace::Tracer;
 
+/// The variable with the address of containerd's ttrpc socket.
+pub(super) const TTRPC_ADDRESS: &str = "TTRPC_ADDRESS";
+
 /// How long containerd may take to accept the last events.
 const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
@@ -52,7 +55,7 @@ const HARMLESS_SIGNALS: [i32; 8] = [
 /// # Errors
 /// The shim cannot start.
 pub(crate) fn serve(args: &Args) -> Result<()> {
-    log::open(Path::new("log"), args.debug);
+    log::open(Path::new("log"), args.level);
     let listener = take_listener()?;
     // The shim must not hold the bundle, which containerd removes.
     let bundle = std::env::current_dir().unwrap_or_default();
@@ -72,7 +75,7 @@ pub(crate) fn serve(args: &Args) -> Result<()> {
 async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
     let reaper = Reaper::start().map_err(|error| Error::io("watch child processes", error))?;
     let destination = EventDestination {
-        ttrpc: std::env::var("TTRPC_ADDRESS").unwrap_or_default(),
+        ttrpc: std::env::var(TTRPC_ADDRESS).unwrap_or_default(),
         address: args.address.clone(),
         publisher: args.publisher.clone(),
     };
@@ -84,7 +87,8 @@ async fn run(args: &Args, listener: UnixListener, bundle: &Path) -> Result<()> {
         reaper,
         events: Arc::clone(&events),
         tracer: tracer.clone(),
-        debug: args.debug,
+        debug: args.level == log::Level::Debug,
+        sockets: socket::directory(Path::new(&args.socket)).to_owned(),
     }));
     let listener = Listener::try_from(listener)
         .map_err(|error| Error::unknown("take over the socket").with_source(error))?;

@@ -20,21 +20,35 @@ use crate::oci::rootfs;
 use crate::oci::spec::Spec;
 use crate::sys::hex::hexadecimal;
 
-/// The directory of the sockets of shims, which containerd also creates.
-const SOCKETS: &str = "/run/containerd/s";
+/// The directory of the sockets of shims where containerd names no other one. containerd's own
+/// tools know this one alone.
+pub(super) const SOCKETS: &str = "/run/containerd/s";
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Returns the path of a group's socket. It contains the runtime's name, so that no shim of another
-/// runtime answers there.
-pub(crate) fn socket_path(address: &str, namespace: &str, group: &str) -> PathBuf {
+/// Returns the path of a group's socket in `directory`. It contains the runtime's name, so that no
+/// shim of another runtime answers there.
+pub(crate) fn socket_path(
+    directory: &Path,
+    address: &str,
+    namespace: &str,
+    group: &str,
+) -> PathBuf {
     let mut hash = Sha256::new();
     for part in ["io.containerd.wws.v1", address, namespace, group] {
         hash.update(part);
         hash.update([0]);
     }
-    Path::new(SOCKETS).join(hexadecimal(&hash.finalize()))
+    directory.join(hexadecimal(&hash.finalize()))
+}
+
+/// Returns the directory of a socket.
+pub(crate) fn directory(socket: &Path) -> &Path {
+    let parent = socket.parent();
+    parent
+        .filter(|parent| parent.is_absolute())
+        .unwrap_or(Path::new(SOCKETS))
 }
 
 /// Returns the path at which containerd's own tools (`ctr shim`) expect the socket. It gets a link,
@@ -59,7 +73,7 @@ pub(crate) fn link_path(address: &str, namespace: &str, spec: &Spec, id: &str) -
 
 /// Makes `link` lead to `socket`, unless a socket or another shim's link is there.
 pub(crate) fn create_link(link: &Path, socket: &Path) -> Result<()> {
-    let _alone = lock(socket)?;
+    let _alone = lock(link)?;
     if fs::read_link(link).is_ok_and(|to| !is_served(&to)) {
         // Left behind by a shim that was killed.
         fs::remove_file(link).with_path("remove", link)?;
@@ -72,7 +86,7 @@ pub(crate) fn create_link(link: &Path, socket: &Path) -> Result<()> {
 
 /// Removes `link` if it leads to `socket`.
 pub(crate) fn remove_link(link: &Path, socket: &Path) -> Result<()> {
-    let _alone = lock(socket)?;
+    let _alone = lock(link)?;
     match fs::read_link(link) {
         Ok(to) if to == socket => fs::remove_file(link).with_path("remove", link),
         _ => Ok(()),
@@ -102,9 +116,9 @@ pub(crate) fn remove_unserved_socket(path: &Path) -> Result<fs::File> {
     Ok(alone)
 }
 
-/// Locks the directory of a socket.
+/// Locks the directory of a socket, or of a link to one.
 fn lock(socket: &Path) -> Result<fs::File> {
-    let directory = socket.parent().unwrap_or(Path::new(SOCKETS));
+    let directory = directory(socket);
     fs::create_dir_all(directory).with_path("create", directory)?;
     let lock = fs::File::open(directory).with_path("open", directory)?;
     flock(&lock, FlockOperation::LockExclusive).with_path("lock", directory)?;
@@ -160,17 +174,28 @@ mod tests {
 
     #[test]
     fn paths_differ_by_address_namespace_and_group() {
-        let path = socket_path("/a", "n", "g");
-        assert_eq!(path, socket_path("/a", "n", "g"));
+        let at =
+            |address, namespace, group| socket_path(Path::new(SOCKETS), address, namespace, group);
+        let path = at("/a", "n", "g");
+        assert_eq!(path, at("/a", "n", "g"));
         for other in [
-            socket_path("/b", "n", "g"),
-            socket_path("/a", "m", "g"),
-            socket_path("/a", "n", "h"),
-            socket_path("/a", "ng", ""),
+            at("/b", "n", "g"),
+            at("/a", "m", "g"),
+            at("/a", "n", "h"),
+            at("/a", "ng", ""),
         ] {
             assert_ne!(path, other);
         }
-        assert!(path.as_os_str().len() < 100, "a socket's path is bounded");
+        assert_eq!(directory(&path), Path::new(SOCKETS));
+        // The longest directory that containerd accepts (`maxSocketDirLen`), and the longest path
+        // of a socket.
+        let longest = format!("/{}", "d".repeat(41));
+        let path = socket_path(Path::new(&longest), "/a", "n", "g");
+        assert_eq!(path.as_os_str().len(), 107);
+        assert_eq!(directory(&path), Path::new(&longest));
+        assert!(SocketAddrUnix::new(&path).is_ok());
+        // `serve` without a socket.
+        assert_eq!(directory(Path::new("")), Path::new(SOCKETS));
     }
 
     #[test]
@@ -225,6 +250,18 @@ mod tests {
         create_link(&link_path, &socket).unwrap();
         remove_link(&link_path, &socket).unwrap();
         assert!(link_path.exists() && !link_path.is_symlink());
+    }
+
+    #[test]
+    fn links_to_a_socket_in_another_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("sockets/s");
+        let link = directory.path().join("links/l");
+        let _shim = listen(&socket).unwrap().unwrap();
+        create_link(&link, &socket).unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), socket);
+        remove_link(&link, &socket).unwrap();
+        assert!(!link.is_symlink() && socket.exists());
     }
 
     #[test]

@@ -11,9 +11,10 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::args::Args;
+use super::serve::TTRPC_ADDRESS;
 use super::socket;
 use crate::cgroup;
-use crate::containerd::bootstrap::read_options;
+use crate::containerd::bootstrap::StartParameters;
 use crate::containerd::options::Options;
 use crate::error::{Error, Result};
 use crate::oci::bundle;
@@ -29,15 +30,18 @@ const NEWEST: u32 = 3;
 pub(crate) fn start(args: &Args) -> Result<String> {
     let here = Path::new(".");
     let spec = Spec::read(here)?;
-    let options = read_options(io::stdin(), &args.id)?;
+    let parameters = StartParameters::read(io::stdin(), &args.id)?;
+    let args = &combine(args, &parameters)?;
     let group = spec.group().unwrap_or(&args.id);
-    let path = socket::socket_path(&args.address, &args.namespace, group);
+    let directory = parameters.socket_directory.as_deref();
+    let directory = directory.unwrap_or(Path::new(socket::SOCKETS));
+    let path = socket::socket_path(directory, &args.address, &args.namespace, group);
     let address = format!("unix://{}", path.display());
     // First: on a full disk this fails, and a running shim would not be stopped.
     bundle::save_address(here, &address)?;
     if let Some(listener) = socket::listen(&path)? {
         let link = socket::link_path(&args.address, &args.namespace, &spec, &args.id);
-        let started = launch(args, &path, link.as_deref(), listener, &options);
+        let started = launch(args, &path, link.as_deref(), listener, &parameters);
         if started.is_err() {
             // No process listens on the socket.
             let _ = fs::remove_file(&path);
@@ -48,13 +52,38 @@ pub(crate) fn start(args: &Args) -> Result<String> {
     Ok(format_reply(&address, newest.as_deref()))
 }
 
+/// Returns the arguments with what the start parameters say instead: they are to replace flags and
+/// variables of the environment.
+///
+/// # Errors
+/// The parameters are for another namespace.
+fn combine(args: &Args, parameters: &StartParameters) -> Result<Args> {
+    let either = |flag: &String, parameter: &String| match parameter.is_empty() {
+        true => flag.clone(),
+        false => parameter.clone(),
+    };
+    // An identifier that was checked stays.
+    if !parameters.namespace.is_empty() && parameters.namespace != args.namespace {
+        return Err(Error::invalid_argument(format!(
+            "-namespace is {:?}, and the start parameters say {:?}",
+            args.namespace, parameters.namespace
+        )));
+    }
+    Ok(Args {
+        address: either(&args.address, &parameters.address),
+        publisher: either(&args.publisher, &parameters.publisher),
+        level: parameters.level.unwrap_or(args.level),
+        ..args.clone()
+    })
+}
+
 /// Starts `serve`, which inherits the socket as standard input.
 fn launch(
     args: &Args,
     path: &Path,
     link: Option<&Path>,
     listener: UnixListener,
-    options: &Options,
+    parameters: &StartParameters,
 ) -> Result<()> {
     let own = std::env::current_exe().map_err(|error| Error::io("find this program", error))?;
     let mut command = Command::new(own);
@@ -63,13 +92,14 @@ fn launch(
         .args(["-id", &args.id])
         .args(["-address", &args.address])
         .args(["-publish-binary", &args.publisher])
+        .args(["-log-level", args.level.name()])
         .arg("-socket")
         .arg(path);
     if let Some(link) = link {
         command.arg("-link").arg(link);
     }
-    if args.debug {
-        command.arg("-debug");
+    if !parameters.ttrpc_address.is_empty() {
+        command.env(TTRPC_ADDRESS, &parameters.ttrpc_address);
     }
     let mut child = command
         .arg("serve")
@@ -80,7 +110,7 @@ fn launch(
         .process_group(0)
         .spawn()
         .map_err(|error| Error::io("start the shim", error))?;
-    let configured = configure(child.id(), options);
+    let configured = configure(child.id(), &parameters.options);
     if configured.is_err() {
         // It may have exited.
         let _ = child.kill();
@@ -120,6 +150,39 @@ fn format_reply(address: &str, newest: Option<&str>) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::sys::log::Level;
+
+    #[test]
+    fn start_parameters_replace_flags() {
+        let line = "-namespace n -id c1 -address /flag -publish-binary /bin/flag -debug start";
+        let args = Args::parse(line.split_whitespace().map(str::to_owned)).unwrap();
+        // Of releases before containerd 2.3.
+        let none = StartParameters::default();
+        assert_eq!(combine(&args, &none).unwrap(), args);
+        let all = StartParameters {
+            namespace: "n".to_owned(),
+            level: Some(Level::Warning),
+            address: "/given".to_owned(),
+            publisher: "/bin/given".to_owned(),
+            ..StartParameters::default()
+        };
+        let expected = Args {
+            address: "/given".to_owned(),
+            publisher: "/bin/given".to_owned(),
+            level: Level::Warning,
+            ..args.clone()
+        };
+        assert_eq!(combine(&args, &all).unwrap(), expected);
+        let other = StartParameters {
+            namespace: "../m".to_owned(),
+            ..all
+        };
+        let message = combine(&args, &other).unwrap_err().to_string();
+        assert!(
+            message.contains("-namespace is \"n\"") && message.contains("say \"../m\""),
+            "{message}"
+        );
+    }
 
     #[test]
     fn replies_in_the_format_that_containerd_supports() {

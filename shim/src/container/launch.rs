@@ -16,9 +16,6 @@ use crate::stdio::sink::OutputSink;
 use crate::stdio::streams::{self, OpenStreams};
 use crate::stdio::target::OutputTarget;
 
-/// A directory with a short path for sockets.
-const SOCKETS: &str = "/run/containerd/s";
-
 /// A process about to be created: its streams are open, or the socket for its terminal is.
 pub(super) struct Launch {
     opened: OpenStreams,
@@ -73,7 +70,7 @@ impl Launch {
         }
         let sink = OutputSink::open(&target, pipe)?;
         let stdin = input(&|path| process.input.open(path))?;
-        let socket = Socket::new(Path::new(SOCKETS))?;
+        let socket = Socket::new(&context.sockets)?;
         Ok(Self {
             opened,
             console: Some((socket, sink, stdin)),

@@ -80,7 +80,7 @@ impl Service {
     /// Logs the state of all containers.
     pub(crate) fn report(&self) {
         let containers = self.containers();
-        log::info!(
+        log::report!(
             "shim {}: {} containers, {} events wait for containerd",
             std::process::id(),
             containers.len(),
@@ -89,7 +89,7 @@ impl Service {
         for (id, container) in &*containers {
             match container {
                 Some(container) => container.report(),
-                None => log::info!("container {id}: being created"),
+                None => log::report!("container {id}: being created"),
             }
         }
     }

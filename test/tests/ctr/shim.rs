@@ -1,7 +1,7 @@
 //! What operators and containerd's tools do to a shim, and the order of what it tells.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
@@ -85,6 +85,55 @@ fn tools_of_containerd_find_the_shim() -> Result<()> {
     }
     Ok(())
 }
+
+fn sockets_of(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory)?.map(|entry| Ok(entry?.path()));
+    entries.collect()
+}
+
+/// `socket_dir` of containerd's configuration, which is in the start parameters.
+fn is_where_containerd_says(version: Version) -> Result<()> {
+    let mut containerd = Containerd::start_configured(version, |directory| {
+        let sockets = directory.join("s");
+        let plugin = "[plugins.\"io.containerd.shim.v1.manager\"]";
+        Ok(format!("{plugin}\nsocket_dir = {sockets:?}\n"))
+    })?;
+    let sockets = containerd.directory().join("s");
+    let image = Image::native("tool", TOOL)?.import(&containerd)?;
+    sleeping(&containerd, &image, "moved")?.start_detached()?;
+    let found = sockets_of(&sockets)?;
+    assert_eq!(found.len(), 1, "{found:?}");
+    let address = fs::read_to_string(containerd.bundle("moved").join("address"))?;
+    assert_eq!(address, format!("unix://{}", found[0].display()));
+    // containerd's own tools know their default alone: there is a link.
+    let state = containerd.ctr(&["shim", "--id", "moved", "state"])?;
+    let pid = container::pid(&containerd, "moved")?.as_raw_nonzero();
+    assert!(state.contains(&pid.to_string()), "{pid}: {state}");
+    // Nor does another start of containerd look anywhere else.
+    containerd.restart()?;
+    assert_eq!(
+        container::status(&containerd, "moved")?.as_deref(),
+        Some("RUNNING")
+    );
+    container::end(&containerd, "moved")?;
+    wait::until("no socket left", LIMIT, || {
+        Ok(sockets_of(&sockets)?.is_empty().then_some(()))
+    })?;
+    // Nor does that of a shim that is killed stay.
+    sleeping(&containerd, &image, "killed")?.start_detached()?;
+    for shim in containerd.shims()? {
+        kill_process(shim, Signal::KILL)?;
+    }
+    wait::until("no socket left", LIMIT, || {
+        Ok(sockets_of(&sockets)?.is_empty().then_some(()))
+    })?;
+    // Whether containerd has forgotten the task already or not.
+    containerd.try_ctr(&["task", "delete", "--force", "killed"])?;
+    containerd.ctr(&["container", "rm", "killed"])?;
+    containerd.expect_nothing_left()
+}
+
+on_containerd![the_socket_is_where_containerd_says = is_where_containerd_says: V2_3 V2_4];
 
 #[test]
 fn kill_all_succeeds_for_a_stopped_task() -> Result<()> {
