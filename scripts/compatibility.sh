@@ -44,6 +44,28 @@ tables='
         }
         cells[table, name, column] = result == "ok" ? "passed" : result == "FAILED" ? "**failed**" : ""
     }
+    # Keeps the result of a test under the name that cargo prints.
+    function record(name, result,    column, table, piece) {
+        if (suite == "ctr") {
+            column = "c17"
+            sub(/^[a-z_]+::/, "", name)
+            sub(/::/, "_", name)
+            if (match(name, /_on_containerd_[0-9]_[0-9]$/)) {
+                column = "c" substr(name, RSTART + 15, 1) substr(name, RSTART + 17, 1)
+                name = substr(name, 1, RSTART - 1)
+            }
+            keep("ctr", column, name, result)
+        } else if (split(name, piece, "::") == 2) {
+            table = piece[1]
+            sub(/_.*/, "", table)
+            column = piece[1]
+            sub(/^[a-z]+_/, "", column)
+            sub(/_/, "", column)
+            keep(table, (table == "docker" ? "d" : "c") column, piece[2], result)
+        } else {
+            keep(suite, "all", name, result)
+        }
+    }
     function print_table(table, first, columns, heads,    keys, words, n, i, j, line) {
         if (!count[table]) return
         n = split(columns, keys, " ")
@@ -75,27 +97,12 @@ tables='
     / \.\.\. (ok|FAILED)$/ { result = $NF }
     name && /^(ok|FAILED)$/ { result = $1 }
     name && result {
-        if (suite == "ctr") {
-            column = "c17"
-            sub(/^[a-z_]+::/, "", name)
-            sub(/::/, "_", name)
-            if (match(name, /_on_containerd_[0-9]_[0-9]$/)) {
-                column = "c" substr(name, RSTART + 15, 1) substr(name, RSTART + 17, 1)
-                name = substr(name, 1, RSTART - 1)
-            }
-            keep("ctr", column, name, result)
-        } else if (split(name, piece, "::") == 2) {
-            table = piece[1]
-            sub(/_.*/, "", table)
-            column = piece[1]
-            sub(/^[a-z]+_/, "", column)
-            sub(/_/, "", column)
-            keep(table, (table == "docker" ? "d" : "c") column, piece[2], result)
-        } else {
-            keep(suite, "all", name, result)
-        }
+        record(name, result)
         name = result = ""
-    }'
+    }
+    # A test that finds that the machine has not what it is about has run nothing: its cell is empty.
+    /^---- .* stdout ----$/ { shown = $2 }
+    shown && /^does not apply: / { record(shown, "") }'
 
 clients() { # < LOG
     local groups

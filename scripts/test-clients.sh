@@ -39,5 +39,6 @@ RUST_BACKTRACE=${RUST_BACKTRACE-0} cargo test "${cargo_flags[@]}" --release -p w
 if ((!$#)); then
     scripts/compatibility.sh clients < "$log"
 fi
+grep '^does not apply: ' "$log" | sort | uniq -c | sed 's/^ *\([0-9]*\)/!!! passed, and ran nothing: \1 x/' >&2 || true
 awk '/^test result:/ { passed += $4; failed += $6 } END { printf "\n%d passed, %d failed\n", passed, failed }' "$log"
 exit $status
