@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use wws_test::cluster::{Cluster, READY_LIMIT};
+use wws_test::command::Finished;
 use wws_test::image::Image;
 use wws_test::one_file::{self, SHIM};
 use wws_test::{command, wait, workspace};
@@ -88,7 +90,7 @@ pub(crate) fn the_chart_is_installed_upgraded_and_removed(cluster: &Cluster) -> 
 }
 
 /// Takes away what the node knows of the runtime from the beginning.
-fn forget_the_runtime(cluster: &Cluster) -> Result<()> {
+pub(crate) fn forget_the_runtime(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "runtimeclass/wws", "--timeout=120s"])?;
     let file = cluster.directory().join("containerd.toml");
     let configuration = fs::read_to_string(&file)?;
@@ -117,7 +119,7 @@ fn configure(cluster: &Cluster, shim: &Path) -> Result<()> {
     restart_containerd(cluster)
 }
 
-fn restart_containerd(cluster: &Cluster) -> Result<()> {
+pub(crate) fn restart_containerd(cluster: &Cluster) -> Result<()> {
     cluster.daemon("stop", "containerd")?;
     cluster.daemon("start", "containerd")
 }
@@ -184,13 +186,29 @@ fn remove_from_the_node(cluster: &Cluster, programs: &Path) -> Result<()> {
         .map(drop)
 }
 
-/// Runs `helm ACTION wws` in the node and waits until what it changes is ready.
-fn helm(cluster: &Cluster, action: &str, options: &[&str]) -> Result<()> {
+/// Whether the API takes what the chart would install with these options: what Helm says if not.
+pub(crate) fn try_install(cluster: &Cluster, options: &[&str]) -> Result<Finished> {
+    let mut helm = helm_command(cluster, "install")?;
+    helm.arg(workspace::root().join(CHART))
+        .args(["--dry-run=server", "--kubeconfig"])
+        .arg(cluster.directory().join("kubeconfig"))
+        .args(options);
+    command::run(&mut helm, READY_LIMIT)
+}
+
+/// `helm ACTION wws`, to be completed.
+fn helm_command(cluster: &Cluster, action: &str) -> Result<Command> {
     let mut helm = cluster.command(workspace::helm()?)?;
     for home in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
         helm.env(home, cluster.directory().join("helm"));
     }
     helm.args([action, "wws"]);
+    Ok(helm)
+}
+
+/// Runs `helm ACTION wws` in the node and waits until what it changes is ready.
+fn helm(cluster: &Cluster, action: &str, options: &[&str]) -> Result<()> {
+    let mut helm = helm_command(cluster, action)?;
     if action != "uninstall" {
         helm.arg(workspace::root().join(CHART));
     }

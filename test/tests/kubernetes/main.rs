@@ -4,6 +4,7 @@
 mod changes;
 mod example;
 mod helm;
+mod k3s;
 mod operate;
 mod pods;
 mod scale;
@@ -47,6 +48,7 @@ on_a_node![
     scale: adds_pods_by_the_slots_in_use,
     scale: adds_and_removes_pods_by_their_cpu_time,
     helm: the_chart_is_installed_upgraded_and_removed,
+    k3s: pods_run_as_k3s_configures_them,
 ];
 
 /// The image of the probe worker, imported.
