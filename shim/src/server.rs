@@ -109,9 +109,13 @@ impl ServerProgram {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::ffi::CString;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change, mount_remount};
+    use rustix::thread::UnshareFlags;
     use tempfile::TempDir;
 
     use super::payload::tests::carrier;
@@ -191,6 +195,94 @@ mod tests {
         fs::write(directory.path().join("server"), "a file").unwrap();
         let path = program.path().unwrap();
         assert!(path.starts_with(directory.path().join("other")), "{path:?}");
+    }
+
+    /// Runs `test` in a mount namespace of its own, whose mounts end with it. Needs root.
+    fn with_own_mounts(test: impl FnOnce() + Send) {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("does not apply: this user mounts nothing");
+            return;
+        }
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: `unshare_unsafe` requires that nothing relies on the thread sharing what
+                // is unshared. CLONE_NEWNS and CLONE_FS concern mounts, the working directory, the
+                // root and the umask, and this thread ends with the test.
+                unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }
+                    .unwrap();
+                let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+                mount_change("/", private).unwrap();
+                test();
+            });
+            thread.join().unwrap();
+        });
+    }
+
+    /// Mounts an empty file system of `size` bytes.
+    fn mount_small(at: &Path, size: u64) {
+        fs::create_dir_all(at).unwrap();
+        let options = CString::new(format!("size={size},mode=700")).unwrap();
+        mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(&*options)).unwrap();
+    }
+
+    fn remount(at: &Path, flags: MountFlags) {
+        mount_remount(at, flags, "").unwrap();
+    }
+
+    #[test]
+    fn unpacks_elsewhere_on_a_full_disk() {
+        with_own_mounts(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let (full, other) = (
+                directory.path().join("server"),
+                directory.path().join("other"),
+            );
+            mount_small(&full, 1 << 20);
+            let content = vec![7; 3 << 20];
+            let path = program(&directory, Some(&content)).path().unwrap();
+            assert!(path.starts_with(&other), "{path:?}");
+            assert_eq!(fs::read(&path).unwrap(), content);
+            // No part of it takes the room of others.
+            for version in fs::read_dir(&full).unwrap() {
+                let version = version.unwrap().path();
+                assert!(version.ends_with("lock") || fs::read_dir(version).unwrap().count() == 0);
+            }
+            // A smaller version has room.
+            let small = program(&directory, Some(b"small")).path().unwrap();
+            assert!(small.starts_with(&full), "{small:?}");
+            fs::remove_dir_all(&other).unwrap();
+            mount_small(&other, 1 << 20);
+            let error = program(&directory, Some(&content)).path().unwrap_err();
+            let message = format!("{error:#}");
+            assert_eq!(message.matches("No space left").count(), 2, "{message}");
+            assert!(message.contains("make room"), "{message}");
+        });
+    }
+
+    #[test]
+    fn unpacks_elsewhere_on_a_read_only_disk() {
+        with_own_mounts(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let (disk, other) = (
+                directory.path().join("server"),
+                directory.path().join("other"),
+            );
+            mount_small(&disk, 1 << 20);
+            remount(&disk, MountFlags::RDONLY);
+            let path = program(&directory, Some(b"carried")).path().unwrap();
+            assert!(path.starts_with(&other), "{path:?}");
+            // A version that is there already cannot be locked, and is not used.
+            remount(&disk, MountFlags::empty());
+            drop(program(&directory, Some(b"carried")).path().unwrap());
+            remount(&disk, MountFlags::RDONLY);
+            let path = program(&directory, Some(b"carried")).path().unwrap();
+            assert!(path.starts_with(&other), "{path:?}");
+            mount_small(&other, 1 << 20);
+            remount(&other, MountFlags::RDONLY);
+            let error = program(&directory, Some(b"carried")).path().unwrap_err();
+            let message = format!("{error:#}");
+            assert_eq!(message.matches("Read-only").count(), 2, "{message}");
+        });
     }
 
     #[test]

@@ -134,10 +134,10 @@ fn the_code_cache_may_be_removed_while_containers_run() -> Result<()> {
 }
 
 /// Something mounted over the store, undone when dropped.
-struct Mounted(PathBuf);
+pub(super) struct Mounted(PathBuf);
 
 impl Mounted {
-    fn new(at: &Path, options: &[&str]) -> Result<Self> {
+    pub(super) fn new(at: &Path, options: &[&str]) -> Result<Self> {
         fs::create_dir_all(at)?;
         let mut mount = Command::new("mount");
         command::run(mount.args(options).arg(at), LIMIT)?.success()?;

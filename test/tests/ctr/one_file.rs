@@ -11,6 +11,8 @@ use wws_test::image::{Image, PROBE};
 use wws_test::one_file::{self, SHIM};
 use wws_test::{wait, workspace};
 
+use crate::code::Mounted;
+
 /// Makes a shim below `name` that carries `wws` with `more` at its end.
 fn one_file(containerd: &Containerd, name: &str, more: &[u8]) -> Result<PathBuf> {
     let directory = containerd.directory().join(name);
@@ -117,6 +119,87 @@ fn a_one_file_shim_is_upgraded_while_containers_run() -> Result<()> {
         container.remove()?;
     }
     containerd.expect_nothing_left()
+}
+
+/// The files below a directory, without the locks.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    if !directory.exists() {
+        return Ok(found);
+    }
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else if !path.ends_with("lock") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Starts a container by a one-file shim whose directory is on such a file system.
+fn is_served_from_memory(options: &[&str]) -> Result<()> {
+    let memory = Path::new("/run/wws/server");
+    let containerd = Containerd::start(Version::MAIN)?;
+    let image = Image::probe("probe", "")?.import(&containerd)?;
+    // No other test has this version.
+    let shim = one_file(&containerd, "installed", options.join(" ").as_bytes())?;
+    let disk = containerd.directory().join("store");
+    let mounted = Mounted::new(&disk, options)?;
+    let before = files(memory)?;
+    let mut first = Run::workers(&containerd, &image, "first")?
+        .runtime(text(&shim)?)
+        .start()?;
+    first.wait_until_up()?;
+    assert_eq!(first.get(&format!("{PROBE}?log=asked"))?.status, 200);
+    let mut unpacked = files(memory)?;
+    unpacked.retain(|file| !before.contains(file));
+    let [program] = &unpacked[..] else {
+        anyhow::bail!("{unpacked:?} in {}", memory.display());
+    };
+    assert_eq!(files(&disk)?, Vec::<PathBuf>::new(), "no part of it");
+    // The next shim finds it there.
+    let modified = fs::metadata(program)?.modified()?;
+    let mut second = Run::workers(&containerd, &image, "second")?
+        .runtime(text(&shim)?)
+        .start()?;
+    second.wait_until_up()?;
+    assert_eq!(second.get(&format!("{PROBE}?log=asked"))?.status, 200);
+    assert_eq!(fs::metadata(program)?.modified()?, modified);
+    for container in [&mut first, &mut second] {
+        container.signal("SIGTERM")?;
+        assert_eq!(container.wait()?, 0);
+        container.remove()?;
+    }
+    wait::until("no shim is left", LIMIT, || {
+        Ok(containerd.shims()?.is_empty().then_some(()))
+    })?;
+    let version = program.parent().context("a file without a directory")?;
+    fs::remove_dir_all(version)?;
+    // With room again, it is where it belongs.
+    drop(mounted);
+    let mut third = Run::workers(&containerd, &image, "third")?
+        .runtime(text(&shim)?)
+        .start()?;
+    third.wait_until_up()?;
+    assert_eq!(versions(&containerd)?.len(), 1);
+    assert!(!version.exists());
+    third.signal("SIGTERM")?;
+    assert_eq!(third.wait()?, 0);
+    third.remove()?;
+    containerd.expect_nothing_left()
+}
+
+#[test]
+fn a_one_file_shim_serves_with_a_full_disk() -> Result<()> {
+    // Less than the program takes.
+    is_served_from_memory(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+}
+
+#[test]
+fn a_one_file_shim_serves_with_a_read_only_disk() -> Result<()> {
+    is_served_from_memory(&["-t", "tmpfs", "-o", "ro", "tmpfs"])
 }
 
 #[test]
