@@ -231,13 +231,16 @@ fn readable() -> fs::Permissions {
     fs::Permissions::from_mode(0o666)
 }
 
+/// The variable of the image's time is no time.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{TIME} is `{0}`: expected seconds since 1970")]
+struct InvalidTime(String);
+
 /// The time that a variable gives, in seconds since 1970.
-fn time(variable: Option<&str>) -> Result<u64, String> {
+fn time(variable: Option<&str>) -> Result<u64, InvalidTime> {
     match variable {
         None | Some("") => Ok(0),
-        Some(text) => text
-            .parse()
-            .map_err(|_| format!("{TIME} is `{text}`: expected seconds since 1970")),
+        Some(text) => text.parse().map_err(|_| InvalidTime(text.to_owned())),
     }
 }
 

@@ -206,7 +206,9 @@ fn failed(failure: Failure) -> Error {
         "UNKILLABLE",
     ];
     let is_later = match &failure {
-        Failure::NotSent(_) | Failure::Lost(_) | Failure::TimedOut => true,
+        Failure::NotConnected(_) | Failure::NotSent(_) | Failure::Lost(_) | Failure::TimedOut => {
+            true
+        }
         Failure::Server(_) => failure.code().is_some_and(|code| LATER.contains(&code)),
         Failure::Unexpected(_) => false,
     };

@@ -29,7 +29,7 @@ use crate::{
 };
 
 pub use compilable::{Compilable, compilable};
-use paths::{asset_names, extension, route_of, shown};
+use paths::{RouteError, asset_names, extension, route_of, shown};
 use worker_toml::{MAX_TOML, WorkerToml, read_toml};
 
 /// How a project is loaded.
@@ -494,7 +494,7 @@ impl ProjectLoader<'_> {
         project: &mut Project,
         toml: WorkerToml,
         path: PathBuf,
-        route: Result<Vec<Segment>, String>,
+        route: Result<Vec<Segment>, RouteError>,
         execution: Execution,
     ) {
         let WorkerToml {
@@ -521,8 +521,8 @@ impl ProjectLoader<'_> {
         }
         let segments = match route {
             Ok(segments) => segments,
-            Err(message) => {
-                self.stop_or_warn(project, Problem::new(&path, message));
+            Err(error) => {
+                self.stop_or_warn(project, Problem::new(&path, error.to_string()));
                 return;
             }
         };

@@ -22,17 +22,24 @@ pub(crate) enum Segment {
     CatchAll(String),
 }
 
+/// A name of a file or directory that is no segment of a route.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SegmentError {
+    #[error("`{0}`: a parameter is a whole segment, as in `[id]`")]
+    PartOfSegment(String),
+    #[error("`{0}`: a parameter needs a name, as in `[id]` or `[...path]`")]
+    WithoutName(String),
+}
+
 impl Segment {
-    /// Parses the name of a file or directory. `Err` says what is wrong with its brackets.
-    pub(crate) fn parse(name: &str) -> Result<Self, String> {
+    /// Parses the name of a file or directory.
+    pub(crate) fn parse(name: &str) -> Result<Self, SegmentError> {
         let Some(inner) = name
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'))
         else {
             if name.contains(['[', ']']) {
-                return Err(format!(
-                    "`{name}`: a parameter is a whole segment, as in `[id]`"
-                ));
+                return Err(SegmentError::PartOfSegment(name.to_owned()));
             }
             return Ok(Self::Static(name.to_owned()));
         };
@@ -41,9 +48,7 @@ impl Segment {
             None => (false, inner),
         };
         if inner.is_empty() || inner.contains(['[', ']', '.']) {
-            return Err(format!(
-                "`{name}`: a parameter needs a name, as in `[id]` or `[...path]`"
-            ));
+            return Err(SegmentError::WithoutName(name.to_owned()));
         }
         Ok(if catch_all {
             Self::CatchAll(inner.to_owned())

@@ -184,19 +184,43 @@ impl<T: Value> Value for Option<T> {
     }
 }
 
-/// Parses a value and checks its bounds. `Err` says what was expected.
-pub(crate) fn check<T: Value>(name: &str, text: &str, (min, max): (u64, u64)) -> Result<T, String> {
-    let value =
-        T::parse(text).ok_or_else(|| format!("`{name}` is `{text}`, expected {}", T::TYPE))?;
+/// A value that a setting cannot have.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` is `{text}`{problem}")]
+pub(crate) struct SettingError {
+    /// The name of the setting, as it was set.
+    name: String,
+    /// The value, as it was written.
+    text: String,
+    problem: ValueProblem,
+}
+
+/// What is wrong with the value of a setting.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum ValueProblem {
+    #[error(", expected {0}")]
+    WrongType(&'static str),
+    #[error(": the least is {0}")]
+    TooSmall(String),
+    #[error(": the most is {0}")]
+    TooLarge(String),
+}
+
+/// Parses a value and checks its bounds.
+pub(crate) fn check<T: Value>(
+    name: &str,
+    text: &str,
+    (min, max): (u64, u64),
+) -> Result<T, SettingError> {
+    let failed = |problem| SettingError {
+        name: name.to_owned(),
+        text: text.to_owned(),
+        problem,
+    };
+    let value = T::parse(text).ok_or_else(|| failed(ValueProblem::WrongType(T::TYPE)))?;
     match value.number() {
-        Some(number) if number < min => Err(format!(
-            "`{name}` is `{text}`: the least is {}",
-            show_bound::<T>(min)
-        )),
-        Some(number) if number > max => Err(format!(
-            "`{name}` is `{text}`: the most is {}",
-            show_bound::<T>(max)
-        )),
+        Some(number) if number < min => Err(failed(ValueProblem::TooSmall(show_bound::<T>(min)))),
+        Some(number) if number > max => Err(failed(ValueProblem::TooLarge(show_bound::<T>(max)))),
         _ => Ok(value),
     }
 }
@@ -260,7 +284,7 @@ macro_rules! settings {
                         let name = concat!($table, ".", stringify!($name));
                         match $crate::setting::check(name, &text.value, ($min, $max)) {
                             Ok(value) => self.$name = value,
-                            Err(message) => reader.problem(&text.at, message),
+                            Err(error) => reader.problem(&text.at, error.to_string()),
                         }
                     }
                 )+
@@ -288,15 +312,14 @@ macro_rules! settings {
             }
 
             #[allow(dead_code, reason = "not every table can be set by the environment and flags")]
-            /// Takes over one setting. `None` if there is no setting with that name; the error says
-            /// what was expected.
+            /// Takes over one setting. `None` if there is no setting with that name.
             #[allow(dead_code, reason = "tables of workers are not in the environment")]
             pub(crate) fn set(
                 &mut self,
                 name: &str,
                 shown: &str,
                 text: &str,
-            ) -> Option<Result<(), String>> {
+            ) -> Option<Result<(), $crate::setting::SettingError>> {
                 match name {
                     $( stringify!($name) => Some(
                         $crate::setting::check(shown, text, ($min, $max))

@@ -239,7 +239,7 @@ impl ServerSettings {
             };
             match set {
                 Some(Ok(())) => {}
-                Some(Err(message)) => report.add(Problem::new(place(), message)),
+                Some(Err(error)) => report.add(Problem::new(place(), error.to_string())),
                 None => {
                     let names: Vec<&str> =
                         Self::table().iter().map(|setting| setting.name).collect();

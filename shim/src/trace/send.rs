@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -12,18 +13,45 @@ use super::settings::TraceEndpoint;
 /// Bytes of a response that are read: its first line is all that matters.
 const MAX_RESPONSE: u64 = 4096;
 
+/// Why a message did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    /// Connection and response took too long.
+    #[error("no answer in {0:?}")]
+    TimedOut(Duration),
+    /// The connection could not be opened, or broke.
+    #[error("{endpoint:?}: {source}")]
+    Connection {
+        /// Where the message was sent.
+        endpoint: TraceEndpoint,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The collector rejected the message.
+    #[error("the status is {0}")]
+    Status(String),
+}
+
 /// Posts a message. The connection is not kept: containers are not created often.
-pub(super) async fn post(endpoint: &TraceEndpoint, body: &[u8]) -> Result<(), String> {
+pub(super) async fn post(endpoint: &TraceEndpoint, body: &[u8]) -> Result<(), SendError> {
     let sent = timeout(endpoint.timeout, exchange(endpoint, body)).await;
     let response = match sent {
-        Err(_) => return Err(format!("no answer in {:?}", endpoint.timeout)),
-        Ok(Err(error)) => return Err(format!("{}:{}: {error}", endpoint.host, endpoint.port)),
+        Err(_) => return Err(SendError::TimedOut(endpoint.timeout)),
+        Ok(Err(source)) => {
+            return Err(SendError::Connection {
+                endpoint: endpoint.clone(),
+                source,
+            });
+        }
         Ok(Ok(response)) => response,
     };
     let status = response.get(9..12).unwrap_or_default();
     match status {
         [b'2', ..] => Ok(()),
-        _ => Err(format!("the status is {}", String::from_utf8_lossy(status))),
+        _ => {
+            let status = String::from_utf8_lossy(status).into_owned();
+            Err(SendError::Status(status))
+        }
     }
 }
 

@@ -10,6 +10,31 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attributes of the resource and headers at most.
 const MAX_PAIRS: usize = 64;
 
+/// A variable has a value that the shim cannot use. Headers are not shown: they may be secrets.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TraceSettingsError {
+    /// Another protocol than the one that the shim speaks.
+    #[error("OTEL_EXPORTER_OTLP_PROTOCOL is `{0}`: the shim has http/protobuf alone")]
+    Protocol(String),
+    /// An unknown sampler.
+    #[error("OTEL_TRACES_SAMPLER is `{0}`")]
+    Sampler(String),
+    /// The part of all traces is not a number from 0 to 1.
+    #[error("OTEL_TRACES_SAMPLER_ARG is no number from 0 to 1")]
+    SampledPart,
+    /// The endpoint is not a URL that the shim can use.
+    #[error("the endpoint of OTEL_EXPORTER_OTLP_* is not http://HOST[:PORT][/PATH]")]
+    Endpoint,
+    /// The endpoint is reached by TLS.
+    #[error(
+        "the shim has no TLS: the endpoint has to be http://, as of a collector on this machine"
+    )]
+    EndpointTls,
+    /// A pair of the headers is no header of HTTP.
+    #[error("OTEL_EXPORTER_OTLP_HEADERS has what is no header")]
+    Headers,
+}
+
 /// What is exported, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TraceSettings {
@@ -49,7 +74,9 @@ pub(super) enum Sampling {
 
 impl TraceSettings {
     /// Reads the variables. `None`: nothing is to be exported.
-    pub(super) fn read(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, String> {
+    pub(super) fn read(
+        get: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, TraceSettingsError> {
         let text = |name: &str| {
             let text = get(name)?.trim().to_owned();
             (!text.is_empty()).then_some(text)
@@ -74,9 +101,7 @@ impl TraceSettings {
         if let Some(protocol) = of_traces("PROTOCOL")
             && protocol != "http/protobuf"
         {
-            return Err(format!(
-                "OTEL_EXPORTER_OTLP_PROTOCOL is `{protocol}`: the shim has http/protobuf alone"
-            ));
+            return Err(TraceSettingsError::Protocol(protocol));
         }
         let Some(sampling) = sampling(
             text("OTEL_TRACES_SAMPLER").as_deref(),
@@ -107,11 +132,14 @@ impl TraceSettings {
     }
 }
 
-fn sampling(name: Option<&str>, part: Option<&str>) -> Result<Option<Sampling>, String> {
+fn sampling(
+    name: Option<&str>,
+    part: Option<&str>,
+) -> Result<Option<Sampling>, TraceSettingsError> {
     let part = || match part.map(str::parse::<f64>) {
         None => Ok(1.0),
         Some(Ok(part)) if (0.0..=1.0).contains(&part) => Ok(part),
-        Some(_) => Err("OTEL_TRACES_SAMPLER_ARG is no number from 0 to 1".to_owned()),
+        Some(_) => Err(TraceSettingsError::SampledPart),
     };
     Ok(Some(match name {
         None | Some("parentbased_always_on") => Sampling::AsParent(1.0),
@@ -120,21 +148,16 @@ fn sampling(name: Option<&str>, part: Option<&str>) -> Result<Option<Sampling>, 
         Some("always_on") => Sampling::All,
         Some("traceidratio") => Sampling::Part(part()?),
         Some("always_off") => return Ok(None),
-        Some(other) => return Err(format!("OTEL_TRACES_SAMPLER is `{other}`")),
+        Some(other) => return Err(TraceSettingsError::Sampler(other.to_owned())),
     }))
 }
 
 /// The parts of `http://HOST[:PORT][/PATH]`.
-fn endpoint(url: &str) -> Result<TraceEndpoint, String> {
-    const EXPECTED: &str = "the endpoint of OTEL_EXPORTER_OTLP_* is not http://HOST[:PORT][/PATH]";
+fn endpoint(url: &str) -> Result<TraceEndpoint, TraceSettingsError> {
     let Some(rest) = url.strip_prefix("http://") else {
         return Err(match url.starts_with("https://") {
-            true => {
-                "the shim has no TLS: the endpoint has to be http://, as of a collector on this \
-                     machine"
-                    .to_owned()
-            }
-            false => EXPECTED.to_owned(),
+            true => TraceSettingsError::EndpointTls,
+            false => TraceSettingsError::Endpoint,
         });
     };
     let (authority, path) = match rest.find('/') {
@@ -144,7 +167,7 @@ fn endpoint(url: &str) -> Result<TraceEndpoint, String> {
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or(EXPECTED)?;
+            let (host, port) = rest.split_once(']').ok_or(TraceSettingsError::Endpoint)?;
             (host, port.strip_prefix(':'))
         }
         None => match authority.split_once(':') {
@@ -152,9 +175,10 @@ fn endpoint(url: &str) -> Result<TraceEndpoint, String> {
             None => (authority, None),
         },
     };
-    let port = port.map_or(Ok(80), str::parse).map_err(|_| EXPECTED)?;
+    let port = port.map_or(Ok(80), str::parse);
+    let port = port.map_err(|_| TraceSettingsError::Endpoint)?;
     if host.is_empty() || host.contains('@') || !is_plain(host) || !is_plain(path) {
-        return Err(EXPECTED.to_owned());
+        return Err(TraceSettingsError::Endpoint);
     }
     Ok(TraceEndpoint {
         host: host.to_owned(),
@@ -180,7 +204,7 @@ fn pairs(text: &str) -> Vec<(String, String)> {
 }
 
 /// Headers as lines.
-fn lines(headers: Vec<(String, String)>) -> Result<String, String> {
+fn lines(headers: Vec<(String, String)>) -> Result<String, TraceSettingsError> {
     let mut lines = String::new();
     for (name, value) in headers {
         let is_name = name
@@ -188,7 +212,7 @@ fn lines(headers: Vec<(String, String)>) -> Result<String, String> {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         let is_value = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
         if !is_name || !is_value {
-            return Err("OTEL_EXPORTER_OTLP_HEADERS has what is no header".to_owned());
+            return Err(TraceSettingsError::Headers);
         }
         lines.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -200,7 +224,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Option<TraceSettings>, String> {
+    fn read(variables: &[(&str, &str)]) -> Result<Option<TraceSettings>, TraceSettingsError> {
         TraceSettings::read(|name| {
             let found = variables.iter().find(|(other, _)| *other == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -273,6 +297,7 @@ mod tests {
             ("OTEL_TRACES_SAMPLER", "jaeger", "jaeger"),
         ] {
             let problem = read(&[ENDPOINT, (variable, value)]).unwrap_err();
+            let problem = problem.to_string();
             assert!(problem.contains(expected), "{problem}");
         }
     }

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::address::{RedisAddress, RedisPlace};
 use super::command::{Command, Naming};
-use super::failure::Failure;
+use super::failure::{ConnectError, Failure};
 use super::link::{ByteStream, Link};
 use super::reply::ReplyReader;
 use super::{HostAddresses, RedisOptions};
@@ -48,7 +48,7 @@ impl Connector {
     }
 
     /// Opens a connection that is ready for commands.
-    pub(super) async fn open(&self) -> Result<Link, String> {
+    pub(super) async fn open(&self) -> Result<Link, ConnectError> {
         let limit = match &self.tls {
             Some(_) => CONNECT_TLS,
             None => CONNECT,
@@ -57,16 +57,14 @@ impl Connector {
             let stream = self
                 .stream(limit)
                 .await
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| ConnectError::Stream(Arc::new(error)))?;
             let link = Link::open(stream);
             self.greet(&link)
                 .await
-                .map_err(|failure| failure.to_string())?;
+                .map_err(|failure| ConnectError::Greeting(Arc::new(failure)))?;
             Ok(link)
         });
-        opened
-            .await
-            .unwrap_or_else(|_| Err("no connection in time".to_owned()))
+        opened.await.unwrap_or(Err(ConnectError::TimedOut))
     }
 
     async fn stream(&self, limit: Duration) -> io::Result<Box<dyn ByteStream>> {
@@ -164,4 +162,47 @@ fn tls(pem: Option<&[u8]>) -> Result<TlsConnector, Error> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn open(port: u16) -> ConnectError {
+        let url = format!("redis://127.0.0.1:{port}");
+        let connector = Connector::new(&url, RedisOptions::default()).unwrap();
+        connector.open().await.err().unwrap()
+    }
+
+    #[tokio::test]
+    async fn reports_why_no_connection_was_opened() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let _ = client.read(&mut [0; 64]).await;
+            let _ = client
+                .write_all(b"-NOAUTH a password is required\r\n")
+                .await;
+            // The reply is read before the connection closes.
+            let _ = client.read(&mut [0; 64]).await;
+        });
+        let rejected = open(port).await;
+        assert!(
+            matches!(&rejected, ConnectError::Greeting(cause) if cause.code() == Some("NOAUTH")),
+            "{rejected:?}"
+        );
+        server.await.unwrap();
+        // Nobody listens any more.
+        let refused = open(port).await;
+        assert!(
+            matches!(&refused, ConnectError::Stream(error)
+                if error.kind() == io::ErrorKind::ConnectionRefused),
+            "{refused:?}"
+        );
+    }
 }

@@ -1,11 +1,34 @@
 //! Why a command has no answer.
 
+use std::io;
+use std::sync::Arc;
+
+/// Why no connection was opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    /// The host has no address, does not accept the connection, or fails the TLS handshake.
+    #[error("{0}")]
+    Stream(#[source] Arc<io::Error>),
+    /// Redis rejected the password, the database or the first command.
+    #[error("{0}")]
+    Greeting(#[source] Arc<Failure>),
+    /// Connection and greeting took too long.
+    #[error("no connection in time")]
+    TimedOut,
+    /// The runtime that serves connections shuts down.
+    #[error("the server ends")]
+    ShuttingDown,
+}
+
 /// Why a command has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// There is no connection: the command was not sent.
+    /// No connection was opened: the command was not sent.
     #[error("{0}")]
-    NotSent(String),
+    NotConnected(#[source] ConnectError),
+    /// The connection failed before the command was sent.
+    #[error("{0}")]
+    NotSent(#[source] Arc<Failure>),
     /// The connection broke after the command was sent.
     #[error("{0}")]
     Lost(String),

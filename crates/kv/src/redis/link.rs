@@ -131,7 +131,7 @@ impl Link {
         let driver = {
             let mut state = self.queue.lock();
             if let Some(failure) = &state.ended {
-                return Err(Failure::NotSent(failure.to_string()));
+                return Err(Failure::NotSent(Arc::new(failure.clone())));
             }
             command.write(&mut state.unsent, naming);
             state.callers.push(Caller {
@@ -390,7 +390,7 @@ impl Driver {
         for caller in unsent {
             let failure = match &failure {
                 Failure::TimedOut => Failure::TimedOut,
-                other => Failure::NotSent(other.to_string()),
+                other => Failure::NotSent(Arc::new(other.clone())),
             };
             self.queue.answer(caller, Err(failure));
         }

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use super::RedisOptions;
 use super::command::{Command, Naming};
 use super::connect::Connector;
-use super::failure::Failure;
+use super::failure::{ConnectError, Failure};
 use super::link::Link;
 use super::reply::{FromReply, ReplyReader};
 use crate::error::Error;
@@ -58,7 +58,7 @@ pub(super) struct Pool {
 struct Slot {
     link: Mutex<Option<Arc<Link>>>,
     /// Held by who connects. The last attempt, if it failed.
-    connecting: tokio::sync::Mutex<Option<(Instant, String)>>,
+    connecting: tokio::sync::Mutex<Option<(Instant, ConnectError)>>,
 }
 
 impl Slot {
@@ -170,7 +170,7 @@ impl Pool {
         if let Some((at, error)) = &*attempt
             && at.elapsed() < PAUSE
         {
-            return Err(Failure::NotSent(error.clone()));
+            return Err(Failure::NotConnected(error.clone()));
         }
         let connector = self.connector.clone();
         let opening = async move { connector.open().await };
@@ -178,7 +178,7 @@ impl Pool {
             Some(runtime) => runtime.spawn(opening).await,
             None => tokio::spawn(opening).await,
         };
-        let opened = opened.unwrap_or_else(|_| Err("the server ends".into()));
+        let opened = opened.unwrap_or(Err(ConnectError::ShuttingDown));
         match opened {
             Ok(link) => {
                 let link = Arc::new(link);
@@ -189,7 +189,7 @@ impl Pool {
             Err(error) => {
                 *attempt = Some((Instant::now(), error.clone()));
                 *slot.lock() = None;
-                Err(Failure::NotSent(error))
+                Err(Failure::NotConnected(error))
             }
         }
     }

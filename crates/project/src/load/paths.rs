@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path};
 
-use crate::route::{Routes, Segment};
+use crate::route::{Routes, Segment, SegmentError};
 use crate::{Project, Target};
 
 pub(super) fn extension(path: &Path) -> Option<&str> {
@@ -19,18 +19,28 @@ pub(super) fn asset_names(path: &Path) -> Option<Vec<String>> {
         .collect()
 }
 
+/// A path of a worker's file that is no route.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RouteError {
+    #[error("its name is not UTF-8, which a route must be")]
+    NotText,
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    #[error("`{0}` takes all that follows: it can only be the last of a route")]
+    CatchAllNotLast(String),
+    #[error("two parameters of its route are called `{0}`")]
+    SameParameter(String),
+}
+
 /// The route of a worker's file.
-pub(super) fn route_of(path: &Path) -> Result<Vec<Segment>, String> {
-    let mut names = asset_names(&path.with_extension(""))
-        .ok_or("its name is not UTF-8, which a route must be")?;
+pub(super) fn route_of(path: &Path) -> Result<Vec<Segment>, RouteError> {
+    let mut names = asset_names(&path.with_extension("")).ok_or(RouteError::NotText)?;
     names.retain(|name| name != "index");
     let mut segments = Vec::with_capacity(names.len());
     for (index, name) in names.iter().enumerate() {
         let segment = Segment::parse(name)?;
         if matches!(segment, Segment::CatchAll(_)) && index + 1 < names.len() {
-            return Err(format!(
-                "`{name}` takes all that follows: it can only be the last of a route"
-            ));
+            return Err(RouteError::CatchAllNotLast(name.clone()));
         }
         segments.push(segment);
     }
@@ -38,7 +48,7 @@ pub(super) fn route_of(path: &Path) -> Result<Vec<Segment>, String> {
     for segment in &segments {
         if let Segment::Parameter(name) | Segment::CatchAll(name) = segment {
             if parameters.contains(&name) {
-                return Err(format!("two parameters of its route are called `{name}`"));
+                return Err(RouteError::SameParameter(name.clone()));
             }
             parameters.push(name);
         }
