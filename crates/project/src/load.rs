@@ -79,6 +79,27 @@ impl LoadOptions {
 ///
 /// # Errors
 /// All problems of the project.
+///
+/// # Examples
+///
+/// ```
+/// use wws_project::{LoadOptions, RouteMatch, load};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = tempfile::tempdir()?;
+/// std::fs::create_dir(directory.path().join("users"))?;
+/// std::fs::write(directory.path().join("users/[id].wasm"), b"\0asm\x01\0\0\0")?;
+///
+/// let project = load(directory.path(), &LoadOptions::default())?;
+///
+/// let RouteMatch::Worker { worker, params } = project.find("/users/7") else {
+///     return Err("no worker answers".into());
+/// };
+/// assert_eq!(worker.route, "/users/[id]");
+/// assert_eq!(params, [("id", "7".to_owned())]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn load(root: &Path, options: &LoadOptions) -> Result<Project, Problems> {
     let report = Report::default();
     let mut loading = ProjectLoader {

@@ -34,6 +34,40 @@ use crate::request::forwarded::Peer;
 const QUIET: Duration = Duration::from_secs(2);
 
 /// A server, ready to listen.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::net::SocketAddr;
+/// use std::path::Path;
+///
+/// use wws_project::{LoadOptions, load};
+/// use wws_server::{PrepareOptions, prepare};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let options = PrepareOptions::default();
+/// let load_options = LoadOptions {
+///     languages: options.languages.specs(),
+///     ..LoadOptions::default()
+/// };
+/// let project = load(Path::new("my-project"), &load_options)?;
+/// let server = prepare(project, &options)?;
+/// for warning in server.warnings() {
+///     eprintln!("{warning}");
+/// }
+///
+/// let bound = server.bind(SocketAddr::from(([127, 0, 0, 1], 8080))).await?;
+/// println!("http://{}", bound.local_addr());
+/// let drained = bound
+///     .run(async {
+///         let _ = tokio::signal::ctrl_c().await;
+///     })
+///     .await;
+/// println!("{} connections were aborted", drained.aborted);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Server {
     app: Arc<App>,
     options: PrepareOptions,
