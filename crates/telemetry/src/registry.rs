@@ -379,7 +379,10 @@ fn requests(sink: &mut dyn Sink, states: &[(&str, WorkerState)]) {
          it.",
     );
     times(sink, total, states, |state| &state.total);
-    sink.family(gauge("wws_streams", "Responses that are being streamed."));
+    sink.family(gauge(
+        "wws_streams",
+        "Responses that are being streamed, and open WebSockets.",
+    ));
     for (route, state) in states {
         sink.number(&[("worker", route)], state.streams as f64);
     }

@@ -235,7 +235,7 @@ pub struct WorkerSummary {
     pub errors: u64,
     /// Calls that run now.
     pub running: u64,
-    /// Responses that are being streamed now.
+    /// Responses that are being streamed now, and open WebSockets.
     pub streams: u64,
     /// CPU time of all calls.
     pub cpu: Duration,

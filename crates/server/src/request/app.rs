@@ -126,6 +126,7 @@ impl App {
     pub(crate) fn status<'a>(&'a self, generation: &'a Generation) -> StatusView<'a> {
         let load = self.admission.load();
         let connections = self.clients.count();
+        let (sockets, max_sockets) = self.sockets.count();
         let memory = self.engine.memory();
         StatusView {
             project: &generation.project,
@@ -141,6 +142,8 @@ impl App {
                 connections: connections.open,
                 accepted: connections.accepted,
                 max_connections: connections.max,
+                sockets,
+                max_sockets,
                 memory,
                 memory_used: memory.saturating_sub(self.engine.free_memory()),
                 draining: self.draining.load(Ordering::Relaxed),

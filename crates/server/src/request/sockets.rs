@@ -23,6 +23,8 @@ use crate::request::stream;
 /// The sockets that may be open at once.
 pub(crate) struct Sockets {
     places: Arc<Semaphore>,
+    /// How many places there are.
+    limit: usize,
     /// What the guests of all sockets may begin with, three quarters of the memory: the rest is for
     /// other calls.
     memory: Account,
@@ -53,12 +55,20 @@ pub(crate) struct SocketRequest {
 impl Sockets {
     /// At most `max` sockets, of so many connections.
     pub(crate) fn new(max: u32, connections: u64, memory: u64, account: &Account) -> Self {
-        let places = u64::from(max).min(connections / CONNECTIONS_PART);
+        let limit = u64::from(max).min(connections / CONNECTIONS_PART);
+        let limit = usize::try_from(limit).unwrap_or(0);
         Self {
-            places: Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(0))),
+            places: Arc::new(Semaphore::new(limit)),
+            limit,
             memory: Account::new(memory / 4 * 3),
             account: account.clone(),
         }
+    }
+
+    /// The sockets that are open, and how many may be as far as memory allows.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let free = self.places.available_permits();
+        (self.limit.saturating_sub(free), self.limit)
     }
 
     fn enter(&self, cost: u64) -> Option<SocketPlace> {

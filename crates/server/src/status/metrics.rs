@@ -24,6 +24,8 @@ pub(crate) fn collect(view: &StatusView<'_>, sink: &mut dyn Sink) {
         connections,
         accepted,
         max_connections,
+        sockets,
+        max_sockets,
         memory,
         memory_used,
         draining,
@@ -59,6 +61,12 @@ pub(crate) fn collect(view: &StatusView<'_>, sink: &mut dyn Sink) {
             "wws_connections_limit",
             "Connections that may be open at once.",
             max_connections as f64,
+        ),
+        ("wws_sockets", "WebSockets that are open.", sockets as f64),
+        (
+            "wws_sockets_limit",
+            "WebSockets that may be open at once, as far as memory allows (server.max_sockets).",
+            max_sockets as f64,
         ),
         (
             "wws_guest_memory_limit_bytes",

@@ -32,6 +32,9 @@ pub(crate) struct ServerGauges {
     pub(crate) connections: u64,
     pub(crate) accepted: u64,
     pub(crate) max_connections: u64,
+    /// WebSockets that are open, and that may be open.
+    pub(crate) sockets: usize,
+    pub(crate) max_sockets: usize,
     /// Bytes of memory for guests, and those in use.
     pub(crate) memory: u64,
     pub(crate) memory_used: u64,

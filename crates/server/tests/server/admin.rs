@@ -36,7 +36,7 @@ pub(crate) async fn metric(server: &Running, series: &str) -> f64 {
 }
 
 /// Waits until a series has a value.
-async fn becomes(server: &Running, series: &str, expected: f64) {
+pub(crate) async fn becomes(server: &Running, series: &str, expected: f64) {
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if metric(server, series).await == expected {

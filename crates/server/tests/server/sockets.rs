@@ -22,6 +22,7 @@ use wws_engine::{
     websocket::{Close, End, Event, Message},
 };
 
+use crate::admin::{becomes, metric};
 use crate::common::acts::{Act, Acting};
 use crate::common::socket::{BINARY, CLOSE, PING, PONG, Socket, TEXT, UPGRADE, frame};
 use crate::common::{PATIENCE, Site, log};
@@ -462,11 +463,14 @@ async fn a_worker_that_reads_nothing_stops_its_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_number_of_sockets_is_bounded_and_calls_go_on() {
-    let sockets = start("max_sockets = 3\nconcurrency = 2", "").await;
+    let settings = "max_sockets = 3\nconcurrency = 2\nadmin = \"127.0.0.1:0\"";
+    let sockets = start(settings, "").await;
     let mut open = Vec::new();
     for _ in 0..3 {
         open.push(sockets.open("/echo", "").await);
     }
+    assert_eq!(metric(&sockets.server, "wws_sockets").await, 3.0);
+    assert_eq!(metric(&sockets.server, "wws_sockets_limit").await, 3.0);
     let further = sockets.ask("/echo", UPGRADE).await;
     assert!(
         further.head.starts_with("HTTP/1.1 503 "),
@@ -486,6 +490,8 @@ async fn the_number_of_sockets_is_bounded_and_calls_go_on() {
         assert!(start.elapsed() < PATIENCE);
         sleep(Duration::from_millis(10)).await;
     }
+    drop(open);
+    becomes(&sockets.server, "wws_sockets", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
