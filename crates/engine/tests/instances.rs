@@ -241,3 +241,49 @@ async fn rejects_components_that_cannot_be_reused() {
     let _clone = used.clone();
     assert!(refused(used.reusing(2)).contains("in use"));
 }
+
+/// Reads its environment in `_initialize`. A response is how often the memory has the text
+/// `s3cr3t-1`, which the code has as a number only.
+const READS_ENVIRONMENT: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (data (i32.const 1024) "{\"data\":\"00 00\"}")
+  (func (export "_initialize") (drop (call $environ (i32.const 2048) (i32.const 70000))))
+  (func (export "wws_handle") (local $at i32) (local $count i32)
+    (loop $next
+      (local.set $count (i32.add (local.get $count)
+        (i64.eq (i64.load (local.get $at)) (i64.const 0x312d743372633373))))
+      (local.set $at (i32.add (local.get $at) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $at) (i32.const 131064))))
+    (i32.store8 (i32.const 1034) (i32.add (i32.const 48) (local.get $count)))
+    (i32.store (i32.const 0) (i32.const 1024)) (i32.store (i32.const 4) (i32.const 16))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+
+#[tokio::test]
+async fn a_secret_of_one_worker_is_in_no_memory_of_another() {
+    let engine = Engine::new(&EngineOptions::default()).unwrap();
+    let wasm = wat::parse_str(READS_ENVIRONMENT).unwrap();
+    let module = engine.compile(&wasm).unwrap();
+    let guest = |env: Vec<(String, String)>| {
+        let spec = GuestSpec { env, ..spec() };
+        engine.guest(&module, spec).unwrap()
+    };
+    let with = || guest(vec![("TOKEN".into(), "s3cr3t-1".into())]);
+    let without = || guest(vec![]);
+    let pairs = [
+        (with(), without()),
+        (
+            with().initialised().await.unwrap(),
+            without().initialised().await.unwrap(),
+        ),
+        (with().reusing(3).unwrap(), without().reusing(3).unwrap()),
+    ];
+    // Each call may get the slot that the one before has left.
+    for (with, without) in pairs {
+        for _ in 0..8 {
+            assert_eq!(count(&with, "").await, 1);
+            assert_eq!(count(&without, "").await, 0);
+        }
+    }
+}
