@@ -158,7 +158,11 @@ fn is_served_from_memory(options: &[&str]) -> Result<()> {
     let [program] = &unpacked[..] else {
         anyhow::bail!("{unpacked:?} in {}", memory.display());
     };
-    assert_eq!(files(&disk.join("server"))?, Vec::<PathBuf>::new(), "no part");
+    assert_eq!(
+        files(&disk.join("server"))?,
+        Vec::<PathBuf>::new(),
+        "no part"
+    );
     // The next shim finds it there.
     let modified = fs::metadata(program)?.modified()?;
     let mut second = Run::workers(&containerd, &image, "second")?
