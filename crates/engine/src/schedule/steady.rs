@@ -3,8 +3,8 @@
 //!
 //! Between two polls others get their turn, so what such a call costs them is a poll now and then.
 //! In the slow lane each piece of the body would wake a thread of another runtime on its way in and
-//! on its way out, which takes a third of the CPU time of an echo. There is one place for each CPU, so
-//! that a request waits for one such poll at most; calls without a place move to the slow lane.
+//! on its way out, which takes a third of the CPU time of an echo. There is one place for each CPU,
+//! so that a request waits for one such poll at most; calls without a place move to the slow lane.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
