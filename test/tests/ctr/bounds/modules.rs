@@ -257,8 +257,11 @@ fn used_slots(target: Target) -> Result<()> {
     Ok(())
 }
 
+/// An attack that also sees whether its calls end as they should.
+type TryAttack = fn(Target) -> Result<()>;
+
 /// Attacks that took a multiple of the memory that was set, and the memory in MiB.
-pub(super) const ON_SET_MEMORY: [(&str, u64, fn(Target) -> Result<()>); 5] = [
+pub(super) const ON_SET_MEMORY: [(&str, u64, TryAttack); 5] = [
     ("200 slow readers of 16 MB", 128, |target| {
         slow_readers(target, 200, "/big");
         Ok(())
