@@ -206,7 +206,7 @@ const NOT_COUNTED: u64 = 48;
 #[test]
 fn memory_that_is_set_holds_in_a_container_that_has_more() -> Result<()> {
     let containerd = Containerd::start_sharing_code(Version::MAIN)?;
-    let image = modules::image(&containerd, 1)?;
+    let image = modules::image_of_large_modules(&containerd)?;
     for (index, (name, mebibytes, attack)) in modules::ON_SET_MEMORY.iter().enumerate() {
         let mut container = Run::workers(&containerd, &image, &format!("set-{index}"))?
             .options(&["--memory-limit", &(8u64 << 30).to_string()])
