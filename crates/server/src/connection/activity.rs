@@ -434,20 +434,23 @@ impl Default for Waiting {
 impl Waiting {
     /// Begins a wait for the client of at most `limit`; `None` ends it.
     pub(crate) fn begin(&self, limit: Option<Duration>) {
+        self.begin_from(MIN_WAIT, limit);
+    }
+
+    /// Begins a wait for the head of a request.
+    pub(crate) fn begin_head(&self, limit: Option<Duration>) {
+        self.begin_from(MIN_WAIT_FOR_HEAD, limit);
+    }
+
+    fn begin_from(&self, min: u64, limit: Option<Duration>) {
         let Some(limit) = limit else {
             self.since.store(u64::MAX, Relaxed);
             return;
         };
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         self.limit.store(limit, Relaxed);
-        self.min.store(MIN_WAIT, Relaxed);
+        self.min.store(min, Relaxed);
         self.since.store(clock(), Relaxed);
-    }
-
-    /// Begins a wait for the head of a request.
-    pub(crate) fn begin_head(&self, limit: Option<Duration>) {
-        self.begin(limit);
-        self.min.store(MIN_WAIT_FOR_HEAD, Relaxed);
     }
 
     /// Restarts a wait that has begun.

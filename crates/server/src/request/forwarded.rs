@@ -148,13 +148,7 @@ impl ForwardedHeaders {
         let (mut hops, mut scheme, mut host) = (Vec::new(), None, None);
         let standard = elements(headers, &header::FORWARDED);
         if headers.contains_key(FORWARDED_FOR) {
-            let lines = headers.get_all(FORWARDED_FOR).iter();
-            // It has no quotes, and bytes of another system of the client's hide no other address.
-            let elements = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-            let elements = elements.map(|element| str::from_utf8(element).unwrap_or("unknown"));
-            let elements = elements
-                .map(str::trim)
-                .filter(|element| !element.is_empty());
+            let elements = elements(headers, &FORWARDED_FOR).into_iter();
             hops = elements.map(node).collect();
         } else {
             hops.extend(
@@ -178,8 +172,8 @@ impl ForwardedHeaders {
     }
 }
 
-/// The elements of a list header that may have several lines, as far as they are text. Separators
-/// in quotes do not count.
+/// The elements of a list header that may have several lines. One that is not text is `unknown`.
+/// Separators in quotes do not count.
 fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
     let lines = headers.get_all(name).iter();
     let elements = lines.flat_map(|line| split(line.as_bytes(), b','));
@@ -202,13 +196,13 @@ fn split(text: &[u8], separator: u8) -> Vec<&[u8]> {
 
 /// A parameter of an element of `Forwarded`.
 fn parameter<'e>(element: &'e str, name: &str) -> Option<&'e str> {
-    let pairs = split(element.as_bytes(), b';').into_iter();
-    let pairs = pairs.filter_map(|pair| str::from_utf8(pair).ok());
-    pairs.into_iter().find_map(|pair| {
-        let (key, value) = pair.split_once('=')?;
-        let matches = key.trim().eq_ignore_ascii_case(name);
-        matches.then(|| value.trim().trim_matches('"'))
-    })
+    split(element.as_bytes(), b';')
+        .into_iter()
+        .find_map(|pair| {
+            let (key, value) = str::from_utf8(pair).ok()?.split_once('=')?;
+            let matches = key.trim().eq_ignore_ascii_case(name);
+            matches.then(|| value.trim().trim_matches('"'))
+        })
 }
 
 /// An address, which may have a port: `192.0.2.1:80`, `[2001:db8::1]:80`, `2001:db8::1`.
