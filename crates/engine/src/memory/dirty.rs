@@ -96,23 +96,27 @@ fn source() -> &'static PagemapSource {
     })
 }
 
-/// Takes the process out of KSM, which merges equal pages. A parent can have put it there, as
-/// systemd's `MemoryKSM=` does. Returns whether no page is merged from now on.
+/// Whether the process takes part in KSM, which merges equal pages. Kernels before 6.4 know of no
+/// such processes: one can only advise to merge ranges itself.
+fn is_in_ksm() -> bool {
+    let unused: libc::c_ulong = 0;
+    // SAFETY: `prctl` asks for an operation and the arguments that belong to it. This one takes
+    // numbers, which must be 0, and no pointer.
+    unsafe { libc::prctl(libc::PR_GET_MEMORY_MERGE, unused, unused, unused, unused) == 1 }
+}
+
+/// Puts the process into KSM, or takes it out. Returns whether that succeeded.
+fn set_in_ksm(is_in: bool) -> bool {
+    let (is_in, unused) = (libc::c_ulong::from(is_in), 0 as libc::c_ulong);
+    // SAFETY: `prctl` asks for an operation and the arguments that belong to it. This one takes
+    // numbers, of which all but the first must be 0, and no pointer. Pages keep their contents.
+    unsafe { libc::prctl(libc::PR_SET_MEMORY_MERGE, is_in, unused, unused, unused) == 0 }
+}
+
+/// Takes the process out of KSM. A parent can have put it there, as systemd's `MemoryKSM=` does.
+/// Returns whether no page is merged from now on.
 fn leave_ksm() -> bool {
-    const PR_SET_MEMORY_MERGE: libc::c_int = 67;
-    const PR_GET_MEMORY_MERGE: libc::c_int = 68;
-    let call = |operation, value: libc::c_ulong| {
-        let unused: libc::c_ulong = 0;
-        // SAFETY: `prctl` asks for an operation and the arguments that belong to it. Both
-        // operations take numbers, of which all but the first must be 0, and no pointer. Pages that
-        // are no longer merged keep their contents.
-        unsafe { libc::prctl(operation, value, unused, unused, unused) }
-    };
-    match call(PR_GET_MEMORY_MERGE, 0) {
-        1 => call(PR_SET_MEMORY_MERGE, 0) == 0,
-        // Kernels before 6.4 know neither: a process can only advise to merge ranges itself.
-        _ => true,
-    }
+    !is_in_ksm() || set_in_ksm(false)
 }
 
 /// Finds the written pages from the address `start` to `end`, at most `max_pages` of them.
@@ -330,16 +334,11 @@ mod tests {
 
     #[test]
     fn pages_are_not_merged() {
-        let merge = |operation: libc::c_int, value: libc::c_ulong| {
-            let unused: libc::c_ulong = 0;
-            // SAFETY: as in `leave_ksm`: numbers only, and contents stay.
-            unsafe { libc::prctl(operation, value, unused, unused, unused) }
-        };
-        // As a parent that runs with `MemoryKSM=`; -1 where the kernel has no such operation.
-        if merge(67, 1) == 0 {
-            assert_eq!(merge(68, 0), 1);
+        // As a parent that runs with `MemoryKSM=`; it fails where the kernel has no such operation.
+        if set_in_ksm(true) {
+            assert!(is_in_ksm());
             assert!(leave_ksm());
-            assert_eq!(merge(68, 0), 0);
+            assert!(!is_in_ksm());
         }
         assert!(leave_ksm());
     }

@@ -38,7 +38,7 @@ impl SteadyPlaces {
     }
 }
 
-/// A place that is given back when it is dropped.
+/// A place, which is free again when this is dropped.
 struct SteadyPlace(Arc<SteadyPlaces>);
 
 impl Drop for SteadyPlace {
