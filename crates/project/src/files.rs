@@ -7,8 +7,6 @@
 mod visitors;
 mod walk;
 
-pub(crate) use walk::memory_for_names;
-
 use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
@@ -27,6 +25,8 @@ use crate::data::{DataDirectory, UnservedFiles, settle};
 use crate::directory::{Directory, DirectoryId};
 use crate::problem::Problem;
 use crate::reader::Report;
+
+pub(crate) use walk::memory_for_names;
 
 use visitors::{AssetVisitor, WorkerVisitor};
 

@@ -19,6 +19,9 @@ use crate::problem::Problem;
 /// Files and directories that are visited, in the project and in each mount below it.
 const MAX_FILES: usize = 1_000_000;
 
+/// The maximum depth of directories.
+const MAX_DEPTH: usize = 256;
+
 /// Bytes of memory that a file takes while a project is loaded, besides its path.
 const FILE_COST: u64 = 650;
 
@@ -40,9 +43,6 @@ pub(crate) fn memory_for_names(memory: Option<u64>) -> u64 {
 fn cost(path: &Path) -> u64 {
     FILE_COST + PATH_COPIES * path.as_os_str().len() as u64
 }
-
-/// The maximum depth of directories.
-const MAX_DEPTH: usize = 256;
 
 /// An entry of a directory.
 struct DirectoryEntry {

@@ -1,7 +1,7 @@
 //! What of a project can be compiled ahead of time.
 
-use std::cell::Cell;
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
 };
