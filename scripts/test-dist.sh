@@ -103,7 +103,7 @@ make_of() { # TARGET
 
 install_and_uninstall() {
     local root=$work/root prefix=$work/root/opt/wws
-    # What others have there; and a program of ours that runs.
+    # What others have there; and one of our programs that runs.
     mkdir -p "$prefix/bin" "$prefix/share/man/man1" "$root/var/lib/wws/code" "$root/var/lib/other"
     touch "$prefix/bin/wwsx" "$prefix/share/man/man1/wwsx.1" "$root/var/lib/wws/code/entry" "$root/var/lib/other/file"
     files "$root" | grep -v /var/lib/wws > "$work/others"

@@ -190,8 +190,7 @@ fn remove_from_the_node(cluster: &Cluster, programs: &Path) -> Result<()> {
 pub(crate) fn try_install(cluster: &Cluster, options: &[&str]) -> Result<Finished> {
     let mut helm = helm_command(cluster, "install")?;
     helm.arg(workspace::root().join(CHART))
-        .args(["--dry-run=server", "--kubeconfig"])
-        .arg(cluster.directory().join("kubeconfig"))
+        .arg("--dry-run=server")
         .args(options);
     command::run(&mut helm, READY_LIMIT)
 }
@@ -202,7 +201,8 @@ fn helm_command(cluster: &Cluster, action: &str) -> Result<Command> {
     for home in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
         helm.env(home, cluster.directory().join("helm"));
     }
-    helm.args([action, "wws"]);
+    helm.args([action, "wws", "--kubeconfig"])
+        .arg(cluster.directory().join("kubeconfig"));
     Ok(helm)
 }
 
@@ -212,9 +212,7 @@ fn helm(cluster: &Cluster, action: &str, options: &[&str]) -> Result<()> {
     if action != "uninstall" {
         helm.arg(workspace::root().join(CHART));
     }
-    helm.args(options)
-        .args(["--wait", "--timeout=300s", "--kubeconfig"])
-        .arg(cluster.directory().join("kubeconfig"));
+    helm.args(options).args(["--wait", "--timeout=300s"]);
     let printed = command::run(&mut helm, 2 * READY_LIMIT)?.success()?;
     println!("{printed}");
     ensure!(!printed.is_empty(), "helm {action} prints nothing");
